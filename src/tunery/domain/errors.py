@@ -1,0 +1,93 @@
+"""Every error a user can meet, with what OpenAI's error envelope needs: status, type, code, param, message.
+
+TuneryError
+├── InvalidRequest        400
+├── AuthenticationFailed  401
+├── PermissionDenied      403
+├── NotFound              404
+├── RateLimited           429
+├── ServerFault           500
+└── Unavailable           503
+
+`api/errors.py` is the only place that turns one into a response.
+"""
+
+
+class TuneryError(Exception):
+    """An error whose message may be shown to the user as it stands."""
+
+    status = 500
+    type = "server_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        type: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+        self.type = type or self.type
+        self.headers = headers or {}
+
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """OpenAI's envelope. Clients compare the text of it, so the key order is part of the contract."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class InvalidRequest(TuneryError):
+    status = 400
+    type = "invalid_request_error"
+
+
+class AuthenticationFailed(TuneryError):
+    status = 401
+    type = "invalid_request_error"
+
+
+class PermissionDenied(TuneryError):
+    status = 403
+    type = "invalid_request_error"
+
+
+class NotFound(TuneryError):
+    status = 404
+    type = "invalid_request_error"
+
+
+class RateLimited(TuneryError):
+    """`type` says which limit: requests, tokens, insufficient_quota or rate_limit_exceeded."""
+
+    status = 429
+    type = "requests"
+
+
+class ServerFault(TuneryError):
+    status = 500
+    type = "server_error"
+
+
+class Unavailable(TuneryError):
+    """A part of the service is down or starting; `headers` carries Retry-After."""
+
+    status = 503
+    type = "server_error"
+
+
+def no_such_file(file_id: str) -> NotFound:
+    return NotFound(f"No such File object: {file_id}", param="id")
+
+
+def no_such_job(job_id: str) -> NotFound:
+    return NotFound(f"Could not find fine tune: {job_id}", param="fine_tune_id", code="fine_tune_not_found")
+
+
+def no_such_model(model: str) -> NotFound:
+    return NotFound(
+        f"The model `{model}` does not exist or you do not have access to it.", param="model", code="model_not_found"
+    )

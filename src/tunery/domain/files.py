@@ -1,0 +1,59 @@
+"""Uploaded files and multi-part uploads."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+MAX_FILE_BYTES = 512 * 1024 * 1024
+MAX_UPLOAD_BYTES = 8 * 1024**3
+MAX_PART_BYTES = 64 * 1024 * 1024
+
+
+class FilePurpose(StrEnum):
+    ASSISTANTS = "assistants"
+    ASSISTANTS_OUTPUT = "assistants_output"
+    BATCH = "batch"
+    BATCH_OUTPUT = "batch_output"
+    FINE_TUNE = "fine-tune"
+    FINE_TUNE_RESULTS = "fine-tune-results"
+    VISION = "vision"
+    USER_DATA = "user_data"
+    EVALS = "evals"
+
+
+@dataclass(frozen=True)
+class File:
+    id: str
+    project_id: str
+    created_at: int
+    filename: str
+    purpose: FilePurpose
+    bytes: int
+    sha256: str
+    blob: str  # the blob's path
+    expires_at: int | None = None
+    status: str = "processed"
+    status_details: str | None = None
+
+
+@dataclass(frozen=True)
+class Upload:
+    id: str
+    project_id: str
+    created_at: int
+    expires_at: int
+    filename: str
+    purpose: FilePurpose
+    bytes: int
+    mime_type: str
+    status: str = "pending"  # pending, completed, cancelled, expired
+    file_id: str | None = None
+    file_expires_after_s: int | None = None
+
+
+@dataclass(frozen=True)
+class UploadPart:
+    id: str
+    upload_id: str
+    created_at: int
+    bytes: int
+    blob: str

@@ -1,0 +1,39 @@
+"""Object ids in OpenAI's forms. Random, so that two processes never need to agree on a counter."""
+
+import secrets
+import string
+
+ALPHABET = string.ascii_letters + string.digits
+
+PREFIXES = {
+    "job": "ftjob-",
+    "event": "ftevent-",
+    "checkpoint": "ftckpt_",
+    "permission": "cp_",
+    "file": "file-",
+    "upload": "upload_",
+    "part": "part_",
+    "organization": "org-",
+    "project": "proj_",
+    "user": "user-",
+    "service_account": "svc_acct_",
+    "key": "key_",
+    "webhook": "whe_",
+    "webhook_event": "evt_",
+    "delivery": "whd_",
+    "mail": "mail_",
+    "request": "req_",
+    "chat": "chatcmpl-",
+    "completion": "cmpl-",
+    "audit": "audit_log-",
+    "model": "model_",
+}
+
+
+def random_text(length: int) -> str:
+    return "".join(secrets.choice(ALPHABET) for _ in range(length))
+
+
+def new_id(kind: str) -> str:
+    """A fresh id such as `ftjob-` + 24 letters and digits. `kind` is a key of PREFIXES."""
+    return PREFIXES[kind] + random_text(24)

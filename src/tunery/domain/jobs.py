@@ -1,0 +1,109 @@
+"""A fine-tuning job, its states and what may follow what. The database repeats these rules in its updates."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+from tunery.domain.hyperparameters import Hyperparameters
+
+Method = Literal["supervised", "dpo"]
+Level = Literal["info", "warn", "error"]
+EventType = Literal["message", "metrics"]
+
+
+class JobStatus(StrEnum):
+    VALIDATING_FILES = "validating_files"
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
+
+ALLOWED: dict[JobStatus, frozenset[JobStatus]] = {
+    JobStatus.VALIDATING_FILES: frozenset({JobStatus.QUEUED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.PAUSED}),
+    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED, JobStatus.PAUSED, JobStatus.FAILED}),
+    JobStatus.RUNNING: frozenset(
+        {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.PAUSED, JobStatus.QUEUED}
+    ),
+    JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.VALIDATING_FILES, JobStatus.CANCELLED}),
+    JobStatus.SUCCEEDED: frozenset(),
+    JobStatus.FAILED: frozenset(),
+    JobStatus.CANCELLED: frozenset(),
+}
+
+
+def sources_of(target: JobStatus) -> frozenset[JobStatus]:
+    """The states from which `target` may be entered."""
+    return frozenset(source for source, targets in ALLOWED.items() if target in targets)
+
+
+@dataclass(frozen=True)
+class JobError:
+    code: str
+    message: str
+    param: str | None = None
+
+
+@dataclass(frozen=True)
+class FineTuningJob:
+    id: str
+    project_id: str
+    organization_id: str
+    created_at: int  # Unix seconds, as every time below
+    status: JobStatus
+    model: str  # the snapshot name the job was created on, or an `ft:` name it continues from
+    base_model: str  # the snapshot name that stands in the new model's name
+    training_file: str
+    validation_file: str | None
+    method: Method
+    hyperparameters: Hyperparameters  # as asked for; numbers once the job has started
+    seed: int
+    suffix: str | None = None
+    created_by: str | None = None  # the id of the key's owner; receives the mail
+    finished_at: int | None = None
+    started_at: int | None = None
+    estimated_finish: int | None = None
+    fine_tuned_model: str | None = None
+    trained_tokens: int | None = None
+    result_files: tuple[str, ...] = ()
+    error: JobError | None = None
+    metadata: dict[str, str] | None = None
+    integrations: list[dict[str, Any]] | None = None
+    cancel_requested: bool = False
+    pause_requested: bool = False
+    worker_id: str | None = None
+    lease_expires_at: float | None = None
+    attempts: int = 0
+    step: int = 0  # optimizer steps done
+    total_steps: int | None = None
+    details: dict[str, Any] = field(default_factory=dict)  # ours, under /tunery/v1: reasons, advice, parity, timings
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.status in TERMINAL
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    id: str
+    job_id: str
+    created_at: int
+    message: str
+    level: Level = "info"
+    type: EventType = "message"
+    data: dict[str, Any] | None = None
+    sequence: int = 0  # grows by one an event in a job: created_at alone does not order events of one second
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    id: str
+    job_id: str
+    created_at: int
+    step_number: int
+    fine_tuned_model_checkpoint: str
+    metrics: dict[str, float]
