@@ -1,0 +1,1 @@
+"""Moving in from OpenAI, or from any server that speaks its API."""

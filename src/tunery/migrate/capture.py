@@ -1,0 +1,191 @@
+"""Asks a model the questions of a file and keeps what it answers: a golden file, one answer a line.
+
+Recorded from the old model while it still answers, it is both the measure for its successor and training data.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+from openai import OpenAI, OpenAIError
+from openai.types.chat import ChatCompletion
+
+from tunery.domain.errors import InvalidRequest
+from tunery.migrate.source import Json, explain
+
+CONNECTIONS = 4
+CHARACTERS_A_TOKEN = 3.5  # English text under OpenAI's tokenizers has about 4; lower, so that the estimate errs upwards
+
+
+@dataclass(frozen=True)
+class Prompt:
+    row: int  # 1-based line of its file
+    messages: list[Json]
+    expected: str | None = None  # the file's own last answer, when it has one
+    tools: list[Json] | None = None
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One answer. `error` is set instead of `answer` when the model gave none."""
+
+    row: int
+    messages: list[Json]
+    model: str
+    expected: str | None = None
+    answer: str | None = None
+    tool_calls: list[Json] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)  # of the answer's tokens; empty when the server gives none
+    usage: dict[str, int] = field(default_factory=dict)
+    latency_ms: float = 0.0
+    finish_reason: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Micro-units of the currency for a million tokens."""
+
+    input: int
+    output: int
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> int:
+        """Micro-units, rounded up: a cap must not be passed by rounding."""
+        return -(-(prompt_tokens * self.input + completion_tokens * self.output) // 1_000_000)
+
+
+def read_prompts(path: Path, *, limit: int | None = None) -> list[Prompt]:
+    """Rows of a chat JSONL file; a last assistant message becomes `expected`. Takes every k-th row to meet `limit`.
+
+    Raises InvalidRequest naming the line that has no messages.
+    """
+    prompts = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if line.strip():
+            prompts.append(_prompt(number, line))
+    if limit is None or limit >= len(prompts):
+        return prompts
+    return [prompts[index * len(prompts) // limit] for index in range(limit)]
+
+
+def _prompt(number: int, line: bytes) -> Prompt:
+    try:
+        row = orjson.loads(line)
+        messages = [{key: value for key, value in each.items() if key != "weight"} for each in row["messages"]]
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidRequest(f"Line {number} is not a chat example with `messages`.") from error
+    expected = messages.pop()["content"] if messages and messages[-1]["role"] == "assistant" else None
+    if not messages:
+        raise InvalidRequest(f"Line {number} has no message to answer.")
+    return Prompt(number, messages, expected, row.get("tools"))
+
+
+def estimate_cost(prompts: Iterable[Prompt], rate: Rate, *, max_tokens: int) -> int:
+    """Micro-units, from above: prompt tokens by their characters, every answer at its expected or greatest length."""
+    total = 0
+    for prompt in prompts:
+        characters = sum(len(str(message.get("content") or "")) + 16 for message in prompt.messages)
+        answer = max_tokens if prompt.expected is None else min(max_tokens, int(len(prompt.expected) / 2) + 16)
+        total += rate.cost(int(characters / CHARACTERS_A_TOKEN), answer)
+    return total
+
+
+def capture(
+    client: OpenAI,
+    model: str,
+    prompts: list[Prompt],
+    *,
+    max_tokens: int = 512,
+    rate: Rate | None = None,
+    cap: int | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> Iterator[Golden]:
+    """Answers in the order of the prompts, greedy. Stops asking once `cap` micro-units are spent.
+
+    A cap is kept to within the answers that were under way when it was reached, at most CONNECTIONS of them.
+    """
+    spent = 0
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        for start in range(0, len(prompts), CONNECTIONS):
+            if cap is not None and spent >= cap:
+                return
+            batch = prompts[start : start + CONNECTIONS]
+            for golden in pool.map(lambda prompt: ask(client, model, prompt, max_tokens=max_tokens), batch):
+                usage = golden.usage
+                if rate is not None:
+                    spent += rate.cost(usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
+                yield golden
+            progress(min(start + CONNECTIONS, len(prompts)), len(prompts))
+
+
+def ask(client: OpenAI, model: str, prompt: Prompt, *, max_tokens: int) -> Golden:
+    """One answer with its log-probabilities; without them where the server refuses to give them."""
+    request: dict[str, Any] = {
+        "model": model,
+        "messages": prompt.messages,
+        "temperature": 0,
+        "seed": 0,
+        "max_completion_tokens": max_tokens,
+        "logprobs": True,
+    }
+    if prompt.tools:
+        request["tools"] = prompt.tools
+    started = time.perf_counter()
+    try:
+        answer = client.chat.completions.create(**request)
+    except OpenAIError as error:
+        return Golden(prompt.row, prompt.messages, model, prompt.expected, error=explain(error))
+    return _golden(prompt, model, answer, (time.perf_counter() - started) * 1000)
+
+
+def _golden(prompt: Prompt, model: str, answer: ChatCompletion, latency_ms: float) -> Golden:
+    choice = answer.choices[0]
+    tokens = (choice.logprobs.content if choice.logprobs else None) or []
+    usage = answer.usage
+    return Golden(
+        row=prompt.row,
+        messages=prompt.messages,
+        model=model,
+        expected=prompt.expected,
+        answer=choice.message.content or "",
+        tool_calls=[call.model_dump() for call in choice.message.tool_calls or []],
+        logprobs=[token.logprob for token in tokens],
+        usage={"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens} if usage else {},
+        latency_ms=latency_ms,
+        finish_reason=choice.finish_reason,
+    )
+
+
+def write_golden(path: Path, answers: Iterable[Golden]) -> list[Golden]:
+    """Appends each answer as it comes, so that an interrupted capture keeps what was paid for."""
+    kept = []
+    with path.open("ab") as file:
+        for answer in answers:
+            file.write(orjson.dumps(asdict(answer)) + b"\n")
+            file.flush()
+            kept.append(answer)
+    return kept
+
+
+def read_golden(path: Path) -> list[Golden]:
+    """The last answer for each row: a second capture after a failure replaces the failed ones."""
+    rows: dict[int, Golden] = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            golden = Golden(**orjson.loads(line))
+        except (orjson.JSONDecodeError, TypeError) as error:
+            raise InvalidRequest(f"{path}, line {number}, is not an answer that `migrate capture` wrote.") from error
+        rows[golden.row] = golden
+    return [rows[row] for row in sorted(rows)]
+
+
+def to_training_rows(answers: Iterable[Golden]) -> Iterator[bytes]:
+    """Chat JSONL lines that teach a new model what the old one answered."""
+    for answer in answers:
+        if answer.error is None and answer.answer:
+            row = {"messages": [*answer.messages, {"role": "assistant", "content": answer.answer}]}
+            yield orjson.dumps(row) + b"\n"

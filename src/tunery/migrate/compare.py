@@ -1,0 +1,168 @@
+"""Scores answers row by row, and says with what certainty one model is as good as another. No I/O."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from rapidfuzz.fuzz import ratio
+
+from tunery.migrate.capture import Golden
+
+Verdict = Literal["yes", "no", "not enough data"]
+
+MIN_ROWS = 30  # below this a 95 % interval of a hit rate is wider than ±15 points: nothing can be said
+MARGIN = 0.05  # how much worse, in points of the score, still counts as "as good"
+AGREEMENT_MARGIN = 0.2  # without expected answers: wordings of one answer are seldom more than 80 % alike
+RESAMPLES = 4000
+SHORT_ANSWER_WORDS = 6  # labels, numbers, names: only an exact answer is right
+
+REFUSAL = re.compile(
+    r"\b(i'?m sorry|i can(?:no|')t (?:help|assist|provide|do)|as an ai|i am unable|i'm unable)\b", re.I
+)
+
+
+@dataclass(frozen=True)
+class Interval:
+    mean: float
+    low: float  # 2.5 %
+    high: float  # 97.5 %
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    model: str
+    num_rows: int
+    num_errors: int
+    score: Interval  # of the chosen measure against the expected answers
+    exact_match: float | None  # None when the file has no expected answers
+    similarity: float | None
+    agreement: float  # mean similarity to the old model's answers
+    refusals: float
+    mean_words: float
+    mean_logprob: float | None
+    latency_p50_ms: float
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    safe_to_switch: Verdict
+    reason: str
+    difference: Interval  # score of new minus score of old, paired by row
+
+
+def normalise(text: str | None) -> str:
+    return " ".join((text or "").split()).casefold().strip(" .!\"'")
+
+
+def similarity(one: str | None, other: str | None) -> float:
+    """0 to 1: share of characters in common order (normalised indel similarity), after normalising space and case."""
+    return ratio(normalise(one), normalise(other)) / 100
+
+
+def token_overlap(one: str | None, other: str | None) -> float:
+    """F1 of the words in common, as SQuAD scores answers."""
+    first, second = Counter(normalise(one).split()), Counter(normalise(other).split())
+    common = sum((first & second).values())
+    return 0.0 if not common else 2 * common / (sum(first.values()) + sum(second.values()))
+
+
+def is_exact_task(answers: Sequence[Golden]) -> bool:
+    lengths = [len(answer.expected.split()) for answer in answers if answer.expected is not None]
+    return bool(lengths) and float(np.median(lengths)) <= SHORT_ANSWER_WORDS
+
+
+def score_rows(answers: Sequence[Golden], reference: Sequence[Golden]) -> np.ndarray:
+    """[rows] in 0..1. Exact match for short expected answers, similarity for long ones.
+
+    Without expected answers the old model's own are the measure. A row that failed scores 0.
+    """
+    exact = is_exact_task(reference)
+    scores = []
+    for answer, old in zip(answers, reference, strict=True):
+        wanted = old.answer if answer.expected is None else answer.expected
+        if answer.error is not None:
+            scores.append(0.0)
+        elif exact:
+            scores.append(float(normalise(answer.answer) == normalise(wanted)))
+        else:
+            scores.append(similarity(answer.answer, wanted))
+    return np.array(scores)
+
+
+def bootstrap(values: np.ndarray, *, seed: int = 0) -> Interval:
+    """Percentile bootstrap of the mean (Efron 1979), rows drawn with replacement."""
+    if not len(values):
+        return Interval(0.0, 0.0, 0.0)
+    draws = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
+    means = values[draws].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def summarise(answers: Sequence[Golden], old: Sequence[Golden]) -> ModelSummary:
+    good = [answer for answer in answers if answer.error is None]
+    labelled = [answer for answer in good if answer.expected is not None]
+    logprobs = [value for answer in good for value in answer.logprobs]
+    return ModelSummary(
+        model=answers[0].model if answers else "",
+        num_rows=len(answers),
+        num_errors=len(answers) - len(good),
+        score=bootstrap(score_rows(answers, old)),
+        exact_match=_mean([normalise(a.answer) == normalise(a.expected) for a in labelled]),
+        similarity=_mean([similarity(a.answer, a.expected) for a in labelled]),
+        agreement=_mean([similarity(a.answer, b.answer) for a, b in zip(answers, old, strict=True)]) or 0.0,
+        refusals=_mean([bool(REFUSAL.search(a.answer or "")) for a in good]) or 0.0,
+        mean_words=_mean([len((a.answer or "").split()) for a in good]) or 0.0,
+        mean_logprob=_mean(logprobs),
+        latency_p50_ms=float(np.median([a.latency_ms for a in good])) if good else 0.0,
+        prompt_tokens=sum(a.usage.get("prompt_tokens", 0) for a in good),
+        completion_tokens=sum(a.usage.get("completion_tokens", 0) for a in good),
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def decide(new: Sequence[Golden], old: Sequence[Golden], base: Sequence[Golden] | None = None) -> Decision:
+    """Whether the new model may take the old one's place: a non-inferiority test with margin MARGIN.
+
+    `yes` when even the low end of the interval is within the margin, `no` when even the high end is not.
+    """
+    new_scores, old_scores = score_rows(new, old), score_rows(old, old)
+    margin = MARGIN if any(answer.expected is not None for answer in old) else AGREEMENT_MARGIN
+    difference = bootstrap(new_scores - old_scores)
+    points = f"{100 * difference.mean:+.1f} points ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+    if len(new) < MIN_ROWS:
+        need = MIN_ROWS - len(new)
+        return Decision(
+            "not enough data",
+            f"{len(new)} rows can't show a difference of {100 * margin:.0f} points; add at least {need} more.",
+            difference,
+        )
+    if difference.low >= -margin:
+        return Decision(
+            "yes", f"The new model scores {points} against the old one: as good within the margin.", difference
+        )
+    if difference.high < -margin:
+        reason = f"The new model scores {points} against the old one: worse."
+        if base is not None and new_scores.mean() <= score_rows(base, old).mean():
+            reason += " It is no better than the untrained base, so the training itself went wrong: look at its data."
+        return Decision("no", reason, difference)
+    return Decision(
+        "not enough data",
+        f"The new model scores {points} against the old one: the interval crosses the margin of "
+        f"{100 * margin:.0f} points. More held-out rows would narrow it.",
+        difference,
+    )
+
+
+def most_different(answers: Sequence[Golden], old: Sequence[Golden], count: int = 20) -> list[tuple[Golden, Golden]]:
+    """(old, new) pairs, the least alike first."""
+    pairs = list(zip(old, answers, strict=True))
+    return sorted(pairs, key=lambda pair: similarity(pair[0].answer, pair[1].answer))[:count]
