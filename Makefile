@@ -1,0 +1,63 @@
+# Everything a newcomer and CI need. `make` alone lists it.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test check format bench conformance screenshots clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.dev  ## a .venv with everything for development, and Chromium where it can be installed
+
+demo: $(VENV)/.runtime  ## train a model on examples/marv.jsonl and compare it with its base
+	$(BIN)/tunery demo
+
+serve: $(VENV)/.runtime  ## start the server on 127.0.0.1:8000
+	$(BIN)/tunery serve
+
+test: $(VENV)/.dev  ## every test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev  ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: $(VENV)/.dev  ## format the code and sort the imports
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.bench  ## measure training and serving against their peers; updates docs/bench.md
+	$(BIN)/python scripts/bench.py
+
+conformance: $(VENV)/.dev  ## run the official SDK's own test suite against the server; writes docs/conformance.md
+	$(BIN)/python -m tests.conformance
+
+screenshots: $(VENV)/.dev  ## a picture of every dashboard page
+	$(BIN)/python -m tests.dashboard.screenshots
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis tests/node/node_modules
+
+# What `tunery` itself needs. torch goes first and alone: the other packages then take the build that is there,
+# a CPU build from pip's find-links or extra index included.
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tunery needs Python 3.11 or newer; run: make PYTHON=python3.11 ..."; exit 1; }
+	@echo "Setting up $(VENV) (a few minutes the first time) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) torch==2.13.0
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@echo "Adding what the tests need ..."
+	@$(PIP) --editable '.[dev]'
+	@sh scripts/install-chromium.sh
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	@$(PIP) --editable '.[dev,bench]'
+	@touch $@

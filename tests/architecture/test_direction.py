@@ -1,0 +1,99 @@
+"""Dependencies point one way. The table is the one in docs/architecture.md."""
+
+import pytest
+
+from tests.architecture.imports import Import, all_imports, top_package
+
+LEVELS = {
+    "domain": 0,
+    "settings": 0,
+    "store": 1,
+    "datasets": 1,
+    "modeling": 1,
+    "training": 2,
+    "serving": 2,
+    "metering": 3,
+    "notify": 3,
+    "jobs": 3,
+    "api": 4,
+    "dashboard": 5,
+    "migrate": 5,
+    "launch": 6,
+    "cli": 7,
+    "__main__": 8,
+}
+"""A package imports from lower levels and from itself."""
+
+SIDEWAYS = {("notify", "metering"), ("jobs", "metering"), ("jobs", "notify")}
+"""The only arrows within one level: a job's end is paid for and told."""
+
+FORBIDDEN = {
+    # what computes knows nothing of requests and rows, so that it runs alone in a child process or on a cluster
+    **{name: {"fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic"} for name in ("datasets", "modeling")},
+    "training": {"fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "httpx"},
+    "serving": {"sqlalchemy", "alembic"},
+    # what keeps books knows nothing of tensors, so that it starts in a second and fits in 100 MB
+    **{
+        name: {"torch", "transformers", "safetensors"}
+        for name in ("domain", "settings", "store", "datasets", "metering", "notify", "jobs", "api", "dashboard", "cli")
+    },
+}
+
+PAGES_MAY_USE = {"dashboard", "domain", "settings", "datasets"}
+"""The dashboard is a client of the HTTP API: what it cannot do through that, no user can either."""
+
+IMPORTS = all_imports()
+
+
+def _show(found: list[Import]) -> str:
+    return "\n".join(f"{item.importer}:{item.line} imports {item.target}" for item in found)
+
+
+def _inside() -> list[tuple[Import, str, str]]:
+    """Imports of our own packages, with the importing and the imported top-level package."""
+    return [
+        (item, top_package(item.importer), top_package(item.target))
+        for item in IMPORTS
+        if item.target.split(".")[0] == "tunery" and top_package(item.importer)
+    ]
+
+
+def test_every_package_has_a_level() -> None:
+    unknown = {top_package(item.importer) for item in IMPORTS} - set(LEVELS) - {""}
+    assert not unknown, f"give {unknown} a level here and in docs/architecture.md"
+
+
+def test_imports_point_downwards() -> None:
+    upwards = [
+        item
+        for item, source, target in _inside()
+        if target in LEVELS
+        and source != target
+        and LEVELS[target] >= LEVELS[source]
+        and (source, target) not in SIDEWAYS
+    ]
+    assert not upwards, _show(upwards)
+
+
+def test_dashboard_goes_through_the_api() -> None:
+    around = [
+        item
+        for item, source, target in _inside()
+        if source == "dashboard" and target in LEVELS and target not in PAGES_MAY_USE
+    ]
+    assert not around, _show(around)
+
+
+@pytest.mark.parametrize("package", sorted(FORBIDDEN))
+def test_package_keeps_foreign_libraries_out(package: str) -> None:
+    found = [
+        item
+        for item in IMPORTS
+        if top_package(item.importer) == package and item.target.split(".")[0] in FORBIDDEN[package]
+    ]
+    assert not found, _show(found)
+
+
+def test_no_import_cycle_between_packages() -> None:
+    """Follows from the levels, as long as the sideways arrows do not form one."""
+    assert not {(target, source) for source, target in SIDEWAYS} & SIDEWAYS

@@ -1,0 +1,51 @@
+"""What an import drags in, seen from a fresh interpreter."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.architecture.imports import SOURCE
+
+
+def loaded_after(statement: str) -> set[str]:
+    """Top-level modules in sys.modules after the statement."""
+    code = f"{statement}\nimport sys; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "tunery.api",
+        "tunery.api.app",
+        "tunery.jobs",
+        "tunery.jobs.worker",
+        "tunery.datasets",
+        "tunery.cli",
+        "tunery.launch",
+        "tunery.modeling.catalog",
+        "tunery.modeling.sources",
+        "tunery.training.spec",
+        "tunery.settings",
+    ],
+)
+def test_import_leaves_torch_out(module: str) -> None:
+    assert not loaded_after(f"import {module}") & {"torch", "transformers"}
+
+
+@pytest.mark.parametrize("module", ["tunery.training", "tunery.training.child", "tunery.modeling"])
+def test_trainer_needs_no_web_framework_and_no_database(module: str) -> None:
+    assert not loaded_after(f"import {module}") & {"fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic"}
+
+
+def test_no_file_has_grown_past_the_hard_stop() -> None:
+    """Past 500 lines a file has more than one reason to change."""
+    long = {
+        str(path.relative_to(SOURCE)): lines
+        for path in SOURCE.rglob("*.py")
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 500
+    }
+    assert not long
