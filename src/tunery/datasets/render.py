@@ -1,0 +1,279 @@
+"""Example → token ids and loss weights. The one renderer of checking, training and serving.
+
+The whole text is rendered by the base's chat template and tokenized at once, as transformers' apply_chat_template
+does, so a model is trained on exactly the ids that it is served with. The trained part is found in the text (layout)
+and carried over to tokens by the tokenizer's offsets.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Encoding, Tokenizer
+
+from tunery.datasets.examples import ChatExample, CompletionExample, Example, Message, PreferenceExample, Tool
+from tunery.datasets.layout import Layout, Span, lay_out
+from tunery.datasets.messages import plain
+from tunery.datasets.template import ChatTemplate, RenderError, load_template
+from tunery.datasets.tools import CALL_OPEN, with_tools
+
+_SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One row for the trainer."""
+
+    token_ids: list[int]
+    loss_weights: list[float]  # per token: the weight of predicting this token; 0.0 for all that is not trained
+    truncated: int = 0  # tokens that were cut from the end
+
+
+@dataclass(frozen=True)
+class RenderedPair:
+    """A preference example: both answers share `prompt_ids`; every token of an answer is trained."""
+
+    prompt_ids: list[int]
+    preferred_ids: list[int]
+    non_preferred_ids: list[int]
+    truncated: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an example comes to in tokens, without building its lists."""
+
+    num_tokens: int  # after truncation: what an epoch is billed for
+    num_loss_tokens: int  # tokens with a loss weight above 0, after truncation
+    truncated: int
+
+
+class Renderer:
+    def __init__(
+        self, tokenizer: Tokenizer, template: ChatTemplate, special_tokens: dict[str, str], eos_ids: frozenset[int]
+    ) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self.tokenizer = tokenizer
+        self.template = template
+        self.special_tokens = special_tokens  # by their name in tokenizer_config.json: eos_token → text
+        self.eos_ids = eos_ids  # any of these ends an answer
+
+    @classmethod
+    def from_dir(cls, model_dir: Path) -> "Renderer":
+        """Read tokenizer.json, tokenizer_config.json, generation_config.json and the template of a model directory."""
+        config = json.loads((model_dir / "tokenizer_config.json").read_text("utf-8"))
+        tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
+        special = {name: _token_text(config[name]) for name in _SPECIAL_NAMES if config.get(name)}
+        template = ChatTemplate(load_template(model_dir, config), special)
+        return cls(tokenizer, template, special, frozenset(_eos_ids(model_dir, tokenizer, special)))
+
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether the template itself writes tools, in the form that `tools.parse_calls` reads."""
+        return CALL_OPEN in self.template.source
+
+    @cached_property
+    def control_tokens(self) -> tuple[str, ...]:
+        """Special tokens that steer the conversation: a text that holds one would break out of its message."""
+        added = [token.content for token in self.tokenizer.get_added_tokens_decoder().values() if token.special]
+        steering = set(self.special_tokens.values())
+        return tuple(text for text in added if text in steering or text in self.template.source)
+
+    @cached_property
+    def _generation_prompt(self) -> str:
+        asked = [{"role": "user", "content": "."}]
+        before = self.template.render(asked)
+        return self.template.render(asked, add_generation_prompt=True)[len(before) :]
+
+    def prepare(self, messages: list[Message], tools: list[Tool] | None) -> tuple[list[Message], list[Tool] | None]:
+        """Messages and tools as the template receives them."""
+        reduced = plain(messages)
+        if self.knows_tools:
+            return [_with_parsed_arguments(message) for message in reduced], tools or None
+        return with_tools(reduced, tools), None
+
+    def render_chat(
+        self, messages: list[Message], tools: list[Tool] | None = None, *, add_generation_prompt: bool = False
+    ) -> str:
+        prepared, known = self.prepare(messages, tools)
+        return self.template.render(prepared, known, add_generation_prompt=add_generation_prompt)
+
+    def prompt_ids(
+        self, messages: list[Message], tools: list[Tool] | None = None, *, add_generation_prompt: bool = True
+    ) -> list[int]:
+        """What the engine prefills for a chat request."""
+        return self.encode(self.render_chat(messages, tools, add_generation_prompt=add_generation_prompt))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text; nothing is put before or behind it. Raises RenderError for a lone surrogate."""
+        return self._encode([text])[0].ids
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        return self.tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+
+    def layout(self, example: ChatExample | CompletionExample) -> Layout:
+        """The text of an example with its trained spans."""
+        if isinstance(example, CompletionExample):
+            text = example.prompt + example.completion + self.special_tokens.get("eos_token", "")
+            return Layout(text, (Span(len(example.prompt), len(text), 1.0),))
+        prepared, tools = self.prepare(example.messages, example.tools)
+        weights = [float(m.get("weight", 1)) for m in example.messages if m["role"] == "assistant"]
+        return lay_out(
+            self.template,
+            prepared,
+            tools,
+            weights,
+            generation_prompt=self._generation_prompt,
+            end_of_turn=self.end_of_turn,
+        )
+
+    @cached_property
+    def end_of_turn(self) -> str:
+        """The special token that closes an assistant message in this template; "" when there is none."""
+        spoken = [{"role": "user", "content": "."}, {"role": "assistant", "content": "."}]
+        tail = self.template.render(spoken)
+        closing = [token for token in self.control_tokens if token in tail[tail.rfind(".") :]]
+        return min(closing, key=lambda token: tail.find(token, tail.rfind(".")), default="")
+
+    def pair_texts(self, example: PreferenceExample) -> tuple[str, str, str]:
+        """The prompt, and the prompt followed by each answer up to its end-of-turn token."""
+        prompt = self.render_chat(example.messages, example.tools, add_generation_prompt=True)
+        answers = []
+        for answer in (example.preferred, example.non_preferred):
+            chat = ChatExample(
+                example.line, [*[{**m, "weight": 0} for m in example.messages], answer], tools=example.tools
+            )
+            layout = self.layout(chat)
+            answers.append(layout.text[: layout.spans[-1].end])
+        return prompt, answers[0], answers[1]
+
+    def render(self, example: ChatExample | CompletionExample, max_tokens: int | None = None) -> Rendered:
+        """Longer than `max_tokens` is cut from the end, as OpenAI does. None: never."""
+        return self.render_batch([example], max_tokens)[0]
+
+    def render_batch(
+        self, examples: Sequence[ChatExample | CompletionExample], max_tokens: int | None = None
+    ) -> list[Rendered]:
+        layouts = [self.layout(example) for example in examples]
+        encodings = self._encode([layout.text for layout in layouts])
+        return [_rendered(layout, enc, max_tokens) for layout, enc in zip(layouts, encodings, strict=True)]
+
+    def render_pair(self, example: PreferenceExample, max_tokens: int | None = None) -> RenderedPair:
+        """The limit holds for the prompt with each answer; a prompt beyond it leaves both answers empty."""
+        prompt, preferred, non_preferred = self.pair_texts(example)
+        encodings = self._encode([prompt, preferred, non_preferred])
+        prompt_ids = encodings[0].ids
+        answers = [
+            self._answer_ids(prompt, prompt_ids, text, encoding.ids)
+            for text, encoding in ((preferred, encodings[1]), (non_preferred, encodings[2]))
+        ]
+        total = len(prompt_ids) + sum(len(ids) for ids in answers)
+        if max_tokens is not None:
+            prompt_ids = prompt_ids[:max_tokens]
+            answers = [ids[: max_tokens - len(prompt_ids)] for ids in answers]
+        kept = len(prompt_ids) + sum(len(ids) for ids in answers)
+        return RenderedPair(prompt_ids, answers[0], answers[1], truncated=total - kept)
+
+    def measure_batch(self, examples: Sequence[Example], max_tokens: int | None = None) -> list[Measured]:
+        """Token counts of many examples, equal to the lengths that `render` gives."""
+        rows = [example for example in examples if not isinstance(example, PreferenceExample)]
+        layouts = [self.layout(row) for row in rows]
+        encodings = self._encode([layout.text for layout in layouts])
+        measured = iter([_measured(layout, enc, max_tokens) for layout, enc in zip(layouts, encodings, strict=True)])
+        return [
+            self._measure_pair(example, max_tokens) if isinstance(example, PreferenceExample) else next(measured)
+            for example in examples
+        ]
+
+    def _measure_pair(self, example: PreferenceExample, max_tokens: int | None) -> Measured:
+        pair = self.render_pair(example, max_tokens)
+        trained = len(pair.preferred_ids) + len(pair.non_preferred_ids)
+        return Measured(len(pair.prompt_ids) + trained, trained, pair.truncated)
+
+    def _answer_ids(self, prompt: str, prompt_ids: list[int], text: str, ids: list[int]) -> list[int]:
+        """An answer that begins with white space may melt into the prompt's last token: then it stands alone."""
+        if ids[: len(prompt_ids)] == prompt_ids:
+            return ids[len(prompt_ids) :]
+        return self.encode(text[len(prompt) :])
+
+    def _encode(self, texts: list[str]) -> list[Encoding]:
+        try:
+            return self.tokenizer.encode_batch(texts, add_special_tokens=False)
+        except (UnicodeEncodeError, TypeError) as exc:
+            raise RenderError(
+                "The text holds half of a surrogate pair, which no encoding can carry.", param="messages"
+            ) from exc
+
+
+def _rendered(layout: Layout, encoding: Encoding, max_tokens: int | None) -> Rendered:
+    ids = encoding.ids
+    weights = [0.0] * len(ids)
+    for span in layout.spans:
+        first, last = _token_range(encoding, span)
+        weights[first:last] = [span.weight] * (last - first)
+    kept = len(ids) if max_tokens is None else min(len(ids), max_tokens)
+    return Rendered(ids[:kept], weights[:kept], truncated=len(ids) - kept)
+
+
+def _measured(layout: Layout, encoding: Encoding, max_tokens: int | None) -> Measured:
+    total = len(encoding)
+    kept = total if max_tokens is None else min(total, max_tokens)
+    trained = 0
+    for span in layout.spans:
+        if span.weight:
+            first, last = _token_range(encoding, span)
+            trained += max(0, min(last, kept) - min(first, kept))
+    return Measured(kept, trained, total - kept)
+
+
+def _token_range(encoding: Encoding, span: Span) -> tuple[int, int]:
+    """Tokens that hold at least one character of the span. Asking for two positions is cheaper than all offsets."""
+    if span.start == span.end:
+        return 0, 0
+    first = encoding.char_to_token(span.start)
+    last = encoding.char_to_token(span.end - 1)
+    if first is None or last is None:  # the tokenizer dropped a character: look at every token
+        held = [i for i, (a, b) in enumerate(encoding.offsets) if a < span.end and b > span.start]
+        return (held[0], held[-1] + 1) if held else (0, 0)
+    size = len(encoding)
+    while last < size:  # one character may be spread over several tokens
+        begins_at = encoding.token_to_chars(last)
+        if begins_at is not None and begins_at[0] >= span.end:
+            break
+        last += 1
+    return first, last
+
+
+def _with_parsed_arguments(message: Message) -> Message:
+    """Templates that know tools expect the arguments as an object, where OpenAI has JSON text."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    return {**message, "tool_calls": [_parsed_call(call) for call in calls]}
+
+
+def _parsed_call(call: dict[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    try:
+        arguments = json.loads(function["arguments"])
+    except (ValueError, RecursionError):
+        return call
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _token_text(token: str | dict[str, Any]) -> str:
+    return token if isinstance(token, str) else token["content"]
+
+
+def _eos_ids(model_dir: Path, tokenizer: Tokenizer, special: dict[str, str]) -> set[int]:
+    ids: set[int] = set()
+    file = model_dir / "generation_config.json"
+    if file.exists():
+        listed = json.loads(file.read_text("utf-8")).get("eos_token_id")
+        ids.update([listed] if isinstance(listed, int) else listed or [])
+    eos = tokenizer.token_to_id(special.get("eos_token", ""))
+    return ids if eos is None else ids | {eos}

@@ -1,0 +1,144 @@
+"""How tools stand in a prompt when the base model's chat template does not know them.
+
+The form is the one of Hermes and Qwen, so engines that parse `hermes` tool calls understand it too:
+
+- the definitions follow the system message, one JSON object a line between `<tools>` and `</tools>`;
+- a call of the assistant is `<tool_call>`, a line `{"name": …, "arguments": {…}}`, `</tool_call>`, after its text;
+- results are a user turn of `<tool_response>` blocks, in the order of the tool messages.
+
+Training renders with this file and serving both renders and parses with it: what a model learned to write is what
+is read back.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from tunery.datasets.examples import Message, Tool
+
+CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
+RESPONSE_OPEN, RESPONSE_CLOSE = "<tool_response>", "</tool_response>"
+
+_INTRODUCTION = """# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{definitions}
+</tools>
+
+For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+<tool_call>
+{{"name": <function-name>, "arguments": <args-json-object>}}
+</tool_call>"""
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    name: str
+    arguments: str  # JSON text, as OpenAI gives it
+
+
+def introduce(tools: list[Tool]) -> str:
+    """The part of the system message that defines the tools."""
+    definitions = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    return _INTRODUCTION.format(definitions=definitions)
+
+
+def write_call(name: str, arguments: str) -> str:
+    """One call as the model shall write it. Arguments that are no JSON stay a string: nothing is lost."""
+    try:
+        value = json.loads(arguments)
+    except (ValueError, RecursionError):
+        value = arguments
+    body = json.dumps({"name": name, "arguments": value}, ensure_ascii=False)
+    return f"{CALL_OPEN}\n{body}\n{CALL_CLOSE}"
+
+
+def with_tools(messages: list[Message], tools: list[Tool] | None) -> list[Message]:
+    """The same conversation as plain messages of role and text, tools and their results written out.
+
+    `messages` have text contents only (`messages.plain`). A conversation without tools comes back as it is.
+    """
+    written = _written(messages)
+    if not tools:
+        return written
+    introduction = introduce(tools)
+    if written and written[0]["role"] == "system":
+        system = f"{written[0]['content']}\n\n{introduction}" if written[0]["content"] else introduction
+        return [{"role": "system", "content": system}, *written[1:]]
+    return [{"role": "system", "content": introduction}, *written]
+
+
+def _written(messages: list[Message]) -> list[Message]:
+    written: list[Message] = []
+    results: list[str] = []
+    for message in messages:
+        if message["role"] == "tool":
+            results.append(f"{RESPONSE_OPEN}\n{message['content']}\n{RESPONSE_CLOSE}")
+            continue
+        if results:
+            written.append({"role": "user", "content": "\n".join(results)})
+            results = []
+        written.append({"role": message["role"], "content": _with_calls(message)})
+    if results:
+        written.append({"role": "user", "content": "\n".join(results)})
+    return written
+
+
+def _with_calls(message: Message) -> str:
+    calls = [
+        write_call(call["function"]["name"], call["function"]["arguments"]) for call in message.get("tool_calls") or []
+    ]
+    return "\n".join([message["content"], *calls] if message["content"] else calls) if calls else message["content"]
+
+
+def parse_calls(text: str) -> tuple[str, list[ToolCall]]:
+    """The text before the first call, and the calls.
+
+    Text that opens a call but holds no such object stays text: a model that talks about tools is not calling one.
+    """
+    content, calls, rest = "", [], text
+    while (start := rest.find(CALL_OPEN)) >= 0:
+        end = rest.find(CALL_CLOSE, start)
+        body = rest[start + len(CALL_OPEN) : end if end >= 0 else None]
+        call = _parse_call(body)
+        if call is None:
+            return text, []
+        if not calls:
+            content = rest[:start]
+        calls.append(call)
+        rest = rest[end + len(CALL_CLOSE) :] if end >= 0 else ""
+    return (content.rstrip(), calls) if calls else (text, [])
+
+
+def _parse_call(body: str) -> ToolCall | None:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return None
+    arguments = value.get("arguments", {})
+    return ToolCall(
+        value["name"], arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    )
+
+
+def call_schema(tools: list[Tool]) -> dict[str, Any]:
+    """JSON Schema of the object inside one call, for constrained decoding with `tools` (or the one that is forced)."""
+    return {
+        "anyOf": [
+            {
+                "type": "object",
+                "properties": {
+                    "name": {"const": tool["function"]["name"]},
+                    "arguments": tool["function"].get("parameters") or {"type": "object"},
+                },
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+            for tool in tools
+        ]
+    }
