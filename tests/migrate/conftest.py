@@ -1,0 +1,150 @@
+"""A server that answers as OpenAI does where no other server would: shapes recorded from the real service."""
+
+import base64
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from openai import OpenAI
+
+CSV = b"step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n1,2.50000,0.40000,,\n"
+
+
+def job(number: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "object": "fine_tuning.job",
+        "id": f"ftjob-{number:024d}",
+        "created_at": 1_700_000_000 + number,
+        "finished_at": 1_700_000_300 + number,
+        "model": "gpt-4o-mini-2024-07-18",
+        "fine_tuned_model": f"ft:gpt-4o-mini-2024-07-18:acme:support:{number:08d}",
+        "organization_id": "org-acme",
+        "status": "succeeded",
+        "training_file": "file-train",
+        "validation_file": None,
+        "result_files": ["file-result"],
+        "hyperparameters": {"n_epochs": 3, "batch_size": 1, "learning_rate_multiplier": 1.8},
+        "trained_tokens": 1234,
+        "seed": 7,
+        "error": {},
+        "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3}}},
+        "metadata": None,
+        **changes,
+    }
+
+
+def dpo_job(number: int) -> dict[str, Any]:
+    """DPO jobs come without top-level hyperparameters from the real service."""
+    changes = {"method": {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 2, "beta": 0.1, "batch_size": 8}}}}
+    described = job(number, **changes)
+    del described["hyperparameters"]
+    return described
+
+
+@dataclass
+class RecordedOpenAI:
+    """What the account holds; tests may change it. `requests` counts calls by path."""
+
+    jobs: list[dict[str, Any]] = field(default_factory=lambda: [job(2), dpo_job(1)])
+    contents: dict[str, bytes] = field(
+        default_factory=lambda: {
+            "file-train": b'{"messages": []}\r\n\xef\xbb\xbf',
+            "file-result": base64.b64encode(CSV),
+        }
+    )
+    files: list[str] = field(default_factory=lambda: ["file-train", "file-result", "file-gone"])
+    rate_limits: int = 0  # how many of the next requests get 429
+    requests: Counter[str] = field(default_factory=Counter)
+    base_url: str = ""
+
+    def client(self) -> OpenAI:
+        return OpenAI(base_url=self.base_url, api_key="sk-test")
+
+
+def error(status: int, message: str, code: str | None = None, headers: dict[str, str] | None = None) -> Response:
+    body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
+    return JSONResponse(body, status, headers=headers)
+
+
+def build(account: RecordedOpenAI) -> FastAPI:  # noqa: C901 - one route after another
+    app = FastAPI()
+
+    @app.middleware("http")
+    async def limit(request: Request, call_next: Any) -> Response:
+        account.requests[request.url.path] += 1
+        if account.rate_limits:
+            account.rate_limits -= 1
+            return error(429, "Rate limit reached", "rate_limit_exceeded", {"retry-after": "0.01"})
+        return await call_next(request)
+
+    def page(items: list[dict[str, Any]], after: str | None, limit: int) -> dict[str, Any]:
+        start = next((n + 1 for n, item in enumerate(items) if item["id"] == after), 0)
+        return {"object": "list", "data": items[start : start + limit], "has_more": start + limit < len(items)}
+
+    @app.get("/v1/fine_tuning/jobs")
+    def jobs(after: str | None = None, limit: int = 20) -> Any:
+        return page(account.jobs, after, min(limit, 1))
+
+    @app.get("/v1/fine_tuning/jobs/{job_id}/events")
+    def events(job_id: str) -> Any:
+        return page([{"id": f"ftevent-{job_id}", "type": "moderation_checks", "data": None, "message": "x"}], None, 20)
+
+    @app.get("/v1/fine_tuning/jobs/{job_id}/checkpoints")
+    def checkpoints(job_id: str) -> Any:
+        return page([], None, 10)
+
+    @app.get("/v1/files")
+    def files(after: str | None = None, limit: int = 10_000) -> Any:
+        described = [
+            {"id": name, "object": "file", "filename": f"{name}.jsonl", "bytes": 1, "purpose": "fine-tune"}
+            for name in account.files
+        ]
+        return page(described, after, limit)
+
+    @app.get("/v1/files/{name}/content")
+    def content(name: str) -> Response:
+        if name not in account.contents:
+            return error(404, f"No such File object: {name}")
+        return Response(account.contents[name], media_type="application/octet-stream")
+
+    @app.get("/v1/models")
+    def models() -> Any:
+        names = ["gpt-4o-mini", *(each["fine_tuned_model"] for each in account.jobs)]
+        return {"object": "list", "data": [{"id": name, "object": "model", "owned_by": "acme"} for name in names]}
+
+    @app.get("/v1/evals")
+    def evals() -> Response:
+        return error(403, "OpenAI is winding down the fine-tuning platform", "training_not_available")
+
+    @app.get("/v1/chat/completions")
+    def completions(after: str | None = None, limit: int = 20) -> Any:
+        kept = [{"id": f"chatcmpl-{n}", "object": "chat.completion", "model": "gpt-4o-mini"} for n in range(3)]
+        return page(kept, after, limit)
+
+    @app.get("/v1/chat/completions/{name}/messages")
+    def messages(name: str) -> Any:
+        return page([{"id": f"{name}-0", "role": "user", "content": "Hello"}], None, 20)
+
+    return app
+
+
+@pytest.fixture
+def recorded_openai() -> Iterator[RecordedOpenAI]:
+    account = RecordedOpenAI()
+    server = uvicorn.Server(uvicorn.Config(build(account), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    account.base_url = f"http://127.0.0.1:{port}/v1"
+    yield account
+    server.should_exit = True
+    thread.join()
