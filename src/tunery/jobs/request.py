@@ -1,0 +1,166 @@
+"""What a caller may ask of a job, and the bounds. Everything here is decided without the database."""
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from tunery.domain.errors import InvalidRequest
+from tunery.domain.hyperparameters import AUTO, Hyperparameters
+from tunery.domain.jobs import Method
+from tunery.domain.names import normalise_suffix
+
+METHODS = ("supervised", "dpo")
+MAX_SEED = 2**31 - 1
+MAX_EPOCHS = 50
+MAX_BATCH_SIZE = 256
+MAX_BETA = 2.0
+MAX_INTEGRATIONS = 5
+MAX_TAGS, MAX_TAG = 50, 64
+MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """A create request after its shape has been read. Values may still be out of bounds: `check` says so."""
+
+    model: str
+    training_file: str
+    validation_file: str | None = None
+    method: str = "supervised"
+    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+    suffix: str | None = None
+    seed: int | None = None
+    integrations: list[dict[str, Any]] | None = None
+    metadata: dict[str, str] | None = None
+
+
+def check(request: JobRequest) -> Method:
+    """The method, now known to be one of ours. Raises InvalidRequest naming the first value out of bounds."""
+    method = _method(request.method)
+    _check_hyperparameters(request.hyperparameters, f"method.{method}.hyperparameters")
+    if request.seed is not None:
+        _within(request.seed, "seed", least=0, most=MAX_SEED)
+    if request.suffix is not None:
+        normalise_suffix(request.suffix)
+    _check_metadata(request.metadata)
+    _check_integrations(request.integrations)
+    return method
+
+
+def _method(method: str) -> Method:
+    if method == "reinforcement":
+        raise InvalidRequest(
+            "Reinforcement fine-tuning is not available on this server. Use the method 'supervised' or 'dpo'.",
+            param="method.type",
+            code="unsupported_value",
+        )
+    if method not in METHODS:
+        raise InvalidRequest(
+            f"Invalid value: '{method}'. Supported values are: 'supervised' and 'dpo'.",
+            param="method.type",
+            code="invalid_value",
+        )
+    return cast(Method, method)
+
+
+def _check_hyperparameters(chosen: Hyperparameters, where: str) -> None:
+    if chosen.n_epochs != AUTO:
+        _within(chosen.n_epochs, f"{where}.n_epochs", least=1, most=MAX_EPOCHS)
+    if chosen.batch_size != AUTO:
+        _within(chosen.batch_size, f"{where}.batch_size", least=1, most=MAX_BATCH_SIZE)
+    if chosen.learning_rate_multiplier != AUTO:
+        _above_zero(chosen.learning_rate_multiplier, f"{where}.learning_rate_multiplier", most=None)
+    if chosen.beta != AUTO:
+        _above_zero(chosen.beta, f"{where}.beta", most=MAX_BETA)
+
+
+def _within(value: int, param: str, *, least: int, most: int) -> None:
+    if value < least:
+        raise InvalidRequest(
+            f"Invalid '{param}': integer below minimum value. Expected a value >= {least}, but got {value} instead.",
+            param=param,
+            code="integer_below_min_value",
+        )
+    if value > most:
+        raise InvalidRequest(
+            f"Invalid '{param}': integer above maximum value. Expected a value <= {most}, but got {value} instead.",
+            param=param,
+            code="integer_above_max_value",
+        )
+
+
+def _above_zero(value: float, param: str, *, most: float | None) -> None:
+    # Written so that NaN fails as well.
+    if not value > 0:
+        raise InvalidRequest(
+            f"Invalid '{param}': decimal below minimum value. Expected a value > 0, but got {value} instead.",
+            param=param,
+            code="decimal_below_min_value",
+        )
+    if value == float("inf") or (most is not None and value > most):
+        raise InvalidRequest(
+            f"Invalid '{param}': decimal above maximum value. Expected a value <= {most}, but got {value} instead.",
+            param=param,
+            code="decimal_above_max_value",
+        )
+
+
+def _check_metadata(metadata: dict[str, str] | None) -> None:
+    if metadata is None:
+        return
+    if len(metadata) > MAX_METADATA:
+        raise InvalidRequest(
+            f"Invalid 'metadata': too many properties. Expected at most {MAX_METADATA}, but got {len(metadata)}.",
+            param="metadata",
+            code="object_above_max_properties",
+        )
+    for key, value in metadata.items():
+        if len(key) > MAX_METADATA_KEY:
+            raise _too_long("metadata", f"the key {key[:20]!r}…", len(key), MAX_METADATA_KEY)
+        if len(value) > MAX_METADATA_VALUE:
+            raise _too_long(f"metadata.{key}", "the value", len(value), MAX_METADATA_VALUE)
+
+
+def _check_integrations(integrations: list[dict[str, Any]] | None) -> None:
+    entries = integrations or []
+    if len(entries) > MAX_INTEGRATIONS:
+        raise InvalidRequest(
+            f"Invalid 'integrations': expected at most {MAX_INTEGRATIONS}, but got {len(entries)}.",
+            param="integrations",
+            code="array_above_max_length",
+        )
+    for index, entry in enumerate(entries):
+        _check_wandb(entry, f"integrations[{index}]")
+
+
+def _check_wandb(entry: dict[str, Any], where: str) -> None:
+    if entry.get("type") != "wandb":
+        raise InvalidRequest(
+            f"Invalid value: {entry.get('type')!r}. Supported values are: 'wandb'.",
+            param=f"{where}.type",
+            code="invalid_value",
+        )
+    options = entry.get("wandb")
+    if not isinstance(options, dict) or not options.get("project"):
+        raise InvalidRequest(
+            f"Missing required parameter: '{where}.wandb.project'.",
+            param=f"{where}.wandb.project",
+            code="missing_required_parameter",
+        )
+    tags = options.get("tags") or []
+    if len(tags) > MAX_TAGS:
+        raise InvalidRequest(
+            f"Invalid '{where}.wandb.tags': expected at most {MAX_TAGS}, but got {len(tags)}.",
+            param=f"{where}.wandb.tags",
+            code="array_above_max_length",
+        )
+    for tag in tags:
+        if len(tag) > MAX_TAG:
+            raise _too_long(f"{where}.wandb.tags", "a tag", len(tag), MAX_TAG)
+
+
+def _too_long(param: str, what: str, length: int, most: int) -> InvalidRequest:
+    return InvalidRequest(
+        f"Invalid '{param}': {what} has {length} characters, at most {most} are allowed.",
+        param=param,
+        code="string_above_max_length",
+    )

@@ -1,0 +1,1 @@
+"""Ways to run a trainer. `process`: a child of this worker."""

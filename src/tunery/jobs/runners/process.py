@@ -1,0 +1,158 @@
+"""Runs one trainer as a child process and passes on what it says, one JSON object a line."""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TextIO
+
+log = logging.getLogger(__name__)
+
+TRAINER = (sys.executable, "-m", "tunery.training.child")
+CONTROL = "control"
+LOG_TAIL_BYTES = 4000
+
+Message = dict[str, Any]
+Wish = Literal["pause", "cancel"]
+
+
+class WorkdirBusy(Exception):
+    """Another trainer still holds the folder."""
+
+
+@dataclass
+class TrainerProcess:
+    """A running trainer. Own session, so that Ctrl-C in a terminal reaches the worker only, which then asks it
+    to pause. The trainer itself watches its parent and ends, leaving its state, when the worker is killed."""
+
+    workdir: Path
+    process: subprocess.Popen[bytes]
+    _lock: TextIO
+    _messages: "queue.Queue[Message | None]" = field(default_factory=queue.Queue)
+    _ended: bool = False
+
+    def messages(self, timeout_s: float) -> list[Message]:
+        """Everything said since the last call, after waiting at most timeout_s for the first word."""
+        said: list[Message] = []
+        with contextlib.suppress(queue.Empty):
+            item = self._messages.get(timeout=timeout_s)
+            while True:
+                if item is None:
+                    self._ended = True
+                    break
+                said.append(item)
+                item = self._messages.get_nowait()
+        return said
+
+    @property
+    def ended(self) -> bool:
+        """True once its output is closed and every word of it was handed out."""
+        return self._ended
+
+    def ask(self, wish: Wish) -> None:
+        """Takes effect between two optimizer steps. Written whole, so that the trainer never reads half a word."""
+        part = self.workdir / f"{CONTROL}.part"
+        part.write_text(wish)
+        part.replace(self.workdir / CONTROL)
+
+    def wait(self, timeout_s: float) -> int:
+        """The exit status, negative for a signal. Kills a trainer that does not end in time."""
+        try:
+            status = self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            status = self.process.wait()
+        self._lock.close()
+        return status
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.wait(10)
+
+    def log_tail(self) -> str:
+        return tail(self.workdir / "trainer.log")
+
+
+@dataclass(frozen=True)
+class ProcessRunner:
+    command: Sequence[str] = TRAINER  # the workdir is added as the last argument
+    lock_timeout_s: float = 20.0
+
+    def start(self, workdir: Path) -> TrainerProcess:
+        """Start the trainer in workdir, where spec.json lies. Raises WorkdirBusy when the trainer of a worker
+        that died does not go away, OSError when no process can be made."""
+        lock = lock_workdir(workdir, self.lock_timeout_s)
+        (workdir / CONTROL).unlink(missing_ok=True)
+        try:
+            with (workdir / "trainer.log").open("ab") as errors:
+                process = subprocess.Popen(
+                    [*self.command, str(workdir)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    start_new_session=True,
+                    pass_fds=(lock.fileno(),),
+                )
+        except OSError:
+            lock.close()
+            raise
+        trainer = TrainerProcess(workdir, process, lock)
+        assert process.stdout is not None
+        reader = threading.Thread(target=_read, args=(process.stdout, trainer._messages), daemon=True)
+        reader.start()
+        return trainer
+
+
+def lock_workdir(workdir: Path, timeout_s: float) -> TextIO:
+    """Worker and trainer share this lock: it is free only when both are gone, so two trainers never write one state."""
+    lock = (workdir / "lock").open("a")
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                lock.close()
+                raise WorkdirBusy(f"another trainer still works in {workdir}") from None
+            time.sleep(0.05)
+
+
+def tail(path: Path) -> str:
+    """The last few thousand bytes of a log, or nothing."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _read(stdout: BinaryIO, messages: "queue.Queue[Message | None]") -> None:
+    with stdout:
+        for line in stdout:
+            message = _parse(line)
+            if message is not None:
+                messages.put(message)
+    messages.put(None)
+
+
+def _parse(line: bytes) -> Message | None:
+    try:
+        message = json.loads(line)
+    except ValueError:
+        message = None
+    if isinstance(message, dict) and isinstance(message.get("type"), str):
+        return message
+    # A library that prints must not end a job.
+    log.debug("trainer said something else: %r", line[:200])
+    return None

@@ -1,0 +1,53 @@
+"""Turns a job's summary into a mail with a text and an HTML part."""
+
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from email.utils import format_datetime, parseaddr
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tunery.notify.summary import JobSummary
+
+_templates = Environment(
+    loader=PackageLoader("tunery.notify"),
+    autoescape=lambda name: bool(name and name.endswith(".html")),
+    undefined=StrictUndefined,
+    keep_trailing_newline=True,
+)
+
+
+def render_mail(
+    summary: JobSummary, *, sender: str, recipient: str, mail_id: str, attempt_id: str, now: float
+) -> EmailMessage:
+    """A mail ready to send. Message-ID is the same at every attempt, so that a mailbox that gets two shows one;
+    X-Tunery-Attempt tells the attempts apart."""
+    mail = EmailMessage()
+    mail["From"] = sender
+    mail["To"] = recipient
+    mail["Subject"] = summary.subject
+    mail["Date"] = format_datetime(datetime.fromtimestamp(now, UTC))
+    mail["Message-ID"] = f"<{mail_id}@{_domain(sender)}>"
+    mail["X-Tunery-Attempt"] = attempt_id
+    mail["Auto-Submitted"] = "auto-generated"  # asks out-of-office robots not to answer (RFC 3834)
+    values = {"job": summary, "facts": _facts(summary)}
+    mail.set_content(_templates.get_template("job_ended.txt").render(values))
+    mail.add_alternative(_templates.get_template("job_ended.html").render(values), subtype="html")
+    return mail
+
+
+def _facts(summary: JobSummary) -> list[tuple[str, str]]:
+    facts: list[tuple[str, str | None]] = [
+        ("Model", summary.fine_tuned_model),
+        ("Base model", summary.model),
+        ("Method", summary.method),
+        ("Training file", summary.training_file),
+        ("Duration", summary.duration),
+        ("Trained tokens", None if summary.trained_tokens is None else f"{summary.trained_tokens:,}"),
+        ("Cost", summary.cost),
+        *summary.metric_lines,
+    ]
+    return [(label, value) for label, value in facts if value]
+
+
+def _domain(sender: str) -> str:
+    return parseaddr(sender)[1].rpartition("@")[2] or "localhost"

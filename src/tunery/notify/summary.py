@@ -1,0 +1,100 @@
+"""What a mail tells about a job that ended. Lies as JSON in the outbox, so it must not need the job again."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tunery.domain.jobs import FineTuningJob, JobStatus
+
+METRIC_LABELS = {
+    "train_loss": "Training loss",
+    "train_mean_token_accuracy": "Training token accuracy",
+    "full_valid_loss": "Validation loss",
+    "full_valid_mean_token_accuracy": "Validation token accuracy",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One line of the file that must be mended."""
+
+    line: int | None
+    message: str
+    suggestion: str | None = None
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    job_id: str
+    status: str
+    model: str
+    method: str
+    link: str
+    duration_s: int  # from creation to end, waiting included
+    training_file: str
+    fine_tuned_model: str | None = None
+    trained_tokens: int | None = None
+    cost_usd: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    error_message: str | None = None
+    error_code: str | None = None
+    problems: tuple[Problem, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "JobSummary":
+        return cls(**{**data, "problems": tuple(Problem(**problem) for problem in data.get("problems", ()))})
+
+    @property
+    def subject(self) -> str:
+        if self.status == JobStatus.SUCCEEDED:
+            return f"Fine-tuning job {self.job_id} succeeded: {self.fine_tuned_model} is ready"
+        return f"Fine-tuning job {self.job_id} {self.status}"
+
+    @property
+    def duration(self) -> str:
+        return spoken_duration(self.duration_s)
+
+    @property
+    def cost(self) -> str | None:
+        """Dollars with as many decimals as a small job needs to show anything."""
+        if self.cost_usd is None:
+            return None
+        return f"${self.cost_usd:.2f}" if self.cost_usd >= 1 or self.cost_usd == 0 else f"${self.cost_usd:.4f}"
+
+    @property
+    def metric_lines(self) -> list[tuple[str, str]]:
+        return [(label, f"{self.metrics[key]:.4f}") for key, label in METRIC_LABELS.items() if key in self.metrics]
+
+
+def spoken_duration(seconds: int) -> str:
+    """`1 h 5 min`, `4 min 10 s`, `9 s`."""
+    minutes, rest = divmod(max(0, seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def summarise(
+    job: FineTuningJob, *, link: str, cost_usd: float | None, metrics: dict[str, float], problems: tuple[Problem, ...]
+) -> JobSummary:
+    """The mail's facts of a job in its final state."""
+    ended = job.finished_at or job.created_at
+    return JobSummary(
+        job_id=job.id,
+        status=job.status.value,
+        model=job.model,
+        method=job.method,
+        link=link,
+        duration_s=ended - job.created_at,
+        training_file=job.training_file,
+        fine_tuned_model=job.fine_tuned_model,
+        trained_tokens=job.trained_tokens,
+        cost_usd=cost_usd,
+        metrics=metrics,
+        error_message=job.error.message if job.error else None,
+        error_code=job.error.code if job.error else None,
+        problems=problems,
+    )

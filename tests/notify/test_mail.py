@@ -1,0 +1,85 @@
+from email.message import EmailMessage
+
+from tunery.notify.mail import render_mail
+from tunery.notify.summary import JobSummary, Problem, spoken_duration
+
+
+def summary(**changes: object) -> JobSummary:
+    values: dict[str, object] = {
+        "job_id": "ftjob-1",
+        "status": "succeeded",
+        "model": "gpt-4o-mini-2024-07-18",
+        "method": "supervised",
+        "link": "http://127.0.0.1:8000/jobs/ftjob-1",
+        "duration_s": 250,
+        "training_file": "file-1",
+        "fine_tuned_model": "ft:gpt-4o-mini-2024-07-18:personal:marv:abcdefgh",
+        "trained_tokens": 12_345,
+        "cost_usd": 0.037035,
+        "metrics": {"train_loss": 0.41256, "full_valid_loss": 0.7},
+    }
+    return JobSummary.from_json(JobSummary(**{**values, **changes}).to_json())  # type: ignore[arg-type]
+
+
+FAILED = {
+    "status": "failed",
+    "fine_tuned_model": None,
+    "trained_tokens": None,
+    "cost_usd": None,
+    "metrics": {},
+    "error_code": "invalid_training_file",
+    "error_message": "Example 3, message 2 has <b>no</b> role",
+    "problems": (Problem(3, "message 2 has <b>no</b> role", "Add a role."),),
+}
+
+
+def render(of: JobSummary, attempt: str = "mail_1") -> EmailMessage:
+    return render_mail(
+        of, sender="Tunery <t@example.org>", recipient="a@example.org", mail_id="out_1", attempt_id=attempt, now=0
+    )
+
+
+def parts(mail: EmailMessage) -> tuple[str, str]:
+    text, html = mail.get_body(("plain",)), mail.get_body(("html",))
+    assert text is not None
+    assert html is not None
+    return text.get_content(), html.get_content()
+
+
+def test_mail_of_a_success_tells_model_duration_tokens_cost_metrics_and_link() -> None:
+    mail = render(summary())
+    assert "succeeded" in mail["Subject"]
+    for body in parts(mail):
+        for fact in (
+            "ft:gpt-4o-mini-2024-07-18:personal:marv:abcdefgh",
+            "4 min 10 s",
+            "12,345",
+            "$0.0370",
+            "0.4126",
+            "0.7000",
+            "http://127.0.0.1:8000/jobs/ftjob-1",
+        ):
+            assert fact in body
+
+
+def test_mail_of_a_failure_tells_reason_line_and_cure() -> None:
+    text, _ = parts(render(summary(**FAILED)))
+    assert "Line 3 of file-1: message 2 has <b>no</b> role" in text
+    assert "What to do: Add a role." in text
+    assert "None" not in text
+
+
+def test_text_from_a_file_is_not_markup_in_the_html_part() -> None:
+    _, html = parts(render(summary(**FAILED)))
+    assert "<b>no</b>" not in html
+    assert "&lt;b&gt;no&lt;/b&gt;" in html
+
+
+def test_message_id_stays_and_attempt_id_changes() -> None:
+    first, second = render(summary(), "mail_1"), render(summary(), "mail_2")
+    assert first["Message-ID"] == second["Message-ID"] == "<out_1@example.org>"
+    assert first["X-Tunery-Attempt"] != second["X-Tunery-Attempt"]
+
+
+def test_durations_are_spoken_in_the_two_largest_units() -> None:
+    assert [spoken_duration(s) for s in (9, 250, 3900, -1)] == ["9 s", "4 min 10 s", "1 h 5 min", "0 s"]

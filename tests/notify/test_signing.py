@@ -1,0 +1,52 @@
+import base64
+import time
+
+import pytest
+from openai import InvalidWebhookSignatureError, OpenAI
+
+from tunery.notify.signing import new_secret, sign, signed_headers
+from tunery.notify.webhooks import event_body
+
+# The example of the Standard Webhooks specification.
+SPEC_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+SPEC_BODY = b'{"test": 2432232314}'
+SPEC_SIGNATURE = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+def body(created_at: int = 1) -> bytes:
+    return event_body(
+        event_id="evt_1", event_type="fine_tuning.job.succeeded", created_at=created_at, data={"id": "ftjob-1"}
+    )
+
+
+def test_signature_equals_the_specifications_vector() -> None:
+    signature = sign(SPEC_SECRET, webhook_id="msg_p5jXN8AQM9LWM0D4loKWxJek", timestamp=1614265330, body=SPEC_BODY)
+    assert signature == SPEC_SIGNATURE
+
+
+def test_a_secret_without_the_prefix_signs_with_its_own_bytes() -> None:
+    raw = sign("plain", webhook_id="a", timestamp=1, body=b"x")
+    encoded = sign("whsec_" + base64.b64encode(b"plain").decode(), webhook_id="a", timestamp=1, body=b"x")
+    assert raw == encoded
+
+
+def test_a_secret_that_is_not_base64_is_named_as_such() -> None:
+    with pytest.raises(ValueError, match="base64"):
+        sign("whsec_*", webhook_id="a", timestamp=1, body=b"x")
+
+
+def test_the_official_client_accepts_either_secret_while_one_replaces_the_other() -> None:
+    old, new = new_secret(), new_secret()
+    headers = signed_headers([new, old], webhook_id="wh_1", timestamp=int(time.time()), body=body())
+    client = OpenAI(api_key="x")
+    for secret in (old, new):
+        event = client.webhooks.unwrap(body(), headers, secret=secret)
+        assert event.type == "fine_tuning.job.succeeded"
+        assert event.data.id == "ftjob-1"
+    with pytest.raises(InvalidWebhookSignatureError):
+        client.webhooks.unwrap(body(), headers, secret=new_secret())
+
+
+def test_one_event_has_the_same_bytes_every_time() -> None:
+    assert body() == body()
+    assert body() != body(created_at=2)
