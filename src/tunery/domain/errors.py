@@ -91,3 +91,7 @@ def no_such_model(model: str) -> NotFound:
     return NotFound(
         f"The model `{model}` does not exist or you do not have access to it.", param="model", code="model_not_found"
     )
+
+
+class InvalidTransition(InvalidRequest):
+    """The object's state does not allow the verb. Never 409: the official clients silently repeat those."""

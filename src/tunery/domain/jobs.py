@@ -96,7 +96,7 @@ class JobEvent:
     level: Level = "info"
     type: EventType = "message"
     data: dict[str, Any] | None = None
-    sequence: int = 0  # grows by one an event in a job: created_at alone does not order events of one second
+    sequence: int = 0  # grows with each event: created_at alone does not order events of one second
 
 
 @dataclass(frozen=True)

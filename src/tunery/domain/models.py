@@ -16,3 +16,33 @@ class FineTunedModel:
     blob: str  # folder of adapter_config.json and adapter_model.safetensors
     owned_by: str
     trained_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class CheckpointPermission:
+    """Another project may use the model."""
+
+    id: str
+    model_name: str
+    project_id: str
+    created_at: int
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A project's own name for a model, so that callers need no change when the model behind it does."""
+
+    name: str
+    project_id: str
+    target: str
+    created_at: int
+    updated_at: int
+
+
+@dataclass(frozen=True)
+class AliasChange:
+    name: str
+    target: str | None  # None: the alias was removed
+    reason: str
+    changed_by: str | None
+    created_at: int

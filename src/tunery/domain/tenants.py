@@ -1,7 +1,10 @@
 """Organisations, projects, people and keys."""
 
+import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
+
+from tunery.domain.ids import random_text
 
 
 class Role(StrEnum):
@@ -37,6 +40,33 @@ class User:
     created_at: int
     is_service_account: bool = False
     project_id: str | None = None  # set for a service account
+
+
+@dataclass(frozen=True)
+class Membership:
+    project_id: str
+    user: User
+    role: Role  # in this project
+    added_at: int
+
+
+def new_secret(*, is_admin: bool = False) -> str:
+    """A key in OpenAI's form, with 285 random bits."""
+    return ("sk-admin-" if is_admin else "sk-proj-") + random_text(48)
+
+
+def hash_secret(secret: str) -> str:
+    """SHA-256, hex. No salt and no slow hash: the secrets are random, and every request pays for it."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def lookup_prefix(secret: str) -> str:
+    """Finds the row. Cut from the hash, not from the secret: a short key of the user's own must not lie in clear."""
+    return hash_secret(secret)[:16]
+
+
+def key_hint(secret: str) -> str:
+    return f"sk-...{secret[-4:]}" if len(secret) >= 16 else "sk-..."
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,149 @@
+"""Every setting of the product in one class. Precedence: arguments, then TUNERY_* environment, then the TOML file.
+
+An unknown key is an error in both: a misspelt limit must not pass for a limit. Secrets are masked when printed.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "TUNERY_"
+
+
+class SettingsError(ValueError):
+    """A setting is unknown or has a value that cannot be used. The message names it and where it came from."""
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", hide_input_in_errors=True, validate_default=True, frozen=True
+    )
+
+    # where things are
+    home: Path = Path("~/.tunery")
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)  # 0 = any free port
+    public_url: str = ""  # the address that stands in mails; "" = http://host:port
+    database_url: str = ""  # "" = SQLite in home; postgresql://user:password@host/name
+    blob_url: str = ""  # "" = a folder in home; file:///folder or s3://bucket/prefix
+    s3_endpoint: str = ""  # "" = AWS
+    s3_access_key_id: str = ""
+    s3_secret_access_key: SecretStr = SecretStr("")
+    s3_region: str = "us-east-1"
+    model_cache: Path | None = None  # base models; None = <home>/models
+    catalog: Path | None = None  # a TOML file that adds base models
+    prices: Path | None = None  # a TOML file that replaces the shipped price table
+
+    # access
+    api_key: SecretStr | None = None  # the first key; None = one is made and printed once
+
+    # engine and worker
+    engine_kind: Literal["local", "vllm"] = "local"
+    engine_url: str = ""  # "" = `tunery serve` starts one
+    engine_urls: Annotated[list[str], NoDecode] = []  # vLLM servers; in the environment separated by commas
+    worker_concurrency: int = Field(1, ge=1)  # jobs that one worker trains at once
+    lease_s: float = Field(30, gt=0)  # a job whose worker is silent for so long goes back to the queue
+    state_interval_s: float = Field(20, gt=0)  # how often a running job saves what it resumes from
+    paused_status: Literal["paused", "queued", "running"] = "paused"  # how a paused job shows to old clients
+    cached_token_rule: Literal["block", "openai"] = "block"  # openai: from 1,024 tokens in steps of 128
+    wandb_api_key: SecretStr | None = None
+
+    # mail and webhooks
+    smtp_host: str = ""  # "" = no mail is sent
+    smtp_port: int = Field(587, ge=1, le=65535)
+    smtp_username: str = ""
+    smtp_password: SecretStr = SecretStr("")
+    smtp_security: Literal["none", "starttls", "tls"] = "starttls"
+    smtp_from: str = "tunery@localhost"
+    webhook_allow_private_addresses: bool = False
+
+    # limits of a project that has none of its own; 0 = no limit
+    requests_per_minute: int = Field(0, ge=0)
+    tokens_per_minute: int = Field(0, ge=0)
+    max_running_jobs: int = Field(0, ge=0)
+    max_jobs_per_day: int = Field(0, ge=0)
+    max_storage_bytes: int = Field(0, ge=0)
+    monthly_budget: int = Field(0, ge=0)  # millionths of the price table's currency
+
+    log_format: Literal["json", "text"] = "text"
+
+    @field_validator("home", "model_cache", "catalog", "prices", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    @field_validator("engine_urls", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.home / 'tunery.db'}"
+
+    @property
+    def resolved_blob_url(self) -> str:
+        return self.blob_url or (self.home / "blobs").as_uri()
+
+    @property
+    def models_dir(self) -> Path:
+        return self.model_cache or self.home / "models"
+
+    @property
+    def base_url(self) -> str:
+        """Where people reach the server, without a trailing slash and without /v1."""
+        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+
+    def as_environment(self) -> dict[str, str]:
+        """The settings as TUNERY_* variables, secrets in clear: what a child process is started with."""
+        return {
+            PREFIX + name.upper(): _as_text(getattr(self, name))
+            for name in type(self).model_fields
+            if getattr(self, name) is not None
+        }
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, list):
+        return ",".join(value)
+    return str(value)
+
+
+def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
+    """Read the TOML file (`config`, or tunery.toml in home when there is one) and the environment.
+
+    An override that is None counts as not given. Raises SettingsError.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    known = set(Settings.model_fields)
+    stray = sorted(name for name in os.environ if name.startswith(PREFIX) and name[len(PREFIX) :].lower() not in known)
+    if stray:
+        raise SettingsError(f"Unknown setting in the environment: {', '.join(stray)}.")
+    home = Path(given.get("home") or os.environ.get(PREFIX + "HOME") or "~/.tunery").expanduser()
+    path = config or home / "tunery.toml"
+    from_file = _read_toml(path, must_exist=config is not None)
+    if unknown := sorted(set(from_file) - known):
+        raise SettingsError(f"Unknown setting in {path}: {', '.join(unknown)}.")
+    from_environment = {name for name in known if PREFIX + name.upper() in os.environ}
+    try:
+        return Settings(**{name: value for name, value in from_file.items() if name not in from_environment} | given)
+    except ValidationError as exc:
+        problems = [f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}" for error in exc.errors()]
+        raise SettingsError("Invalid settings: " + "; ".join(problems)) from exc
+
+
+def _read_toml(path: Path, *, must_exist: bool) -> dict[str, Any]:
+    if not path.exists() and not must_exist:
+        return {}
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError as exc:
+        raise SettingsError(f"There is no settings file {path}.") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"{path} is not valid TOML: {exc}") from exc

@@ -1,0 +1,70 @@
+"""Chat completions that a client asked to store."""
+
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from tunery.domain.completions import StoredCompletion
+from tunery.domain.errors import NotFound
+from tunery.store.paging import Page, fetch_page, has_pair
+from tunery.store.tables import stored_completions
+
+
+def insert_completion(conn: Connection, completion: StoredCompletion) -> None:
+    conn.execute(insert(stored_completions).values(asdict(completion)))
+
+
+def get_completion(conn: Connection, completion_id: str, project_id: str) -> StoredCompletion:
+    row = conn.execute(select(stored_completions).where(*_own(completion_id, project_id))).first()
+    if row is None:
+        raise _no_such_completion(completion_id)
+    return _to_completion(row)
+
+
+def list_completions(
+    conn: Connection,
+    project_id: str,
+    *,
+    model: str | None = None,
+    metadata: dict[str, str] | None = None,
+    after: str | None = None,
+    limit: int = 20,
+    order: str = "asc",
+) -> Page[StoredCompletion]:
+    table = stored_completions
+    query = select(table).where(table.c.project_id == project_id)
+    if model is not None:
+        query = query.where(table.c.model == model)
+    query = query.where(*(has_pair(conn, table.c.metadata, key, value) for key, value in (metadata or {}).items()))
+    return fetch_page(conn, query, table, _to_completion, after=after, limit=limit, descending=order == "desc")
+
+
+def update_completion_metadata(
+    conn: Connection, completion_id: str, project_id: str, metadata: dict[str, str] | None
+) -> StoredCompletion:
+    row = conn.execute(
+        update(stored_completions)
+        .where(*_own(completion_id, project_id))
+        .values(metadata=metadata)
+        .returning(stored_completions)
+    ).first()
+    if row is None:
+        raise _no_such_completion(completion_id)
+    return _to_completion(row)
+
+
+def delete_completion(conn: Connection, completion_id: str, project_id: str) -> bool:
+    return conn.execute(delete(stored_completions).where(*_own(completion_id, project_id))).rowcount == 1
+
+
+def _own(completion_id: str, project_id: str) -> tuple[Any, Any]:
+    return stored_completions.c.id == completion_id, stored_completions.c.project_id == project_id
+
+
+def _no_such_completion(completion_id: str) -> NotFound:
+    return NotFound(f"Chat completion with id {completion_id} not found.", param="completion_id")
+
+
+def _to_completion(row: Row[Any]) -> StoredCompletion:
+    return StoredCompletion(**{name: value for name, value in row._mapping.items() if name != "seq"})

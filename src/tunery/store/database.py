@@ -1,0 +1,79 @@
+"""Opens the database, brings its schema up to date and gives out transactions."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import alembic.command
+import alembic.config
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+
+READ_ONLY = "tunery_read_only"  # execution option
+BUSY_TIMEOUT_MS = 30_000
+MIGRATION_LOCK = 0x74756E65  # any constant; "tune"
+
+
+def connect(url: str) -> Engine:
+    """`sqlite:///path` or `postgresql://…` (served by psycopg 3). Opens no connection yet."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return _connect_sqlite(parsed)
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20)
+
+
+def _connect_sqlite(url: Any) -> Engine:
+    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, pool_size=10, max_overflow=40, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+
+    @event.listens_for(engine, "connect")
+    def prepare(raw: Any, _record: Any) -> None:
+        raw.isolation_level = None  # the driver's own BEGIN is deferred and skips DDL; ours is below
+        cursor = raw.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last commits, a killed process none
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(conn: Connection) -> None:
+        # A deferred transaction that turns from reading to writing fails at once when another wrote in between.
+        read_only = conn.get_execution_options().get(READ_ONLY, False)
+        conn.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+@contextmanager
+def write(engine: Engine) -> Iterator[Connection]:
+    """One transaction that may write: committed at the end of the block, rolled back by an exception."""
+    with engine.begin() as conn:
+        yield conn
+
+
+@contextmanager
+def read(engine: Engine) -> Iterator[Connection]:
+    """One transaction that only reads; on SQLite it never waits for writers."""
+    with engine.connect().execution_options(**{READ_ONLY: True}) as conn, conn.begin():
+        yield conn
+
+
+def lock_across_processes(conn: Connection, key: int) -> None:
+    """Until the transaction ends nobody else passes here with this key. SQLite's writers are alone anyway."""
+    if conn.dialect.name == "postgresql":
+        conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the schema to the newest revision. Safe when several processes start at once: one does it, others wait."""
+    config = alembic.config.Config()
+    config.set_main_option("script_location", "tunery.store:migrations")
+    config.set_main_option("path_separator", "os")
+    with write(engine) as conn:
+        lock_across_processes(conn, MIGRATION_LOCK)
+        config.attributes["connection"] = conn
+        alembic.command.upgrade(config, "head")

@@ -1,0 +1,82 @@
+"""A job's events and checkpoints: append-only, read newest first."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select
+
+from tunery.domain.ids import new_id
+from tunery.domain.jobs import Checkpoint, EventType, JobEvent, Level
+from tunery.store.paging import Page
+from tunery.store.tables import checkpoints, job_events
+
+
+def add_event(
+    conn: Connection,
+    job_id: str,
+    message: str,
+    *,
+    now: float,
+    level: Level = "info",
+    type: EventType = "message",
+    data: dict[str, Any] | None = None,
+) -> JobEvent:
+    values = {
+        "id": new_id("event"),
+        "job_id": job_id,
+        "created_at": int(now),
+        "level": level,
+        "type": type,
+        "message": message,
+        "data": data,
+    }
+    row = conn.execute(insert(job_events).values(values).returning(job_events)).one()
+    return _to_event(row)
+
+
+def list_events(conn: Connection, job_id: str, *, after: str | None = None, limit: int = 20) -> Page[JobEvent]:
+    """Newest first, by order of insertion: a clock that steps back does not reorder them."""
+    query = select(job_events).where(job_events.c.job_id == job_id)
+    return _descending(conn, query, job_events.c.seq, job_events.c.id, _to_event, after, limit)
+
+
+def add_checkpoint(conn: Connection, checkpoint: Checkpoint) -> None:
+    conn.execute(
+        insert(checkpoints).values(
+            id=checkpoint.id,
+            job_id=checkpoint.job_id,
+            created_at=checkpoint.created_at,
+            step_number=checkpoint.step_number,
+            fine_tuned_model_checkpoint=checkpoint.fine_tuned_model_checkpoint,
+            metrics=checkpoint.metrics,
+        )
+    )
+
+
+def list_checkpoints(conn: Connection, job_id: str, *, after: str | None = None, limit: int = 10) -> Page[Checkpoint]:
+    """Highest step first."""
+    query = select(checkpoints).where(checkpoints.c.job_id == job_id)
+    return _descending(conn, query, checkpoints.c.step_number, checkpoints.c.id, _to_checkpoint, after, limit)
+
+
+def _descending(
+    conn: Connection, query: Any, order: Any, ident: Any, to_domain: Any, after: str | None, limit: int
+) -> Page[Any]:
+    if limit <= 0:
+        return Page()
+    if after is not None:
+        cursor = conn.execute(query.with_only_columns(order).where(ident == after)).scalar()
+        if cursor is None:
+            return Page()
+        query = query.where(order < cursor)
+    rows = conn.execute(query.order_by(order.desc()).limit(limit + 1)).all()
+    return Page(tuple(to_domain(row) for row in rows[:limit]), len(rows) > limit)
+
+
+def _to_event(row: Row[Any]) -> JobEvent:
+    return JobEvent(row.id, row.job_id, row.created_at, row.message, row.level, row.type, row.data, row.seq)
+
+
+def _to_checkpoint(row: Row[Any]) -> Checkpoint:
+    return Checkpoint(
+        row.id, row.job_id, row.created_at, row.step_number, row.fine_tuned_model_checkpoint, dict(row.metrics)
+    )

@@ -1,0 +1,124 @@
+"""Files, and uploads that arrive in parts. The bytes lie in the blobs; these rows say whose they are."""
+
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from tunery.domain.errors import NotFound, no_such_file
+from tunery.domain.files import File, FilePurpose, Upload, UploadPart
+from tunery.store.paging import Page, fetch_page
+from tunery.store.tables import files, upload_parts, uploads
+
+
+def insert_file(conn: Connection, file: File) -> None:
+    conn.execute(insert(files).values(asdict(file)))
+
+
+def find_file(conn: Connection, file_id: str, project_id: str) -> File | None:
+    row = conn.execute(select(files).where(files.c.id == file_id, files.c.project_id == project_id)).first()
+    return None if row is None else _to_file(row)
+
+
+def get_file(conn: Connection, file_id: str, project_id: str) -> File:
+    file = find_file(conn, file_id, project_id)
+    if file is None:
+        raise no_such_file(file_id)
+    return file
+
+
+def list_files(
+    conn: Connection,
+    project_id: str,
+    *,
+    purpose: str | None = None,
+    after: str | None = None,
+    limit: int = 10_000,
+    order: str = "desc",
+) -> Page[File]:
+    query = select(files).where(files.c.project_id == project_id)
+    if purpose is not None:
+        query = query.where(files.c.purpose == purpose)
+    return fetch_page(conn, query, files, _to_file, after=after, limit=limit, descending=order != "asc")
+
+
+def update_file_status(conn: Connection, file_id: str, status: str, details: str | None = None) -> None:
+    conn.execute(update(files).where(files.c.id == file_id).values(status=status, status_details=details))
+
+
+def delete_file(conn: Connection, file_id: str, project_id: str) -> File:
+    """The deleted row, whose blob the caller removes after the commit. Raises no_such_file."""
+    row = conn.execute(
+        delete(files).where(files.c.id == file_id, files.c.project_id == project_id).returning(files)
+    ).first()
+    if row is None:
+        raise no_such_file(file_id)
+    return _to_file(row)
+
+
+def expired_files(conn: Connection, now: float, limit: int = 100) -> tuple[File, ...]:
+    query = select(files).where(files.c.expires_at <= int(now)).order_by(files.c.expires_at).limit(limit)
+    return tuple(_to_file(row) for row in conn.execute(query))
+
+
+def stored_bytes(conn: Connection, project_id: str) -> int:
+    query = select(func.coalesce(func.sum(files.c.bytes), 0)).where(files.c.project_id == project_id)
+    return int(conn.execute(query).scalar_one())
+
+
+def insert_upload(conn: Connection, upload: Upload) -> None:
+    conn.execute(insert(uploads).values(asdict(upload)))
+
+
+def get_upload(conn: Connection, upload_id: str, project_id: str) -> Upload:
+    row = conn.execute(select(uploads).where(uploads.c.id == upload_id, uploads.c.project_id == project_id)).first()
+    if row is None:
+        raise NotFound(f"No such Upload object: {upload_id}", param="id")
+    return _to_upload(row)
+
+
+def update_upload_status(
+    conn: Connection,
+    upload_id: str,
+    status: str,
+    *,
+    file_id: str | None = None,
+    allowed: tuple[str, ...] = ("pending",),
+) -> bool:
+    """False when the upload is in none of the `allowed` states any more: of two who complete it, one does."""
+    done = conn.execute(
+        update(uploads)
+        .where(uploads.c.id == upload_id, uploads.c.status.in_(allowed))
+        .values(status=status, file_id=file_id)
+    )
+    return done.rowcount == 1
+
+
+def expired_uploads(conn: Connection, now: float, limit: int = 100) -> tuple[Upload, ...]:
+    """Still pending past their time; the caller removes the parts and marks them expired."""
+    query = select(uploads).where(uploads.c.status == "pending", uploads.c.expires_at <= int(now)).limit(limit)
+    return tuple(_to_upload(row) for row in conn.execute(query))
+
+
+def insert_part(conn: Connection, part: UploadPart) -> None:
+    conn.execute(insert(upload_parts).values(asdict(part)))
+
+
+def list_parts(conn: Connection, upload_id: str) -> tuple[UploadPart, ...]:
+    """In the order of arrival; the client's list at completion says the real one."""
+    query = select(upload_parts).where(upload_parts.c.upload_id == upload_id).order_by(upload_parts.c.seq)
+    return tuple(UploadPart(row.id, row.upload_id, row.created_at, row.bytes, row.blob) for row in conn.execute(query))
+
+
+def delete_parts(conn: Connection, upload_id: str) -> None:
+    conn.execute(delete(upload_parts).where(upload_parts.c.upload_id == upload_id))
+
+
+def _to_file(row: Row[Any]) -> File:
+    values = {name: value for name, value in row._mapping.items() if name != "seq"}
+    return File(**values | {"purpose": FilePurpose(row.purpose)})
+
+
+def _to_upload(row: Row[Any]) -> Upload:
+    values = {name: value for name, value in row._mapping.items() if name != "seq"}
+    return Upload(**values | {"purpose": FilePurpose(row.purpose)})

@@ -1,0 +1,169 @@
+"""Fine-tuning jobs: rows, lists, and what the API may ask of a job in any state.
+
+What only the job's worker does (claim, heartbeat, finish) is in store.claims. The database referees every race:
+each transition is one UPDATE that repeats the states it may start from.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, Row, case, func, insert, select, update
+
+from tunery.domain.errors import InvalidTransition, no_such_job
+from tunery.domain.hyperparameters import Hyperparameters
+from tunery.domain.jobs import TERMINAL, FineTuningJob, JobError, JobStatus, sources_of
+from tunery.store.paging import Page, exists, fetch_page, has_pair
+from tunery.store.tables import jobs
+
+NULL_METADATA = "null"  # the literal that a client sends to find jobs without metadata
+
+
+def insert_job(conn: Connection, job: FineTuningJob) -> None:
+    conn.execute(insert(jobs).values(to_row(job)))
+
+
+def find_job(conn: Connection, job_id: str, project_id: str | None = None) -> FineTuningJob | None:
+    query = select(jobs).where(jobs.c.id == job_id)
+    if project_id is not None:
+        query = query.where(jobs.c.project_id == project_id)
+    row = conn.execute(query).first()
+    return None if row is None else to_job(row)
+
+
+def get_job(conn: Connection, job_id: str, project_id: str | None = None) -> FineTuningJob:
+    """With `project_id`, another project's job does not exist. Raises no_such_job."""
+    job = find_job(conn, job_id, project_id)
+    if job is None:
+        raise no_such_job(job_id)
+    return job
+
+
+def list_jobs(
+    conn: Connection,
+    project_id: str,
+    *,
+    after: str | None = None,
+    limit: int = 20,
+    metadata: dict[str, str] | str | None = None,
+    statuses: tuple[JobStatus, ...] = (),
+) -> Page[FineTuningJob]:
+    """Newest first. `metadata`: pairs that must all match, or "null" for jobs that have none."""
+    query = select(jobs).where(jobs.c.project_id == project_id)
+    if metadata == NULL_METADATA:
+        query = query.where(jobs.c.metadata.is_(None))
+    elif isinstance(metadata, dict):
+        query = query.where(*(has_pair(conn, jobs.c.metadata, key, value) for key, value in metadata.items()))
+    if statuses:
+        query = query.where(jobs.c.status.in_(statuses))
+    return fetch_page(conn, query, jobs, to_job, after=after, limit=limit)
+
+
+def count_jobs(conn: Connection, project_id: str, *, created_since: float | None = None) -> int:
+    query = select(func.count()).select_from(jobs).where(jobs.c.project_id == project_id)
+    if created_since is not None:
+        query = query.where(jobs.c.created_at >= int(created_since))
+    return conn.execute(query).scalar_one()
+
+
+def count_by_status(conn: Connection) -> dict[JobStatus, int]:
+    """Over all projects, for metrics."""
+    rows = conn.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status))
+    return {JobStatus(status): count for status, count in rows}
+
+
+def oldest_queued_at(conn: Connection) -> int | None:
+    query = select(func.min(jobs.c.created_at)).where(jobs.c.status == JobStatus.QUEUED)
+    return conn.execute(query).scalar_one()
+
+
+def is_file_in_use(conn: Connection, file_id: str, project_id: str) -> bool:
+    """Whether a job that has not ended reads it."""
+    query = select(jobs.c.id).where(
+        jobs.c.project_id == project_id,
+        jobs.c.status.not_in(TERMINAL),
+        (jobs.c.training_file == file_id) | (jobs.c.validation_file == file_id),
+    )
+    return exists(conn, query)
+
+
+def update_details(conn: Connection, job_id: str, details: dict[str, Any]) -> None:
+    """Merge into `details`; only the job's worker calls this, so read and write need no guard."""
+    known = conn.execute(select(jobs.c.details).where(jobs.c.id == job_id)).scalar_one()
+    conn.execute(update(jobs).where(jobs.c.id == job_id).values(details=known | details))
+
+
+def request_cancel(conn: Connection, job_id: str, project_id: str, now: float) -> FineTuningJob:
+    """A running job gets the flag that its worker looks at; any other is cancelled here and now.
+
+    The result's status tells which. Raises InvalidTransition when the job has ended.
+    """
+    running = jobs.c.status == JobStatus.RUNNING
+    values = {
+        "status": case((running, jobs.c.status), else_=JobStatus.CANCELLED.value),
+        "cancel_requested": True,
+        "finished_at": case((running, jobs.c.finished_at), else_=int(now)),
+        **{name: case((running, jobs.c[name]), else_=None) for name in ("worker_id", "lease_expires_at")},
+    }
+    allowed = sources_of(JobStatus.CANCELLED)
+    return _verb(conn, job_id, project_id, allowed=allowed, values=values, participle="cancelled")
+
+
+def request_pause(conn: Connection, job_id: str, project_id: str) -> FineTuningJob:
+    """As request_cancel: a flag for a running job, at once for one that waits."""
+    running = jobs.c.status == JobStatus.RUNNING
+    values = {
+        "status": case((running, jobs.c.status), else_=JobStatus.PAUSED.value),
+        "pause_requested": running,
+        **{name: case((running, jobs.c[name]), else_=None) for name in ("worker_id", "lease_expires_at")},
+    }
+    allowed = sources_of(JobStatus.PAUSED)
+    return _verb(conn, job_id, project_id, allowed=allowed, values=values, participle="paused")
+
+
+def resume_job(conn: Connection, job_id: str, project_id: str) -> FineTuningJob:
+    """Back to the queue, or to validation when the job was paused before it."""
+    target = case((jobs.c.validated, JobStatus.QUEUED.value), else_=JobStatus.VALIDATING_FILES.value)
+    values = {"status": target, "pause_requested": False, "worker_id": None, "lease_expires_at": None}
+    return _verb(conn, job_id, project_id, allowed=frozenset({JobStatus.PAUSED}), values=values, participle="resumed")
+
+
+def _verb(
+    conn: Connection,
+    job_id: str,
+    project_id: str,
+    *,
+    allowed: frozenset[JobStatus],
+    values: dict[str, Any],
+    participle: str,
+) -> FineTuningJob:
+    row = conn.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.project_id == project_id, jobs.c.status.in_(allowed))
+        .values(values)
+        .returning(jobs)
+    ).first()
+    if row is not None:
+        return to_job(row)
+    job = get_job(conn, job_id, project_id)
+    raise InvalidTransition(f"Fine-tuning job {job_id} is {job.status} and cannot be {participle}.")
+
+
+def to_row(job: FineTuningJob) -> dict[str, Any]:
+    return asdict(job) | {
+        "status": job.status.value,
+        "result_files": list(job.result_files),
+        "validated": job.status not in (JobStatus.VALIDATING_FILES, JobStatus.PAUSED),
+    }
+
+
+def to_job(row: Row[Any]) -> FineTuningJob:
+    values = {name: value for name, value in row._mapping.items() if name not in ("seq", "validated")}
+    return FineTuningJob(
+        **values
+        | {
+            "status": JobStatus(row.status),
+            "hyperparameters": Hyperparameters(**row.hyperparameters),
+            "result_files": tuple(row.result_files),
+            "error": None if row.error is None else JobError(**row.error),
+        }
+    )

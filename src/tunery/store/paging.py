@@ -1,0 +1,58 @@
+"""Keyset pages: the database seeks to the cursor's row instead of counting past it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import Connection, Row, Select, Table, func, select, tuple_
+from sqlalchemy.sql import ColumnElement
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    items: tuple[T, ...] = ()
+    has_more: bool = False
+
+
+def fetch_page(
+    conn: Connection,
+    query: Select[Any],
+    table: Table,
+    to_domain: Callable[[Row[Any]], T],
+    *,
+    after: str | None,
+    limit: int,
+    descending: bool = True,
+) -> Page[T]:
+    """The `limit` rows that follow the row with id `after` in the order (created_at, seq).
+
+    A cursor that the query itself would not find, an unknown one or another project's, gives an empty page.
+    """
+    if limit <= 0:
+        return Page()
+    order = (table.c.created_at, table.c.seq)
+    if after is not None:
+        cursor = conn.execute(query.with_only_columns(*order).where(table.c.id == after)).first()
+        if cursor is None:
+            return Page()
+        here, there = tuple_(*order), tuple_(*cursor)
+        query = query.where(here < there if descending else here > there)
+    query = query.order_by(*(column.desc() if descending else column.asc() for column in order)).limit(limit + 1)
+    rows = conn.execute(query).all()
+    return Page(tuple(to_domain(row) for row in rows[:limit]), len(rows) > limit)
+
+
+def exists(conn: Connection, query: Select[Any]) -> bool:
+    return conn.execute(select(query.exists())).scalar_one()
+
+
+def has_pair(conn: Connection, column: ColumnElement[Any], key: str, value: str) -> ColumnElement[bool]:
+    """Whether the JSON object in `column` holds the pair.
+
+    Asks the object's list of pairs: a key may hold any character, which a JSON path may not.
+    """
+    expand = func.jsonb_each_text if conn.dialect.name == "postgresql" else func.json_each
+    pairs = expand(column).table_valued("key", "value").alias("pairs")
+    return select(pairs.c.key).where(pairs.c.key == key, pairs.c.value == value).exists()

@@ -1,0 +1,514 @@
+"""Every table. Times are Unix seconds; `seq` is the order of insertion, which created_at alone does not tell.
+
+Migrations, not this file, make the schema; a test holds the two equal.
+"""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+Sequence = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER PRIMARY KEY counts by itself there
+
+
+def _seq() -> Column[int]:
+    return Column("seq", Sequence, primary_key=True, autoincrement=True)
+
+
+def _id() -> Column[str]:
+    return Column("id", String, nullable=False, unique=True)
+
+
+def _created() -> Column[int]:
+    return Column("created_at", BigInteger, nullable=False)
+
+
+def _organization() -> Column[str]:
+    return Column("organization_id", ForeignKey("organizations.id"), nullable=False)
+
+
+def _project() -> Column[str]:
+    return Column("project_id", ForeignKey("projects.id"), nullable=False)
+
+
+def _flag(name: str) -> Column[bool]:
+    return Column(name, Boolean, nullable=False, server_default=text("false"))
+
+
+def _count(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default=text("0"))
+
+
+# ---- tenants
+organizations = Table(
+    "organizations",
+    metadata,
+    _seq(),
+    _id(),
+    Column("name", String, nullable=False),
+    Column("slug", String, nullable=False),
+    _created(),
+)
+
+projects = Table(
+    "projects",
+    metadata,
+    _seq(),
+    _id(),
+    _organization(),
+    Column("name", String, nullable=False),
+    _created(),
+    Column("archived_at", BigInteger),
+    Column("last_claimed_at", Float),  # when a job of it last came to a worker: the queue serves the longest waiting
+    Index(None, "organization_id", "created_at", "seq"),
+)
+
+users = Table(
+    "users",
+    metadata,
+    _seq(),
+    _id(),
+    _organization(),
+    Column("name", String, nullable=False),
+    Column("email", String, nullable=False),
+    Column("role", String, nullable=False),
+    _created(),
+    _flag("is_service_account"),
+    Column("project_id", ForeignKey("projects.id")),
+    Index(None, "organization_id", "created_at", "seq"),
+)
+
+memberships = Table(
+    "memberships",
+    metadata,
+    Column("project_id", ForeignKey("projects.id"), primary_key=True),
+    Column("user_id", ForeignKey("users.id"), primary_key=True),
+    Column("role", String, nullable=False),
+    _created(),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    _seq(),
+    _id(),
+    _organization(),
+    Column("project_id", ForeignKey("projects.id")),
+    Column("user_id", ForeignKey("users.id")),
+    Column("name", String, nullable=False),
+    Column("prefix", String, nullable=False, unique=True),
+    Column("hash", String, nullable=False),
+    Column("hint", String, nullable=False),
+    _created(),
+    Column("role", String, nullable=False),
+    Column("scopes", Json, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    Column("last_used_at", BigInteger),
+    _flag("is_admin"),
+    Index(None, "project_id", "created_at", "seq"),
+    Index(None, "organization_id", "created_at", "seq"),
+)
+
+# ---- files
+files = Table(
+    "files",
+    metadata,
+    _seq(),
+    _id(),
+    _project(),
+    _created(),
+    Column("filename", String, nullable=False),
+    Column("purpose", String, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", String, nullable=False),
+    Column("blob", String, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("status", String, nullable=False),
+    Column("status_details", String),
+    Index(None, "project_id", "created_at", "seq"),
+    Index("ix_files_expires_at", "expires_at"),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    _seq(),
+    _id(),
+    _project(),
+    _created(),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("filename", String, nullable=False),
+    Column("purpose", String, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("mime_type", String, nullable=False),
+    Column("status", String, nullable=False),
+    Column("file_id", String),
+    Column("file_expires_after_s", BigInteger),
+    Index(None, "status", "expires_at"),
+)
+
+upload_parts = Table(
+    "upload_parts",
+    metadata,
+    _seq(),
+    _id(),
+    Column("upload_id", ForeignKey("uploads.id", ondelete="CASCADE"), nullable=False, index=True),
+    _created(),
+    Column("bytes", BigInteger, nullable=False),
+    Column("blob", String, nullable=False),
+)
+
+# ---- jobs
+jobs = Table(
+    "jobs",
+    metadata,
+    _seq(),
+    _id(),
+    _project(),
+    _organization(),
+    _created(),
+    Column("status", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("base_model", String, nullable=False),
+    Column("training_file", String, nullable=False),
+    Column("validation_file", String),
+    Column("method", String, nullable=False),
+    Column("hyperparameters", Json, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("suffix", String),
+    Column("created_by", String),
+    Column("finished_at", BigInteger),
+    Column("started_at", BigInteger),
+    Column("estimated_finish", BigInteger),
+    Column("fine_tuned_model", String),
+    Column("trained_tokens", BigInteger),
+    Column("result_files", Json, nullable=False),
+    Column("error", Json),
+    Column("metadata", Json),
+    Column("integrations", Json),
+    _flag("cancel_requested"),
+    _flag("pause_requested"),
+    _flag("validated"),  # where a paused job goes when it is resumed
+    Column("worker_id", String),
+    Column("lease_expires_at", Float),
+    _count("attempts"),
+    _count("step"),
+    Column("total_steps", BigInteger),
+    Column("details", Json, nullable=False),
+    Index(None, "project_id", "created_at", "seq"),
+    Index(None, "status", "created_at", "seq"),
+)
+
+job_events = Table(
+    "job_events",
+    metadata,
+    _seq(),
+    _id(),
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    _created(),
+    Column("level", String, nullable=False),
+    Column("type", String, nullable=False),
+    Column("message", String, nullable=False),
+    Column("data", Json),
+    Index(None, "job_id", "seq"),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    _seq(),
+    _id(),
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    _created(),
+    Column("step_number", BigInteger, nullable=False),
+    Column("fine_tuned_model_checkpoint", String, nullable=False),
+    Column("metrics", Json, nullable=False),
+    UniqueConstraint("job_id", "step_number"),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("project_id", ForeignKey("projects.id"), primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("request_hash", String, nullable=False),
+    Column("job_id", String, nullable=False),
+    _created(),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("host", String, nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("seen_at", Float, nullable=False),
+)
+
+# ---- models
+models = Table(
+    "models",
+    metadata,
+    _seq(),
+    _id(),
+    Column("name", String, nullable=False, unique=True),
+    _project(),
+    _created(),
+    Column("base_model", String, nullable=False),
+    Column("source", String, nullable=False),
+    Column("job_id", String, index=True),
+    Column("step_number", BigInteger),
+    Column("blob", String, nullable=False),
+    Column("owned_by", String, nullable=False),
+    _count("trained_tokens"),
+    Index(None, "project_id", "created_at", "seq"),
+)
+
+checkpoint_permissions = Table(
+    "checkpoint_permissions",
+    metadata,
+    _seq(),
+    _id(),
+    Column("model_name", ForeignKey("models.name", ondelete="CASCADE"), nullable=False),
+    _project(),
+    _created(),
+    UniqueConstraint("model_name", "project_id"),
+    Index(None, "project_id"),
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("project_id", ForeignKey("projects.id"), primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("target", String, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    _created(),
+)
+
+alias_changes = Table(
+    "alias_changes",
+    metadata,
+    _seq(),
+    _project(),
+    Column("name", String, nullable=False),
+    Column("target", String),  # null: the alias was removed
+    Column("reason", String, nullable=False),
+    Column("changed_by", String),
+    _created(),
+    Index(None, "project_id", "name", "seq"),
+)
+
+# ---- outbox
+outbox = Table(
+    "outbox",
+    metadata,
+    _seq(),
+    _id(),
+    _project(),
+    _created(),
+    Column("kind", String, nullable=False),
+    Column("topic", String, nullable=False),
+    Column("payload", Json, nullable=False),
+    Column("endpoint_id", String),
+    Column("recipient", String),
+    Column("status", String, nullable=False),
+    _count("attempts"),
+    Column("next_attempt_at", Float, nullable=False),
+    Column("worker_id", String),
+    Column("lease_expires_at", Float),
+    Column("finished_at", BigInteger),
+    Column("last_error", String),
+    Index(None, "status", "next_attempt_at"),
+    Index(None, "project_id", "seq"),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    _seq(),
+    _id(),
+    Column("outbox_id", ForeignKey("outbox.id", ondelete="CASCADE"), nullable=False),
+    Column("endpoint_id", String),
+    _created(),
+    Column("attempt", Integer, nullable=False),
+    Column("status_code", Integer),  # null: no answer, or a mail
+    Column("error", String),
+    Column("duration_ms", BigInteger, nullable=False),
+    Index(None, "outbox_id", "seq"),
+    Index(None, "endpoint_id", "seq"),
+)
+
+webhook_endpoints = Table(
+    "webhook_endpoints",
+    metadata,
+    _seq(),
+    _id(),
+    _project(),
+    Column("name", String, nullable=False),
+    Column("url", String, nullable=False),
+    Column("event_types", Json, nullable=False),
+    _created(),
+    Column("updated_at", BigInteger),
+    Column("secret", String, nullable=False),  # in clear: it signs
+    Column("old_secret", String),
+    Column("old_secret_expires_at", BigInteger),
+    Index(None, "project_id", "created_at", "seq"),
+)
+
+# ---- inference
+stored_completions = Table(
+    "stored_completions",
+    metadata,
+    _seq(),
+    _id(),
+    _project(),
+    _created(),
+    Column("model", String, nullable=False),
+    Column("request", Json, nullable=False),
+    Column("response", Json, nullable=False),
+    Column("metadata", Json),
+    Index(None, "project_id", "created_at", "seq"),
+)
+
+golden_records = Table(
+    "golden_records",
+    metadata,
+    _seq(),
+    _id(),
+    _project(),
+    _created(),
+    Column("model", String, nullable=False),
+    Column("request", Json, nullable=False),
+    Column("response", Json, nullable=False),
+    Column("source", String, nullable=False),
+    Index(None, "project_id", "model", "seq"),
+)
+
+# ---- metering
+usage_records = Table(
+    "usage_records",
+    metadata,
+    _seq(),
+    Column("request_id", String, nullable=False, unique=True),  # the server's own: a repeated write counts once
+    Column("client_request_id", String),  # the client's: its retry of an answer that it never got replaces this row
+    _flag("is_delivered"),
+    Column("kind", String, nullable=False),  # completion, training
+    _project(),
+    Column("user_id", String, nullable=False),
+    Column("api_key_id", String, nullable=False),
+    Column("model", String, nullable=False),
+    _flag("is_batch"),
+    _created(),
+    _count("input_tokens"),  # cached ones included
+    _count("cached_tokens"),
+    _count("output_tokens"),
+    _count("trained_tokens"),
+    _count("input_cost"),  # costs: millionths of a millionth of the currency, so that they are exact
+    _count("cached_cost"),
+    _count("output_cost"),
+    _count("training_cost"),
+    Column("currency", String, nullable=False),
+    Index(None, "project_id", "created_at", "seq"),
+    Index(
+        "uq_usage_records_undelivered",
+        "project_id",
+        "client_request_id",
+        unique=True,
+        sqlite_where=text("client_request_id IS NOT NULL AND NOT is_delivered"),
+        postgresql_where=text("client_request_id IS NOT NULL AND NOT is_delivered"),
+    ),
+)
+
+usage_rollups = Table(
+    "usage_rollups",
+    metadata,
+    Column("width_s", Integer, primary_key=True),  # 60, 3600 or 86400
+    Column("start_time", BigInteger, primary_key=True),
+    Column("project_id", ForeignKey("projects.id"), primary_key=True),
+    Column("user_id", String, primary_key=True),
+    Column("api_key_id", String, primary_key=True),
+    Column("model", String, primary_key=True),
+    Column("is_batch", Boolean, primary_key=True),
+    _count("num_requests"),
+    _count("input_tokens"),
+    _count("cached_tokens"),
+    _count("output_tokens"),
+    _count("trained_tokens"),
+    _count("input_cost"),
+    _count("cached_cost"),
+    _count("output_cost"),
+    _count("training_cost"),
+    Column("currency", String, nullable=False),
+    Index(None, "project_id", "width_s", "start_time"),
+)
+
+limits = Table(
+    "limits",
+    metadata,
+    Column("subject_id", String, primary_key=True),  # a project's or a key's id; null below: the setting decides
+    Column("requests_per_minute", BigInteger),
+    Column("tokens_per_minute", BigInteger),
+    Column("max_running_jobs", BigInteger),
+    Column("max_jobs_per_day", BigInteger),
+    Column("max_storage_bytes", BigInteger),
+    Column("monthly_budget", BigInteger),  # millionths of the currency
+    Column("warning_percent", Integer),
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+budget_warnings = Table(
+    "budget_warnings",
+    metadata,
+    Column("project_id", ForeignKey("projects.id"), primary_key=True),
+    Column("month", BigInteger, primary_key=True),  # its first second
+    Column("percent", Integer, primary_key=True),
+    _created(),
+)
+
+rate_windows = Table(
+    "rate_windows",
+    metadata,
+    Column("subject_id", String, primary_key=True),
+    Column("start_time", BigInteger, primary_key=True),
+    _count("requests"),
+    _count("tokens"),
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    _seq(),
+    _id(),
+    _organization(),
+    Column("project_id", String),
+    _created(),
+    Column("type", String, nullable=False),
+    Column("actor", Json, nullable=False),
+    Column("resource_id", String),
+    Column("details", Json, nullable=False),
+    Index(None, "organization_id", "created_at", "seq"),
+)

@@ -1,0 +1,254 @@
+"""Organisations, projects, people, keys, and the first start that makes one of each."""
+
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from tunery.domain.errors import NotFound
+from tunery.domain.tenants import ApiKey, Membership, Organization, Project, Role, User
+from tunery.store.paging import Page, fetch_page
+from tunery.store.tables import api_keys, memberships, organizations, projects, users
+
+
+def insert_organization(conn: Connection, organization: Organization) -> None:
+    conn.execute(insert(organizations).values(asdict(organization)))
+
+
+def get_organization(conn: Connection, organization_id: str) -> Organization:
+    row = conn.execute(select(organizations).where(organizations.c.id == organization_id)).first()
+    if row is None:
+        raise NotFound(f"No such organization: {organization_id}", param="id")
+    return Organization(row.id, row.name, row.slug, row.created_at)
+
+
+def list_organizations(conn: Connection) -> tuple[Organization, ...]:
+    rows = conn.execute(select(organizations).order_by(organizations.c.seq))
+    return tuple(Organization(row.id, row.name, row.slug, row.created_at) for row in rows)
+
+
+def insert_project(conn: Connection, project: Project) -> None:
+    conn.execute(insert(projects).values(asdict(project)))
+
+
+def get_project(conn: Connection, project_id: str, organization_id: str | None = None) -> Project:
+    """With `organization_id`, another organisation's project does not exist."""
+    query = select(projects).where(projects.c.id == project_id)
+    if organization_id is not None:
+        query = query.where(projects.c.organization_id == organization_id)
+    row = conn.execute(query).first()
+    if row is None:
+        raise NotFound(f"No such project: {project_id}", param="project_id")
+    return _to_project(row)
+
+
+def list_projects(
+    conn: Connection,
+    organization_id: str,
+    *,
+    after: str | None = None,
+    limit: int = 100,
+    include_archived: bool = False,
+    descending: bool = False,
+) -> Page[Project]:
+    query = select(projects).where(projects.c.organization_id == organization_id)
+    if not include_archived:
+        query = query.where(projects.c.archived_at.is_(None))
+    return fetch_page(conn, query, projects, _to_project, after=after, limit=limit, descending=descending)
+
+
+def rename_project(conn: Connection, project_id: str, name: str) -> None:
+    conn.execute(update(projects).where(projects.c.id == project_id).values(name=name))
+
+
+def archive_project(conn: Connection, project_id: str, now: float) -> None:
+    """Its keys stop at once, its rows stay."""
+    conn.execute(
+        update(projects)
+        .where(projects.c.id == project_id, projects.c.archived_at.is_(None))
+        .values(archived_at=int(now))
+    )
+    conn.execute(
+        update(api_keys)
+        .where(api_keys.c.project_id == project_id, api_keys.c.revoked_at.is_(None))
+        .values(revoked_at=int(now))
+    )
+
+
+def insert_user(conn: Connection, user: User) -> None:
+    conn.execute(insert(users).values(asdict(user)))
+
+
+def find_user(conn: Connection, user_id: str) -> User | None:
+    row = conn.execute(select(users).where(users.c.id == user_id)).first()
+    return None if row is None else _to_user(row)
+
+
+def get_user(conn: Connection, user_id: str, organization_id: str) -> User:
+    user = find_user(conn, user_id)
+    if user is None or user.organization_id != organization_id:
+        raise NotFound(f"No such user: {user_id}", param="user_id")
+    return user
+
+
+def list_users(
+    conn: Connection,
+    organization_id: str,
+    *,
+    after: str | None = None,
+    limit: int = 20,
+    emails: tuple[str, ...] = (),
+) -> Page[User]:
+    """People, not service accounts; newest first."""
+    query = select(users).where(users.c.organization_id == organization_id, ~users.c.is_service_account)
+    if emails:
+        query = query.where(users.c.email.in_(emails))
+    return fetch_page(conn, query, users, _to_user, after=after, limit=limit)
+
+
+def list_service_accounts(
+    conn: Connection, project_id: str, *, after: str | None = None, limit: int = 20
+) -> Page[User]:
+    query = select(users).where(users.c.project_id == project_id, users.c.is_service_account)
+    return fetch_page(conn, query, users, _to_user, after=after, limit=limit)
+
+
+def update_user(conn: Connection, user_id: str, **values: Any) -> None:
+    """`values`: name, email or role."""
+    conn.execute(update(users).where(users.c.id == user_id).values(values))
+
+
+def delete_user(conn: Connection, user_id: str, now: float) -> None:
+    """The user's keys are revoked and kept without an owner: usage and audit rows still name them."""
+    conn.execute(
+        update(api_keys)
+        .where(api_keys.c.user_id == user_id, api_keys.c.revoked_at.is_(None))
+        .values(revoked_at=int(now))
+    )
+    conn.execute(update(api_keys).where(api_keys.c.user_id == user_id).values(user_id=None))
+    conn.execute(delete(memberships).where(memberships.c.user_id == user_id))
+    conn.execute(delete(users).where(users.c.id == user_id))
+
+
+def set_membership(conn: Connection, project_id: str, user_id: str, role: Role, now: float) -> None:
+    """Add the user to the project, or change the role of a member."""
+    where = (memberships.c.project_id == project_id, memberships.c.user_id == user_id)
+    if conn.execute(update(memberships).where(*where).values(role=role.value)).rowcount == 0:
+        conn.execute(
+            insert(memberships).values(project_id=project_id, user_id=user_id, role=role.value, created_at=int(now))
+        )
+
+
+def find_membership(conn: Connection, project_id: str, user_id: str) -> Membership | None:
+    row = conn.execute(_MEMBERS.where(memberships.c.project_id == project_id, memberships.c.user_id == user_id)).first()
+    return None if row is None else _to_membership(row)
+
+
+def list_members(conn: Connection, project_id: str, *, after: str | None = None, limit: int = 20) -> Page[Membership]:
+    """`after` is a user's id. Newest user first."""
+    query = _MEMBERS.where(memberships.c.project_id == project_id)
+    return fetch_page(conn, query, users, _to_membership, after=after, limit=limit)
+
+
+def delete_membership(conn: Connection, project_id: str, user_id: str, now: float) -> None:
+    """The member's keys for this project stop at once."""
+    conn.execute(delete(memberships).where(memberships.c.project_id == project_id, memberships.c.user_id == user_id))
+    conn.execute(
+        update(api_keys)
+        .where(api_keys.c.project_id == project_id, api_keys.c.user_id == user_id, api_keys.c.revoked_at.is_(None))
+        .values(revoked_at=int(now))
+    )
+
+
+def insert_key(conn: Connection, key: ApiKey) -> None:
+    conn.execute(insert(api_keys).values(asdict(key) | {"scopes": list(key.scopes)}))
+
+
+def find_key_by_prefix(conn: Connection, prefix: str) -> ApiKey | None:
+    """Revoked and expired keys too: the caller decides. `prefix` is domain.tenants.lookup_prefix(secret)."""
+    row = conn.execute(select(api_keys).where(api_keys.c.prefix == prefix)).first()
+    return None if row is None else _to_key(row)
+
+
+def find_key(conn: Connection, key_id: str) -> ApiKey | None:
+    row = conn.execute(select(api_keys).where(api_keys.c.id == key_id)).first()
+    return None if row is None else _to_key(row)
+
+
+def list_keys(
+    conn: Connection,
+    *,
+    project_id: str | None = None,
+    organization_id: str | None = None,
+    after: str | None = None,
+    limit: int = 20,
+    descending: bool = True,
+) -> Page[ApiKey]:
+    """A project's keys, or with `organization_id` its admin keys. Revoked ones are left out."""
+    query = select(api_keys).where(api_keys.c.revoked_at.is_(None))
+    if project_id is not None:
+        query = query.where(api_keys.c.project_id == project_id)
+    if organization_id is not None:
+        query = query.where(api_keys.c.organization_id == organization_id, api_keys.c.is_admin)
+    return fetch_page(conn, query, api_keys, _to_key, after=after, limit=limit, descending=descending)
+
+
+def touch_key(conn: Connection, key_id: str, now: float) -> None:
+    conn.execute(update(api_keys).where(api_keys.c.id == key_id).values(last_used_at=int(now)))
+
+
+def revoke_key(conn: Connection, key_id: str, now: float) -> bool:
+    """False when there is no such key or it was revoked before."""
+    done = conn.execute(
+        update(api_keys).where(api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None)).values(revoked_at=int(now))
+    )
+    return done.rowcount == 1
+
+
+_MEMBERS = select(
+    memberships.c.project_id,
+    memberships.c.role.label("project_role"),
+    memberships.c.created_at.label("added_at"),
+    users,
+).join_from(memberships, users, memberships.c.user_id == users.c.id)
+
+
+def _to_project(row: Row[Any]) -> Project:
+    return Project(row.id, row.organization_id, row.name, row.created_at, row.archived_at)
+
+
+def _to_user(row: Row[Any]) -> User:
+    return User(
+        id=row.id,
+        organization_id=row.organization_id,
+        name=row.name,
+        email=row.email,
+        role=Role(row.role),
+        created_at=row.created_at,
+        is_service_account=row.is_service_account,
+        project_id=row.project_id,
+    )
+
+
+def _to_membership(row: Row[Any]) -> Membership:
+    values = row._mapping
+    return Membership(
+        project_id=values[memberships.c.project_id],
+        user=User(
+            id=row.id,
+            organization_id=row.organization_id,
+            name=row.name,
+            email=row.email,
+            role=Role(row.role),
+            created_at=row.created_at,
+            is_service_account=row.is_service_account,
+            project_id=values[users.c.project_id],
+        ),
+        role=Role(row.project_role),
+        added_at=row.added_at,
+    )
+
+
+def _to_key(row: Row[Any]) -> ApiKey:
+    values = {name: value for name, value in row._mapping.items() if name != "seq"}
+    return ApiKey(**values | {"scopes": tuple(row.scopes), "role": Role(row.role)})

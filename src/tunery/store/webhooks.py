@@ -1,0 +1,90 @@
+"""A project's webhook endpoints and their signing secrets."""
+
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from tunery.domain.errors import NotFound
+from tunery.domain.notices import WebhookEndpoint
+from tunery.store.paging import Page, fetch_page
+from tunery.store.tables import webhook_endpoints
+
+
+def insert_endpoint(conn: Connection, endpoint: WebhookEndpoint) -> None:
+    conn.execute(insert(webhook_endpoints).values(asdict(endpoint) | {"event_types": list(endpoint.event_types)}))
+
+
+def find_endpoint(conn: Connection, endpoint_id: str, project_id: str) -> WebhookEndpoint | None:
+    row = conn.execute(select(webhook_endpoints).where(*_own(endpoint_id, project_id))).first()
+    return None if row is None else _to_endpoint(row)
+
+
+def get_endpoint(conn: Connection, endpoint_id: str, project_id: str) -> WebhookEndpoint:
+    endpoint = find_endpoint(conn, endpoint_id, project_id)
+    if endpoint is None:
+        raise _no_such_endpoint(endpoint_id)
+    return endpoint
+
+
+def list_endpoints(
+    conn: Connection, project_id: str, *, after: str | None = None, limit: int = 20
+) -> Page[WebhookEndpoint]:
+    query = select(webhook_endpoints).where(webhook_endpoints.c.project_id == project_id)
+    return fetch_page(conn, query, webhook_endpoints, _to_endpoint, after=after, limit=limit)
+
+
+def endpoints_for(conn: Connection, project_id: str, event_type: str) -> tuple[WebhookEndpoint, ...]:
+    """Those that asked for events of this type."""
+    query = select(webhook_endpoints).where(webhook_endpoints.c.project_id == project_id)
+    found = [_to_endpoint(row) for row in conn.execute(query.order_by(webhook_endpoints.c.seq))]
+    return tuple(endpoint for endpoint in found if event_type in endpoint.event_types)
+
+
+def update_endpoint(
+    conn: Connection, endpoint_id: str, project_id: str, *, now: float, **values: Any
+) -> WebhookEndpoint:
+    """`values`: name, url, event_types. Raises NotFound."""
+    if "event_types" in values:
+        values["event_types"] = list(values["event_types"])
+    row = conn.execute(
+        update(webhook_endpoints)
+        .where(*_own(endpoint_id, project_id))
+        .values(**values, updated_at=int(now))
+        .returning(webhook_endpoints)
+    ).first()
+    if row is None:
+        raise _no_such_endpoint(endpoint_id)
+    return _to_endpoint(row)
+
+
+def rotate_secret(
+    conn: Connection, endpoint_id: str, project_id: str, *, secret: str, now: float, keep_old_s: int = 0
+) -> WebhookEndpoint:
+    """The old secret signs too for `keep_old_s`. Raises NotFound."""
+    return update_endpoint(
+        conn,
+        endpoint_id,
+        project_id,
+        now=now,
+        secret=secret,
+        old_secret=webhook_endpoints.c.secret if keep_old_s else None,
+        old_secret_expires_at=int(now) + keep_old_s if keep_old_s else None,
+    )
+
+
+def delete_endpoint(conn: Connection, endpoint_id: str, project_id: str) -> bool:
+    return conn.execute(delete(webhook_endpoints).where(*_own(endpoint_id, project_id))).rowcount == 1
+
+
+def _own(endpoint_id: str, project_id: str) -> tuple[Any, Any]:
+    return webhook_endpoints.c.id == endpoint_id, webhook_endpoints.c.project_id == project_id
+
+
+def _no_such_endpoint(endpoint_id: str) -> NotFound:
+    return NotFound(f"No such webhook endpoint: {endpoint_id}", param="id")
+
+
+def _to_endpoint(row: Row[Any]) -> WebhookEndpoint:
+    values = {name: value for name, value in row._mapping.items() if name != "seq"}
+    return WebhookEndpoint(**values | {"event_types": tuple(row.event_types)})
