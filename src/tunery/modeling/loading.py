@@ -18,5 +18,5 @@ def load_model(
         folder, dtype=dtype, local_files_only=True, use_safetensors=True, attn_implementation="sdpa"
     )
     model.requires_grad_(False)
-    model.to(device=torch.device(device))  # pyright: ignore[reportArgumentType]
+    torch.nn.Module.to(model, device)
     return model.eval()

@@ -1,0 +1,1 @@
+"""Trains LoRA adapters. Knows files, models and numbers; knows nothing of HTTP, SQL or users."""

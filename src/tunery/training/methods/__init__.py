@@ -1,0 +1,1 @@
+"""One module per training method: how examples become rows, and what is minimised."""
