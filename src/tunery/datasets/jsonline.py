@@ -1,0 +1,137 @@
+"""One line's bytes → a JSON object, stricter than Python's own reader: what another reader may take otherwise is an
+error here, since then the model would be trained on something else than its owner sees.
+"""
+
+import json
+import re
+from typing import Any
+
+from tunery.datasets.problems import Findings, shown
+
+MAX_DEPTH = 64
+MAX_INTEGER = 2**64 - 1
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class _Reject(Exception):
+    def __init__(self, code: str, message: str, value: str = "") -> None:
+        super().__init__(message)
+        self.code, self.message, self.value = code, message, value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        double = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise _Reject("duplicate_key", f"The key {shown(double)} stands twice in one object.", double)
+    return result
+
+
+def _constant(name: str) -> Any:
+    raise _Reject("non_finite_number", f"{name} is not a JSON number.", name)
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 21 or abs(int(digits)) > MAX_INTEGER:
+        raise _Reject("number_too_large", f"The number {shown(digits, 24)} does not fit in 64 bits.")
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise _Reject("number_too_large", f"The number {shown(digits, 24)} is beyond what JSON readers can hold.")
+    return value
+
+
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_float, strict=True
+)
+
+
+def decode(content: bytes, findings: Findings) -> dict[str, Any] | None:
+    """The object, or None with the reason added to `findings`."""
+    if content.startswith(_BOM):
+        content = content[len(_BOM) :]
+        findings.add("byte_order_mark", "", "The line begins with a byte-order mark.")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        findings.add("invalid_utf8", "", f"Byte {exc.start + 1} of the line is not UTF-8: 0x{content[exc.start]:02x}.")
+        return None
+    value = _decode_text(text, findings)
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        findings.add("not_an_object", "", f"The line holds a {_kind(value)}, not a JSON object.")
+        return None
+    if "\\u" in text and (path := _surrogate_path(value)) is not None:
+        findings.add("lone_surrogate", path, "The text holds half of a surrogate pair.")
+        return None
+    return value
+
+
+_NULL = object()
+
+
+def _decode_text(text: str, findings: Findings) -> Any:
+    """The value, or None after a finding. JSON's own null comes back as a marker, which is no object either."""
+    try:
+        value = _decoder.decode(text)
+    except _Reject as exc:
+        findings.add(exc.code, "", exc.message, value=exc.value)
+        return None
+    except json.JSONDecodeError as exc:
+        findings.add("invalid_json", "", f"The line is not JSON: {exc}.", value=str(exc))
+        return None
+    except RecursionError:
+        findings.add("nesting_too_deep", "", f"The line is nested deeper than {MAX_DEPTH} levels.")
+        return None
+    if text.count("{") + text.count("[") > MAX_DEPTH and _is_deep(value):
+        findings.add("nesting_too_deep", "", f"The line is nested deeper than {MAX_DEPTH} levels.")
+        return None
+    return _NULL if value is None else value
+
+
+def _is_deep(value: Any) -> bool:
+    """Level by level, so that no depth can exhaust the stack."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for parent in level for child in _children(parent)]
+        if not level:
+            return False
+    return True
+
+
+def _children(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return []
+    return [child for child in value if isinstance(child, dict | list)]
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _surrogate_path(value: Any, path: str = "") -> str | None:
+    """Where the first half pair stands. The value is no deeper than MAX_DEPTH."""
+    if isinstance(value, str):
+        return path if _SURROGATE.search(value) else None
+    if isinstance(value, list):
+        found = (_surrogate_path(item, f"{path}[{i}]") for i, item in enumerate(value))
+    elif isinstance(value, dict):
+        found = (
+            path if _SURROGATE.search(key) else _surrogate_path(item, f"{path}.{key}" if path else key)
+            for key, item in value.items()
+        )
+    else:
+        return None
+    return next((hit for hit in found if hit is not None), None)
+
+
+def _kind(value: Any) -> str:
+    names = {list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
+    return names.get(type(value), "null")

@@ -1,0 +1,208 @@
+"""Lines of a training file → examples, or the problems that stand against it. Never raises for bad input."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunery.datasets.examples import ChatExample, CompletionExample, Example, PreferenceExample
+from tunery.datasets.jsonline import decode
+from tunery.datasets.lines import MAX_LINE_BYTES, Line, read_chunks, read_lines
+from tunery.datasets.message_rules import check_message, check_messages
+from tunery.datasets.messages import legacy_calls, legacy_tools
+from tunery.datasets.problems import Findings, Problem, shown
+from tunery.datasets.tool_rules import check_tools
+
+# OpenAI refuses these in any text, whatever the base model.
+SPECIAL_TOKENS = ("<|endoftext|>", "<|endofprompt|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>")
+
+_CHAT_KEYS = {"messages", "tools", "parallel_tool_calls", "functions"}
+_INPUT_KEYS = {"messages", "tools", "parallel_tool_calls"}
+_OUTPUTS = {
+    "preferred_output": ("missing_preferred_output", "preferred_completion"),
+    "non_preferred_output": ("missing_non_preferred_output", "non_preferred_completion"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """`example` is None when one of the problems is an error; warnings may stand beside an example."""
+
+    example: Example | None
+    problems: list[Problem]
+
+
+def read_examples(lines: Iterable[Line], forbidden: tuple[str, ...] = ()) -> Iterator[Example | Problem]:
+    """Every example and every problem, in the order of the lines."""
+    for line in lines:
+        if not line.is_blank:
+            parsed = parse_line(line, forbidden)
+            yield from parsed.problems
+            if parsed.example is not None:
+                yield parsed.example
+
+
+def load_examples(path: Path) -> list[Example]:
+    """The examples of a file that has been validated; a bad line is left out."""
+    return [item for item in read_examples(read_lines(read_chunks(path))) if not isinstance(item, Problem)]
+
+
+def parse_line(line: Line, forbidden: tuple[str, ...] = ()) -> Parsed:
+    """`forbidden`: the control tokens of the base model, refused in texts beside OpenAI's own."""
+    findings = Findings(line.number, line.example)
+    if line.is_too_long:
+        findings.add("line_too_long", "", f"The line has {line.size:,} bytes, more than {MAX_LINE_BYTES:,}.")
+        return Parsed(None, findings.problems)
+    row = decode(line.content, findings)
+    if row is None:
+        return Parsed(None, findings.problems)
+    _check_special_tokens(row, line.content, (*SPECIAL_TOKENS, *forbidden), findings)
+    example = _read(row, findings)
+    return Parsed(None if findings.has_errors else example, findings.problems)
+
+
+def _read(row: dict[str, Any], findings: Findings) -> Example | None:
+    if "messages" in row:
+        return _read_chat(row, findings)
+    if "input" in row or any(name in row or alias in row for name, (_, alias) in _OUTPUTS.items()):
+        return _read_preference(row, findings)
+    if "prompt" in row or "completion" in row:
+        return _read_completion(row, findings)
+    if row.keys() & _CHAT_KEYS:
+        findings.add("missing_messages", "", 'The example has no "messages".', value="messages")
+        return None
+    keys = ", ".join(shown(key) for key in list(row)[:5]) or "no key"
+    findings.add("unknown_format", "", f"The example is neither chat, preference pair nor completion: it has {keys}.")
+    return None
+
+
+def _read_chat(row: dict[str, Any], findings: Findings) -> ChatExample | None:
+    messages = row["messages"]
+    extra = row.keys() - _CHAT_KEYS
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    ends_with = last.get("role") if isinstance(last, dict) else None
+    if extra and ends_with in ("user", "developer", "tool"):
+        findings.add("unsupported_reinforcement", "", "This is the format of reinforcement fine-tuning.")
+        return None
+    for key in sorted(extra):
+        findings.add("extra_key", key[:60], f"The key {shown(key)} is not known.", value=key)
+    names = check_tools(row, "", findings)
+    check_messages(messages, "messages", findings, names)
+    if isinstance(messages, list) and messages:
+        _check_answers(messages, findings)
+    if findings.has_errors:
+        return None
+    tools = row.get("tools") or legacy_tools(row.get("functions"))
+    return ChatExample(findings.line, [_modern(message) for message in messages], tools)
+
+
+def _check_answers(messages: list[Any], findings: Findings) -> None:
+    answers = [m for m in messages if isinstance(m, dict) and m.get("role") == "assistant"]
+    last, path = messages[-1], f"messages[{len(messages) - 1}]"
+    if not answers:
+        findings.add("no_assistant_message", "messages", "The example has no assistant message.")
+    elif not isinstance(last, dict) or last.get("role") != "assistant":
+        findings.add("last_message_not_assistant", path, "The last message is not the assistant's.")
+    elif last.get("weight") == 0:
+        findings.add("last_weight_zero", f"{path}.weight", "The last answer has weight 0.")
+
+
+def _modern(message: dict[str, Any]) -> dict[str, Any]:
+    """Without null values, and `function_call` as `tool_calls`."""
+    kept = {key: value for key, value in message.items() if value is not None and key != "function_call"}
+    if calls := legacy_calls(message):
+        kept["tool_calls"] = calls
+    return kept
+
+
+def _read_preference(row: dict[str, Any], findings: Findings) -> PreferenceExample | None:
+    known = {"input", *_OUTPUTS, *(alias for _, alias in _OUTPUTS.values())}
+    for key in sorted(row.keys() - known):
+        findings.add("extra_key", key[:60], f"The key {shown(key)} is not known.", value=key)
+    names = _check_input(row, findings)
+    outputs = [_read_output(row, name, findings, names) for name in _OUTPUTS]
+    if findings.has_errors or outputs[0] is None or outputs[1] is None:
+        return None
+    if outputs[0] == outputs[1]:
+        findings.add("equal_outputs", "non_preferred_output", "Both outputs are the same.")
+    prompt = row["input"]
+    messages = [_modern(message) for message in prompt["messages"]]
+    return PreferenceExample(findings.line, messages, outputs[0], outputs[1], prompt.get("tools") or None)
+
+
+def _check_input(row: dict[str, Any], findings: Findings) -> set[str] | None:
+    prompt = row.get("input")
+    if prompt is None:
+        findings.add("missing_input", "", 'The example has no "input".', value="input")
+        return None
+    if not isinstance(prompt, dict):
+        findings.add("invalid_input", "input", "input is not an object.")
+        return None
+    for key in sorted(prompt.keys() - _INPUT_KEYS):
+        findings.add("extra_key", f"input.{key[:60]}", f"The key {shown(key)} is not known.", value=key)
+    if "messages" not in prompt:
+        findings.add("missing_messages", "input", 'input has no "messages".', value="messages")
+        return None
+    names = check_tools(prompt, "input.", findings)
+    messages = prompt["messages"]
+    check_messages(messages, "input.messages", findings, names)
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    if isinstance(last, dict) and last.get("role") == "assistant":
+        findings.add("input_ends_with_assistant", "input.messages", "The prompt ends with an assistant message.")
+    return names
+
+
+def _read_output(
+    row: dict[str, Any], name: str, findings: Findings, tool_names: set[str] | None
+) -> dict[str, Any] | None:
+    missing, alias = _OUTPUTS[name]
+    if name not in row and alias in row:
+        findings.add("output_alias", alias, f"{alias} is the older name of {name}.", value=alias)
+    output = row.get(name, row.get(alias))
+    if output is None:
+        findings.add(missing, "", f'The example has no "{name}".', value=name)
+        return None
+    answers = output if isinstance(output, list) else [output]
+    answer = answers[0] if len(answers) == 1 else None
+    if not isinstance(answer, dict) or answer.get("role") != "assistant":
+        findings.add("invalid_output", name, f"{name} is not a list of one assistant message.")
+        return None
+    check_message(answer, f"{name}[0]", findings, tool_names)
+    return _modern({key: value for key, value in answer.items() if key != "weight"})
+
+
+def _read_completion(row: dict[str, Any], findings: Findings) -> CompletionExample | None:
+    for key in sorted(row.keys() - {"prompt", "completion"}):
+        findings.add("extra_key", key[:60], f"The key {shown(key)} is not known.", value=key)
+    if len(row.keys() & {"prompt", "completion"}) < 2:
+        absent = "completion" if "prompt" in row else "prompt"
+        findings.add("missing_completion", "", f'The example has no "{absent}".', value=absent)
+        return None
+    prompt, completion = row["prompt"], row["completion"]
+    if not isinstance(prompt, str):
+        findings.add("prompt_not_text", "prompt", f"prompt is {shown(prompt)}.")
+    if not isinstance(completion, str):
+        findings.add("completion_not_text", "completion", f"completion is {shown(completion)}.")
+    elif not completion:
+        findings.add("empty_completion", "completion", "completion is empty.")
+    return None if findings.has_errors else CompletionExample(findings.line, prompt, completion)
+
+
+def _check_special_tokens(row: dict[str, Any], content: bytes, tokens: tuple[str, ...], findings: Findings) -> None:
+    """The bytes are asked first: a walk over every text of every example would cost more than parsing it."""
+    if b"\\u" not in content and not any(token.encode() in content for token in tokens):
+        return
+    for path, text in _texts(row, ""):
+        for token in dict.fromkeys(token for token in tokens if token in text):
+            findings.add("special_token", path, f"The text holds the token {token}.", value=token)
+
+
+def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _texts(item, f"{path}[{index}]")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _texts(item, f"{path}.{key}" if path else key)

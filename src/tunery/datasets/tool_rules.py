@@ -1,0 +1,70 @@
+"""Definitions of tools in an example: `tools`, or `functions` as the first function API called them."""
+
+import re
+from typing import Any
+
+from tunery.datasets.problems import Findings, shown
+
+MAX_FUNCTIONS = 128
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_KEYS = {"name", "description", "parameters", "strict"}
+
+
+def check_tools(holder: dict[str, Any], path: str, findings: Findings) -> set[str] | None:
+    """The defined names; None when they cannot be known, so that calls are not held against them."""
+    if holder.get("parallel_tool_calls") is not None and not isinstance(holder["parallel_tool_calls"], bool):
+        findings.add(
+            "invalid_parallel_tool_calls", f"{path}parallel_tool_calls", "parallel_tool_calls is not a boolean."
+        )
+    tools, functions = holder.get("tools"), holder.get("functions")
+    if tools is not None and functions is not None:
+        findings.add("functions_and_tools", f"{path}functions", "The example has both functions and tools.")
+        return None
+    if functions is not None:
+        return _check_functions(functions, f"{path}functions", findings)
+    if tools is None:
+        return set()
+    if not isinstance(tools, list):
+        findings.add("tools_not_a_list", f"{path}tools", "tools is not a list.")
+        return None
+    names = [_check_tool(tool, f"{path}tools[{i}]", findings) for i, tool in enumerate(tools)]
+    return _unique(names, f"{path}tools", findings)
+
+
+def _check_functions(functions: Any, path: str, findings: Findings) -> set[str] | None:
+    if not isinstance(functions, list) or not 1 <= len(functions) <= MAX_FUNCTIONS:
+        findings.add("invalid_functions", path, f"functions is not a list of 1 to {MAX_FUNCTIONS} definitions.")
+        return None
+    names = [_check_function(function, f"{path}[{i}]", findings) for i, function in enumerate(functions)]
+    return _unique(names, path, findings)
+
+
+def _check_tool(tool: Any, path: str, findings: Findings) -> str | None:
+    if not isinstance(tool, dict) or tool.get("type") != "function" or tool.keys() - {"type", "function"}:
+        findings.add("invalid_tool", path, f"{shown(tool)} is not a function definition.")
+        return None
+    return _check_function(tool.get("function"), f"{path}.function", findings)
+
+
+def _check_function(function: Any, path: str, findings: Findings) -> str | None:
+    if not isinstance(function, dict):
+        findings.add("invalid_tool", path, "The definition is not an object.")
+        return None
+    name = function.get("name")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        findings.add("invalid_tool", f"{path}.name", f"{shown(name)} is no name of 1 to 64 letters, digits, _ or -.")
+        return None
+    if extra := sorted(function.keys() - _KEYS):
+        findings.add("invalid_tool", f"{path}.{extra[0][:60]}", f"The key {shown(extra[0])} is not known.")
+    if not isinstance(function.get("parameters") or {}, dict):
+        findings.add("invalid_tool", f"{path}.parameters", "parameters is not a JSON Schema object.")
+    if not isinstance(function.get("description") or "", str):
+        findings.add("invalid_tool", f"{path}.description", "description is not a text.")
+    return name
+
+
+def _unique(names: list[str | None], path: str, findings: Findings) -> set[str] | None:
+    known = [name for name in names if name is not None]
+    for name in sorted({name for name in known if known.count(name) > 1}):
+        findings.add("duplicate_tool", path, f"Two functions have the name {shown(name)}.", value=name)
+    return set(known) if len(known) == len(names) else None
