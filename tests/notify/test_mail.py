@@ -1,7 +1,7 @@
 from email.message import EmailMessage
 
 from tunery.notify.mail import render_mail
-from tunery.notify.summary import JobSummary, Problem, spoken_duration
+from tunery.notify.summary import Cost, JobSummary, Problem, spoken_duration
 
 
 def summary(**changes: object) -> JobSummary:
@@ -10,12 +10,11 @@ def summary(**changes: object) -> JobSummary:
         "status": "succeeded",
         "model": "gpt-4o-mini-2024-07-18",
         "method": "supervised",
-        "link": "http://127.0.0.1:8000/jobs/ftjob-1",
         "duration_s": 250,
         "training_file": "file-1",
         "fine_tuned_model": "ft:gpt-4o-mini-2024-07-18:personal:marv:abcdefgh",
         "trained_tokens": 12_345,
-        "cost_usd": 0.037035,
+        "cost": Cost(0.037035, "usd"),
         "metrics": {"train_loss": 0.41256, "full_valid_loss": 0.7},
     }
     return JobSummary.from_json(JobSummary(**{**values, **changes}).to_json())  # type: ignore[arg-type]
@@ -25,7 +24,7 @@ FAILED = {
     "status": "failed",
     "fine_tuned_model": None,
     "trained_tokens": None,
-    "cost_usd": None,
+    "cost": None,
     "metrics": {},
     "error_code": "invalid_training_file",
     "error_message": "Example 3, message 2 has <b>no</b> role",
@@ -35,7 +34,13 @@ FAILED = {
 
 def render(of: JobSummary, attempt: str = "mail_1") -> EmailMessage:
     return render_mail(
-        of, sender="Tunery <t@example.org>", recipient="a@example.org", mail_id="out_1", attempt_id=attempt, now=0
+        of,
+        link="http://127.0.0.1:8000/jobs/ftjob-1",
+        sender="Tunery <t@example.org>",
+        recipient="a@example.org",
+        mail_id="out_1",
+        attempt_id=attempt,
+        now=0,
     )
 
 
@@ -54,7 +59,7 @@ def test_mail_of_a_success_tells_model_duration_tokens_cost_metrics_and_link() -
             "ft:gpt-4o-mini-2024-07-18:personal:marv:abcdefgh",
             "4 min 10 s",
             "12,345",
-            "$0.0370",
+            "0.0370 USD",
             "0.4126",
             "0.7000",
             "http://127.0.0.1:8000/jobs/ftjob-1",

@@ -17,7 +17,7 @@ _templates = Environment(
 
 
 def render_mail(
-    summary: JobSummary, *, sender: str, recipient: str, mail_id: str, attempt_id: str, now: float
+    summary: JobSummary, *, link: str, sender: str, recipient: str, mail_id: str, attempt_id: str, now: float
 ) -> EmailMessage:
     """A mail ready to send. Message-ID is the same at every attempt, so that a mailbox that gets two shows one;
     X-Tunery-Attempt tells the attempts apart."""
@@ -29,7 +29,7 @@ def render_mail(
     mail["Message-ID"] = f"<{mail_id}@{_domain(sender)}>"
     mail["X-Tunery-Attempt"] = attempt_id
     mail["Auto-Submitted"] = "auto-generated"  # asks out-of-office robots not to answer (RFC 3834)
-    values = {"job": summary, "facts": _facts(summary)}
+    values = {"job": summary, "link": link, "facts": _facts(summary)}
     mail.set_content(_templates.get_template("job_ended.txt").render(values))
     mail.add_alternative(_templates.get_template("job_ended.html").render(values), subtype="html")
     return mail
@@ -43,7 +43,7 @@ def _facts(summary: JobSummary) -> list[tuple[str, str]]:
         ("Training file", summary.training_file),
         ("Duration", summary.duration),
         ("Trained tokens", None if summary.trained_tokens is None else f"{summary.trained_tokens:,}"),
-        ("Cost", summary.cost),
+        ("Cost", str(summary.cost) if summary.cost else None),
         *summary.metric_lines,
     ]
     return [(label, value) for label, value in facts if value]

@@ -14,6 +14,17 @@ METRIC_LABELS = {
 
 
 @dataclass(frozen=True)
+class Cost:
+    amount: float
+    currency: str  # as the price table names it, such as usd
+
+    def __str__(self) -> str:
+        """With as many decimals as a small job needs to show anything."""
+        decimals = 2 if self.amount >= 1 or self.amount == 0 else 4
+        return f"{self.amount:.{decimals}f} {self.currency.upper()}"
+
+
+@dataclass(frozen=True)
 class Problem:
     """One line of the file that must be mended."""
 
@@ -28,12 +39,11 @@ class JobSummary:
     status: str
     model: str
     method: str
-    link: str
     duration_s: int  # from creation to end, waiting included
     training_file: str
     fine_tuned_model: str | None = None
     trained_tokens: int | None = None
-    cost_usd: float | None = None
+    cost: Cost | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     error_message: str | None = None
     error_code: str | None = None
@@ -44,7 +54,13 @@ class JobSummary:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "JobSummary":
-        return cls(**{**data, "problems": tuple(Problem(**problem) for problem in data.get("problems", ()))})
+        return cls(
+            **data
+            | {
+                "cost": Cost(**data["cost"]) if data.get("cost") else None,
+                "problems": tuple(Problem(**problem) for problem in data.get("problems", ())),
+            }
+        )
 
     @property
     def subject(self) -> str:
@@ -55,13 +71,6 @@ class JobSummary:
     @property
     def duration(self) -> str:
         return spoken_duration(self.duration_s)
-
-    @property
-    def cost(self) -> str | None:
-        """Dollars with as many decimals as a small job needs to show anything."""
-        if self.cost_usd is None:
-            return None
-        return f"${self.cost_usd:.2f}" if self.cost_usd >= 1 or self.cost_usd == 0 else f"${self.cost_usd:.4f}"
 
     @property
     def metric_lines(self) -> list[tuple[str, str]]:
@@ -78,7 +87,7 @@ def spoken_duration(seconds: int) -> str:
 
 
 def summarise(
-    job: FineTuningJob, *, link: str, cost_usd: float | None, metrics: dict[str, float], problems: tuple[Problem, ...]
+    job: FineTuningJob, *, cost: Cost | None, metrics: dict[str, float], problems: tuple[Problem, ...]
 ) -> JobSummary:
     """The mail's facts of a job in its final state."""
     ended = job.finished_at or job.created_at
@@ -87,12 +96,11 @@ def summarise(
         status=job.status.value,
         model=job.model,
         method=job.method,
-        link=link,
         duration_s=ended - job.created_at,
         training_file=job.training_file,
         fine_tuned_model=job.fine_tuned_model,
         trained_tokens=job.trained_tokens,
-        cost_usd=cost_usd,
+        cost=cost,
         metrics=metrics,
         error_message=job.error.message if job.error else None,
         error_code=job.error.code if job.error else None,

@@ -1,0 +1,1 @@
+"""Services a job reports to while it runs."""

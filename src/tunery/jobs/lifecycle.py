@@ -1,0 +1,157 @@
+"""The verbs of a job that a caller may use: create, cancel, pause, resume. Everything slow is left to the worker."""
+
+import hashlib
+import json
+import secrets
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection
+
+from tunery.domain.clock import Clock, system_clock
+from tunery.domain.errors import InvalidRequest, NotFound
+from tunery.domain.files import FilePurpose
+from tunery.domain.ids import new_id
+from tunery.domain.jobs import FineTuningJob, JobStatus
+from tunery.domain.names import normalise_suffix
+from tunery.domain.tenants import Caller
+from tunery.jobs import narrative
+from tunery.jobs.request import MAX_SEED, JobRequest, check
+from tunery.modeling.catalog import Catalog
+from tunery.notify.announce import announce_end
+from tunery.settings import Settings
+from tunery.store import events, files, idempotency, jobs, models
+
+
+def create_job(
+    conn: Connection,
+    request: JobRequest,
+    *,
+    caller: Caller,
+    catalog: Catalog,
+    settings: Settings,
+    clock: Clock = system_clock,
+    idempotency_key: str | None = None,
+) -> FineTuningJob:
+    """A new job in `validating_files`, or the job that an earlier request with this idempotency key made.
+
+    Decides only what needs no look into the files: their content is the worker's to check, so that the reply is quick.
+    Raises InvalidRequest with OpenAI's param and code, RateLimited when the project may not have another job now.
+    """
+    if idempotency_key:
+        earlier = _earlier_job(conn, request, caller, idempotency_key)
+        if earlier is not None:
+            return earlier
+    method = check(request)
+    model, base_model = _trainable(conn, request.model, caller.project_id, catalog)
+    _check_file(conn, request.training_file, caller.project_id, "training_file")
+    if request.validation_file is not None:
+        _check_file(conn, request.validation_file, caller.project_id, "validation_file")
+    now = clock()
+    job_id = new_id("job")
+    if idempotency_key:
+        # Two requests may both have found nothing above: the second to get here takes the first one's job.
+        idempotency.remember_job(
+            conn, caller.project_id, idempotency_key, request_hash=_hash(request), job_id=job_id, now=now
+        )
+        winner = idempotency.find_job_id(conn, caller.project_id, idempotency_key, _hash(request))
+        if winner and winner != job_id:
+            return jobs.get_job(conn, winner, caller.project_id)
+    job = FineTuningJob(
+        id=job_id,
+        project_id=caller.project_id,
+        organization_id=caller.organization_id,
+        created_at=int(now),
+        status=JobStatus.VALIDATING_FILES,
+        model=model,
+        base_model=base_model,
+        training_file=request.training_file,
+        validation_file=request.validation_file,
+        method=method,
+        hyperparameters=request.hyperparameters,
+        seed=secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed,
+        suffix=None if request.suffix is None else normalise_suffix(request.suffix),
+        created_by=caller.user_id,
+        metadata=request.metadata,
+        integrations=_integrations(request, job_id, settings),
+    )
+    jobs.insert_job(conn, job)
+    events.add_event(conn, job_id, narrative.created(job_id), now=now, data={})
+    events.add_event(conn, job_id, narrative.validating(job.training_file, job.validation_file), now=now, data={})
+    return job
+
+
+def cancel_job(conn: Connection, job_id: str, project_id: str, *, clock: Clock = system_clock) -> FineTuningJob:
+    """A job that no worker trains is cancelled at once, and that is announced; a running one ends between two steps.
+    Raises InvalidTransition when it has ended."""
+    now = clock()
+    job = jobs.request_cancel(conn, job_id, project_id, now)
+    if job.status is JobStatus.CANCELLED:
+        events.add_event(conn, job_id, narrative.CANCELLED, now=now)
+        announce_end(conn, job, now=now)
+    return job
+
+
+def pause_job(conn: Connection, job_id: str, project_id: str, *, clock: Clock = system_clock) -> FineTuningJob:
+    """At once for a job that waits; a running one pauses between two steps and keeps its state. Raises
+    InvalidTransition when the job has ended or is paused."""
+    job = jobs.request_pause(conn, job_id, project_id)
+    if job.status is JobStatus.PAUSED:
+        events.add_event(conn, job_id, narrative.PAUSED, now=clock())
+    return job
+
+
+def resume_job(conn: Connection, job_id: str, project_id: str, *, clock: Clock = system_clock) -> FineTuningJob:
+    """Back into the queue. Raises InvalidTransition when the job is not paused."""
+    job = jobs.resume_job(conn, job_id, project_id)
+    events.add_event(conn, job_id, narrative.RESUMED, now=clock())
+    return job
+
+
+def _earlier_job(conn: Connection, request: JobRequest, caller: Caller, key: str) -> FineTuningJob | None:
+    """Raises InvalidRequest when the key came with another request before."""
+    job_id = idempotency.find_job_id(conn, caller.project_id, key, _hash(request))
+    return None if job_id is None else jobs.get_job(conn, job_id, caller.project_id)
+
+
+def _hash(request: JobRequest) -> str:
+    return hashlib.sha256(json.dumps(asdict(request), sort_keys=True).encode()).hexdigest()
+
+
+def _trainable(conn: Connection, name: str, project_id: str, catalog: Catalog) -> tuple[str, str]:
+    """The model's full name and the base snapshot it stands on. A fine-tune or checkpoint of the project goes on
+    from its weights."""
+    own = models.find_model(conn, name, project_id)
+    if own is not None:
+        return own.name, own.base_model
+    base = catalog.find(name)
+    if base is None or not base.training:
+        raise InvalidRequest(
+            f"Model {name} is not available for fine-tuning or does not exist.", code="model_not_available"
+        )
+    return base.name, base.name
+
+
+def _check_file(conn: Connection, file_id: str, project_id: str, param: str) -> None:
+    try:
+        file = files.get_file(conn, file_id, project_id)
+    except NotFound as exc:
+        raise InvalidRequest(f"invalid {param}: {file_id}", param=param) from exc
+    if file.purpose != FilePurpose.FINE_TUNE:
+        raise InvalidRequest(
+            f"invalid {param}: {file_id} has the purpose '{file.purpose}', it must be 'fine-tune'", param=param
+        )
+
+
+def _integrations(request: JobRequest, job_id: str, settings: Settings) -> list[dict[str, Any]] | None:
+    """As asked for, with the run's id. A job that would run without its reports is refused, not run silently."""
+    if not request.integrations:
+        return request.integrations
+    if settings.wandb_api_key is None:
+        raise InvalidRequest(
+            "The wandb integration needs a W&B API key, and this server has none. "
+            "Set wandb_api_key (TUNERY_WANDB_API_KEY) or leave out 'integrations'.",
+            param="integrations",
+            code="wandb_key_missing",
+        )
+    return [{**entry, "wandb": {**entry["wandb"], "run_id": job_id}} for entry in request.integrations]

@@ -1,0 +1,89 @@
+"""The folder a trainer works in, and how it comes from and goes to the blobs, so that another machine can go on."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunery.store.blobs import Blobs
+
+STATE_META = "meta.json"  # written by the trainer into its state, names the step
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """A state in the blobs. The job's row names it, so a half-finished upload is never taken for one."""
+
+    step: int
+    prefix: str
+
+
+@dataclass(frozen=True)
+class Workspace:
+    root: Path
+
+    @classmethod
+    def of(cls, home: Path, job_id: str) -> "Workspace":
+        root = home / "work" / job_id
+        root.mkdir(parents=True, exist_ok=True)
+        return cls(root)
+
+    @property
+    def train_file(self) -> Path:
+        return self.root / "train.jsonl"
+
+    @property
+    def valid_file(self) -> Path:
+        return self.root / "valid.jsonl"
+
+    @property
+    def init_adapter(self) -> Path:
+        return self.root / "init"
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state"
+
+    def local_step(self) -> int | None:
+        """The step of the state that lies here; None when there is none that can be read."""
+        return _step_of(self.state)
+
+    def restore(self, blobs: Blobs, saved: SavedState | None) -> int:
+        """Bring the newest state here; the step it goes on from, 0 without one. A newer state that lies here stays."""
+        here = self.local_step()
+        if saved is None or (here is not None and here >= saved.step):
+            return here or 0
+        incoming = self.root / "state.incoming"
+        shutil.rmtree(incoming, ignore_errors=True)
+        blobs.download_dir(saved.prefix, incoming)
+        shutil.rmtree(self.state, ignore_errors=True)
+        incoming.rename(self.state)
+        return saved.step
+
+    def save(self, blobs: Blobs, job_id: str) -> SavedState | None:
+        """Upload the state that lies here. None when the trainer replaced it meanwhile: its next word names a newer."""
+        snapshot = self.root / "state.outgoing"
+        shutil.rmtree(snapshot, ignore_errors=True)
+        try:
+            # The trainer replaces files and never writes into one, so links keep what they name now.
+            shutil.copytree(self.state, snapshot, copy_function=os.link)
+        except (OSError, shutil.Error):
+            return None
+        step = _step_of(snapshot)
+        if step is None or step != self.local_step():
+            return None
+        saved = SavedState(step, f"jobs/{job_id}/state/step-{step}")
+        blobs.upload_dir(saved.prefix, snapshot)
+        shutil.rmtree(snapshot, ignore_errors=True)
+        return saved
+
+    def remove(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _step_of(state: Path) -> int | None:
+    try:
+        return int(json.loads((state / STATE_META).read_text())["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

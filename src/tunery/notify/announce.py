@@ -1,0 +1,40 @@
+"""Puts into the outbox what the world is to hear of a job that ended. Called in the transaction that ends it."""
+
+from sqlalchemy import Connection
+
+from tunery.domain.ids import new_id
+from tunery.domain.jobs import FineTuningJob
+from tunery.notify.summary import Cost, Problem, summarise
+from tunery.store import outbox, tenants, webhooks
+
+
+def announce_end(conn: Connection, job: FineTuningJob, *, now: float, cost: Cost | None = None) -> None:
+    """One row for each endpoint of the project that asked for this event, one for the creator's mail.
+    `job` is in its final state; metrics and problems are read from its details."""
+    topic = f"fine_tuning.job.{job.status.value}"
+    event = {
+        "object": "event",
+        "id": new_id("webhook_event"),
+        "type": topic,
+        "created_at": int(now),
+        "data": {"id": job.id},
+    }
+    for endpoint in webhooks.endpoints_for(conn, job.project_id, topic):
+        outbox.insert_outbox(conn, "webhook", topic, event, project_id=job.project_id, now=now, endpoint_id=endpoint.id)
+    recipient = _recipient(conn, job)
+    if recipient is not None:
+        summary = summarise(
+            job,
+            cost=cost,
+            metrics=job.details.get("metrics", {}),
+            problems=tuple(Problem(**problem) for problem in job.details.get("problems", ())),
+        )
+        outbox.insert_outbox(
+            conn, "email", topic, summary.to_json(), project_id=job.project_id, now=now, recipient=recipient
+        )
+
+
+def _recipient(conn: Connection, job: FineTuningJob) -> str | None:
+    """The creator's address. A service account reads no mail."""
+    user = tenants.find_user(conn, job.created_by) if job.created_by else None
+    return user.email if user and user.email and not user.is_service_account else None
