@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from tunery.domain.completions import StoredCompletion
 from tunery.domain.errors import NotFound
-from tunery.store.paging import Page, fetch_page, has_pair
+from tunery.store.paging import Page, fetch_page, has_pair, values_of
 from tunery.store.tables import stored_completions
 
 
@@ -67,4 +67,4 @@ def _no_such_completion(completion_id: str) -> NotFound:
 
 
 def _to_completion(row: Row[Any]) -> StoredCompletion:
-    return StoredCompletion(**{name: value for name, value in row._mapping.items() if name != "seq"})
+    return StoredCompletion(**values_of(row))

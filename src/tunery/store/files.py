@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from tunery.domain.errors import NotFound, no_such_file
 from tunery.domain.files import File, FilePurpose, Upload, UploadPart
-from tunery.store.paging import Page, fetch_page
+from tunery.store.paging import Page, fetch_page, values_of
 from tunery.store.tables import files, upload_parts, uploads
 
 
@@ -115,10 +115,8 @@ def delete_parts(conn: Connection, upload_id: str) -> None:
 
 
 def _to_file(row: Row[Any]) -> File:
-    values = {name: value for name, value in row._mapping.items() if name != "seq"}
-    return File(**values | {"purpose": FilePurpose(row.purpose)})
+    return File(**values_of(row, purpose=FilePurpose(row.purpose)))
 
 
 def _to_upload(row: Row[Any]) -> Upload:
-    values = {name: value for name, value in row._mapping.items() if name != "seq"}
-    return Upload(**values | {"purpose": FilePurpose(row.purpose)})
+    return Upload(**values_of(row, purpose=FilePurpose(row.purpose)))

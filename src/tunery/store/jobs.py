@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, case, func, insert, select, update
 from tunery.domain.errors import InvalidTransition, no_such_job
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import TERMINAL, FineTuningJob, JobError, JobStatus, sources_of
-from tunery.store.paging import Page, exists, fetch_page, has_pair
+from tunery.store.paging import Page, exists, fetch_page, has_pair, values_of
 from tunery.store.tables import jobs
 
 NULL_METADATA = "null"  # the literal that a client sends to find jobs without metadata
@@ -157,13 +157,13 @@ def to_row(job: FineTuningJob) -> dict[str, Any]:
 
 
 def to_job(row: Row[Any]) -> FineTuningJob:
-    values = {name: value for name, value in row._mapping.items() if name not in ("seq", "validated")}
     return FineTuningJob(
-        **values
-        | {
-            "status": JobStatus(row.status),
-            "hyperparameters": Hyperparameters(**row.hyperparameters),
-            "result_files": tuple(row.result_files),
-            "error": None if row.error is None else JobError(**row.error),
-        }
+        **values_of(
+            row,
+            "validated",
+            status=JobStatus(row.status),
+            hyperparameters=Hyperparameters(**row.hyperparameters),
+            result_files=tuple(row.result_files),
+            error=None if row.error is None else JobError(**row.error),
+        )
     )

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, delete, insert, or_, select, update
 from tunery.domain.errors import no_such_model
 from tunery.domain.ids import new_id
 from tunery.domain.models import Alias, AliasChange, CheckpointPermission, FineTunedModel
-from tunery.store.paging import Page, fetch_page
+from tunery.store.paging import Page, fetch_page, values_of
 from tunery.store.tables import alias_changes, aliases, checkpoint_permissions, models
 
 
@@ -176,7 +176,7 @@ def _visible_to(project_id: str) -> Any:
 
 
 def _to_model(row: Row[Any]) -> FineTunedModel:
-    return FineTunedModel(**{name: value for name, value in row._mapping.items() if name != "seq"})
+    return FineTunedModel(**values_of(row))
 
 
 def _to_permission(row: Row[Any]) -> CheckpointPermission:

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, Row, func, insert, or_, select, update
 
 from tunery.domain.ids import new_id
 from tunery.domain.notices import Delivery, Notice, NoticeKind, NoticeStatus
-from tunery.store.paging import Page, fetch_page
+from tunery.store.paging import Page, fetch_page, values_of
 from tunery.store.tables import deliveries, outbox
 
 
@@ -174,10 +174,8 @@ def _finish(conn: Connection, notice_id: str, status: NoticeStatus, now: float, 
 
 
 def _to_notice(row: Row[Any]) -> Notice:
-    hidden = ("seq", "worker_id", "lease_expires_at")
-    values = {name: value for name, value in row._mapping.items() if name not in hidden}
-    return Notice(**values | {"status": NoticeStatus(row.status)})
+    return Notice(**values_of(row, "worker_id", "lease_expires_at", status=NoticeStatus(row.status)))
 
 
 def _to_delivery(row: Row[Any]) -> Delivery:
-    return Delivery(**{name: value for name, value in row._mapping.items() if name != "seq"})
+    return Delivery(**values_of(row))

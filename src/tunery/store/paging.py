@@ -44,6 +44,11 @@ def fetch_page(
     return Page(tuple(to_domain(row) for row in rows[:limit]), len(rows) > limit)
 
 
+def values_of(row: Row[Any], *without: str, **converted: Any) -> dict[str, Any]:
+    """The row by column name, ready for its dataclass: without `seq`, which is the store's own, and those named."""
+    return {name: value for name, value in row._mapping.items() if name not in ("seq", *without)} | converted
+
+
 def exists(conn: Connection, query: Select[Any]) -> bool:
     return conn.execute(select(query.exists())).scalar_one()
 

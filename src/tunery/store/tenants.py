@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from tunery.domain.errors import NotFound
 from tunery.domain.tenants import ApiKey, Membership, Organization, Project, Role, User
-from tunery.store.paging import Page, fetch_page
+from tunery.store.paging import Page, fetch_page, values_of
 from tunery.store.tables import api_keys, memberships, organizations, projects, users
 
 
@@ -250,5 +250,4 @@ def _to_membership(row: Row[Any]) -> Membership:
 
 
 def _to_key(row: Row[Any]) -> ApiKey:
-    values = {name: value for name, value in row._mapping.items() if name != "seq"}
-    return ApiKey(**values | {"scopes": tuple(row.scopes), "role": Role(row.role)})
+    return ApiKey(**values_of(row, scopes=tuple(row.scopes), role=Role(row.role)))

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from tunery.domain.errors import NotFound
 from tunery.domain.notices import WebhookEndpoint
-from tunery.store.paging import Page, fetch_page
+from tunery.store.paging import Page, fetch_page, values_of
 from tunery.store.tables import webhook_endpoints
 
 
@@ -86,5 +86,4 @@ def _no_such_endpoint(endpoint_id: str) -> NotFound:
 
 
 def _to_endpoint(row: Row[Any]) -> WebhookEndpoint:
-    values = {name: value for name, value in row._mapping.items() if name != "seq"}
-    return WebhookEndpoint(**values | {"event_types": tuple(row.event_types)})
+    return WebhookEndpoint(**values_of(row, event_types=tuple(row.event_types)))

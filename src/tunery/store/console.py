@@ -1,0 +1,55 @@
+"""What the dashboard asks that OpenAI's API cannot answer: jobs by text and status, and a job's curve in few points."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, func, or_, select
+
+from tunery.domain.jobs import FineTuningJob, JobStatus
+from tunery.store.jobs import to_job
+from tunery.store.paging import Page, fetch_page
+from tunery.store.tables import job_events, jobs
+
+SEARCHED = (jobs.c.id, jobs.c.suffix, jobs.c.fine_tuned_model, jobs.c.model, jobs.c.training_file)
+
+
+def search_jobs(
+    conn: Connection,
+    project_id: str,
+    *,
+    text: str = "",
+    statuses: Sequence[JobStatus] = (),
+    after: str | None = None,
+    limit: int = 20,
+) -> Page[FineTuningJob]:
+    """Newest first. `text` may stand anywhere in a job's id, suffix, models or training file, in either case."""
+    query = select(jobs).where(jobs.c.project_id == project_id)
+    if text:
+        query = query.where(or_(*(column.icontains(text, autoescape=True) for column in SEARCHED)))
+    if statuses:
+        query = query.where(jobs.c.status.in_(statuses))
+    return fetch_page(conn, query, jobs, to_job, after=after, limit=limit)
+
+
+def list_metrics(conn: Connection, job_id: str, *, max_points: int) -> list[dict[str, Any]]:
+    """The `data` of metrics events, oldest first, thinned by the database to about `max_points`.
+
+    The first, the last and every end of an epoch (where the whole validation file was measured) are always kept.
+    """
+    is_metrics = (job_events.c.job_id == job_id) & (job_events.c.type == "metrics")
+    total = conn.execute(select(func.count()).select_from(job_events).where(is_metrics)).scalar_one()
+    stride = max(1, -(-total // max_points))
+    numbered = (
+        select(
+            job_events.c.seq,
+            job_events.c.message,
+            job_events.c.data,
+            func.row_number().over(order_by=job_events.c.seq).label("position"),
+        )
+        .where(is_metrics)
+        .subquery()
+    )
+    position = numbered.c.position
+    wanted = (position % stride == 0) | position.in_((1, total)) | numbered.c.message.contains("full validation loss")
+    rows = conn.execute(select(numbered.c.data).where(wanted).order_by(numbered.c.seq))
+    return [row.data for row in rows if row.data]
