@@ -1,0 +1,74 @@
+"""The shape of a Llama-like model, read from its config.json. Imports no torch."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunery.domain.errors import InvalidRequest
+
+ARCHITECTURES = {"llama", "mistral", "qwen2", "qwen3"}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    model_type: str
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    context_length: int
+    rms_norm_eps: float
+    rope: dict[str, Any]  # rope_theta, rope_type and what that type needs
+    has_qk_norm: bool
+    tie_word_embeddings: bool
+
+    @property
+    def kv_width(self) -> int:
+        """Numbers that one token keeps in one layer: its keys and its values."""
+        return 2 * self.num_kv_heads * self.head_dim
+
+
+def read_config(model_dir: Path) -> ModelConfig:
+    """Raises InvalidRequest for an architecture or a variant that this engine does not compute."""
+    raw = json.loads((model_dir / "config.json").read_text("utf-8"))
+    kind = raw.get("model_type")
+    if kind not in ARCHITECTURES:
+        raise InvalidRequest(
+            f"The engine serves {', '.join(sorted(ARCHITECTURES))}; {str(model_dir)!r} is a {kind!r} model."
+        )
+    if raw.get("hidden_act", "silu") != "silu":
+        raise InvalidRequest(f"The engine computes SiLU; {str(model_dir)!r} asks for {raw['hidden_act']!r}.")
+    window = raw.get("sliding_window")
+    context = raw["max_position_embeddings"]
+    if window and raw.get("use_sliding_window", kind == "mistral"):
+        context = min(context, window)  # up to the window's length both attentions are the same
+    heads = raw["num_attention_heads"]
+    return ModelConfig(
+        model_type=kind,
+        hidden_size=raw["hidden_size"],
+        intermediate_size=raw["intermediate_size"],
+        num_layers=raw["num_hidden_layers"],
+        num_heads=heads,
+        num_kv_heads=raw.get("num_key_value_heads") or heads,
+        head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
+        vocab_size=raw["vocab_size"],
+        context_length=context,
+        rms_norm_eps=raw["rms_norm_eps"],
+        rope=_rope(raw),
+        has_qk_norm=kind == "qwen3",
+        tie_word_embeddings=raw.get("tie_word_embeddings", False),
+    )
+
+
+def _rope(raw: dict[str, Any]) -> dict[str, Any]:
+    """Both spellings: `rope_parameters` (transformers 5), `rope_theta` with `rope_scaling` (before)."""
+    rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    rope.setdefault("rope_theta", raw.get("rope_theta", 10000.0))
+    rope["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
+    if rope["rope_type"] not in ("default", "linear", "llama3"):
+        raise InvalidRequest(f"The engine does not compute rotary embeddings of type {rope['rope_type']!r}.")
+    return rope

@@ -1,0 +1,184 @@
+"""The two forward passes: many tokens of few sequences (prefill), one token of many (decode)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from tunery.serving.forward.adapters import Adapter, AdapterWindow, Segment, add_segments
+from tunery.serving.forward.config import ModelConfig
+from tunery.serving.forward.kv import KeyValueCache
+from tunery.serving.forward.linear import PackedLinear
+from tunery.serving.forward.rope import rope_tables, rotate_
+from tunery.serving.forward.weights import LayerWeights, ModelWeights
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive tokens of one sequence: positions [start, start + len(token_ids))."""
+
+    token_ids: list[int]
+    start: int
+    block_table: list[int]
+    adapter: Adapter | None
+
+
+class _Span:
+    """A run of a prefill pass as the attention needs it."""
+
+    def __init__(self, run: Run, first: int, block_size: int, dtype: torch.dtype) -> None:
+        self.rows = slice(first, first + len(run.token_ids))
+        self.num_positions = run.start + len(run.token_ids)
+        self.table = torch.tensor([run.block_table[: -(-self.num_positions // block_size)]])
+        self.mask: torch.Tensor | None = None
+        if run.start:
+            queries = torch.arange(run.start, self.num_positions).unsqueeze(1)
+            future = torch.arange(self.num_positions) > queries
+            self.mask = torch.zeros(future.shape, dtype=dtype).masked_fill_(future, float("-inf"))
+
+
+class Model:
+    def __init__(self, config: ModelConfig, weights: ModelWeights, cache: KeyValueCache) -> None:
+        self.config = config
+        self.weights = weights
+        self.cache = cache
+        self._window = AdapterWindow(config, weights.dtype)
+        self._cos, self._sin = rope_tables(config, weights.dtype)
+        self._query_width = config.num_heads * config.head_dim
+        self._rotated = config.num_heads + config.num_kv_heads
+
+    def drop_adapter(self, adapter: Adapter) -> None:
+        self._window.drop(adapter)
+
+    @torch.inference_mode()
+    def prefill(self, runs: list[Run]) -> torch.Tensor:
+        """Hidden states [N, hidden] of all tokens, after the final norm. Their keys and values are in the cache.
+
+        Runs may read blocks that other runs of the same call write: a layer's keys are all written before one is read.
+        """
+        block_size = self.cache.block_size
+        spans: list[_Span] = []
+        segments: list[Segment] = []
+        first = 0
+        for run in runs:
+            span = _Span(run, first, block_size, self.weights.dtype)
+            spans.append(span)
+            if run.adapter is not None:
+                segments.append(Segment(span.rows.start, span.rows.stop, run.adapter))
+            first = span.rows.stop
+        ids = torch.tensor([token for run in runs for token in run.token_ids])
+        positions = torch.cat([torch.arange(run.start, run.start + len(run.token_ids)) for run in runs])
+        slots = torch.tensor([slot for run in runs for slot in _slots(run, block_size)])
+        x = self.weights.embedding.index_select(0, ids)
+        cos, sin = self._cos.index_select(0, positions), self._sin.index_select(0, positions)
+        for index, layer in enumerate(self.weights.layers):
+            h = self._norm(x, layer.input_norm)
+            qkv = layer.qkv.exact(h)
+            add_segments(qkv, h, index, "qkv", segments)
+            self._position(qkv, layer, cos, sin)
+            self.cache.write(index, slots, qkv[:, self._query_width :])
+            h = torch.cat([self._attend_span(index, qkv[span.rows, : self._query_width], span) for span in spans])
+            x = x + self._segmented(layer.o, h, index, "o", segments)
+            h = self._norm(x, layer.post_norm)
+            gate, up = self._segmented(layer.gate_up, h, index, "gate_up", segments).chunk(2, -1)
+            x = x + self._segmented(layer.down, functional.silu(gate) * up, index, "down", segments)
+        return self._norm(x, self.weights.norm)
+
+    @torch.inference_mode()
+    def decode(self, runs: list[Run]) -> torch.Tensor:
+        """Logits [B, V] in fp32 after one token of each run."""
+        tables, slots, mask = self._decode_layout(runs)
+        has_adapters = self._window.arrange([run.adapter for run in runs])
+        ids = torch.tensor([run.token_ids[0] for run in runs])
+        positions = torch.tensor([run.start for run in runs])
+        x = self.weights.embedding.index_select(0, ids)
+        cos, sin = self._cos.index_select(0, positions), self._sin.index_select(0, positions)
+        add = self._window.add if has_adapters else _nothing
+        for index, layer in enumerate(self.weights.layers):
+            h = self._norm(x, layer.input_norm)
+            qkv = add(layer.qkv(h), h, index, "qkv")
+            self._position(qkv, layer, cos, sin)
+            self.cache.write(index, slots, qkv[:, self._query_width :])
+            h = self._attend_rows(index, qkv[:, : self._query_width], tables, mask)
+            x = x.add_(add(layer.o(h), h, index, "o"))
+            h = self._norm(x, layer.post_norm)
+            gate, up = add(layer.gate_up(h), h, index, "gate_up").chunk(2, -1)
+            h = functional.silu(gate).mul_(up)
+            x = x.add_(add(layer.down(h), h, index, "down"))
+        return self.logits(self._norm(x, self.weights.norm))
+
+    @torch.inference_mode()
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[N, hidden] → [N, V] in fp32."""
+        return self.weights.head(hidden).float()
+
+    def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return functional.rms_norm(x, weight.shape, weight, self.config.rms_norm_eps)
+
+    def _segmented(
+        self, linear: PackedLinear, x: torch.Tensor, layer: int, fused: str, segments: list[Segment]
+    ) -> torch.Tensor:
+        y = linear.exact(x)
+        add_segments(y, x, layer, fused, segments)
+        return y
+
+    def _position(self, qkv: torch.Tensor, layer: LayerWeights, cos: torch.Tensor, sin: torch.Tensor) -> None:
+        """Norm (where the model has one) and rotate queries and keys, in place. qkv [N, (H + 2K) · D]."""
+        config = self.config
+        heads = qkv.view(qkv.shape[0], -1, config.head_dim)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            heads[:, : config.num_heads] = self._norm(heads[:, : config.num_heads], layer.q_norm)
+            heads[:, config.num_heads : self._rotated] = self._norm(
+                heads[:, config.num_heads : self._rotated], layer.k_norm
+            )
+        rotate_(heads[:, : self._rotated], cos, sin)
+
+    def _attend_span(self, layer: int, query: torch.Tensor, span: _Span) -> torch.Tensor:
+        """query [N, H · D] → [N, H · D]."""
+        keys, values = self.cache.read(layer, span.table)
+        q = query.view(1, query.shape[0], self.config.num_heads, -1).transpose(1, 2)
+        attended = functional.scaled_dot_product_attention(
+            q,
+            keys[:, :, : span.num_positions],
+            values[:, :, : span.num_positions],
+            attn_mask=span.mask,
+            is_causal=span.mask is None,
+            enable_gqa=True,
+        )
+        return attended.transpose(1, 2).reshape(query.shape)
+
+    def _attend_rows(self, layer: int, query: torch.Tensor, tables: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """query [B, H · D] → [B, H · D]. The query heads that share a key head stand as one head's queries."""
+        keys, values = self.cache.read(layer, tables)
+        config = self.config
+        q = query.view(query.shape[0], config.num_kv_heads, config.num_heads // config.num_kv_heads, config.head_dim)
+        return functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask).reshape(query.shape)
+
+    def _decode_layout(self, runs: list[Run]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Padded block tables [B, T / block_size], rows to write [B], and the mask [B, 1, 1, T] of positions to see."""
+        block_size = self.cache.block_size
+        longest = max(run.start for run in runs) // block_size + 1
+        tables = torch.tensor([_padded(run.block_table, longest) for run in runs])
+        slots = torch.tensor(
+            [run.block_table[run.start // block_size] * block_size + run.start % block_size for run in runs]
+        )
+        positions = torch.tensor([run.start for run in runs]).view(-1, 1, 1, 1)
+        future = torch.arange(longest * block_size) > positions
+        mask = torch.zeros(future.shape, dtype=self.weights.dtype).masked_fill_(future, float("-inf"))
+        return tables, slots, mask
+
+
+def _nothing(y: torch.Tensor, x: torch.Tensor, layer: int, fused: str) -> torch.Tensor:
+    return y
+
+
+def _padded(table: list[int], length: int) -> list[int]:
+    """Cut or filled with block 0, whose content the mask hides."""
+    return table[:length] + [0] * (length - len(table))
+
+
+def _slots(run: Run, block_size: int) -> list[int]:
+    return [
+        run.block_table[position // block_size] * block_size + position % block_size
+        for position in range(run.start, run.start + len(run.token_ids))
+    ]

@@ -1,0 +1,123 @@
+"""Reads a model dir's safetensors into fused and packed layers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from tunery.domain.errors import InvalidRequest
+from tunery.serving.forward.config import ModelConfig
+from tunery.serving.forward.linear import PackedLinear, loses_nothing
+
+# The linear layers of a decoder layer as they are computed: each name is one matrix product, its members one module.
+FUSED: dict[str, tuple[str, ...]] = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "o": ("self_attn.o_proj",),
+    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    input_norm: torch.Tensor
+    post_norm: torch.Tensor
+    qkv: PackedLinear
+    o: PackedLinear
+    gate_up: PackedLinear
+    down: PackedLinear
+    q_norm: torch.Tensor | None
+    k_norm: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class ModelWeights:
+    embedding: torch.Tensor  # [V, hidden]
+    layers: list[LayerWeights]
+    norm: torch.Tensor
+    head: PackedLinear
+    dtype: torch.dtype
+    is_four_bit: bool  # few rows use 4-bit weights
+
+
+def module_sizes(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """(in, out) of each module of a layer."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return {
+        "self_attn.q_proj": (hidden, query),
+        "self_attn.k_proj": (hidden, key),
+        "self_attn.v_proj": (hidden, key),
+        "self_attn.o_proj": (query, hidden),
+        "mlp.gate_proj": (hidden, inner),
+        "mlp.up_proj": (hidden, inner),
+        "mlp.down_proj": (inner, hidden),
+    }
+
+
+class _Tensors:
+    """The tensors of all safetensors files of a folder, by name."""
+
+    def __init__(self, model_dir: Path, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._files = [safe_open(path, framework="pt") for path in sorted(model_dir.glob("*.safetensors"))]
+        self._file_of = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118 - no mapping
+        if not self._file_of:
+            raise InvalidRequest(f"{str(model_dir)!r} holds no .safetensors file.")
+
+    def find(self, name: str) -> torch.Tensor | None:
+        file = self._file_of.get(name)
+        return None if file is None else file.get_tensor(name).to(self._dtype)
+
+    def get(self, name: str) -> torch.Tensor:
+        tensor = self.find(name)
+        if tensor is None:
+            raise InvalidRequest(f"The weights have no tensor {name!r}.")
+        return tensor
+
+
+def load_weights(model_dir: Path, config: ModelConfig, dtype: torch.dtype, *, four_bit: bool | None) -> ModelWeights:
+    """`four_bit` None: where it loses nothing."""
+    tensors = _Tensors(model_dir, dtype)
+    if four_bit is None:
+        four_bit = all(loses_nothing(weight) for weight in _probe(tensors, config))
+    embedding = tensors.get("model.embed_tokens.weight")
+    head = embedding if config.tie_word_embeddings else tensors.get("lm_head.weight")
+    return ModelWeights(
+        embedding=embedding,
+        layers=[_layer(tensors, config, index, four_bit) for index in range(config.num_layers)],
+        norm=tensors.get("model.norm.weight"),
+        head=PackedLinear(head),
+        dtype=dtype,
+        is_four_bit=four_bit,
+    )
+
+
+def _probe(tensors: _Tensors, config: ModelConfig) -> Iterator[torch.Tensor]:
+    """One layer's weights stand for all: a file's linear layers are quantised alike."""
+    for module in module_sizes(config):
+        yield tensors.get(f"model.layers.{config.num_layers // 2}.{module}.weight")
+
+
+def _layer(tensors: _Tensors, config: ModelConfig, index: int, four_bit: bool) -> LayerWeights:
+    prefix = f"model.layers.{index}."
+
+    def fused(name: str) -> PackedLinear:
+        weights = [tensors.get(f"{prefix}{module}.weight") for module in FUSED[name]]
+        biases = [tensors.find(f"{prefix}{module}.bias") for module in FUSED[name]]
+        given = [bias for bias in biases if bias is not None]
+        bias = torch.cat(given) if len(given) == len(biases) else None
+        return PackedLinear(torch.cat(weights), bias, four_bit=four_bit)
+
+    return LayerWeights(
+        input_norm=tensors.get(f"{prefix}input_layernorm.weight"),
+        post_norm=tensors.get(f"{prefix}post_attention_layernorm.weight"),
+        qkv=fused("qkv"),
+        o=fused("o"),
+        gate_up=fused("gate_up"),
+        down=fused("down"),
+        q_norm=tensors.get(f"{prefix}self_attn.q_norm.weight") if config.has_qk_norm else None,
+        k_norm=tensors.get(f"{prefix}self_attn.k_norm.weight") if config.has_qk_norm else None,
+    )
