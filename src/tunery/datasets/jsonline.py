@@ -11,7 +11,7 @@ from tunery.datasets.problems import Findings, shown
 MAX_DEPTH = 64
 MAX_INTEGER = 2**64 - 1
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 
 
 class _Reject(Exception):
@@ -53,8 +53,8 @@ _decoder = json.JSONDecoder(
 
 def decode(content: bytes, findings: Findings) -> dict[str, Any] | None:
     """The object, or None with the reason added to `findings`."""
-    if content.startswith(_BOM):
-        content = content[len(_BOM) :]
+    if content.startswith(BOM):
+        content = content[len(BOM) :]
         findings.add("byte_order_mark", "", "The line begins with a byte-order mark.")
     try:
         text = content.decode("utf-8")

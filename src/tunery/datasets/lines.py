@@ -13,7 +13,7 @@ class Line:
     number: int  # 1-based
     example: int  # 1-based among the lines that are not blank; 0 for a blank one
     content: bytes  # without its line break; empty for a blank line, and for one that is too long
-    size: int  # bytes of the whole line
+    size: int  # bytes of the whole line; 0 for a blank one
 
     @property
     def is_blank(self) -> bool:
@@ -32,39 +32,44 @@ def read_chunks(path: Path) -> Iterator[bytes]:
 
 def read_lines(chunks: Iterable[bytes]) -> Iterator[Line]:
     """Lines end with LF, CRLF or the end of the file. White space alone is a blank line."""
-    example = 0
-    for number, (content, size) in enumerate(_split(chunks), 1):
-        content = content.strip(b" \t\r")
-        if size > MAX_LINE_BYTES:
-            example += 1
-            yield Line(number, example, b"", size)
-        elif content:
-            example += 1
-            yield Line(number, example, content, len(content))
-        else:
-            yield Line(number, 0, b"", 0)
-
-
-def _split(chunks: Iterable[bytes]) -> Iterator[tuple[bytes, int]]:
-    """(content, size) of each line; the content of a line beyond the limit is dropped while it is read."""
-    kept: list[bytes] = []
-    size = 0
+    splitter = LineSplitter()
     for chunk in chunks:
+        yield from splitter.feed(chunk)
+    yield from splitter.finish()
+
+
+class LineSplitter:
+    """Turns chunks into lines as they come. The content of a line beyond the limit is dropped while it passes."""
+
+    def __init__(self) -> None:
+        self._number = self._example = 0
+        self._kept: list[bytes] = []
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> Iterator[Line]:
         start = 0
         while (end := chunk.find(b"\n", start)) >= 0:
-            piece = chunk[start:end]
-            size += len(piece)
-            if size > MAX_LINE_BYTES:
-                yield b"", size
-            else:
-                kept.append(piece)
-                yield b"".join(kept), size
-            kept, size, start = [], 0, end + 1
-        rest = chunk[start:]
-        size += len(rest)
-        if size > MAX_LINE_BYTES:
-            kept = []
-        elif rest:
-            kept.append(rest)
-    if size:
-        yield b"".join(kept), size
+            self._add(chunk[start:end])
+            yield self._line()
+            start = end + 1
+        self._add(chunk[start:])
+
+    def finish(self) -> Iterator[Line]:
+        if self._size:
+            yield self._line()
+
+    def _add(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if self._size > MAX_LINE_BYTES:
+            self._kept = []
+        elif piece:
+            self._kept.append(piece)
+
+    def _line(self) -> Line:
+        content, size = b"".join(self._kept).strip(b" \t\r"), self._size
+        self._kept, self._size = [], 0
+        self._number += 1
+        if not content and size <= MAX_LINE_BYTES:
+            return Line(self._number, 0, b"", 0)
+        self._example += 1
+        return Line(self._number, self._example, content, max(size, len(content)))
