@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import format_datetime, parseaddr
+from typing import TypedDict, Unpack
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -16,22 +17,35 @@ _templates = Environment(
 )
 
 
-def render_mail(
-    summary: JobSummary, *, link: str, sender: str, recipient: str, mail_id: str, attempt_id: str, now: float
-) -> EmailMessage:
+class Envelope(TypedDict):
+    sender: str
+    recipient: str
+    mail_id: str  # the same at every attempt
+    attempt_id: str  # another one at each
+    now: float
+
+
+def render_mail(summary: JobSummary, *, link: str, **envelope: Unpack[Envelope]) -> EmailMessage:
+    """The mail about a job that ended."""
+    values = {"job": summary, "link": link, "facts": _facts(summary)}
+    text = _templates.get_template("job_ended.txt").render(values)
+    mail = render_text_mail(summary.subject, text, **envelope)
+    mail.add_alternative(_templates.get_template("job_ended.html").render(values), subtype="html")
+    return mail
+
+
+def render_text_mail(subject: str, text: str, **envelope: Unpack[Envelope]) -> EmailMessage:
     """A mail ready to send. Message-ID is the same at every attempt, so that a mailbox that gets two shows one;
     X-Tunery-Attempt tells the attempts apart."""
     mail = EmailMessage()
-    mail["From"] = sender
-    mail["To"] = recipient
-    mail["Subject"] = summary.subject
-    mail["Date"] = format_datetime(datetime.fromtimestamp(now, UTC))
-    mail["Message-ID"] = f"<{mail_id}@{_domain(sender)}>"
-    mail["X-Tunery-Attempt"] = attempt_id
+    mail["From"] = envelope["sender"]
+    mail["To"] = envelope["recipient"]
+    mail["Subject"] = subject
+    mail["Date"] = format_datetime(datetime.fromtimestamp(envelope["now"], UTC))
+    mail["Message-ID"] = f"<{envelope['mail_id']}@{_domain(envelope['sender'])}>"
+    mail["X-Tunery-Attempt"] = envelope["attempt_id"]
     mail["Auto-Submitted"] = "auto-generated"  # asks out-of-office robots not to answer (RFC 3834)
-    values = {"job": summary, "link": link, "facts": _facts(summary)}
-    mail.set_content(_templates.get_template("job_ended.txt").render(values))
-    mail.add_alternative(_templates.get_template("job_ended.html").render(values), subtype="html")
+    mail.set_content(text)
     return mail
 
 

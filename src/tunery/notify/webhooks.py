@@ -23,10 +23,14 @@ class DeliveryResult:
     error: str | None
 
 
+def encode_event(event: dict[str, Any]) -> bytes:
+    """The bytes that are signed and sent; the same event gives the same at every attempt."""
+    ordered = {key: event[key] for key in ("object", "id", "type", "created_at", "data")}
+    return json.dumps(ordered, separators=(",", ":")).encode()
+
+
 def event_body(*, event_id: str, event_type: str, created_at: int, data: dict[str, Any]) -> bytes:
-    """The bytes of one event. The same event gives the same bytes at every attempt."""
-    event = {"object": "event", "id": event_id, "type": event_type, "created_at": created_at, "data": data}
-    return json.dumps(event, separators=(",", ":")).encode()
+    return encode_event({"object": "event", "id": event_id, "type": event_type, "created_at": created_at, "data": data})
 
 
 def deliver(

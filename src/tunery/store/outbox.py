@@ -6,7 +6,7 @@ from sqlalchemy import Connection, Row, func, insert, or_, select, update
 
 from tunery.domain.ids import new_id
 from tunery.domain.notices import Delivery, Notice, NoticeKind, NoticeStatus
-from tunery.store.paging import Page, fetch_page, values_of
+from tunery.store.paging import Page, exists, fetch_page, values_of
 from tunery.store.tables import deliveries, outbox
 
 
@@ -39,6 +39,13 @@ def insert_outbox(
         )
     )
     return ident
+
+
+def has_due(conn: Connection, *, now: float) -> bool:
+    """Whether claim_due may find something. A look that waits for no writer."""
+    free = or_(outbox.c.lease_expires_at.is_(None), outbox.c.lease_expires_at < now)
+    query = select(outbox.c.id).where(outbox.c.status == NoticeStatus.PENDING, outbox.c.next_attempt_at <= now, free)
+    return exists(conn, query)
 
 
 def claim_due(conn: Connection, worker_id: str, *, now: float, lease_s: float, limit: int = 20) -> tuple[Notice, ...]:

@@ -1,0 +1,159 @@
+"""Empties the outbox: claims what is due, sends it, and writes down how it went.
+
+Claimed before it is sent, in a transaction of its own: a process that dies in between has used up that attempt's id
+and never sends it again; the next attempt, after the lease, has another.
+"""
+
+import logging
+import smtplib
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from email.message import EmailMessage
+
+from sqlalchemy import Engine
+
+from tunery.domain.clock import Clock, system_clock
+from tunery.domain.ids import new_id
+from tunery.domain.notices import Notice, WebhookEndpoint
+from tunery.notify.mail import render_mail, render_text_mail
+from tunery.notify.schedule import next_attempt
+from tunery.notify.smtp import MailFolder, MailRefused, SmtpServer
+from tunery.notify.summary import JobSummary
+from tunery.notify.webhooks import deliver, encode_event
+from tunery.settings import Settings
+from tunery.store import outbox, webhooks
+from tunery.store.database import read, write
+
+log = logging.getLogger(__name__)
+
+LEASE_S = 120.0  # longer than any one attempt: connecting, and each of a mail's exchanges, has its own timeout
+POLL_S = 0.5
+BATCH = 16
+JOB_TOPICS = "fine_tuning.job."
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How one attempt went. `is_final`: another one would be of no use."""
+
+    delivered: bool
+    status_code: int | None = None
+    error: str | None = None
+    is_final: bool = False
+
+
+class Dispatcher:
+    def __init__(
+        self, settings: Settings, engine: Engine, *, clock: Clock = system_clock, worker_id: str | None = None
+    ) -> None:
+        self._settings, self._engine, self._clock = settings, engine, clock
+        self._worker_id = worker_id or new_id("delivery")
+
+    def run(self, stop: threading.Event) -> None:
+        """Until stop is set. An error of the database is logged and met with patience."""
+        with ThreadPoolExecutor(BATCH, thread_name_prefix="outbox") as senders:
+            while not stop.is_set():
+                try:
+                    num_sent = self.send_due(senders)
+                except Exception:
+                    log.exception("the outbox could not be read")
+                    num_sent = 0
+                if num_sent < BATCH:
+                    stop.wait(POLL_S)
+
+    def send_due(self, senders: ThreadPoolExecutor) -> int:
+        """Send what is due now, side by side: one receiver that does not answer holds up no other."""
+        with read(self._engine) as conn:
+            if not outbox.has_due(conn, now=self._clock()):
+                return 0
+        with write(self._engine) as conn:
+            notices = outbox.claim_due(conn, self._worker_id, now=self._clock(), lease_s=LEASE_S, limit=BATCH)
+        for _ in senders.map(self._send, notices):
+            pass
+        return len(notices)
+
+    def _send(self, notice: Notice) -> None:
+        started = time.monotonic()
+        try:
+            attempt = self._webhook(notice) if notice.kind == "webhook" else self._mail(notice)
+        except Exception:
+            log.exception("notice %s could not be sent", notice.id)
+            attempt = Attempt(False, error="internal error, see the log")
+        self._record(notice, attempt, duration_ms=round((time.monotonic() - started) * 1000))
+
+    def _webhook(self, notice: Notice) -> Attempt:
+        endpoint = self._endpoint(notice)
+        if endpoint is None:
+            return Attempt(False, error="the endpoint was deleted", is_final=True)
+        now = self._clock()
+        answer = deliver(
+            url=endpoint.url,
+            secrets=endpoint.secrets_at(now),
+            webhook_id=notice.id,
+            body=encode_event(notice.payload),
+            now=now,
+            allow_private=self._settings.webhook_allow_private_addresses,
+        )
+        return Attempt(answer.delivered, answer.status, answer.error)
+
+    def _endpoint(self, notice: Notice) -> WebhookEndpoint | None:
+        with read(self._engine) as conn:
+            return webhooks.find_endpoint(conn, notice.endpoint_id or "", notice.project_id)
+
+    def _mail(self, notice: Notice) -> Attempt:
+        try:
+            self._post_office().send(self._render(notice))
+        except MailRefused as exc:
+            return Attempt(False, error=str(exc), is_final=True)
+        except (OSError, smtplib.SMTPException) as exc:
+            return Attempt(False, error=f"{type(exc).__name__}: {exc}"[:500])
+        return Attempt(True)
+
+    def _render(self, notice: Notice) -> EmailMessage:
+        envelope = {
+            "sender": self._settings.smtp_from,
+            "recipient": notice.recipient or "",
+            "mail_id": notice.id,
+            "attempt_id": f"{notice.id}-{notice.attempts}",
+            "now": self._clock(),
+        }
+        if notice.topic.startswith(JOB_TOPICS):
+            summary = JobSummary.from_json(notice.payload)
+            return render_mail(summary, link=f"{self._settings.base_url}/dashboard/jobs/{summary.job_id}", **envelope)
+        return render_text_mail(notice.payload["subject"], notice.payload["text"], **envelope)
+
+    def _post_office(self) -> SmtpServer | MailFolder:
+        settings = self._settings
+        if not settings.smtp_host:
+            return MailFolder(settings.home / "outbox")
+        return SmtpServer(
+            settings.smtp_host,
+            settings.smtp_port,
+            settings.smtp_security,
+            settings.smtp_username,
+            settings.smtp_password.get_secret_value(),
+        )
+
+    def _record(self, notice: Notice, attempt: Attempt, *, duration_ms: int) -> None:
+        now = self._clock()
+        with write(self._engine) as conn:
+            outbox.add_delivery(
+                conn,
+                notice,
+                now=now,
+                duration_ms=duration_ms,
+                status_code=attempt.status_code,
+                error=attempt.error,
+            )
+            if attempt.delivered:
+                outbox.mark_delivered(conn, notice.id, now=now)
+                return
+            error = attempt.error or "unknown"
+            again = next_attempt(first_at=notice.created_at, attempt=notice.attempts, now=now)
+            if attempt.is_final or again is None:
+                log.warning("%s %s is given up after %d attempts: %s", notice.kind, notice.id, notice.attempts, error)
+                outbox.mark_dead(conn, notice.id, now=now, error=error)
+            else:
+                outbox.mark_retry(conn, notice.id, next_attempt_at=again, error=error)
