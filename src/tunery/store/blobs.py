@@ -10,7 +10,7 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.store import LocalStore, S3Store
+from obstore.store import LocalStore, S3Config, S3Store
 
 from tunery.domain.errors import NotFound
 from tunery.settings import Settings
@@ -43,17 +43,7 @@ class Blobs:
             return cls.in_folder(Path(unquote(url.path)))
         if url.scheme != "s3":
             raise ValueError(f"blob_url must begin with file:// or s3://, not {settings.blob_url!r}.")
-        return cls(
-            S3Store(
-                url.netloc,
-                prefix=url.path.strip("/") or None,
-                endpoint=settings.s3_endpoint or None,
-                access_key_id=settings.s3_access_key_id or None,
-                secret_access_key=settings.s3_secret_access_key.get_secret_value() or None,
-                region=settings.s3_region,
-                client_options={"allow_http": settings.s3_endpoint.startswith("http://")},
-            )
-        )
+        return cls(_s3_store(url.netloc, url.path.strip("/"), settings))
 
     @classmethod
     def in_folder(cls, folder: Path) -> "Blobs":
@@ -134,6 +124,17 @@ class Blobs:
     def local_path(self, path: str) -> Path | None:
         """Where the object lies on this machine's disk, for readers that map it; None in S3. Not to be written to."""
         return None if self._folder is None else self._folder / _checked(path)
+
+
+def _s3_store(bucket: str, prefix: str, settings: Settings) -> S3Store:
+    options: S3Config = {"bucket": bucket, "region": settings.s3_region}
+    if settings.s3_endpoint:
+        options["endpoint"] = settings.s3_endpoint
+    if settings.s3_access_key_id:  # else the usual places: environment, profile, instance role
+        options["access_key_id"] = settings.s3_access_key_id
+        options["secret_access_key"] = settings.s3_secret_access_key.get_secret_value()
+    is_plain = settings.s3_endpoint.startswith("http://")
+    return S3Store(prefix=prefix or None, config=options, client_options={"allow_http": is_plain})
 
 
 class _Meter:

@@ -489,13 +489,13 @@ budget_warnings = Table(
     _created(),
 )
 
-rate_windows = Table(
-    "rate_windows",
+rate_buckets = Table(
+    "rate_buckets",
     metadata,
-    Column("subject_id", String, primary_key=True),
-    Column("start_time", BigInteger, primary_key=True),
-    _count("requests"),
-    _count("tokens"),
+    Column("subject_id", String, primary_key=True),  # a project's or a key's id
+    Column("unit", String, primary_key=True),  # requests or tokens
+    Column("left", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
 )
 
 audit_log = Table(

@@ -38,12 +38,12 @@ def upgrade() -> None:
         sa.UniqueConstraint("id", name=op.f("uq_organizations_id")),
     )
     op.create_table(
-        "rate_windows",
+        "rate_buckets",
         sa.Column("subject_id", sa.String(), nullable=False),
-        sa.Column("start_time", sa.BigInteger(), nullable=False),
-        sa.Column("requests", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.PrimaryKeyConstraint("subject_id", "start_time", name=op.f("pk_rate_windows")),
+        sa.Column("unit", sa.String(), nullable=False),
+        sa.Column("left", sa.Float(), nullable=False),
+        sa.Column("updated_at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("subject_id", "unit", name=op.f("pk_rate_buckets")),
     )
     op.create_table(
         "workers",

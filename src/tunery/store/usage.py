@@ -1,0 +1,178 @@
+"""The usage ledger and its sums by minute, hour and day, which change in the same transaction and so never differ."""
+
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select, update
+
+from tunery.domain.usage import Cost, TokenUsage, UsageRecord, UsageSum
+from tunery.store.tables import projects, usage_records, usage_rollups
+from tunery.store.upsert import insert_or
+
+WIDTHS_S = (60, 3600, 86400)
+GROUPS = ("project_id", "user_id", "api_key_id", "model", "is_batch")
+TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "trained_tokens")
+COSTS = ("input", "cached", "output", "training")
+_KEY = ("width_s", "start_time", *GROUPS)
+_SUMS = ("num_requests", *TOKENS, *(f"{name}_cost" for name in COSTS))
+
+
+def record_usage(conn: Connection, record: UsageRecord) -> bool:
+    """Count the record once. False when its request_id was counted before.
+
+    A record with the client_request_id of one whose answer may not have arrived takes that one's place: the client
+    asked again because it had got nothing.
+    """
+    if (replaced := _replace_undelivered(conn, record)) is None:
+        statement = insert_or(conn, usage_records).values(_to_row(record)).on_conflict_do_nothing()
+        if conn.execute(statement.returning(usage_records.c.seq)).first() is not None:
+            _add_to_rollups(conn, (record, 1))
+            return True
+        if (replaced := _replace_undelivered(conn, record)) is None:  # another one was there first: is it this one?
+            return False
+    _add_to_rollups(conn, (replaced, -1), (record, 1))
+    return True
+
+
+def _replace_undelivered(conn: Connection, record: UsageRecord) -> UsageRecord | None:
+    """The record that stood there."""
+    table = usage_records
+    if record.client_request_id is None:
+        return None
+    row = conn.execute(
+        select(table)
+        .where(
+            table.c.project_id == record.project_id,
+            table.c.client_request_id == record.client_request_id,
+            ~table.c.is_delivered,
+            table.c.request_id != record.request_id,
+        )
+        .with_for_update()
+    ).first()
+    if row is None:
+        return None
+    conn.execute(update(table).where(table.c.seq == row.seq).values(_to_row(record)))
+    return _to_record(row)
+
+
+def mark_delivered(conn: Connection, request_ids: list[str]) -> None:
+    """Their answers went out whole: a later request with the same client_request_id is another one."""
+    conn.execute(update(usage_records).where(usage_records.c.request_id.in_(request_ids)).values(is_delivered=True))
+
+
+def _add_to_rollups(conn: Connection, *changes: tuple[UsageRecord, int]) -> None:
+    """In the order of their keys, so that two transactions never wait for each other."""
+    sums: dict[tuple[Any, ...], Counter[str]] = {}
+    for record, sign in changes:
+        for width in WIDTHS_S:
+            key = (width, record.created_at - record.created_at % width, *_group_of(record))
+            counter = sums.setdefault(key, Counter())
+            for name, value in _amounts(record).items():
+                counter[name] += sign * value
+    currency = changes[-1][0].currency
+    for key in sorted(sums):
+        statement = insert_or(conn, usage_rollups).values(
+            dict(zip(_KEY, key, strict=True)) | {name: sums[key][name] for name in _SUMS} | {"currency": currency}
+        )
+        added = {name: usage_rollups.c[name] + statement.excluded[name] for name in _SUMS}
+        conn.execute(statement.on_conflict_do_update(index_elements=list(_KEY), set_=added))
+
+
+def _group_of(record: UsageRecord) -> tuple[Any, ...]:
+    return (record.project_id, record.user_id, record.api_key_id, record.model, record.is_batch)
+
+
+def _amounts(record: UsageRecord) -> dict[str, int]:
+    costs = {f"{name}_cost": value for name, value in asdict(record.cost).items()}
+    return {"num_requests": 1} | asdict(record.usage) | costs
+
+
+def sum_usage(
+    conn: Connection,
+    organization_id: str,
+    *,
+    width_s: int,
+    start: int,
+    end: int,
+    group_by: tuple[str, ...] = (),
+    filters: dict[str, tuple[Any, ...]] | None = None,
+) -> tuple[UsageSum, ...]:
+    """By bucket of `width_s` and by the columns `group_by` (of GROUPS), buckets that start in [start, end), in order.
+
+    `filters`: by column, the values that count. Trained tokens and requests of training are in the sums too.
+    """
+    table = usage_rollups
+    keys = [table.c.start_time, *(table.c[name] for name in group_by)]
+    query = (
+        select(*keys, *(func.sum(table.c[name]).label(name) for name in _SUMS), func.min(table.c.currency))
+        .join(projects, projects.c.id == table.c.project_id)
+        .where(
+            projects.c.organization_id == organization_id,
+            table.c.width_s == width_s,
+            table.c.start_time >= start,
+            table.c.start_time < end,
+            *(table.c[name].in_(values) for name, values in (filters or {}).items()),
+        )
+        .group_by(*keys)
+        .order_by(*keys)
+    )
+    return tuple(_to_sum(row, group_by) for row in conn.execute(query))
+
+
+def spent_since(conn: Connection, project_id: str, start: int) -> int:
+    """Millionths of a millionth of the currency; `start` at the beginning of a day (UTC)."""
+    table = usage_rollups
+    total = sum((table.c[f"{name}_cost"] for name in COSTS[1:]), start=table.c.input_cost)
+    query = select(func.coalesce(func.sum(total), 0)).where(
+        table.c.project_id == project_id, table.c.width_s == 86400, table.c.start_time >= start
+    )
+    return int(conn.execute(query).scalar_one())
+
+
+def list_records(conn: Connection, project_id: str, *, start: int, end: int) -> tuple[UsageRecord, ...]:
+    """The ledger's own lines, in order."""
+    table = usage_records
+    query = select(table).where(table.c.project_id == project_id, table.c.created_at >= start, table.c.created_at < end)
+    return tuple(_to_record(row) for row in conn.execute(query.order_by(table.c.created_at, table.c.seq)))
+
+
+def _to_row(record: UsageRecord) -> dict[str, Any]:
+    plain = {name: value for name, value in vars(record).items() if name not in ("usage", "cost")}
+    return plain | {name: value for name, value in _amounts(record).items() if name != "num_requests"}
+
+
+def _to_record(row: Row[Any]) -> UsageRecord:
+    return UsageRecord(
+        request_id=row.request_id,
+        kind=row.kind,
+        project_id=row.project_id,
+        user_id=row.user_id,
+        api_key_id=row.api_key_id,
+        model=row.model,
+        created_at=row.created_at,
+        usage=_usage_of(row),
+        cost=_cost_of(row),
+        currency=row.currency,
+        client_request_id=row.client_request_id,
+        is_batch=row.is_batch,
+    )
+
+
+def _to_sum(row: Row[Any], group_by: tuple[str, ...]) -> UsageSum:
+    return UsageSum(
+        start_time=row.start_time,
+        group={name: getattr(row, name) for name in group_by},
+        num_requests=int(row.num_requests),
+        usage=_usage_of(row),
+        cost=_cost_of(row),
+        currency=row[-1],
+    )
+
+
+def _usage_of(row: Row[Any]) -> TokenUsage:
+    return TokenUsage(*(int(getattr(row, name)) for name in TOKENS))
+
+
+def _cost_of(row: Row[Any]) -> Cost:
+    return Cost(*(int(getattr(row, f"{name}_cost")) for name in COSTS))
