@@ -1,0 +1,170 @@
+"""The price table: a TOML file with a day beside each price. The one shipped holds OpenAI's last public prices."""
+
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tunery.domain.names import parse_name
+from tunery.domain.usage import Price
+
+TUNED = ("training", "input", "cached_input", "output")
+BASE = ("base_input", "base_cached_input", "base_output")
+
+
+class PriceTableError(ValueError):
+    """The price table cannot be used; the message names the file, the line and what to change. Stops the start."""
+
+
+@dataclass(frozen=True)
+class ModelPrices:
+    """What one model costs from a day on."""
+
+    since: date
+    tuned: Price  # a fine-tune of the model, and the training
+    base: Price  # the model itself
+
+
+class PriceTable:
+    def __init__(
+        self, currency: str, batch_percent: int, models: dict[str, tuple[ModelPrices, ...]], default: Price | None
+    ) -> None:
+        self.currency = currency  # three small letters, as OpenAI writes it
+        self._batch_percent = batch_percent
+        self._models = models  # oldest day first
+        self._default = default
+
+    @classmethod
+    def load(cls, path: Path | None = None, models: Iterable[str] = ()) -> "PriceTable":
+        """The file, or the shipped table. Raises PriceTableError, also when one of `models` would have no price."""
+        if path is None:
+            source = resources.files("tunery.metering") / "prices.toml"
+            table = _Reader(source.read_text(), "the shipped price table").table()
+        else:
+            try:
+                text = path.read_text()
+            except OSError as exc:
+                raise PriceTableError(f"The price table {path} cannot be read: {exc.strerror}.") from exc
+            table = _Reader(text, str(path)).table()
+        table._require(models, where=str(path))
+        return table
+
+    def _require(self, models: Iterable[str], *, where: str) -> None:
+        missing = sorted(name for name in models if name not in self._models)
+        if missing and self._default is None:
+            raise PriceTableError(
+                f"{where} has no price for {', '.join(missing)}: add a [[prices]] entry for it, or a [default]."
+            )
+
+    def price_of(self, model: str, at: float, *, is_batch: bool = False) -> Price:
+        """For a base's snapshot name or an `ft:` name, at a moment (Unix seconds; days begin at midnight UTC)."""
+        name = parse_name(model)
+        entry = self._entry(name.base if name else model, at)
+        if entry is None:
+            price = self._default or Price()
+        else:
+            price = entry.tuned if name else entry.base
+        return price.scaled(self._batch_percent) if is_batch else price
+
+    def training_price(self, base_model: str, at: float) -> int:
+        """Millionths of the currency for a million trained tokens on this base's snapshot name."""
+        entry = self._entry(base_model, at)
+        return (self._default or Price()).training if entry is None else entry.tuned.training
+
+    def _entry(self, model: str, at: float) -> ModelPrices | None:
+        entries = self._models.get(model)
+        if not entries:
+            return None
+        day = datetime.fromtimestamp(at, UTC).date()
+        return next((entry for entry in reversed(entries) if entry.since <= day), entries[0])
+
+
+class _Reader:
+    """Reads the TOML text and knows on which line each thing stands, which tomllib does not tell."""
+
+    def __init__(self, text: str, where: str) -> None:
+        self._lines = text.splitlines()
+        self._where = where
+        try:
+            self._document = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as exc:
+            raise PriceTableError(f"{where} is not valid TOML: {exc}") from exc
+
+    def table(self) -> PriceTable:
+        document = self._document
+        for key in document:
+            if key not in ("currency", "batch_percent", "default", "prices"):
+                raise self._error(self._line(0, key), f"unknown key {key!r}")
+        currency = document.get("currency")
+        if not isinstance(currency, str) or not re.fullmatch(r"[a-zA-Z]{3}", currency):
+            raise self._error(self._line(0, "currency"), 'currency must be three letters, such as "usd"')
+        percent = document.get("batch_percent", 100)
+        if type(percent) is not int or not 0 <= percent <= 100:
+            raise self._error(self._line(0, "batch_percent"), f"batch_percent must be 0 to 100, not {percent!r}")
+        return PriceTable(currency.lower(), percent, self._models(), self._default())
+
+    def _default(self) -> Price | None:
+        if "default" not in self._document:
+            return None
+        start = self._header("[default]", 0)
+        row = self._document["default"]
+        self._refuse_unknown(row, start, TUNED)
+        return Price(**{name: self._amount(row, name, start) for name in TUNED})
+
+    def _models(self) -> dict[str, tuple[ModelPrices, ...]]:
+        found: dict[str, list[ModelPrices]] = {}
+        for number, row in enumerate(self._document.get("prices", [])):
+            start = self._header("[[prices]]", number)
+            model, entry = self._entry(row, start)
+            if any(known.since == entry.since for known in found.get(model, [])):
+                raise self._error(start, f"a second price for {model} from {entry.since}")
+            found.setdefault(model, []).append(entry)
+        return {model: tuple(sorted(entries, key=lambda entry: entry.since)) for model, entries in found.items()}
+
+    def _entry(self, row: dict[str, Any], start: int) -> tuple[str, ModelPrices]:
+        self._refuse_unknown(row, start, ("model", "from", *TUNED, *BASE))
+        model, since = row.get("model"), row.get("from")
+        if not isinstance(model, str) or not model:
+            raise self._error(self._line(start, "model"), "this entry has no model")
+        if not isinstance(since, date) or isinstance(since, datetime):
+            raise self._error(self._line(start, "from"), f"{model} needs from, a day such as 2024-07-18")
+        tuned = Price(**{name: self._amount(row, name, start) for name in TUNED})
+        base = Price(**{name.removeprefix("base_"): self._amount(row, name, start) for name in BASE})
+        return model, ModelPrices(since, tuned, base)
+
+    def _amount(self, row: dict[str, Any], name: str, start: int) -> int:
+        value = row.get(name)
+        line = self._line(start, name)
+        if value is None:
+            raise self._error(line, f"{name} is missing")
+        if type(value) is not int:
+            raise self._error(line, f"{name} must be a whole number of millionths, not {value!r}")
+        if value < 0:
+            raise self._error(line, f"{name} must not be negative, it is {value}")
+        return value
+
+    def _refuse_unknown(self, row: dict[str, Any], start: int, known: Iterable[str]) -> None:
+        for key in row:
+            if key not in known:
+                raise self._error(self._line(start, key), f"unknown key {key!r}")
+
+    def _header(self, header: str, number: int) -> int:
+        lines = [index for index, line in enumerate(self._lines) if line.split("#")[0].strip() == header]
+        return lines[number] if number < len(lines) else 0
+
+    def _line(self, start: int, key: str) -> int:
+        """Where the key stands in the table that begins at line `start`, else that line."""
+        for index in range(start, len(self._lines)):
+            line = self._lines[index].strip()
+            if index > start and line.startswith("["):
+                break
+            if re.match(rf'"?{re.escape(key)}"?\s*[=.]', line):
+                return index
+        return start
+
+    def _error(self, line: int, problem: str) -> PriceTableError:
+        return PriceTableError(f"{self._where}, line {line + 1}: {problem}.")
