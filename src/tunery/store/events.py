@@ -33,6 +33,13 @@ def add_event(
     return _to_event(row)
 
 
+def insert_events(conn: Connection, events: list[JobEvent]) -> None:
+    """Events that another server made, oldest first: ids and times are theirs, the order is that of insertion."""
+    names = ("id", "job_id", "created_at", "level", "type", "message", "data")
+    if events:
+        conn.execute(insert(job_events), [{name: getattr(event, name) for name in names} for event in events])
+
+
 def list_events(conn: Connection, job_id: str, *, after: str | None = None, limit: int = 20) -> Page[JobEvent]:
     """Newest first, by order of insertion: a clock that steps back does not reorder them."""
     query = select(job_events).where(job_events.c.job_id == job_id)

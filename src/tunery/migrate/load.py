@@ -1,0 +1,166 @@
+"""Bundle → a Tunery installation. Ids and times keep their values; a second run adds what is new."""
+
+import base64
+import binascii
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+from sqlalchemy import Connection, Engine
+
+from tunery.domain.errors import NotFound, TuneryError
+from tunery.domain.files import File, FilePurpose
+from tunery.domain.jobs import TERMINAL
+from tunery.domain.tenants import Organization
+from tunery.migrate import convert
+from tunery.migrate.bundle import KINDS, Bundle, Kind
+from tunery.migrate.source import Json
+from tunery.store import completions, events, files, jobs, tenants
+from tunery.store.blobs import Blobs
+from tunery.store.database import read, write
+
+Progress = Callable[[Kind, int, int], None]
+
+
+class NotLoadable(Exception):
+    """The object stays in the bundle only; the message says why."""
+
+
+@dataclass
+class Loaded:
+    new: dict[Kind, int] = field(default_factory=dict)
+    kept: dict[Kind, int] = field(default_factory=dict)
+    skipped: dict[tuple[Kind, str], str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to: an installation's stores, and the project that will own what comes."""
+
+    engine: Engine
+    blobs: Blobs
+    project_id: str
+
+
+def load_all(bundle: Bundle, target: Target, *, progress: Progress = lambda *_: None) -> Loaded:
+    """Everything in the bundle. An object that cannot be loaded is named in `skipped`, and the rest goes on."""
+    loaded = Loaded()
+    loaders: dict[Kind, Callable[[Bundle, Target, str], bool]] = {
+        "files": load_file,
+        "jobs": load_job,
+        "evals": load_eval,
+        "completions": load_completion,
+    }
+    for kind in KINDS:
+        ids = bundle.ids(kind)
+        loaded.new[kind] = loaded.kept[kind] = 0
+        for done, object_id in enumerate(ids, 1):
+            try:
+                is_new = loaders[kind](bundle, target, object_id)
+            except (NotLoadable, TuneryError) as error:
+                loaded.skipped[kind, object_id] = str(error)
+            else:
+                counts = loaded.new if is_new else loaded.kept
+                counts[kind] += 1
+            progress(kind, done, len(ids))
+    return loaded
+
+
+def load_file(bundle: Bundle, target: Target, file_id: str) -> bool:
+    """False when it is there already. The blob is written before the row: a row promises its bytes."""
+    entry = bundle.get("files", file_id)
+    if "absent" in entry:
+        raise NotLoadable(f"the source has no content for it ({entry['absent']})")
+    with read(target.engine) as conn:
+        if files.find_file(conn, file_id, target.project_id):
+            return False
+    purpose = _purpose(entry["file"])
+    blob = target.blobs.put(f"files/{file_id}", _content(bundle.content(file_id), purpose))
+    row = convert.file(entry["file"], project_id=target.project_id, purpose=purpose, blob=blob)
+    with write(target.engine) as conn:
+        files.insert_file(conn, row)
+    return True
+
+
+def _purpose(described: Json) -> FilePurpose:
+    try:
+        return FilePurpose(described.get("purpose"))
+    except ValueError:
+        raise NotLoadable(f"its purpose {described.get('purpose')!r} is unknown here") from None
+
+
+def _content(path: Path, purpose: FilePurpose) -> Iterator[bytes]:
+    """Result files are kept plain and sent as base64; OpenAI sends them so, and the text must not be encoded twice."""
+    if purpose is FilePurpose.FINE_TUNE_RESULTS:
+        try:
+            yield base64.b64decode(path.read_bytes(), validate=True)
+            return
+        except binascii.Error:
+            pass  # a plain CSV
+    with path.open("rb") as file:
+        yield from iter(lambda: file.read(1 << 20), b"")
+
+
+def load_job(bundle: Bundle, target: Target, job_id: str) -> bool:
+    """One transaction for the job, its events and checkpoints: half of a job would look like a whole one."""
+    entry = bundle.get("jobs", job_id)
+    if entry["job"].get("status") not in TERMINAL:
+        raise NotLoadable("it has not ended at the source; import again when it has")
+    job = convert.job(entry["job"], project_id=target.project_id)
+    if job is None:
+        raise NotLoadable("its method is not one that this server knows; it stays in the bundle")
+    with write(target.engine) as conn:
+        if jobs.find_job(conn, job_id) is not None:
+            jobs.get_job(conn, job_id, target.project_id)
+            return False
+        _ensure_organization(conn, job.organization_id, now=job.created_at)
+        jobs.insert_job(conn, job)
+        # The source lists the newest first, and the order of insertion is the order here.
+        events.insert_events(conn, [convert.event(each, job_id) for each in reversed(entry["events"])])
+        for each in reversed(entry["checkpoints"]):
+            events.add_checkpoint(conn, convert.checkpoint(each, job_id))
+    return True
+
+
+def _ensure_organization(conn: Connection, organization_id: str, *, now: int) -> None:
+    """The job goes on naming the organisation it was made in. Nobody belongs to it here."""
+    try:
+        tenants.get_organization(conn, organization_id)
+    except NotFound:
+        name = f"imported {organization_id}"
+        tenants.insert_organization(conn, Organization(organization_id, name, organization_id.lower(), now))
+
+
+def load_eval(bundle: Bundle, target: Target, eval_id: str) -> bool:
+    """Archived as one JSON file of purpose `evals`: OpenAI's Evals end, their definitions and results need not."""
+    file_id = f"file-{eval_id}"
+    with read(target.engine) as conn:
+        if files.find_file(conn, file_id, target.project_id):
+            return False
+    entry = bundle.get("evals", eval_id)
+    blob = target.blobs.put(f"files/{file_id}", orjson.dumps(entry, option=orjson.OPT_INDENT_2))
+    row = File(
+        id=file_id,
+        project_id=target.project_id,
+        created_at=int(entry["eval"].get("created_at") or 0),
+        filename=f"{eval_id}.json",
+        purpose=FilePurpose.EVALS,
+        bytes=blob.bytes,
+        sha256=blob.sha256,
+        blob=blob.path,
+    )
+    with write(target.engine) as conn:
+        files.insert_file(conn, row)
+    return True
+
+
+def load_completion(bundle: Bundle, target: Target, completion_id: str) -> bool:
+    entry = bundle.get("completions", completion_id)
+    with write(target.engine) as conn:
+        try:
+            completions.get_completion(conn, completion_id, target.project_id)
+        except NotFound:
+            completions.insert_completion(conn, convert.completion(entry, project_id=target.project_id))
+            return True
+    return False
