@@ -1,0 +1,5 @@
+"""`python -m tunery`."""
+
+from tunery.cli.main import main
+
+main()

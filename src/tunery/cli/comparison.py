@@ -1,0 +1,96 @@
+"""Asks base and tuned model the same questions: the answers, and the prompt tokens that each way costs."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from tunery.cli.tasks import Message, Question, Task
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+STREAMS = 8  # questions asked at once: the engine computes them in one batch
+
+
+@dataclass(frozen=True)
+class Answer:
+    text: str
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class Score:
+    way: str
+    correct: int
+    asked: int
+    prompt_tokens: int
+
+    @property
+    def percent(self) -> float:
+        return 100 * self.correct / self.asked
+
+
+def ask_all(client: "OpenAI", model: str, task: Task, prompt: Callable[[Question], list[Message]]) -> list[Answer]:
+    """The most likely answers, in the order of the questions."""
+
+    def ask(question: Question) -> Answer:
+        completion = client.chat.completions.create(
+            model=model,
+            messages=prompt(question),  # type: ignore[arg-type]
+            temperature=0,
+            max_completion_tokens=task.max_tokens,
+        )
+        assert completion.usage is not None
+        return Answer((completion.choices[0].message.content or "").strip(), completion.usage.prompt_tokens)
+
+    with ThreadPoolExecutor(STREAMS) as pool:
+        return list(pool.map(ask, task.questions))
+
+
+def score(way: str, task: Task, answers: list[Answer]) -> Score:
+    correct = sum(
+        _normal(answer.text) == _normal(question.expected or "")
+        for question, answer in zip(task.questions, answers, strict=True)
+    )
+    return Score(way, correct, len(answers), sum(answer.prompt_tokens for answer in answers))
+
+
+def _normal(text: str) -> str:
+    """Capitals and a closing full stop do not make a label wrong: that would flatter the tuned model."""
+    return text.strip().rstrip(".").casefold()
+
+
+def side_by_side(task: Task, base: list[Answer], tuned: list[Answer]) -> RenderableType:
+    found = Table(title="Questions that are not in the file", title_justify="left", show_lines=True)
+    for column in ("question", "base model, few-shot", "tuned model, zero-shot"):
+        found.add_column(column, ratio=1)
+    for question, before, after in zip(task.questions, base, tuned, strict=True):
+        found.add_row(escape(question.text), _cell(before), _cell(after))
+    return found
+
+
+def _cell(answer: Answer) -> str:
+    return f"{escape(answer.text)}\n[dim]{answer.prompt_tokens} prompt tokens[/dim]"
+
+
+def score_table(scores: list[Score]) -> RenderableType:
+    found = Table(title=f"{scores[0].asked} held-out rows", title_justify="left")
+    found.add_column("")
+    found.add_column("exact match", justify="right")
+    found.add_column("prompt tokens a row", justify="right")
+    for item in scores:
+        tokens = item.prompt_tokens / item.asked
+        found.add_row(item.way, f"{item.percent:.0f} %  ({item.correct} of {item.asked})", f"{tokens:.0f}")
+    return found
+
+
+def saving(few_shot_tokens: int, zero_shot_tokens: int) -> str:
+    share = 100 * (1 - zero_shot_tokens / few_shot_tokens)
+    return (
+        f"Prompt tokens: {few_shot_tokens:,} few-shot, {zero_shot_tokens:,} tuned: {share:.0f} % saved on every call."
+    )

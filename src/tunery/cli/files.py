@@ -1,0 +1,95 @@
+"""`tunery files`: training data on the server."""
+
+import base64
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunery.cli.connection import client_of
+from tunery.cli.output import Json, Limit, console, emit_json, facts, notes, size, status, table, when
+
+app = typer.Typer(no_args_is_help=True, help="Upload, list, download and delete files.")
+
+FileId = Annotated[str, typer.Argument(help="A file's id, `file-…`.")]
+
+
+@app.command()
+def upload(
+    ctx: typer.Context,
+    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A JSONL file.")],
+    purpose: Annotated[str, typer.Option(help="What it is for.")] = "fine-tune",
+    as_json: Json = False,
+) -> None:
+    """Upload a file and print its id."""
+    with path.open("rb") as file:
+        uploaded = client_of(ctx).files.create(file=file, purpose=purpose)  # type: ignore[arg-type]
+    if as_json:
+        emit_json(uploaded)
+    else:
+        console.print(uploaded.id)
+
+
+@app.command("list")
+def list_files(
+    ctx: typer.Context,
+    purpose: Annotated[str | None, typer.Option(help="Only files of this purpose.")] = None,
+    limit: Limit = 50,
+    as_json: Json = False,
+) -> None:
+    """List files, newest first."""
+    files = client_of(ctx).files
+    page = files.list(limit=min(limit, 1000), purpose=purpose) if purpose else files.list(limit=min(limit, 1000))
+    found = list(islice(page, limit))
+    if as_json:
+        return emit_json(found)
+    rows = ((f.id, f.filename, f.purpose, size(f.bytes), status(f.status), when(f.created_at)) for f in found)
+    console.print(table(("id", "name", "purpose", ">size", "status", "created"), rows, empty="No files."))
+
+
+@app.command()
+def get(ctx: typer.Context, file_id: FileId, as_json: Json = False) -> None:
+    """Show one file."""
+    found = client_of(ctx).files.retrieve(file_id)
+    if as_json:
+        return emit_json(found)
+    pairs = [
+        ("id", found.id),
+        ("name", found.filename),
+        ("purpose", found.purpose),
+        ("size", size(found.bytes)),
+        ("status", status(found.status)),
+        ("created", when(found.created_at)),
+        ("expires", when(found.expires_at) or "never"),
+    ]
+    console.print(facts(pairs))
+
+
+@app.command()
+def download(
+    ctx: typer.Context,
+    file_id: FileId,
+    to: Annotated[Path | None, typer.Option("--to", "-o", help="Where to; standard output when not given.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Leave a result file in base64, as the API sends it.")] = False,
+) -> None:
+    """Download a file's content. Result files come as readable CSV."""
+    client = client_of(ctx)
+    content = client.files.content(file_id).read()
+    if not raw and client.files.retrieve(file_id).purpose == "fine-tune-results":
+        content = base64.b64decode(content)
+    if to is None:
+        sys.stdout.buffer.write(content)
+        return
+    to.write_bytes(content)
+    notes.print(f"{to} ({size(len(content))})")
+
+
+@app.command()
+def delete(ctx: typer.Context, file_id: FileId, as_json: Json = False) -> None:
+    """Delete a file."""
+    deleted = client_of(ctx).files.delete(file_id)
+    if as_json:
+        return emit_json(deleted)
+    console.print(f"Deleted {deleted.id}.")

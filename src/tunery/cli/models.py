@@ -1,0 +1,118 @@
+"""`tunery models`: what can be called, and the base weights on this machine."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from tunery.cli.connection import client_of
+from tunery.cli.output import Json, console, emit_json, facts, notes, table, when
+from tunery.modeling import sources
+from tunery.modeling.catalog import Catalog
+from tunery.settings import load_settings
+
+app = typer.Typer(no_args_is_help=True, help="List, fetch and delete models.")
+
+ModelName = Annotated[str, typer.Argument(help="A model's name, `ft:…` included.")]
+
+
+@app.command("list")
+def list_models(
+    ctx: typer.Context,
+    local: Annotated[bool, typer.Option("--local", help="This machine's base models, without a server.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the models a server answers to, fine-tuned ones included."""
+    if local:
+        return _list_local(as_json)
+    found = list(client_of(ctx).models.list())
+    if as_json:
+        return emit_json(found)
+    rows = ((model.id, model.owned_by, when(model.created)) for model in found)
+    console.print(table(("model", "owner", "created"), rows, empty="No models."))
+
+
+def _list_local(as_json: bool) -> None:
+    settings = load_settings()
+    found = [
+        {
+            "name": model.name,
+            "aliases": list(model.aliases),
+            "source": model.source,
+            "context_length": model.context_length,
+            "training": model.training,
+            "path": str(path) if (path := sources.cached(model.source, settings.models_dir)) else None,
+        }
+        for model in Catalog.load(settings.catalog)
+    ]
+    if as_json:
+        return emit_json(found)
+    rows = (
+        (
+            row["name"],
+            ", ".join(row["aliases"]),
+            row["source"],
+            f"{row['context_length']:,}",
+            "yes" if row["path"] else "no",
+        )
+        for row in found
+    )
+    console.print(table(("model", "also called", "weights", ">context", "here"), rows, empty="The catalog is empty."))
+
+
+@app.command()
+def get(ctx: typer.Context, name: ModelName, as_json: Json = False) -> None:
+    """Show one model."""
+    found = client_of(ctx).models.retrieve(name)
+    if as_json:
+        return emit_json(found)
+    console.print(facts([("model", found.id), ("owner", found.owned_by), ("created", when(found.created))]))
+
+
+@app.command()
+def delete(ctx: typer.Context, name: ModelName, as_json: Json = False) -> None:
+    """Delete a fine-tuned model and its weights."""
+    deleted = client_of(ctx).models.delete(name)
+    if as_json:
+        return emit_json(deleted)
+    console.print(f"Deleted {deleted.id}.")
+
+
+@app.command()
+def pull(
+    names: Annotated[list[str] | None, typer.Argument(help="Catalog names; all of them when none is given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch base models into this machine's cache, so that the server starts without a network."""
+    settings = load_settings()
+    catalog = Catalog.load(settings.catalog)
+    wanted = dict.fromkeys(catalog.resolve(name).source for name in names) if names else catalog.sources()
+    with download_bar() as report:
+        paths = {source: str(sources.ensure(source, settings.models_dir, report)) for source in wanted}
+    if as_json:
+        return emit_json([{"source": source, "path": path} for source, path in paths.items()])
+    for source, path in paths.items():
+        console.print(f"{source}  {path}", soft_wrap=True)
+
+
+@contextmanager
+def download_bar() -> Iterator[sources.Progress]:
+    """A progress bar that shows itself with the first report: a cached model needs none."""
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=notes
+    )
+    tasks: dict[str, TaskID] = {}
+
+    def report(what: str, done: int, total: int | None) -> None:
+        if not tasks:
+            bar.start()
+        if what not in tasks:
+            tasks[what] = bar.add_task(what, total=total)
+        bar.update(tasks[what], completed=done, total=total)
+
+    try:
+        yield report
+    finally:
+        bar.stop()

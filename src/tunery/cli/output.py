@@ -1,0 +1,82 @@
+"""What commands print: tables for people, JSON for programs."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+console = Console(highlight=False)
+notes = Console(stderr=True, highlight=False)
+"""Progress and remarks: not part of what a program reads."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most.")]
+
+STATUS_STYLES = {
+    "succeeded": "green",
+    "processed": "green",
+    "running": "cyan",
+    "queued": "blue",
+    "validating_files": "blue",
+    "paused": "yellow",
+    "failed": "red",
+    "error": "red",
+    "cancelled": "dim",
+}
+
+
+def emit_json(value: Any) -> None:
+    """`value` may hold the client's models at any depth."""
+    text = json.dumps(value, ensure_ascii=False, indent=2, default=lambda model: model.to_dict())
+    sys.stdout.write(text + "\n")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[RenderableType]], *, empty: str) -> RenderableType:
+    """A plain table, or the sentence `empty` when there is no row. Columns that start with `>` are numbers."""
+    found = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        found.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+    for row in rows:
+        found.add_row(*row)
+    return found if found.row_count else empty
+
+
+def facts(pairs: Iterable[tuple[str, RenderableType]]) -> Table:
+    """One object: a line a fact."""
+    found = Table(box=None, show_header=False, pad_edge=False)
+    found.add_column(style="dim")
+    found.add_column(overflow="fold")
+    for name, value in pairs:
+        found.add_row(name, value)
+    return found
+
+
+def status(text: str) -> str:
+    style = STATUS_STYLES.get(text)
+    return f"[{style}]{text}[/{style}]" if style else text
+
+
+def when(unix_s: float | None) -> str:
+    return datetime.fromtimestamp(unix_s).strftime("%Y-%m-%d %H:%M") if unix_s else ""
+
+
+def size(num_bytes: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"

@@ -1,0 +1,83 @@
+"""`tunery serve`: the whole server on this machine."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunery.cli.models import download_bar
+from tunery.cli.output import console, notes
+from tunery.launch.server import Address, Server
+from tunery.settings import Settings, load_settings
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Where to listen; 127.0.0.1 unless told otherwise.")] = None,
+    port: Annotated[int | None, typer.Option(help="8000 unless told otherwise; 0 takes any free one.")] = None,
+    home: Annotated[
+        Path | None, typer.Option(help="Where data and models lie; ~/.tunery unless told otherwise.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A settings file; <home>/tunery.toml unless told otherwise.")
+    ] = None,
+    logs: Annotated[bool, typer.Option("--logs", help="Logs to standard error instead of <home>/logs.")] = False,
+) -> None:
+    """Start the server: API, dashboard, worker and engine. Ctrl-C stops it; a running job goes on at the next start."""
+    settings = load_settings(config, host=host, port=port, home=home)
+    with stop_signals() as stop, prepared(settings, echo=logs) as server:
+        address = start(server, stop)
+        if address is not None:
+            print_banner(settings, address)
+            server.supervise(stop)
+
+
+@contextmanager
+def prepared(settings: Settings, *, echo: bool = False) -> Iterator[Server]:
+    """A server that can be started; stopped at the end of the block."""
+    server = Server(settings, say=lambda event: notes.print(f"[yellow]{event}[/yellow]"), echo=echo)
+    try:
+        with download_bar() as report:
+            server.prepare(report)
+        yield server
+    finally:
+        server.stop()
+
+
+def start(server: Server, stop: threading.Event) -> Address | None:
+    with notes.status("Starting …"):
+        return server.start(stop)
+
+
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """Set by Ctrl-C and SIGTERM, so that the server ends in order. A second Ctrl-C interrupts as usual."""
+    stop = threading.Event()
+
+    def handle(number: int, _frame: object) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def print_banner(settings: Settings, address: Address) -> None:
+    lines = [("API", address.base_url), ("Dashboard", f"{address.url}/dashboard"), ("Data", str(settings.home))]
+    if address.first_key:
+        lines.append(("Key", f"{address.first_key}  (shown this once: keep it)"))
+    elif settings.api_key:
+        lines.append(("Key", "the one in TUNERY_API_KEY"))
+    console.print("[bold]Tunery is up.[/bold]")
+    for name, value in lines:
+        console.print(f"  {name:<10} {value}", soft_wrap=True)
+    if settings.host not in ("127.0.0.1", "localhost", "::1"):
+        notes.print("[yellow]Other machines may reach this server: put TLS in front of it.[/yellow]")

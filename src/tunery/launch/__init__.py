@@ -1,0 +1,1 @@
+"""Puts the processes together: the only place that knows them all."""

@@ -1,0 +1,186 @@
+"""All of Tunery on one machine: makes the home ready, starts engine, api and worker, and keeps them running."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import httpx
+
+from tunery.domain.clock import system_clock
+from tunery.launch.children import Child, ChildSpec
+from tunery.launch.lock import HomeLock
+from tunery.modeling import sources
+from tunery.modeling.catalog import Catalog
+from tunery.settings import Settings
+from tunery.store import bootstrap, database
+
+START_TIMEOUT_S = 180.0
+MAX_FALLS = 5  # of one part in a row while starting: more is no accident
+LOOK_EVERY_S = 0.2
+LEAVING_S = 3.0
+STOP_TIMEOUT_S = 25.0
+LOOPBACK = "127.0.0.1"
+
+Say = Callable[[str], None]
+
+
+class ServerFailed(RuntimeError):
+    """The server cannot start or go on. The message says which part and its last lines."""
+
+
+@dataclass(frozen=True)
+class Address:
+    url: str  # without /v1
+    first_key: str | None  # the secret of the key that this start made; shown once
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.url}/v1"
+
+
+class Server:
+    """Use: `prepare`, `start`, `supervise` until told to stop, `stop`. Only `prepare` may need the network."""
+
+    def __init__(self, settings: Settings, *, say: Say, echo: bool = False) -> None:
+        self._settings = settings
+        self._say = say
+        self._echo = echo  # the parts' output goes to this process's instead of <home>/logs
+        self._lock = HomeLock(settings.home)
+        self._logs = settings.home / "logs"
+        self._database = database.connect(settings.resolved_database_url)
+        self._children: list[Child] = []
+
+    def prepare(self, progress: sources.Progress | None = None) -> None:
+        """Lock the home, migrate the database, fetch the base model.
+
+        Raises HomeInUse, ServerFailed and modeling's SourceError.
+        """
+        settings = self._settings
+        port = settings.port or free_port(settings.host)
+        self._settings = settings.model_copy(update={"port": port})
+        self._lock.acquire(self.url)
+        if not _becomes_free(settings.host, port):
+            raise ServerFailed(f"Port {port} is taken. Choose another with --port, or --port 0 for any free one.")
+        database.migrate(self._database)
+        self._children = [Child(spec, echo=self._echo) for spec in self._specs(progress)]
+
+    @property
+    def url(self) -> str:
+        return f"http://{self._reachable_host()}:{self._settings.port}"
+
+    def _reachable_host(self) -> str:
+        host = LOOPBACK if self._settings.host in ("0.0.0.0", "::") else self._settings.host
+        return f"[{host}]" if ":" in host else host
+
+    def _specs(self, progress: sources.Progress | None) -> list[ChildSpec]:
+        settings = self._settings
+        specs = []
+        if settings.engine_kind == "local" and not settings.engine_url:
+            source = Catalog.load(settings.catalog).sources()[0]
+            model_dir = sources.ensure(source, settings.models_dir, progress)
+            port = free_port(LOOPBACK)
+            settings = settings.model_copy(update={"engine_url": f"http://{LOOPBACK}:{port}"})
+            arguments = ("--model-dir", str(model_dir), "--host", LOOPBACK, "--port", str(port))
+            specs.append(self._spec("engine", "tunery.serving", arguments, {}))
+        environment = settings.as_environment()
+        specs.append(self._spec("api", "tunery.launch.web", (), environment))
+        specs.append(self._spec("worker", "tunery.jobs", (), environment))
+        return specs
+
+    def _spec(self, name: str, module: str, arguments: tuple[str, ...], environment: dict[str, str]) -> ChildSpec:
+        return ChildSpec(name, module, arguments, environment, self._logs / f"{name}.log")
+
+    def start(self, stop: threading.Event) -> Address | None:
+        """Start every part and wait until the API reports them all up. None when `stop` was set meanwhile.
+
+        The first key is made at the end, so that a start that fails does not make one nobody sees.
+        Raises ServerFailed.
+        """
+        for child in self._children:
+            child.start()
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._is_healthy():
+            self._look()
+            self._give_up_on_falling()
+            if time.monotonic() > deadline:
+                raise ServerFailed(f"The server is not up after {START_TIMEOUT_S:.0f} s. Its logs: {self._logs}.")
+            if stop.wait(LOOK_EVERY_S):
+                return None
+        return Address(self.url, self._first_key())
+
+    def _first_key(self) -> str | None:
+        secret = self._settings.api_key.get_secret_value() if self._settings.api_key else None
+        with database.write(self._database) as conn:
+            return bootstrap.bootstrap(conn, clock=system_clock, key=secret)
+
+    def issue_key(self, name: str) -> str:
+        """One more key, for a command that runs on the server's own machine. Returns its secret."""
+        with database.write(self._database) as conn:
+            return bootstrap.issue_key(conn, clock=system_clock, name=name)
+
+    def supervise(self, stop: threading.Event) -> None:
+        """Start again what falls, until `stop` is set."""
+        while not stop.wait(LOOK_EVERY_S):
+            self._look()
+
+    def stop(self) -> None:
+        """The worker first, while the others still answer it: it saves its job's state. Then the rest at once."""
+        for child in reversed(self._children):
+            child.terminate()
+            if child.spec.name == "worker":
+                child.wait(STOP_TIMEOUT_S)
+        for child in self._children:
+            child.wait(STOP_TIMEOUT_S)
+        self._database.dispose()
+        self._lock.release()
+
+    def _look(self) -> None:
+        for child in self._children:
+            if event := child.look():
+                self._say(event)
+
+    def _give_up_on_falling(self) -> None:
+        for child in self._children:
+            if child.falls >= MAX_FALLS:
+                words = child.last_words()
+                evidence = f"Its last lines ({child.spec.log}):\n{words}" if words else "Its output is above."
+                raise ServerFailed(f"The {child.spec.name} does not start. {evidence}")
+
+    def _is_healthy(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health", timeout=2).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+
+def free_port(host: str) -> int:
+    with _socket(host) as probe:
+        probe.bind((host, 0))
+        return probe.getsockname()[1]
+
+
+def _becomes_free(host: str, port: int) -> bool:
+    """Waits a moment: the parts of a server that was killed just now are still leaving."""
+    deadline = time.monotonic() + LEAVING_S
+    while not is_free(host, port):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(LOOK_EVERY_S)
+    return True
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now."""
+    with _socket(host) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does: TIME_WAIT is no hindrance
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _socket(host: str) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)

@@ -1,0 +1,41 @@
+"""Runs a module as `python -m` would, and ends with the process that started it: `python -m tunery.launch.tether
+PARENT_PID MODULE [ARGUMENT ...]`. However the server dies, no orphan keeps its port, its memory or its job.
+"""
+
+import ctypes
+import os
+import runpy
+import signal
+import sys
+import threading
+import time
+
+PR_SET_PDEATHSIG = 1
+LOOK_EVERY_S = 1.0
+
+
+def tie_to_parent(parent_pid: int) -> None:
+    """SIGKILL, not SIGTERM: a parent that died without a word leaves no time for farewells, as a power cut would."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    else:
+        threading.Thread(target=_watch, args=(parent_pid,), daemon=True).start()
+    if os.getppid() != parent_pid:  # it died before the call above
+        os._exit(1)
+
+
+def _watch(parent_pid: int) -> None:
+    while os.getppid() == parent_pid:
+        time.sleep(LOOK_EVERY_S)
+    os._exit(1)
+
+
+def main() -> None:
+    parent_pid, module, *arguments = sys.argv[1:]
+    tie_to_parent(int(parent_pid))
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""The process that answers HTTP: the API, with the dashboard on top. `python -m tunery.api` serves the API alone."""
+
+import uvicorn
+
+from tunery.api.app import create_app
+from tunery.dashboard.app import mount
+from tunery.settings import load_settings
+
+
+def main() -> None:
+    settings = load_settings()
+    app = create_app(settings)
+    mount(app, settings)
+    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""The command line without a server: help, exit codes, local commands, and no traceback whatever goes wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tunery.cli.output import duration, size
+
+
+def tunery(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("TUNERY_", "OPENAI_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "tunery", *arguments],
+        env={**clean, "TUNERY_HOME": str(home), **environment},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
+
+
+def test_help_names_every_command(home: Path) -> None:
+    done = tunery("--help", home=home)
+    assert done.returncode == 0
+    for command in ("serve", "demo", "files", "jobs", "models", "chat", "keys", "usage", "costs"):
+        assert f" {command} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (("jobs", "list"), 2, "OPENAI_API_KEY"),
+        (("--api-key", "sk-x", "jobs", "create", "missing.jsonl"), 2, "no file missing.jsonl"),
+        (("--api-key", "sk-x", "jobs", "create", "file-x", "--epochs", "many"), 2, "--epochs must be a number"),
+        (("--api-key", "sk-x", "--base-url", "http://127.0.0.1:9/v1", "jobs", "list"), 1, "No server answers"),
+        (("models", "pull", "no-such-model"), 1, "does not exist"),
+        (("serve", "--config", "missing.toml"), 1, "no settings file"),
+        (("nonsense",), 2, "No such command"),
+    ],
+)
+def test_what_goes_wrong_is_a_sentence_and_an_exit_code(
+    home: Path, arguments: tuple[str, ...], code: int, text: str
+) -> None:
+    done = tunery(*arguments, home=home)
+    assert done.returncode == code
+    assert text in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_unknown_setting_stops_the_command(home: Path) -> None:
+    done = tunery("models", "list", "--local", home=home, TUNERY_LEESE_S="3")
+    assert (done.returncode, "TUNERY_LEESE_S" in done.stderr) == (1, True)
+
+
+def test_local_models_as_json(home: Path) -> None:
+    done = tunery("models", "list", "--local", "--json", home=home)
+    found = {row["name"]: row for row in json.loads(done.stdout)}
+    assert found["gpt-4o-mini-2024-07-18"]["aliases"] == ["gpt-4o-mini"]
+    assert found["gpt-4o-mini-2024-07-18"]["path"] is None
+
+
+def test_lost_key_is_replaced_on_the_servers_own_machine(home: Path) -> None:
+    first = tunery("keys", "create", "me", "--local", home=home)
+    second = tunery("keys", "create", "me", "--local", "--json", home=home)
+    assert first.stdout.startswith("sk-")
+    assert json.loads(second.stdout)["key"] != first.stdout.strip()
+
+
+def test_numbers_for_people() -> None:
+    assert [duration(s) for s in (4.4, 75, 3700)] == ["4 s", "1 min 15 s", "1 h 01 min"]
+    assert [size(n) for n in (12, 1_500, 2_340_000, 5e9)] == ["12 B", "1.5 kB", "2.3 MB", "5.0 GB"]
