@@ -64,9 +64,8 @@ class PriceTable:
         """For a base's snapshot name or an `ft:` name, at a moment (Unix seconds; days begin at midnight UTC)."""
         name = parse_name(model)
         entry = self._entry(name.base if name else model, at)
-        if entry is None:
-            price = self._default or Price()
-        else:
+        price = self._default or Price()
+        if entry is not None:
             price = entry.tuned if name else entry.base
         return price.scaled(self._batch_percent) if is_batch else price
 

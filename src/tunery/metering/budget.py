@@ -1,0 +1,70 @@
+"""A project's monthly budget: a mail when most of it is spent, then a hard stop."""
+
+from sqlalchemy import Connection
+
+from tunery.domain.errors import RateLimited
+from tunery.domain.limits import Limits
+from tunery.domain.tenants import Role
+from tunery.domain.usage import MICRO, PICO
+from tunery.metering.limits import WARNING_PERCENT, month_start, project_limits
+from tunery.settings import Settings
+from tunery.store import limits as store
+from tunery.store import outbox, tenants, usage
+
+TOPIC = "budget.warning"
+
+
+def check_budget(conn: Connection, project_id: str, limits: Limits, *, now: float) -> None:
+    """Raises RateLimited when the month's budget is spent. Looked at before each request: requests that run at the
+    same time may each go past it once."""
+    if not limits.monthly_budget:
+        return
+    if usage.spent_since(conn, project_id, month_start(now)) >= limits.monthly_budget * MICRO:
+        raise RateLimited(
+            "You exceeded your current quota: the project's budget for this month is spent. "
+            "An owner of the organization can raise it.",
+            type="insufficient_quota",
+            code="insufficient_quota",
+            headers={"x-should-retry": "false"},
+        )
+
+
+def check_project_budget(conn: Connection, settings: Settings, project_id: str, *, now: float) -> None:
+    """As check_budget, where the limits are not at hand: before a job is created."""
+    check_budget(conn, project_id, project_limits(conn, settings, project_id), now=now)
+
+
+def warn_about_budget(conn: Connection, project_id: str, limits: Limits, *, currency: str, now: float) -> None:
+    """After something was spent: one mail to each owner when the threshold is crossed, one at the end."""
+    if not limits.monthly_budget:
+        return
+    month = month_start(now)
+    spent = usage.spent_since(conn, project_id, month)
+    for percent in sorted({limits.warning_percent or WARNING_PERCENT, 100}):
+        crossed = spent * 100 >= limits.monthly_budget * MICRO * percent
+        if crossed and store.note_warning(conn, project_id, month=month, percent=percent, now=now):
+            _send(conn, project_id, _mail(conn, project_id, spent, limits.monthly_budget, percent, currency), now)
+
+
+def _mail(conn: Connection, project_id: str, spent: int, budget: int, percent: int, currency: str) -> dict[str, str]:
+    name = tenants.get_project(conn, project_id).name
+    money = f"{spent / PICO:,.2f} of {budget / MICRO:,.2f} {currency.upper()}"
+    end = (
+        "Requests and new jobs are refused with insufficient_quota until the month ends or the budget is raised."
+        if percent >= 100
+        else "At 100 % requests and new jobs are refused."
+    )
+    return {
+        "subject": f"Tunery: project {name} has spent {percent} % of its monthly budget",
+        "text": f"The project {name} ({project_id}) has spent {money} this month (UTC).\n\n{end}\n",
+    }
+
+
+def _send(conn: Connection, project_id: str, payload: dict[str, str], now: float) -> None:
+    organization_id = tenants.get_project(conn, project_id).organization_id
+    people = tenants.list_users(conn, organization_id, limit=1000).items
+    members = tenants.list_members(conn, project_id, limit=1000).items
+    owners = {user.email for user in people if user.role is Role.OWNER}
+    owners |= {member.user.email for member in members if member.role is Role.OWNER}
+    for address in sorted(owner for owner in owners if owner):
+        outbox.insert_outbox(conn, "email", TOPIC, payload, project_id=project_id, now=now, recipient=address)

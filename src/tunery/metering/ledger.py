@@ -1,0 +1,70 @@
+"""Writes what was used into the ledger, at the price of the day."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from tunery.domain.jobs import FineTuningJob
+from tunery.domain.tenants import Caller
+from tunery.domain.usage import Price, TokenUsage, UsageRecord
+from tunery.metering.prices import PriceTable
+from tunery.store import usage as store
+
+
+@dataclass(frozen=True)
+class RequestIds:
+    """The server's own id, never the same twice; and the client's, the same in every retry of one request."""
+
+    server: str
+    client: str | None = None
+
+
+def record_completion(
+    conn: Connection,
+    caller: Caller,
+    ids: RequestIds,
+    *,
+    prices: PriceTable,
+    model: str,
+    usage: TokenUsage,
+    now: float,
+    is_batch: bool = False,
+) -> UsageRecord:
+    """Count one answer, however often this is called for it. `model`: a snapshot or `ft:` name, never an alias."""
+    record = UsageRecord(
+        request_id=ids.server,
+        client_request_id=ids.client,
+        kind="completion",
+        project_id=caller.project_id,
+        user_id=caller.user_id or "",
+        api_key_id=caller.key_id,
+        model=model,
+        created_at=int(now),
+        usage=usage,
+        cost=prices.price_of(model, now, is_batch=is_batch).cost(usage),
+        currency=prices.currency,
+        is_batch=is_batch,
+    )
+    store.record_usage(conn, record)
+    return record
+
+
+def record_training(
+    conn: Connection, job: FineTuningJob, *, prices: PriceTable, trained_tokens: int, now: float
+) -> UsageRecord:
+    """Count a job that succeeded, in the transaction that says so. The job's id makes it count once."""
+    usage = TokenUsage(trained_tokens=trained_tokens)
+    record = UsageRecord(
+        request_id=job.id,
+        kind="training",
+        project_id=job.project_id,
+        user_id=job.created_by or "",
+        api_key_id="",
+        model=job.base_model,
+        created_at=int(now),
+        usage=usage,
+        cost=Price(training=prices.training_price(job.base_model, now)).cost(usage),
+        currency=prices.currency,
+    )
+    store.record_usage(conn, record)
+    return record

@@ -1,0 +1,76 @@
+"""What a project and a key may use: settings, then the project's own limits, then the key's."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection
+
+from tunery.domain.errors import InvalidRequest, RateLimited
+from tunery.domain.limits import Limits
+from tunery.settings import Settings
+from tunery.store import files, jobs
+from tunery.store import limits as store
+
+DAY_S = 86_400
+WARNING_PERCENT = 80
+
+
+def limits_of_settings(settings: Settings) -> Limits:
+    return Limits(
+        requests_per_minute=settings.requests_per_minute,
+        tokens_per_minute=settings.tokens_per_minute,
+        max_running_jobs=settings.max_running_jobs,
+        max_jobs_per_day=settings.max_jobs_per_day,
+        max_storage_bytes=settings.max_storage_bytes,
+        monthly_budget=settings.monthly_budget,
+        warning_percent=WARNING_PERCENT,
+    )
+
+
+def project_limits(conn: Connection, settings: Settings, project_id: str) -> Limits:
+    """Every field is a number; 0 = no limit."""
+    own = store.get_limits(conn, project_id).get(project_id, Limits())
+    return own.over(limits_of_settings(settings))
+
+
+def subject_limits(conn: Connection, settings: Settings, project_id: str, key_id: str) -> dict[str, Limits]:
+    """The project's and the key's, by id. A key has only the limits that were set for it."""
+    found = store.get_limits(conn, project_id, key_id)
+    project = found.get(project_id, Limits()).over(limits_of_settings(settings))
+    return {project_id: project} | ({key_id: found[key_id]} if key_id in found else {})
+
+
+def check_new_job(conn: Connection, settings: Settings, project_id: str, *, model: str, now: float) -> None:
+    """Raises RateLimited when the project has made as many jobs in the last 24 hours as it may.
+
+    Jobs at once are no error: those too many wait in the queue.
+    """
+    limit = project_limits(conn, settings, project_id).max_jobs_per_day
+    if limit and jobs.count_jobs(conn, project_id, created_since=now - DAY_S) >= limit:
+        raise RateLimited(
+            f"You have reached the maximum of {limit} fine-tuning requests per day for the model '{model}'. "
+            "Please try again later.",
+            type="requests",
+            code="daily_rate_limit_exceeded",
+            headers={"x-should-retry": "false"},
+        )
+
+
+def check_storage(conn: Connection, settings: Settings, project_id: str, num_bytes: int) -> None:
+    """Raises InvalidRequest when the project's files and these bytes are more than it may store."""
+    limit = project_limits(conn, settings, project_id).max_storage_bytes
+    if not limit:
+        return
+    stored = files.stored_bytes(conn, project_id)
+    if stored + num_bytes > limit:
+        raise InvalidRequest(
+            f"This file of {num_bytes:,} bytes does not fit: the project stores {stored:,} of {limit:,} bytes. "
+            "Delete files that are no longer needed.",
+            param="file",
+            code="storage_limit_exceeded",
+        )
+
+
+def month_start(now: float) -> int:
+    """The first second of the month (UTC)."""
+    moment = datetime.fromtimestamp(now, UTC)
+    return int(datetime(moment.year, moment.month, 1, tzinfo=UTC).timestamp())

@@ -1,0 +1,132 @@
+"""Stands around every completion: lets it in, counts it, and knows whether the answer went out.
+
+The order of things makes the count exact when a process dies at any line:
+1. `open_request` before the engine is asked: limits and budget. Writes nothing that costs.
+2. `settle` when the usage is known and before the answer's last byte leaves. If the process dies before, the client
+   has no answer and nothing is counted; if after, the answer is counted though it may not have arrived.
+3. `delivered` after the last byte. Until then a retry with the same client id (Idempotency-Key or X-Client-Request-Id)
+   takes the place of the record, so that the client is charged for the one answer that it got.
+"""
+
+import threading
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from tunery.domain.clock import Clock, system_clock
+from tunery.domain.limits import Limits
+from tunery.domain.tenants import Caller
+from tunery.domain.usage import TokenUsage, UsageRecord
+from tunery.metering.budget import check_budget, warn_about_budget
+from tunery.metering.ledger import RequestIds, record_completion
+from tunery.metering.limits import subject_limits
+from tunery.metering.prices import PriceTable
+from tunery.metering.rates import Reading, give_back, headers_of, take
+from tunery.settings import Settings
+from tunery.store import usage as usage_store
+from tunery.store.database import read, write
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """One request that was let in."""
+
+    caller: Caller
+    ids: RequestIds
+    limits: Limits  # the project's
+    estimated_tokens: int
+    readings: tuple[Reading, ...] = ()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """x-ratelimit-…, where there are limits."""
+        return headers_of(self.readings)
+
+
+class Meter:
+    def __init__(self, engine: Engine, prices: PriceTable, settings: Settings, clock: Clock = system_clock) -> None:
+        self._engine, self._prices, self._settings, self._clock = engine, prices, settings, clock
+        self._delivered: list[str] = []  # ids whose mark is not in the database yet
+        self._lock = threading.Lock()
+
+    def open_request(
+        self,
+        caller: Caller,
+        ids: RequestIds,
+        *,
+        model: str,
+        estimated_tokens: int = 0,
+    ) -> Ticket:
+        """Raises RateLimited. `estimated_tokens`: the prompt and the longest answer asked for; corrected at the end."""
+        now = self._clock()
+        with read(self._engine) as conn:
+            subjects = subject_limits(conn, self._settings, caller.project_id, caller.key_id)
+            limits = subjects[caller.project_id]
+            check_budget(conn, caller.project_id, limits, now=now)
+        if not any(each.requests_per_minute or each.tokens_per_minute for each in subjects.values()):
+            return Ticket(caller, ids, limits, estimated_tokens)
+        with write(self._engine) as conn:
+            what = f"{model} in organization {caller.organization_id}"
+            readings = take(conn, subjects, tokens=estimated_tokens, now=now, what=what)
+        return Ticket(caller, ids, limits, estimated_tokens, readings)
+
+    def settle(self, ticket: Ticket, *, model: str, usage: TokenUsage, is_batch: bool = False) -> UsageRecord:
+        """Count the answer. Call it before the last byte goes out, also for an answer that the client broke off."""
+        now = self._clock()
+        marks = self._take_marks()
+        try:
+            with write(self._engine) as conn:
+                if marks:
+                    usage_store.mark_delivered(conn, marks)
+                unused = ticket.estimated_tokens - usage.input_tokens - usage.output_tokens
+                give_back(conn, ticket.readings, tokens=unused, now=now)
+                record = record_completion(
+                    conn,
+                    ticket.caller,
+                    ticket.ids,
+                    prices=self._prices,
+                    model=model,
+                    usage=usage,
+                    now=now,
+                    is_batch=is_batch,
+                )
+                project_id, currency = ticket.caller.project_id, self._prices.currency
+                warn_about_budget(conn, project_id, ticket.limits, currency=currency, now=now)
+        except BaseException:
+            self._give_marks_back(marks)
+            raise
+        return record
+
+    def abandon(self, ticket: Ticket) -> None:
+        """The engine gave no answer: nothing is charged, and the tokens taken ahead go back."""
+        if any(reading.unit == "tokens" for reading in ticket.readings):
+            with write(self._engine) as conn:
+                give_back(conn, ticket.readings, tokens=ticket.estimated_tokens, now=self._clock())
+
+    def delivered(self, ticket: Ticket) -> None:
+        """The last byte went out. Written with the next settle, or by flush; only answers that may be asked for again
+        need it."""
+        if ticket.ids.client is not None:
+            with self._lock:
+                self._delivered.append(ticket.ids.server)
+
+    def flush(self) -> None:
+        """Write what `delivered` has noted: at shutdown, and now and then."""
+        marks = self._take_marks()
+        if not marks:
+            return
+        try:
+            with write(self._engine) as conn:
+                usage_store.mark_delivered(conn, marks)
+        except BaseException:
+            self._give_marks_back(marks)
+            raise
+
+    def _take_marks(self) -> list[str]:
+        with self._lock:
+            marks, self._delivered = self._delivered, []
+        return marks
+
+    def _give_marks_back(self, marks: list[str]) -> None:
+        with self._lock:
+            self._delivered += marks

@@ -1,0 +1,100 @@
+"""Requests and tokens a minute: who may pass now, and the x-ratelimit headers that tell how much is left."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from tunery.domain.errors import RateLimited
+from tunery.domain.limits import Bucket, Limits
+from tunery.store import limits as store
+from tunery.store.limits import Unit
+
+SHORT = {"requests": "requests per min (RPM)", "tokens": "tokens per min (TPM)"}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One bucket after a request took its part."""
+
+    subject_id: str
+    unit: Unit
+    limit: int
+    bucket: Bucket
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {
+            f"x-ratelimit-limit-{self.unit}": str(self.limit),
+            f"x-ratelimit-remaining-{self.unit}": str(max(0, int(self.bucket.left))),
+            f"x-ratelimit-reset-{self.unit}": duration(self.bucket.seconds_until(self.limit, self.limit)),
+        }
+
+
+def limit_of(limits: Limits, unit: Unit) -> int:
+    return (limits.requests_per_minute if unit == "requests" else limits.tokens_per_minute) or 0
+
+
+def take(conn: Connection, subjects: dict[str, Limits], *, tokens: int, now: float, what: str) -> tuple[Reading, ...]:
+    """Take one request and `tokens` from every limited bucket of every subject, or raise RateLimited.
+
+    After the error the caller rolls back, so that a refused request takes nothing. `what` names the model and the
+    organisation in the message.
+    """
+    readings = []
+    for subject_id, limits in subjects.items():
+        for unit, amount in (("requests", 1), ("tokens", tokens)):
+            limit = limit_of(limits, unit)
+            if limit:
+                readings.append(_take(conn, Reading(subject_id, unit, limit, Bucket(0, now)), amount, now, what))
+    return tuple(readings)
+
+
+def _take(conn: Connection, wanted: Reading, amount: int, now: float, what: str) -> Reading:
+    subject_id, unit, limit = wanted.subject_id, wanted.unit, wanted.limit
+    bucket = store.lock_bucket(conn, subject_id, unit, limit=limit, now=now).filled(limit, now)
+    if bucket.left < amount:
+        raise _refusal(Reading(subject_id, unit, limit, bucket), amount, what)
+    left = bucket.without(amount)
+    store.save_bucket(conn, subject_id, unit, left)
+    return Reading(subject_id, unit, limit, left)
+
+
+def give_back(conn: Connection, readings: tuple[Reading, ...], *, tokens: int, now: float) -> None:
+    """Correct the token buckets by what was taken too much; below zero, by what was taken too little."""
+    for reading in readings:
+        if reading.unit == "tokens" and tokens:
+            bucket = store.lock_bucket(conn, reading.subject_id, "tokens", limit=reading.limit, now=now)
+            filled = bucket.filled(reading.limit, now).without(-tokens)
+            store.save_bucket(conn, reading.subject_id, "tokens", filled.filled(reading.limit, now))
+
+
+def headers_of(readings: tuple[Reading, ...]) -> dict[str, str]:
+    """Of each unit, the bucket that is emptiest for its size: the one that will refuse first."""
+    headers: dict[str, str] = {}
+    for unit in ("tokens", "requests"):
+        of_unit = [reading for reading in readings if reading.unit == unit]
+        if of_unit:
+            headers |= min(of_unit, key=lambda reading: reading.bucket.left / reading.limit).headers
+    return headers
+
+
+def _refusal(reading: Reading, amount: int, what: str) -> RateLimited:
+    used = max(0, reading.limit - int(reading.bucket.left))
+    where = f"{what} on {SHORT[reading.unit]}: Limit {reading.limit}"
+    if amount > reading.limit:
+        message = f"Request too large for {where}, Requested {amount}. Ask for fewer tokens to pass."
+        headers = {"x-should-retry": "false"}
+    else:
+        wait = reading.bucket.seconds_until(amount, reading.limit)
+        again = duration(wait)
+        message = f"Rate limit reached for {where}, Used {used}, Requested {amount}. Please try again in {again}."
+        headers = {"retry-after-ms": str(int(wait * 1000) + 1), "retry-after": str(int(wait) + 1)}
+    return RateLimited(message, type=reading.unit, code="rate_limit_exceeded", headers=reading.headers | headers)
+
+
+def duration(seconds: float) -> str:
+    """As OpenAI writes it: 250ms, 12s, 6m0s."""
+    if seconds < 1:
+        return f"{int(seconds * 1000)}ms"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
