@@ -24,8 +24,8 @@ class Settings(BaseSettings):
     )
 
     # where things are
-    home: Path = Path("~/.tunery")
-    host: str = "127.0.0.1"
+    home: Path = Path("~/.tunery")  # everything that this machine keeps
+    host: str = "127.0.0.1"  # where it listens
     port: int = Field(8000, ge=0, le=65535)  # 0 = any free port
     public_url: str = ""  # the address that stands in mails; "" = http://host:port
     database_url: str = ""  # "" = SQLite in home; postgresql://user:password@host/name
@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     paused_status: Literal["paused", "queued", "running"] = "paused"  # how a paused job shows to old clients
     cached_token_rule: Literal["block", "openai"] = "block"  # openai: from 1,024 tokens in steps of 128
     wandb_api_key: SecretStr | None = None
+    judge_url: str = ""  # an OpenAI-compatible endpoint, with /v1, for judge models that this server lacks
+    judge_api_key: SecretStr | None = None
 
     # mail and webhooks
     smtp_host: str = ""  # "" = no mail is sent
