@@ -6,11 +6,11 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.store import LocalStore, S3Config, S3Store
+from obstore.store import LocalStore, S3Store
 
 from tunery.domain.errors import NotFound
 from tunery.settings import Settings
@@ -127,14 +127,14 @@ class Blobs:
 
 
 def _s3_store(bucket: str, prefix: str, settings: Settings) -> S3Store:
-    options: S3Config = {"bucket": bucket, "region": settings.s3_region}
+    options: dict[str, Any] = {"bucket": bucket, "region": settings.s3_region}
     if settings.s3_endpoint:
         options["endpoint"] = settings.s3_endpoint
     if settings.s3_access_key_id:  # else the usual places: environment, profile, instance role
         options["access_key_id"] = settings.s3_access_key_id
         options["secret_access_key"] = settings.s3_secret_access_key.get_secret_value()
     is_plain = settings.s3_endpoint.startswith("http://")
-    return S3Store(prefix=prefix or None, config=options, client_options={"allow_http": is_plain})
+    return S3Store(prefix=prefix or None, client_options={"allow_http": is_plain}, **options)
 
 
 class _Meter:
