@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from tunery.domain.errors import InvalidRequest
+from tunery.domain.usage import Price
 from tunery.migrate.capture import (
     Golden,
-    Rate,
     estimate_cost,
     read_golden,
     read_prompts,
@@ -68,11 +68,11 @@ def test_a_line_that_is_no_example_is_named(tmp_path: Path) -> None:
         read_prompts(path)
 
 
-def test_the_estimate_is_in_micro_units_and_errs_upwards(tmp_path: Path) -> None:
+def test_the_estimate_errs_upwards(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"messages": [{"role": "user", "content": "' + "word " * 400 + '"}]}\n')
-    cost = estimate_cost(read_prompts(path), Rate(input=300_000, output=1_200_000), max_tokens=100)
-    assert cost >= 400 * 0.3 + 100 * 1.2
+    cost = estimate_cost(read_prompts(path), Price(input=300_000, output=1_200_000), max_tokens=100)
+    assert cost >= 400 * 300_000 + 100 * 1_200_000
 
 
 def test_a_second_capture_replaces_a_failed_row(tmp_path: Path) -> None:

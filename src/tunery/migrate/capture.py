@@ -15,6 +15,7 @@ from openai import OpenAI, OpenAIError
 from openai.types.chat import ChatCompletion
 
 from tunery.domain.errors import InvalidRequest
+from tunery.domain.usage import Price, TokenUsage
 from tunery.migrate.source import Json, explain
 
 CONNECTIONS = 4
@@ -46,18 +47,6 @@ class Golden:
     error: str | None = None
 
 
-@dataclass(frozen=True)
-class Rate:
-    """Micro-units of the currency for a million tokens."""
-
-    input: int
-    output: int
-
-    def cost(self, prompt_tokens: int, completion_tokens: int) -> int:
-        """Micro-units, rounded up: a cap must not be passed by rounding."""
-        return -(-(prompt_tokens * self.input + completion_tokens * self.output) // 1_000_000)
-
-
 def read_prompts(path: Path, *, limit: int | None = None) -> list[Prompt]:
     """Rows of a chat JSONL file; a last assistant message becomes `expected`. Takes every k-th row to meet `limit`.
 
@@ -84,13 +73,13 @@ def _prompt(number: int, line: bytes) -> Prompt:
     return Prompt(number, messages, expected, row.get("tools"))
 
 
-def estimate_cost(prompts: Iterable[Prompt], rate: Rate, *, max_tokens: int) -> int:
-    """Micro-units, from above: prompt tokens by their characters, every answer at its expected or greatest length."""
+def estimate_cost(prompts: Iterable[Prompt], price: Price, *, max_tokens: int) -> int:
+    """In the ledger's unit, from above: prompts by their characters, answers by their expected or greatest length."""
     total = 0
     for prompt in prompts:
         characters = sum(len(str(message.get("content") or "")) + 16 for message in prompt.messages)
         answer = max_tokens if prompt.expected is None else min(max_tokens, int(len(prompt.expected) / 2) + 16)
-        total += rate.cost(int(characters / CHARACTERS_A_TOKEN), answer)
+        total += price.cost(TokenUsage(int(characters / CHARACTERS_A_TOKEN), output_tokens=answer)).total
     return total
 
 
@@ -100,11 +89,11 @@ def capture(
     prompts: list[Prompt],
     *,
     max_tokens: int = 512,
-    rate: Rate | None = None,
+    price: Price | None = None,
     cap: int | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Iterator[Golden]:
-    """Answers in the order of the prompts, greedy. Stops asking once `cap` micro-units are spent.
+    """Answers in the order of the prompts, greedy. Stops asking once `cap` is spent, in the ledger's unit.
 
     A cap is kept to within the answers that were under way when it was reached, at most CONNECTIONS of them.
     """
@@ -115,11 +104,17 @@ def capture(
                 return
             batch = prompts[start : start + CONNECTIONS]
             for golden in pool.map(lambda prompt: ask(client, model, prompt, max_tokens=max_tokens), batch):
-                usage = golden.usage
-                if rate is not None:
-                    spent += rate.cost(usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
+                if price is not None:
+                    spent += cost_of(golden, price)
                 yield golden
             progress(min(start + CONNECTIONS, len(prompts)), len(prompts))
+
+
+def cost_of(golden: Golden, price: Price) -> int:
+    """In the ledger's unit; as if nothing had been cached."""
+    usage = golden.usage
+    tokens = TokenUsage(usage.get("prompt_tokens", 0), output_tokens=usage.get("completion_tokens", 0))
+    return price.cost(tokens).total
 
 
 def ask(client: OpenAI, model: str, prompt: Prompt, *, max_tokens: int) -> Golden:

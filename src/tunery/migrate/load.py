@@ -9,16 +9,17 @@ from pathlib import Path
 import orjson
 from sqlalchemy import Connection, Engine
 
-from tunery.domain.errors import NotFound, TuneryError
+from tunery.domain.errors import InvalidRequest, NotFound, TuneryError
 from tunery.domain.files import File, FilePurpose
 from tunery.domain.jobs import TERMINAL
 from tunery.domain.tenants import Organization
 from tunery.migrate import convert
 from tunery.migrate.bundle import KINDS, Bundle, Kind
 from tunery.migrate.source import Json
+from tunery.settings import Settings
 from tunery.store import completions, events, files, jobs, tenants
 from tunery.store.blobs import Blobs
-from tunery.store.database import read, write
+from tunery.store.database import connect, migrate, read, write
 
 Progress = Callable[[Kind, int, int], None]
 
@@ -164,3 +165,19 @@ def load_completion(bundle: Bundle, target: Target, completion_id: str) -> bool:
             completions.insert_completion(conn, convert.completion(entry, project_id=target.project_id))
             return True
     return False
+
+
+def open_target(settings: Settings, project: str = "") -> Target:
+    """The installation that the settings name, made when it is new. `project`: an id; the oldest one when empty.
+
+    Raises NotFound for an unknown project.
+    """
+    engine = connect(settings.resolved_database_url)
+    migrate(engine)
+    with read(engine) as conn:
+        owners = tenants.list_organizations(conn)
+        if not owners:
+            raise InvalidRequest("This installation has no project yet: start it once with `tunery serve`.")
+        oldest = tenants.list_projects(conn, owners[0].id, limit=1).items[0]
+        chosen = tenants.get_project(conn, project) if project else oldest
+    return Target(engine, Blobs.open(settings), chosen.id)
