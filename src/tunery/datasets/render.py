@@ -49,11 +49,18 @@ class Measured:
     num_tokens: int  # after truncation: what an epoch is billed for
     num_loss_tokens: int  # tokens with a loss weight above 0, after truncation
     truncated: int
+    text: str  # as rendered; of a preference example, its prompt
 
 
 class Renderer:
     def __init__(
-        self, tokenizer: Tokenizer, template: ChatTemplate, special_tokens: dict[str, str], eos_ids: frozenset[int]
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        *,
+        special_tokens: dict[str, str],
+        eos_ids: frozenset[int],
+        model_dir: Path | None = None,
     ) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -61,6 +68,7 @@ class Renderer:
         self.template = template
         self.special_tokens = special_tokens  # by their name in tokenizer_config.json: eos_token → text
         self.eos_ids = eos_ids  # any of these ends an answer
+        self.model_dir = model_dir  # where another process can read the same renderer
 
     @classmethod
     def from_dir(cls, model_dir: Path) -> "Renderer":
@@ -69,7 +77,8 @@ class Renderer:
         tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
         special = {name: _token_text(config[name]) for name in _SPECIAL_NAMES if config.get(name)}
         template = ChatTemplate(load_template(model_dir, config), special)
-        return cls(tokenizer, template, special, frozenset(_eos_ids(model_dir, tokenizer, special)))
+        eos_ids = frozenset(_eos_ids(model_dir, tokenizer, special))
+        return cls(tokenizer, template, special_tokens=special, eos_ids=eos_ids, model_dir=model_dir)
 
     @cached_property
     def knows_tools(self) -> bool:
@@ -178,21 +187,36 @@ class Renderer:
         kept = len(prompt_ids) + sum(len(ids) for ids in answers)
         return RenderedPair(prompt_ids, answers[0], answers[1], truncated=total - kept)
 
-    def measure_batch(self, examples: Sequence[Example], max_tokens: int | None = None) -> list[Measured]:
-        """Token counts of many examples, equal to the lengths that `render` gives."""
-        rows = [example for example in examples if not isinstance(example, PreferenceExample)]
-        layouts = [self.layout(row) for row in rows]
-        encodings = self._encode([layout.text for layout in layouts])
-        measured = iter([_measured(layout, enc, max_tokens) for layout, enc in zip(layouts, encodings, strict=True)])
-        return [
-            self._measure_pair(example, max_tokens) if isinstance(example, PreferenceExample) else next(measured)
-            for example in examples
-        ]
+    def measure_batch(self, examples: Sequence[Example], max_tokens: int | None = None) -> list[Measured | RenderError]:
+        """Token counts of many examples, equal to the lengths that `render` gives; the error of one that has none."""
+        laid_out = [self._try_layout(example) for example in examples]
+        encodings = iter(self._encode([layout.text for layout in laid_out if isinstance(layout, Layout)]))
+        measured: list[Measured | RenderError] = []
+        for example, layout in zip(examples, laid_out, strict=True):
+            if isinstance(example, PreferenceExample):
+                measured.append(self._measure_pair(example, max_tokens))
+            elif isinstance(layout, Layout):
+                measured.append(_measured(layout, next(encodings), max_tokens))
+            elif layout is not None:
+                measured.append(layout)
+        return measured
 
-    def _measure_pair(self, example: PreferenceExample, max_tokens: int | None) -> Measured:
-        pair = self.render_pair(example, max_tokens)
+    def _try_layout(self, example: Example) -> Layout | RenderError | None:
+        if isinstance(example, PreferenceExample):
+            return None
+        try:
+            return self.layout(example)
+        except RenderError as exc:
+            return exc
+
+    def _measure_pair(self, example: PreferenceExample, max_tokens: int | None) -> Measured | RenderError:
+        try:
+            pair = self.render_pair(example, max_tokens)
+        except RenderError as exc:
+            return exc
         trained = len(pair.preferred_ids) + len(pair.non_preferred_ids)
-        return Measured(len(pair.prompt_ids) + trained, trained, pair.truncated)
+        prompt = self.render_chat(example.messages, example.tools, add_generation_prompt=True)
+        return Measured(len(pair.prompt_ids) + trained, trained, pair.truncated, prompt)
 
     def _answer_ids(self, prompt: str, prompt_ids: list[int], text: str, ids: list[int]) -> list[int]:
         """An answer that begins with white space may melt into the prompt's last token: then it stands alone."""
@@ -227,7 +251,7 @@ def _measured(layout: Layout, encoding: Encoding, max_tokens: int | None) -> Mea
         if span.weight:
             first, last = _token_range(encoding, span)
             trained += max(0, min(last, kept) - min(first, kept))
-    return Measured(kept, trained, total - kept)
+    return Measured(kept, trained, total - kept, layout.text)
 
 
 def _token_range(encoding: Encoding, span: Span) -> tuple[int, int]:

@@ -1,0 +1,84 @@
+"""A report's first error as a job's `error`, in the words that OpenAI's clients have learnt to read."""
+
+import re
+
+from tunery.datasets.problems import Problem
+from tunery.datasets.report import Report
+from tunery.domain.jobs import JobError
+
+_FILE_FORMAT = "invalid_file_format"
+_FILE = "invalid_training_file"
+_COUNT = "invalid_n_examples"
+_MISSING_KEYS = {
+    "missing_messages",
+    "missing_input",
+    "missing_preferred_output",
+    "missing_non_preferred_output",
+    "missing_completion",
+}
+_EXTRA_KEYS = {"extra_key", "message_extra_key", "weight_not_allowed", "tool_calls_not_allowed"}
+# What OpenAI calls the formats of a file.
+_WIRE_FORMATS = {"chat": "fine-tune-chat", "preference": "fine-tune-preference", "completion": "fine-tune-completion"}
+
+
+def first_job_error(report: Report, file_id: str) -> JobError | None:
+    """None when a job accepts the file."""
+    errors = [problem for problem in report.problems if problem.severity == "error"]
+    if not errors:
+        return None
+    # The number of examples is only worth a word when each of them is good.
+    problem = next((problem for problem in errors if problem.code != "too_few_examples"), errors[0])
+    code, message = _text(problem, report, file_id)
+    return JobError(code.replace("training", report.role), message, f"{report.role}_file")
+
+
+def _text(problem: Problem, report: Report, file_id: str) -> tuple[str, str]:
+    where = f"{report.role} file"
+    code, detail = _detail(problem, report, file_id)
+    if code == _COUNT:
+        return code, detail
+    if code == _FILE_FORMAT:
+        return code, f"The job failed due to a file format error in the {where}. Invalid file format. {detail}"
+    return code, f"The job failed due to an invalid {where}. {detail}"
+
+
+def _detail(problem: Problem, report: Report, file_id: str) -> tuple[str, str]:
+    example = f"Example {problem.example}"
+    match problem.code:
+        case "too_few_examples":
+            return _COUNT, problem.message
+        case "wrong_format":
+            return _FILE, (
+                f"Input file {file_id} is in the {_WIRE_FORMATS[problem.value]} format, but the specified fine-tuning "
+                f"job is not using '{_method_of(problem.value)}' as the training method "
+                f"(provided method={report.method})."
+            )
+        case "unknown_format":
+            return _FILE, "Unexpected file format, expected either prompt/completion pairs or chat messages."
+        case "empty_file" | "binary_file" | "mixed_formats":
+            return _FILE, f"Invalid file format. {problem.message}"
+        case "missing_role":
+            number = _message_number(problem.path)
+            return _FILE, f"Invalid file format. {example}, message {number} Discriminator 'role' is missing in value"
+        case "invalid_json":
+            return _FILE_FORMAT, (
+                f"{example} cannot be parsed. Error: line contains invalid json: {problem.value} (line {problem.line})"
+            )
+        case "special_token":
+            return _FILE_FORMAT, f"{example} message contains an invalid token: {problem.value}."
+        case code if code in _MISSING_KEYS:
+            return _FILE_FORMAT, f"{example} is missing key '{problem.value}'."
+        case code if code in _EXTRA_KEYS:
+            return _FILE_FORMAT, f'{example} contains an extra "{problem.value}".'
+    place = f", {problem.path}" if problem.path else ""
+    return _FILE_FORMAT, f"{example}{place}: {problem.message}"
+
+
+def _method_of(form: str) -> str:
+    return "dpo" if form == "preference" else "supervised"
+
+
+def _message_number(path: str) -> int:
+    """`messages[1]` is message 2."""
+    found = re.search(r"\[(\d+)\]", path)
+    return int(found[1]) + 1 if found else 1

@@ -1,0 +1,161 @@
+"""Validation of a whole file: one pass, constant memory, all cores. The same rules wherever it is asked for."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from tunery.datasets.advise import advise
+from tunery.datasets.blocks import read_blocks
+from tunery.datasets.examine import ACCEPTS, Task
+from tunery.datasets.facts import Facts
+from tunery.datasets.lines import read_chunks
+from tunery.datasets.pool import examine_here, examine_in_pool, num_cores
+from tunery.datasets.problems import Problem
+from tunery.datasets.render import Renderer
+from tunery.datasets.report import Report, Role, TokenCounts, distribution
+from tunery.domain.jobs import Method
+
+MIN_EXAMPLES: dict[Role, int] = {"training": 10, "validation": 1}
+# Texts of the first bytes are kept, to look for near-duplicates among them.
+SAMPLE_BYTES = 8 * 1024 * 1024
+# Starting processes takes a second: a smaller file is done sooner in this one.
+POOL_BYTES = 4 * 1024 * 1024
+
+Progress = Callable[[int], None]
+"""Bytes examined so far."""
+
+_MAGIC = re.compile(rb"PK\x03\x04|PAR1|\x1f\x8b|%PDF|\xff\xfe|\xfe\xff|\x89PNG|\xd0\xcf\x11\xe0")
+
+
+def validate_file(
+    source: Path | Iterable[bytes],
+    *,
+    method: Method | None = "supervised",
+    renderer: Renderer | None = None,
+    max_example_tokens: int | None = None,
+    role: Role = "training",
+    against: Report | None = None,
+    progress: Progress | None = None,
+    num_processes: int | None = None,
+) -> Report:
+    """Every problem of the file, what it comes to in tokens, and advice. Bad input never raises.
+
+    Without a renderer nothing is counted in tokens. `against` is the report of the training file when this is the
+    validation file of the same job: advice then tells of rows that stand in both. `num_processes`: None is one a core
+    for large files.
+    """
+    chunks = read_chunks(source) if isinstance(source, Path) else source
+    head, chunks = _peek(chunks)
+    facts = Facts()
+    if _is_binary(head):
+        facts.report(Problem("binary_file", 0, "", "The file is not text: it holds bytes that no text has."))
+    else:
+        task = Task(renderer.model_dir if renderer else None, method, max_example_tokens)
+        _gather(chunks, facts, task, renderer, progress, num_processes, large=len(head) >= POOL_BYTES)
+        _judge_file(facts, role, method)
+    return _report(facts, role, method, renderer, max_example_tokens, against)
+
+
+def _peek(chunks: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """The first bytes, up to POOL_BYTES and a chunk, and all chunks again."""
+    iterator = iter(chunks)
+    first: list[bytes] = []
+    while sum(map(len, first)) < POOL_BYTES and (chunk := next(iterator, None)) is not None:
+        first.append(chunk)
+
+    def again() -> Iterator[bytes]:
+        while first:
+            yield first.pop(0)
+        yield from iterator
+
+    return b"".join(first), again()
+
+
+def _is_binary(head: bytes) -> bool:
+    return b"\x00" in head[: 64 * 1024] or _MAGIC.match(head) is not None
+
+
+def _gather(
+    chunks: Iterable[bytes],
+    facts: Facts,
+    task: Task,
+    renderer: Renderer | None,
+    progress: Progress | None,
+    num_processes: int | None,
+    *,
+    large: bool,
+) -> None:
+    blocks = read_blocks(chunks, SAMPLE_BYTES)
+    wanted = num_processes or (num_cores() if large else 1)
+    can_share = renderer is None or renderer.model_dir is not None
+    if wanted > 1 and can_share:
+        results = examine_in_pool(blocks, task, wanted)
+    else:
+        results = examine_here(blocks, task, renderer)
+    for block in results:
+        facts.add(block)
+        if progress is not None:
+            progress(facts.num_bytes)
+
+
+def _judge_file(facts: Facts, role: Role, method: Method | None) -> None:
+    if facts.num_examples == 0:
+        facts.report(Problem("empty_file", 0, "", "The file has no example."))
+        return
+    accepted = {form: seen for form, seen in facts.formats.items() if method is None or form in ACCEPTS[method]}
+    first_of_each = sorted(accepted.items(), key=lambda item: item[1][1])
+    for form, (count, line, example) in first_of_each[1:]:
+        main = first_of_each[0][0]
+        text = f"The file begins with the {main} format, but {count} example(s) are in the {form} format."
+        facts.report(Problem("mixed_formats", line, "", text, form, example))
+    least = MIN_EXAMPLES[role]
+    if facts.num_examples < least:
+        text = f"{role.capitalize()} file has {facts.num_examples} example(s), but must have at least {least} examples"
+        facts.report(Problem("too_few_examples", 0, "", text))
+
+
+def _report(
+    facts: Facts,
+    role: Role,
+    method: Method | None,
+    renderer: Renderer | None,
+    max_example_tokens: int | None,
+    against: Report | None,
+) -> Report:
+    form = max(facts.formats, key=lambda name: facts.formats[name][0], default=None)
+    tokens = _token_counts(facts, renderer, max_example_tokens) if renderer and facts.num_good else None
+    return Report(
+        role=role,
+        method=method,
+        format=form,
+        num_bytes=facts.num_bytes,
+        num_lines=facts.num_lines,
+        num_examples=facts.num_good,
+        problems=sorted(facts.problems, key=lambda problem: problem.line),
+        problem_counts=facts.problem_counts,
+        messages=distribution(facts.messages),
+        tokens=tokens,
+        longest=facts.longest,
+        facts=facts,
+        advice=advise(facts, role, max_example_tokens, against.facts if against else None),
+    )
+
+
+def _token_counts(facts: Facts, renderer: Renderer, max_example_tokens: int | None) -> TokenCounts | None:
+    tokens, trained = distribution(facts.tokens), distribution(facts.loss_tokens)
+    if tokens is None or trained is None:
+        return None
+    prefix = len(renderer.encode(facts.prefix or ""))
+    if max_example_tokens is not None:
+        prefix = min(prefix, max_example_tokens)
+    # The last token of the prefix may melt into what follows it, differently in each example.
+    prefix = max(0, min(prefix - 1, tokens.min)) if facts.num_good > 1 else 0
+    return TokenCounts(
+        max_example_tokens=max_example_tokens,
+        tokens=tokens,
+        trained_tokens=trained,
+        num_truncated_examples=facts.sighted("truncated").total,
+        num_truncated_tokens=facts.num_truncated_tokens,
+        num_prefix_tokens=prefix,
+        prefix_share=round(prefix * facts.num_good / tokens.total, 4) if tokens.total else 0.0,
+    )
