@@ -394,20 +394,6 @@ stored_completions = Table(
     Index(None, "project_id", "created_at", "seq"),
 )
 
-golden_records = Table(
-    "golden_records",
-    metadata,
-    _seq(),
-    _id(),
-    _project(),
-    _created(),
-    Column("model", String, nullable=False),
-    Column("request", Json, nullable=False),
-    Column("response", Json, nullable=False),
-    Column("source", String, nullable=False),
-    Index(None, "project_id", "model", "seq"),
-)
-
 # ---- metering
 usage_records = Table(
     "usage_records",

@@ -150,23 +150,6 @@ def upgrade() -> None:
         op.f("ix_files_project_id_created_at_seq"), "files", ["project_id", "created_at", "seq"], unique=False
     )
     op.create_table(
-        "golden_records",
-        sa.Column("seq", SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("id", sa.String(), nullable=False),
-        sa.Column("project_id", sa.String(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("model", sa.String(), nullable=False),
-        sa.Column("request", JSON, nullable=False),
-        sa.Column("response", JSON, nullable=False),
-        sa.Column("source", sa.String(), nullable=False),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_golden_records_project_id")),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_golden_records")),
-        sa.UniqueConstraint("id", name=op.f("uq_golden_records_id")),
-    )
-    op.create_index(
-        op.f("ix_golden_records_project_id_model_seq"), "golden_records", ["project_id", "model", "seq"], unique=False
-    )
-    op.create_table(
         "idempotency_keys",
         sa.Column("project_id", sa.String(), nullable=False),
         sa.Column("key", sa.String(), nullable=False),
