@@ -1,0 +1,94 @@
+"""Puts the HTTP service together. Makes everything it needs from the settings; reads and writes nothing yet."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI
+
+from tunery import __version__
+from tunery.api import errors, health, metrics, openapi
+from tunery.api.aliases.routes import router as aliases
+from tunery.api.console.routes import router as console
+from tunery.api.files.expiry import sweep_for_ever
+from tunery.api.files.routes import router as files
+from tunery.api.fine_tuning.permissions import router as permissions
+from tunery.api.fine_tuning.routes import router as jobs
+from tunery.api.graders.routes import router as graders
+from tunery.api.inference.engines import Engines
+from tunery.api.inference.routes import router as inference
+from tunery.api.inference.stored import router as stored_completions
+from tunery.api.middleware import RequestContext
+from tunery.api.models.routes import router as models
+from tunery.api.services import Services
+from tunery.api.uploads.routes import router as uploads
+from tunery.api.webhooks.routes import router as webhooks
+from tunery.domain.clock import Clock, system_clock
+from tunery.metering.meter import Meter
+from tunery.metering.prices import PriceTable
+from tunery.modeling.catalog import Catalog
+from tunery.settings import Settings
+from tunery.store.blobs import Blobs
+from tunery.store.database import connect
+
+ROUTERS: tuple[APIRouter, ...] = (
+    files,
+    uploads,
+    jobs,
+    permissions,
+    graders,
+    models,
+    inference,
+    stored_completions,
+    webhooks,
+    aliases,
+    console,
+    health.router,
+    metrics.router,
+)
+
+
+def create_services(settings: Settings, clock: Clock = system_clock) -> Services:
+    engine, blobs = connect(settings.resolved_database_url), Blobs.open(settings)
+    prices = PriceTable.load(settings.prices)
+    return Services(
+        settings=settings,
+        engine=engine,
+        blobs=blobs,
+        catalog=Catalog.load(settings.catalog),
+        prices=prices,
+        meter=Meter(engine, prices, settings, clock),
+        clock=clock,
+        engines=Engines(settings, blobs),
+    )
+
+
+def create_app(settings: Settings, clock: Clock = system_clock) -> FastAPI:
+    """The application. Its database must have been migrated; `tunery.api.__main__` and `tunery serve` do that."""
+    services = create_services(settings, clock)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        sweeper = asyncio.create_task(sweep_for_ever(services))
+        yield
+        sweeper.cancel()
+        services.meter.flush()
+        await services.engines.close()
+        services.engine.dispose()
+
+    app = FastAPI(
+        title="Tunery",
+        version=__version__,
+        description="A self-hosted, drop-in replacement for OpenAI's fine-tuning platform.",
+        lifespan=lifespan,
+        docs_url=None,  # its page loads scripts from a CDN
+        redoc_url=None,
+        redirect_slashes=False,  # OpenAI answers 404, and a redirect would drop a POST's body
+    )
+    app.state.services = services
+    app.add_middleware(RequestContext)
+    errors.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    openapi.install(app)
+    return app

@@ -1,0 +1,141 @@
+"""Bearer key → Caller: who asks, for which project, with which rights."""
+
+import hmac
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPBearer
+from sqlalchemy import Connection
+
+from tunery.api.services import Services, ServicesDep
+from tunery.domain.errors import AuthenticationFailed, NotFound, PermissionDenied
+from tunery.domain.tenants import ApiKey, Caller, Project, Role, hash_secret, lookup_prefix
+from tunery.store import tenants
+from tunery.store.database import read, write
+
+NO_KEY = (
+    "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
+    "(i.e. Authorization: Bearer YOUR_KEY). `tunery serve` printed one at its first start."
+)
+TOUCH_EVERY_S = 60  # last-used times are for people: one write a minute and key is enough
+
+# Only for the OpenAPI document: the header itself is read below, so that a missing key gets OpenAI's 401.
+bearer = HTTPBearer(auto_error=False, description="An API key of this server: `Authorization: Bearer sk-…`.")
+
+
+def bearer_secret(authorization: str | None) -> str:
+    scheme, _, secret = (authorization or "").partition(" ")
+    if scheme.lower() != "bearer" or not secret.strip():
+        raise AuthenticationFailed(NO_KEY)
+    return secret.strip()
+
+
+def masked(secret: str) -> str:
+    return secret if len(secret) <= 8 else f"{secret[:4]}{'*' * 8}{secret[-4:]}"
+
+
+def find_key(conn: Connection, secret: str, now: float) -> ApiKey:
+    """The live key that this secret opens. Every way to fail reads alike, so that probing teaches nothing."""
+    key = tenants.find_key_by_prefix(conn, lookup_prefix(secret))
+    known = key is not None and hmac.compare_digest(key.hash, hash_secret(secret))
+    if key is None or not known or key.revoked_at is not None or (key.expires_at or now + 1) <= now:
+        raise AuthenticationFailed(f"Incorrect API key provided: {masked(secret)}.", code="invalid_api_key")
+    return key
+
+
+def caller_of(conn: Connection, key: ApiKey, organization: str | None, project: str | None) -> Caller:
+    """`organization` and `project` are the optional headers; they may only name what the key reaches anyway."""
+    if organization and organization != key.organization_id:
+        own = tenants.get_organization(conn, key.organization_id)
+        if organization not in (own.slug, own.name):
+            raise AuthenticationFailed(
+                "OpenAI-Organization header should match organization for API key", code="mismatched_organization"
+            )
+    return Caller(
+        key_id=key.id,
+        organization_id=key.organization_id,
+        project_id=_project(conn, key, project),
+        user_id=key.user_id,
+        role=key.role,
+        is_admin=key.is_admin,
+        scopes=key.scopes,
+    )
+
+
+def _project(conn: Connection, key: ApiKey, wanted: str | None) -> str:
+    if key.project_id is not None:
+        if wanted and wanted != key.project_id:
+            raise AuthenticationFailed(
+                "OpenAI-Project header should match project for API key", code="mismatched_project"
+            )
+        return key.project_id
+    return _project_of_admin_key(conn, key.organization_id, wanted).id
+
+
+def _project_of_admin_key(conn: Connection, organization_id: str, wanted: str | None) -> Project:
+    """An admin key belongs to no project: the header names one, else it is the organisation's first."""
+    if not wanted:
+        return tenants.list_projects(conn, organization_id, limit=1, include_archived=True).items[0]
+    try:
+        return tenants.get_project(conn, wanted, organization_id)
+    except NotFound as exc:
+        raise AuthenticationFailed(f"No such project: {wanted}", code="mismatched_project") from exc
+
+
+def authenticate(services: Services, request: Request) -> Caller:
+    secret = bearer_secret(request.headers.get("authorization"))
+    now = services.clock()
+    with read(services.engine) as conn:
+        key = find_key(conn, secret, now)
+        caller = caller_of(conn, key, request.headers.get("openai-organization"), request.headers.get("openai-project"))
+    if (key.last_used_at or 0) < now - TOUCH_EVERY_S:
+        with write(services.engine) as conn:
+            tenants.touch_key(conn, key.id, now)
+    request.state.caller = caller
+    return caller
+
+
+def check_scope(caller: Caller, scope: str) -> None:
+    if caller.scopes and scope not in caller.scopes:
+        raise PermissionDenied(
+            f"You have insufficient permissions for this operation. Missing scopes: {scope}.", code="missing_scope"
+        )
+    if caller.role is Role.READER and not scope.endswith(".read"):
+        raise PermissionDenied("Your role in this project is reader, which may look but not change or run anything.")
+
+
+def require_owner(caller: Caller) -> None:
+    if caller.role is not Role.OWNER:
+        raise PermissionDenied("This operation needs the role owner.")
+
+
+def access(scope: str) -> Callable[..., Caller]:
+    """A dependency that lets a request in when its key is valid and has `scope`."""
+
+    def dependency(request: Request, services: ServicesDep, _: Annotated[object, Security(bearer)]) -> Caller:
+        caller = authenticate(services, request)
+        check_scope(caller, scope)
+        return caller
+
+    return dependency
+
+
+def admin(request: Request, services: ServicesDep, _: Annotated[object, Security(bearer)]) -> Caller:
+    """The key must be an admin key, or belong to an owner of the organisation."""
+    caller = authenticate(services, request)
+    if not caller.is_admin:
+        require_owner(caller)
+    return caller
+
+
+FilesReader = Annotated[Caller, Depends(access("api.files.read"))]
+FilesWriter = Annotated[Caller, Depends(access("api.files.write"))]
+JobsReader = Annotated[Caller, Depends(access("api.fine_tuning.jobs.read"))]
+JobsWriter = Annotated[Caller, Depends(access("api.fine_tuning.jobs.write"))]
+ModelsReader = Annotated[Caller, Depends(access("api.model.read"))]
+ModelsWriter = Annotated[Caller, Depends(access("api.model.write"))]
+ModelsUser = Annotated[Caller, Depends(access("model.request"))]
+WebhooksReader = Annotated[Caller, Depends(access("api.webhooks.read"))]
+WebhooksWriter = Annotated[Caller, Depends(access("api.webhooks.write"))]
+Admin = Annotated[Caller, Depends(admin)]

@@ -1,0 +1,31 @@
+"""The base of every JSON request body: strict types, no unknown keys, no character that a database cannot hold."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+MAX_DEPTH = 64
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_nul(cls, value: Any) -> Any:
+        if holds_nul(value):
+            raise ValueError("the character U+0000 is not allowed.")
+        return value
+
+
+def holds_nul(value: Any, depth: int = 0) -> bool:
+    """True for U+0000 in any string or key: Postgres cannot store it. Also for nesting beyond MAX_DEPTH."""
+    if isinstance(value, str):
+        return "\0" in value
+    if depth > MAX_DEPTH:
+        return True
+    if isinstance(value, dict):
+        return any(holds_nul(key, depth + 1) or holds_nul(item, depth + 1) for key, item in value.items())
+    if isinstance(value, list):
+        return any(holds_nul(item, depth + 1) for item in value)
+    return False

@@ -1,0 +1,139 @@
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+
+from tunery.api.auth import JobsReader, ModelsReader, ModelsUser
+from tunery.api.console import pricing, scoring, service
+from tunery.api.console.schemas import (
+    CatalogEntry,
+    CatalogOut,
+    Curves,
+    JobDetail,
+    JobList,
+    JobSummary,
+    ScoreOut,
+    ScoreRequest,
+    SessionOut,
+)
+from tunery.api.paging import After, Limit
+from tunery.api.services import Services, ServicesDep
+from tunery.domain.jobs import FineTuningJob, JobStatus
+from tunery.domain.names import parse_name
+
+router = APIRouter(prefix="/tunery/v1", tags=["Console"])
+
+
+@router.get("/session")
+def get_session(caller: ModelsReader, services: ServicesDep) -> SessionOut:
+    """Whose key this is and what it may do."""
+    return service.session(services, caller)
+
+
+@router.get("/jobs")
+def search_jobs(
+    caller: JobsReader,
+    services: ServicesDep,
+    after: After = None,
+    limit: Limit = 20,
+    status: JobStatus | None = None,
+    search: Annotated[str, Query(max_length=200, description="Text in the id, suffix, models or training file.")] = "",
+) -> JobList:
+    """Jobs with progress and cost, newest first."""
+    page = service.search_jobs(services, caller, text=search, status=status, after=after, limit=limit)
+    return JobList(data=[_summary(services, job) for job in page.items], has_more=page.has_more)
+
+
+@router.get("/jobs/{job_id}")
+def get_job(job_id: str, caller: JobsReader, services: ServicesDep) -> JobDetail:
+    job = service.job(services, caller, job_id)
+    request = service.recipe(job)
+    return JobDetail(
+        **_summary(services, job).model_dump(),
+        hyperparameters=request["method"][job.method]["hyperparameters"],
+        reasons=job.details.get("reasons", {}),
+        details=job.details,
+        request=request,
+    )
+
+
+@router.get("/jobs/{job_id}/curves")
+def get_curves(
+    job_id: str, caller: JobsReader, services: ServicesDep, points: Annotated[int, Query(ge=10, le=2000)] = 500
+) -> Curves:
+    """Loss and accuracy over the steps, thinned to about `points` points a curve."""
+    return service.curves(services, caller, job_id, points)
+
+
+@router.get("/catalog")
+def get_catalog(caller: ModelsReader, services: ServicesDep) -> CatalogOut:
+    """Every model this project may use, with its limits and prices; fine-tuned ones first, newest first."""
+    return CatalogOut(data=[*_own_entries(services, caller), *_base_entries(services)])
+
+
+@router.post("/scores")
+async def create_score(request: Request, body: ScoreRequest, caller: ModelsUser, services: ServicesDep) -> ScoreOut:
+    """How likely a model finds the last message; nothing is generated."""
+    return await scoring.score(services, caller, request.state.request_id, body)
+
+
+def _summary(services: Services, job: FineTuningJob) -> JobSummary:
+    return JobSummary(
+        id=job.id,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        estimated_finish=job.estimated_finish,
+        status=job.status.value,
+        model=job.model,
+        fine_tuned_model=job.fine_tuned_model,
+        suffix=job.suffix,
+        method=job.method,
+        step=job.step,
+        total_steps=job.total_steps,
+        trained_tokens=job.trained_tokens,
+        cost=pricing.job_cost(services, job),
+        currency=services.prices.currency,
+    )
+
+
+def _own_entries(services: Services, caller: ModelsReader) -> list[CatalogEntry]:
+    entries = []
+    for model in service.models(services, caller):
+        base = services.catalog.find(model.base_model)
+        name = parse_name(model.name)
+        entries.append(
+            CatalogEntry(
+                name=model.name,
+                aliases=[],
+                kind="fine-tuned",
+                base=model.base_model,
+                training=base is not None and base.training,
+                context_length=base.context_length if base else 0,
+                max_example_tokens=base.max_example_tokens if base else 0,
+                price=pricing.price_of(services, model.name, model.base_model),
+                job_id=model.job_id,
+                step_number=name.step if name else None,
+                created_at=model.created_at,
+            )
+        )
+    return entries
+
+
+def _base_entries(services: Services) -> list[CatalogEntry]:
+    return [
+        CatalogEntry(
+            name=base.name,
+            aliases=list(base.aliases),
+            kind="base",
+            base=base.name,
+            training=base.training,
+            context_length=base.context_length,
+            max_example_tokens=base.max_example_tokens,
+            price=pricing.price_of(services, base.name, base.name),
+            job_id=None,
+            step_number=None,
+            created_at=None,
+        )
+        for base in services.catalog
+        if base.serving or base.training
+    ]

@@ -1,0 +1,113 @@
+"""What the dashboard and the command line ask beyond OpenAI's API, on the wire."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Curve = list[tuple[int, float]]
+
+
+class ProjectRef(BaseModel):
+    id: str
+    name: str
+
+
+class SessionOut(BaseModel):
+    object: Literal["tunery.session"] = "tunery.session"
+    organization_id: str
+    organization: str
+    project_id: str
+    projects: list[ProjectRef] = Field(description="Those that the key may name in the OpenAI-Project header.")
+    role: Literal["owner", "member", "reader"]
+    is_owner: bool = Field(description="May manage keys, members and limits and read the audit log.")
+
+
+class JobSummary(BaseModel):
+    id: str
+    created_at: int
+    started_at: int | None
+    finished_at: int | None
+    estimated_finish: int | None = Field(description="Unix seconds; null unless the job is running.")
+    status: Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
+    model: str
+    fine_tuned_model: str | None
+    suffix: str | None
+    method: Literal["supervised", "dpo"]
+    step: int = Field(description="Optimizer steps done.")
+    total_steps: int | None
+    trained_tokens: int | None
+    cost: float | None = Field(description="Null until the job has succeeded: nothing else costs.")
+    currency: str
+
+
+class JobList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[JobSummary]
+    has_more: bool
+
+
+class JobDetail(JobSummary):
+    hyperparameters: dict[str, int | float | str]
+    reasons: dict[str, str] = Field(description="Why each hyperparameter has its value, in a sentence.")
+    details: dict[str, Any] = Field(description="What the worker noted: advice, parity with the engine, timings.")
+    request: dict[str, Any] = Field(description="The body that creates this job again.")
+
+
+class Curves(BaseModel):
+    """Pairs of step and value, at most about `points` each."""
+
+    train_loss: Curve
+    train_mean_token_accuracy: Curve
+    valid_loss: Curve
+    valid_mean_token_accuracy: Curve
+    full_valid_loss: Curve
+    full_valid_mean_token_accuracy: Curve
+
+
+class PriceOut(BaseModel):
+    """Per million tokens, in `currency`."""
+
+    training: float
+    input: float
+    cached_input: float
+    output: float
+    currency: str
+
+
+class CatalogEntry(BaseModel):
+    name: str
+    aliases: list[str]
+    kind: Literal["base", "fine-tuned"]
+    base: str
+    training: bool = Field(description="Whether a job may be created on it.")
+    context_length: int
+    max_example_tokens: int
+    price: PriceOut
+    job_id: str | None
+    step_number: int | None = Field(description="Set for a checkpoint before the last.")
+    created_at: int | None
+
+
+class CatalogOut(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[CatalogEntry]
+
+
+class ScoreRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(max_length=256)
+    messages: list[dict[str, Any]] = Field(
+        min_length=2, max_length=1000, description="The last one is the assistant's answer that is scored."
+    )
+    tools: list[dict[str, Any]] | None = None
+
+
+class ScoreOut(BaseModel):
+    """How likely the model finds the last message, given those before it."""
+
+    object: Literal["tunery.score"] = "tunery.score"
+    model: str
+    num_tokens: int = Field(description="Tokens of the answer, its end included.")
+    mean_logprob: float
+    num_greedy_tokens: int = Field(description="Tokens that the model would have chosen itself at their place.")

@@ -1,0 +1,91 @@
+"""How likely a model finds a given answer: one forward pass over the prompt and the answer, nothing generated."""
+
+import asyncio
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tunery.api.console.schemas import ScoreOut, ScoreRequest
+from tunery.api.inference.engine_errors import unavailable
+from tunery.api.inference.resolve import Target, resolve
+from tunery.api.inference.usage import estimated_tokens, for_ledger
+from tunery.api.services import Services
+from tunery.datasets.examples import ChatExample, Message
+from tunery.datasets.render import Rendered, Renderer
+from tunery.datasets.template import RenderError
+from tunery.domain.errors import InvalidRequest, Unavailable
+from tunery.domain.tenants import Caller
+from tunery.metering.ledger import RequestIds
+from tunery.metering.meter import Ticket
+from tunery.modeling.sources import cached
+from tunery.store.database import read
+
+TOP = 1  # vLLM: the token itself and this many of the likeliest
+
+
+async def score(services: Services, caller: Caller, request_id: str, request: ScoreRequest) -> ScoreOut:
+    """Raises InvalidRequest when the messages cannot be rendered or do not end with an answer."""
+    target, rendered, ticket = await asyncio.to_thread(_prepare, services, caller, request_id, request)
+    trained = [index for index, weight in enumerate(rendered.loss_weights) if weight > 0 and index > 0]
+    if not trained:
+        raise InvalidRequest("The last message must be an assistant's answer with text.", param="messages")
+    body = {
+        "prompt": rendered.token_ids,
+        "max_tokens": 1,
+        "temperature": 0,
+        "prompt_logprobs": TOP,
+        "cache_salt": caller.project_id,
+    }
+    async with services.engines.post("/v1/completions", body, target) as response:
+        answer = orjson.loads(await response.aread())
+    usage = for_ledger(answer.get("usage") or {})
+    await asyncio.to_thread(services.meter.settle, ticket, model=target.weights_name, usage=usage)
+    entries = answer["choices"][0].get("prompt_logprobs") or answer.get("prompt_logprobs")
+    if not entries or len(entries) != len(rendered.token_ids):
+        raise Unavailable("The engine gives no log-probabilities for a prompt.")
+    scores = [_entry(entries[index], rendered.token_ids[index]) for index in trained]
+    return ScoreOut(
+        model=target.public_name,
+        num_tokens=len(scores),
+        mean_logprob=sum(logprob for logprob, _ in scores) / len(scores),
+        num_greedy_tokens=sum(is_greedy for _, is_greedy in scores),
+    )
+
+
+def _prepare(
+    services: Services, caller: Caller, request_id: str, request: ScoreRequest
+) -> tuple[Target, Rendered, Ticket]:
+    with read(services.engine) as conn:
+        target = resolve(conn, services.catalog, request.model, caller.project_id)
+    ids = RequestIds(request_id)
+    tokens = estimated_tokens({"messages": request.messages})
+    ticket = services.meter.open_request(caller, ids, model=target.weights_name, estimated_tokens=tokens)
+    folder = cached(target.source, services.settings.models_dir)
+    if folder is None:
+        raise unavailable("The base model is still being fetched. Please try again in a moment.")
+    try:
+        example = ChatExample(line=1, messages=_only_last_trained(request.messages), tools=request.tools)
+        longest = target.base.context_length if target.base else None
+        return target, _renderer(folder).render(example, longest), ticket
+    except (RenderError, KeyError, TypeError) as exc:
+        raise InvalidRequest(f"The messages cannot be rendered: {exc}", param="messages") from exc
+
+
+@lru_cache(maxsize=4)
+def _renderer(folder: Path) -> Renderer:
+    return Renderer.from_dir(folder)
+
+
+def _only_last_trained(messages: list[Message]) -> list[Message]:
+    return [
+        {**message, "weight": int(index == len(messages) - 1)} if message.get("role") == "assistant" else message
+        for index, message in enumerate(messages)
+    ]
+
+
+def _entry(entry: dict[str, Any], token: int) -> tuple[float, bool]:
+    """The token's log-probability, and whether the model finds none likelier."""
+    logprob = float(entry[str(token)]["logprob"])
+    return logprob, all(float(other["logprob"]) <= logprob for other in entry.values())

@@ -1,0 +1,89 @@
+"""Answers for the dashboard. Reads what others wrote; changes nothing."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection
+
+from tunery.api.console.schemas import Curves, ProjectRef, SessionOut
+from tunery.api.services import Services
+from tunery.domain.jobs import FineTuningJob, JobStatus
+from tunery.domain.models import FineTunedModel
+from tunery.domain.tenants import Caller, Role
+from tunery.store import console as store
+from tunery.store import tenants
+from tunery.store.database import read
+from tunery.store.jobs import get_job
+from tunery.store.models import list_models
+from tunery.store.paging import Page
+
+MAX_PROJECTS = 200
+MAX_MODELS = 1_000
+
+
+def session(services: Services, caller: Caller) -> SessionOut:
+    with read(services.engine) as conn:
+        organization = tenants.get_organization(conn, caller.organization_id)
+        projects = _reachable_projects(conn, caller)
+    return SessionOut(
+        organization_id=organization.id,
+        organization=organization.name,
+        project_id=caller.project_id,
+        projects=projects,
+        role=caller.role.value,
+        is_owner=caller.is_admin or caller.role is Role.OWNER,
+    )
+
+
+def _reachable_projects(conn: Connection, caller: Caller) -> list[ProjectRef]:
+    """An admin key may name any project of its organisation; every other key knows its own."""
+    if not caller.is_admin:
+        own = tenants.get_project(conn, caller.project_id, caller.organization_id)
+        return [ProjectRef(id=own.id, name=own.name)]
+    page = tenants.list_projects(conn, caller.organization_id, limit=MAX_PROJECTS)
+    return [ProjectRef(id=project.id, name=project.name) for project in page.items]
+
+
+def search_jobs(
+    services: Services, caller: Caller, *, text: str, status: JobStatus | None, after: str | None, limit: int
+) -> Page[FineTuningJob]:
+    with read(services.engine) as conn:
+        statuses = (status,) if status else ()
+        return store.search_jobs(conn, caller.project_id, text=text, statuses=statuses, after=after, limit=limit)
+
+
+def job(services: Services, caller: Caller, job_id: str) -> FineTuningJob:
+    with read(services.engine) as conn:
+        return get_job(conn, job_id, caller.project_id)
+
+
+def curves(services: Services, caller: Caller, job_id: str, points: int) -> Curves:
+    with read(services.engine) as conn:
+        get_job(conn, job_id, caller.project_id)
+        rows = store.list_metrics(conn, job_id, max_points=points)
+    return Curves(**{name: _curve(rows, name) for name in Curves.model_fields})
+
+
+def _curve(rows: Iterable[dict[str, Any]], name: str) -> list[tuple[int, float]]:
+    return [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+
+
+def models(services: Services, caller: Caller) -> tuple[FineTunedModel, ...]:
+    with read(services.engine) as conn:
+        return list_models(conn, caller.project_id)[:MAX_MODELS]
+
+
+def recipe(job: FineTuningJob) -> dict[str, Any]:
+    """The body that creates this job again."""
+    chosen = {
+        name: value for name, value in asdict(job.hyperparameters).items() if name != "beta" or job.method == "dpo"
+    }
+    body: dict[str, Any] = {"model": job.model, "training_file": job.training_file}
+    if job.validation_file:
+        body["validation_file"] = job.validation_file
+    if job.suffix:
+        body["suffix"] = job.suffix
+    body["seed"] = job.seed
+    body["method"] = {"type": job.method, job.method: {"hyperparameters": chosen}}
+    return body

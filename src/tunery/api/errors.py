@@ -1,0 +1,144 @@
+"""The one place that turns an error into OpenAI's envelope."""
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from tunery.domain.errors import InvalidRequest, ServerFault, TuneryError
+
+log = logging.getLogger(__name__)
+
+BODY_NOT_JSON = (
+    "We could not parse the JSON body of your request. "
+    "(HINT: this server expects a JSON payload, but what was sent was not valid JSON.)"
+)
+
+TYPE_NAMES = {
+    "string_type": "a string",
+    "int_type": "an integer",
+    "int_parsing": "an integer",
+    "int_from_float": "an integer",
+    "int_parsing_size": "an integer of a reasonable size",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "a boolean",
+    "bool_parsing": "a boolean",
+    "list_type": "an array",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "string_unicode": "a string of valid Unicode",
+}
+
+# pydantic's type of error -> (our code, which bound it names)
+BOUNDS = {
+    "greater_than_equal": ("below_min_value", "ge", "at least"),
+    "greater_than": ("below_min_value", "gt", "more than"),
+    "less_than_equal": ("above_max_value", "le", "at most"),
+    "less_than": ("above_max_value", "lt", "less than"),
+}
+LENGTHS = {
+    "string_too_short": ("string_below_min_length", "min_length", "at least", "characters"),
+    "string_too_long": ("string_above_max_length", "max_length", "at most", "characters"),
+    "too_short": ("array_below_min_length", "min_length", "at least", "items"),
+    "too_long": ("array_above_max_length", "max_length", "at most", "items"),
+}
+
+
+def envelope(error: TuneryError) -> JSONResponse:
+    return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
+
+
+def dotted(location: tuple[int | str, ...], loc_names: frozenset[str] = frozenset({"body", "query", "path"})) -> str:
+    """`('body', 'method', 'dpo', 'beta')` as `method.dpo.beta`. Names of union branches are not part of a path."""
+    parts = location[1:] if location and location[0] in loc_names else location
+    text = ""
+    for part in parts:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part.replace("_", "").replace("-", "").isalnum():
+            text += f".{part}" if text else part
+    return text
+
+
+def from_validation(problem: dict[str, Any]) -> InvalidRequest:
+    """The first of pydantic's problems in the words of OpenAI's own parameter errors."""
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind == "json_invalid":
+        return InvalidRequest(BODY_NOT_JSON)
+    param = dotted(tuple(problem["loc"])) or None
+    if kind == "missing":
+        return _missing(problem, param)
+    if kind == "extra_forbidden":
+        return InvalidRequest(f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
+    if kind in BOUNDS:
+        suffix, bound, words = BOUNDS[kind]
+        number = "integer" if isinstance(problem.get("input"), int) else "decimal"
+        message = f"Invalid '{param}': expected a value of {words} {context[bound]}, but got {problem.get('input')!r}."
+        return InvalidRequest(message, param=param, code=f"{number}_{suffix}")
+    if kind in LENGTHS:
+        code, bound, words, what = LENGTHS[kind]
+        return InvalidRequest(f"Invalid '{param}': expected {words} {context[bound]} {what}.", param=param, code=code)
+    if kind in ("literal_error", "enum", "union_tag_invalid"):
+        supported = context.get("expected") or context.get("expected_tags")
+        value = context.get("tag", problem.get("input"))
+        message = f"Invalid value: {str(value)[:200]!r}. Supported values are: {supported}."
+        return InvalidRequest(message, param=param, code="invalid_value")
+    if kind in TYPE_NAMES:
+        message = f"Invalid type for '{param}': expected {TYPE_NAMES[kind]}."
+        return InvalidRequest(message, param=param, code="invalid_type")
+    reason = str(context.get("error") or problem["msg"])
+    return InvalidRequest(f"Invalid '{param}': {reason}", param=param, code="invalid_value")
+
+
+def _missing(problem: dict[str, Any], param: str | None) -> InvalidRequest:
+    if param is None:
+        return InvalidRequest("This request needs a JSON body.", code="missing_required_parameter")
+    return InvalidRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+
+
+def from_http(request: Request, error: HTTPException) -> TuneryError:
+    """Routing errors of the framework: no such path, wrong method, a body it could not read."""
+    path, method = request.url.path, request.method
+    if error.status_code == 404:
+        found = InvalidRequest(f"Invalid URL ({method} {path})", code="unknown_url")
+    elif error.status_code == 405:
+        hint = "(HINT: Perhaps you meant to use a different HTTP method?)"
+        found = InvalidRequest(f"Not allowed to {method} on {path}. {hint}", code="method_not_supported")
+        found.headers = dict(error.headers or {})
+    else:
+        found = InvalidRequest(str(error.detail))
+    found.status = error.status_code
+    return found
+
+
+def install(app: FastAPI) -> None:
+    @app.exception_handler(TuneryError)
+    def on_known(_: Request, error: TuneryError) -> JSONResponse:
+        return envelope(error)
+
+    @app.exception_handler(RequestValidationError)
+    def on_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        return envelope(from_validation(error.errors()[0]))
+
+    @app.exception_handler(HTTPException)
+    def on_http(request: Request, error: HTTPException) -> JSONResponse:
+        return envelope(from_http(request, error))
+
+    @app.exception_handler(Exception)
+    def on_unexpected(request: Request, error: Exception) -> JSONResponse:
+        log.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
+        return envelope(unexpected(request))
+
+
+def unexpected(request: Request) -> ServerFault:
+    request_id = getattr(request.state, "request_id", "unknown")
+    return ServerFault(
+        "The server had an error while processing your request. It is in the server's log under "
+        f"{request_id}; please say so when you report it."
+    )

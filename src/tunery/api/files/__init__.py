@@ -1,0 +1,1 @@
+"""The Files API: datasets in, results out."""

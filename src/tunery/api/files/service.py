@@ -1,0 +1,178 @@
+"""Policy of the Files API: what may be uploaded, for how long it stays, what its content reads like."""
+
+import base64
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from tunery.api.files.schemas import PURPOSES
+from tunery.api.multipart import Event, PartHead, field_text, file_chunks
+from tunery.api.services import Services
+from tunery.datasets.upload_check import UploadCheck
+from tunery.domain.errors import InvalidRequest
+from tunery.domain.files import File, FilePurpose
+from tunery.domain.ids import new_id
+from tunery.domain.tenants import Caller
+from tunery.metering import limits
+from tunery.store import files as store
+from tunery.store.blobs import BlobInfo
+from tunery.store.database import read, write
+from tunery.store.paging import Page
+
+BATCH_LIFETIME_S = 30 * 24 * 3600
+MIN_LIFETIME_S, MAX_LIFETIME_S = 3600, 2_592_000
+MAX_FILENAME = 255
+JSONL_PURPOSES = frozenset({FilePurpose.FINE_TUNE, FilePurpose.BATCH})
+
+
+@dataclass(frozen=True)
+class Received:
+    """What a form or the parts of an upload became: bytes in the blob store, not yet a file."""
+
+    file_id: str
+    filename: str
+    info: BlobInfo
+    jsonl_problem: str | None  # None: every line is a JSON object
+
+
+def receive(services: Services, filename: str, chunks: Iterable[bytes]) -> Received:
+    """Write the content to blobs while looking whether it is JSONL. The purpose may come later in the form."""
+    file_id = new_id("file")
+    check = UploadCheck()
+    info = services.blobs.put(blob_path(file_id), watched(chunks, check))
+    name = filename.replace("\0", "").replace("\\", "/").rpartition("/")[2][:MAX_FILENAME] or "upload"
+    return Received(file_id, name, info, check.finish())
+
+
+def watched(chunks: Iterable[bytes], check: UploadCheck) -> Iterator[bytes]:
+    for chunk in chunks:
+        check.feed(chunk)
+        yield chunk
+
+
+def blob_path(file_id: str) -> str:
+    return f"files/{file_id}"
+
+
+def upload_file(services: Services, caller: Caller, events: Iterator[Event]) -> File:
+    """Reads the whole form; on any error nothing of it stays."""
+    fields: dict[str, str] = {}
+    received: Received | None = None
+    try:
+        for event in events:
+            if not isinstance(event, PartHead):
+                continue
+            if event.name == "file" and received is None:
+                received = receive(services, event.filename or "upload", file_chunks(events))
+            else:
+                fields[event.name] = field_text(events)
+        if received is None:
+            raise InvalidRequest("'file' is a required property", param="file", code="missing_required_parameter")
+        purpose = read_purpose(fields.get("purpose"))
+        lifetime_s = read_lifetime(fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]"))
+        file = as_file(services, caller, received, purpose, lifetime_s)
+        with write(services.engine) as conn:
+            limits.check_storage(conn, services.settings, caller.project_id, file.bytes)
+            store.insert_file(conn, file)
+        return file
+    except BaseException:
+        if received is not None:
+            services.blobs.delete(blob_path(received.file_id))
+        raise
+
+
+def as_file(
+    services: Services, caller: Caller, received: Received, purpose: FilePurpose, lifetime_s: int | None
+) -> File:
+    """The received bytes as a file, not yet kept. Raises InvalidRequest when they must be JSONL and are not."""
+    if purpose in JSONL_PURPOSES and received.jsonl_problem is not None:
+        raise InvalidRequest(received.jsonl_problem, param="file")
+    now = services.now()
+    if lifetime_s is None and purpose is FilePurpose.BATCH:
+        lifetime_s = BATCH_LIFETIME_S
+    return File(
+        id=received.file_id,
+        project_id=caller.project_id,
+        created_at=now,
+        filename=received.filename,
+        purpose=purpose,
+        bytes=received.info.bytes,
+        sha256=received.info.sha256,
+        blob=blob_path(received.file_id),
+        expires_at=None if lifetime_s is None else now + lifetime_s,
+    )
+
+
+def read_purpose(text: str | None) -> FilePurpose:
+    if text is None:
+        raise InvalidRequest("'purpose' is a required property", param="purpose", code="missing_required_parameter")
+    if text not in PURPOSES:
+        supported = ", ".join(f"'{name}'" for name in PURPOSES)
+        raise InvalidRequest(
+            f"Invalid value: {text[:100]!r}. Supported values are: {supported}.", param="purpose", code="invalid_value"
+        )
+    return FilePurpose(text)
+
+
+def read_lifetime(anchor: str | None, seconds: str | None) -> int | None:
+    """Seconds that the file is to live, or None when the form does not say."""
+    if anchor is None and seconds is None:
+        return None
+    if anchor != "created_at":
+        raise InvalidRequest(
+            "Invalid value for 'expires_after[anchor]': the only supported anchor is 'created_at'.",
+            param="expires_after[anchor]",
+            code="invalid_value",
+        )
+    if seconds is None or not seconds.isascii() or not seconds.isdigit() or len(seconds) > 9:
+        raise InvalidRequest(
+            "Invalid type for 'expires_after[seconds]': expected an integer.",
+            param="expires_after[seconds]",
+            code="invalid_type",
+        )
+    return check_lifetime(int(seconds), "expires_after[seconds]")
+
+
+def check_lifetime(seconds: int, param: str) -> int:
+    if not MIN_LIFETIME_S <= seconds <= MAX_LIFETIME_S:
+        side = "below_min" if seconds < MIN_LIFETIME_S else "above_max"
+        raise InvalidRequest(
+            f"Invalid '{param}': expected a value from {MIN_LIFETIME_S} to {MAX_LIFETIME_S}, but got {seconds}.",
+            param=param,
+            code=f"integer_{side}_value",
+        )
+    return seconds
+
+
+def get_file(services: Services, caller: Caller, file_id: str) -> File:
+    with read(services.engine) as conn:
+        return store.get_file(conn, file_id, caller.project_id)
+
+
+def list_files(
+    services: Services, caller: Caller, *, purpose: str | None, after: str | None, limit: int, order: str
+) -> Page[File]:
+    with read(services.engine) as conn:
+        return store.list_files(conn, caller.project_id, purpose=purpose, after=after, limit=limit, order=order)
+
+
+def delete_file(services: Services, caller: Caller, file_id: str) -> None:
+    """The row goes first: a crash between the two leaves a blob that nobody names, never a file without content."""
+    with write(services.engine) as conn:
+        file = store.delete_file(conn, file_id, caller.project_id)
+    services.blobs.delete(file.blob)
+
+
+def content(services: Services, file: File) -> Iterator[bytes]:
+    """The file's bytes; a result file as base64 text, which is how OpenAI serves it and clients read it."""
+    chunks = services.blobs.get(file.blob)
+    return as_base64(chunks) if file.purpose is FilePurpose.FINE_TUNE_RESULTS else chunks
+
+
+def as_base64(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for chunk in chunks:
+        data = rest + chunk
+        whole = len(data) - len(data) % 3  # base64 turns three bytes into four: padding belongs at the end only
+        rest = data[whole:]
+        yield base64.b64encode(data[:whole])
+    yield base64.b64encode(rest)

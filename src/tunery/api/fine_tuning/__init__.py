@@ -1,0 +1,1 @@
+"""Fine-tuning jobs, their events and checkpoints, and which projects may use a checkpoint."""

@@ -1,0 +1,42 @@
+"""`metadata[key]=value` in a query string, and the literal `metadata=null`."""
+
+import re
+
+from starlette.datastructures import QueryParams
+
+from tunery.domain.errors import InvalidRequest
+from tunery.store.jobs import NULL_METADATA
+
+METADATA_PARAMETER = {
+    "parameters": [
+        {
+            "name": "metadata",
+            "in": "query",
+            "required": False,
+            "style": "deepObject",
+            "explode": True,
+            "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+            "description": "`metadata[key]=value`: all must match. The literal `metadata=null`: no metadata at all.",
+        }
+    ]
+}
+
+
+def metadata_filter(query: QueryParams) -> dict[str, str] | str | None:
+    """Pairs that must all match, or "null" for objects without metadata, or None for no filter."""
+    pairs: dict[str, str] = {}
+    for name, value in query.multi_items():
+        if match := re.fullmatch(r"metadata\[([^\]]*)\]", name):
+            pairs[match.group(1)] = value
+    bare = query.get("metadata")
+    if bare == "null" and not pairs:
+        return NULL_METADATA
+    if bare not in (None, "", "null") or (bare == "null" and pairs):
+        raise InvalidRequest(
+            "Invalid 'metadata': use metadata[key]=value, or metadata=null alone.",
+            param="metadata",
+            code="invalid_value",
+        )
+    if any("\0" in text for pair in pairs.items() for text in pair):
+        raise InvalidRequest("Invalid 'metadata': the character U+0000 is not allowed.", param="metadata")
+    return pairs or None

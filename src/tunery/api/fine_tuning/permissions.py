@@ -1,0 +1,69 @@
+"""Which other projects may use a checkpoint. Only the owner of its project decides."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+
+from tunery.api.auth import ModelsReader, ModelsWriter, require_owner
+from tunery.api.fine_tuning.schemas import DeletedPermission, Permission, PermissionsCreate, wire_permission
+from tunery.api.paging import After, CursorListing, Limit, cursor_listing
+from tunery.api.services import Services, ServicesDep
+from tunery.domain.errors import NotFound
+from tunery.domain.models import CheckpointPermission
+from tunery.domain.tenants import Caller
+from tunery.store import models, tenants
+from tunery.store.database import read, write
+
+router = APIRouter(prefix="/v1/fine_tuning/checkpoints", tags=["Checkpoint permissions"])
+
+
+@router.post("/{checkpoint:path}/permissions")
+def create_permissions(
+    checkpoint: str, body: PermissionsCreate, caller: ModelsWriter, services: ServicesDep
+) -> CursorListing[Permission]:
+    made = [wire_permission(item) for item in share(services, caller, checkpoint, body.project_ids)]
+    return CursorListing[Permission](**cursor_listing(made, has_more=False))
+
+
+@router.get("/{checkpoint:path}/permissions")
+def list_permissions(
+    checkpoint: str,
+    caller: ModelsReader,
+    services: ServicesDep,
+    project_id: Annotated[str | None, Query(max_length=200)] = None,
+    after: After = None,
+    limit: Limit = 10,
+    order: Literal["ascending", "descending"] = "descending",
+) -> CursorListing[Permission]:
+    require_owner(caller)
+    with read(services.engine) as conn:
+        model = models.get_own_model(conn, checkpoint, caller.project_id)
+        page = models.list_permissions(
+            conn, model.name, project_id=project_id, after=after, limit=limit, descending=order == "descending"
+        )
+    return CursorListing[Permission](**cursor_listing([wire_permission(item) for item in page.items], page.has_more))
+
+
+@router.delete("/{checkpoint:path}/permissions/{permission_id}")
+def delete_permission(
+    checkpoint: str, permission_id: str, caller: ModelsWriter, services: ServicesDep
+) -> DeletedPermission:
+    require_owner(caller)
+    with write(services.engine) as conn:
+        model = models.get_own_model(conn, checkpoint, caller.project_id)
+        if not models.delete_permission(conn, model.name, permission_id):
+            raise NotFound(f"No such checkpoint permission: {permission_id}", param="permission_id")
+    return DeletedPermission(id=permission_id)
+
+
+def share(services: Services, caller: Caller, checkpoint: str, project_ids: list[str]) -> list[CheckpointPermission]:
+    """One permission a project, all or none. Sharing twice gives the permission that is there."""
+    require_owner(caller)
+    with write(services.engine) as conn:
+        model = models.get_own_model(conn, checkpoint, caller.project_id)
+        for project_id in project_ids:
+            tenants.get_project(conn, project_id, caller.organization_id)
+        return [
+            models.insert_permission(conn, model.name, project_id, services.now())
+            for project_id in dict.fromkeys(project_ids)
+        ]

@@ -1,0 +1,90 @@
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request
+
+from tunery.api.auth import JobsReader, JobsWriter
+from tunery.api.fine_tuning import service
+from tunery.api.fine_tuning.filters import METADATA_PARAMETER, metadata_filter
+from tunery.api.fine_tuning.schemas import (
+    CheckpointOut,
+    Event,
+    Job,
+    JobCreate,
+    wire_checkpoint,
+    wire_event,
+    wire_job,
+)
+from tunery.api.paging import After, CursorListing, Limit, Listing, cursor_listing
+from tunery.api.services import ServicesDep
+
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"])
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(alias="Idempotency-Key", max_length=200, description="A repeated create with it returns the first job."),
+]
+
+
+@router.post("")
+def create_job(
+    body: JobCreate, caller: JobsWriter, services: ServicesDep, idempotency_key: IdempotencyKey = None
+) -> Job:
+    job = service.create(services, caller, body.to_request(), idempotency_key)
+    return wire_job(job, services.settings)
+
+
+@router.get("", openapi_extra=METADATA_PARAMETER)
+def list_jobs(
+    request: Request,
+    caller: JobsReader,
+    services: ServicesDep,
+    after: After = None,
+    limit: Limit = 20,
+) -> Listing[Job]:
+    wanted = metadata_filter(request.query_params)
+    page = service.list_jobs(services, caller, after=after, limit=limit, metadata=wanted)
+    return Listing[Job](data=[wire_job(job, services.settings) for job in page.items], has_more=page.has_more)
+
+
+@router.get("/{job_id}")
+def retrieve_job(job_id: str, caller: JobsReader, services: ServicesDep) -> Job:
+    return wire_job(service.get(services, caller, job_id), services.settings)
+
+
+@router.post("/{job_id}/cancel")
+def cancel_job(job_id: str, caller: JobsWriter, services: ServicesDep) -> Job:
+    return wire_job(service.cancel(services, caller, job_id), services.settings)
+
+
+@router.post("/{job_id}/pause")
+def pause_job(job_id: str, caller: JobsWriter, services: ServicesDep) -> Job:
+    return wire_job(service.pause(services, caller, job_id), services.settings)
+
+
+@router.post("/{job_id}/resume")
+def resume_job(job_id: str, caller: JobsWriter, services: ServicesDep) -> Job:
+    return wire_job(service.resume(services, caller, job_id), services.settings)
+
+
+@router.get("/{job_id}/events")
+def list_events(
+    job_id: str,
+    caller: JobsReader,
+    services: ServicesDep,
+    after: After = None,
+    limit: Limit = 20,
+) -> Listing[Event]:
+    page = service.list_events(services, caller, job_id, after=after, limit=limit)
+    return Listing[Event](data=[wire_event(event) for event in page.items], has_more=page.has_more)
+
+
+@router.get("/{job_id}/checkpoints")
+def list_checkpoints(
+    job_id: str,
+    caller: JobsReader,
+    services: ServicesDep,
+    after: After = None,
+    limit: Limit = 10,
+) -> CursorListing[CheckpointOut]:
+    page = service.list_checkpoints(services, caller, job_id, after=after, limit=limit)
+    return CursorListing[CheckpointOut](**cursor_listing([wire_checkpoint(item) for item in page.items], page.has_more))

@@ -1,0 +1,249 @@
+"""Fine-tuning on the wire: what a request may say, and domain objects as OpenAI's JSON."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from tunery.api.body import Body
+from tunery.domain.hyperparameters import AUTO, Hyperparameters
+from tunery.domain.jobs import Checkpoint, FineTuningJob, JobEvent, JobStatus
+from tunery.domain.models import CheckpointPermission
+from tunery.jobs.request import JobRequest
+from tunery.settings import Settings
+
+AutoInt = Literal["auto"] | int
+AutoFloat = Literal["auto"] | float
+
+
+class HyperparametersIn(Body):
+    n_epochs: AutoInt | None = Field(None, description="1 to 50, or `auto`.")
+    batch_size: AutoInt | None = Field(None, description="1 to 256, or `auto`.")
+    learning_rate_multiplier: AutoFloat | None = Field(None, description="More than 0, or `auto`.")
+
+
+class DpoHyperparametersIn(HyperparametersIn):
+    beta: AutoFloat | None = Field(None, description="More than 0 and at most 2, or `auto`.")
+
+
+class SupervisedIn(Body):
+    hyperparameters: HyperparametersIn | None = None
+
+
+class DpoIn(Body):
+    hyperparameters: DpoHyperparametersIn | None = None
+
+
+class MethodIn(Body):
+    """Settings of the methods that `type` does not name are accepted and not used, as OpenAI does."""
+
+    type: Literal["supervised", "dpo", "reinforcement"]
+    supervised: SupervisedIn | None = None
+    dpo: DpoIn | None = None
+    reinforcement: dict[str, Any] | None = None
+
+
+class WandbIn(Body):
+    project: str
+    name: str | None = None
+    entity: str | None = None
+    tags: list[str] | None = None
+
+
+class IntegrationIn(Body):
+    type: Literal["wandb"]
+    wandb: WandbIn
+
+
+class JobCreate(Body):
+    model: str = Field(min_length=1, max_length=256)
+    training_file: str = Field(min_length=1, max_length=200)
+    validation_file: str | None = Field(None, max_length=200)
+    method: MethodIn | None = None
+    hyperparameters: HyperparametersIn | None = Field(None, description="Deprecated: use `method`.", deprecated=False)
+    suffix: str | None = Field(None, description="1 to 64 characters.")
+    seed: int | None = Field(None, description="0 to 2147483647.")
+    integrations: list[IntegrationIn] | None = None
+    metadata: dict[str, str] | None = Field(None, description="At most 16 pairs.")
+
+    def to_request(self) -> JobRequest:
+        return JobRequest(
+            model=self.model,
+            training_file=self.training_file,
+            validation_file=self.validation_file,
+            method=self.method.type if self.method else "supervised",
+            hyperparameters=self._hyperparameters(),
+            suffix=self.suffix,
+            seed=self.seed,
+            integrations=[entry.model_dump(exclude_none=True) for entry in self.integrations or ()] or None,
+            metadata=self.metadata,
+        )
+
+    def _hyperparameters(self) -> Hyperparameters:
+        """`method` wins over the deprecated top-level object, which most third-party clients still send."""
+        chosen: HyperparametersIn | None = self.hyperparameters
+        if self.method is not None:
+            selected = self.method.dpo if self.method.type == "dpo" else self.method.supervised
+            chosen = (selected.hyperparameters if selected else None) or chosen
+        values = chosen.model_dump(exclude_none=True) if chosen else {}
+        return Hyperparameters(**values)
+
+
+class JobErrorOut(BaseModel):
+    code: str
+    message: str
+    param: str | None
+
+
+class HyperparametersOut(BaseModel):
+    n_epochs: AutoInt
+    batch_size: AutoInt
+    learning_rate_multiplier: AutoFloat
+
+
+class DpoHyperparametersOut(HyperparametersOut):
+    beta: AutoFloat
+
+
+class SupervisedOut(BaseModel):
+    hyperparameters: HyperparametersOut
+
+
+class DpoOut(BaseModel):
+    hyperparameters: DpoHyperparametersOut
+
+
+class SupervisedMethodOut(BaseModel):
+    type: Literal["supervised"] = "supervised"
+    supervised: SupervisedOut
+
+
+class DpoMethodOut(BaseModel):
+    type: Literal["dpo"] = "dpo"
+    dpo: DpoOut
+
+
+class Job(BaseModel):
+    """Clients with closed types read this: `error` is null or complete, `hyperparameters` always an object."""
+
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    id: str
+    created_at: int
+    error: JobErrorOut | None = Field(description="Set when the job failed.")
+    estimated_finish: int | None = Field(description="Unix seconds while running, else null.")
+    fine_tuned_model: str | None = Field(description="Null until the job has succeeded.")
+    finished_at: int | None = Field(description="Unix seconds; null until the job has ended.")
+    hyperparameters: HyperparametersOut = Field(description="`auto` until the job has started, then numbers.")
+    integrations: list[dict[str, Any]] | None
+    metadata: dict[str, str] | None
+    method: SupervisedMethodOut | DpoMethodOut
+    model: str
+    organization_id: str
+    result_files: list[str]
+    seed: int
+    status: Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
+    trained_tokens: int | None = Field(description="Null until the job has ended.")
+    training_file: str
+    validation_file: str | None
+    user_provided_suffix: str | None
+
+
+class Event(BaseModel):
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    id: str
+    created_at: int
+    level: Literal["info", "warn", "error"]
+    message: str
+    data: dict[str, Any] | None
+    type: Literal["message", "metrics"]
+
+
+class CheckpointOut(BaseModel):
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    id: str
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    metrics: dict[str, float]
+    step_number: int
+
+
+class PermissionsCreate(Body):
+    project_ids: list[str] = Field(min_length=1, max_length=100)
+
+
+class Permission(BaseModel):
+    object: Literal["checkpoint.permission"] = "checkpoint.permission"
+    id: str
+    created_at: int
+    project_id: str
+
+
+class DeletedPermission(BaseModel):
+    object: Literal["checkpoint.permission"] = "checkpoint.permission"
+    id: str
+    deleted: bool = True
+
+
+def wire_job(job: FineTuningJob, settings: Settings) -> Job:
+    status = settings.paused_status if job.status is JobStatus.PAUSED else job.status.value
+    chosen = job.hyperparameters
+    shown = {
+        "n_epochs": chosen.n_epochs,
+        "batch_size": chosen.batch_size,
+        "learning_rate_multiplier": chosen.learning_rate_multiplier,
+    }
+    error = job.error
+    return Job(
+        id=job.id,
+        created_at=job.created_at,
+        error=JobErrorOut(code=error.code, message=error.message, param=error.param) if error else None,
+        estimated_finish=job.estimated_finish if job.status is JobStatus.RUNNING else None,
+        fine_tuned_model=job.fine_tuned_model,
+        finished_at=job.finished_at,
+        hyperparameters=HyperparametersOut(**shown),
+        integrations=job.integrations,
+        metadata=job.metadata,
+        method=wire_method(job, shown),
+        model=job.model,
+        organization_id=job.organization_id,
+        result_files=list(job.result_files),
+        seed=job.seed,
+        status=status,
+        trained_tokens=job.trained_tokens,
+        training_file=job.training_file,
+        validation_file=job.validation_file,
+        user_provided_suffix=job.suffix,
+    )
+
+
+def wire_method(job: FineTuningJob, shown: dict[str, Any]) -> SupervisedMethodOut | DpoMethodOut:
+    if job.method == "dpo":
+        beta = job.hyperparameters.beta or AUTO
+        return DpoMethodOut(dpo=DpoOut(hyperparameters=DpoHyperparametersOut(**shown, beta=beta)))
+    return SupervisedMethodOut(supervised=SupervisedOut(hyperparameters=HyperparametersOut(**shown)))
+
+
+def wire_event(event: JobEvent) -> Event:
+    return Event(
+        id=event.id,
+        created_at=event.created_at,
+        level=event.level,
+        message=event.message,
+        data=event.data,
+        type=event.type,
+    )
+
+
+def wire_checkpoint(checkpoint: Checkpoint) -> CheckpointOut:
+    return CheckpointOut(
+        id=checkpoint.id,
+        created_at=checkpoint.created_at,
+        fine_tuned_model_checkpoint=checkpoint.fine_tuned_model_checkpoint,
+        fine_tuning_job_id=checkpoint.job_id,
+        metrics=checkpoint.metrics,
+        step_number=checkpoint.step_number,
+    )
+
+
+def wire_permission(permission: CheckpointPermission) -> Permission:
+    return Permission(id=permission.id, created_at=permission.created_at, project_id=permission.project_id)

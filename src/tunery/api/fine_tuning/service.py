@@ -1,0 +1,69 @@
+"""Jobs as their project sees them. What a verb means is decided in tunery.jobs."""
+
+from tunery.api.services import Services
+from tunery.domain.jobs import Checkpoint, FineTuningJob, JobEvent, JobStatus
+from tunery.domain.tenants import Caller
+from tunery.jobs import lifecycle
+from tunery.jobs.request import JobRequest
+from tunery.store import events
+from tunery.store import jobs as store
+from tunery.store.database import read, write
+from tunery.store.paging import Page
+
+
+def create(services: Services, caller: Caller, request: JobRequest, idempotency_key: str | None) -> FineTuningJob:
+    with write(services.engine) as conn:
+        return lifecycle.create_job(
+            conn,
+            request,
+            caller=caller,
+            catalog=services.catalog,
+            settings=services.settings,
+            clock=services.clock,
+            idempotency_key=idempotency_key,
+        )
+
+
+def get(services: Services, caller: Caller, job_id: str) -> FineTuningJob:
+    with read(services.engine) as conn:
+        return store.get_job(conn, job_id, caller.project_id)
+
+
+def list_jobs(
+    services: Services, caller: Caller, *, after: str | None, limit: int, metadata: dict[str, str] | str | None
+) -> Page[FineTuningJob]:
+    with read(services.engine) as conn:
+        return store.list_jobs(conn, caller.project_id, after=after, limit=limit, metadata=metadata)
+
+
+def cancel(services: Services, caller: Caller, job_id: str) -> FineTuningJob:
+    with write(services.engine) as conn:
+        return lifecycle.cancel_job(conn, job_id, project_id=caller.project_id, clock=services.clock)
+
+
+def pause(services: Services, caller: Caller, job_id: str) -> FineTuningJob:
+    with write(services.engine) as conn:
+        return lifecycle.pause_job(conn, job_id, project_id=caller.project_id, clock=services.clock)
+
+
+def resume(services: Services, caller: Caller, job_id: str) -> FineTuningJob:
+    with write(services.engine) as conn:
+        return lifecycle.resume_job(conn, job_id, project_id=caller.project_id, clock=services.clock)
+
+
+def list_events(services: Services, caller: Caller, job_id: str, *, after: str | None, limit: int) -> Page[JobEvent]:
+    """Newest first. Raises NotFound for another project's job, so that its events stay its own."""
+    with read(services.engine) as conn:
+        store.get_job(conn, job_id, caller.project_id)
+        return events.list_events(conn, job_id, after=after, limit=limit)
+
+
+def list_checkpoints(
+    services: Services, caller: Caller, job_id: str, *, after: str | None, limit: int
+) -> Page[Checkpoint]:
+    """Highest step first. Empty until the job has ended: only then is it sure which ones are kept."""
+    with read(services.engine) as conn:
+        job = store.get_job(conn, job_id, caller.project_id)
+        if job.status is not JobStatus.SUCCEEDED:
+            return Page()
+        return events.list_checkpoints(conn, job_id, after=after, limit=limit)

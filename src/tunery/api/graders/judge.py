@@ -1,0 +1,128 @@
+"""A model that scores another's answer: one of this server, or of the endpoint that `judge_url` names."""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import httpx
+
+from tunery.api.graders.schemas import JudgeMessage, ScoreModel
+from tunery.api.graders.template import render
+from tunery.api.inference import service as inference
+from tunery.api.services import Services
+from tunery.domain.errors import NotFound, TuneryError
+from tunery.domain.ids import random_text
+from tunery.domain.tenants import Caller
+from tunery.metering.ledger import RequestIds
+
+TIMEOUT_S = 120.0
+ErrorKind = Literal["model_grader_parse_error", "model_grader_refusal_error", "model_grader_server_error"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    score: float
+    usage: dict[str, int]
+
+
+class JudgeFailed(Exception):
+    def __init__(self, kind: ErrorKind, details: str | None = None) -> None:
+        super().__init__(kind)
+        self.kind: ErrorKind = kind
+        self.details = details
+
+
+@dataclass(frozen=True)
+class Judge:
+    services: Services
+    caller: Caller
+    request_id: str
+
+    def _next_ids(self) -> RequestIds:
+        """The ledger counts each id once, and one request may ask several judges."""
+        return RequestIds(f"{self.request_id}-{random_text(8)}")
+
+    async def score(self, grader: ScoreModel, values: dict[str, Any]) -> Verdict:
+        """Raises UnknownVariable for the templates, JudgeFailed for the model, NotFound when nobody serves it."""
+        lowest, highest = grader.range or (0.0, 1.0)
+        answer = await self._ask(_request(grader, values, lowest, highest))
+        message = answer["choices"][0]["message"]
+        if message.get("refusal"):
+            raise JudgeFailed("model_grader_refusal_error")
+        number = _number(message.get("content") or "")
+        usage = answer.get("usage") or {}
+        counts = {name: usage[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens") if name in usage}
+        return Verdict(min(highest, max(lowest, number)), counts)
+
+    async def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
+        try:
+            ask = await inference.admit(self.services, self.caller, self._next_ids(), "chat", body)
+            return await inference.complete(self.services, ask)
+        except NotFound:
+            if not self.services.settings.judge_url:
+                raise
+            return await self._ask_elsewhere(body)
+        except TuneryError as exc:
+            if exc.status < 500:
+                raise
+            raise JudgeFailed("model_grader_server_error", exc.message) from exc
+
+    async def _ask_elsewhere(self, body: dict[str, Any]) -> dict[str, Any]:
+        settings = self.services.settings
+        key = settings.judge_api_key.get_secret_value() if settings.judge_api_key else ""
+        try:
+            async with httpx.AsyncClient(timeout=TIMEOUT_S) as client:
+                response = await client.post(
+                    f"{settings.judge_url.rstrip('/')}/chat/completions",
+                    json=body,
+                    headers={"authorization": f"Bearer {key}"} if key else {},
+                )
+                response.raise_for_status()
+                return response.json()
+        except (httpx.HTTPError, ValueError) as exc:
+            raise JudgeFailed("model_grader_server_error", str(exc)[:500]) from exc
+
+
+def _request(grader: ScoreModel, values: dict[str, Any], lowest: float, highest: float) -> dict[str, Any]:
+    """The grader's messages, then the form of the answer, which the engine enforces."""
+    form = f'Reply with a JSON object {{"result": NUMBER}} where NUMBER is from {lowest:g} to {highest:g}.'
+    messages = [{"role": message.role, "content": _content(message, values)} for message in grader.input]
+    sampling = grader.sampling_params.model_dump(exclude_none=True) if grader.sampling_params else {}
+    if "max_completions_tokens" in sampling:
+        sampling["max_completion_tokens"] = sampling.pop("max_completions_tokens")
+    return {
+        "model": grader.model,
+        "messages": [*messages, {"role": "system", "content": form}],
+        "max_completion_tokens": 64,
+        **sampling,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {
+                "name": "score",
+                "strict": True,
+                "schema": {
+                    "type": "object",
+                    "properties": {"result": {"type": "number"}},
+                    "required": ["result"],
+                    "additionalProperties": False,
+                },
+            },
+        },
+    }
+
+
+def _content(message: JudgeMessage, values: dict[str, Any]) -> str:
+    parts = message.content if isinstance(message.content, list) else [message.content]
+    texts = [part if isinstance(part, str) else str(part.get("text", "")) for part in parts]
+    return render("".join(texts), values)
+
+
+def _number(text: str) -> float:
+    try:
+        value = json.loads(text)["result"]
+        if isinstance(value, bool) or not math.isfinite(number := float(value)):
+            raise ValueError("not a number")
+        return number
+    except (ValueError, KeyError, TypeError) as exc:
+        raise JudgeFailed("model_grader_parse_error") from exc

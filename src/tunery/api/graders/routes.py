@@ -1,0 +1,22 @@
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from tunery.api.auth import JobsWriter
+from tunery.api.graders import service
+from tunery.api.graders.schemas import GraderResult, GraderRun, GraderValidate, Validated
+from tunery.api.services import ServicesDep
+
+router = APIRouter(prefix="/v1/fine_tuning/alpha/graders", tags=["Graders"])
+
+
+@router.post("/run")
+async def run_grader(body: GraderRun, request: Request, caller: JobsWriter, services: ServicesDep) -> GraderResult:
+    return await service.run(services, caller, request.state.request_id, body)
+
+
+@router.post("/validate")
+def validate_grader(body: GraderValidate, caller: JobsWriter) -> Validated:
+    service.check(body.grader)
+    sent: dict[str, Any] = body.grader.model_dump(exclude_unset=True)
+    return Validated(grader=sent)

@@ -1,0 +1,137 @@
+"""Graders on the wire."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from tunery.api.body import Body
+
+Metric = Literal[
+    "cosine",
+    "fuzzy_match",
+    "bleu",
+    "gleu",
+    "meteor",
+    "rouge_1",
+    "rouge_2",
+    "rouge_3",
+    "rouge_4",
+    "rouge_5",
+    "rouge_l",
+]
+Text = Annotated[str, Field(max_length=1_000_000)]
+Name = Annotated[str, Field(max_length=256)]
+
+
+class StringCheck(Body):
+    type: Literal["string_check"]
+    name: Name = ""
+    input: Text
+    reference: Text
+    operation: Literal["eq", "ne", "neq", "like", "ilike"] = Field(description="OpenAI's guide calls `ne` `neq`.")
+
+
+class TextSimilarity(Body):
+    type: Literal["text_similarity"]
+    name: Name = ""
+    input: Text
+    reference: Text
+    evaluation_metric: Metric
+    pass_threshold: float | None = None
+
+
+class JudgeMessage(Body):
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | list[dict[str, Any]] | dict[str, Any]
+    type: Literal["message"] | None = None
+
+
+class SamplingParams(Body):
+    max_completions_tokens: int | None = Field(None, ge=1, le=100_000)
+    reasoning_effort: str | None = None
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+
+
+class ScoreModel(Body):
+    type: Literal["score_model"]
+    name: Name = ""
+    model: str = Field(min_length=1, max_length=256)
+    input: list[JudgeMessage] = Field(min_length=1, max_length=100)
+    range: list[float] | None = Field(None, min_length=2, max_length=2, description="Lowest and highest, 0 and 1.")
+    sampling_params: SamplingParams | None = None
+    pass_threshold: float | None = None
+
+
+class Python(Body):
+    type: Literal["python"]
+    name: Name = ""
+    source: Text
+    image_tag: str | None = None
+
+
+SingleGrader = Annotated[StringCheck | TextSimilarity | ScoreModel | Python, Field(discriminator="type")]
+
+
+class Multi(Body):
+    type: Literal["multi"]
+    name: Name = ""
+    graders: dict[str, SingleGrader] | SingleGrader = Field(
+        description="By the names that the formula uses, or one grader under its own name."
+    )
+    calculate_output: str = Field(min_length=1, max_length=2000)
+
+    def by_name(self) -> dict[str, StringCheck | TextSimilarity | ScoreModel | Python]:
+        return self.graders if isinstance(self.graders, dict) else {self.graders.name: self.graders}
+
+
+Grader = Annotated[StringCheck | TextSimilarity | ScoreModel | Python | Multi, Field(discriminator="type")]
+
+
+class GraderRun(Body):
+    grader: Grader
+    model_sample: Text
+    item: dict[str, Any] = Field(default_factory=dict)
+
+
+class GraderValidate(Body):
+    grader: Grader
+
+
+class Validated(BaseModel):
+    grader: dict[str, Any] = Field(description="The grader as it was sent.")
+
+
+class Errors(BaseModel):
+    formula_parse_error: bool = False
+    invalid_variable_error: bool = False
+    model_grader_parse_error: bool = False
+    model_grader_refusal_error: bool = False
+    model_grader_server_error: bool = False
+    model_grader_server_error_details: str | None = None
+    other_error: bool = False
+    python_grader_runtime_error: bool = False
+    python_grader_runtime_error_details: str | None = None
+    python_grader_server_error: bool = False
+    python_grader_server_error_type: str | None = None
+    sample_parse_error: bool = False
+    truncated_observation_error: bool = False
+    unresponsive_reward_error: bool = False
+
+
+class Metadata(BaseModel):
+    errors: Errors
+    execution_time: float = Field(description="Seconds.")
+    name: str
+    sampled_model_name: str | None
+    scores: dict[str, Any]
+    token_usage: int | None
+    type: str
+
+
+class GraderResult(BaseModel):
+    metadata: Metadata
+    model_grader_token_usage_per_model: dict[str, Any]
+    reward: float
+    sub_rewards: dict[str, Any]

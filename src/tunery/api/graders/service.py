@@ -1,0 +1,156 @@
+"""Runs a grader on one sample. What goes wrong inside a grader is part of its result, not an error of the request."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunery.api.graders import formula
+from tunery.api.graders.judge import Judge, JudgeFailed
+from tunery.api.graders.schemas import (
+    Errors,
+    Grader,
+    GraderResult,
+    GraderRun,
+    Metadata,
+    Multi,
+    Python,
+    ScoreModel,
+    StringCheck,
+    TextSimilarity,
+)
+from tunery.api.graders.similarity import similarity
+from tunery.api.graders.template import NAMESPACES, UnknownVariable, render, sample_of, variables
+from tunery.api.services import Services
+from tunery.domain.errors import InvalidRequest
+from tunery.domain.tenants import Caller
+
+
+@dataclass
+class Outcome:
+    """What graders have left behind so far."""
+
+    errors: Errors = field(default_factory=Errors)
+    scores: dict[str, float] = field(default_factory=dict)
+    tokens_by_model: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def check(grader: Grader, where: str = "grader") -> None:
+    """Raises InvalidRequest for a grader that could never give a number."""
+    if isinstance(grader, Python):
+        raise InvalidRequest(
+            "Python graders are not available on this server. Use string_check, text_similarity, score_model or multi.",
+            param=f"{where}.type",
+            code="unsupported_value",
+        )
+    if isinstance(grader, Multi):
+        _check_formula(grader)
+        for name, inner in grader.by_name().items():
+            check(inner, f"{where}.graders.{name}")
+        return
+    if isinstance(grader, TextSimilarity) and grader.evaluation_metric == "cosine":
+        raise InvalidRequest(
+            "The metric 'cosine' needs an embedding model, which this server does not have.",
+            param=f"{where}.evaluation_metric",
+            code="unsupported_value",
+        )
+    if isinstance(grader, ScoreModel) and grader.range and grader.range[0] >= grader.range[1]:
+        raise InvalidRequest("The range must rise.", param=f"{where}.range", code="invalid_value")
+    for text in _texts(grader):
+        for name in variables(text):
+            if name.partition(".")[0].partition("[")[0] not in NAMESPACES:
+                raise InvalidRequest(
+                    f"The template names {name!r}; it may use item and sample.", param=where, code="invalid_value"
+                )
+
+
+def _check_formula(grader: Multi) -> None:
+    try:
+        node = formula.parse(grader.calculate_output)
+        formula.check(node)
+    except formula.FormulaError as exc:
+        raise InvalidRequest(f"{exc}.", param="grader.calculate_output", code="invalid_value") from exc
+    if unknown := sorted(formula.names(node) - set(grader.by_name())):
+        raise InvalidRequest(
+            f"The formula uses {unknown[0]!r}, but there is no grader of that name.",
+            param="grader.calculate_output",
+            code="invalid_value",
+        )
+
+
+def _texts(grader: StringCheck | TextSimilarity | ScoreModel) -> list[str]:
+    if isinstance(grader, ScoreModel):
+        return [message.content for message in grader.input if isinstance(message.content, str)]
+    return [grader.input, grader.reference]
+
+
+async def run(services: Services, caller: Caller, request_id: str, body: GraderRun) -> GraderResult:
+    check(body.grader)
+    started = time.perf_counter()
+    outcome = Outcome()
+    values = {"item": body.item, "sample": sample_of(body.model_sample)}
+    judge = Judge(services, caller, request_id)
+    if isinstance(body.grader, Multi):
+        reward = await _run_multi(body.grader, values, judge, outcome)
+        sub_rewards = dict(outcome.scores)
+    else:
+        reward = await _run_single(body.grader, values, judge, outcome)
+        sub_rewards = {}
+        outcome.scores[body.grader.name or body.grader.type] = reward
+    tokens = sum(usage.get("total_tokens", 0) for usage in outcome.tokens_by_model.values())
+    return GraderResult(
+        metadata=Metadata(
+            errors=outcome.errors,
+            execution_time=time.perf_counter() - started,
+            name=body.grader.name,
+            sampled_model_name=next(iter(outcome.tokens_by_model), None),
+            scores=outcome.scores,
+            token_usage=tokens or None,
+            type=body.grader.type,
+        ),
+        model_grader_token_usage_per_model=outcome.tokens_by_model,
+        reward=reward,
+        sub_rewards=sub_rewards,
+    )
+
+
+async def _run_multi(grader: Multi, values: dict[str, Any], judge: Judge, outcome: Outcome) -> float:
+    for name, inner in grader.by_name().items():
+        outcome.scores[name] = await _run_single(inner, values, judge, outcome)
+    try:
+        return formula.evaluate(formula.parse(grader.calculate_output), outcome.scores)
+    except formula.FormulaError:
+        outcome.errors.formula_parse_error = True
+        return 0.0
+
+
+async def _run_single(grader: Any, values: dict[str, Any], judge: Judge, outcome: Outcome) -> float:
+    """0 where the grader cannot judge; `outcome.errors` then says why."""
+    try:
+        if isinstance(grader, StringCheck):
+            return _string_check(grader, values)
+        if isinstance(grader, TextSimilarity):
+            text, reference = render(grader.input, values), render(grader.reference, values)
+            return await asyncio.to_thread(similarity, grader.evaluation_metric, text, reference)
+        verdict = await judge.score(grader, values)
+    except UnknownVariable:
+        outcome.errors.invalid_variable_error = True
+        outcome.errors.sample_parse_error |= "output_json" not in values["sample"]
+        return 0.0
+    except JudgeFailed as exc:
+        setattr(outcome.errors, exc.kind, True)
+        outcome.errors.model_grader_server_error_details = exc.details
+        return 0.0
+    outcome.tokens_by_model[grader.model] = verdict.usage
+    return verdict.score
+
+
+def _string_check(grader: StringCheck, values: dict[str, Any]) -> float:
+    text, reference = render(grader.input, values), render(grader.reference, values)
+    if grader.operation == "eq":
+        return float(text == reference)
+    if grader.operation in ("ne", "neq"):
+        return float(text != reference)
+    if grader.operation == "like":
+        return float(reference in text)
+    return float(reference.casefold() in text.casefold())

@@ -1,0 +1,51 @@
+"""`GET /health`: are the parts of this installation up?"""
+
+import asyncio
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+from sqlalchemy.exc import SQLAlchemyError
+
+from tunery import __version__
+from tunery.api.services import Services, ServicesDep
+from tunery.store import workers
+from tunery.store.database import read
+
+router = APIRouter(tags=["Operation"])
+
+WORKER_SILENT_S = 30  # a worker says that it lives every few seconds
+
+State = Literal["up", "down"]
+
+
+class Health(BaseModel):
+    status: Literal["ok", "degraded"]
+    version: str
+    database: State
+    worker: State
+    engine: State
+
+
+@router.get("/health", responses={503: {"model": Health, "description": "The database is down."}})
+async def health(services: ServicesDep, response: Response) -> Health:
+    """200 while requests can be answered: without a worker jobs wait, without an engine only inference fails."""
+    num_workers, engine_up = await asyncio.gather(asyncio.to_thread(count_workers, services), services.engines.is_up())
+    states: dict[str, State] = {
+        "database": "down" if num_workers is None else "up",
+        "worker": "up" if num_workers else "down",
+        "engine": "up" if engine_up else "down",
+    }
+    if states["database"] == "down":
+        response.status_code = 503
+    all_up = all(state == "up" for state in states.values())
+    return Health(status="ok" if all_up else "degraded", version=__version__, **states)
+
+
+def count_workers(services: Services) -> int | None:
+    """None when the database does not answer."""
+    try:
+        with read(services.engine) as conn:
+            return workers.count_workers(conn, seen_since=services.clock() - WORKER_SILENT_S)
+    except SQLAlchemyError:
+        return None

@@ -1,0 +1,158 @@
+"""Speaks to the engines: ours or vLLM's, one or several, all in the dialect of vLLM's server.
+
+Knows which server has which base, loads an adapter where a request needs it, and turns to the next server when one
+is away. An engine that was restarted has forgotten its adapters: the first request to meet that loads them again.
+"""
+
+import asyncio
+import hashlib
+import logging
+import shutil
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tunery.api.inference.engine_errors import engine_error, unavailable
+from tunery.api.inference.resolve import Target
+from tunery.domain.errors import TuneryError
+from tunery.domain.models import FineTunedModel
+from tunery.settings import Settings
+from tunery.store.blobs import Blobs
+
+log = logging.getLogger(__name__)
+
+# Tokens may take long to come, a connection may not.
+TIMEOUT = httpx.Timeout(600, connect=2)
+LOAD_TIMEOUT_S = 60.0
+UNREACHABLE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.RemoteProtocolError, httpx.ReadError)
+
+
+class Engines:
+    def __init__(self, settings: Settings, blobs: Blobs) -> None:
+        self._urls = [url.rstrip("/") for url in (settings.engine_urls or [settings.engine_url]) if url]
+        self._blobs = blobs
+        self._folder = settings.home / "adapters"
+        self._client = httpx.AsyncClient(
+            timeout=TIMEOUT,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            trust_env=False,
+        )
+        self._served: dict[str, list[str]] = {}  # url -> the base names it serves
+        self._loading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def is_up(self) -> bool:
+        """Whether at least one engine answers its health check."""
+        for url in self._urls:
+            try:
+                if (await self._client.get(f"{url}/health", timeout=2)).status_code == 200:
+                    return True
+            except httpx.HTTPError:
+                continue
+        return False
+
+    @asynccontextmanager
+    async def post(self, path: str, body: dict[str, Any], target: Target) -> AsyncIterator[httpx.Response]:
+        """The engine's answer to `body`, its status 200, its content not yet read.
+
+        Raises the engine's own error as TuneryError, Unavailable when no server answers.
+        """
+        if not self._urls:
+            raise unavailable("No engine is configured: set engine_url, or start the server with `tunery serve`.")
+        last: Exception | None = None
+        for url in await self._candidates(target):
+            try:
+                response = await self._send(url, path, body, target)
+            except UNREACHABLE as exc:
+                self._served.pop(url, None)
+                last = exc
+                continue
+            try:
+                yield response
+            finally:
+                await response.aclose()
+            return
+        log.warning("no engine answers for %s: %r", target.source, last)
+        raise unavailable("The engine is starting or restarting. Please try again in a moment.")
+
+    async def _send(self, url: str, path: str, body: dict[str, Any], target: Target) -> httpx.Response:
+        """One server. An unknown adapter is loaded, once, and the request sent again."""
+        response = await self._request(url, path, body, target)
+        if response.status_code == 404 and target.adapter is not None:
+            await response.aclose()
+            await self._load(url, target.adapter)
+            response = await self._request(url, path, body, target)
+        if response.status_code >= 400:
+            await response.aread()
+            await response.aclose()
+            raise engine_error(response, target)
+        return response
+
+    async def _request(self, url: str, path: str, body: dict[str, Any], target: Target) -> httpx.Response:
+        name = target.adapter.id if target.adapter else self._base_name(url, target)
+        request = self._client.build_request("POST", f"{url}{path}", json={**body, "model": name})
+        return await self._client.send(request, stream=True)
+
+    async def _candidates(self, target: Target) -> list[str]:
+        """Servers that have the base, the adapter's usual one first, so that its cache and slot are warm."""
+        for url in self._urls:
+            if url not in self._served:
+                await self._discover(url)
+        able = [url for url in self._urls if self._serves(url, target)]
+        key = target.adapter.id if target.adapter else target.source
+        return sorted(able, key=lambda url: hashlib.sha256(f"{key} {url}".encode()).digest())
+
+    async def _discover(self, url: str) -> None:
+        try:
+            answer = await self._client.get(f"{url}/v1/models", timeout=5)
+            rows = answer.json()["data"] if answer.status_code == 200 else None
+        except (httpx.HTTPError, ValueError, KeyError):
+            return
+        if rows:
+            self._served[url] = [row["id"] for row in rows if not row.get("parent")]
+
+    def _serves(self, url: str, target: Target) -> bool:
+        """A server that serves one base under another name is taken at its word when it is the only one."""
+        names = self._served.get(url, [])
+        return any(name in names for name in _names(target)) or (len(names) > 0 and len(self._urls) == 1)
+
+    def _base_name(self, url: str, target: Target) -> str:
+        served = self._served[url]
+        return next((name for name in _names(target) if name in served), served[0])
+
+    async def _load(self, url: str, model: FineTunedModel) -> None:
+        async with self._loading[model.id]:
+            folder = await asyncio.to_thread(self._adapter_folder, model)
+            answer = await self._client.post(
+                f"{url}/v1/load_lora_adapter",
+                json={"lora_name": model.id, "lora_path": str(folder)},
+                timeout=LOAD_TIMEOUT_S,
+            )
+            # Two requests may have met the missing adapter; to the second it "has already been loaded".
+            if answer.status_code >= 400 and "already" not in answer.text:
+                raise TuneryError(f"The model's adapter could not be loaded: {answer.text[:500]}")
+
+    def _adapter_folder(self, model: FineTunedModel) -> Path:
+        """A folder that the engine can read: the blob store's own where it is one, else a copy, whole or absent."""
+        local = self._blobs.local_path(model.blob)
+        if local is not None:
+            return local
+        folder = self._folder / model.id
+        if not folder.exists():
+            part = folder.with_name(f".{model.id}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            self._blobs.download_dir(model.blob, part)
+            part.rename(folder)
+        return folder
+
+
+def _names(target: Target) -> list[str]:
+    """The names under which a server may serve the target's base."""
+    base = target.base
+    return [target.source, *((base.name, *base.aliases) if base else ())]

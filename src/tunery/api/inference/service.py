@@ -1,0 +1,171 @@
+"""One completion from the request to the ledger."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import httpx
+import orjson
+
+from tunery.api.inference import legacy
+from tunery.api.inference.assemble import Assembly
+from tunery.api.inference.engine_errors import unavailable
+from tunery.api.inference.parameters import CHAT, COMPLETIONS, check
+from tunery.api.inference.resolve import Target, resolve
+from tunery.api.inference.sse import DONE, read_chunks, write_chunk
+from tunery.api.inference.usage import completed, estimated_tokens, for_ledger
+from tunery.api.services import Services
+from tunery.domain.completions import StoredCompletion
+from tunery.domain.errors import TuneryError
+from tunery.domain.tenants import Caller
+from tunery.metering.ledger import RequestIds
+from tunery.metering.meter import Ticket
+from tunery.store import completions
+from tunery.store.database import read, write
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+Kind = Literal["chat", "completion"]
+PATHS: dict[Kind, str] = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
+NOT_FOR_THE_ENGINE = ("store", "metadata", "modalities")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request that may go to the engine: checked, resolved, let in."""
+
+    kind: Kind
+    sent: Json  # as received
+    forwarded: Json  # for the engine
+    target: Target
+    ticket: Ticket
+
+    @property
+    def is_stored(self) -> bool:
+        return self.kind == "chat" and self.sent.get("store") is True
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether the client asked for the last chunk with the usage; the ledger always needs it."""
+        return bool((self.sent.get("stream_options") or {}).get("include_usage"))
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """An alias may point anywhere: the answer says which weights gave it."""
+        return {**self.ticket.headers, "x-tunery-model": self.target.weights_name}
+
+
+async def admit(services: Services, caller: Caller, ids: RequestIds, kind: Kind, sent: Json) -> Ask:
+    """Raises InvalidRequest for parameters, NotFound for the model, RateLimited for limits and budget."""
+    forwarded = check(sent, CHAT if kind == "chat" else COMPLETIONS)
+    if legacy.is_legacy(forwarded):
+        forwarded = legacy.as_tools(forwarded)
+    for name in NOT_FOR_THE_ENGINE:
+        forwarded.pop(name, None)
+    if forwarded.get("stream"):
+        forwarded["stream_options"] = {"include_usage": True}
+    # Blocks of the prefix cache are never shared between projects: what is cached tells what was asked.
+    forwarded["cache_salt"] = caller.project_id
+    target, ticket = await asyncio.to_thread(_open, services, caller, ids, sent)
+    return Ask(kind, sent, forwarded, target, ticket)
+
+
+def _open(services: Services, caller: Caller, ids: RequestIds, sent: Json) -> tuple[Target, Ticket]:
+    with read(services.engine) as conn:
+        target = resolve(conn, services.catalog, sent["model"], caller.project_id)
+    tokens = estimated_tokens(sent)
+    return target, services.meter.open_request(caller, ids, model=target.weights_name, estimated_tokens=tokens)
+
+
+async def complete(services: Services, ask: Ask) -> Json:
+    """The whole answer. The ledger has it before the client does."""
+    try:
+        async with services.engines.post(PATHS[ask.kind], ask.forwarded, ask.target) as response:
+            answer = orjson.loads(await response.aread())
+    except httpx.HTTPError as exc:
+        await _abandon(services, ask)
+        raise _lost(exc) from exc
+    except BaseException:
+        await _abandon(services, ask)
+        raise
+    answer["model"] = ask.target.public_name
+    answer["usage"] = completed(answer.get("usage") or {}, services.settings.cached_token_rule)
+    if legacy.is_legacy(ask.sent):
+        answer = legacy.as_function_call(answer)
+    await asyncio.to_thread(_keep, services, ask, answer["usage"], answer)
+    return answer
+
+
+async def stream(services: Services, ask: Ask) -> AsyncIterator[bytes]:
+    """The answer as server-sent events.
+
+    The caller awaits the first one before the response starts, so that an error of the engine still has its status;
+    later ones can only be told in the stream. The ledger has the usage before the last event leaves.
+    """
+    assembly = Assembly() if ask.is_stored else None
+    settled = False
+    try:
+        async with services.engines.post(PATHS[ask.kind], ask.forwarded, ask.target) as response:
+            async for chunk in read_chunks(response):
+                if "error" in chunk:
+                    yield write_chunk(chunk)
+                    return
+                if chunk.get("usage"):
+                    chunk["usage"] = completed(chunk["usage"], services.settings.cached_token_rule)
+                shown = _shown(ask, chunk)
+                if assembly is not None and shown is not None:
+                    assembly.add(shown)
+                if chunk.get("usage") and not chunk.get("choices"):
+                    answer = None if assembly is None else {**assembly.result(), "usage": chunk["usage"]}
+                    await asyncio.to_thread(_keep, services, ask, chunk["usage"], answer)
+                    settled = True
+                if shown is not None:
+                    yield write_chunk(shown)
+    except httpx.HTTPError as exc:
+        yield write_chunk(_lost(exc).body())
+        return
+    finally:
+        if not settled:
+            await _abandon(services, ask)
+    yield DONE
+
+
+def _shown(ask: Ask, chunk: Json) -> Json | None:
+    """The chunk for the client; None for the one with only the usage when the client did not ask for it."""
+    shown = {**chunk, "model": ask.target.public_name}
+    if legacy.is_legacy(ask.sent):
+        shown = legacy.as_function_call(shown)
+    if ask.wants_usage:
+        return {"usage": None, **shown}
+    shown.pop("usage", None)
+    return shown if shown.get("choices") else None
+
+
+def _keep(services: Services, ask: Ask, usage: Json, answer: Json | None) -> None:
+    services.meter.settle(ask.ticket, model=ask.target.weights_name, usage=for_ledger(usage))
+    if not ask.is_stored or answer is None or "id" not in answer:
+        return
+    stored = StoredCompletion(
+        id=answer["id"],
+        project_id=ask.ticket.caller.project_id,
+        created_at=int(answer.get("created") or services.now()),
+        model=ask.target.public_name,
+        request=ask.sent,
+        response=answer,
+        metadata=ask.sent.get("metadata"),
+    )
+    with write(services.engine) as conn:
+        completions.insert_completion(conn, stored)
+
+
+async def _abandon(services: Services, ask: Ask) -> None:
+    """Shielded: it also runs when the client's going away cancels the request."""
+    await asyncio.shield(asyncio.to_thread(services.meter.abandon, ask.ticket))
+
+
+def _lost(exc: BaseException) -> TuneryError:
+    log.warning("the engine was lost in the middle of a request: %r", exc)
+    return unavailable("The engine was lost while it worked on your request. Please try again.")

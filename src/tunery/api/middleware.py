@@ -1,0 +1,71 @@
+"""Headers, log line and metrics of every response. Plain ASGI: it must not buffer a stream."""
+
+import logging
+import time
+from uuid import uuid4
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tunery.api import metrics
+
+log = logging.getLogger("tunery.api.access")
+
+OPENAI_VERSION = "2020-10-01"
+
+
+class RequestContext:
+    """Gives each request its id, says it in `x-request-id`, and counts the request when it has ended."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        state = scope.setdefault("state", {})
+        state["request_id"] = f"req_{uuid4().hex}"
+        status = 500
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                add_headers(MutableHeaders(scope=message), state, started)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_headers)
+        finally:
+            finish(scope, status, time.perf_counter() - started)
+
+
+def add_headers(headers: MutableHeaders, state: dict, started: float) -> None:
+    """Processing time is the time to the first byte: later ones of a stream are the engine's."""
+    headers["x-request-id"] = state["request_id"]
+    headers["openai-version"] = OPENAI_VERSION
+    headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
+    caller = state.get("caller")
+    if caller is not None:
+        headers["openai-organization"] = caller.organization_id
+        headers["openai-project"] = caller.project_id
+
+
+def finish(scope: Scope, status: int, duration_s: float) -> None:
+    route = getattr(scope.get("route"), "path", "unknown")
+    metrics.observe_request(scope["method"], route, status, duration_s)
+    state = scope["state"]
+    caller = state.get("caller")
+    log.info(
+        "%s %s %s",
+        scope["method"],
+        scope["path"],
+        status,
+        extra={
+            "request_id": state["request_id"],
+            "project_id": caller.project_id if caller else None,
+            "duration_ms": round(duration_s * 1000, 1),
+        },
+    )

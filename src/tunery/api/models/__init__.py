@@ -1,0 +1,1 @@
+"""The Models API: base models of the catalog, and what jobs made."""

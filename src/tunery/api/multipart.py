@@ -1,0 +1,166 @@
+"""Reads a multipart form as it arrives, so that a file goes to the blob store in pieces and never lies in memory.
+
+Starlette's own form reader writes each file to a temporary folder first, which may be memory and doubles the writing.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import anyio.from_thread
+from fastapi import Request
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
+
+from tunery.domain.errors import InvalidRequest
+
+MAX_FIELD_BYTES = 64 * 1024
+MAX_PARTS = 32
+NOT_A_FORM = "This request needs a body of type multipart/form-data with a boundary."
+
+
+@dataclass(frozen=True)
+class PartHead:
+    name: str
+    filename: str | None  # None: an ordinary field
+
+
+@dataclass(frozen=True)
+class PartData:
+    data: bytes
+
+
+@dataclass(frozen=True)
+class PartEnd:
+    pass
+
+
+Event = PartHead | PartData | PartEnd
+
+
+class _Collector:
+    """The parser calls back; this keeps what it said, in order, until somebody asks."""
+
+    def __init__(self) -> None:
+        self.events: deque[Event] = deque()
+        self._header_name = b""
+        self._header_value = b""
+        self._disposition = b""
+        self._num_parts = 0
+
+    def callbacks(self) -> dict:
+        return {
+            "on_part_begin": self._part_begin,
+            "on_header_field": self._header_field,
+            "on_header_value": self._header_value_part,
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
+            "on_part_data": lambda data, start, end: self.events.append(PartData(bytes(data[start:end]))),
+            "on_part_end": lambda: self.events.append(PartEnd()),
+        }
+
+    def _part_begin(self) -> None:
+        self._disposition = b""
+        self._num_parts += 1
+        if self._num_parts > MAX_PARTS:
+            raise InvalidRequest(f"The form has more than {MAX_PARTS} parts.")
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def _header_value_part(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def _header_end(self) -> None:
+        if self._header_name.lower() == b"content-disposition":
+            self._disposition = self._header_value
+        self._header_name = self._header_value = b""
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        if b"name" not in options:
+            raise InvalidRequest("A part of the form has no name.")
+        filename = options.get(b"filename")
+        self.events.append(
+            PartHead(
+                options[b"name"].decode("utf-8", "replace"),
+                None if filename is None else filename.decode("utf-8", "replace"),
+            )
+        )
+
+
+def body_chunks(request: Request, max_bytes: int) -> Iterator[bytes]:
+    """The body as it arrives, for a handler that runs in a thread. Raises InvalidRequest beyond `max_bytes`."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise too_large(max_bytes)
+    stream, total = request.stream(), 0
+    while True:
+        try:
+            chunk = anyio.from_thread.run(anext, stream, b"")
+        except ClientDisconnect as exc:
+            raise InvalidRequest("The client went away before the body was complete.") from exc
+        if not chunk:
+            return
+        total += len(chunk)
+        if total > max_bytes:
+            raise too_large(max_bytes)
+        yield chunk
+
+
+def too_large(max_bytes: int) -> InvalidRequest:
+    error = InvalidRequest(
+        f"The request is larger than the limit of {max_bytes // 1024**2} MB.", code="request_too_large"
+    )
+    error.status = 413
+    return error
+
+
+def read_events(request: Request, max_bytes: int) -> Iterator[Event]:
+    """The form's parts in the order of the body. Raises InvalidRequest on a body that is not a complete form."""
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    boundary = options.get(b"boundary")
+    if kind != b"multipart/form-data" or not boundary:
+        raise InvalidRequest(NOT_A_FORM)
+    collector, complete = _Collector(), False
+
+    def on_end() -> None:
+        nonlocal complete
+        complete = True
+
+    try:
+        parser = MultipartParser(boundary, {**collector.callbacks(), "on_end": on_end})  # pyright: ignore[reportArgumentType]
+        for chunk in body_chunks(request, max_bytes):
+            parser.write(chunk)
+            while collector.events:
+                yield collector.events.popleft()
+    except MultipartParseError as exc:
+        raise InvalidRequest(f"The form cannot be read: {exc}") from exc
+    if not complete:
+        raise InvalidRequest("The form ends before its last boundary.")
+
+
+def field_text(events: Iterator[Event]) -> str:
+    """The value of the ordinary field whose PartHead was just read."""
+    data = b""
+    for event in events:
+        if isinstance(event, PartEnd):
+            break
+        if isinstance(event, PartData):
+            data += event.data
+            if len(data) > MAX_FIELD_BYTES:
+                raise InvalidRequest("A field of the form is too long.")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidRequest("A field of the form is not valid UTF-8.") from exc
+
+
+def file_chunks(events: Iterator[Event]) -> Iterator[bytes]:
+    """The content of the file whose PartHead was just read."""
+    for event in events:
+        if isinstance(event, PartEnd):
+            return
+        if isinstance(event, PartData):
+            yield event.data

@@ -1,0 +1,42 @@
+"""What a request handler may use: one object a process, made by `create_app`, handed in by `Depends`."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy import Engine
+
+from tunery.api.inference.engines import Engines
+from tunery.domain.clock import Clock
+from tunery.metering.meter import Meter
+from tunery.metering.prices import PriceTable
+from tunery.modeling.catalog import Catalog
+from tunery.settings import Settings
+from tunery.store.blobs import Blobs
+
+
+@dataclass(frozen=True)
+class Services:
+    settings: Settings
+    engine: Engine  # the database
+    blobs: Blobs
+    catalog: Catalog
+    prices: PriceTable
+    meter: Meter
+    clock: Clock
+    engines: Engines
+
+    def now(self) -> int:
+        return int(self.clock())
+
+
+def _services(request: Request) -> Services:
+    return request.app.state.services
+
+
+async def get_services(request: Request) -> Services:
+    """Async although it does not wait: a plain function would cost a hop to a thread in each request."""
+    return _services(request)
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]

@@ -1,0 +1,48 @@
+from fastapi import APIRouter, Request
+
+from tunery.api.auth import FilesWriter
+from tunery.api.multipart import read_events
+from tunery.api.services import ServicesDep
+from tunery.api.uploads import service
+from tunery.api.uploads.schemas import Part, UploadComplete, UploadCreate, UploadObject, wire_part, wire_upload
+from tunery.domain.files import MAX_PART_BYTES
+
+router = APIRouter(prefix="/v1/uploads", tags=["Uploads"])
+
+FORM_OVERHEAD = 64 * 1024
+FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["data"],
+                    "properties": {"data": {"type": "string", "format": "binary"}},
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("")
+def create_upload(body: UploadCreate, caller: FilesWriter, services: ServicesDep) -> UploadObject:
+    return wire_upload(service.create_upload(services, caller, body))
+
+
+@router.post("/{upload_id}/parts", openapi_extra=FORM)
+def create_part(upload_id: str, request: Request, caller: FilesWriter, services: ServicesDep) -> Part:
+    events = read_events(request, MAX_PART_BYTES + FORM_OVERHEAD)
+    return wire_part(service.add_part(services, caller, upload_id, events))
+
+
+@router.post("/{upload_id}/complete")
+def complete_upload(upload_id: str, body: UploadComplete, caller: FilesWriter, services: ServicesDep) -> UploadObject:
+    upload, file = service.complete(services, caller, upload_id, part_ids=body.part_ids, md5=body.md5)
+    return wire_upload(upload, file)
+
+
+@router.post("/{upload_id}/cancel")
+def cancel_upload(upload_id: str, caller: FilesWriter, services: ServicesDep) -> UploadObject:
+    return wire_upload(service.cancel(services, caller, upload_id))

@@ -1,0 +1,65 @@
+"""Uploads on the wire."""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from tunery.api.body import Body
+from tunery.api.files.schemas import FileObject, Purpose, wire_file
+from tunery.domain.files import MAX_UPLOAD_BYTES, File, Upload, UploadPart
+
+
+class ExpiresAfter(Body):
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=3600, le=2592000)
+
+
+class UploadCreate(Body):
+    bytes: int = Field(ge=0, le=MAX_UPLOAD_BYTES)
+    filename: str = Field(min_length=1, max_length=255)
+    mime_type: str = Field(min_length=1, max_length=255)
+    purpose: Purpose
+    expires_after: ExpiresAfter | None = None
+
+
+class UploadComplete(Body):
+    part_ids: list[str] = Field(max_length=10_000)
+    md5: str | None = Field(None, description="MD5 of the whole file, as 32 hexadecimal digits.", max_length=64)
+
+
+class UploadObject(BaseModel):
+    object: Literal["upload"] = "upload"
+    id: str
+    bytes: int
+    created_at: int
+    expires_at: int
+    filename: str
+    purpose: str
+    status: Literal["pending", "completed", "cancelled", "expired"]
+    file: FileObject | None = Field(description="Set once the upload is completed.")
+
+
+class Part(BaseModel):
+    object: Literal["upload.part"] = "upload.part"
+    id: str
+    created_at: int
+    upload_id: str
+
+
+def wire_upload(upload: Upload, file: File | None = None) -> UploadObject:
+    return UploadObject.model_validate(
+        {
+            "id": upload.id,
+            "bytes": upload.bytes,
+            "created_at": upload.created_at,
+            "expires_at": upload.expires_at,
+            "filename": upload.filename,
+            "purpose": upload.purpose.value,
+            "status": upload.status,
+            "file": wire_file(file) if file else None,
+        }
+    )
+
+
+def wire_part(part: UploadPart) -> Part:
+    return Part(id=part.id, created_at=part.created_at, upload_id=part.upload_id)

@@ -1,0 +1,1 @@
+"""Where a project wants to be told that its jobs have ended."""

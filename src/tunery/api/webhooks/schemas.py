@@ -1,0 +1,162 @@
+"""Webhook endpoints on the wire."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, Field
+
+from tunery.api.body import Body
+from tunery.domain.notices import Delivery, WebhookEndpoint
+
+# All that OpenAI has, so that a set-up script runs unchanged; SENT says which ones happen here.
+EventType = Literal[
+    "batch.completed",
+    "batch.failed",
+    "batch.expired",
+    "batch.cancelled",
+    "response.completed",
+    "response.failed",
+    "response.cancelled",
+    "response.incomplete",
+    "eval.run.succeeded",
+    "eval.run.failed",
+    "eval.run.canceled",
+    "fine_tuning.job.succeeded",
+    "fine_tuning.job.failed",
+    "fine_tuning.job.cancelled",
+    "realtime.call.incoming",
+    "video.completed",
+    "video.failed",
+    "agent.environment.ready",
+    "agent.environment.failed",
+    "agent.environment.suspended",
+    "agent.environment.expired",
+    "agent.session.created",
+    "agent.session.action_required",
+    "agent.session.in_progress",
+    "agent.session.idle",
+    "agent.session.failed",
+    "safety.alert.created",
+]
+SENT: tuple[EventType, ...] = (
+    "fine_tuning.job.succeeded",
+    "fine_tuning.job.failed",
+    "fine_tuning.job.cancelled",
+)
+
+
+def web_address(url: str) -> str:
+    # Host and address are looked at when something is sent: a name may come to point elsewhere after this.
+    if not url.startswith(("https://", "http://")):
+        raise ValueError("must begin with https:// or http://.")
+    return url
+
+
+Url = Annotated[str, Field(max_length=2048), AfterValidator(web_address)]
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+EventTypes = Annotated[list[EventType], Field(min_length=1, max_length=64)]
+
+
+class EndpointCreate(Body):
+    name: Name
+    url: Url
+    event_types: EventTypes
+
+
+class EndpointUpdate(Body):
+    name: Name | None = None
+    url: Url | None = None
+    event_types: EventTypes | None = None
+
+
+class RotateSecret(Body):
+    keep_old_secret_active_for_24_hours: bool = False
+
+
+class TestDelivery(Body):
+    event_type: EventType
+
+
+class Endpoint(BaseModel):
+    object: Literal["webhook_endpoint"] = "webhook_endpoint"
+    id: str
+    created_at: int
+    updated_at: int | None
+    name: str
+    url: str
+    event_types: list[str]
+    signing_secret_hint: str | None
+
+
+class EndpointWithSecret(Endpoint):
+    signing_secret: str = Field(description="Shown here and never again.")
+
+
+class DeletedEndpoint(BaseModel):
+    object: Literal["webhook_endpoint.deleted"] = "webhook_endpoint.deleted"
+    id: str
+    deleted: bool = True
+
+
+class TestResult(BaseModel):
+    object: Literal["webhook_endpoint.test"] = "webhook_endpoint.test"
+    event_type: str
+    status_code: int = Field(description="What the endpoint answered.")
+    success: Literal[True] = True
+    webhook_endpoint_id: str
+
+
+class EventTypeList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[str]
+
+
+class Attempt(BaseModel):
+    """One attempt at one delivery."""
+
+    object: Literal["webhook_delivery"] = "webhook_delivery"
+    id: str
+    webhook_id: str = Field(description="The same for every attempt at one event: the receiver's key for duplicates.")
+    webhook_endpoint_id: str | None
+    created_at: int
+    attempt: int
+    status_code: int | None = Field(description="Null when there was no answer.")
+    error: str | None
+    latency_ms: int
+
+
+class Resent(BaseModel):
+    object: Literal["webhook_delivery.resent"] = "webhook_delivery.resent"
+    webhook_id: str
+
+
+def secret_hint(secret: str) -> str:
+    return f"whsec_...{secret[-4:]}"
+
+
+def wire_endpoint(endpoint: WebhookEndpoint) -> Endpoint:
+    return Endpoint(
+        id=endpoint.id,
+        created_at=endpoint.created_at,
+        updated_at=endpoint.updated_at,
+        name=endpoint.name,
+        url=endpoint.url,
+        event_types=list(endpoint.event_types),
+        signing_secret_hint=secret_hint(endpoint.secret),
+    )
+
+
+def wire_endpoint_with_secret(endpoint: WebhookEndpoint) -> EndpointWithSecret:
+    return EndpointWithSecret(**wire_endpoint(endpoint).model_dump(), signing_secret=endpoint.secret)
+
+
+def wire_attempt(delivery: Delivery) -> Attempt:
+    return Attempt(
+        id=delivery.id,
+        webhook_id=delivery.outbox_id,
+        webhook_endpoint_id=delivery.endpoint_id,
+        created_at=delivery.created_at,
+        attempt=delivery.attempt,
+        status_code=delivery.status_code,
+        error=delivery.error,
+        latency_ms=delivery.duration_ms,
+    )

@@ -1,0 +1,117 @@
+"""Policy of webhook endpoints. Sending on a job's end is the dispatcher's; a test delivery is sent from here."""
+
+from typing import Any
+
+from tunery.api.services import Services
+from tunery.api.webhooks.schemas import EndpointCreate, EndpointUpdate
+from tunery.domain.errors import InvalidRequest, NotFound
+from tunery.domain.ids import new_id
+from tunery.domain.notices import Delivery, WebhookEndpoint
+from tunery.domain.tenants import Caller
+from tunery.notify.signing import new_secret
+from tunery.notify.webhooks import deliver, event_body
+from tunery.store import outbox
+from tunery.store import webhooks as store
+from tunery.store.database import read, write
+from tunery.store.paging import Page
+
+OLD_SECRET_LIFETIME_S = 24 * 3600
+
+
+def create(services: Services, caller: Caller, body: EndpointCreate) -> WebhookEndpoint:
+    now = services.now()
+    endpoint = WebhookEndpoint(
+        id=new_id("webhook"),
+        project_id=caller.project_id,
+        name=body.name,
+        url=body.url,
+        event_types=tuple(dict.fromkeys(body.event_types)),
+        created_at=now,
+        secret=new_secret(),
+        updated_at=now,
+    )
+    with write(services.engine) as conn:
+        store.insert_endpoint(conn, endpoint)
+    return endpoint
+
+
+def get(services: Services, caller: Caller, endpoint_id: str) -> WebhookEndpoint:
+    with read(services.engine) as conn:
+        return store.get_endpoint(conn, endpoint_id, caller.project_id)
+
+
+def list_endpoints(services: Services, caller: Caller, *, after: str | None, limit: int) -> Page[WebhookEndpoint]:
+    with read(services.engine) as conn:
+        return store.list_endpoints(conn, caller.project_id, after=after, limit=limit)
+
+
+def update(services: Services, caller: Caller, endpoint_id: str, body: EndpointUpdate) -> WebhookEndpoint:
+    """An update that changes nothing does not move `updated_at`."""
+    with write(services.engine) as conn:
+        endpoint = store.get_endpoint(conn, endpoint_id, caller.project_id)
+        wanted: dict[str, Any] = body.model_dump(exclude_none=True)
+        if "event_types" in wanted:
+            wanted["event_types"] = tuple(dict.fromkeys(wanted["event_types"]))
+        changed = {name: value for name, value in wanted.items() if getattr(endpoint, name) != value}
+        if not changed:
+            return endpoint
+        return store.update_endpoint(conn, endpoint_id, caller.project_id, now=services.now(), **changed)
+
+
+def delete(services: Services, caller: Caller, endpoint_id: str) -> None:
+    with write(services.engine) as conn:
+        if not store.delete_endpoint(conn, endpoint_id, caller.project_id):
+            raise NotFound(f"No such webhook endpoint: {endpoint_id}", param="id")
+
+
+def rotate(services: Services, caller: Caller, endpoint_id: str, *, keep_old: bool) -> WebhookEndpoint:
+    with write(services.engine) as conn:
+        return store.rotate_secret(
+            conn,
+            endpoint_id,
+            caller.project_id,
+            secret=new_secret(),
+            now=services.now(),
+            keep_old_s=OLD_SECRET_LIFETIME_S if keep_old else 0,
+        )
+
+
+def send_test(services: Services, caller: Caller, endpoint_id: str, event_type: str) -> int:
+    """The status that the endpoint answered a sample event with. Raises InvalidRequest when it did not answer."""
+    endpoint = get(services, caller, endpoint_id)
+    now = services.clock()
+    body = event_body(
+        event_id=new_id("webhook_event"),
+        event_type=event_type,
+        created_at=int(now),
+        data={"id": sample_id(event_type)},
+    )
+    result = deliver(
+        url=endpoint.url,
+        secrets=endpoint.secrets_at(now),
+        webhook_id=new_id("delivery"),
+        body=body,
+        now=now,
+        allow_private=services.settings.webhook_allow_private_addresses,
+    )
+    if result.status is None:
+        raise InvalidRequest(f"The endpoint {endpoint.url!r} did not answer: {result.error}", param="url")
+    return result.status
+
+
+def sample_id(event_type: str) -> str:
+    return new_id("job") if event_type.startswith("fine_tuning.") else "sample_id"
+
+
+def list_attempts(
+    services: Services, caller: Caller, endpoint_id: str, *, after: str | None, limit: int
+) -> Page[Delivery]:
+    with read(services.engine) as conn:
+        store.get_endpoint(conn, endpoint_id, caller.project_id)
+        return outbox.list_deliveries(conn, caller.project_id, endpoint_id=endpoint_id, after=after, limit=limit)
+
+
+def resend(services: Services, caller: Caller, webhook_id: str) -> None:
+    with write(services.engine) as conn:
+        if not outbox.resend(conn, webhook_id, caller.project_id, now=services.clock()):
+            raise NotFound(f"There is no finished delivery {webhook_id}.", param="webhook_id")
