@@ -46,6 +46,7 @@ def test_no_file_has_grown_past_the_hard_stop() -> None:
     long = {
         str(path.relative_to(SOURCE)): lines
         for path in SOURCE.rglob("*.py")
-        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 500
+        if "migrations" not in path.parts  # written once, read never
+        and (lines := len(path.read_text(encoding="utf-8").splitlines())) > 500
     }
     assert not long

@@ -4,28 +4,15 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.launch.processes import is_running, wait_for
 from tunery.launch.children import Child, ChildSpec
 from tunery.launch.lock import HomeInUse, HomeLock, running_server
 from tunery.launch.server import free_port, is_free
-
-
-def wait_for(condition: Callable[[], object], timeout_s: float = 10) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
-def is_running(pid: int) -> bool:
-    """A zombie runs no more; in a container nobody may ever collect it."""
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
 
 
 @pytest.fixture

@@ -150,8 +150,8 @@ class Server:
 
     def _is_healthy(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/health", timeout=2).status_code == httpx.codes.OK
-        except httpx.HTTPError:
+            return httpx.get(f"{self.url}/health", timeout=2).json().get("status") == "ok"
+        except (httpx.HTTPError, ValueError):
             return False
 
 

@@ -11,7 +11,13 @@ def main() -> None:
     settings = load_settings()
     app = create_app(settings)
     mount(app, settings)
-    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False)
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=settings.port,
+        access_log=False,  # the api's middleware logs each request, with its id
+        timeout_graceful_shutdown=5,  # an open page keeps its websocket for ever
+    )
 
 
 if __name__ == "__main__":
