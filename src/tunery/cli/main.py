@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from tunery import __version__
-from tunery.cli import chat, costs, demo, files, jobs, keys, models, serve, usage
+from tunery.cli import chat, costs, demo, files, jobs, keys, migrate, models, serve, usage
 from tunery.cli.connection import CommandFailed, Connection
 from tunery.cli.output import notes
 
@@ -53,6 +53,7 @@ app.command()(chat.chat)
 app.add_typer(keys.app, name="keys")
 app.command()(usage.usage)
 app.command()(costs.costs)
+app.add_typer(migrate.app, name="migrate")
 
 
 def main() -> None:
