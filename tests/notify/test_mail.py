@@ -1,7 +1,7 @@
 from email.message import EmailMessage
 
 from tunery.notify.mail import render_mail
-from tunery.notify.summary import Cost, JobSummary, Problem, spoken_duration
+from tunery.notify.summary import Amount, JobSummary, Problem, spoken_duration
 
 
 def summary(**changes: object) -> JobSummary:
@@ -14,7 +14,7 @@ def summary(**changes: object) -> JobSummary:
         "training_file": "file-1",
         "fine_tuned_model": "ft:gpt-4o-mini-2024-07-18:personal:marv:abcdefgh",
         "trained_tokens": 12_345,
-        "cost": Cost(0.037035, "usd"),
+        "cost": Amount(0.037035, "usd"),
         "metrics": {"train_loss": 0.41256, "full_valid_loss": 0.7},
     }
     return JobSummary.from_json(JobSummary(**{**values, **changes}).to_json())  # type: ignore[arg-type]

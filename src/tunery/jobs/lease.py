@@ -48,7 +48,14 @@ class Lease:
         self._done.set()
         self._thread.join()
 
-    def renew(self, conn: Connection, *, step: int | None = None, estimated_finish: int | None = None) -> None:
+    def renew(
+        self,
+        conn: Connection,
+        *,
+        step: int | None = None,
+        estimated_finish: int | None = None,
+        has_saved: bool = False,
+    ) -> None:
         """Renew inside the caller's transaction, so that what it writes is written only by the job's holder.
         Raises LeaseLost."""
         flags = claims.heartbeat(
@@ -59,6 +66,7 @@ class Lease:
             lease_s=self._lease_s,
             step=step,
             estimated_finish=estimated_finish,
+            has_saved=has_saved,
         )
         if flags is None:
             self.lost = True

@@ -16,9 +16,9 @@ from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.domain.names import normalise_suffix
 from tunery.domain.tenants import Caller
 from tunery.jobs import narrative
+from tunery.jobs.endings import tell_cancellation
 from tunery.jobs.request import MAX_SEED, JobRequest, check
 from tunery.modeling.catalog import Catalog
-from tunery.notify.announce import announce_end
 from tunery.settings import Settings
 from tunery.store import events, files, idempotency, jobs, models
 
@@ -87,8 +87,7 @@ def cancel_job(conn: Connection, job_id: str, project_id: str, *, clock: Clock =
     now = clock()
     job = jobs.request_cancel(conn, job_id, project_id, now)
     if job.status is JobStatus.CANCELLED:
-        events.add_event(conn, job_id, narrative.CANCELLED, now=now)
-        announce_end(conn, job, now=now)
+        tell_cancellation(conn, job, now=now)
     return job
 
 

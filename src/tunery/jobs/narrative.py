@@ -10,6 +10,7 @@ METRIC_KEYS = (
     "full_valid_loss",
     "full_valid_mean_token_accuracy",
 )
+PROGRESS_KEYS = ("step", "total_steps", "epoch", "lr", "grad_norm", "tokens_per_s", "eta_s")
 
 VALIDATED = "Files validated, moving job to queued state"
 STARTED = "Fine-tuning job started"
@@ -18,6 +19,9 @@ POLICIES = "Evaluating model against our usage policies before enabling"
 COMPLETED = "The job has successfully completed"
 CANCELLED = "Fine-tuning job cancelled"
 PAUSED = "Fine-tuning job paused"
+WORKER_LOST = "The worker was lost; moving job to queued state to continue from its last saved state"
+HANDED_BACK = "The worker is shutting down; moving job to queued state to continue from its saved state"
+DISK_FULL = "The job failed because the server's disk is full. Free some space and create the job again."
 RESUMED = "Fine-tuning job resumed, moving job to queued state"
 
 
@@ -56,6 +60,19 @@ def model_created(name: str) -> str:
 
 def continued(step: int) -> str:
     return f"Fine-tuning job continues from step {step}"
+
+
+def trainer_lost(reason: str, attempt: int, most: int) -> str:
+    return f"The training process ended unexpectedly ({reason}); attempt {attempt} of {most}"
+
+
+def gave_up(reason: str, attempts: int) -> str:
+    return f"The job failed because its training ended unexpectedly {attempts} times, the last time: {reason}"
+
+
+def progress(metrics: dict[str, Any]) -> dict[str, Any]:
+    """What the job's details tell of the newest step, beside the losses in the events."""
+    return {key: metrics[key] for key in PROGRESS_KEYS if metrics.get(key) is not None}
 
 
 def hyperparameters_chosen(values: dict[str, Any], reasons: dict[str, str]) -> str:

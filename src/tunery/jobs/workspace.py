@@ -6,7 +6,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunery.datasets.report import Role
+from tunery.domain.errors import NotFound
+from tunery.domain.jobs import FineTuningJob
+from tunery.jobs.resources import Resources
+from tunery.store import files
 from tunery.store.blobs import Blobs
+from tunery.store.database import read
 
 STATE_META = "meta.json"  # written by the trainer into its state, names the step
 
@@ -80,6 +86,29 @@ class Workspace:
 
     def remove(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+def fetch_file(resources: Resources, job: FineTuningJob, file_id: str, role: Role, to: Path) -> None:
+    """The uploaded file, linked where the blobs lie on this disk, else downloaded. Raises NotFound in the words of
+    the job's error when the file was deleted."""
+    try:
+        with read(resources.engine) as conn:
+            file = files.get_file(conn, file_id, job.project_id)
+        local = resources.blobs.local_path(file.blob)
+        to.unlink(missing_ok=True)
+        try:
+            if local is not None:
+                os.link(local, to)
+                return
+        except OSError:
+            pass  # another file system, or one without links
+        resources.blobs.download(file.blob, to)
+    except NotFound as exc:
+        raise NotFound(
+            f"The job failed because its {role} file {file_id} was deleted.",
+            param=f"{role}_file",
+            code=f"invalid_{role}_file",
+        ) from exc
 
 
 def _step_of(state: Path) -> int | None:

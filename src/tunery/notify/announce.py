@@ -4,11 +4,11 @@ from sqlalchemy import Connection
 
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob
-from tunery.notify.summary import Cost, Problem, summarise
+from tunery.notify.summary import Amount, Problem, summarise
 from tunery.store import outbox, tenants, webhooks
 
 
-def announce_end(conn: Connection, job: FineTuningJob, *, now: float, cost: Cost | None = None) -> None:
+def announce_end(conn: Connection, job: FineTuningJob, *, now: float, cost: Amount | None = None) -> None:
     """One row for each endpoint of the project that asked for this event, one for the creator's mail.
     `job` is in its final state; metrics and problems are read from its details."""
     topic = f"fine_tuning.job.{job.status.value}"

@@ -14,14 +14,14 @@ METRIC_LABELS = {
 
 
 @dataclass(frozen=True)
-class Cost:
-    amount: float
+class Amount:
+    value: float
     currency: str  # as the price table names it, such as usd
 
     def __str__(self) -> str:
         """With as many decimals as a small job needs to show anything."""
-        decimals = 2 if self.amount >= 1 or self.amount == 0 else 4
-        return f"{self.amount:.{decimals}f} {self.currency.upper()}"
+        decimals = 2 if self.value >= 1 or self.value == 0 else 4
+        return f"{self.value:.{decimals}f} {self.currency.upper()}"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class JobSummary:
     training_file: str
     fine_tuned_model: str | None = None
     trained_tokens: int | None = None
-    cost: Cost | None = None
+    cost: Amount | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     error_message: str | None = None
     error_code: str | None = None
@@ -57,7 +57,7 @@ class JobSummary:
         return cls(
             **data
             | {
-                "cost": Cost(**data["cost"]) if data.get("cost") else None,
+                "cost": Amount(**data["cost"]) if data.get("cost") else None,
                 "problems": tuple(Problem(**problem) for problem in data.get("problems", ())),
             }
         )
@@ -87,7 +87,7 @@ def spoken_duration(seconds: int) -> str:
 
 
 def summarise(
-    job: FineTuningJob, *, cost: Cost | None, metrics: dict[str, float], problems: tuple[Problem, ...]
+    job: FineTuningJob, *, cost: Amount | None, metrics: dict[str, float], problems: tuple[Problem, ...]
 ) -> JobSummary:
     """The mail's facts of a job in its final state."""
     ended = job.finished_at or job.created_at

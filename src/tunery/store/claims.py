@@ -12,7 +12,9 @@ from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
 from tunery.store.jobs import get_job, to_job
 from tunery.store.tables import jobs, limits, projects
 
-MAX_ATTEMPTS = 5  # claims of one job: a job that kills every worker must not go round for ever
+MAX_ATTEMPTS = (
+    5  # claims of one job without a new saved state: a job that kills every worker must not go round for ever
+)
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,15 @@ def heartbeat(
     lease_s: float,
     step: int | None = None,
     estimated_finish: int | None = None,
+    has_saved: bool = False,
 ) -> Flags | None:
-    """Prolong the lease and hear what the API wants. None: the job is no longer this worker's; it must stop at once."""
+    """Prolong the lease and hear what the API wants. None: the job is no longer this worker's; it must stop at once.
+
+    `has_saved`: a state further on than the one before is safe, so the attempts that led here no longer count.
+    """
     values: dict[str, Any] = {"lease_expires_at": now + lease_s}
+    if has_saved:
+        values["attempts"] = 1
     if step is not None:
         values["step"] = step
     if estimated_finish is not None:
@@ -188,6 +196,22 @@ def release_job(conn: Connection, job_id: str, worker_id: str) -> FineTuningJob:
         **_NO_LEASE,
     }
     return _finish(conn, job_id, worker_id, values, JobStatus.RUNNING, JobStatus.VALIDATING_FILES)
+
+
+def requeue_job(conn: Connection, job_id: str, worker_id: str) -> FineTuningJob:
+    """running → queued after the trainer broke down: an attempt that counts."""
+    return _finish(conn, job_id, worker_id, {"status": JobStatus.QUEUED, **_NO_LEASE}, JobStatus.RUNNING)
+
+
+def list_holders(conn: Connection) -> tuple[str, ...]:
+    """The workers that hold a job."""
+    rows = conn.execute(select(jobs.c.worker_id).where(jobs.c.worker_id.is_not(None)).distinct())
+    return tuple(row.worker_id for row in rows)
+
+
+def expire_leases(conn: Connection, worker_ids: tuple[str, ...]) -> None:
+    """For workers that are known to be dead: what they held is stalled now, not when the lease runs out."""
+    conn.execute(update(jobs).where(jobs.c.worker_id.in_(worker_ids)).values(lease_expires_at=0))
 
 
 def requeue_stalled(conn: Connection, *, now: float, max_attempts: int = MAX_ATTEMPTS) -> tuple[FineTuningJob, ...]:

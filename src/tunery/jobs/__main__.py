@@ -1,0 +1,31 @@
+"""The worker's process: `python -m tunery.jobs`. Trains jobs and sends webhooks and mail until SIGTERM."""
+
+import logging
+import signal
+import threading
+
+from tunery.jobs.worker import Worker
+from tunery.modeling.catalog import Catalog
+from tunery.notify.dispatcher import Dispatcher
+from tunery.settings import load_settings
+from tunery.store.blobs import Blobs
+from tunery.store.database import connect, migrate
+
+
+def main() -> None:
+    settings = load_settings()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    engine = connect(settings.resolved_database_url)
+    migrate(engine)
+    worker = Worker(settings, engine, Blobs.open(settings), Catalog.load(settings.catalog))
+    dispatcher = threading.Thread(target=Dispatcher(settings, engine).run, args=(stop,), name="dispatcher")
+    dispatcher.start()
+    worker.run(stop)
+    dispatcher.join()
+
+
+if __name__ == "__main__":  # a pool that validates large files imports this module again
+    main()

@@ -1,0 +1,51 @@
+"""The ends of a job that are no success. Each in the caller's transaction: status, event and outbox together."""
+
+from typing import Any
+
+from sqlalchemy import Connection
+
+from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
+from tunery.jobs import narrative
+from tunery.notify.announce import announce_end
+from tunery.store import claims, events, jobs
+
+
+def reject(
+    conn: Connection, job_id: str, worker_id: str, error: JobError, *, problems: list[dict[str, Any]], now: float
+) -> None:
+    """The files cannot be used. `problems`: line, message and suggestion of the first ones, for the mail."""
+    jobs.update_details(conn, job_id, {"problems": problems})
+    job = claims.reject_job(conn, job_id, worker_id, error=error, now=now)
+    tell_failure(conn, job, now=now)
+
+
+def fail(conn: Connection, job_id: str, worker_id: str, error: JobError, *, now: float) -> None:
+    tell_failure(conn, claims.fail_job(conn, job_id, worker_id, error=error, now=now), now=now)
+
+
+def cancel(conn: Connection, job_id: str, worker_id: str, *, now: float) -> None:
+    tell_cancellation(conn, claims.finish_cancelled(conn, job_id, worker_id, now=now), now=now)
+
+
+def tell_stalled(conn: Connection, job: FineTuningJob, *, now: float) -> None:
+    """What became of a job whose worker fell silent."""
+    if job.status is JobStatus.FAILED:
+        tell_failure(conn, job, now=now)
+    elif job.status is JobStatus.CANCELLED:
+        tell_cancellation(conn, job, now=now)
+    elif job.status is JobStatus.PAUSED:
+        events.add_event(conn, job.id, narrative.PAUSED, now=now)
+    else:
+        events.add_event(conn, job.id, narrative.WORKER_LOST, now=now, level="warn")
+
+
+def tell_failure(conn: Connection, job: FineTuningJob, *, now: float) -> None:
+    assert job.error is not None
+    data = {"error_code": job.error.code}
+    events.add_event(conn, job.id, job.error.message, now=now, level="error", data=data)
+    announce_end(conn, job, now=now)
+
+
+def tell_cancellation(conn: Connection, job: FineTuningJob, *, now: float) -> None:
+    events.add_event(conn, job.id, narrative.CANCELLED, now=now)
+    announce_end(conn, job, now=now)

@@ -1,0 +1,57 @@
+"""Removes what jobs that have ended, and files that have expired, left on the disk and in the blobs."""
+
+import shutil
+
+from tunery.jobs.publication import stored_checkpoints
+from tunery.jobs.resources import Resources
+from tunery.store import files, jobs, models
+from tunery.store.database import read, write
+
+
+def clean(resources: Resources) -> None:
+    _clean_workspaces(resources)
+    _clean_job_blobs(resources)
+    _expire_files(resources)
+
+
+def _clean_workspaces(resources: Resources) -> None:
+    work = resources.settings.home / "work"
+    if not work.exists():
+        return
+    for folder in work.iterdir():
+        # Checks clean up after themselves unless they are killed.
+        if folder.name.startswith("ftjob-") and _has_ended(resources, folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clean_job_blobs(resources: Resources) -> None:
+    """States and, where no model came of them, checkpoints: a paused job is cancelled without a worker."""
+    job_ids = {path.split("/")[1] for path in resources.blobs.list("jobs")}
+    for job_id in job_ids:
+        if not _has_ended(resources, job_id):
+            continue
+        with read(resources.engine) as conn:
+            job = jobs.find_job(conn, job_id)
+            kept = {model.id for model in models.list_models_of_job(conn, job_id)}
+        for checkpoint in stored_checkpoints(job) if job else ():
+            if checkpoint.model_id not in kept:
+                resources.blobs.delete_dir(checkpoint.blob)
+        resources.blobs.delete_dir(f"jobs/{job_id}")
+
+
+def _has_ended(resources: Resources, job_id: str) -> bool:
+    with read(resources.engine) as conn:
+        job = jobs.find_job(conn, job_id)
+    return job is None or job.is_terminal
+
+
+def _expire_files(resources: Resources) -> None:
+    while True:
+        with write(resources.engine) as conn:
+            expired = files.expired_files(conn, resources.clock())
+            for file in expired:
+                files.delete_file(conn, file.id, file.project_id)
+        for file in expired:
+            resources.blobs.delete(file.blob)
+        if not expired:
+            return

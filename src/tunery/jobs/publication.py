@@ -1,0 +1,171 @@
+"""Turns a finished training into what its owner gets: models, checkpoints, result file, usage, and the news of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection
+
+from tunery.domain.files import File, FilePurpose
+from tunery.domain.ids import new_id
+from tunery.domain.jobs import Checkpoint, FineTuningJob
+from tunery.domain.models import FineTunedModel
+from tunery.domain.names import new_name
+from tunery.domain.usage import PICO, Price, TokenUsage, UsageRecord
+from tunery.jobs import narrative
+from tunery.jobs.parity_check import ParityReport
+from tunery.jobs.resources import Resources
+from tunery.jobs.results import FILENAME, step_metrics_csv
+from tunery.notify.announce import announce_end
+from tunery.notify.summary import Amount
+from tunery.store import claims, events, files, jobs, models, tenants, usage
+from tunery.store.database import read
+
+EVENTS_PER_READ = 500
+KEPT_CHECKPOINTS = 3
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """An adapter that is safe in the blobs, under the id it will have as a model. Listed in the job's details."""
+
+    step: int
+    model_id: str
+    metrics: dict[str, float]
+
+    @property
+    def blob(self) -> str:
+        return f"adapters/{self.model_id}"
+
+
+def stored_checkpoints(job: FineTuningJob) -> list[StoredCheckpoint]:
+    """Lowest step first."""
+    return sorted((StoredCheckpoint(**row) for row in job.details.get("checkpoints", [])), key=lambda c: c.step)
+
+
+def store_result_file(job: FineTuningJob, resources: Resources) -> File:
+    """The bytes only: its row belongs into the transaction that ends the job."""
+    rows = list(_metric_rows(job, resources))
+    file_id = new_id("file")
+    info = resources.blobs.put(f"files/{file_id}", step_metrics_csv(rows))
+    return File(
+        id=file_id,
+        project_id=job.project_id,
+        created_at=int(resources.clock()),
+        filename=FILENAME,
+        purpose=FilePurpose.FINE_TUNE_RESULTS,
+        bytes=info.bytes,
+        sha256=info.sha256,
+        blob=info.path,
+    )
+
+
+def publish(
+    conn: Connection,
+    job: FineTuningJob,
+    resources: Resources,
+    worker_id: str,
+    *,
+    source: str,
+    parity: ParityReport,
+    result_file: File,
+    trained_tokens: int,
+) -> FineTuningJob:
+    """The whole success in the caller's transaction: either all of it is seen or the job runs on."""
+    now = resources.clock()
+    job = jobs.get_job(conn, job.id)
+    name = publish_checkpoints(conn, job, source=source, is_final=True, trained_tokens=trained_tokens, now=now)
+    events.add_event(conn, job.id, narrative.model_created(name), now=now, data={})
+    events.add_event(conn, job.id, narrative.POLICIES, now=now, data={})
+    events.add_event(conn, job.id, parity.message, now=now, level=parity.level, data=parity.details)
+    files.insert_file(conn, result_file)
+    done = claims.finish_succeeded(
+        conn,
+        job.id,
+        worker_id,
+        fine_tuned_model=name,
+        result_files=(result_file.id,),
+        trained_tokens=trained_tokens,
+        now=now,
+    )
+    cost = _bill(conn, done, resources, now=now)
+    events.add_event(conn, job.id, narrative.COMPLETED, now=now, data={})
+    announce_end(conn, done, now=now, cost=cost)
+    return done
+
+
+def publish_checkpoints(
+    conn: Connection, job: FineTuningJob, *, source: str, is_final: bool, trained_tokens: int = 0, now: float
+) -> str:
+    """Make the stored checkpoints usable as models. The last one of a job that succeeded has the job's own name, the
+    others end in their step. Returns the last one's name."""
+    stored = stored_checkpoints(job)
+    organization = tenants.get_organization(conn, job.organization_id)
+    name = ""
+    for checkpoint in stored:
+        is_last = is_final and checkpoint is stored[-1]
+        named = new_name(base=job.base_model, organization=organization.slug, suffix=job.suffix)
+        name = str(named if is_last else replace(named, step=checkpoint.step))
+        models.insert_model(
+            conn,
+            FineTunedModel(
+                id=checkpoint.model_id,
+                name=name,
+                project_id=job.project_id,
+                created_at=int(now),
+                base_model=job.base_model,
+                source=source,
+                job_id=job.id,
+                step_number=checkpoint.step,
+                blob=checkpoint.blob,
+                owned_by=job.organization_id,
+                trained_tokens=trained_tokens if is_last else 0,
+            ),
+        )
+        events.add_checkpoint(
+            conn,
+            Checkpoint(
+                id=new_id("checkpoint"),
+                job_id=job.id,
+                created_at=int(now),
+                step_number=checkpoint.step,
+                fine_tuned_model_checkpoint=name,
+                metrics={"step": checkpoint.step, **checkpoint.metrics},
+            ),
+        )
+        events.add_event(conn, job.id, narrative.checkpoint_created(checkpoint.step, name), now=now, data={})
+    return name
+
+
+def _bill(conn: Connection, job: FineTuningJob, resources: Resources, *, now: float) -> Amount:
+    """Enter the trained tokens into the ledger, once a job; what they cost."""
+    used = TokenUsage(trained_tokens=job.trained_tokens or 0)
+    cost = Price(training=resources.prices.training_price(job.base_model, now)).cost(used)
+    usage.record_usage(
+        conn,
+        UsageRecord(
+            request_id=job.id,
+            kind="training",
+            project_id=job.project_id,
+            user_id=job.created_by or "",
+            api_key_id="",
+            model=job.base_model,
+            created_at=int(now),
+            usage=used,
+            cost=cost,
+            currency=resources.prices.currency,
+        ),
+    )
+    return Amount(cost.total / PICO, resources.prices.currency)
+
+
+def _metric_rows(job: FineTuningJob, resources: Resources) -> Iterator[dict[str, Any]]:
+    """Oldest last, as events are read; the result file sorts by step."""
+    after: str | None = None
+    while True:
+        with read(resources.engine) as conn:
+            page = events.list_events(conn, job.id, after=after, limit=EVENTS_PER_READ)
+        yield from (event.data for event in page.items if event.type == "metrics" and event.data)
+        if not page.has_more:
+            return
+        after = page.items[-1].id

@@ -1,0 +1,159 @@
+"""Writes down what a trainer says, as it says it: events, progress, checkpoints and states."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tunery.domain.ids import new_id
+from tunery.domain.jobs import FineTuningJob
+from tunery.jobs import narrative, publication
+from tunery.jobs.lease import Lease
+from tunery.jobs.preparation import Prepared
+from tunery.jobs.publication import StoredCheckpoint
+from tunery.jobs.reports import Reports
+from tunery.jobs.resources import Resources
+from tunery.jobs.runners.process import Message
+from tunery.jobs.workspace import SavedState, Workspace
+from tunery.store import claims, events, jobs
+from tunery.store.database import write
+
+log = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Every transaction renews the lease first, so nothing is written for a job that another worker has."""
+
+    def __init__(self, job: FineTuningJob, resources: Resources, lease: Lease, reports: Reports) -> None:
+        self._job, self._resources, self._lease, self._reports = job, resources, lease, reports
+        self._recorded_step = job.step
+        self._saved = SavedState(**job.details["state"]) if job.details.get("state") else None
+        self.checkpoints = publication.stored_checkpoints(job)
+        self.has_started = False
+        self.parity_file: Path | None = None
+        self.last_word: Message | None = None  # finished, paused, cancelled or failed
+
+    def hear(self, said: list[Message], prepared: Prepared) -> None:
+        """Steps that came together are written together; whatever needs the blobs is done outside of transactions."""
+        steps: list[Message] = []
+        for message in said:
+            if message["type"] == "metrics":
+                steps.append(message)
+                continue
+            self._record_steps(steps)
+            steps = []
+            self._hear_other(message, prepared)
+        self._record_steps(steps)
+
+    def _hear_other(self, message: Message, prepared: Prepared) -> None:
+        match message["type"]:
+            case "started":
+                self._record_start(message, prepared)
+            case "checkpoint":
+                self._store_checkpoint(message)
+            case "state":
+                self.save_state(prepared.workspace)
+            case "message":
+                self._record_message(message)
+            case "parity":
+                self.parity_file = Path(message["path"])
+            case "finished" | "paused" | "cancelled" | "failed":
+                self.last_word = message
+            case other:
+                log.warning("%s: the trainer said %r, which means nothing here", self._job.id, other)
+
+    def _record_start(self, message: Message, prepared: Prepared) -> None:
+        self.has_started = True
+        numbers, now = prepared.numbers, self._resources.clock()
+        reasons = prepared.hyperparameters.reasons
+        first = not self._job.total_steps
+        with write(self._resources.engine) as conn:
+            self._lease.renew(conn)
+            claims.start_job(
+                conn, self._job.id, self._lease.worker_id, hyperparameters=numbers, total_steps=message["total_steps"]
+            )
+            if first:
+                jobs.update_details(conn, self._job.id, {"hyperparameter_reasons": reasons, "source": prepared.source})
+                events.add_event(conn, self._job.id, narrative.STARTED, now=now)
+                text = narrative.hyperparameters_chosen(_shown(asdict(numbers), self._job.method), reasons)
+                events.add_event(conn, self._job.id, text, now=now, data={"reasons": reasons})
+            else:
+                events.add_event(conn, self._job.id, narrative.continued(prepared.step), now=now)
+        self._reports.start(prepared, message["total_steps"])
+        self._tell_report_trouble()
+
+    def _record_steps(self, said: list[Message]) -> None:
+        # A resumed trainer repeats the steps after its last state; they are known already.
+        new = [metrics for metrics in said if metrics["step"] > self._recorded_step]
+        if not new:
+            return
+        now, last = self._resources.clock(), new[-1]
+        finish = None if last.get("eta_s") is None else int(now + last["eta_s"])
+        with write(self._resources.engine) as conn:
+            self._lease.renew(conn, step=last["step"], estimated_finish=finish)
+            for metrics in new:
+                events.add_event(
+                    conn,
+                    self._job.id,
+                    narrative.step_message(metrics),
+                    now=now,
+                    type="metrics",
+                    data=narrative.step_data(metrics),
+                )
+            jobs.update_details(conn, self._job.id, {"progress": narrative.progress(last)})
+        self._recorded_step = last["step"]
+        for metrics in new:
+            self._reports.log_step(metrics)
+
+    def _record_message(self, message: Message) -> None:
+        data = message.get("data") or {}
+        with write(self._resources.engine) as conn:
+            self._lease.renew(conn)
+            events.add_event(
+                conn,
+                self._job.id,
+                message["message"],
+                now=self._resources.clock(),
+                level=message.get("level", "info"),
+                data=data,
+            )
+            if "advice" in data:
+                jobs.update_details(conn, self._job.id, {"advice": data})
+
+    def _store_checkpoint(self, message: Message) -> None:
+        """Safe in the blobs from now on. Not listed before the job has succeeded, as OpenAI does."""
+        known = {checkpoint.step: checkpoint for checkpoint in self.checkpoints}
+        step = message["step"]
+        model_id = known[step].model_id if step in known else new_id("model")
+        fresh = StoredCheckpoint(step, model_id, dict(message.get("metrics") or {}))
+        self._resources.blobs.upload_dir(fresh.blob, Path(message["dir"]))
+        known[step] = fresh
+        newest = sorted(known.values(), key=lambda checkpoint: checkpoint.step)
+        self.checkpoints = newest[-publication.KEPT_CHECKPOINTS :]
+        with write(self._resources.engine) as conn:
+            self._lease.renew(conn)
+            jobs.update_details(conn, self._job.id, {"checkpoints": [asdict(kept) for kept in self.checkpoints]})
+        for dropped in newest[: -publication.KEPT_CHECKPOINTS]:
+            self._resources.blobs.delete_dir(dropped.blob)
+
+    def save_state(self, workspace: Workspace) -> None:
+        before = self._saved
+        saved = workspace.save(self._resources.blobs, self._job.id)
+        if saved is None or saved == before:
+            return
+        with write(self._resources.engine) as conn:
+            self._lease.renew(conn, has_saved=before is None or saved.step > before.step)
+            jobs.update_details(conn, self._job.id, {"state": asdict(saved)})
+        self._saved = saved
+        if before is not None:
+            self._resources.blobs.delete_dir(before.prefix)
+
+    def _tell_report_trouble(self) -> None:
+        for trouble in self._reports.take_trouble():
+            with write(self._resources.engine) as conn:
+                self._lease.renew(conn)
+                events.add_event(conn, self._job.id, trouble, now=self._resources.clock(), level="warn")
+
+
+def _shown(numbers: dict[str, Any], method: str) -> dict[str, Any]:
+    return {name: value for name, value in numbers.items() if name != "beta" or method == "dpo"}

@@ -1,0 +1,125 @@
+"""Checks a job's files before it may queue. The answer is the job's own: accepted, or failed with OpenAI's words."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tunery.datasets.job_errors import first_job_error
+from tunery.datasets.render import Renderer
+from tunery.datasets.report import Report, Role
+from tunery.datasets.validate import validate_file
+from tunery.domain.errors import TuneryError
+from tunery.domain.jobs import FineTuningJob, JobError
+from tunery.jobs import endings, narrative
+from tunery.jobs.lease import Lease, LeaseLost
+from tunery.jobs.resources import Resources
+from tunery.jobs.workspace import fetch_file
+from tunery.modeling import sources
+from tunery.store import claims, events, jobs
+from tunery.store.database import write
+
+log = logging.getLogger(__name__)
+
+MAX_PROBLEMS = 10  # shown in mail and dashboard; the full report is the validation route's
+
+
+@dataclass(frozen=True)
+class Verdict:
+    error: JobError | None = None
+    problems: list[dict[str, Any]] = field(default_factory=list)  # the first ones, for people
+    facts: dict[str, Any] = field(default_factory=dict)  # for the run and for /tunery/v1
+    remarks: list[str] = field(default_factory=list)
+
+
+def validate_job(job: FineTuningJob, resources: Resources, worker_id: str) -> None:
+    """Read both files once and move the job on. Leaves the job alone when it was cancelled or paused meanwhile."""
+    lease = Lease(
+        resources.engine,
+        job.id,
+        worker_id=worker_id,
+        lease_s=resources.settings.lease_s,
+        on_beat=lambda _: None,
+        clock=resources.clock,
+    )
+    with lease:
+        try:
+            verdict = _check(job, resources)
+        except TuneryError as exc:
+            verdict = Verdict(JobError(exc.code or "server_error", exc.message, exc.param))
+        except Exception:
+            log.exception("the files of %s could not be checked", job.id)
+            verdict = Verdict(JobError("server_error", "The job failed because its files could not be checked."))
+    now = resources.clock()
+    try:
+        with write(resources.engine) as conn:
+            lease.renew(conn)
+            if verdict.error is not None:
+                endings.reject(conn, job.id, worker_id, verdict.error, problems=verdict.problems, now=now)
+                return
+            jobs.update_details(conn, job.id, verdict.facts)
+            claims.accept_job(conn, job.id, worker_id)
+            for remark in verdict.remarks:
+                events.add_event(conn, job.id, remark, now=now, level="warn")
+            events.add_event(conn, job.id, narrative.VALIDATED, now=now, data={})
+    except LeaseLost:
+        log.info("%s was cancelled, paused or taken over while its files were checked", job.id)
+
+
+def _check(job: FineTuningJob, resources: Resources) -> Verdict:
+    base = resources.catalog.resolve(job.base_model)
+    renderer = Renderer.from_dir(sources.ensure(base.source, resources.settings.models_dir))
+    reports: dict[Role, Report] = {}
+    work = resources.settings.home / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="check-", dir=work) as folder:
+        for role, file_id in _files(job):
+            path = Path(folder) / f"{role}.jsonl"
+            fetch_file(resources, job, file_id, role, path)
+            report = reports[role] = validate_file(
+                path,
+                method=job.method,
+                renderer=renderer,
+                max_example_tokens=base.max_example_tokens,
+                role=role,
+                against=reports.get("training"),
+            )
+            error = first_job_error(report, file_id)
+            if error is not None:
+                return Verdict(error, _problems(report))
+    return Verdict(facts=_facts(reports), remarks=_remarks(reports))
+
+
+def _files(job: FineTuningJob) -> Iterator[tuple[Role, str]]:
+    yield "training", job.training_file
+    if job.validation_file is not None:
+        yield "validation", job.validation_file
+
+
+def _facts(reports: dict[Role, Report]) -> dict[str, Any]:
+    training = reports["training"]
+    return {
+        "num_examples": training.num_examples,
+        "num_tokens": training.tokens.tokens.total if training.tokens else None,  # of one epoch
+        "advice": [asdict(advice) for report in reports.values() for advice in report.advice],
+    }
+
+
+def _remarks(reports: dict[Role, Report]) -> list[str]:
+    """What is done to the files without being asked."""
+    return [
+        f"{report.tokens.num_truncated_examples} example(s) of the {role} file are longer than "
+        f"{report.tokens.max_example_tokens} tokens and will be cut at their end"
+        for role, report in reports.items()
+        if report.tokens and report.tokens.num_truncated_examples
+    ]
+
+
+def _problems(report: Report) -> list[dict[str, Any]]:
+    found = [problem for problem in report.problems if problem.severity == "error"]
+    return [
+        {"line": problem.line or None, "message": problem.message, "suggestion": problem.suggestion}
+        for problem in found[:MAX_PROBLEMS]
+    ]
