@@ -88,8 +88,7 @@ def stable_hash(text: str) -> int:
 
 def look_at(example: Example) -> Iterator[tuple[str, str]]:
     """(what, evidence) of things in this one example that its owner should see."""
-    for text in _texts(example):
-        yield from find_secrets(text)
+    yield from find_secrets("\n".join(_texts(example)))
     answer = example.completion if isinstance(example, CompletionExample) else _last_answer(example)
     if looks_cut(answer):
         yield "cut_answer", f"…{answer[-40:]!r}"

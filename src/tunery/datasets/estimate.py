@@ -1,0 +1,127 @@
+"""What a job will come to before it is created: steps, billed tokens, price, time and memory, each with its reason."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tunery.datasets.report import Advice, Report, TokenCounts
+from tunery.datasets.speed import Speed
+from tunery.datasets.work import ModelShape, workload
+from tunery.domain.errors import InvalidRequest
+from tunery.domain.hyperparameters import ResolvedHyperparameters
+from tunery.domain.jobs import Method
+from tunery.domain.usage import PICO
+
+# What a training process holds besides the model: Python, torch, its threads' buffers.
+_RUNTIME_BYTES = 700 * 1024**2
+# Kept for the backward pass, per token and layer, in multiples of the hidden and the intermediate width, 2 bytes each.
+_KEPT_HIDDEN, _KEPT_INTERMEDIATE = 14, 5
+# Weights, gradient and Adam's two moments of an adapter, 4 bytes each.
+_ADAPTER_BYTES = 16
+# Logits exist for a few positions at a time; their memory is counted as this many rows of the vocabulary, fp32.
+_LOGIT_ROWS = 512
+# A micro-batch holds about so many tokens, unless one example is longer.
+MICRO_BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Estimate:
+    num_examples: int
+    num_steps: int  # optimizer steps
+    trained_tokens: int  # as the finished job will report and the bill will count
+    hyperparameters: ResolvedHyperparameters
+    cost: float  # in `currency`
+    currency: str
+    min_s: float  # the job's running time, its place in the queue aside
+    max_s: float
+    num_measured_jobs: int  # 0: this machine has not trained this base yet and its speed was guessed
+    peak_memory_bytes: int
+    advice: list[Advice] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        chosen = self.hyperparameters
+        return {
+            "num_examples": self.num_examples,
+            "num_steps": self.num_steps,
+            "trained_tokens": self.trained_tokens,
+            "hyperparameters": {
+                "n_epochs": chosen.n_epochs,
+                "batch_size": chosen.batch_size,
+                "learning_rate_multiplier": chosen.learning_rate_multiplier,
+                "beta": chosen.beta,
+            },
+            "reasons": chosen.reasons,
+            "cost": self.cost,
+            "currency": self.currency,
+            "min_s": round(self.min_s, 1),
+            "max_s": round(self.max_s, 1),
+            "time": time_text(self.min_s, self.max_s),
+            "num_measured_jobs": self.num_measured_jobs,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "advice": [asdict(advice) for advice in self.advice],
+        }
+
+
+def billable_tokens(tokens_of_an_epoch: int, n_epochs: int) -> int:
+    """What a job trains on and is billed for: every token of every example, cut to the model's limit, each epoch."""
+    return tokens_of_an_epoch * n_epochs
+
+
+def estimate(
+    report: Report,
+    hyperparameters: ResolvedHyperparameters,
+    *,
+    method: Method,
+    shape: ModelShape,
+    speed: Speed,
+    lora_rank: int,
+    training_price: int,
+    currency: str,
+) -> Estimate:
+    """`report` is the training file's, with token counts. `training_price`: millionths of the currency for a million
+    tokens. Raises InvalidRequest when the file has no example to train on."""
+    counts = report.tokens
+    if counts is None:
+        raise InvalidRequest("The training file has no example that could be trained on.", param="training_file")
+    steps = hyperparameters.num_steps(report.num_examples)
+    trained = billable_tokens(counts.tokens.total, hyperparameters.n_epochs)
+    work = workload(
+        counts, num_examples=report.num_examples, num_steps=steps, n_epochs=hyperparameters.n_epochs, method=method
+    )
+    min_s, max_s = speed.seconds(work.flop(shape))
+    return Estimate(
+        num_examples=report.num_examples,
+        num_steps=steps,
+        trained_tokens=trained,
+        hyperparameters=hyperparameters,
+        cost=trained * training_price / PICO,
+        currency=currency,
+        min_s=min_s,
+        max_s=max_s,
+        num_measured_jobs=speed.num_jobs,
+        peak_memory_bytes=peak_memory(counts, shape, hyperparameters.batch_size, lora_rank),
+        advice=report.advice,
+    )
+
+
+def peak_memory(counts: TokenCounts, shape: ModelShape, batch_size: int, lora_rank: int) -> int:
+    """Bytes of the training process at its largest step, roughly: weights in bf16, adapter, activations, logits."""
+    batch = batch_size * counts.tokens.max - (batch_size - 1) * counts.num_prefix_tokens
+    tokens = max(counts.tokens.max, min(batch, MICRO_BATCH_TOKENS))
+    kept = _KEPT_HIDDEN * shape.hidden + _KEPT_INTERMEDIATE * shape.intermediate
+    activations = 2 * tokens * shape.num_layers * kept
+    adapter = _ADAPTER_BYTES * shape.adapter_parameters(lora_rank)
+    logits = 4 * _LOGIT_ROWS * shape.vocab
+    return _RUNTIME_BYTES + 2 * shape.num_parameters + adapter + activations + logits
+
+
+def time_text(min_s: float, max_s: float) -> str:
+    low, high = _round_time(min_s), _round_time(max_s)
+    return f"about {low}" if low == high else f"{low} to {high}"
+
+
+def _round_time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"

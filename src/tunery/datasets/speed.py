@@ -1,0 +1,106 @@
+"""How fast this machine trains: what past jobs took, or a glance at its arithmetic when there is none yet.
+
+Past jobs stand in `<home>/speed.json`, a few for each base model and method.
+"""
+
+import json
+import os
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FILE = "speed.json"
+KEPT = 8  # jobs remembered for each base and method
+_CALIBRATION_S = 0.2
+# A machine does not repeat itself: other programs run, lengths differ. Around the slowest and fastest job remembered.
+_MEASURED_MARGIN = (0.6, 1.6)
+# Training reaches between a quarter and twice the fp32 matrix speed: bf16 units double it, small products halve it.
+_GUESSED_SHARE = (0.15, 2.5)
+_GUESSED_OVERHEAD_S = (4.0, 60.0)
+# Far apart on purpose: nothing torch-free tells one card from another.
+_GPU_FLOP_PER_S = (5e12, 4e14)
+
+
+@dataclass(frozen=True)
+class PastJob:
+    flop: float  # as datasets.work counts it
+    training_s: float  # from the first step to the last
+    overhead_s: float  # loading the model before, checking and saving after
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Bounds between which the truth most likely lies."""
+
+    slowest: float  # FLOP/s
+    fastest: float
+    least_overhead_s: float
+    most_overhead_s: float
+    num_jobs: int  # 0: guessed
+
+    def seconds(self, flop: float) -> tuple[float, float]:
+        return flop / self.fastest + self.least_overhead_s, flop / self.slowest + self.most_overhead_s
+
+
+def speed_of(home: Path | None, source: str, method: str) -> Speed:
+    """From the jobs that were trained on this base by this method in this home, else from a calibration of 0.2 s."""
+    jobs = _read(home).get(_key(source, method), []) if home else []
+    return measured(jobs) if jobs else guessed()
+
+
+def measured(jobs: list[PastJob]) -> Speed:
+    low, high = _MEASURED_MARGIN
+    rates = [job.flop / max(job.training_s, 1e-3) for job in jobs]
+    overheads = [job.overhead_s for job in jobs]
+    return Speed(min(rates) * low, max(rates) * high, min(overheads) * low, max(overheads) * high + 2.0, len(jobs))
+
+
+def guessed() -> Speed:
+    if Path("/proc/driver/nvidia").exists():
+        return Speed(*_GPU_FLOP_PER_S, *_GUESSED_OVERHEAD_S, num_jobs=0)
+    low, high = _GUESSED_SHARE
+    rate = matrix_flop_per_s()
+    return Speed(rate * low, rate * high, *_GUESSED_OVERHEAD_S, num_jobs=0)
+
+
+def matrix_flop_per_s() -> float:
+    """fp32 products of the size that a small model's layers have, the best of a few."""
+    left = np.ones((1024, 576), dtype=np.float32)
+    right = np.ones((576, 1536), dtype=np.float32)
+    best = float("inf")
+    end = time.perf_counter() + _CALIBRATION_S
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        left @ right
+        best = min(best, time.perf_counter() - start)
+    return 2 * left.shape[0] * right.shape[0] * right.shape[1] / best
+
+
+def record(home: Path, source: str, method: str, job: PastJob) -> None:
+    """Remember a finished job. Written by rename: a reader sees the old file or the new one."""
+    known = _read(home)
+    key = _key(source, method)
+    known[key] = [*known.get(key, []), job][-KEPT:]
+    document = {name: [asdict(past) for past in jobs] for name, jobs in known.items()}
+    home.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".speed-", dir=home)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump(document, file, indent=1)
+    os.replace(name, home / FILE)
+
+
+def _read(home: Path) -> dict[str, list[PastJob]]:
+    """What is remembered; nothing when the file is missing or damaged, since it only speeds up a guess."""
+    try:
+        document: dict[str, list[dict[str, Any]]] = json.loads((home / FILE).read_text("utf-8"))
+        return {key: [PastJob(**past) for past in jobs] for key, jobs in document.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _key(source: str, method: str) -> str:
+    return f"{source}|{method}"

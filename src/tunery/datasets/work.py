@@ -1,0 +1,83 @@
+"""How much computing a training job is: floating-point operations from token counts and the model's shape."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunery.datasets.report import TokenCounts
+from tunery.domain.jobs import Method
+
+# Forward, and the backward pass to the activations: frozen weights have no gradient of their own.
+_PASSES = 4
+# DPO runs the reference model forward once more.
+_DPO_FACTOR = 1.5
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    num_layers: int
+    hidden: int
+    intermediate: int
+    num_heads: int
+    num_kv_heads: int
+    vocab: int
+    tied: bool
+
+    @classmethod
+    def from_dir(cls, model_dir: Path) -> "ModelShape":
+        """From config.json, by the names transformers uses for every llama-like model."""
+        config = json.loads((model_dir / "config.json").read_text("utf-8"))
+        heads = config["num_attention_heads"]
+        return cls(
+            num_layers=config["num_hidden_layers"],
+            hidden=config["hidden_size"],
+            intermediate=config["intermediate_size"],
+            num_heads=heads,
+            num_kv_heads=config.get("num_key_value_heads") or heads,
+            vocab=config["vocab_size"],
+            tied=bool(config.get("tie_word_embeddings")),
+        )
+
+    @property
+    def body_parameters(self) -> int:
+        """Of the linear layers that every token passes."""
+        kv_width = self.hidden * self.num_kv_heads // self.num_heads
+        attention = self.hidden * (2 * self.hidden + 2 * kv_width)
+        return self.num_layers * (attention + 3 * self.hidden * self.intermediate)
+
+    @property
+    def head_parameters(self) -> int:
+        """Of the vocabulary head, which only trained positions pass."""
+        return self.hidden * self.vocab
+
+    @property
+    def num_parameters(self) -> int:
+        return self.body_parameters + self.head_parameters * (1 if self.tied else 2)
+
+    def adapter_parameters(self, rank: int) -> int:
+        """Of LoRA on all linear layers: rank × (in + out) of each."""
+        kv_width = self.hidden * self.num_kv_heads // self.num_heads
+        ends = 2 * (2 * self.hidden) + 2 * (self.hidden + kv_width) + 3 * (self.hidden + self.intermediate)
+        return self.num_layers * rank * ends
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a job computes in all its epochs."""
+
+    num_tokens: int  # computed; a prefix that a batch shares is computed once
+    num_loss_tokens: int
+    method: Method
+
+    def flop(self, shape: ModelShape) -> float:
+        once = self.num_tokens * shape.body_parameters + self.num_loss_tokens * shape.head_parameters
+        return once * _PASSES * (_DPO_FACTOR if self.method == "dpo" else 1.0)
+
+
+def workload(counts: TokenCounts, *, num_examples: int, num_steps: int, n_epochs: int, method: Method) -> Workload:
+    shared = counts.num_prefix_tokens * (num_examples * n_epochs - num_steps)
+    return Workload(
+        num_tokens=max(1, counts.tokens.total * n_epochs - max(0, shared)),
+        num_loss_tokens=counts.trained_tokens.total * n_epochs,
+        method=method,
+    )
