@@ -12,9 +12,7 @@ from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
 from tunery.store.jobs import get_job, to_job
 from tunery.store.tables import jobs, limits, projects
 
-MAX_ATTEMPTS = (
-    5  # claims of one job without a new saved state: a job that kills every worker must not go round for ever
-)
+MAX_ATTEMPTS = 5  # claims without a new saved state: a job that kills every worker must not go round for ever
 
 
 @dataclass(frozen=True)
