@@ -1,0 +1,72 @@
+"""Mounts the dashboard into the api's application. One call a process: NiceGUI has one application of its own."""
+
+from pathlib import Path
+from urllib.parse import quote
+
+from fastapi import FastAPI, Request
+from fastapi.responses import RedirectResponse
+from nicegui import app as pages_app
+from nicegui import ui
+from starlette.responses import Response
+
+from tunery.dashboard import frame
+from tunery.dashboard.connection import Connections
+from tunery.dashboard.drafts import Drafts
+from tunery.dashboard.pages import PAGES, PageSpec, sign_in
+from tunery.dashboard.routes import plain_routes
+from tunery.dashboard.sessions import COOKIE, Sessions
+from tunery.dashboard.text import choose_language, translator
+from tunery.dashboard.visit import BASE, Visit
+from tunery.settings import Settings
+
+STATIC = Path(__file__).with_name("static")
+BUILD_TIMEOUT_S = 30.0  # pages read the API before they are sent, so that they arrive complete
+RECONNECT_S = 60.0  # a laptop that slept for less finds its page as it was
+
+
+def mount(app: FastAPI, settings: Settings) -> None:
+    """Pages under `/dashboard`; `/` leads there."""
+    folder = settings.home / "dashboard"
+    sessions, drafts, connections = Sessions(folder / "sessions"), Drafts(folder / "drafts"), Connections(settings)
+    app.include_router(plain_routes(sessions, drafts, connections))
+    pages_app.add_static_files("/static", STATIC, max_cache_age=3600)
+    frame.add_shared_head(STATIC)
+    _add_sign_in(sessions)
+    for spec in PAGES:
+        _add_page(spec, sessions, drafts, connections)
+    ui.run_with(
+        app,
+        mount_path=BASE,
+        title="Tunery",
+        favicon=STATIC / "favicon.svg",
+        dark=None,
+        tailwind=False,
+        reconnect_timeout=RECONNECT_S,
+        show_welcome_message=False,
+    )
+
+
+def _add_sign_in(sessions: Sessions) -> None:
+    @ui.page("/sign-in", title="Tunery")
+    def show(request: Request) -> Response | None:
+        if sessions.find(request.cookies.get(COOKIE)) and not request.query_params.get("reason"):
+            return RedirectResponse(f"{BASE}/", status_code=303)
+        language = choose_language("", request.headers.get("accept-language", ""))
+        sign_in.build(request, language, translator(language))
+        return None
+
+
+def _add_page(spec: PageSpec, sessions: Sessions, drafts: Drafts, connections: Connections) -> None:
+    @ui.page(spec.path, response_timeout=BUILD_TIMEOUT_S)
+    async def show(request: Request) -> Response | None:
+        session = sessions.find(request.cookies.get(COOKIE))
+        if session is None:
+            target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+            reason = "&reason=expired" if request.cookies.get(COOKIE) else ""
+            return RedirectResponse(f"{BASE}/sign-in?next={quote(target, safe='')}{reason}", status_code=303)
+        language = choose_language(session.language, request.headers.get("accept-language", ""))
+        visit = Visit(
+            request, session, connections.for_session(request, session), drafts, language, translator(language)
+        )
+        await frame.show(visit, spec)
+        return None

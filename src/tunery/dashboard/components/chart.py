@@ -1,0 +1,82 @@
+"""Curves over steps and bars over time, in ECharts (bundled: nothing is fetched from elsewhere)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nicegui import ui
+
+Point = tuple[float, float]
+
+# Readable on both backgrounds and told apart by people who do not see red and green alike.
+COLORS = ("#0e8f86", "#d9822b", "#6c6fd1", "#b4447c", "#7a8a2f")
+AXIS = "#8a92a0"
+
+
+def _axis(**more: Any) -> dict[str, Any]:
+    return {
+        "axisLine": {"lineStyle": {"color": AXIS}},
+        "axisLabel": {"color": AXIS},
+        "nameTextStyle": {"color": AXIS},
+        "splitLine": {"lineStyle": {"color": "rgba(138,146,160,0.18)"}},
+        **more,
+    }
+
+
+def _options(series: list[dict[str, Any]], *, x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "animation": False,
+        "color": list(COLORS),
+        "grid": {"left": 8, "right": 16, "top": 40, "bottom": 8, "containLabel": True},
+        "legend": {"top": 4, "left": 4, "textStyle": {"color": AXIS}, "icon": "roundRect", "itemHeight": 4},
+        "tooltip": {"trigger": "axis", "confine": True},
+        "xAxis": x,
+        "yAxis": y,
+        "series": series,
+    }
+
+
+class Curves:
+    """Lines over the step, to be zoomed with the wheel and read with the pointer. `update` replaces the points."""
+
+    def __init__(self, label: str, *, x_name: str, unit: str = "") -> None:
+        self.names: list[str] = []
+        options = _options([], x=_axis(type="value", name=x_name, nameLocation="middle", nameGap=24, min="dataMin",
+                                       max="dataMax"), y=_axis(type="value", scale=True, name=unit))  # fmt: skip
+        options["grid"]["bottom"] = 44
+        options["dataZoom"] = [
+            {"type": "inside", "filterMode": "none"},
+            {"type": "slider", "height": 14, "bottom": 4, "filterMode": "none", "showDetail": False},
+        ]
+        self.chart = ui.echart(options).classes("chart").props(f'role=img aria-label="{label}"')
+
+    def update(self, curves: Mapping[str, Sequence[Point]]) -> None:
+        given = {name: points for name, points in curves.items() if points}
+        series = [
+            {
+                "name": name,
+                "type": "line",
+                "data": [list(point) for point in points],
+                "showSymbol": len(points) < 30,
+                "symbolSize": 5,
+                "lineStyle": {"width": 2},
+            }
+            for name, points in given.items()
+        ]
+        if series != self.chart.options["series"]:
+            self.chart.options["series"] = series
+            self.chart.update()
+
+
+def bars(label: str, categories: Sequence[str], stacks: Mapping[str, Sequence[float]], *, unit: str = "") -> ui.echart:
+    """Stacked bars: one stack a category, one colour a name."""
+    series = [
+        {"name": name, "type": "bar", "stack": "all", "data": list(values), "barMaxWidth": 28}
+        for name, values in stacks.items()
+    ]
+    options = _options(series, x=_axis(type="category", data=list(categories)), y=_axis(type="value", name=unit))
+    return ui.echart(options).classes("chart").props(f'role=img aria-label="{label}"')
+
+
+def histogram(label: str, bins: Sequence[str], counts: Sequence[int], *, name: str) -> ui.echart:
+    """How many fall into each bin."""
+    return bars(label, bins, {name: counts}).classes("chart-small")

@@ -1,0 +1,92 @@
+"""Code to copy: highlighted, never run."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+from nicegui import ui
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
+
+from tunery.dashboard.components.blocks import button
+from tunery.dashboard.components.html import show
+from tunery.dashboard.text import Translator
+
+LANGUAGES = {"Python": "python", "Node": "javascript", "curl": "bash"}
+
+
+def block(text: str, language: str) -> None:
+    rendered = highlight(text, get_lexer_by_name(language), HtmlFormatter(nowrap=True))
+    show(Markup('<pre class="code" tabindex="0"><code>{}</code></pre>').format(Markup(rendered)))
+
+
+def tabs(t: Translator, snippets: Mapping[str, str]) -> None:
+    """One tab a language, each with a button to copy."""
+    with ui.tabs().props("dense no-caps align=left") as bar:
+        for name in snippets:
+            ui.tab(name)
+    with ui.tab_panels(bar, value=next(iter(snippets))).props(remove="animated"):
+        for name, text in snippets.items():
+            with ui.tab_panel(name):
+                block(text, LANGUAGES[name])
+                copy_button(t, text)
+
+
+def copy_button(t: Translator, text: str) -> None:
+    def copy() -> None:
+        ui.clipboard.write(text)
+        ui.notify(t("action.copied"), type="positive", timeout=1500)
+
+    button(t("action.copy"), copy, symbol="content_copy")
+
+
+def create_job(base_url: str, body: Mapping[str, Any]) -> dict[str, str]:
+    """A job's creation in three languages, with the very same values."""
+    arguments = "".join(f"    {name}={_python(value)},\n" for name, value in body.items())
+    python = (
+        "from openai import OpenAI\n\n"
+        f'client = OpenAI(base_url="{base_url}", api_key="sk-…")\n'
+        f"job = client.fine_tuning.jobs.create(\n{arguments})\nprint(job.id)\n"
+    )
+    node = (
+        'import OpenAI from "openai";\n\n'
+        f'const client = new OpenAI({{ baseURL: "{base_url}", apiKey: "sk-…" }});\n'
+        f"const job = await client.fineTuning.jobs.create({_json(body)});\nconsole.log(job.id);\n"
+    )
+    return {"Python": python, "Node": node, "curl": _curl(f"{base_url}/fine_tuning/jobs", body)}
+
+
+def chat(base_url: str, model: str, messages: list[dict[str, Any]]) -> dict[str, str]:
+    body = {"model": model, "messages": messages}
+    python = (
+        "from openai import OpenAI\n\n"
+        f'client = OpenAI(base_url="{base_url}", api_key="sk-…")\n'
+        f"answer = client.chat.completions.create(\n    model={_python(model)},\n    messages={_python(messages)},\n)\n"
+        "print(answer.choices[0].message.content)\n"
+    )
+    node = (
+        'import OpenAI from "openai";\n\n'
+        f'const client = new OpenAI({{ baseURL: "{base_url}", apiKey: "sk-…" }});\n'
+        f"const answer = await client.chat.completions.create({_json(body)});\n"
+        "console.log(answer.choices[0].message.content);\n"
+    )
+    return {"Python": python, "Node": node, "curl": _curl(f"{base_url}/chat/completions", body)}
+
+
+def _curl(url: str, body: Mapping[str, Any]) -> str:
+    data = _json(body).replace("'", "'\\''")
+    return (
+        f'curl {url} \\\n  -H "Authorization: Bearer $OPENAI_API_KEY" \\\n'
+        f"  -H \"Content-Type: application/json\" \\\n  -d '{data}'\n"
+    )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _python(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return repr(value) if not isinstance(value, str) else text

@@ -1,0 +1,43 @@
+"""A field to drop or choose a file. The browser sends it to the dashboard with its progress shown."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from nicegui import ui
+from nicegui.events import GenericEventArguments
+
+from tunery.dashboard.text import Translator
+from tunery.dashboard.visit import BASE
+from tunery.domain.files import MAX_FILE_BYTES
+
+
+class Drop(ui.element, component="drop.js"):
+    """Calls `on_stored` with the stored file's `id`, `filename` and `bytes`."""
+
+    def __init__(
+        self,
+        t: Translator,
+        label: str,
+        on_stored: Callable[[dict[str, Any]], Awaitable[None] | None],
+        *,
+        purpose: str = "fine-tune",
+    ) -> None:
+        super().__init__()
+        self._props["url"] = f"{BASE}/upload?purpose={purpose}"
+        self._props["max-bytes"] = MAX_FILE_BYTES
+        self._props["texts"] = {
+            "label": label,
+            "choose": t("upload.choose"),
+            "hint": t("upload.hint"),
+            "sending": t("upload.sending"),
+            "storing": t("upload.storing"),
+            "tooLarge": t("upload.too_large"),
+            "lost": t("upload.lost"),
+        }
+
+        async def stored(event: GenericEventArguments) -> None:
+            result = on_stored(event.args)
+            if isinstance(result, Awaitable):
+                await result
+
+        self.on("stored", stored)

@@ -1,0 +1,128 @@
+"""Pieces of HTML as text. Everything that is put in is escaped: a name with markup in it stays a name."""
+
+import time
+from datetime import UTC, datetime
+
+from markupsafe import Markup
+from nicegui import ui
+
+from tunery.dashboard.text import Translator
+
+DASH = "–"
+
+
+def show(markup: str, *, tag: str = "div") -> ui.html:
+    return ui.html(markup, sanitize=False, tag=tag)
+
+
+def icon(name: str) -> Markup:
+    return Markup('<i class="material-icons" aria-hidden="true">{}</i>').format(name)
+
+
+def link(href: str, text: str, *, css: str = "") -> Markup:
+    return Markup('<a href="{}"{}>{}</a>').format(href, Markup(' class="{}"').format(css) if css else "", text)
+
+
+def button_link(href: str, text: str, *, primary: bool = False, symbol: str = "") -> Markup:
+    css = "button primary" if primary else "button"
+    return Markup('<a class="{}" href="{}">{}<span>{}</span></a>').format(
+        css, href, icon(symbol) if symbol else "", text
+    )
+
+
+def code(text: str) -> Markup:
+    return Markup('<code title="{}">{}</code>').format(text, text)
+
+
+def status_chip(status: str, t: Translator) -> Markup:
+    """A dot and the word: colour is never the only sign."""
+    return Markup('<span class="chip {}"><span class="dot"></span>{}</span>').format(status, t(f"status.{status}"))
+
+
+def progress(done: int | None, total: int | None, t: Translator) -> Markup:
+    if not done or not total:
+        return Markup(DASH)
+    percent = min(100, round(100 * done / total))
+    return Markup(
+        '<span class="progress"><progress max="100" value="{0}" aria-label="{1}"></progress><span>{0} %</span></span>'
+    ).format(percent, t("job.progress"))
+
+
+def when(timestamp: float | None, t: Translator) -> Markup:
+    """How long ago, with the exact time to hover."""
+    if not timestamp:
+        return Markup(DASH)
+    exact = datetime.fromtimestamp(timestamp, UTC)
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        exact.isoformat(), exact.strftime("%Y-%m-%d %H:%M:%S UTC"), ago(time.time() - timestamp, t)
+    )
+
+
+def ago(seconds: float, t: Translator) -> str:
+    future = seconds < -30
+    size = abs(seconds)
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if size >= length:
+            return t(f"time.in_{unit}" if future else f"time.{unit}_ago", n=int(size // length))
+    return t("time.now")
+
+
+def duration(seconds: float | None, t: Translator) -> str:
+    if seconds is None:
+        return DASH
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return t("time.seconds", n=seconds)
+    if seconds < 3600:
+        return t("time.minutes", n=seconds // 60, s=seconds % 60)
+    return t("time.hours", n=seconds // 3600, m=seconds % 3600 // 60)
+
+
+def size(num_bytes: int) -> str:
+    value = float(num_bytes)
+    for unit in ("B", "KB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
+
+
+def money(amount: float | None, currency: str = "usd") -> str:
+    """Small sums need digits: a completion may cost a thousandth of a cent."""
+    if amount is None:
+        return DASH
+    sign = {"usd": "$", "eur": "€", "jpy": "¥"}.get(currency.lower(), f"{currency.upper()} ")
+    if amount == 0:
+        return f"{sign}0"
+    return f"{sign}{amount:,.2f}" if amount >= 1 else f"{sign}{amount:.6f}".rstrip("0")
+
+
+def number(value: float | None) -> str:
+    if value is None:
+        return DASH
+    return f"{value:,.0f}" if isinstance(value, int) or float(value).is_integer() else f"{value:,.4g}"
+
+
+def two_lines(first: str | Markup, second: str | Markup) -> Markup:
+    """A cell with a smaller second line."""
+    return Markup('{}<span class="sub">{}</span>').format(first, second)
+
+
+def tiles_markup(items: list[tuple[str, str | Markup, str]]) -> Markup:
+    """Name, value, remark: the numbers that matter most, in a row."""
+    return Markup("").join(
+        Markup(
+            '<div class="tile"><div class="name">{}</div><div class="value">{}</div><div class="name">{}</div></div>'
+        ).format(*item)
+        for item in items
+    )
+
+
+def tiles(items: list[tuple[str, str | Markup, str]]) -> ui.html:
+    return show(tiles_markup(items)).classes("tiles")
+
+
+def facts(pairs: list[tuple[str, str | Markup]]) -> Markup:
+    """A list of names and values."""
+    rows = Markup("").join(Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, value) for name, value in pairs)
+    return Markup('<dl class="facts">{}</dl>').format(rows)

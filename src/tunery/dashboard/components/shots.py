@@ -1,0 +1,13 @@
+"""How many examples stand before a question: few-shot prompting, to choose from and to say."""
+
+from tunery.dashboard.text import Translator
+
+SHOTS = (0, 1, 3, 5, 10)
+
+
+def shots_text(count: int, t: Translator) -> str:
+    return t("playground.shots_n", n=count) if count else t("playground.shots_none")
+
+
+def shot_choices(t: Translator) -> dict[int, str]:
+    return {count: shots_text(count, t) for count in SHOTS}

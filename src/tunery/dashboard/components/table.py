@@ -1,0 +1,84 @@
+"""A table that is updated in place: only the cells that changed are sent, so that focus stays where it is."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+from nicegui import ui
+
+from tunery.dashboard.components.html import show
+
+Cell = str | Markup
+
+
+@dataclass(frozen=True)
+class Column:
+    title: str
+    numeric: bool = False
+    wide: bool = False  # takes the room that is left
+
+
+@dataclass(frozen=True)
+class Row:
+    key: str
+    cells: Sequence[Cell]
+    actions: Callable[[], None] | None = None  # builds buttons in a last cell
+
+
+class Table:
+    def __init__(self, caption: str, columns: Sequence[Column], rows: Sequence[Row] = ()) -> None:
+        self.columns = columns
+        self._keys: list[str] = []
+        self._cells: dict[str, list[ui.html]] = {}
+        with (
+            ui.element("div")
+            .classes("table-wrap")
+            .props("tabindex=0 role=region")
+            .props(f'aria-label="{escape(caption)}"'),
+            ui.element("table"),
+        ):
+            show(escape(caption), tag="caption").classes("sr")
+            with ui.element("thead"):
+                self._head()
+            self._body = ui.element("tbody")
+        self.update(rows)
+
+    def _head(self) -> None:
+        with ui.element("tr"):
+            for column in self.columns:
+                show(escape(column.title), tag="th").props("scope=col").classes(_classes(column))
+
+    def update(self, rows: Sequence[Row]) -> None:
+        keys = [row.key for row in rows]
+        if keys != self._keys:
+            self._body.clear()
+            self._cells = {}
+            self._append(rows)
+            self._keys = keys
+            return
+        for row in rows:
+            for element, cell in zip(self._cells[row.key], row.cells, strict=False):
+                if element.content != (content := str(escape(cell))):
+                    element.set_content(content)
+
+    def extend(self, rows: Sequence[Row]) -> None:
+        self._append(rows)
+        self._keys += [row.key for row in rows]
+
+    def _append(self, rows: Sequence[Row]) -> None:
+        with self._body:
+            for row in rows:
+                with ui.element("tr"):
+                    self._cells[row.key] = [
+                        show(escape(cell), tag="td")
+                        .classes(_classes(column))
+                        .props(f'data-label="{escape(column.title)}"')
+                        for column, cell in zip(self.columns, row.cells, strict=False)
+                    ]
+                    if row.actions is not None:
+                        with ui.element("td").classes("actions"):
+                            row.actions()
+
+
+def _classes(column: Column) -> str:
+    return " ".join(name for name, on in (("num", column.numeric), ("wide", column.wide)) if on)

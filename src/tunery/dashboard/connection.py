@@ -1,0 +1,93 @@
+"""The dashboard's only way to the server: its public HTTP API, through the official client, with the visitor's key."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI
+from starlette.requests import HTTPConnection
+
+from tunery.dashboard.sessions import Session
+from tunery.dashboard.text import Translator
+from tunery.settings import Settings
+
+TIMEOUT_S = 120.0
+MAX_CONNECTIONS = 64
+
+
+class Connection:
+    """`client` for what OpenAI's API has; `get`, `post` and `delete` for our own endpoints under `/tunery/v1`."""
+
+    def __init__(self, address: str, key: str, project: str = "") -> None:
+        self.address = address
+        self.client = AsyncOpenAI(
+            api_key=key,
+            admin_api_key=key,
+            base_url=f"{address}/v1",
+            project=project or None,
+            timeout=TIMEOUT_S,
+            max_retries=1,
+        )
+
+    async def get(self, path: str, **query: Any) -> Any:
+        given = {name: value for name, value in query.items() if value not in (None, "")}
+        return await self.client.get(self._url(path), cast_to=object, options={"params": given})
+
+    async def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        return await self.client.post(self._url(path), cast_to=object, body=dict(body or {}))
+
+    async def delete(self, path: str) -> Any:
+        return await self.client.delete(self._url(path), cast_to=object)
+
+    def _url(self, path: str) -> str:
+        return f"{self.address}{path}"
+
+
+class Connections:
+    """Keeps the latest clients: making one costs tens of milliseconds (it builds a TLS context)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._kept: OrderedDict[tuple[str, str, str], Connection] = OrderedDict()
+
+    def for_session(self, request: HTTPConnection, session: Session) -> Connection:
+        wanted = (self.address(request), session.key, session.project)
+        connection = self._kept.pop(wanted, None) or Connection(*wanted)
+        self._kept[wanted] = connection
+        while len(self._kept) > MAX_CONNECTIONS:
+            self._kept.popitem(last=False)
+        return connection
+
+    def address(self, request: HTTPConnection) -> str:
+        """This server, by the socket that took the request: the port may have been chosen by the system, and the Host
+        header is the visitor's to write."""
+        host, port = request.scope.get("server") or (self.settings.host, self.settings.port)
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def explain(error: Exception, t: Translator) -> str:
+    """A sentence for people: the server's own words where it has any."""
+    if isinstance(error, APITimeoutError):
+        return t("error.timeout")
+    if isinstance(error, APIConnectionError):
+        return t("error.unreachable")
+    if isinstance(error, APIStatusError):
+        return _status_message(error, t)
+    if isinstance(error, APIError):
+        return error.message
+    return t("error.unexpected")
+
+
+def _status_message(error: APIStatusError, t: Translator) -> str:
+    body = error.body if isinstance(error.body, dict) else {}
+    message = str(body.get("message") or "")
+    if error.status_code == 503:
+        return t("error.unavailable", message=message)
+    if error.status_code == 403:
+        return t("error.forbidden", message=message)
+    return message or t("error.status", status=error.status_code)
+
+
+def is_expired(error: Exception) -> bool:
+    """The key no longer opens anything: revoked, or expired since the visitor signed in."""
+    return isinstance(error, APIStatusError) and error.status_code == 401

@@ -1,0 +1,41 @@
+"""What a visitor has typed but not sent, kept on the server, so that a restart or a reload loses nothing.
+
+One file a session and page, readable by the server's user only; signing out removes them.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+
+class Drafts:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def load(self, token: str, page: str) -> dict[str, Any]:
+        try:
+            return json.loads(self._path(token, page).read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+
+    def save(self, token: str, page: str, draft: dict[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = self._path(token, page)
+        part = path.with_suffix(f".{secrets.token_hex(4)}.part")
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(draft, file, ensure_ascii=False)
+        part.replace(path)
+
+    def clear(self, token: str) -> None:
+        for path in self.folder.glob(f"{_name(token)}-*.json"):
+            path.unlink(missing_ok=True)
+
+    def _path(self, token: str, page: str) -> Path:
+        return self.folder / f"{_name(token)}-{page}.json"
+
+
+def _name(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -1,0 +1,155 @@
+"""What surrounds every page: navigation, account menu, colours, and what to show when a page cannot be built."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from nicegui import ui
+
+from tunery.dashboard.components.html import icon
+from tunery.dashboard.connection import is_expired
+from tunery.dashboard.pages.spec import PageSpec
+from tunery.dashboard.text import LANGUAGES
+from tunery.dashboard.visit import BASE, Visit, to_sign_in
+
+WORK = (
+    ("jobs", "/", "tune"),
+    ("playground", "/playground", "forum"),
+    ("datasets", "/datasets", "dataset"),
+    ("compare", "/compare", "balance"),
+    ("usage", "/usage", "bar_chart"),
+)
+SETTINGS = (
+    ("keys", "/keys", "key"),
+    ("webhooks", "/webhooks", "webhook"),
+    ("members", "/members", "group"),
+    ("limits", "/limits", "speed"),
+    ("audit", "/audit", "fact_check"),
+)
+
+
+def add_shared_head(static: Path) -> None:
+    """Our stylesheet, for all pages. Its digest is in the address, so that an update is seen at once."""
+    digest = hashlib.sha256((static / "theme.css").read_bytes()).hexdigest()[:12]
+    ui.add_head_html(f'<link rel="stylesheet" href="{BASE}/static/theme.css?v={digest}">', shared=True)
+
+
+async def show(visit: Visit, spec: PageSpec) -> None:
+    begin_document(visit.language, visit.session.theme, visit.t("connection.lost"), visit.t("connection.retrying"))
+    ui.page_title(f"{visit.t(spec.title)} · Tunery")
+    who = await _who(visit)
+    with ui.element("div").classes("shell"):
+        _navigation(visit, spec.section, who)
+        with ui.element("div").props("id=main tabindex=-1") as main:
+            try:
+                await spec.build(visit)
+            except Exception as error:
+                main.clear()
+                with main:
+                    _failed(visit, error)
+
+
+def begin_document(language: str, theme: str, lost: str, retrying: str) -> None:
+    """Language and colours are set before the first paint: no flash of the other theme."""
+    chosen = {"light": "'light'", "dark": "'dark'"}.get(
+        theme, "matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light'"
+    )
+    ui.add_head_html(
+        f"<script>document.documentElement.lang = {json.dumps(language)};"
+        f"document.documentElement.dataset.theme = {chosen};</script>"
+    )
+    ui.add_body_html(
+        "<script>addEventListener('DOMContentLoaded', () => {"
+        f"const words = document.querySelectorAll('#popup span'); words[0].textContent = {json.dumps(lost)};"
+        f"words[1].textContent = {json.dumps(retrying)}; }});</script>"
+    )
+    ui.dark_mode({"light": False, "dark": True}.get(theme))
+
+
+async def _who(visit: Visit) -> dict[str, Any]:
+    """The organisation and projects of the key; an empty answer when the server cannot say (the page still shows)."""
+    try:
+        return await visit.connection.get("/tunery/v1/session")
+    except Exception:
+        return {}
+
+
+def _navigation(visit: Visit, section: str, who: dict[str, Any]) -> None:
+    t = visit.t
+    markup = Markup(
+        '<a class="skip" href="#main">{skip}</a>'
+        '<header class="top"><a class="brand" href="{base}/" aria-label="Tunery">{mark}<span>Tunery</span></a>'
+        '<details class="menu"><summary aria-label="{menu}">{burger}</summary>'
+        '<div class="sheet">{links}{account}</div></details></header>'
+        '<div class="side"><a class="brand" href="{base}/">{mark}<span>Tunery</span></a>{links}{account}</div>'
+    ).format(
+        base=BASE,
+        skip=t("nav.skip"),
+        menu=t("nav.menu"),
+        burger=icon("menu"),
+        mark=Markup('<span class="mark" aria-hidden="true"></span>'),
+        links=_links(visit, section, bool(who.get("is_owner", True))),
+        account=_account(visit, who),
+    )
+    ui.html(markup, sanitize=False, tag="div").classes("navigation")
+
+
+def _links(visit: Visit, section: str, may_manage: bool) -> Markup:
+    def entry(name: str, path: str, symbol: str) -> Markup:
+        current = Markup(' aria-current="page"') if name == section else ""
+        return Markup('<li><a href="{}{}"{}>{}<span>{}</span></a></li>').format(
+            BASE, path, current, icon(symbol), visit.t(f"nav.{name}")
+        )
+
+    settings = [entry(*item) for item in SETTINGS if may_manage or item[0] in ("webhooks", "limits")]
+    return Markup('<nav aria-label="{}"><ul>{}</ul><h2>{}</h2><ul>{}</ul></nav>').format(
+        visit.t("nav.label"),
+        Markup("").join(entry(*item) for item in WORK),
+        visit.t("nav.settings"),
+        Markup("").join(settings),
+    )
+
+
+def _account(visit: Visit, who: dict[str, Any]) -> Markup:
+    t = visit.t
+    here = visit.request.url.path + (f"?{visit.request.url.query}" if visit.request.url.query else "")
+    projects = {project["id"]: project["name"] for project in who.get("projects", [])}
+    themes = {name: t(f"theme.{name}") for name in ("auto", "light", "dark")}
+    return Markup(
+        '<div class="account"><p class="org">{org}</p>{project}{language}{theme}'
+        '<form method="post" action="{base}/sign-out"><button class="plain">{icon}<span>{out}</span></button></form>'
+        "</div>"
+    ).format(
+        org=who.get("organization", ""),
+        project=_choice("project", t("nav.project"), projects, str(who.get("project_id", "")), here),
+        language=_choice("language", t("nav.language"), LANGUAGES, visit.language, here),
+        theme=_choice("theme", t("nav.theme"), themes, visit.session.theme, here),
+        base=BASE,
+        icon=icon("logout"),
+        out=t("nav.sign_out"),
+    )
+
+
+def _choice(name: str, label: str, options: dict[str, str], chosen: str, here: str) -> Markup:
+    """A select that sends its form when changed: works before any script has loaded."""
+    items = Markup("").join(
+        Markup('<option value="{}"{}>{}</option>').format(value, Markup(" selected") if value == chosen else "", text)
+        for value, text in options.items()
+    )
+    return Markup(
+        '<form method="post" action="{}/preferences"><input type="hidden" name="next" value="{}">'
+        '<label><span>{}</span><select name="{}" onchange="this.form.submit()">{}</select></label></form>'
+    ).format(BASE, here, label, name, items)
+
+
+def _failed(visit: Visit, error: Exception) -> None:
+    if is_expired(error):
+        to_sign_in(visit.request.url.path, visit.request.url.query)
+    message = visit.fail(error)
+    with ui.element("section").classes("empty").props("role=alert"):
+        ui.html(icon("cloud_off"), sanitize=False, tag="div").classes("empty-icon")
+        ui.label(visit.t("error.page")).classes("empty-title")
+        ui.label(message)
+        ui.html(Markup('<a class="button" href="">{}</a>').format(visit.t("action.retry")), sanitize=False, tag="div")

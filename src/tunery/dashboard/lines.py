@@ -1,0 +1,44 @@
+"""The lines of a dataset as the pages need them."""
+
+import json
+from typing import Any
+
+
+def chat_examples(text: str) -> list[tuple[int, list[dict[str, Any]]]]:
+    """Line numbers (from 1) and messages of the chat examples that end with a text answer; others are passed over."""
+    found: list[tuple[int, list[dict[str, Any]]]] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        messages = row.get("messages") if isinstance(row, dict) else None
+        if isinstance(messages, list) and len(messages) > 1 and _is_text_answer(messages[-1]):
+            found.append((number, [_without_weight(message) for message in messages]))
+    return found
+
+
+def few_shots(text: str, wanted: int) -> list[dict[str, Any]]:
+    """User and assistant turns of the first `wanted` chat lines; their system messages are left to the page."""
+    shots: list[dict[str, Any]] = []
+    for line in text.splitlines()[:wanted]:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        messages = row.get("messages", []) if isinstance(row, dict) else []
+        shots += [
+            {"role": message["role"], "content": message["content"]}
+            for message in messages
+            if message.get("role") in ("user", "assistant") and isinstance(message.get("content"), str)
+        ]
+    return shots
+
+
+def _is_text_answer(message: Any) -> bool:
+    return isinstance(message, dict) and message.get("role") == "assistant" and isinstance(message.get("content"), str)
+
+
+def _without_weight(message: dict[str, Any]) -> dict[str, Any]:
+    """`weight` belongs to training files; a request may not have it."""
+    return {name: value for name, value in message.items() if name != "weight"}

@@ -1,0 +1,51 @@
+"""Which models there are, and what they cost, as the pages need it."""
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from openai.types import CompletionUsage
+
+from tunery.dashboard.connection import Connection
+from tunery.dashboard.visit import BASE
+
+
+@dataclass(frozen=True)
+class Model:
+    name: str
+    kind: str  # base, fine-tuned
+    base: str
+    training: bool
+    context_length: int
+    max_example_tokens: int
+    price: dict[str, Any] | None  # per million tokens: training, input, cached_input, output, currency
+
+    def cost(self, usage: CompletionUsage) -> float | None:
+        """Of one answer, in the price's currency."""
+        if self.price is None:
+            return None
+        cached = (usage.prompt_tokens_details and usage.prompt_tokens_details.cached_tokens) or 0
+        fresh = usage.prompt_tokens - cached
+        total = fresh * self.price["input"] + cached * self.price["cached_input"]
+        return (total + usage.completion_tokens * self.price["output"]) / 1e6
+
+    @property
+    def currency(self) -> str:
+        return self.price["currency"] if self.price else "usd"
+
+
+async def list_models(connection: Connection) -> list[Model]:
+    """Own fine-tunes first, newest first, then the bases."""
+    entries = (await connection.get("/tunery/v1/catalog"))["data"]
+    names = Model.__dataclass_fields__
+    models = [Model(**{name: entry[name] for name in names}) for entry in entries]
+    return sorted(models, key=lambda model: model.kind == "base")
+
+
+def trainable(models: list[Model]) -> list[Model]:
+    """Bases first: most jobs start from one."""
+    return sorted((model for model in models if model.training), key=lambda model: model.kind != "base")
+
+
+def playground_path(*names: str) -> str:
+    return f"{BASE}/playground?models={quote('|'.join(names), safe='')}"

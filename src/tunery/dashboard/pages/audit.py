@@ -1,0 +1,82 @@
+"""Who did what to which object from where. Append-only; the newest first."""
+
+from typing import Any
+
+from markupsafe import Markup
+from nicegui import ui
+
+from tunery.dashboard.components import blocks, html
+from tunery.dashboard.components.table import Column, Row, Table
+from tunery.dashboard.visit import Visit
+
+PAGE = 50
+CORE = {"id", "type", "effective_at", "actor", "project"}  # what every entry has; the rest says what was changed
+
+
+async def build(visit: Visit) -> None:
+    page = AuditPage(visit)
+    first = await page.fetch()
+    blocks.heading(visit.t("audit.title"), visit.t("audit.subtitle"))
+    if not first.data:
+        blocks.empty("fact_check", visit.t("audit.empty"), visit.t("audit.empty_text"))
+        return
+    page.draw(first)
+
+
+class AuditPage:
+    def __init__(self, visit: Visit) -> None:
+        self.visit, self.t = visit, visit.t
+        self.last_id = ""
+
+    async def fetch(self) -> Any:
+        logs = self.visit.connection.client.admin.organization.audit_logs
+        page = await (logs.list(limit=PAGE, after=self.last_id) if self.last_id else logs.list(limit=PAGE))
+        if page.data:
+            self.last_id = page.data[-1].id
+        return page
+
+    def draw(self, first: Any) -> None:
+        columns = [
+            Column(self.t("audit.when")),
+            Column(self.t("audit.event")),
+            Column(self.t("audit.actor"), wide=True),
+            Column(self.t("audit.object")),
+            Column(self.t("audit.address")),
+        ]
+        self.table = Table(self.t("audit.title"), columns, [self.row(entry) for entry in first.data])
+        self.more = blocks.button(self.t("action.more"), self.load_more)
+        self.more.visible = bool(first.has_more)
+
+    async def load_more(self) -> None:
+        try:
+            page = await self.fetch()
+        except Exception as error:
+            ui.notify(self.visit.fail(error), type="negative")
+            return
+        self.table.extend([self.row(entry) for entry in page.data])
+        self.more.visible = bool(page.has_more)
+
+    def row(self, entry: Any) -> Row:
+        name, address = _actor(entry)
+        return Row(
+            entry.id,
+            [html.when(entry.effective_at, self.t), html.code(entry.type), name, _object(entry), address or html.DASH],
+        )
+
+
+def _actor(entry: Any) -> tuple[str, str]:
+    """The name of who did it, and the address it came from."""
+    raw = entry.actor.to_dict() if entry.actor else {}
+    session = raw.get("session") or {}
+    key = raw.get("api_key") or {}
+    user = session.get("user") or key.get("user") or key.get("service_account") or {}
+    name = user.get("email") or user.get("id") or key.get("id") or html.DASH
+    return str(name), str(session.get("ip_address") or key.get("ip_address") or "")
+
+
+def _object(entry: Any) -> str | Markup:
+    """The id inside the event's own part, which carries the event's name."""
+    for name, part in entry.to_dict().items():
+        if name not in CORE and isinstance(part, dict) and part.get("id"):
+            return html.code(str(part["id"]))
+    return html.DASH

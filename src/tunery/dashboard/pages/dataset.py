@@ -1,0 +1,109 @@
+"""One dataset: its report, its rows as conversations with what is trained marked, split and download."""
+
+from typing import Any
+
+from markupsafe import Markup
+from nicegui import ui
+
+from tunery.dashboard.checks import rows, split, validate
+from tunery.dashboard.components import blocks, html
+from tunery.dashboard.components.conversation import example
+from tunery.dashboard.models import list_models, trainable
+from tunery.dashboard.pages.report import show_report
+from tunery.dashboard.visit import BASE, Visit
+
+PAGE = 20
+VALIDATION_SHARE = 0.1
+
+
+async def build(visit: Visit) -> None:
+    file_id = visit.param("file_id")
+    file = await visit.connection.client.files.retrieve(file_id)
+    models = trainable(await list_models(visit.connection))
+    page = DatasetPage(visit, file_id, [model.name for model in models if model.kind == "base"])
+    with ui.element("div").classes("heading"):
+        blocks.show_title(file.filename, f"{file.id} · {html.size(file.bytes)}")
+        with ui.element("div").classes("buttons"):
+            html.show(html.button_link(f"{BASE}/download/{file_id}", visit.t("action.download"), symbol="download"))
+            blocks.button(visit.t("dataset.split"), page.split, symbol="call_split")
+            html.show(
+                html.button_link(f"{BASE}/jobs/new?file={file_id}", visit.t("jobs.create"), primary=True, symbol="add")
+            )
+    page.draw()
+    await page.check()
+    await page.search()
+
+
+class DatasetPage:
+    def __init__(self, visit: Visit, file_id: str, bases: list[str]) -> None:
+        self.visit, self.t, self.file_id, self.bases = visit, visit.t, file_id, bases
+        self.last_line = 0
+
+    def draw(self) -> None:
+        t = self.t
+        with ui.element("div").classes("columns form"):
+            with ui.element("div").classes("stack"):
+                self.text = ui.input(t("dataset.search"), on_change=self.search)
+                self.text.props("outlined dense clearable type=search debounce=300")
+                self.list = ui.element("div").classes("stack")
+                self.nothing = ui.label(t("dataset.nothing")).classes("muted")
+                self.more = blocks.button(t("action.more"), self.load_more)
+            with blocks.panel(t("dataset.report")):
+                self.model = ui.select(self.bases, value=self.bases[0], label=t("jobs.base"), on_change=self.check)
+                self.model.props("outlined dense options-dense")
+                self.report = ui.element("div").classes("stack").props("aria-live=polite")
+
+    async def check(self) -> None:
+        try:
+            report = await validate(self.visit.connection, file_id=self.file_id, model=str(self.model.value))
+        except Exception as error:
+            self.report.clear()
+            with self.report:
+                blocks.note(self.visit.fail(error), kind="bad")
+            return
+        self.report.clear()
+        with self.report:
+            show_report(report, self.t)
+
+    async def search(self) -> None:
+        self.last_line = 0
+        self.list.clear()
+        await self.load_more()
+
+    async def load_more(self) -> None:
+        try:
+            page = await rows(
+                self.visit.connection,
+                self.file_id,
+                model=str(self.model.value),
+                search=self.text.value or "",
+                after=self.last_line,
+                limit=PAGE,
+            )
+        except Exception as error:
+            ui.notify(self.visit.fail(error), type="negative")
+            return
+        with self.list:
+            for row in page["data"]:
+                html.show(self.row(row)).classes("example")
+                self.last_line = row["line"]
+        self.more.visible = page["has_more"]
+        self.nothing.visible = not self.last_line
+
+    def row(self, row: dict[str, Any]) -> Markup:
+        t = self.t
+        counts = ""
+        if row.get("num_tokens"):
+            counts = t("dataset.counts", tokens=row["num_tokens"], trained=row["num_trained_tokens"])
+        return Markup('<div class="line"><span>{}</span><span>{}</span></div>{}').format(
+            t("dataset.line", n=row["line"]), counts, example(row["example"], t)
+        )
+
+    async def split(self) -> None:
+        parts: list[dict[str, str]] = []
+
+        async def make() -> None:
+            parts.append(await split(self.visit.connection, self.file_id, VALIDATION_SHARE))
+
+        if await self.visit.attempt(make(), done=self.t("dataset.split_done")):
+            ui.navigate.to("/datasets")

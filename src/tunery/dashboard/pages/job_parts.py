@@ -1,0 +1,108 @@
+"""Parts of a job's page as markup."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+from nicegui import ui
+from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+
+from tunery.dashboard.components import blocks, html
+from tunery.dashboard.components.table import Row
+from tunery.dashboard.models import playground_path
+from tunery.dashboard.pages.report import problem_table
+from tunery.dashboard.text import Translator
+from tunery.dashboard.visit import BASE, Visit
+
+MAX_PROBLEMS = 20
+
+
+def facts_of(facts: dict[str, Any], t: Translator) -> Markup:
+    """The tiles at the top: progress, time, tokens, cost."""
+    step, total = facts["step"], facts["total_steps"]
+    ended = facts["finished_at"] or time.time()
+    taken = ended - facts["started_at"] if facts["started_at"] else None
+    left = facts["estimated_finish"] - time.time() if facts["estimated_finish"] else None
+    return html.tiles_markup(
+        [
+            (t("job.progress"), html.progress(step, total, t), t("job.steps", step=step or 0, total=total or "…")),
+            (t("job.time"), html.duration(taken, t), t("job.left", time=html.duration(left, t)) if left else ""),
+            (t("job.tokens"), html.number(facts["trained_tokens"]), t("job.tokens_text")),
+            (t("job.cost"), html.money(facts["cost"], facts["currency"]), t("job.cost_text")),
+        ]
+    )
+
+
+def events_list(events: Sequence[FineTuningJobEvent], t: Translator) -> Markup:
+    items = [
+        Markup('<li class="{}">{}<span>{}</span></li>').format(
+            event.level, html.when(event.created_at, t), event.message
+        )
+        for event in events
+    ]
+    return Markup('<ol class="events" tabindex="0" aria-label="{}">{}</ol>').format(
+        t("job.events"), Markup("").join(items)
+    )
+
+
+def checkpoint_rows(checkpoints: Sequence[FineTuningJobCheckpoint], job: FineTuningJob, t: Translator) -> list[Row]:
+    return [
+        Row(
+            checkpoint.id,
+            [
+                html.number(checkpoint.step_number),
+                checkpoint.fine_tuned_model_checkpoint,
+                _metrics(checkpoint, t),
+                html.link(playground_path(job.model, checkpoint.fine_tuned_model_checkpoint), t("job.play")),
+            ],
+        )
+        for checkpoint in checkpoints
+    ]
+
+
+def _metrics(checkpoint: FineTuningJobCheckpoint, t: Translator) -> str:
+    metrics = checkpoint.metrics
+    loss = metrics.full_valid_loss if metrics.full_valid_loss is not None else metrics.train_loss
+    accuracy = metrics.full_valid_mean_token_accuracy
+    accuracy = metrics.train_mean_token_accuracy if accuracy is None else accuracy
+    return t(
+        "job.metric_line",
+        loss=html.DASH if loss is None else f"{loss:.3f}",
+        accuracy=html.DASH if accuracy is None else f"{100 * accuracy:.1f} %",
+    )
+
+
+def hyperparameter_rows(facts: dict[str, Any], t: Translator) -> Markup:
+    reasons = facts["reasons"]
+    pairs: list[tuple[str, str | Markup]] = [
+        (
+            t(f"create.{name}"),
+            Markup('{}<span class="muted small"> · {}</span>').format(
+                value if isinstance(value, str) else html.number(value), reasons[name]
+            )
+            if reasons.get(name)
+            else str(value),
+        )
+        for name, value in facts["hyperparameters"].items()
+    ]
+    return html.facts(pairs)
+
+
+async def failure(visit: Visit, job: FineTuningJob) -> None:
+    """Why the job failed, and which lines of the file to mend."""
+    if job.error is None:
+        return
+    blocks.note(job.error.message or job.error.code, kind="bad")
+    if job.error.param not in ("training_file", "validation_file"):
+        return
+    file_id = job.training_file if job.error.param == "training_file" else job.validation_file
+    try:
+        report = await visit.connection.post("/tunery/v1/validations", {"file": file_id, "model": job.model})
+    except Exception as error:
+        ui.label(visit.fail(error)).classes("muted")
+        return
+    with blocks.panel(visit.t("report.problems")):
+        problem_table(report["problems"][:MAX_PROBLEMS], visit.t)
+        html.show(html.link(f"{BASE}/datasets/{file_id}", visit.t("report.open_file")))

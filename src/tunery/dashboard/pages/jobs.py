@@ -1,0 +1,105 @@
+"""The list of fine-tuning jobs: searched and filtered by the server, live without reloading."""
+
+from typing import Any
+
+from markupsafe import Markup
+from nicegui import ui
+
+from tunery.dashboard.components import blocks, html
+from tunery.dashboard.components.table import Column, Row, Table
+from tunery.dashboard.pages.start import first_steps
+from tunery.dashboard.visit import BASE, Visit
+from tunery.domain.jobs import JobStatus
+
+PAGE = 50
+POLL_S = 2.0
+
+
+async def build(visit: Visit) -> None:
+    first = await visit.connection.get("/tunery/v1/jobs", limit=PAGE)
+    create = html.button_link(f"{BASE}/jobs/new", visit.t("jobs.create"), primary=True, symbol="add")
+    blocks.heading(visit.t("jobs.title"), visit.t("jobs.subtitle"), actions=create)
+    if not first["data"]:
+        first_steps(visit.t)
+        return
+    JobList(visit, first)
+
+
+class JobList:
+    def __init__(self, visit: Visit, first: dict[str, Any]) -> None:
+        self.visit, self.t = visit, visit.t
+        self.shown: list[dict[str, Any]] = first["data"]
+        with ui.element("div").classes("fields"):
+            self.search = ui.input(self.t("jobs.search"), on_change=self.refilter)
+            self.search.props("outlined dense clearable debounce=300 type=search")
+            choices = {"": self.t("jobs.all")} | {s.value: self.t(f"status.{s.value}") for s in JobStatus}
+            self.status = ui.select(choices, value="", label=self.t("jobs.status"), on_change=self.refilter)
+            self.status.props("outlined dense")
+        columns = [
+            Column(self.t("jobs.status")),
+            Column(self.t("jobs.model"), wide=True),
+            Column(self.t("jobs.base")),
+            Column(self.t("job.progress")),
+            Column(self.t("job.cost"), numeric=True),
+            Column(self.t("jobs.created")),
+        ]
+        self.table = Table(self.t("jobs.title"), columns, self.rows())
+        self.nothing = ui.label(self.t("jobs.none")).classes("muted")
+        self.nothing.visible = False
+        self.more = blocks.button(self.t("action.more"), self.load_more)
+        self.more.visible = bool(first["has_more"])
+        ui.timer(POLL_S, self.refresh)
+
+    def rows(self) -> list[Row]:
+        return [Row(job["id"], job_cells(self.visit, job)) for job in self.shown]
+
+    async def refilter(self) -> None:
+        page = await self.fetch()
+        if page is not None:
+            self.shown = page["data"]
+            self.table.update(self.rows())
+            self.more.visible = page["has_more"]
+            self.nothing.visible = not self.shown
+
+    async def load_more(self) -> None:
+        page = await self.fetch(after=self.shown[-1]["id"])
+        if page is not None:
+            self.shown += page["data"]
+            self.table.extend([Row(job["id"], job_cells(self.visit, job)) for job in page["data"]])
+            self.more.visible = page["has_more"]
+
+    async def refresh(self) -> None:
+        """Only the newest page is asked for again: older jobs have ended."""
+        page = await self.fetch(quiet=True)
+        if page is None:
+            return
+        newest = {job["id"] for job in page["data"]}
+        rest = [job for job in self.shown if job["id"] not in newest][: max(0, len(self.shown) - len(newest))]
+        self.shown = page["data"] + (rest if len(self.shown) > PAGE else [])
+        self.table.update(self.rows())
+
+    async def fetch(self, *, after: str = "", quiet: bool = False) -> dict[str, Any] | None:
+        try:
+            return await self.visit.connection.get(
+                "/tunery/v1/jobs", limit=PAGE, after=after, status=self.status.value, search=self.search.value or ""
+            )
+        except Exception as error:
+            message = self.visit.fail(error)
+            if not quiet:
+                ui.notify(message, type="negative")
+            return None
+
+
+def job_cells(visit: Visit, job: dict[str, Any]) -> list[str | Markup]:
+    name = job["fine_tuned_model"] or job["suffix"] or job["id"]
+    title = Markup('{}<span class="sub">{}</span>').format(
+        html.link(f"{BASE}/jobs/{job['id']}", name), job["id"] if name != job["id"] else ""
+    )
+    return [
+        html.status_chip(job["status"], visit.t),
+        title,
+        job["model"],
+        html.progress(job["step"], job["total_steps"], visit.t) if job["status"] != "failed" else html.DASH,
+        html.money(job["cost"], job["currency"]),
+        html.when(job["created_at"], visit.t),
+    ]

@@ -1,0 +1,63 @@
+"""People of the organisation and their roles; invitations by mail."""
+
+from typing import Any
+
+from nicegui import ui
+from openai.types.admin.organization import OrganizationUser
+
+from tunery.dashboard.components import blocks, html
+from tunery.dashboard.components.table import Column, Row, Table
+from tunery.dashboard.visit import Visit
+from tunery.domain.tenants import Role
+
+MAX_USERS = 100
+
+
+async def build(visit: Visit) -> None:
+    page = MembersPage(visit)
+    users = await page.fetch()
+    blocks.heading(visit.t("members.title"), visit.t("members.subtitle"))
+    page.draw(users)
+
+
+class MembersPage:
+    def __init__(self, visit: Visit) -> None:
+        self.visit, self.t = visit, visit.t
+        self.organization = visit.connection.client.admin.organization
+
+    async def fetch(self) -> list[OrganizationUser]:
+        return (await self.organization.users.list(limit=MAX_USERS)).data
+
+    def draw(self, users: list[OrganizationUser]) -> None:
+        columns = [
+            Column(self.t("members.name"), wide=True),
+            Column(self.t("members.email")),
+            Column(self.t("members.role")),
+            Column(self.t("members.since")),
+            Column(self.t("action.actions")),
+        ]
+        self.table = Table(self.t("members.title"), columns, [self.row(user) for user in users])
+
+    def row(self, user: OrganizationUser) -> Row:
+        role = str(user.role or "")
+        return Row(
+            user.id,
+            [user.name or html.DASH, user.email or html.DASH, self._role(role), html.when(user.added_at, self.t)],
+            actions=lambda: self.actions(user),
+        )
+
+    def _role(self, role: str) -> str:
+        return self.t(f"role.{role}") if role in Role else role
+
+    def actions(self, user: OrganizationUser) -> None:
+        choices = {role.value: self.t(f"role.{role.value}") for role in Role}
+        current = user.role if user.role in choices else None
+        select = ui.select(choices, value=current, on_change=lambda event: self.set_role(user, event.value))
+        select.props("dense outlined options-dense").props(f'aria-label="{self.t("members.role")}"')
+
+    async def set_role(self, user: OrganizationUser, role: str) -> None:
+        await self.change(self.organization.users.update(user.id, role=role))
+
+    async def change(self, call: Any) -> None:
+        await self.visit.attempt(call, done=self.t("action.saved"))
+        self.table.update([self.row(user) for user in await self.fetch()])

@@ -1,0 +1,94 @@
+"""The report on a training file: what is wrong, what it comes to in tokens, what to do better."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+from nicegui import ui
+
+from tunery.dashboard.components import blocks, html
+from tunery.dashboard.components.chart import histogram
+from tunery.dashboard.components.table import Column, Row, Table
+from tunery.dashboard.text import Translator
+
+MAX_PROBLEMS = 50
+
+
+def show_report(report: dict[str, Any], t: Translator) -> None:
+    """The whole report, into the element that is open."""
+    _verdict(report, t)
+    if report["problems"]:
+        problem_table(report["problems"][:MAX_PROBLEMS], t)
+        total = sum(report["problem_counts"].values())
+        if total > MAX_PROBLEMS:
+            ui.label(t("report.more_problems", shown=MAX_PROBLEMS, total=total)).classes("muted small")
+    if report["token_counts"]:
+        _tokens(report, t)
+    for advice in report["advice"]:
+        advice_note(advice, t)
+
+
+def _verdict(report: dict[str, Any], t: Translator) -> None:
+    if report["valid"]:
+        blocks.note(t("report.good", n=report["num_examples"], lines=report["num_lines"]), kind="good")
+    else:
+        blocks.note(t("report.bad", n=report["num_errors"], lines=report["num_lines"]), kind="bad")
+
+
+def problem_table(problems: Sequence[dict[str, Any]], t: Translator) -> None:
+    columns = [Column(t("report.line"), numeric=True), Column(t("report.problem"), wide=True), Column(t("report.mend"))]
+    rows = [
+        Row(
+            str(index),
+            [
+                html.number(problem["line"]) if problem["line"] else html.DASH,
+                html.two_lines(problem["message"], html.code(problem["path"] or problem["code"])),
+                problem["suggestion"],
+            ],
+        )
+        for index, problem in enumerate(problems)
+    ]
+    Table(t("report.problems"), columns, rows)
+
+
+def _tokens(report: dict[str, Any], t: Translator) -> None:
+    counts = report["token_counts"]
+    tokens, trained = counts["tokens"], counts["trained_tokens"]
+    html.show(
+        html.facts(
+            [
+                (t("report.examples"), html.number(report["num_examples"])),
+                (t("report.tokens"), html.number(tokens["total"])),
+                (t("report.trained"), html.number(trained["total"])),
+                (
+                    t("report.per_example"),
+                    t("report.spread", min=tokens["min"], median=tokens["median"], max=tokens["max"]),
+                ),
+                (t("report.prefix"), f"{100 * counts['prefix_share']:.0f} %"),
+                (t("report.truncated"), _truncated(counts, t)),
+            ]
+        )
+    )
+    bins = tokens["histogram"]
+    if len(bins) > 1:
+        names = [f"{bin['from']:,}–{bin['to']:,}" for bin in bins]
+        histogram(t("report.histogram"), names, [bin["count"] for bin in bins], name=t("report.examples"))
+
+
+def _truncated(counts: dict[str, Any], t: Translator) -> str:
+    if not counts["num_truncated_examples"]:
+        return t("report.nothing_cut")
+    return t("report.cut", n=counts["num_truncated_examples"], tokens=counts["num_truncated_tokens"])
+
+
+def advice_note(advice: dict[str, Any], t: Translator) -> None:
+    """A remark with its evidence; never a reason to stop."""
+    lines = ", ".join(str(line) for line in advice["lines"][:10])
+    evidence = Markup("").join(Markup("<li>{}</li>").format(item) for item in advice["evidence"][:3])
+    text = Markup("<strong>{}</strong><br>{}{}{}").format(
+        advice["message"],
+        advice["suggestion"],
+        Markup('<br><span class="muted small">{}</span>').format(t("report.lines", lines=lines)) if lines else "",
+        Markup('<ul class="evidence small">{}</ul>').format(evidence) if evidence else "",
+    )
+    blocks.note(text, kind="warn")

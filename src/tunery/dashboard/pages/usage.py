@@ -1,0 +1,144 @@
+"""Tokens and money by day and model, as the usage and costs endpoints tell them."""
+
+import csv
+import io
+import time
+from collections import defaultdict
+from datetime import UTC, datetime
+from typing import Any
+
+from markupsafe import Markup
+from nicegui import ui
+
+from tunery.dashboard.components import blocks, html
+from tunery.dashboard.components.chart import bars
+from tunery.dashboard.components.table import Column, Row, Table
+from tunery.dashboard.visit import BASE, Visit
+
+DAY_S = 86_400
+RANGES = (7, 30)
+
+
+async def build(visit: Visit) -> None:
+    t = visit.t
+    days = int(visit.query("days")) if visit.query("days") in {str(days) for days in RANGES} else RANGES[0]
+    start = int(time.time()) // DAY_S * DAY_S - (days - 1) * DAY_S
+    usage = visit.connection.client.admin.organization.usage
+    tokens = (
+        await usage.completions(start_time=start, bucket_width="1d", group_by=["model"], limit=min(days, 31))
+    ).data
+    costs = (await usage.costs(start_time=start, bucket_width="1d", group_by=["line_item"], limit=days)).data
+    choices = Markup("").join(
+        html.button_link(f"{BASE}/usage?days={option}", t("usage.days", n=option), primary=option == days)
+        for option in RANGES
+    )
+    blocks.heading(t("usage.title"), t("usage.subtitle"), actions=choices)
+    by_model = _by_model(tokens)
+    by_item, currency = _by_line_item(costs)
+    if not by_model and not by_item:
+        action = html.button_link(f"{BASE}/playground", t("nav.playground"), primary=True)
+        blocks.empty("bar_chart", t("usage.empty"), t("usage.empty_text"), action=action)
+        return
+    _tiles(visit, by_model, sum(by_item.values()), currency)
+    dates = [datetime.fromtimestamp(bucket.start_time, UTC).strftime("%m-%d") for bucket in costs]
+    with ui.element("div").classes("columns"):
+        with blocks.panel(t("usage.cost_by_day")):
+            bars(t("usage.cost_by_day"), dates, _cost_series(costs), unit=currency.upper())
+        with blocks.panel(t("usage.tokens_by_day")):
+            days_of_tokens = [datetime.fromtimestamp(bucket.start_time, UTC).strftime("%m-%d") for bucket in tokens]
+            bars(t("usage.tokens_by_day"), days_of_tokens, _token_series(tokens, t))
+    with blocks.panel(t("usage.by_model")):
+        _model_table(visit, by_model)
+    with blocks.panel(t("usage.by_item")):
+        rows = [Row(name, [name, html.money(amount, currency)]) for name, amount in sorted(by_item.items())]
+        Table(t("usage.by_item"), [Column(t("usage.item"), wide=True), Column(t("job.cost"), numeric=True)], rows)
+    blocks.button(
+        t("usage.download"), lambda: ui.download.content(_as_csv(tokens, costs), "usage.csv"), symbol="download"
+    )
+
+
+def _by_model(buckets: Any) -> dict[str, dict[str, int]]:
+    totals: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(("requests", "input", "cached", "output"), 0))
+    for bucket in buckets:
+        for result in bucket.results:
+            total = totals[result.model or html.DASH]
+            total["requests"] += result.num_model_requests
+            total["input"] += result.input_tokens
+            total["cached"] += result.input_cached_tokens or 0
+            total["output"] += result.output_tokens
+    return dict(totals)
+
+
+def _by_line_item(buckets: Any) -> tuple[dict[str, float], str]:
+    totals: dict[str, float] = defaultdict(float)
+    currency = "usd"
+    for bucket in buckets:
+        for result in bucket.results:
+            totals[result.line_item or html.DASH] += result.amount.value or 0
+            currency = result.amount.currency or currency
+    return dict(totals), currency
+
+
+def _cost_series(buckets: Any) -> dict[str, list[float]]:
+    names = sorted({result.line_item or html.DASH for bucket in buckets for result in bucket.results})
+    return {
+        name: [
+            sum(result.amount.value or 0 for result in bucket.results if (result.line_item or html.DASH) == name)
+            for bucket in buckets
+        ]
+        for name in names
+    }
+
+
+def _token_series(buckets: Any, t: Any) -> dict[str, list[float]]:
+    def total(name: str) -> list[float]:
+        return [sum(getattr(result, name) or 0 for result in bucket.results) for bucket in buckets]
+
+    read, cached = total("input_tokens"), total("input_cached_tokens")
+    return {
+        t("usage.input"): [every - hit for every, hit in zip(read, cached, strict=True)],
+        t("usage.cached"): cached,
+        t("usage.output"): total("output_tokens"),
+    }
+
+
+def _tiles(visit: Visit, by_model: dict[str, dict[str, int]], cost: float, currency: str) -> None:
+    t = visit.t
+
+    def total(name: str) -> int:
+        return sum(model[name] for model in by_model.values())
+
+    share = 100 * total("cached") / total("input") if total("input") else 0
+    html.tiles(
+        [
+            (t("job.cost"), html.money(cost, currency), ""),
+            (t("usage.requests"), html.number(total("requests")), ""),
+            (t("usage.input"), html.number(total("input")), t("usage.cached_share", share=f"{share:.0f}")),
+            (t("usage.output"), html.number(total("output")), ""),
+        ]
+    )
+
+
+def _model_table(visit: Visit, by_model: dict[str, dict[str, int]]) -> None:
+    t = visit.t
+    columns = [Column(t("jobs.model"), wide=True)]
+    columns += [Column(t(f"usage.{name}"), numeric=True) for name in ("requests", "input", "cached", "output")]
+    rows = [Row(name, [name, *(html.number(value) for value in totals.values())]) for name, totals in by_model.items()]
+    Table(t("usage.by_model"), columns, rows)
+
+
+def _as_csv(tokens: Any, costs: Any) -> bytes:
+    """One table of both: a row a day and model, and a row a day and line item."""
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(["day", "name", "requests", "input_tokens", "cached_tokens", "output_tokens", "amount", "currency"])
+    for bucket in tokens:
+        day = datetime.fromtimestamp(bucket.start_time, UTC).date()
+        for r in bucket.results:
+            cells = [r.num_model_requests, r.input_tokens, r.input_cached_tokens or 0, r.output_tokens]
+            writer.writerow([day, r.model, *cells, "", ""])
+    for bucket in costs:
+        day = datetime.fromtimestamp(bucket.start_time, UTC).date()
+        for r in bucket.results:
+            writer.writerow([day, r.line_item, "", "", "", "", r.amount.value, r.amount.currency])
+    return file.getvalue().encode()

@@ -1,0 +1,169 @@
+"""Webhook endpoints of the project, what was delivered to them, and sending again."""
+
+import itertools
+from typing import Any
+
+from nicegui import ui
+
+from tunery.dashboard.components import blocks, code, html
+from tunery.dashboard.components.table import Column, Row, Table
+from tunery.dashboard.visit import Visit
+
+TYPES = ("fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled")
+MAX_DELIVERIES = 50
+
+
+async def build(visit: Visit) -> None:
+    page = WebhooksPage(visit)
+    await page.load()
+    blocks.heading(visit.t("webhooks.title"), visit.t("webhooks.subtitle"))
+    page.draw()
+
+
+class WebhooksPage:
+    def __init__(self, visit: Visit) -> None:
+        self.visit, self.t = visit, visit.t
+        self.webhooks = visit.connection.client.webhooks
+        self.endpoints: list[Any] = []
+        self.deliveries: list[dict[str, Any]] = []
+
+    async def load(self) -> None:
+        self.endpoints = (await self.webhooks.list(limit=100)).data
+        answers = [await self.deliveries_of(endpoint.id) for endpoint in self.endpoints]
+        newest = sorted(itertools.chain(*answers), key=lambda item: item["created_at"], reverse=True)
+        self.deliveries = newest[:MAX_DELIVERIES]
+
+    async def deliveries_of(self, endpoint_id: str) -> list[dict[str, Any]]:
+        path = f"/tunery/v1/webhook_endpoints/{endpoint_id}/deliveries"
+        return (await self.visit.connection.get(path, limit=MAX_DELIVERIES))["data"]
+
+    def draw(self) -> None:
+        with blocks.panel(self.t("webhooks.new")):
+            with ui.element("div").classes("fields"):
+                self.name = ui.input(self.t("webhooks.name")).props("outlined dense")
+                self.url = ui.input(self.t("webhooks.url"), placeholder="https://").props("outlined dense")
+                self.types = ui.select(
+                    list(TYPES), value=list(TYPES), multiple=True, label=self.t("webhooks.events")
+                ).props("outlined dense")
+            blocks.button(self.t("webhooks.create"), self.create, primary=True, symbol="add")
+        self.area = ui.element("div").classes("stack")
+        self.draw_lists()
+
+    def draw_lists(self) -> None:
+        self.area.clear()
+        with self.area:
+            if not self.endpoints:
+                blocks.empty("webhook", self.t("webhooks.empty"), self.t("webhooks.empty_text"))
+                return
+            columns = [
+                Column(self.t("webhooks.name"), wide=True),
+                Column(self.t("webhooks.events")),
+                Column(self.t("jobs.created")),
+                Column(self.t("action.actions")),
+            ]
+            Table(self.t("webhooks.title"), columns, [self.endpoint_row(item) for item in self.endpoints])
+            self.draw_deliveries()
+
+    def draw_deliveries(self) -> None:
+        blocks.show_heading(self.t("webhooks.deliveries"))
+        if not self.deliveries:
+            ui.label(self.t("webhooks.no_deliveries")).classes("muted")
+            return
+        columns = [
+            Column(self.t("jobs.status")),
+            Column(self.t("webhooks.event")),
+            Column(self.t("webhooks.attempts"), numeric=True),
+            Column(self.t("webhooks.answer")),
+            Column(self.t("webhooks.latency"), numeric=True),
+            Column(self.t("audit.when")),
+            Column(self.t("action.actions")),
+        ]
+        Table(self.t("webhooks.deliveries"), columns, [self.delivery_row(item) for item in self.deliveries])
+
+    def endpoint_row(self, endpoint: Any) -> Row:
+        title = html.two_lines(endpoint.name, endpoint.url)
+        events = ", ".join(name.removeprefix("fine_tuning.job.") for name in endpoint.event_types)
+        return Row(
+            endpoint.id,
+            [title, events, html.when(endpoint.created_at, self.t)],
+            actions=lambda: self.endpoint_actions(endpoint),
+        )
+
+    def endpoint_actions(self, endpoint: Any) -> None:
+        def ask() -> None:
+            blocks.confirm(
+                self.t,
+                title=self.t("webhooks.delete_title", name=endpoint.name),
+                text=self.t("webhooks.delete_text"),
+                yes=self.t("action.delete"),
+                action=lambda: self.change(self.webhooks.delete(endpoint.id), "action.deleted"),
+            )
+
+        def test() -> Any:
+            return self.change(self.webhooks.test(endpoint.id, event_type=TYPES[0]), "webhooks.tested")
+
+        with ui.element("div").classes("buttons end"):
+            blocks.button(self.t("webhooks.test"), test)
+            blocks.button(self.t("webhooks.rotate"), lambda: self.rotate(endpoint.id))
+            blocks.button(self.t("action.delete"), ask, danger=True)
+
+    def delivery_row(self, delivery: dict[str, Any]) -> Row:
+        code_or_error = delivery["status_code"] or delivery["error"] or html.DASH
+        good = delivery["status_code"] is not None and 200 <= delivery["status_code"] < 300
+        path = f"/tunery/v1/webhook_deliveries/{delivery['webhook_id']}/resend"
+        names = {endpoint.id: endpoint.name for endpoint in self.endpoints}
+        return Row(
+            delivery["id"],
+            [
+                html.status_chip("delivered" if good else "failed", self.t),
+                html.two_lines(names.get(delivery["webhook_endpoint_id"], html.DASH), delivery["webhook_id"]),
+                html.number(delivery["attempt"]),
+                str(code_or_error),
+                f"{delivery['latency_ms']:,} ms",
+                html.when(delivery["created_at"], self.t),
+            ],
+            actions=lambda: self.resend_button(path),
+        )
+
+    def resend_button(self, path: str) -> None:
+        blocks.button(
+            self.t("webhooks.resend"), lambda: self.change(self.visit.connection.post(path), "webhooks.resent")
+        )
+
+    async def create(self) -> None:
+        made: list[Any] = []
+
+        async def make() -> None:
+            name = (self.name.value or "").strip() or "webhook"
+            url = (self.url.value or "").strip()
+            made.append(await self.webhooks.create(name=name, url=url, event_types=self.types.value))
+
+        if await self.visit.attempt(make()):
+            self.show_secret(made[0].signing_secret)
+            await self.refresh()
+
+    async def rotate(self, endpoint_id: str) -> None:
+        made: list[Any] = []
+
+        async def make() -> None:
+            made.append(await self.webhooks.rotate_secret(endpoint_id, keep_old_secret_active_for_24_hours=True))
+
+        if await self.visit.attempt(make()):
+            self.show_secret(made[0].signing_secret)
+
+    def show_secret(self, secret: str) -> None:
+        with blocks.dialog_box(self.t("webhooks.secret")) as dialog:
+            blocks.note(self.t("webhooks.secret_text"), kind="warn")
+            ui.label(secret).classes("mono wrap")
+            with ui.element("div").classes("buttons end"):
+                code.copy_button(self.t, secret)
+                blocks.button(self.t("action.done"), dialog.close, primary=True)
+        dialog.open()
+
+    async def change(self, call: Any, done: str) -> None:
+        await self.visit.attempt(call, done=self.t(done))
+        await self.refresh()
+
+    async def refresh(self) -> None:
+        await self.load()
+        self.draw_lists()

@@ -1,0 +1,162 @@
+"""The plain HTTP side of the dashboard: what a WebSocket cannot do (cookies, uploads, downloads)."""
+
+import tempfile
+from urllib.parse import quote, unquote, urlsplit
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
+from starlette.background import BackgroundTask
+
+from tunery.dashboard.connection import Connection, Connections, explain
+from tunery.dashboard.drafts import Drafts
+from tunery.dashboard.examples import upload_example
+from tunery.dashboard.result_file import as_plain_csv
+from tunery.dashboard.sessions import COOKIE, LIFETIME_S, Session, Sessions
+from tunery.dashboard.text import LANGUAGES, Translator, choose_language, translator
+from tunery.dashboard.visit import BASE
+from tunery.domain.files import MAX_FILE_BYTES
+
+THEMES = ("auto", "light", "dark")
+SPOOL_BYTES = 8 * 1024 * 1024  # larger uploads go to a temporary file
+
+
+def plain_routes(sessions: Sessions, drafts: Drafts, connections: Connections) -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/")
+    @router.get(BASE)
+    def home() -> Response:
+        return RedirectResponse(f"{BASE}/", status_code=307)
+
+    @router.post(f"{BASE}/session")
+    async def sign_in(request: Request) -> Response:
+        form = await request.form()
+        key, target = str(form.get("key", "")).strip(), _own_path(str(form.get("next", "")))
+        if not _same_origin(request):
+            return RedirectResponse(f"{BASE}/sign-in", status_code=303)
+        try:
+            await Connection(connections.address(request), key or "none").client.models.list()
+        except Exception as error:
+            reason = "wrong" if getattr(error, "status_code", 0) == 401 else "unreachable"
+            return RedirectResponse(f"{BASE}/sign-in?reason={reason}&next={quote(target, safe='')}", status_code=303)
+        session = sessions.open(key)
+        response = RedirectResponse(target, status_code=303)
+        response.set_cookie(
+            COOKIE,
+            session.token,
+            max_age=LIFETIME_S,
+            httponly=True,
+            samesite="lax",
+            secure=request.headers.get("x-forwarded-proto", request.url.scheme) == "https",
+        )
+        return response
+
+    @router.post(f"{BASE}/sign-out")
+    async def sign_out(request: Request) -> Response:
+        if _same_origin(request) and (token := request.cookies.get(COOKIE)):
+            sessions.close(token)
+            drafts.clear(token)
+        response = RedirectResponse(f"{BASE}/sign-in", status_code=303)
+        response.delete_cookie(COOKIE)
+        return response
+
+    @router.post(f"{BASE}/preferences")
+    async def preferences(request: Request) -> Response:
+        form = await request.form()
+        session = sessions.find(request.cookies.get(COOKIE))
+        if session is not None and _same_origin(request):
+            sessions.change(session, **_valid_preferences({name: str(value) for name, value in form.items()}))
+        return RedirectResponse(_own_path(str(form.get("next", ""))), status_code=303)
+
+    _upload_routes(router, sessions, connections)
+    _download_route(router, sessions, connections)
+    return router
+
+
+def _upload_routes(router: APIRouter, sessions: Sessions, connections: Connections) -> None:
+    @router.post(f"{BASE}/upload")
+    async def upload(request: Request) -> Response:
+        session, t = _visitor(request, sessions)
+        if session is None or not _same_origin(request):
+            return JSONResponse({"message": t("error.expired")}, status_code=401)
+        name = unquote(request.headers.get("x-filename", "")) or "data.jsonl"
+        purpose = request.query_params.get("purpose", "fine-tune")
+        with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as file:
+            async for chunk in request.stream():
+                file.write(chunk)
+                if file.tell() > MAX_FILE_BYTES:
+                    return JSONResponse({"message": t("upload.too_large")}, status_code=413)
+            file.seek(0)
+            try:
+                client = connections.for_session(request, session).client
+                stored = await client.files.create(file=(name, file), purpose=purpose)  # pyright: ignore
+            except Exception as error:
+                return JSONResponse({"message": explain(error, t)}, status_code=400)
+        return JSONResponse({"id": stored.id, "filename": stored.filename, "bytes": stored.bytes})
+
+    @router.post(f"{BASE}/example")
+    async def use_example(request: Request) -> Response:
+        """The three-step start's dataset, uploaded; on to creating a job with it."""
+        session, _ = _visitor(request, sessions)
+        if session is None or not _same_origin(request):
+            return RedirectResponse(f"{BASE}/sign-in?reason=expired", status_code=303)
+        try:
+            stored = await upload_example(connections.for_session(request, session))
+        except Exception:
+            return RedirectResponse(f"{BASE}/datasets", status_code=303)  # that page can say what is wrong
+        return RedirectResponse(f"{BASE}/jobs/new?file={stored.id}", status_code=303)
+
+
+def _download_route(router: APIRouter, sessions: Sessions, connections: Connections) -> None:
+    @router.get(f"{BASE}/download/{{file_id}}")
+    async def download(file_id: str, request: Request) -> Response:
+        session, t = _visitor(request, sessions)
+        if session is None:
+            return RedirectResponse(f"{BASE}/sign-in?reason=expired", status_code=303)
+        client = connections.for_session(request, session).client
+        try:
+            about = await client.files.retrieve(file_id)
+            if about.purpose == "fine-tune-results":
+                csv = as_plain_csv((await client.files.content(file_id)).content)
+                return Response(csv, media_type="text/csv", headers=_attachment(about.filename))
+            content = await client.files.with_streaming_response.content(file_id).__aenter__()
+        except Exception as error:
+            return Response(explain(error, t), status_code=404, media_type="text/plain")
+        return StreamingResponse(
+            content.iter_bytes(),
+            media_type="application/octet-stream",
+            headers=_attachment(about.filename),
+            background=BackgroundTask(content.close),
+        )
+
+
+def _attachment(filename: str) -> dict[str, str]:
+    return {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(filename)}"}
+
+
+def _visitor(request: Request, sessions: Sessions) -> tuple[Session | None, Translator]:
+    session = sessions.find(request.cookies.get(COOKIE))
+    wish = session.language if session else ""
+    return session, translator(choose_language(wish, request.headers.get("accept-language", "")))
+
+
+def _same_origin(request: Request) -> bool:
+    """A form of another site carries its own Origin. Absent is fine: the cookie is SameSite."""
+    origin = request.headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == request.headers.get("host")
+
+
+def _own_path(target: str) -> str:
+    """Only a page of ours is a target; anything else leads to the first page."""
+    return target if target.startswith(f"{BASE}/") and "\\" not in target and "//" not in target else f"{BASE}/"
+
+
+def _valid_preferences(form: dict[str, str]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    if form.get("language") in LANGUAGES:
+        values["language"] = form["language"]
+    if form.get("theme") in THEMES:
+        values["theme"] = form["theme"]
+    if "project" in form:
+        values["project"] = form["project"][:100]
+    return values

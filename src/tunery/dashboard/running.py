@@ -1,0 +1,45 @@
+"""Comparisons that run in this process. They belong to the key that started them, not to a tab."""
+
+import time
+from collections import OrderedDict
+
+from nicegui import background_tasks
+
+from tunery.dashboard.comparison import Comparison, Plan, Runner
+from tunery.dashboard.connection import Connection, explain
+from tunery.dashboard.models import Model
+from tunery.dashboard.text import Translator
+from tunery.domain.ids import random_text
+
+MAX_KEPT = 50
+
+_running: OrderedDict[str, tuple[str, Comparison]] = OrderedDict()  # id -> (key of the owner, comparison)
+
+
+def start(connection: Connection, models: dict[str, Model], plan: Plan, t: Translator) -> Comparison:
+    comparison = Comparison(f"run-{random_text(12)}", plan, time.time())
+    _running[comparison.id] = (connection.client.api_key, comparison)
+    while len(_running) > MAX_KEPT:
+        _running.popitem(last=False)
+
+    async def run() -> None:
+        try:
+            await Runner(connection, models, comparison).run()
+        except ValueError:
+            comparison.error = t("compare.no_examples")
+        except Exception as error:
+            comparison.error = explain(error, t)
+
+    background_tasks.create(run(), name=comparison.id)
+    return comparison
+
+
+def find(connection: Connection, comparison_id: str) -> Comparison | None:
+    owner, comparison = _running.get(comparison_id, ("", None))
+    return comparison if owner == connection.client.api_key else None
+
+
+def of(connection: Connection) -> list[Comparison]:
+    """Those of this key that have not ended, newest first."""
+    mine = [comparison for owner, comparison in _running.values() if owner == connection.client.api_key]
+    return [comparison for comparison in reversed(mine) if not comparison.stored_as]

@@ -1,0 +1,82 @@
+"""One page being shown to one person: what every page function receives."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from nicegui import ui
+from starlette.requests import Request
+
+from tunery.dashboard.connection import Connection, explain, is_expired
+from tunery.dashboard.drafts import Drafts
+from tunery.dashboard.sessions import Session
+from tunery.dashboard.text import Translator
+
+BASE = "/dashboard"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Visit:
+    request: Request
+    session: Session
+    connection: Connection
+    drafts: Drafts
+    language: str
+    t: Translator
+
+    def param(self, name: str) -> str:
+        return self.request.path_params[name]
+
+    def query(self, name: str) -> str:
+        return self.request.query_params.get(name, "")
+
+    def load_draft(self, page: str) -> dict[str, Any]:
+        return self.drafts.load(self.session.token, page)
+
+    def save_draft(self, page: str, draft: dict[str, Any]) -> None:
+        self.drafts.save(self.session.token, page, draft)
+
+    def fail(self, error: Exception) -> str:
+        """The sentence to show for `error`. A key that opens nothing any more leads back to signing in."""
+        if is_expired(error):
+            to_sign_in(self.request.url.path, self.request.url.query)
+        elif explain(error, self.t) == self.t("error.unexpected"):
+            log.error("a page of the dashboard failed", exc_info=error)
+        return explain(error, self.t)
+
+    async def attempt(self, action: Awaitable[object], *, done: str = "") -> bool:
+        """Awaits an action of the visitor's, says `done` or what went wrong. False when it went wrong."""
+        client = ui.context.client
+        try:
+            await action
+        except Exception as error:
+            with client:
+                notify(self.fail(error), bad=True)
+            return False
+        if done:
+            with client:
+                notify(done)
+        return True
+
+
+def notify(message: str, *, bad: bool = False) -> None:
+    ui.notify(
+        message,
+        type="negative" if bad else "positive",
+        position="bottom",
+        close_button=bad,
+        timeout=8000 if bad else 3000,
+        multi_line=True,
+    )
+
+
+def to_sign_in(path: str, query: str = "") -> None:
+    target = quote(f"{path}?{query}" if query else path, safe="")
+    ui.run_javascript(f'window.location.href = "{BASE}/sign-in?reason=expired&next={target}"')
+
+
+Body = Callable[[Visit], Awaitable[None]]
