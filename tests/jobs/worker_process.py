@@ -1,0 +1,25 @@
+"""The worker's process with the scripted trainer in the real one's place."""
+
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from tunery.jobs.runners.process import ProcessRunner
+from tunery.jobs.worker import Worker
+from tunery.modeling.catalog import Catalog
+from tunery.settings import load_settings
+from tunery.store.blobs import Blobs
+from tunery.store.database import connect
+
+settings = load_settings()
+stop = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stop.set())
+worker = Worker(
+    settings,
+    connect(settings.resolved_database_url),
+    Blobs.open(settings),
+    Catalog.load(settings.catalog),
+    runner=ProcessRunner((sys.executable, str(Path(__file__).parent / "scripted_trainer.py"))),
+)
+worker.run(stop)
