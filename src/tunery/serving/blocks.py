@@ -107,6 +107,13 @@ class BlockPool:
                 self._hash_of[block] = digest
                 self._block_of[digest] = block
 
+    def forget(self, blocks: list[int]) -> None:
+        """Make blocks in use unfindable: their content is no good."""
+        for block in blocks:
+            digest = self._hash_of.pop(block, None)
+            if digest is not None:
+                del self._block_of[digest]
+
     def forget_all(self) -> None:
         """Drop every cached prefix, for instance because a forward pass failed half-way."""
         self._block_of.clear()

@@ -1,4 +1,4 @@
-"""Which adapters are resident. Names and slot numbers only; the weights are loaded by whoever drains `take_loads`.
+"""Which adapters are resident. Names and numbers only: whoever drains the loads and evictions moves the weights.
 
 A slot is pinned while a running sequence uses it; the least recently used unpinned one makes room.
 """
@@ -26,7 +26,7 @@ class AdapterSlots:
         self._resident: OrderedDict[str, Slot] = OrderedDict()  # least recently used first
         self._free = list(range(max_adapters - 1, -1, -1))
         self._loads: list[Load] = []
-        self.num_evictions = 0
+        self._evictions: list[str] = []
 
     @property
     def resident(self) -> list[str]:
@@ -57,12 +57,16 @@ class AdapterSlots:
         if victim is None:
             return False
         self._free.append(self._resident.pop(victim).index)
-        self.num_evictions += 1
+        self._evictions.append(victim)
         return True
 
     def take_loads(self) -> list[Load]:
         loads, self._loads = self._loads, []
         return loads
+
+    def take_evictions(self) -> list[str]:
+        evictions, self._evictions = self._evictions, []
+        return evictions
 
     def mark_ready(self, adapter: str) -> None:
         self._resident[adapter].is_ready = True
@@ -78,10 +82,6 @@ class AdapterSlots:
     def is_loading(self, adapter: str) -> bool:
         slot = self._resident.get(adapter)
         return slot is not None and not slot.is_ready
-
-    def pins(self, adapter: str) -> int:
-        slot = self._resident.get(adapter)
-        return slot.pins if slot else 0
 
     def pin(self, adapter: str) -> None:
         slot = self._resident[adapter]

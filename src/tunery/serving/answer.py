@@ -1,0 +1,55 @@
+"""One sequence's answer while it grows: text, log-probabilities, and whether it is over."""
+
+from tunery.serving.requests import FinishReason, Generation, Output, TokenLogprob
+from tunery.serving.text import StopMatcher, TextStream, TokenTable
+
+
+class Answer:
+    def __init__(self, generation: Generation, table: TokenTable, eos_ids: frozenset[int], context_length: int) -> None:
+        self._id = generation.id
+        self._params = generation.params
+        self._eos_ids = frozenset() if generation.params.ignore_eos else eos_ids
+        self._room = min(generation.params.max_tokens, context_length - len(generation.prompt_ids))
+        self._stream = TextStream(table)
+        self._stops = StopMatcher(generation.params.stop)
+        self._decoded = 0  # characters that came out of the tokens
+        self._sent = 0  # characters given out
+        self._pending: list[tuple[int, TokenLogprob]] = []  # where the token's text begins
+        self.num_tokens = 0
+
+    def push(self, token_id: int, logprob: TokenLogprob | None, *, is_complete: bool = False) -> Output:
+        """Take the next token. `is_complete`: a grammar is satisfied and allows nothing more."""
+        self.num_tokens += 1
+        if token_id in self._eos_ids:
+            return self._end("stop", self._stops.flush())
+        if logprob is not None:
+            self._pending.append((self._decoded, logprob))
+        text = self._stream.push(token_id)
+        self._decoded += len(text)
+        free, is_stopped = self._stops.push(text)
+        if is_stopped:
+            return self._end("stop", free, drop_rest=True)
+        if is_complete:
+            return self._end("stop", free + self._stops.flush())
+        if self.num_tokens >= self._room:
+            return self._end("length", free + self._stops.flush())
+        self._sent += len(free)
+        return self._output(free, self._take(self._sent), None)
+
+    def empty(self) -> Output:
+        """The end of a request for no token at all."""
+        return self._end("length", "")
+
+    def _end(self, reason: FinishReason, text: str, *, drop_rest: bool = False) -> Output:
+        self._sent += len(text)
+        entries = self._take(self._sent) if drop_rest else self._take(self._decoded + 1)
+        return self._output(text, entries, reason)
+
+    def _take(self, limit: int) -> tuple[TokenLogprob, ...]:
+        """Entries of the tokens whose text begins before `limit`."""
+        taken = [entry for start, entry in self._pending if start < limit]
+        self._pending = self._pending[len(taken) :]
+        return tuple(taken)
+
+    def _output(self, text: str, logprobs: tuple[TokenLogprob, ...], reason: FinishReason | None) -> Output:
+        return Output(self._id, text, logprobs, self.num_tokens, finish_reason=reason)

@@ -1,0 +1,70 @@
+"""Puts an engine together from its settings."""
+
+import asyncio
+from hashlib import sha256
+
+import torch
+
+from tunery.datasets.render import Renderer
+from tunery.serving.blocks import BlockPool
+from tunery.serving.constraints import Grammars
+from tunery.serving.engine import Engine
+from tunery.serving.forward.config import read_config
+from tunery.serving.http.broker import Broker
+from tunery.serving.http.service import Service
+from tunery.serving.runner import Runner
+from tunery.serving.scheduler import Limits, Scheduler
+from tunery.serving.settings import EngineSettings
+from tunery.serving.slots import AdapterSlots
+from tunery.serving.text import TokenTable
+
+_FOUR_BIT = {"auto": None, "4bit": True, "full": False}
+
+
+def build_service(settings: EngineSettings, loop: asyncio.AbstractEventLoop) -> Service:
+    """Reads the weights; takes a second or two. The engine is not started yet."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    config = read_config(settings.model_dir)
+    renderer = Renderer.from_dir(settings.model_dir)
+    grammars = Grammars(settings.model_dir, config.vocab_size, renderer.eos_ids)
+    runner = Runner(
+        settings.model_dir,
+        config,
+        dtype=choose_dtype(settings.dtype),
+        four_bit=_FOUR_BIT[settings.weights],
+        cache_bytes=settings.cache_bytes,
+        block_size=settings.block_size,
+        grammars=grammars,
+    )
+    scheduler = Scheduler(
+        Limits(settings.max_num_batched_tokens, settings.max_num_seqs),
+        BlockPool(runner.num_blocks, settings.block_size),
+        AdapterSlots(settings.max_adapters),
+    )
+    table = TokenTable(renderer.tokenizer, config.vocab_size)
+    broker = Broker(loop)
+    engine = Engine(runner, scheduler, table, renderer.eos_ids, broker.sink)
+    return Service(
+        engine=engine,
+        broker=broker,
+        renderer=renderer,
+        table=table,
+        grammars=grammars,
+        base_names=settings.served_names,
+        fingerprint=_fingerprint(settings, runner),
+        follows_openai_cache_rule=settings.cached_token_rule == "openai",
+    )
+
+
+def choose_dtype(name: str) -> torch.dtype:
+    """`auto`: bfloat16 where the processor computes with it, else float32."""
+    if name != "auto":
+        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def _fingerprint(settings: EngineSettings, runner: Runner) -> str:
+    """Changes when answers to the same seed may change."""
+    text = f"{settings.model_dir.name} {runner.dtype} {runner.is_four_bit} {torch.__version__}"
+    return "fp_" + sha256(text.encode()).hexdigest()[:10]

@@ -1,0 +1,181 @@
+"""Routes of the engine. Each parses, calls one function of chat or completions, and writes what that returns."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import Any
+
+import orjson
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from tunery.domain.errors import InvalidRequest, NotFound, ServerFault, TuneryError
+from tunery.serving.http import chat, completions
+from tunery.serving.http.broker import engine_down
+from tunery.serving.http.schemas import ChatRequest, CompletionRequest, LoadAdapter, TokenizeRequest, UnloadAdapter
+from tunery.serving.http.service import Service
+from tunery.serving.http.validation import parse
+
+log = logging.getLogger(__name__)
+
+_STARTED_AT = int(time.time())
+
+Chunks = AsyncIterator[dict[str, Any]]
+
+
+def create_app(service: Service) -> Starlette:
+    routes = Routes(service)
+    app = Starlette(
+        routes=[
+            Route("/v1/chat/completions", routes.chat, methods=["POST"]),
+            Route("/v1/completions", routes.completions, methods=["POST"]),
+            Route("/v1/load_lora_adapter", routes.load, methods=["POST"]),
+            Route("/v1/unload_lora_adapter", routes.unload, methods=["POST"]),
+            Route("/v1/models", routes.models),
+            Route("/tokenize", routes.tokenize, methods=["POST"]),
+            Route("/health", routes.health),
+            Route("/metrics", routes.metrics),
+        ],
+        exception_handlers={TuneryError: _on_error, HTTPException: _on_http_error, Exception: _on_crash},
+    )
+    return app
+
+
+def _json(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(document), status, headers, "application/json")
+
+
+def _on_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, TuneryError)
+    return _json(exc.body(), exc.status, exc.headers)
+
+
+def _on_http_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    error = NotFound if exc.status_code == 404 else InvalidRequest
+    return _json(error(f"Invalid URL ({request.method} {request.url.path})").body(), exc.status_code)
+
+
+def _on_crash(request: Request, exc: Exception) -> Response:
+    log.error("a request failed", exc_info=exc)
+    return _json(ServerFault("The engine failed to answer this request.").body(), 500)
+
+
+class Routes:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def chat(self, request: Request) -> Response:
+        accepted = chat.prepare(self._service, parse(ChatRequest, await request.body()))
+        if accepted.request.stream:
+            return await _event_stream(chat.stream(self._service, accepted))
+        return await _while_connected(request, chat.complete(self._service, accepted))
+
+    async def completions(self, request: Request) -> Response:
+        accepted = completions.prepare(self._service, parse(CompletionRequest, await request.body()))
+        if accepted.request.stream:
+            return await _event_stream(completions.stream(self._service, accepted))
+        return await _while_connected(request, completions.complete(self._service, accepted))
+
+    async def load(self, request: Request) -> Response:
+        wanted = parse(LoadAdapter, await request.body())
+        if wanted.lora_name in self._service.base_names:
+            raise InvalidRequest(f"{wanted.lora_name!r} is the base model's name.", param="lora_name")
+        future = self._service.engine.load(wanted.lora_name, Path(wanted.lora_path).resolve())
+        await asyncio.wrap_future(future)
+        return Response(f"Success: LoRA adapter '{wanted.lora_name}' added successfully.", media_type="text/plain")
+
+    async def unload(self, request: Request) -> Response:
+        wanted = parse(UnloadAdapter, await request.body())
+        await asyncio.wrap_future(self._service.engine.unload(wanted.lora_name))
+        return Response(f"Success: LoRA adapter '{wanted.lora_name}' removed successfully.", media_type="text/plain")
+
+    async def models(self, request: Request) -> Response:
+        base = self._service.base_names[0]
+        cards = [_card(name, None, self._service.engine.context_length) for name in self._service.base_names]
+        cards += [
+            _card(name, base, self._service.engine.context_length) for name in sorted(self._service.engine.adapters)
+        ]
+        return _json({"object": "list", "data": cards})
+
+    async def tokenize(self, request: Request) -> Response:
+        wanted = parse(TokenizeRequest, await request.body())
+        renderer = self._service.renderer
+        if wanted.messages is not None:
+            ids = renderer.prompt_ids(wanted.messages, add_generation_prompt=wanted.add_generation_prompt)
+        elif wanted.prompt is not None:
+            ids = renderer.encode(wanted.prompt)
+        else:
+            raise InvalidRequest("Give 'prompt' or 'messages'.", param="prompt", code="missing_required_parameter")
+        return _json({"count": len(ids), "max_model_len": self._service.engine.context_length, "tokens": ids})
+
+    async def health(self, request: Request) -> Response:
+        if not self._service.engine.is_alive:
+            raise engine_down()
+        return Response(status_code=200)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self._service.engine.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _card(name: str, parent: str | None, context_length: int) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": _STARTED_AT,
+        "owned_by": "tunery",
+        "parent": parent,
+        "max_model_len": context_length,
+    }
+
+
+async def _while_connected(request: Request, answer: Coroutine[Any, Any, dict[str, Any]]) -> Response:
+    """The answer as JSON. When the client goes away first, the work is cancelled, which aborts it in the engine."""
+    work = asyncio.ensure_future(answer)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            return Response(status_code=499)
+        return _json(work.result())
+    finally:
+        for task in (work, gone):
+            task.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _event_stream(chunks: Chunks) -> Response:
+    """Server-sent events. What goes wrong before the first chunk is a plain error; after it, an error event."""
+    first = await anext(chunks)
+    return StreamingResponse(
+        _events(first, chunks), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+    )
+
+
+async def _events(first: dict[str, Any], chunks: Chunks) -> AsyncIterator[bytes]:
+    try:
+        yield _event(first)
+        async for chunk in chunks:
+            yield _event(chunk)
+    except TuneryError as exc:
+        yield _event(exc.body())
+    except Exception:
+        log.exception("a stream failed")
+        yield _event(ServerFault("The engine failed to answer this request.").body())
+    finally:
+        await chunks.aclose()  # type: ignore[attr-defined] - async generators have it
+    yield b"data: [DONE]\n\n"
+
+
+def _event(document: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(document) + b"\n\n"

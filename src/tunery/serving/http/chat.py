@@ -1,0 +1,264 @@
+"""Chat completions: a request becomes generations, their outputs become an answer or a stream of chunks."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunery.domain.errors import InvalidRequest
+from tunery.domain.ids import new_id
+from tunery.serving.constraints import json_grammar
+from tunery.serving.http.broker import check_length
+from tunery.serving.http.envelope import Heading, Usage, call_document, chat_logprobs, prompt_logprobs
+from tunery.serving.http.schemas import ChatRequest
+from tunery.serving.http.service import Service, sampling_params
+from tunery.serving.http.tool_use import CallStream, Piece, ToolPolicy, new_call_id, policy_of
+from tunery.serving.requests import Generation, Output, TokenLogprob
+from tunery.serving.text import TokenTable
+
+_ROLES = ("developer", "system", "user", "assistant", "tool", "function")
+
+
+@dataclass
+class Chat:
+    """A request that has been accepted."""
+
+    request: ChatRequest
+    heading: Heading
+    policy: ToolPolicy
+    generations: list[Generation]
+    usage: Usage
+
+
+def prepare(service: Service, request: ChatRequest) -> Chat:
+    """Everything that can be refused is refused here, before anything is computed."""
+    service.adapter_of(request.model)
+    _check(request)
+    policy = policy_of(request)
+    grammar = _grammar(service, request, policy)
+    tools = policy.tools if policy.choice != "none" else []
+    prompt_ids = service.renderer.prompt_ids(request.messages, tools or None)
+    wanted = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
+    max_tokens = check_length(len(prompt_ids), wanted, service.engine.context_length, param="messages")
+    params = sampling_params(
+        request,
+        max_tokens=max_tokens,
+        top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        grammar=grammar,
+        vocab_size=service.vocab_size,
+    )
+    generations = service.generations(request, prompt_ids, params, request.n or 1)
+    heading = Heading(new_id("chat"), request.model, service.fingerprint)
+    return Chat(request, heading, policy, generations, Usage(len(prompt_ids)))
+
+
+def _check(request: ChatRequest) -> None:
+    for index, message in enumerate(request.messages):
+        _check_message(message, f"messages[{index}]")
+    if request.top_logprobs is not None and not request.logprobs:
+        raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs", code="invalid_value")
+    if request.stream_options is not None and not request.stream:
+        raise InvalidRequest(
+            "The 'stream_options' parameter is only allowed when 'stream' is enabled.",
+            param="stream_options",
+            code="invalid_value",
+        )
+
+
+def _check_message(message: dict[str, Any], path: str) -> None:
+    role = message.get("role")
+    if role is None:
+        raise InvalidRequest(
+            f"Missing required parameter: '{path}.role'.", param=f"{path}.role", code="missing_required_parameter"
+        )
+    if role not in _ROLES:
+        choices = ", ".join(repr(name) for name in _ROLES)
+        raise InvalidRequest(
+            f"Invalid value: {role!r}. Supported values are: {choices}.", param=f"{path}.role", code="invalid_value"
+        )
+    content = message.get("content")
+    may_lack = role == "assistant" and any(message.get(key) for key in ("tool_calls", "function_call", "refusal"))
+    if content is None and not may_lack:
+        raise InvalidRequest(
+            f"Invalid value for 'content': expected a string, got null. ({path})",
+            param=f"{path}.content",
+            code="invalid_type",
+        )
+    if content is not None and not isinstance(content, str | list):
+        raise InvalidRequest(
+            f"Invalid type for '{path}.content': expected a string or an array of content parts.",
+            param=f"{path}.content",
+            code="invalid_type",
+        )
+    if isinstance(content, list) and not all(isinstance(part, dict) for part in content):
+        raise InvalidRequest(
+            f"Invalid type for '{path}.content': every part must be an object.",
+            param=f"{path}.content",
+            code="invalid_type",
+        )
+
+
+def _grammar(service: Service, request: ChatRequest, policy: ToolPolicy) -> str | None:
+    """A forced call wins over the response format, which wins over calls the model may make."""
+    if policy.must_call:
+        grammar = policy.grammar()
+        assert grammar is not None
+        service.grammars.check(grammar, "tools")
+        return grammar
+    wanted = request.response_format
+    if wanted is not None and wanted.type != "text":
+        schema: dict[str, Any] = {"type": "object"}
+        if wanted.type == "json_schema":
+            if wanted.json_schema is None:
+                param = "response_format.json_schema"
+                raise InvalidRequest(
+                    f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
+                )
+            schema = wanted.json_schema.schema_ or schema
+        grammar = json_grammar(schema)
+        service.grammars.check(grammar, "response_format")
+        return grammar
+    grammar = policy.grammar()
+    # A tool that the grammar cannot express may still be called, as the model sees fit.
+    return grammar if grammar is not None and service.grammars.accepts(grammar) else None
+
+
+@dataclass
+class _Choice:
+    """One answer as far as it has come."""
+
+    index: int
+    calls: CallStream | None
+    text: str = ""
+    call_documents: list[dict[str, Any]] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: str | None = None
+    prompt_logprobs: list[dict[str, Any] | None] | None = None
+
+    def pieces(self, output: Output) -> list[Piece]:
+        if self.calls is None:
+            return [Piece(output.text)] if output.text else []
+        pieces = self.calls.push(output.text)
+        return pieces + self.calls.finish() if output.finish_reason is not None else pieces
+
+
+def _choices(chat: Chat) -> dict[str, _Choice]:
+    return {
+        generation.id: _Choice(index, CallStream() if chat.policy.may_call else None)
+        for index, generation in enumerate(chat.generations)
+    }
+
+
+def _count(service: Service, chat: Chat, output: Output) -> None:
+    chat.usage.num_output_tokens[output.id] = output.num_output_tokens
+    if output.id == chat.generations[0].id:
+        chat.usage.num_cached_tokens = service.cached_tokens(output.num_cached_tokens)
+
+
+async def complete(service: Service, chat: Chat) -> dict[str, Any]:
+    """The whole answer at once."""
+    choices = _choices(chat)
+    async for output in service.run(chat.generations):
+        choice = choices[output.id]
+        _count(service, chat, output)
+        choice.logprobs += output.logprobs
+        for piece in choice.pieces(output):
+            choice.text += piece.text
+            if piece.call is not None:
+                choice.call_documents.append(call_document(piece.call, new_call_id()))
+        if output.finish_reason is not None:
+            choice.finish_reason = chat.policy.finish_reason(output.finish_reason, bool(choice.call_documents))
+            if output.prompt_logprobs is not None:
+                choice.prompt_logprobs = prompt_logprobs(output.prompt_logprobs, service.table)
+    documents = [_choice_document(chat, choice, service.table) for choice in choices.values()]
+    return chat.heading.document(
+        "chat.completion", choices=documents, usage=chat.usage.document(), service_tier="default"
+    )
+
+
+def _choice_document(chat: Chat, choice: _Choice, table: TokenTable) -> dict[str, Any]:
+    content = choice.text.rstrip() if choice.call_documents else choice.text
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": None if choice.call_documents and not content else content,
+        "refusal": None,
+        "annotations": [],
+    }
+    if choice.call_documents and chat.policy.is_legacy:
+        message["function_call"] = choice.call_documents[0]["function"]
+    elif choice.call_documents:
+        message["tool_calls"] = choice.call_documents
+    document = {
+        "index": choice.index,
+        "message": message,
+        "logprobs": chat_logprobs(choice.logprobs, table) if chat.request.logprobs else None,
+        "finish_reason": choice.finish_reason,
+    }
+    if choice.prompt_logprobs is not None:
+        document["prompt_logprobs"] = choice.prompt_logprobs
+    return document
+
+
+async def stream(service: Service, chat: Chat) -> AsyncIterator[dict[str, Any]]:
+    """Chunks: for each choice its role, then what it says, then its finish_reason; usage last, if asked for."""
+    choices = _choices(chat)
+    has_begun: set[int] = set()
+    async for output in service.run(chat.generations):
+        choice = choices[output.id]
+        _count(service, chat, output)
+        if choice.index not in has_begun:
+            has_begun.add(choice.index)
+            yield _chunk(chat, choice, {"role": "assistant", "content": "", "refusal": None})
+        deltas = [delta for piece in choice.pieces(output) for delta in _deltas(chat, choice, piece)]
+        choice.logprobs += output.logprobs
+        for delta in deltas:
+            # A token's log-probability goes with the text it ended in; a call's chunks carry none.
+            entries = chat_logprobs(choice.logprobs, service.table) if chat.request.logprobs else None
+            choice.logprobs = []
+            yield _chunk(chat, choice, delta, logprobs=entries)
+        if output.finish_reason is not None:
+            reason = chat.policy.finish_reason(output.finish_reason, bool(choice.call_documents))
+            left = chat_logprobs(choice.logprobs, service.table) if choice.logprobs else None
+            yield _chunk(chat, choice, {}, logprobs=left, finish_reason=reason)
+    if _wants_usage(chat):
+        yield _chunk_document(chat, [], usage=chat.usage.document())
+
+
+def _deltas(chat: Chat, choice: _Choice, piece: Piece) -> list[dict[str, Any]]:
+    """A call comes as OpenAI sends it: first its name, then its arguments."""
+    if piece.call is None:
+        return [{"content": piece.text}]
+    index = len(choice.call_documents)
+    document = call_document(piece.call, new_call_id(), index)
+    choice.call_documents.append(document)
+    function = {"name": piece.call.name, "arguments": ""}
+    arguments = {"arguments": piece.call.arguments}
+    if chat.policy.is_legacy:
+        return [{"function_call": function}, {"function_call": arguments}]
+    return [
+        {"tool_calls": [{**document, "function": function}]},
+        {"tool_calls": [{"index": index, "function": arguments}]},
+    ]
+
+
+def _chunk(
+    chat: Chat,
+    choice: _Choice,
+    delta: dict[str, Any],
+    *,
+    logprobs: dict[str, Any] | None = None,
+    finish_reason: str | None = None,
+) -> dict[str, Any]:
+    body = {"index": choice.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+    return _chunk_document(chat, [body], usage=None)
+
+
+def _chunk_document(chat: Chat, choices: list[dict[str, Any]], usage: dict[str, Any] | None) -> dict[str, Any]:
+    members: dict[str, Any] = {"choices": choices, "service_tier": "default"}
+    if _wants_usage(chat):
+        members["usage"] = usage
+    return chat.heading.document("chat.completion.chunk", **members)
+
+
+def _wants_usage(chat: Chat) -> bool:
+    options = chat.request.stream_options
+    return options is not None and options.include_usage

@@ -1,0 +1,105 @@
+"""What the routes share: the model's tokenizer, renderer and grammars, the engine, and the way to its outputs."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+
+from tunery.datasets.render import Renderer
+from tunery.domain.errors import InvalidRequest, no_such_model
+from tunery.domain.ids import random_text
+from tunery.serving.constraints import Grammars
+from tunery.serving.engine import Engine
+from tunery.serving.http.broker import Broker
+from tunery.serving.http.schemas import ChatRequest, CompletionRequest, Generating
+from tunery.serving.requests import Generation, Output, SamplingParams
+from tunery.serving.text import TokenTable
+
+
+@dataclass
+class Service:
+    engine: Engine
+    broker: Broker
+    renderer: Renderer
+    table: TokenTable
+    grammars: Grammars
+    base_names: tuple[str, ...]  # names of the weights without an adapter
+    fingerprint: str
+    follows_openai_cache_rule: bool = False
+
+    @property
+    def vocab_size(self) -> int:
+        return self.table.vocab_size
+
+    def adapter_of(self, model: str) -> str | None:
+        """None for the base. Raises NotFound."""
+        if model in self.base_names:
+            return None
+        if model not in self.engine.adapters:
+            raise no_such_model(model)
+        return model
+
+    def cached_tokens(self, num_cached: int) -> int:
+        """As they are reported: what was reused, or OpenAI's rule of 1,024 tokens and steps of 128."""
+        if not self.follows_openai_cache_rule:
+            return num_cached
+        return num_cached // 128 * 128 if num_cached >= 1024 else 0
+
+    def run(self, generations: list[Generation]) -> AsyncIterator[Output]:
+        return self.broker.run(self.engine, generations)
+
+    def generations(
+        self, request: Generating, prompt_ids: list[int], params: SamplingParams, count: int, salt_seed: str = ""
+    ) -> list[Generation]:
+        """`count` sequences of one prompt. With a seed each has its own, derived from it and its index."""
+        adapter = self.adapter_of(request.model)
+        ident = random_text(16)
+        return [
+            Generation(
+                id=f"{ident}-{index}",
+                prompt_ids=prompt_ids,
+                params=_seeded(params, request.seed, f"{salt_seed}{index}"),
+                adapter=adapter,
+                salt=request.cache_salt or "",
+            )
+            for index in range(count)
+        ]
+
+
+def _seeded(params: SamplingParams, seed: int | None, suffix: str) -> SamplingParams:
+    return params if seed is None else replace(params, seed=f"{seed}:{suffix}")
+
+
+def sampling_params(
+    request: ChatRequest | CompletionRequest,
+    *,
+    max_tokens: int,
+    top_logprobs: int | None,
+    grammar: str | None,
+    vocab_size: int,
+) -> SamplingParams:
+    stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
+    return SamplingParams(
+        max_tokens=max_tokens,
+        temperature=1.0 if request.temperature is None else request.temperature,
+        top_p=request.top_p if request.top_p else 1.0 if request.top_p is None else 1e-9,
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        logit_bias=_biases(request.logit_bias, vocab_size),
+        top_logprobs=top_logprobs,
+        prompt_logprobs=request.prompt_logprobs,
+        stop=tuple(text for text in stop if text),
+        ignore_eos=request.ignore_eos,
+        grammar=grammar,
+    )
+
+
+def _biases(given: dict[str, float] | None, vocab_size: int) -> dict[int, float]:
+    biases: dict[int, float] = {}
+    for key, value in (given or {}).items():
+        if not key.isdecimal() or int(key) >= vocab_size:
+            raise InvalidRequest(
+                f"Invalid key in 'logit_bias': {key}. Expected a token id below {vocab_size}.",
+                param="logit_bias",
+                code="invalid_value",
+            )
+        biases[int(key)] = value
+    return biases

@@ -1,0 +1,53 @@
+"""What a caller asks of the engine and what it hears back. One `Generation` makes one sequence."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    max_tokens: int  # 0: only compute the prompt
+    temperature: float = 1.0  # 0: the most likely token
+    top_p: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    seed: str | None = None  # equal seeds give equal draws; None: a fresh one
+    top_logprobs: int | None = None  # None: no log-probabilities; 0: of the drawn token only
+    prompt_logprobs: int | None = None  # the same for the prompt's own tokens
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    grammar: str | None = None  # llguidance's serialised form; only what it allows is drawn
+
+
+@dataclass(frozen=True)
+class Generation:
+    id: str
+    prompt_ids: list[int]
+    params: SamplingParams
+    adapter: str | None = None  # registered name; None: the base
+    salt: str = ""
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    token_id: int
+    logprob: float
+    rank: int | None = None  # 1: the most likely
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Output:
+    """What became of a sequence in one step."""
+
+    id: str
+    text: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()  # of the tokens that `text` is the end of; stop sequences are left out
+    num_output_tokens: int = 0  # so far
+    num_cached_tokens: int = 0  # prompt tokens that were not computed anew
+    finish_reason: FinishReason | None = None
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None  # with the last output, if asked for
+    error: str | None = None

@@ -1,0 +1,143 @@
+"""Carries a scheduled batch through the model and the sampler. The only place where requests meet tensors."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tunery.serving.constraints import Grammars
+from tunery.serving.forward.adapters import Adapter, read_adapter
+from tunery.serving.forward.config import ModelConfig
+from tunery.serving.forward.kv import KeyValueCache, block_bytes
+from tunery.serving.forward.model import Model, Run
+from tunery.serving.forward.weights import load_weights
+from tunery.serving.requests import SamplingParams, TokenLogprob
+from tunery.serving.sampler import RowState, Sampled, describe, sample
+from tunery.serving.sequence import Batch, Scheduled
+
+# Logits of so many positions at a time when a prompt's log-probabilities are asked for: 64 × V × 4 bytes.
+_LOGPROB_ROWS = 64
+
+
+@dataclass
+class Tracked:
+    """A sequence's computing side."""
+
+    row: RowState
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+
+
+class Runner:
+    def __init__(
+        self,
+        model_dir: Path,
+        config: ModelConfig,
+        *,
+        dtype: torch.dtype,
+        four_bit: bool | None,
+        cache_bytes: int,
+        block_size: int,
+        grammars: Grammars,
+    ) -> None:
+        """Reads the weights. `cache_bytes` buys whole blocks, never fewer than one full context needs."""
+        self.config = config
+        self.dtype = dtype
+        self.num_blocks = max(
+            cache_bytes // block_bytes(config, block_size, dtype), -(-config.context_length // block_size)
+        )
+        weights = load_weights(model_dir, config, dtype, four_bit=four_bit)
+        self.is_four_bit = weights.is_four_bit
+        self._cache = KeyValueCache(config, self.num_blocks, block_size, dtype)
+        self._model = Model(config, weights, self._cache)
+        self._grammars = grammars
+        self._adapters: dict[str, Adapter] = {}
+        self._tracked: dict[str, Tracked] = {}
+
+    def read_adapter(self, folder: Path) -> Adapter:
+        """May run in another thread. Raises InvalidRequest."""
+        return read_adapter(folder, self.config, self.dtype)
+
+    def put_adapter(self, name: str, adapter: Adapter) -> None:
+        self.drop_adapter(name)
+        self._adapters[name] = adapter
+
+    def drop_adapter(self, name: str) -> None:
+        adapter = self._adapters.pop(name, None)
+        if adapter is not None:
+            self._model.drop_adapter(adapter)
+
+    @property
+    def adapter_bytes(self) -> int:
+        return sum(adapter.num_bytes for adapter in self._adapters.values())
+
+    def track(self, sequence_id: str, params: SamplingParams) -> None:
+        constraint = self._grammars.start(params.grammar) if params.grammar is not None else None
+        wants_prompt = params.prompt_logprobs is not None
+        self._tracked[sequence_id] = Tracked(RowState(params, constraint), [None] if wants_prompt else None)
+
+    def forget(self, sequence_id: str) -> Tracked | None:
+        return self._tracked.pop(sequence_id, None)
+
+    def is_complete(self, sequence_id: str) -> bool:
+        """The sequence's grammar is satisfied and allows nothing more."""
+        return self._tracked[sequence_id].row.is_complete
+
+    def wipe(self, blocks: list[int]) -> None:
+        self._cache.wipe(blocks)
+
+    def execute(self, batch: Batch) -> dict[str, Sampled]:
+        """Compute every run and draw a token for each that reached its sequence's end, by sequence id."""
+        result: dict[str, Sampled] = {}
+        if batch.prefill:
+            self._prefill(batch.prefill, result)
+        if batch.decode:
+            logits = self._model.decode([self._run(item) for item in batch.decode])
+            self._sample(logits, [item.sequence.id for item in batch.decode], result)
+        return result
+
+    def _prefill(self, items: list[Scheduled], result: dict[str, Sampled]) -> None:
+        hidden = self._model.prefill([self._run(item) for item in items])
+        ends: list[int] = []
+        sampled: list[str] = []
+        first = 0
+        for item in items:
+            self._score_prompt(item, hidden[first : first + item.num_tokens])
+            first += item.num_tokens
+            if item.needs_sample and self._tracked[item.sequence.id].row.params.max_tokens:
+                ends.append(first - 1)
+                sampled.append(item.sequence.id)
+        if ends:
+            self._sample(self._model.logits(hidden[ends]), sampled, result)
+
+    def _score_prompt(self, item: Scheduled, hidden: torch.Tensor) -> None:
+        """Log-probabilities of the prompt's own tokens, where asked for. hidden [num_tokens, hidden]."""
+        tracked, sequence = self._tracked[item.sequence.id], item.sequence
+        scores = tracked.prompt_logprobs
+        wanted = tracked.row.params.prompt_logprobs
+        if scores is None or wanted is None:
+            return
+        # A preempted sequence computes its beginning again: what is known stays.
+        start = max(0, len(scores) - 1 - item.start)
+        end = min(item.num_tokens, sequence.num_prompt_tokens - 1 - item.start)
+        for low in range(start, end, _LOGPROB_ROWS):
+            high = min(low + _LOGPROB_ROWS, end)
+            logits = self._model.logits(hidden[low:high])
+            normalisers = torch.logsumexp(logits, -1).tolist()
+            for offset in range(high - low):
+                target = sequence.token_ids[item.start + low + offset + 1]
+                scores.append(describe(logits[offset], normalisers[offset], target, wanted))
+
+    def _sample(self, logits: torch.Tensor, ids: list[str], result: dict[str, Sampled]) -> None:
+        rows = [self._tracked[sequence_id].row for sequence_id in ids]
+        for sequence_id, row, sampled in zip(ids, rows, sample(logits, rows), strict=True):
+            row.accept(sampled.token_id)
+            result[sequence_id] = sampled
+
+    def _run(self, item: Scheduled) -> Run:
+        sequence = item.sequence
+        return Run(
+            sequence.token_ids[item.start : item.start + item.num_tokens],
+            item.start,
+            sequence.block_table,
+            self._adapters[sequence.adapter] if sequence.adapter is not None else None,
+        )

@@ -1,0 +1,47 @@
+"""How one engine process is set up: its command line."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    model_dir: Path
+    served_names: tuple[str, ...]
+    host: str
+    port: int  # 0: any free one
+    dtype: str  # auto, bfloat16, float32
+    weights: str  # auto, 4bit, full: what few rows are multiplied with
+    max_adapters: int
+    cache_bytes: int
+    block_size: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    threads: int  # 0: as torch chooses
+    cached_token_rule: str  # block, openai
+    log_level: str
+
+
+def parse_arguments(arguments: list[str] | None = None) -> EngineSettings:
+    parser = argparse.ArgumentParser(prog="python -m tunery.serving", description="Serve one base model and adapters.")
+    add = parser.add_argument
+    add("--model-dir", type=Path, required=True, help="config.json, *.safetensors, tokenizer.json, chat template")
+    add("--served-name", action="append", default=[], help="name of the base weights; may be given several times")
+    add("--host", default="127.0.0.1")
+    add("--port", type=int, default=0, help="0: any free port; the line `ready http://…` names it")
+    add("--dtype", choices=["auto", "bfloat16", "float32"], default="auto")
+    add("--weights", choices=["auto", "4bit", "full"], default="auto", help="auto: 4 bits where that loses nothing")
+    add("--max-adapters", type=int, default=64, help="adapters in memory; more may be loaded and take turns")
+    add("--cache-bytes", type=int, default=1 << 30, help="memory for keys and values, running and cached")
+    add("--block-size", type=int, default=16, help="tokens of a block: the grain of the prefix cache")
+    add("--max-num-seqs", type=int, default=64)
+    add("--max-num-batched-tokens", type=int, default=640, help="tokens of one step")
+    add("--threads", type=int, default=0, help="0: as many as torch chooses")
+    add("--cached-token-rule", choices=["block", "openai"], default="block")
+    add("--log-level", default="warning", choices=["debug", "info", "warning", "error"])
+    given = vars(parser.parse_args(arguments))
+    names = tuple(given.pop("served_name")) or (given["model_dir"].name,)
+    if given["max_num_batched_tokens"] < given["max_num_seqs"]:
+        parser.error("--max-num-batched-tokens must not be below --max-num-seqs: every running answer needs its token")
+    return EngineSettings(served_names=names, **given)
