@@ -124,6 +124,14 @@ class Renderer:
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
 
+    def length_within(self, text: str, max_tokens: int | None) -> int:
+        """How many characters of the text its first `max_tokens` tokens hold."""
+        encoding = self._encode([text])[0]
+        if max_tokens is None or len(encoding) <= max_tokens:
+            return len(text)
+        held = encoding.token_to_chars(max_tokens)
+        return held[0] if held else len(text)
+
     def layout(self, example: ChatExample | CompletionExample) -> Layout:
         """The text of an example with its trained spans."""
         if isinstance(example, CompletionExample):

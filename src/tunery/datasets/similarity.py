@@ -26,25 +26,37 @@ _SPACE = re.compile(r"\s+")
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """A text with its signature; `bands` is empty for a text too short to compare."""
+    """A text with its signature's bands; none for a text too short to compare."""
 
     text: str
     bands: tuple[bytes, ...]
 
 
 def sign(text: str) -> Signed:
-    """Case and white space do not count."""
-    text = _SPACE.sub(" ", text.casefold()).strip()[:MAX_LENGTH]
-    raw = np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8)
-    if len(text) < MIN_LENGTH:
+    text = normalise(text)
+    values = signature(text)
+    if values is None:
         return Signed(text, ())
+    return Signed(text, tuple(bytes([band]) + part.tobytes() for band, part in enumerate(np.split(values, BANDS))))
+
+
+def normalise(text: str) -> str:
+    """What is compared: case and white space do not count, and the beginning stands for the whole."""
+    return _SPACE.sub(" ", text[: 2 * MAX_LENGTH].casefold()).strip()[:MAX_LENGTH]
+
+
+def signature(text: str) -> np.ndarray | None:
+    """BANDS × ROWS numbers (uint32); two texts agree in about the share of them that their shingles overlap.
+
+    `text` is normalised. None when it is too short.
+    """
+    if len(text) < MIN_LENGTH:
+        return None
+    raw = np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8)
     hashes = raw[: len(raw) - SHINGLE + 1].astype(np.uint64)
     for offset in range(1, SHINGLE):
         hashes = hashes * np.uint64(0x100000001B3) + raw[offset : len(raw) - SHINGLE + 1 + offset]
-    mixed = ((hashes * _FACTORS + _SUMMANDS) >> np.uint64(32)).min(axis=1).astype(np.uint32)
-    return Signed(
-        text, tuple(bytes([band]) + mixed[band * ROWS : (band + 1) * ROWS].tobytes() for band in range(BANDS))
-    )
+    return ((hashes * _FACTORS + _SUMMANDS) >> np.uint64(32)).min(axis=1).astype(np.uint32)
 
 
 class NearIndex:

@@ -18,8 +18,8 @@ KEPT = 8  # jobs remembered for each base and method
 _CALIBRATION_S = 0.2
 # A machine does not repeat itself: other programs run, lengths differ. Around the slowest and fastest job remembered.
 _MEASURED_MARGIN = (0.6, 1.6)
-# Training reaches between a quarter and twice the fp32 matrix speed: bf16 units double it, small products halve it.
-_GUESSED_SHARE = (0.15, 2.5)
+# Training reaches a fifth to three times the fp32 matrix speed: bf16 units double it, small products halve it.
+_GUESSED_SHARE = (0.2, 3.0)
 _GUESSED_OVERHEAD_S = (4.0, 60.0)
 # Far apart on purpose: nothing torch-free tells one card from another.
 _GPU_FLOP_PER_S = (5e12, 4e14)
@@ -69,13 +69,13 @@ def guessed() -> Speed:
 
 def matrix_flop_per_s() -> float:
     """fp32 products of the size that a small model's layers have, the best of a few."""
-    left = np.ones((1024, 576), dtype=np.float32)
-    right = np.ones((576, 1536), dtype=np.float32)
+    left = np.ones((256, 576), dtype=np.float32)
+    right = np.ones((576, 512), dtype=np.float32)
     best = float("inf")
     end = time.perf_counter() + _CALIBRATION_S
     while time.perf_counter() < end:
         start = time.perf_counter()
-        left @ right
+        np.matmul(left, right)
         best = min(best, time.perf_counter() - start)
     return 2 * left.shape[0] * right.shape[0] * right.shape[1] / best
 

@@ -1,12 +1,12 @@
 """Validation of a whole file: one pass, constant memory, all cores. The same rules wherever it is asked for."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
 from tunery.datasets.advise import advise
 from tunery.datasets.blocks import read_blocks
-from tunery.datasets.examine import ACCEPTS, Task
+from tunery.datasets.examine import ACCEPTS, BlockFacts, Task
 from tunery.datasets.facts import Facts
 from tunery.datasets.lines import read_chunks
 from tunery.datasets.pool import examine_here, examine_in_pool, num_cores
@@ -44,6 +44,35 @@ def validate_file(
     validation file of the same job: advice then tells of rows that stand in both. `num_processes`: None is one a core
     for large files.
     """
+    steps = validation_steps(
+        source,
+        method=method,
+        renderer=renderer,
+        max_example_tokens=max_example_tokens,
+        role=role,
+        against=against,
+        num_processes=num_processes,
+    )
+    while True:
+        try:
+            num_bytes = next(steps)
+        except StopIteration as done:
+            return done.value
+        if progress is not None:
+            progress(num_bytes)
+
+
+def validation_steps(
+    source: Path | Iterable[bytes],
+    *,
+    method: Method | None = "supervised",
+    renderer: Renderer | None = None,
+    max_example_tokens: int | None = None,
+    role: Role = "training",
+    against: Report | None = None,
+    num_processes: int | None = None,
+) -> Generator[int, None, Report]:
+    """The same, step by step: yields the bytes examined so far and returns the report. May be closed at any step."""
     chunks = read_chunks(source) if isinstance(source, Path) else source
     head, chunks = _peek(chunks)
     facts = Facts()
@@ -51,7 +80,10 @@ def validate_file(
         facts.report(Problem("binary_file", 0, "", "The file is not text: it holds bytes that no text has."))
     else:
         task = Task(renderer.model_dir if renderer else None, method, max_example_tokens)
-        _gather(chunks, facts, task, renderer, progress, num_processes, large=len(head) >= POOL_BYTES)
+        wanted = num_processes or (num_cores() if len(head) >= POOL_BYTES else 1)
+        for block in _examined(chunks, task, renderer, wanted):
+            facts.add(block)
+            yield facts.num_bytes
         _judge_file(facts, role, method)
     return _report(facts, role, method, renderer, max_example_tokens, against)
 
@@ -75,27 +107,14 @@ def _is_binary(head: bytes) -> bool:
     return b"\x00" in head[: 64 * 1024] or _MAGIC.match(head) is not None
 
 
-def _gather(
-    chunks: Iterable[bytes],
-    facts: Facts,
-    task: Task,
-    renderer: Renderer | None,
-    progress: Progress | None,
-    num_processes: int | None,
-    *,
-    large: bool,
-) -> None:
+def _examined(
+    chunks: Iterable[bytes], task: Task, renderer: Renderer | None, num_processes: int
+) -> Iterator[BlockFacts]:
     blocks = read_blocks(chunks, SAMPLE_BYTES)
-    wanted = num_processes or (num_cores() if large else 1)
     can_share = renderer is None or renderer.model_dir is not None
-    if wanted > 1 and can_share:
-        results = examine_in_pool(blocks, task, wanted)
-    else:
-        results = examine_here(blocks, task, renderer)
-    for block in results:
-        facts.add(block)
-        if progress is not None:
-            progress(facts.num_bytes)
+    if num_processes > 1 and can_share:
+        return examine_in_pool(blocks, task, num_processes)
+    return examine_here(blocks, task, renderer)
 
 
 def _judge_file(facts: Facts, role: Role, method: Method | None) -> None:
