@@ -1,17 +1,12 @@
 """Lists on the wire. A cursor that names nothing gives an empty page, so that a client's loop ends."""
 
-from typing import Annotated, Generic, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from fastapi import Query
 from pydantic import BaseModel
 
 MAX_PAGE = 1_000
 MAX_FILE_PAGE = 10_000
-
-
-class Identified(Protocol):
-    @property
-    def id(self) -> str: ...
 
 
 Item = TypeVar("Item", bound=BaseModel)
@@ -38,7 +33,7 @@ class CursorListing(BaseModel, Generic[Item]):
     has_more: bool
 
 
-def cursor_listing(items: list, has_more: bool) -> dict[str, object]:
+def cursor_listing(items: list, has_more: bool) -> dict[str, Any]:
     """The fields of a CursorListing; first and last are null on an empty page."""
     first, last = (items[0].id, items[-1].id) if items else (None, None)
     return {"object": "list", "data": items, "first_id": first, "last_id": last, "has_more": has_more}

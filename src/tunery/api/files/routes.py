@@ -1,4 +1,4 @@
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
@@ -15,7 +15,7 @@ from tunery.domain.files import MAX_FILE_BYTES
 router = APIRouter(prefix="/v1/files", tags=["Files"])
 
 FORM_OVERHEAD = 1024 * 1024  # the other fields and the boundaries
-FORM = {
+FORM: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
@@ -34,7 +34,9 @@ FORM = {
         },
     }
 }
-CONTENT = {200: {"description": "The file's bytes.", "content": {"application/octet-stream": {}}}}
+CONTENT: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The file's bytes.", "content": {"application/octet-stream": {}}}
+}
 
 
 @router.post("", openapi_extra=FORM)

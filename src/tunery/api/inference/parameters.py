@@ -55,10 +55,10 @@ CHAT: dict[str, Parameter] = {
     "prompt_cache_key": Parameter("ignored", "the cache finds every shared prefix by itself"),
     "prompt_cache_options": Parameter("ignored", "the cache finds every shared prefix by itself"),
     "prompt_cache_retention": Parameter("ignored", "blocks leave the cache when their space is needed"),
-    "reasoning_effort": Parameter("ignored", "base models here do not reason apart from their answer"),
-    "safety_identifier": Parameter("ignored", ""),
+    "reasoning_effort": Parameter("refused", "the base models here do not reason apart from their answer"),
+    "safety_identifier": Parameter("ignored", "usage is kept by key and by project"),
     "service_tier": Parameter("ignored", "there is one tier"),
-    "verbosity": Parameter("ignored", ""),
+    "verbosity": Parameter("refused", "the base models here know one; `medium` is accepted"),
 }
 
 COMPLETIONS: dict[str, Parameter] = {
@@ -71,7 +71,13 @@ COMPLETIONS: dict[str, Parameter] = {
 }
 
 # Values that say no more than leaving the parameter out.
-NEUTRAL: dict[str, Any] = {"best_of": 1, "modalities": ["text"], "suffix": ""}
+NEUTRAL: dict[str, Any] = {
+    "best_of": 1,
+    "modalities": ["text"],
+    "reasoning_effort": "none",
+    "suffix": "",
+    "verbosity": "medium",
+}
 
 
 def check(body: Mapping[str, Any], table: Mapping[str, Parameter]) -> dict[str, Any]:

