@@ -1,0 +1,96 @@
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine, inspect, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from tests.fixtures_services import Postgres
+from tunery.store.database import connect, migrate, read, write
+from tunery.store.tables import metadata
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'folder that is made' / 'tunery.db'}"
+        return
+    postgres: Postgres = request.getfixturevalue("postgres")
+    url = postgres.empty()
+    yield url
+    postgres.drop(url)
+
+
+def test_migrations_make_exactly_the_tables(database: Engine) -> None:
+    with read(database) as conn:
+        assert compare_metadata(MigrationContext.configure(conn), metadata) == []
+
+
+def test_migrate_is_a_no_op_the_second_time(empty_url: str) -> None:
+    engine = connect(empty_url)
+    migrate(engine)
+    migrate(engine)
+    assert set(metadata.tables) <= set(inspect(engine).get_table_names())
+    engine.dispose()
+
+
+START = "import sys; from tunery.store.database import connect, migrate; migrate(connect(sys.argv[1]))"
+
+
+def test_processes_that_start_together_migrate_once(empty_url: str) -> None:
+    starts = [subprocess.Popen([sys.executable, "-c", START, empty_url], stderr=subprocess.PIPE) for _ in range(3)]
+    errors = [process.communicate(timeout=60)[1].decode() for process in starts]
+    assert [process.returncode for process in starts] == [0, 0, 0], errors
+
+
+def test_a_migration_that_fails_leaves_nothing(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = connect(empty_url)
+    monkeypatch.setattr("alembic.op.create_index", _refuse)
+    with pytest.raises(RuntimeError, match="disk full"):
+        migrate(engine)
+    monkeypatch.undo()
+    assert inspect(engine).get_table_names() == []
+    migrate(engine)
+    engine.dispose()
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise RuntimeError("disk full")
+
+
+def test_an_exception_rolls_the_transaction_back(database: Engine) -> None:
+    with pytest.raises(KeyError), write(database) as conn:
+        conn.execute(text("INSERT INTO organizations (id, name, slug, created_at) VALUES ('org-1', 'a', 'a', 1)"))
+        raise KeyError
+    with read(database) as conn:
+        assert conn.execute(text("SELECT count(*) FROM organizations")).scalar_one() == 0
+
+
+def test_reading_does_not_wait_for_a_writer(database: Engine) -> None:
+    with write(database) as writer:
+        writer.execute(text("INSERT INTO organizations (id, name, slug, created_at) VALUES ('org-1', 'a', 'a', 1)"))
+        with read(database) as reader:
+            assert reader.execute(text("SELECT count(*) FROM organizations")).scalar_one() == 0
+
+
+def test_foreign_keys_are_enforced(database: Engine) -> None:
+    with pytest.raises(IntegrityError), write(database) as conn:
+        conn.execute(text("INSERT INTO projects (id, organization_id, name, created_at) VALUES ('p', 'none', 'p', 1)"))
+
+
+@pytest.mark.parametrize("statement", ["UPDATE audit_log SET type = 'x'", "DELETE FROM audit_log"])
+def test_the_audit_log_is_append_only_in_the_database_itself(database: Engine, statement: str) -> None:
+    with write(database) as conn:
+        conn.execute(text("INSERT INTO organizations (id, name, slug, created_at) VALUES ('org-1', 'a', 'a', 1)"))
+        conn.execute(
+            text(
+                "INSERT INTO audit_log (id, organization_id, created_at, type, actor, details) "
+                "VALUES ('audit-1', 'org-1', 1, 't', '{}', '{}')"
+            )
+        )
+    with pytest.raises(DBAPIError, match="append-only"), write(database) as conn:
+        conn.execute(text(statement))
