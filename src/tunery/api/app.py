@@ -1,16 +1,18 @@
 """Puts the HTTP service together. Makes everything it needs from the settings; reads and writes nothing yet."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
+from sqlalchemy.exc import SQLAlchemyError
 
 from tunery import __version__
 from tunery.api import errors, health, metrics, openapi
 from tunery.api.aliases.routes import router as aliases
 from tunery.api.console.routes import router as console
-from tunery.api.files.expiry import sweep_for_ever
+from tunery.api.data.routes import router as data
 from tunery.api.files.routes import router as files
 from tunery.api.fine_tuning.permissions import router as permissions
 from tunery.api.fine_tuning.routes import router as jobs
@@ -31,6 +33,9 @@ from tunery.settings import Settings
 from tunery.store.blobs import Blobs
 from tunery.store.database import connect
 
+log = logging.getLogger(__name__)
+
+FLUSH_EVERY_S = 30
 ROUTERS: tuple[APIRouter, ...] = (
     files,
     uploads,
@@ -43,6 +48,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     webhooks,
     aliases,
     console,
+    data,
     health.router,
     metrics.router,
 )
@@ -63,15 +69,25 @@ def create_services(settings: Settings, clock: Clock = system_clock) -> Services
     )
 
 
+async def flush_now_and_then(services: Services) -> None:
+    """Which answers arrived is noted with the next request; on a quiet server this does it."""
+    while True:
+        await asyncio.sleep(FLUSH_EVERY_S)
+        try:
+            await asyncio.to_thread(services.meter.flush)
+        except SQLAlchemyError:
+            log.exception("the ledger could not be written; it is tried again")
+
+
 def create_app(settings: Settings, clock: Clock = system_clock) -> FastAPI:
     """The application. Its database must have been migrated; `tunery.api.__main__` and `tunery serve` do that."""
     services = create_services(settings, clock)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        sweeper = asyncio.create_task(sweep_for_ever(services))
+        flusher = asyncio.create_task(flush_now_and_then(services))
         yield
-        sweeper.cancel()
+        flusher.cancel()
         services.meter.flush()
         await services.engines.close()
         services.engine.dispose()

@@ -1,11 +1,12 @@
 """What a request handler may use: one object a process, made by `create_app`, handed in by `Depends`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
+from tunery.api.data.reports import ReportCache
 from tunery.api.inference.engines import Engines
 from tunery.domain.clock import Clock
 from tunery.metering.meter import Meter
@@ -25,6 +26,7 @@ class Services:
     meter: Meter
     clock: Clock
     engines: Engines
+    reports: ReportCache = field(default_factory=ReportCache)
 
     def now(self) -> int:
         return int(self.clock())

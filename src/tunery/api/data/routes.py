@@ -1,0 +1,105 @@
+from collections.abc import Generator, Iterator
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
+
+from tunery.api.auth import FilesReader, FilesWriter, JobsReader
+from tunery.api.data import service
+from tunery.api.data.schemas import (
+    EstimateOut,
+    ReportOut,
+    RowList,
+    RowOut,
+    SplitCreate,
+    SplitOut,
+    ValidationCreate,
+)
+from tunery.api.fine_tuning.schemas import JobCreate
+from tunery.api.services import ServicesDep
+from tunery.datasets.report import Report, problem_dict
+from tunery.datasets.rows import Row
+from tunery.domain.errors import TuneryError
+from tunery.domain.files import File
+
+router = APIRouter(prefix="/tunery/v1", tags=["Datasets"])
+
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+
+
+@router.post("/validations", response_model=ReportOut, responses=STREAM)
+def create_validation(body: ValidationCreate, caller: FilesReader, services: ServicesDep) -> Any:
+    """Every problem of a file, what it comes to in tokens, and advice. Nothing is stored."""
+    file, steps = service.validation(services, caller, body)
+    if body.stream:
+        return StreamingResponse(_events(steps, file, body.model), media_type="text/event-stream")
+    return _wire_report(service.drain(steps), file, body.model)
+
+
+@router.post("/estimates")
+def create_estimate(body: JobCreate, caller: JobsReader, services: ServicesDep) -> EstimateOut:
+    """What the job that this body would create comes to. Creates nothing."""
+    base, method, found = service.estimate_job(services, caller, body.to_request())
+    return EstimateOut(model=base.name, method=method, **found.to_dict())
+
+
+@router.get("/files/{file_id}/rows")
+def list_rows(
+    file_id: str,
+    caller: FilesReader,
+    services: ServicesDep,
+    model: Annotated[str, Query(max_length=256, description="Render and count as this model's base does.")] = "",
+    search: Annotated[str, Query(max_length=200)] = "",
+    after: Annotated[int, Query(ge=0, le=2**62, description="The last line that is known.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> RowList:
+    """Examples in the order of the file, their trained text marked."""
+    page, has_more = service.rows(
+        services, caller, file_id, model=model or None, search=search, after=after, limit=limit
+    )
+    return RowList(data=[_wire_row(row) for row in page], has_more=has_more)
+
+
+@router.post("/files/{file_id}/split")
+def split_file(file_id: str, body: SplitCreate, caller: FilesWriter, services: ServicesDep) -> SplitOut:
+    """Hold back a validation file. Rows that are almost the same stay on one side."""
+    training, validation, done = service.split(services, caller, file_id, share=body.validation_share, seed=body.seed)
+    return SplitOut(
+        training_file=training.id,
+        validation_file=validation.id,
+        num_training=done.num_training,
+        num_validation=done.num_validation,
+        num_groups=done.num_groups,
+    )
+
+
+def _wire_report(report: Report, file: File, model: str | None) -> ReportOut:
+    return ReportOut.model_validate({"file": file.id, "model": model, **report.to_dict()})
+
+
+def _wire_row(row: Row) -> RowOut:
+    return RowOut.model_validate(
+        {
+            "line": row.line,
+            "example": row.example,
+            "problems": [problem_dict(problem) for problem in row.problems],
+            "num_tokens": row.num_tokens,
+            "num_trained_tokens": row.num_trained_tokens,
+            "segments": [{"kind": part.kind, "text": part.text} for part in row.segments],
+        }
+    )
+
+
+def _events(steps: Generator[int, None, Report], file: File, model: str | None) -> Iterator[bytes]:
+    while True:
+        try:
+            progress = {"num_bytes": next(steps), "total_bytes": file.bytes}
+        except StopIteration as done:
+            report = _wire_report(done.value, file, model)
+            yield b"event: report\ndata: " + report.model_dump_json(by_alias=True).encode() + b"\n\n"
+            return
+        except TuneryError as error:  # the status line has gone out: the error follows as an event
+            yield b"event: error\ndata: " + orjson.dumps(error.body()) + b"\n\n"
+            return
+        yield b"event: progress\ndata: " + orjson.dumps(progress) + b"\n\n"

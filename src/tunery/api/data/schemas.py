@@ -1,0 +1,152 @@
+"""Reports, estimates and rows on the wire."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from tunery.api.body import Body
+
+MethodName = Literal["supervised", "dpo"]
+RoleName = Literal["training", "validation"]
+
+
+class ValidationCreate(Body):
+    file: str = Field(min_length=1, max_length=200, description="The id of an uploaded file.")
+    model: str | None = Field(
+        None, max_length=256, description="Count tokens as this model's base does. Null: count none."
+    )
+    method: MethodName | None = Field(None, description="Null: any format is good.")
+    role: RoleName = "training"
+    training_file: str | None = Field(
+        None, max_length=200, description="With the role `validation`: look for rows that stand in this file too."
+    )
+    stream: bool = Field(False, description="Answer with server-sent events: `progress` while it works, then `report`.")
+
+
+class ProblemOut(BaseModel):
+    code: str
+    severity: Literal["error", "warning"]
+    line: int | None = Field(description="1-based; null when the whole file is meant.")
+    path: str | None = Field(description="Inside the example, such as `messages[1].content`.")
+    message: str
+    suggestion: str
+
+
+class BinOut(BaseModel):
+    from_: int = Field(alias="from")
+    to: int = Field(description="Included.")
+    count: int
+
+
+class DistributionOut(BaseModel):
+    total: int
+    min: int
+    median: int
+    p95: int
+    max: int
+    histogram: list[BinOut]
+
+
+class TokenCountsOut(BaseModel):
+    max_example_tokens: int | None
+    tokens: DistributionOut = Field(description="Examples are counted as they are cut; the total is one epoch's bill.")
+    trained_tokens: DistributionOut = Field(description="Tokens with a loss: the answers.")
+    num_truncated_examples: int
+    num_truncated_tokens: int
+    num_prefix_tokens: int = Field(description="Every example begins with the same so many tokens.")
+    prefix_share: float = Field(description="Of all tokens, 0 to 1.")
+
+
+class AdviceOut(BaseModel):
+    code: str
+    message: str
+    suggestion: str
+    count: int = Field(description="Examples concerned.")
+    lines: list[int] = Field(description="The first of them.")
+    evidence: list[str]
+
+
+class LongestOut(BaseModel):
+    line: int
+    tokens: int = Field(description="Before the cut.")
+
+
+class ReportOut(BaseModel):
+    object: Literal["tunery.validation"] = "tunery.validation"
+    file: str
+    model: str | None
+    valid: bool = Field(description="Whether a job would accept the file.")
+    role: RoleName
+    method: MethodName | None
+    format: Literal["chat", "preference", "completion"] | None
+    num_bytes: int
+    num_lines: int
+    num_examples: int = Field(description="Without an error.")
+    num_errors: int
+    num_warnings: int
+    problem_counts: dict[str, int] = Field(description="All problems by code.")
+    problems: list[ProblemOut] = Field(description="At most 50 of a code and 1,000 in all.")
+    messages: DistributionOut | None
+    token_counts: TokenCountsOut | None
+    longest: list[LongestOut]
+    advice: list[AdviceOut]
+
+
+class ResolvedOut(BaseModel):
+    n_epochs: int
+    batch_size: int
+    learning_rate_multiplier: float
+    beta: float
+
+
+class EstimateOut(BaseModel):
+    object: Literal["tunery.estimate"] = "tunery.estimate"
+    model: str
+    method: MethodName
+    num_examples: int
+    num_steps: int = Field(description="Optimizer steps.")
+    trained_tokens: int = Field(description="As the finished job will report.")
+    hyperparameters: ResolvedOut
+    reasons: dict[str, str] = Field(description="Why each hyperparameter has its value.")
+    cost: float
+    currency: str
+    min_s: float = Field(description="Seconds the job will run at least, its place in the queue aside.")
+    max_s: float
+    time: str = Field(description="The same for people.")
+    num_measured_jobs: int = Field(description="Past jobs the time rests on; 0: a short calibration.")
+    peak_memory_bytes: int
+    advice: list[AdviceOut]
+
+
+class SegmentOut(BaseModel):
+    kind: Literal["context", "trained", "cut"]
+    text: str
+
+
+class RowOut(BaseModel):
+    line: int
+    example: dict[str, Any] | None = Field(description="Null when the line is no JSON object.")
+    problems: list[ProblemOut]
+    num_tokens: int | None
+    num_trained_tokens: int | None
+    segments: list[SegmentOut] = Field(description="The rendered text; empty without a model.")
+
+
+class RowList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[RowOut]
+    has_more: bool
+
+
+class SplitCreate(Body):
+    validation_share: float = Field(0.1, gt=0, lt=1)
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+
+
+class SplitOut(BaseModel):
+    object: Literal["tunery.split"] = "tunery.split"
+    training_file: str
+    validation_file: str
+    num_training: int
+    num_validation: int
+    num_groups: int = Field(description="Groups of almost equal rows, each kept on one side.")

@@ -1,0 +1,205 @@
+"""Reports, estimates, rows and splits of a project's files. The rules are tunery.datasets'; here is whose they are."""
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tunery.api.data.reports import ReportKey
+from tunery.api.data.schemas import ValidationCreate
+from tunery.api.files.service import as_file, blob_path, receive
+from tunery.api.inference.engine_errors import unavailable
+from tunery.api.services import Services
+from tunery.datasets.advise import no_validation_file
+from tunery.datasets.estimate import Estimate, estimate
+from tunery.datasets.job_errors import first_job_error
+from tunery.datasets.lines import read_chunks
+from tunery.datasets.render import Renderer
+from tunery.datasets.report import Report
+from tunery.datasets.rows import Row, read_rows
+from tunery.datasets.speed import speed_of
+from tunery.datasets.split import Split, split_file
+from tunery.datasets.validate import validation_steps
+from tunery.datasets.work import ModelShape
+from tunery.domain.errors import InvalidRequest
+from tunery.domain.files import File, FilePurpose
+from tunery.domain.hyperparameters import resolve
+from tunery.domain.jobs import Method
+from tunery.domain.tenants import Caller
+from tunery.jobs.request import JobRequest, check
+from tunery.metering import limits
+from tunery.modeling.catalog import CatalogModel
+from tunery.modeling.sources import cached
+from tunery.store import files as store
+from tunery.store import models
+from tunery.store.database import read, write
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a model name comes to when it is trained on."""
+
+    name: str  # of the model that was asked for, in full
+    catalog: CatalogModel
+    source: str  # the weights; a fine-tune goes on from those it was made on
+    model_dir: Path
+    renderer: Renderer
+
+
+def validation(
+    services: Services, caller: Caller, request: ValidationCreate
+) -> tuple[File, Generator[int, None, Report]]:
+    """The file, and the steps of its validation. What can be refused is refused before the first step."""
+    file = find_file(services, caller, request.file)
+    base = find_base(services, caller, request.model) if request.model else None
+    if request.training_file is None:
+        return file, _report_steps(services, file, base, request.method, request.role)
+    if request.role != "validation":
+        raise InvalidRequest("'training_file' needs the role 'validation'.", param="training_file")
+    training = find_file(services, caller, request.training_file)
+    return file, _against(services, file, training, base, request.method)
+
+
+def estimate_job(services: Services, caller: Caller, request: JobRequest) -> tuple[Base, Method, Estimate]:
+    """What the job would come to. Creates nothing. Raises what creating it, or checking its file, would bring up."""
+    method = check(request)
+    file = find_file(services, caller, request.training_file)
+    base = find_base(services, caller, request.model)
+    report = drain(_report_steps(services, file, base, method, "training"))
+    error = first_job_error(report, file.id)
+    if error is not None:
+        raise InvalidRequest(error.message, param=error.param, code=error.code)
+    chosen = resolve(
+        request.hyperparameters,
+        num_examples=report.num_examples,
+        default_multiplier=base.catalog.default_multiplier,
+    )
+    found = estimate(
+        report,
+        chosen,
+        method=method,
+        shape=ModelShape.from_dir(base.model_dir),
+        speed=speed_of(services.settings.home, base.source, method),
+        lora_rank=base.catalog.lora_rank,
+        training_price=services.prices.training_price(base.catalog.name, services.clock()),
+        currency=services.prices.currency,
+    )
+    if request.validation_file is None:
+        found.advice.append(no_validation_file(report.num_examples))
+    return base, method, found
+
+
+def rows(
+    services: Services, caller: Caller, file_id: str, *, model: str | None, search: str, after: int, limit: int
+) -> tuple[list[Row], bool]:
+    """Rows behind line `after`, and whether there are more."""
+    file = find_file(services, caller, file_id)
+    base = find_base(services, caller, model) if model else None
+    found = read_rows(
+        services.blobs.get(file.blob),
+        base.renderer if base else None,
+        base.catalog.max_example_tokens if base else None,
+        after=after,
+        search=search,
+    )
+    page = list(islice(found, limit + 1))
+    return page[:limit], len(page) > limit
+
+
+def split(services: Services, caller: Caller, file_id: str, *, share: float, seed: int) -> tuple[File, File, Split]:
+    """Two new files of the project, `…-train.jsonl` and `…-valid.jsonl`."""
+    file = find_file(services, caller, file_id)
+    if file.purpose is not FilePurpose.FINE_TUNE:
+        raise InvalidRequest(f"{file_id} is no training file: its purpose is '{file.purpose.value}'.", param="id")
+    work = services.settings.home / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="split-", dir=work) as folder:
+        parts = Path(folder) / "train.jsonl", Path(folder) / "valid.jsonl"
+        done = split_file(lambda: services.blobs.get(file.blob), *parts, share=share, seed=seed)
+        stem = Path(file.filename).stem
+        made = _store(services, caller, [(f"{stem}-{part.name}", part) for part in parts])
+    return made[0], made[1], done
+
+
+def find_file(services: Services, caller: Caller, file_id: str) -> File:
+    with read(services.engine) as conn:
+        return store.get_file(conn, file_id, caller.project_id)
+
+
+def find_base(services: Services, caller: Caller, name: str) -> Base:
+    """Raises InvalidRequest when the model cannot be trained on, Unavailable while its weights are being fetched."""
+    with read(services.engine) as conn:
+        own = models.find_model(conn, name, caller.project_id)
+    catalog = services.catalog.find(own.base_model if own else name)
+    if catalog is None or not catalog.training:
+        raise InvalidRequest(
+            f"Model {name} is not available for fine-tuning or does not exist.", code="model_not_available"
+        )
+    source = own.source if own else catalog.source
+    folder = cached(source, services.settings.models_dir)
+    if folder is None:
+        raise unavailable("The base model is still being fetched. Please try again in a moment.")
+    return Base(own.name if own else catalog.name, catalog, source, folder, _renderer(folder))
+
+
+@lru_cache(maxsize=4)
+def _renderer(folder: Path) -> Renderer:
+    return Renderer.from_dir(folder)
+
+
+def _report_steps(
+    services: Services, file: File, base: Base | None, method: Method | None, role: str, training: File | None = None
+) -> Generator[int, None, Report]:
+    limit = base.catalog.max_example_tokens if base else None
+    key = ReportKey(file.id, base.source if base else None, limit, method, role, training.id if training else None)
+    against = drain(_report_steps(services, training, base, method, "training")) if training else None
+
+    def make() -> Generator[int, None, Report]:
+        return validation_steps(
+            _content(services, file),
+            method=method,
+            renderer=base.renderer if base else None,
+            max_example_tokens=limit,
+            role="validation" if role == "validation" else "training",
+            against=against,
+        )
+
+    return services.reports.steps(key, make)
+
+
+def _against(
+    services: Services, file: File, training: File, base: Base | None, method: Method | None
+) -> Generator[int, None, Report]:
+    report = yield from _report_steps(services, file, base, method, "validation", training)
+    return report
+
+
+def _content(services: Services, file: File) -> Iterator[bytes] | Path:
+    path = services.blobs.local_path(file.blob)
+    return path if path is not None and path.exists() else services.blobs.get(file.blob)
+
+
+def drain(steps: Generator[int, None, Report]) -> Report:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value
+
+
+def _store(services: Services, caller: Caller, parts: list[tuple[str, Path]]) -> list[File]:
+    """Both files or none."""
+    received = [receive(services, name, read_chunks(path)) for name, path in parts]
+    try:
+        made = [as_file(services, caller, part, FilePurpose.FINE_TUNE, None) for part in received]
+        with write(services.engine) as conn:
+            limits.check_storage(conn, services.settings, caller.project_id, sum(file.bytes for file in made))
+            for file in made:
+                store.insert_file(conn, file)
+        return made
+    except BaseException:
+        for part in received:
+            services.blobs.delete(blob_path(part.file_id))
+        raise
