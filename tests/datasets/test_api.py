@@ -1,0 +1,163 @@
+"""The /tunery/v1 routes about files, through the whole application."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.datasets.conftest import chat_row, pair_row
+from tunery.api.app import create_app
+from tunery.domain.clock import system_clock
+from tunery.settings import Settings
+from tunery.store.bootstrap import bootstrap
+from tunery.store.database import connect, migrate, write
+
+KEY = "sk-test-0123456789abcdef0123456789abcdef"
+MODEL = "gpt-4o-mini-2024-07-18"
+
+
+@pytest.fixture(scope="module")
+def client(base_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    settings = Settings(home=tmp_path_factory.mktemp("home"), model_cache=base_model_dir.parent)
+    engine = connect(settings.resolved_database_url)
+    migrate(engine)
+    with write(engine) as conn:
+        bootstrap(conn, clock=system_clock, key=KEY)
+    with TestClient(create_app(settings), headers={"authorization": f"Bearer {KEY}"}) as found:
+        yield found
+
+
+def upload(client: TestClient, rows: list[dict[str, Any]], name: str = "train.jsonl") -> str:
+    content = "\n".join(json.dumps(row) for row in rows).encode()
+    answer = client.post("/v1/files", files={"file": (name, content)}, data={"purpose": "fine-tune"})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["id"]
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, Any]]:
+    return [chat_row(f"What is {n} plus {n}?", f"It is {2 * n}.") for n in range(30)]
+
+
+@pytest.fixture(scope="module")
+def file_id(client: TestClient, rows: list[dict[str, Any]]) -> str:
+    return upload(client, rows)
+
+
+def test_report_counts_with_the_tokenizer_of_the_model(client: TestClient, file_id: str) -> None:
+    report = client.post("/tunery/v1/validations", json={"file": file_id, "model": "gpt-4o-mini"}).json()
+    assert report["valid"] and report["num_examples"] == 30
+    assert 0 < report["token_counts"]["trained_tokens"]["total"] < report["token_counts"]["tokens"]["total"]
+    assert [advice["code"] for advice in report["advice"]] == ["few_examples"]
+
+
+def test_report_names_lines_and_says_what_to_do(client: TestClient, rows: list[dict[str, Any]]) -> None:
+    bad = upload(client, [*rows, {"messages": [{"role": "user", "content": "?"}]}])
+    report = client.post("/tunery/v1/validations", json={"file": bad}).json()
+    assert not report["valid"]
+    problem = report["problems"][0]
+    assert (problem["code"], problem["line"]) == ("no_assistant_message", 31)
+    assert problem["suggestion"]
+
+
+def test_a_stream_ends_with_the_report(client: TestClient, file_id: str) -> None:
+    body = {"file": file_id, "stream": True, "role": "validation"}
+    answer = client.post("/tunery/v1/validations", json=body)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    kinds = [line for line in answer.text.splitlines() if line.startswith("event:")]
+    assert kinds[0] == "event: progress" and kinds[-1] == "event: report"
+    assert json.loads(answer.text.strip().splitlines()[-1].removeprefix("data: "))["num_examples"] == 30
+
+
+def test_rows_that_stand_in_both_files_are_told(client: TestClient, file_id: str, rows: list[dict[str, Any]]) -> None:
+    held = upload(client, rows[:3], "valid.jsonl")
+    body = {"file": held, "role": "validation", "training_file": file_id}
+    report = client.post("/tunery/v1/validations", json=body).json()
+    assert report["valid"]
+    both = next(advice for advice in report["advice"] if advice["code"] == "rows_in_both_files")
+    assert both["lines"] == [1, 2, 3]
+
+
+def test_estimate_creates_nothing_and_gives_reasons(client: TestClient, file_id: str) -> None:
+    report = client.post("/tunery/v1/validations", json={"file": file_id, "model": MODEL}).json()
+    found = client.post("/tunery/v1/estimates", json={"model": MODEL, "training_file": file_id}).json()
+    assert found["hyperparameters"]["n_epochs"] == 3  # 30 examples: 100 // 30
+    assert found["trained_tokens"] == 3 * report["token_counts"]["tokens"]["total"]
+    assert found["num_steps"] == 3 * 8  # batches of 4
+    assert found["cost"] == pytest.approx(found["trained_tokens"] * 3.00 / 1e6)
+    assert 0 < found["min_s"] < found["max_s"]
+    assert found["peak_memory_bytes"] > 500e6
+    assert set(found["reasons"]) >= {"n_epochs", "batch_size", "learning_rate_multiplier"}
+    assert found["advice"][-1]["code"] == "no_validation_file"
+    assert client.get("/v1/fine_tuning/jobs").json()["data"] == []
+
+
+def test_estimate_of_a_file_that_would_fail_says_what_the_job_would_say(client: TestClient) -> None:
+    few = upload(client, [chat_row()])
+    answer = client.post("/tunery/v1/estimates", json={"model": MODEL, "training_file": few})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_n_examples", "training_file")
+    assert error["message"] == "Training file has 1 example(s), but must have at least 10 examples"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({"file": "file-nothere"}, 404, "id"),
+        ({"file": 3}, 400, "file"),
+        ({}, 400, "file"),
+        ({"file": "x", "surprise": 1}, 400, "surprise"),
+    ],
+)
+def test_bad_requests_are_answered_in_the_envelope(
+    client: TestClient, body: dict[str, Any], status: int, param: str
+) -> None:
+    answer = client.post("/tunery/v1/validations", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
+
+
+def test_a_model_that_cannot_be_trained_is_refused(client: TestClient, file_id: str) -> None:
+    answer = client.post("/tunery/v1/validations", json={"file": file_id, "model": "gpt-9"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "model_not_available")
+
+
+def test_rows_are_paged_by_line_and_searched(client: TestClient, file_id: str) -> None:
+    address = f"/tunery/v1/files/{file_id}/rows"
+    first = client.get(address, params={"model": MODEL, "limit": 2}).json()
+    assert [row["line"] for row in first["data"]] == [1, 2] and first["has_more"]
+    trained = [part["text"] for part in first["data"][0]["segments"] if part["kind"] == "trained"]
+    assert trained == ["It is 0.<|im_end|>"]
+    last = client.get(address, params={"after": 29, "limit": 2}).json()
+    assert [row["line"] for row in last["data"]] == [30] and not last["has_more"]
+    found = client.get(address, params={"search": "IT IS 58"}).json()
+    assert [row["line"] for row in found["data"]] == [30]
+
+
+def test_split_makes_two_files_of_the_same_rows(client: TestClient, file_id: str, rows: list[dict[str, Any]]) -> None:
+    made = client.post(f"/tunery/v1/files/{file_id}/split", json={"validation_share": 0.2}).json()
+    parts = [
+        [json.loads(line) for line in client.get(f"/v1/files/{made[name]}/content").text.splitlines()]
+        for name in ("training_file", "validation_file")
+    ]
+    assert [len(part) for part in parts] == [24, 6] == [made["num_training"], made["num_validation"]]
+    assert sorted(map(json.dumps, parts[0] + parts[1])) == sorted(map(json.dumps, rows))
+    name = client.get(f"/v1/files/{made['validation_file']}").json()["filename"]
+    assert name == "train-valid.jsonl"
+
+
+def test_preference_pairs_are_estimated_for_dpo(client: TestClient) -> None:
+    pairs = upload(client, [pair_row(f"Say {n}.", f"{n}!", f"No {n}.") for n in range(10)])
+    body = {"model": MODEL, "training_file": pairs, "method": {"type": "dpo"}}
+    assert client.post("/tunery/v1/estimates", json=body).json()["hyperparameters"]["beta"] == 0.1
+    wrong = client.post("/tunery/v1/estimates", json={"model": MODEL, "training_file": pairs}).json()
+    assert "is not using 'dpo' as the training method (provided method=supervised)" in wrong["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["validations", "estimates"])
+def test_nobody_gets_in_without_a_key(client: TestClient, path: str) -> None:
+    answer = client.post(f"/tunery/v1/{path}", json={}, headers={"authorization": "Bearer wrong"})
+    assert answer.status_code == 401
