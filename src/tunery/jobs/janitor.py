@@ -2,7 +2,7 @@
 
 import shutil
 
-from tunery.jobs.publication import stored_checkpoints
+from tunery.jobs.checkpoints import stored_checkpoints
 from tunery.jobs.resources import Resources
 from tunery.store import files, jobs, models
 from tunery.store.database import read, write
@@ -12,6 +12,7 @@ def clean(resources: Resources) -> None:
     _clean_workspaces(resources)
     _clean_job_blobs(resources)
     _expire_files(resources)
+    _expire_uploads(resources)
 
 
 def _clean_workspaces(resources: Resources) -> None:
@@ -55,3 +56,14 @@ def _expire_files(resources: Resources) -> None:
             resources.blobs.delete(file.blob)
         if not expired:
             return
+
+
+def _expire_uploads(resources: Resources) -> None:
+    """Uploads that nobody completed in time: their parts go, the upload itself stays to be told as expired."""
+    with write(resources.engine) as conn:
+        expired = files.expired_uploads(conn, resources.clock())
+        for upload in expired:
+            files.update_upload_status(conn, upload.id, "expired")
+            files.delete_parts(conn, upload.id)
+    for upload in expired:
+        resources.blobs.delete_dir(f"uploads/{upload.id}")

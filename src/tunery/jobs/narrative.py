@@ -36,7 +36,7 @@ def validating(training_file: str, validation_file: str | None) -> str:
 
 def step_message(metrics: dict[str, Any]) -> str:
     """`Step 1/303: training loss=0.73, validation loss=1.46`: two decimals, only the losses that were measured."""
-    text = f"Step {metrics['step']}/{metrics['total_steps']}: training loss={metrics['train_loss']:.2f}"
+    text = f"Step {metrics['step']}/{metrics['total_steps']}: training loss={_shown(metrics['train_loss'])}"
     if metrics.get("valid_loss") is not None:
         text += f", validation loss={metrics['valid_loss']:.2f}"
     if metrics.get("full_valid_loss") is not None:
@@ -46,8 +46,16 @@ def step_message(metrics: dict[str, Any]) -> str:
 
 def step_data(metrics: dict[str, Any]) -> dict[str, Any]:
     """The event's `data`: full floats, and nothing that was not measured at this step."""
-    measured = {key: metrics[key] for key in METRIC_KEYS if metrics.get(key) is not None}
-    return {"step": metrics["step"], "total_steps": metrics["total_steps"], **measured}
+    return {"step": metrics["step"], "total_steps": metrics["total_steps"], **measured(metrics)}
+
+
+def measured(metrics: dict[str, Any]) -> dict[str, float]:
+    """The losses and accuracies that are there: null stands for what is no finite number."""
+    return {key: metrics[key] for key in METRIC_KEYS if metrics.get(key) is not None}
+
+
+def _shown(loss: float | None) -> str:
+    return "nan" if loss is None else f"{loss:.2f}"
 
 
 def checkpoint_created(step: int, name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from tunery.domain.errors import NotFound
 from tunery.domain.hyperparameters import Hyperparameters, ResolvedHyperparameters, resolve
 from tunery.domain.jobs import FineTuningJob
+from tunery.jobs.checkpoints import stored_checkpoints
 from tunery.jobs.resources import Resources
 from tunery.jobs.workspace import SavedState, Workspace, fetch_file
 from tunery.modeling import sources
@@ -34,9 +35,11 @@ class Prepared:
         return Hyperparameters(**known)
 
 
-def prepare(job: FineTuningJob, resources: Resources) -> Prepared:
-    """Raises TuneryError when a file, the base or the adapter cannot be had, OSError when the disk is full."""
-    workspace = Workspace.of(resources.settings.home, job.id)
+def prepare(job: FineTuningJob, resources: Resources, workspace: Workspace) -> Prepared:
+    """Raises TuneryError when a file, the base or the adapter cannot be had, OSError when the disk is full.
+
+    The caller holds the workspace's lock.
+    """
     fetch_file(resources, job, job.training_file, "training", workspace.train_file)
     if job.validation_file is not None:
         fetch_file(resources, job, job.validation_file, "validation", workspace.valid_file)
@@ -49,6 +52,8 @@ def prepare(job: FineTuningJob, resources: Resources) -> Prepared:
     )
     saved = job.details.get("state")
     step = workspace.restore(resources.blobs, SavedState(**saved) if saved else None)
+    for checkpoint in stored_checkpoints(job):
+        workspace.restore_checkpoint(resources.blobs, checkpoint.step, checkpoint.blob)
     _spec(job, resources, workspace, base, source, chosen).save(workspace.root)
     return Prepared(workspace, chosen, source, step)
 

@@ -1,7 +1,7 @@
 """Turns a finished training into what its owner gets: models, checkpoints, result file, usage, and the news of it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection
@@ -13,6 +13,7 @@ from tunery.domain.models import FineTunedModel
 from tunery.domain.names import new_name
 from tunery.domain.usage import PICO, Price, TokenUsage, UsageRecord
 from tunery.jobs import narrative
+from tunery.jobs.checkpoints import stored_checkpoints
 from tunery.jobs.parity_check import ParityReport
 from tunery.jobs.resources import Resources
 from tunery.jobs.results import FILENAME, step_metrics_csv
@@ -22,25 +23,6 @@ from tunery.store import claims, events, files, jobs, models, tenants, usage
 from tunery.store.database import read
 
 EVENTS_PER_READ = 500
-KEPT_CHECKPOINTS = 3
-
-
-@dataclass(frozen=True)
-class StoredCheckpoint:
-    """An adapter that is safe in the blobs, under the id it will have as a model. Listed in the job's details."""
-
-    step: int
-    model_id: str
-    metrics: dict[str, float]
-
-    @property
-    def blob(self) -> str:
-        return f"adapters/{self.model_id}"
-
-
-def stored_checkpoints(job: FineTuningJob) -> list[StoredCheckpoint]:
-    """Lowest step first."""
-    return sorted((StoredCheckpoint(**row) for row in job.details.get("checkpoints", [])), key=lambda c: c.step)
 
 
 def store_result_file(job: FineTuningJob, resources: Resources) -> File:
@@ -66,6 +48,7 @@ def publish(
     resources: Resources,
     worker_id: str,
     *,
+    final_step: int,
     source: str,
     parity: ParityReport,
     result_file: File,
@@ -74,7 +57,7 @@ def publish(
     """The whole success in the caller's transaction: either all of it is seen or the job runs on."""
     now = resources.clock()
     job = jobs.get_job(conn, job.id)
-    name = publish_checkpoints(conn, job, source=source, is_final=True, trained_tokens=trained_tokens, now=now)
+    name = publish_checkpoints(conn, job, source=source, final_step=final_step, trained_tokens=trained_tokens, now=now)
     events.add_event(conn, job.id, narrative.model_created(name), now=now, data={})
     events.add_event(conn, job.id, narrative.POLICIES, now=now, data={})
     events.add_event(conn, job.id, parity.message, now=now, level=parity.level, data=parity.details)
@@ -95,17 +78,23 @@ def publish(
 
 
 def publish_checkpoints(
-    conn: Connection, job: FineTuningJob, *, source: str, is_final: bool, trained_tokens: int = 0, now: float
+    conn: Connection,
+    job: FineTuningJob,
+    *,
+    source: str,
+    final_step: int | None = None,
+    trained_tokens: int = 0,
+    now: float,
 ) -> str:
-    """Make the stored checkpoints usable as models. The last one of a job that succeeded has the job's own name, the
-    others end in their step. Returns the last one's name."""
-    stored = stored_checkpoints(job)
+    """Make the stored checkpoints usable as models. That of final_step has the job's own name, which is returned; the
+    names of the others end in their step. A job that failed has no final step."""
     organization = tenants.get_organization(conn, job.organization_id)
-    name = ""
-    for checkpoint in stored:
-        is_last = is_final and checkpoint is stored[-1]
+    final_name = ""
+    for checkpoint in stored_checkpoints(job):
+        is_final = checkpoint.step == final_step
         named = new_name(base=job.base_model, organization=organization.slug, suffix=job.suffix)
-        name = str(named if is_last else replace(named, step=checkpoint.step))
+        name = str(named if is_final else replace(named, step=checkpoint.step))
+        final_name = name if is_final else final_name
         models.insert_model(
             conn,
             FineTunedModel(
@@ -119,7 +108,7 @@ def publish_checkpoints(
                 step_number=checkpoint.step,
                 blob=checkpoint.blob,
                 owned_by=job.organization_id,
-                trained_tokens=trained_tokens if is_last else 0,
+                trained_tokens=trained_tokens if is_final else 0,
             ),
         )
         events.add_checkpoint(
@@ -134,7 +123,7 @@ def publish_checkpoints(
             ),
         )
         events.add_event(conn, job.id, narrative.checkpoint_created(checkpoint.step, name), now=now, data={})
-    return name
+    return final_name
 
 
 def _bill(conn: Connection, job: FineTuningJob, resources: Resources, *, now: float) -> Amount:

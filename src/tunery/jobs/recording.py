@@ -7,10 +7,10 @@ from typing import Any
 
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob
-from tunery.jobs import narrative, publication
+from tunery.jobs import narrative
+from tunery.jobs.checkpoints import KEPT, StoredCheckpoint, stored_checkpoints
 from tunery.jobs.lease import Lease
 from tunery.jobs.preparation import Prepared
-from tunery.jobs.publication import StoredCheckpoint
 from tunery.jobs.reports import Reports
 from tunery.jobs.resources import Resources
 from tunery.jobs.runners.process import Message
@@ -28,7 +28,7 @@ class Recorder:
         self._job, self._resources, self._lease, self._reports = job, resources, lease, reports
         self._recorded_step = job.step
         self._saved = SavedState(**job.details["state"]) if job.details.get("state") else None
-        self.checkpoints = publication.stored_checkpoints(job)
+        self.checkpoints = stored_checkpoints(job)
         self.has_started = False
         self.parity_file: Path | None = None
         self.last_word: Message | None = None  # finished, paused, cancelled or failed
@@ -125,15 +125,15 @@ class Recorder:
         known = {checkpoint.step: checkpoint for checkpoint in self.checkpoints}
         step = message["step"]
         model_id = known[step].model_id if step in known else new_id("model")
-        fresh = StoredCheckpoint(step, model_id, dict(message.get("metrics") or {}))
+        fresh = StoredCheckpoint(step, model_id, narrative.measured(message.get("metrics") or {}))
         self._resources.blobs.upload_dir(fresh.blob, Path(message["dir"]))
         known[step] = fresh
         newest = sorted(known.values(), key=lambda checkpoint: checkpoint.step)
-        self.checkpoints = newest[-publication.KEPT_CHECKPOINTS :]
+        self.checkpoints = newest[-KEPT:]
         with write(self._resources.engine) as conn:
             self._lease.renew(conn)
             jobs.update_details(conn, self._job.id, {"checkpoints": [asdict(kept) for kept in self.checkpoints]})
-        for dropped in newest[: -publication.KEPT_CHECKPOINTS]:
+        for dropped in newest[:-KEPT]:
             self._resources.blobs.delete_dir(dropped.blob)
 
     def save_state(self, workspace: Workspace) -> None:

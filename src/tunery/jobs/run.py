@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import TextIO
 
 from tunery.domain.errors import TuneryError
 from tunery.domain.jobs import FineTuningJob, JobError
@@ -19,7 +20,7 @@ from tunery.jobs.preparation import Prepared, prepare
 from tunery.jobs.recording import Recorder
 from tunery.jobs.reports import Reports
 from tunery.jobs.resources import Resources
-from tunery.jobs.runners.process import Message, TrainerProcess, Wish, WorkdirBusy
+from tunery.jobs.runners.process import Message, TrainerProcess, Wish, WorkdirBusy, lock_workdir
 from tunery.jobs.workspace import Workspace
 from tunery.store import claims, events, jobs
 from tunery.store.claims import MAX_ATTEMPTS
@@ -40,6 +41,7 @@ class JobRun:
     def __init__(self, job: FineTuningJob, resources: Resources, worker_id: str, stop: threading.Event) -> None:
         self._job, self._resources, self._worker_id, self._stop = job, resources, worker_id, stop
         self._trainer: TrainerProcess | None = None
+        self._lock: TextIO | None = None
         self._stopping_since: float | None = None
         self._reports = Reports(job, resources)
         self._lease = Lease(
@@ -65,10 +67,14 @@ class JobRun:
         finally:
             if self._trainer is not None:
                 self._trainer.kill()
+            if self._lock is not None:
+                self._lock.close()
 
     def _attempt(self) -> None:
         try:
-            prepared = prepare(self._job, self._resources)
+            workspace = Workspace.of(self._resources.settings.home, self._job.id)
+            self._lock = lock_workdir(workspace.root)
+            prepared = prepare(self._job, self._resources, workspace)
             self._train(prepared)
             self._conclude(prepared)
         except LeaseLost:
@@ -90,7 +96,8 @@ class JobRun:
     # ---- training
 
     def _train(self, prepared: Prepared) -> None:
-        trainer = self._trainer = self._resources.runner.start(prepared.workspace.root)
+        assert self._lock is not None
+        trainer = self._trainer = self._resources.runner.start(prepared.workspace.root, self._lock)
         while not trainer.ended:
             self._recorder.hear(trainer.messages(POLL_S), prepared)
             if self._lease.lost:
@@ -136,25 +143,26 @@ class JobRun:
             self._rest()
 
     def _succeed(self, prepared: Prepared, finished: Message) -> None:
-        job, resources = self._job, self._resources
-        final = self._recorder.checkpoints[-1]
-        parity = check_parity(self._recorder.parity_file, Path(finished["dir"]), final.model_id, resources.settings)
+        job, resources, folder = self._job, self._resources, Path(finished["dir"])
+        # Stopped early, the best checkpoint is the model, and not the last.
+        final = next(kept for kept in self._recorder.checkpoints if f"step-{kept.step}" == folder.name)
+        parity = check_parity(self._recorder.parity_file, folder, final.model_id, resources.settings)
         result_file = publication.store_result_file(job, resources)
-        metrics = {**final.metrics, **(finished.get("metrics") or {})}
         with write(resources.engine) as conn:
             self._lease.renew(conn)
-            jobs.update_details(conn, job.id, {"metrics": metrics, "parity": parity.details, "state": None})
+            jobs.update_details(conn, job.id, {"metrics": final.metrics, "parity": parity.details, "state": None})
             done = publication.publish(
                 conn,
                 job,
                 resources,
                 self._worker_id,
+                final_step=final.step,
                 source=prepared.source,
                 parity=parity,
                 result_file=result_file,
                 trained_tokens=finished["trained_tokens"],
             )
-        self._reports.finish(succeeded=True, summary={"fine_tuned_model": done.fine_tuned_model, **metrics})
+        self._reports.finish(succeeded=True, summary={"fine_tuned_model": done.fine_tuned_model, **final.metrics})
         self._clean_up()
 
     def _cancel(self) -> None:
@@ -172,7 +180,7 @@ class JobRun:
             if keep_checkpoints and self._recorder.checkpoints:
                 job = jobs.get_job(conn, self._job.id)
                 source = job.details["source"]
-                publication.publish_checkpoints(conn, job, source=source, is_final=False, now=now)
+                publication.publish_checkpoints(conn, job, source=source, now=now)
             endings.fail(conn, self._job.id, self._worker_id, error, now=now)
         self._reports.finish(succeeded=False, summary={"status": "failed", "error": error.message})
         self._clean_up()

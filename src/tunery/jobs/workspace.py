@@ -67,6 +67,16 @@ class Workspace:
         incoming.rename(self.state)
         return saved.step
 
+    def restore_checkpoint(self, blobs: Blobs, step: int, prefix: str) -> None:
+        """The trainer counts on the checkpoints that its state names."""
+        folder = self.root / "checkpoints" / f"step-{step}"
+        if not folder.exists():
+            incoming = self.root / "checkpoint.incoming"
+            shutil.rmtree(incoming, ignore_errors=True)
+            blobs.download_dir(prefix, incoming)
+            folder.parent.mkdir(exist_ok=True)
+            incoming.rename(folder)
+
     def save(self, blobs: Blobs, job_id: str) -> SavedState | None:
         """Upload the state that lies here. None when the trainer replaced it meanwhile: its next word names a newer."""
         snapshot = self.root / "state.outgoing"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tunery.domain.jobs import FineTuningJob
-from tunery.jobs.narrative import METRIC_KEYS
+from tunery.jobs.narrative import measured
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,7 @@ class WandbRun:
         return cls(run)
 
     def log_step(self, metrics: dict[str, Any]) -> None:
-        values = {key: metrics[key] for key in METRIC_KEYS if metrics.get(key) is not None}
-        self._guard(lambda: self._run.log(values, step=metrics["step"]))
+        self._guard(lambda: self._run.log(measured(metrics), step=metrics["step"]))
 
     def finish(self, *, summary: dict[str, Any], succeeded: bool) -> None:
         self._guard(lambda: self._run.summary.update(summary))

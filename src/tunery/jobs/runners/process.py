@@ -36,7 +36,6 @@ class TrainerProcess:
 
     workdir: Path
     process: subprocess.Popen[bytes]
-    _lock: TextIO
     _messages: "queue.Queue[Message | None]" = field(default_factory=queue.Queue)
     _ended: bool = False
 
@@ -71,7 +70,6 @@ class TrainerProcess:
         except subprocess.TimeoutExpired:
             self.process.kill()
             status = self.process.wait()
-        self._lock.close()
         return status
 
     def kill(self) -> None:
@@ -85,35 +83,30 @@ class TrainerProcess:
 @dataclass(frozen=True)
 class ProcessRunner:
     command: Sequence[str] = TRAINER  # the workdir is added as the last argument
-    lock_timeout_s: float = 20.0
 
-    def start(self, workdir: Path) -> TrainerProcess:
-        """Start the trainer in workdir, where spec.json lies. Raises WorkdirBusy when the trainer of a worker
-        that died does not go away, OSError when no process can be made."""
-        lock = lock_workdir(workdir, self.lock_timeout_s)
+    def start(self, workdir: Path, lock: TextIO) -> TrainerProcess:
+        """Start the trainer in workdir, where spec.json lies; it inherits the lock. Raises OSError when no process
+        can be made."""
         (workdir / CONTROL).unlink(missing_ok=True)
-        try:
-            with (workdir / "trainer.log").open("ab") as errors:
-                process = subprocess.Popen(
-                    [*self.command, str(workdir)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    start_new_session=True,
-                    pass_fds=(lock.fileno(),),
-                )
-        except OSError:
-            lock.close()
-            raise
-        trainer = TrainerProcess(workdir, process, lock)
+        with (workdir / "trainer.log").open("ab") as errors:
+            process = subprocess.Popen(
+                [*self.command, str(workdir)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+                pass_fds=(lock.fileno(),),
+            )
+        trainer = TrainerProcess(workdir, process)
         assert process.stdout is not None
         reader = threading.Thread(target=_read, args=(process.stdout, trainer._messages), daemon=True)
         reader.start()
         return trainer
 
 
-def lock_workdir(workdir: Path, timeout_s: float) -> TextIO:
-    """Worker and trainer share this lock: it is free only when both are gone, so two trainers never write one state."""
+def lock_workdir(workdir: Path, timeout_s: float = 20.0) -> TextIO:
+    """Worker and trainer share this lock: it is free only when both are gone, so two trainers never write one state.
+    Raises WorkdirBusy when the trainer of a worker that died does not go away."""
     lock = (workdir / "lock").open("a")
     deadline = time.monotonic() + timeout_s
     while True:

@@ -1,0 +1,43 @@
+"""The worker with the real trainer and a tiny random model."""
+
+import pytest
+
+from tests.jobs.conftest import ROWS, Site
+from tunery.domain.hyperparameters import Hyperparameters
+from tunery.domain.jobs import JobStatus
+from tunery.jobs import lifecycle
+from tunery.jobs.runners.process import TRAINER
+from tunery.store import events
+from tunery.store.database import read
+
+CHOSEN = Hyperparameters(n_epochs=10, batch_size=4)
+
+
+def test_real_trainer_learns_and_its_job_succeeds(site: Site) -> None:
+    job = site.create(hyperparameters=CHOSEN, validation_file=site.add_file(ROWS[:4]), seed=1)
+    with site.worker(TRAINER):
+        done = site.wait(job.id, timeout_s=90)
+    assert done.status is JobStatus.SUCCEEDED, done.error
+    steps = [event for event in site.events(job.id) if event.type == "metrics"]
+    assert len(steps) == done.total_steps == 30
+    assert steps[-1].data is not None
+    assert steps[0].data is not None
+    assert steps[-1].data["full_valid_loss"] < steps[0].data["train_loss"]
+    assert "full validation loss=" in steps[-1].message
+    with read(site.engine) as conn:
+        checkpoints = events.list_checkpoints(conn, job.id).items
+    assert [checkpoint.step_number for checkpoint in checkpoints] == [30, 27, 24]
+
+
+def test_paused_and_resumed_job_ends_with_the_loss_of_one_that_was_not(site: Site) -> None:
+    whole = site.create(hyperparameters=CHOSEN, seed=1)
+    with site.worker(TRAINER):
+        expected = site.wait(whole.id, timeout_s=90)
+        job = site.create(hyperparameters=CHOSEN, seed=1, training_file=whole.training_file)
+        site.wait_for_step(job.id, 3, timeout_s=60)
+        site.verb(lifecycle.pause_job, job.id)
+        paused = site.wait(job.id, JobStatus.PAUSED)
+        assert paused.status is JobStatus.PAUSED
+        site.verb(lifecycle.resume_job, job.id)
+        done = site.wait(job.id, timeout_s=90)
+    assert done.details["metrics"]["train_loss"] == pytest.approx(expected.details["metrics"]["train_loss"], abs=1e-3)
