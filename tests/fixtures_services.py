@@ -19,7 +19,8 @@ from sqlalchemy import Engine, text
 
 from tunery.settings import Settings
 from tunery.store.blobs import Blobs
-from tunery.store.database import connect, migrate
+from tunery.store.database import connect, migrate, write
+from tunery.store.tables import metadata
 
 
 def free_port() -> int:
@@ -30,7 +31,7 @@ def free_port() -> int:
 
 
 class Postgres:
-    """One cluster. Each test gets a copy of a database that was migrated once."""
+    """One cluster. Tests get databases of the newest schema, emptied and used again: making one takes too long."""
 
     def __init__(self, url: str) -> None:
         self._admin = connect(url).execution_options(isolation_level="AUTOCOMMIT")
@@ -39,28 +40,41 @@ class Postgres:
             for setting in ("fsync", "full_page_writes", "synchronous_commit"):
                 conn.execute(text(f"ALTER SYSTEM SET {setting} = off"))
             conn.execute(text("SELECT pg_reload_conf()"))
-        template = self.empty("template")
-        engine = connect(template)
-        migrate(engine)
-        engine.dispose()
+        self._free: list[str] = []
 
-    def empty(self, name: str | None = None) -> str:
+    def empty(self) -> str:
         """The address of a new database without tables."""
-        return self._create(name or f"empty_{next(self._numbers)}", "template0")
+        return self._create(f"test_{next(self._numbers)}")
 
     def fresh(self) -> str:
-        """The address of a new database with the newest schema."""
-        return self._create(f"test_{next(self._numbers)}", "template")
+        """The address of a database without rows, with the newest schema. To be given back with `release`."""
+        if self._free:
+            return self._free.pop()
+        url = self.empty()
+        engine = connect(url)
+        migrate(engine)
+        engine.dispose()
+        return url
 
-    def _create(self, name: str, template: str) -> str:
+    def release(self, url: str) -> None:
+        """Whoever is still connected is thrown out; every row goes."""
+        engine = connect(url)
+        with write(engine) as conn:
+            conn.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            )
+            conn.execute(text("SET LOCAL session_replication_role = replica"))  # neither foreign keys nor triggers
+            conn.execute(text("; ".join(f"DELETE FROM {name}" for name in metadata.tables)))
+        engine.dispose()
+        self._free.append(url)
+
+    def _create(self, name: str) -> str:
         with self._admin.connect() as conn:
-            conn.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+            conn.execute(text(f"CREATE DATABASE {name}"))
         return self._admin.url.set(drivername="postgresql", database=name).render_as_string(hide_password=False)
-
-    def drop(self, url: str) -> None:
-        name = url.rpartition("/")[2].partition("?")[0]
-        with self._admin.connect() as conn:
-            conn.execute(text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
 
     def close(self) -> None:
         self._admin.dispose()
@@ -85,7 +99,7 @@ def postgres_url(postgres: Postgres) -> Iterator[str]:
     """A database of one's own with the newest schema."""
     url = postgres.fresh()
     yield url
-    postgres.drop(url)
+    postgres.release(url)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,11 @@ from tunery.store.tables import metadata
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'folder that is made' / 'tunery.db'}"
-        return
+        return f"sqlite:///{tmp_path / 'folder that is made' / 'tunery.db'}"
     postgres: Postgres = request.getfixturevalue("postgres")
-    url = postgres.empty()
-    yield url
-    postgres.drop(url)
+    return postgres.empty()
 
 
 def test_migrations_make_exactly_the_tables(database: Engine) -> None:
