@@ -20,6 +20,7 @@ from tunery.api.graders.routes import router as graders
 from tunery.api.inference.engines import Engines
 from tunery.api.inference.routes import router as inference
 from tunery.api.inference.stored import router as stored_completions
+from tunery.api.inference.upstream import Upstream
 from tunery.api.middleware import RequestContext
 from tunery.api.models.routes import router as models
 from tunery.api.services import Services
@@ -66,6 +67,7 @@ def create_services(settings: Settings, clock: Clock = system_clock) -> Services
         meter=Meter(engine, prices, settings, clock),
         clock=clock,
         engines=Engines(settings, blobs),
+        upstream=Upstream(settings),
     )
 
 
@@ -90,6 +92,7 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> FastAPI:
         flusher.cancel()
         services.meter.flush()
         await services.engines.close()
+        await services.upstream.close()
         services.engine.dispose()
 
     app = FastAPI(

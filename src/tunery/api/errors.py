@@ -1,6 +1,5 @@
 """The one place that turns an error into OpenAI's envelope."""
 
-import logging
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -9,8 +8,6 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from tunery.domain.errors import InvalidRequest, ServerFault, TuneryError
-
-log = logging.getLogger(__name__)
 
 BODY_NOT_JSON = (
     "We could not parse the JSON body of your request. "
@@ -119,25 +116,19 @@ def from_http(request: Request, error: HTTPException) -> TuneryError:
 
 def install(app: FastAPI) -> None:
     @app.exception_handler(TuneryError)
-    def on_known(_: Request, error: TuneryError) -> JSONResponse:
+    async def on_known(_: Request, error: TuneryError) -> JSONResponse:
         return envelope(error)
 
     @app.exception_handler(RequestValidationError)
-    def on_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def on_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         return envelope(from_validation(error.errors()[0]))
 
     @app.exception_handler(HTTPException)
-    def on_http(request: Request, error: HTTPException) -> JSONResponse:
+    async def on_http(request: Request, error: HTTPException) -> JSONResponse:
         return envelope(from_http(request, error))
 
-    @app.exception_handler(Exception)
-    def on_unexpected(request: Request, error: Exception) -> JSONResponse:
-        log.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
-        return envelope(unexpected(request))
 
-
-def unexpected(request: Request) -> ServerFault:
-    request_id = getattr(request.state, "request_id", "unknown")
+def unexpected(request_id: str) -> ServerFault:
     return ServerFault(
         "The server had an error while processing your request. It is in the server's log under "
         f"{request_id}; please say so when you report it."

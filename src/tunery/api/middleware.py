@@ -8,6 +8,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunery.api import metrics
+from tunery.api.errors import envelope, unexpected
 
 log = logging.getLogger("tunery.api.access")
 
@@ -27,7 +28,7 @@ class RequestContext:
         started = time.perf_counter()
         state = scope.setdefault("state", {})
         state["request_id"] = f"req_{uuid4().hex}"
-        status = 500
+        status = 0  # no answer yet
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -38,6 +39,12 @@ class RequestContext:
 
         try:
             await self.app(scope, receive, send_with_headers)
+        except Exception:
+            # Caught here and not in the framework's own outermost layer, whose answer would lack our headers.
+            log.exception("unexpected error in %s %s, %s", scope["method"], scope["path"], state["request_id"])
+            if status:
+                raise  # in the middle of an answer: all that is left is to break it off
+            await envelope(unexpected(state["request_id"]))(scope, receive, send_with_headers)
         finally:
             finish(scope, status, time.perf_counter() - started)
 

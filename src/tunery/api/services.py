@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 
 from tunery.api.data.reports import ReportCache
 from tunery.api.inference.engines import Engines
+from tunery.api.inference.upstream import Upstream
 from tunery.domain.clock import Clock
 from tunery.metering.meter import Meter
 from tunery.metering.prices import PriceTable
@@ -26,6 +27,7 @@ class Services:
     meter: Meter
     clock: Clock
     engines: Engines
+    upstream: Upstream
     reports: ReportCache = field(default_factory=ReportCache)
 
     def now(self) -> int:

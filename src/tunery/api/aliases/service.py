@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection
 
-from tunery.api.inference.resolve import resolve
+from tunery.api.inference.resolve import UPSTREAM, resolve
 from tunery.api.services import Services
 from tunery.domain.errors import InvalidRequest, NotFound
 from tunery.domain.models import Alias, AliasChange
@@ -18,7 +18,10 @@ def set_alias(services: Services, caller: Caller, *, name: str, target: str, rea
             raise InvalidRequest("An alias cannot point at its own name.", param="target")
         if models.find_alias(conn, caller.project_id, target):
             raise InvalidRequest(f"{target!r} is itself an alias; name the model it points at.", param="target")
-        resolve(conn, services.catalog, target, caller.project_id)
+        if not target.startswith(UPSTREAM):
+            resolve(conn, services.catalog, target, caller.project_id)
+        elif services.settings.upstream_api_key is None:
+            raise InvalidRequest("Nothing can be passed on to OpenAI: set upstream_api_key first.", param="target")
         return _set(conn, services, caller, name, target, reason)
 
 

@@ -59,6 +59,8 @@ def _prepare(
 ) -> tuple[Target, Rendered, Ticket]:
     with read(services.engine) as conn:
         target = resolve(conn, services.catalog, request.model, caller.project_id)
+    if target.upstream is not None:
+        raise InvalidRequest("A model that is passed on to OpenAI cannot score a given answer.", param="model")
     ids = RequestIds(request_id)
     tokens = estimated_tokens({"messages": request.messages})
     ticket = services.meter.open_request(caller, ids, model=target.weights_name, estimated_tokens=tokens)

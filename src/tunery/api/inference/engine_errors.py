@@ -14,7 +14,7 @@ def unavailable(message: str) -> Unavailable:
 
 def engine_error(response: httpx.Response, target: Target) -> TuneryError:
     """What the client is told. The engine's names for models are replaced by the one that the client used."""
-    detail = _detail(response)
+    detail = detail_of(response)
     message = str(detail.get("message") or f"The engine answered {response.status_code}.")
     if target.adapter is not None:
         message = message.replace(target.adapter.id, target.public_name)
@@ -32,7 +32,7 @@ def engine_error(response: httpx.Response, target: Target) -> TuneryError:
     return TuneryError("The engine had an error while it worked on your request; its log says more.")
 
 
-def _detail(response: httpx.Response) -> dict:
+def detail_of(response: httpx.Response) -> dict:
     try:
         body = response.json()
     except ValueError:

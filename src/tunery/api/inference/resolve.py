@@ -9,6 +9,8 @@ from tunery.domain.models import FineTunedModel
 from tunery.modeling.catalog import Catalog, CatalogModel
 from tunery.store import models
 
+UPSTREAM = "openai:"  # what an alias points at to have a name passed on
+
 
 @dataclass(frozen=True)
 class Target:
@@ -16,10 +18,13 @@ class Target:
     source: str  # the base weights
     base: CatalogModel | None  # None: the base has left the catalog since the model was made
     adapter: FineTunedModel | None  # None: the base itself
+    upstream: str | None = None  # set: nothing of the above answers, the request is passed on to this model there
 
     @property
     def weights_name(self) -> str:
         """What really answers, for the header that says so: an alias may point anywhere."""
+        if self.upstream is not None:
+            return self.upstream
         if self.adapter is not None:
             return self.adapter.name
         return self.base.name if self.base else self.source
@@ -28,6 +33,8 @@ class Target:
 def resolve(conn: Connection, catalog: Catalog, name: str, project_id: str) -> Target:
     """An alias of the project first, then its own and shared models, then the catalog. Raises no_such_model."""
     alias = models.find_alias(conn, project_id, name)
+    if alias is not None and alias.target.startswith(UPSTREAM):
+        return Target(name, UPSTREAM, None, None, upstream=alias.target.removeprefix(UPSTREAM))
     found = _find(conn, catalog, alias.target if alias else name, project_id)
     if found is None:
         raise no_such_model(name)

