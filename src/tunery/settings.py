@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     paused_status: Literal["paused", "queued", "running"] = "paused"  # how a paused job shows to old clients
     cached_token_rule: Literal["block", "openai"] = "block"  # openai: from 1,024 tokens in steps of 128
     wandb_api_key: SecretStr | None = None
+    upstream_base_url: str = "https://api.openai.com/v1"  # where names that point at `openai:MODEL` are passed on to
+    upstream_api_key: SecretStr | None = None  # None = nothing is passed on
     judge_url: str = ""  # an OpenAI-compatible endpoint, with /v1, for judge models that this server lacks
     judge_api_key: SecretStr | None = None
 

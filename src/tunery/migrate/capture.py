@@ -155,6 +155,16 @@ def _golden(prompt: Prompt, model: str, answer: ChatCompletion, latency_ms: floa
     )
 
 
+def recorded_answers(client: OpenAI, name: str) -> Iterator[Golden]:
+    """Stored completions of a model as answers, in the order in which they were given: row 1 is the oldest."""
+    for row, stored in enumerate(client.chat.completions.list(model=name, order="asc", limit=100), 1):
+        messages = [
+            {"role": message.role, "content": message.content}
+            for message in client.chat.completions.messages.list(stored.id, limit=100)
+        ]
+        yield _golden(Prompt(row, messages), name, stored, latency_ms=0.0)
+
+
 def write_golden(path: Path, answers: Iterable[Golden]) -> list[Golden]:
     """Appends each answer as it comes, so that an interrupted capture keeps what was paid for."""
     kept = []

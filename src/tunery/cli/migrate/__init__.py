@@ -10,7 +10,7 @@ openai = typer.Typer(
 
     1. `inventory`: what is there, and how long it still works.
     2. `import`: bring out files, jobs, evals and stored completions.
-    3. `capture`: record how the old models answer, while they do.
+    3. `capture`, `recorded`: keep how the old models answer, while they do.
     4. `retrain` or `distill`: train successors here.
     5. `report`: old, base and new on the same rows: is it safe to switch?
     6. `switch`: let the old name answer with the new model; `back` undoes it at once.
@@ -19,6 +19,7 @@ openai = typer.Typer(
 openai.command("inventory")(bring.inventory)
 openai.command("import")(bring.import_)
 openai.command("capture")(answers.capture)
+openai.command("recorded")(answers.recorded)
 openai.command("retrain")(retrain.retrain)
 openai.command("distill")(retrain.distill)
 openai.command("report")(answers.report)

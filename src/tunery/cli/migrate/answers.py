@@ -93,6 +93,24 @@ def _tell_captured(out: Path, answers: "list[Golden]", *, wanted: int, spent: st
     notes.print("Next: `tunery migrate openai retrain`.")
 
 
+def recorded(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="The name whose requests were passed on to OpenAI.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The golden file; answers are appended.")] = Path(
+        "old.golden.jsonl"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Turn the real traffic that this server passed on to OpenAI into a golden file."""
+    from tunery.migrate.capture import recorded_answers, write_golden
+
+    with notes.status("Reading stored completions…"):
+        answers = write_golden(out, recorded_answers(client_of(ctx), name))
+    if as_json:
+        return emit_json({"file": str(out), "answers": len(answers)})
+    console.print(f"{len(answers)} answers in {out}." if answers else f"No answer of {name} is stored here yet.")
+
+
 def report(
     ctx: typer.Context,
     old: Annotated[Path, typer.Argument(help="The old model's golden file.", exists=True)],
