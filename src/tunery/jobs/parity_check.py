@@ -22,14 +22,16 @@ class ParityReport:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def check_parity(samples_file: Path | None, adapter: Path, model_id: str, settings: Settings) -> ParityReport:
+def check_parity(
+    samples_file: Path | None, adapter: Path, model_id: str, settings: Settings, *, wait_s: float = WAIT_FOR_ENGINE_S
+) -> ParityReport:
     """Raises ParityBroken. An engine that cannot be asked costs the check, not the job: the report says so."""
     url = engine_address(settings)
     if samples_file is None or not url:
         return _unchecked("no engine is configured" if not url else "the trainer named no examples")
     engine = EngineScorer(url)
-    if not engine.wait_until_up(WAIT_FOR_ENGINE_S):
-        return _unchecked(f"the engine did not answer for {WAIT_FOR_ENGINE_S:.0f} s")
+    if not engine.wait_until_up(wait_s):
+        return _unchecked(f"the engine did not answer for {wait_s:.0f} s")
     name = f"{model_id}-parity"
     try:
         with engine.adapter(name, adapter):

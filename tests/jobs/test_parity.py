@@ -1,0 +1,91 @@
+"""Trained and served model against each other, with the real trainer and the real engine."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.conftest import Site
+from tunery.domain.hyperparameters import Hyperparameters
+from tunery.domain.jobs import JobStatus
+from tunery.jobs.parity import EngineScorer, Parity, Sample, compare
+from tunery.jobs.parity_check import ParityBroken, check_parity
+from tunery.jobs.runners.process import TRAINER
+from tunery.store import models
+from tunery.store.database import read
+
+
+@pytest.fixture(scope="module")
+def engine_url(tiny_model_dir: Path) -> Iterator[str]:
+    command = [sys.executable, "-m", "tunery.serving", "--model-dir", str(tiny_model_dir), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    word, _, url = process.stdout.readline().strip().partition(" ")
+    assert word == "ready"
+    yield url
+    process.terminate()
+    process.wait(20)
+    process.stdout.close()
+
+
+class Told:
+    """A scorer that gives what it was told."""
+
+    def __init__(self, logprobs: list[float]) -> None:
+        self.logprobs = logprobs
+
+    def score(self, model: str, token_ids: list[int]) -> list[float]:
+        return self.logprobs
+
+
+def test_differences_are_taken_at_the_trained_tokens_only() -> None:
+    sample = Sample([5, 6, 7, 8], 2, [-1.0, -2.0])
+    parity = compare([sample], Told([-9.0, -1.5, -2.0]), "m")
+    assert parity == Parity(2, 0.25, 0.5)
+    assert not parity.holds
+
+
+def test_a_number_that_is_none_never_passes_for_parity() -> None:
+    assert not compare([Sample([5, 6], 1, [-1.0])], Told([float("nan")]), "m").holds
+    assert not compare([Sample([5, 6, 7], 1, [-1.0, -1.0])], Told([float("nan"), -1.0]), "m").holds
+
+
+def test_job_ends_with_proof_that_the_engine_serves_what_was_trained(
+    site: Site, engine_url: str, tmp_path: Path
+) -> None:
+    site.settings = site.settings.model_copy(update={"engine_url": engine_url})
+    job = site.create(hyperparameters=Hyperparameters(n_epochs=6, batch_size=4), seed=1)
+    with site.worker(TRAINER):
+        done = site.wait(job.id, timeout_s=90)
+    assert done.status is JobStatus.SUCCEEDED, done.error
+    assert done.details["parity"]["num_tokens"] > 50
+    # Trainer and engine compute in bf16 in another order: 8 significant bits of numbers around 5.
+    assert done.details["parity"]["max_difference"] < 0.1
+    assert any("Served and trained model agree" in message for message in site.messages(job.id))
+    _prove_that_a_wrong_scale_is_noticed(site, job.id, engine_url, tmp_path)
+
+
+def _prove_that_a_wrong_scale_is_noticed(site: Site, job_id: str, engine_url: str, folder: Path) -> None:
+    with read(site.engine) as conn:
+        model = models.list_models_of_job(conn, job_id)[0]
+    site.blobs.download_dir(model.blob, folder)
+    engine, token_ids = EngineScorer(engine_url), list(range(3, 60))
+    with engine.adapter("right", folder):
+        samples = [{"token_ids": token_ids, "start": 1, "logprobs": engine.score("right", token_ids)}]
+    file = folder / "parity.json"
+    file.write_text(json.dumps(samples))
+    check_parity(file, folder, "same", site.settings)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": config["lora_alpha"] * 4}))
+    with pytest.raises(ParityBroken, match="does not serve the model as it was trained"):
+        check_parity(file, folder, "other", site.settings)
+
+
+def test_engine_that_cannot_be_asked_costs_the_check_and_not_the_job(site: Site, tmp_path: Path) -> None:
+    settings = site.settings.model_copy(update={"engine_url": "http://127.0.0.1:9"})
+    report = check_parity(tmp_path / "none.json", tmp_path, "m", settings, wait_s=0)
+    assert report.level == "warn"
+    assert "did not answer" in report.message
