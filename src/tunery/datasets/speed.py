@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from tunery.datasets.pool import num_cores
+
 FILE = "speed.json"
 KEPT = 8  # jobs remembered for each base and method
 _CALIBRATION_S = 0.2
 # A machine does not repeat itself: other programs run, lengths differ. Around the slowest and fastest job remembered.
 _MEASURED_MARGIN = (0.6, 1.6)
-# Training reaches a fifth to three times the fp32 matrix speed: bf16 units double it, small products halve it.
-_GUESSED_SHARE = (0.2, 3.0)
+# Of the fp32 matrix speed: bf16 units exceed it, small products and a busy machine stay far below.
+_GUESSED_SHARE = (0.12, 1.6)
 _GUESSED_OVERHEAD_S = (4.0, 60.0)
 # Far apart on purpose: nothing torch-free tells one card from another.
 _GPU_FLOP_PER_S = (5e12, 4e14)
@@ -68,16 +70,16 @@ def guessed() -> Speed:
 
 
 def matrix_flop_per_s() -> float:
-    """fp32 products of the size that a small model's layers have, the best of a few."""
-    left = np.ones((256, 576), dtype=np.float32)
-    right = np.ones((576, 512), dtype=np.float32)
+    """fp32 products on one core, times the cores. The matrices are small enough that numpy starts no threads, and the
+    best of many short ones counts: a machine that is busy just now is not thought to be slow."""
+    left = np.ones((96, 96), dtype=np.float32)
     best = float("inf")
     end = time.perf_counter() + _CALIBRATION_S
     while time.perf_counter() < end:
         start = time.perf_counter()
-        np.matmul(left, right)
+        np.matmul(left, left)
         best = min(best, time.perf_counter() - start)
-    return 2 * left.shape[0] * right.shape[0] * right.shape[1] / best
+    return 2 * 96**3 / best * num_cores()
 
 
 def record(home: Path, source: str, method: str, job: PastJob) -> None:

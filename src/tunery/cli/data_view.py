@@ -1,0 +1,119 @@
+"""Reports, estimates and examples for people at a terminal."""
+
+from rich.markup import escape
+from rich.text import Text
+
+from tunery.cli.output import console, duration, facts, size, table
+from tunery.datasets.estimate import Estimate
+from tunery.datasets.report import Advice, Distribution, Report, TokenCounts
+from tunery.datasets.rows import Row
+
+MAX_SHOWN = 20  # problems; --json has more
+MAX_LINES = 10
+BAR_WIDTH = 30
+STYLES = {"context": "dim", "trained": "bold green", "cut": "strike red"}
+
+
+def print_report(report: Report, name: str) -> None:
+    verdict = "[green]good[/green]" if report.is_valid else f"[red]{report.num_errors:,} errors[/red]"
+    warnings = f", {report.num_warnings:,} warnings" if report.num_warnings else ""
+    console.print(
+        f"[bold]{escape(name)}[/bold]: {verdict}{warnings}. {report.num_examples:,} examples, "
+        f"{report.num_lines:,} lines, {size(report.num_bytes)}"
+    )
+    _print_problems(report)
+    if report.tokens is not None:
+        _print_tokens(report.tokens)
+    print_advice(report.advice)
+
+
+def _print_problems(report: Report) -> None:
+    if not report.problems:
+        return
+    colour = {"error": "red", "warning": "yellow"}
+    rows = [
+        (
+            str(problem.line or "–"),
+            f"[{colour[problem.severity]}]{problem.code}[/]",
+            f"{escape(problem.message)} [dim]{escape(problem.path)}[/dim]\n[dim]{escape(problem.suggestion)}[/dim]",
+        )
+        for problem in report.problems[:MAX_SHOWN]
+    ]
+    console.print(table((">line", "code", "problem"), rows, empty=""))
+    hidden = report.problem_counts.total() - len(rows)
+    if hidden > 0:
+        counts = ", ".join(f"{code} {count:,}" for code, count in report.problem_counts.most_common())
+        console.print(f"… and {hidden:,} more. In all: {counts}", soft_wrap=True)
+
+
+def _print_tokens(counts: TokenCounts) -> None:
+    tokens, trained = counts.tokens, counts.trained_tokens
+    pairs = [
+        ("tokens an epoch", f"{tokens.total:,}"),
+        ("trained tokens", f"{trained.total:,} ({trained.total / max(1, tokens.total):.0%})"),
+        ("per example", f"{tokens.min:,} to {tokens.max:,}, half of them up to {tokens.median:,}"),
+        ("shared beginning", f"{counts.num_prefix_tokens:,} tokens, {counts.prefix_share:.0%} of all"),
+    ]
+    if counts.num_truncated_examples:
+        cut = f"{counts.num_truncated_examples:,} examples lose {counts.num_truncated_tokens:,} tokens"
+        pairs.append(("cut", f"[yellow]{cut}[/yellow] (limit {counts.max_example_tokens:,})"))
+    console.print(facts(pairs))
+    _print_histogram(tokens)
+
+
+def _print_histogram(tokens: Distribution) -> None:
+    if len(tokens.histogram) < 2:
+        return
+    most = max(entry["count"] for entry in tokens.histogram)
+    rows = [
+        (f"{entry['from']:,}–{entry['to']:,}", "█" * round(BAR_WIDTH * entry["count"] / most), f"{entry['count']:,}")
+        for entry in tokens.histogram
+    ]
+    console.print(table((">tokens", "examples", ""), rows, empty=""))
+
+
+def print_advice(advice: list[Advice]) -> None:
+    for item in advice:
+        console.print(f"[yellow]•[/yellow] {escape(item.message)} {escape(item.suggestion)}")
+        for evidence in item.evidence:
+            console.print(f"    [dim]{escape(evidence)}[/dim]")
+        if item.lines:
+            lines = ", ".join(map(str, item.lines[:MAX_LINES]))
+            more = " …" if item.count > MAX_LINES else ""
+            console.print(f"    [dim]lines {lines}{more}[/dim]")
+
+
+def print_estimate(found: Estimate, model: str) -> None:
+    chosen, reasons = found.hyperparameters, found.hyperparameters.reasons
+    basis = f"from {found.num_measured_jobs} jobs on this machine" if found.num_measured_jobs else "a rough guess"
+    console.print(
+        facts(
+            [
+                ("model", model),
+                ("examples", f"{found.num_examples:,}"),
+                ("epochs", f"{chosen.n_epochs} [dim]{reasons['n_epochs']}[/dim]"),
+                ("batch size", f"{chosen.batch_size} [dim]{reasons['batch_size']}[/dim]"),
+                (
+                    "learning rate ×",
+                    f"{chosen.learning_rate_multiplier:g} [dim]{reasons['learning_rate_multiplier']}[/dim]",
+                ),
+                ("steps", f"{found.num_steps:,}"),
+                ("trained tokens", f"{found.trained_tokens:,}"),
+                ("price", f"{found.cost:.4f} {found.currency}"),
+                ("time", f"{duration(found.min_s)} to {duration(found.max_s)} [dim]{basis}[/dim]"),
+                ("memory", size(found.peak_memory_bytes)),
+            ]
+        )
+    )
+    print_advice(found.advice)
+
+
+def print_row(row: Row) -> None:
+    counts = "" if row.num_tokens is None else f": {row.num_tokens:,} tokens, {row.num_trained_tokens:,} trained"
+    console.rule(f"line {row.line}{counts}", align="left")
+    for problem in row.problems:
+        console.print(f"[red]{problem.code}[/red] {escape(problem.message)}")
+    text = Text()
+    for part in row.segments:
+        text.append(part.text, STYLES[part.kind])
+    console.print(text)
