@@ -50,10 +50,10 @@ def unsupported(param: str, why: str) -> InvalidRequest:
 
 
 def _most_telling(errors: list[ErrorDetails]) -> ErrorDetails:
-    """Of a union's errors the one that went deepest: the branch that was meant."""
+    """Of a union's errors the one that went deepest, then one that is not about the type: the branch that was meant."""
     first = errors[0]["loc"][0] if errors[0]["loc"] else None
     same = [error for error in errors if error["loc"] and error["loc"][0] == first]
-    return max(same, key=lambda error: len(error["loc"]), default=errors[0])
+    return max(same, key=lambda error: (len(error["loc"]), error["type"] not in _EXPECTED), default=errors[0])
 
 
 def _translate(error: ErrorDetails) -> InvalidRequest:

@@ -1,0 +1,44 @@
+"""The engine's real HTTP server, in a thread of the test."""
+
+import asyncio
+import socket
+import threading
+from typing import Self
+
+import uvicorn
+
+from tunery.serving.build import build_service
+from tunery.serving.http.app import create_app
+from tunery.serving.http.service import Service
+from tunery.serving.settings import EngineSettings
+
+
+class EngineServer:
+    def __init__(self, settings: EngineSettings, port: int = 0) -> None:
+        self._settings = settings
+        self._socket = socket.create_server(("127.0.0.1", port))
+        self.port = self._socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.service: Service
+        self._server: uvicorn.Server
+        self._is_up = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+
+    async def _serve(self) -> None:
+        self.service = build_service(self._settings, asyncio.get_running_loop())
+        self.service.engine.start()
+        config = uvicorn.Config(create_app(self.service), log_level="error", timeout_graceful_shutdown=1)
+        self._server = uvicorn.Server(config)
+        self._is_up.set()
+        await self._server.serve(sockets=[self._socket])
+        await asyncio.to_thread(self.service.engine.stop)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._is_up.wait(60)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(20)
+        self._socket.close()

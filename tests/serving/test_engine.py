@@ -1,0 +1,199 @@
+"""The engine against transformers and PEFT, in fp32, where greedy answers must be the same token for token."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.serving.conftest import make_settings
+from tests.serving.peft_adapters import generate, model_with
+from tests.serving.running import LocalEngine, generation, tokens
+from tunery.domain.errors import InvalidRequest, NotFound
+
+NUM_TOKENS = 24
+ADAPTERS = [None, "full", "wide", "attention", "mlp"]
+
+
+def prompt(number: int, length: int = 30) -> list[int]:
+    generator = torch.Generator().manual_seed(number)
+    return torch.randint(3, 259, (length,), generator=generator).tolist()
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_model_dir: Path, adapters: dict[str, Path]) -> dict[tuple[str | None, int], list[int]]:
+    """transformers' and PEFT's own answers, by adapter and prompt number."""
+    answers = {}
+    for name in ADAPTERS:
+        model = model_with(tiny_model_dir, adapters[name] if name else None)
+        for number in range(3):
+            answers[name, number] = generate(model, prompt(number, 10 + 17 * number), NUM_TOKENS)
+    assert len({tuple(answers[name, 0]) for name in ADAPTERS}) == len(ADAPTERS)  # the adapters matter
+    return answers
+
+
+def all_cases() -> list[tuple[str | None, int]]:
+    return [(name, number) for number in range(3) for name in ADAPTERS]
+
+
+def make(case: tuple[str | None, int]):
+    name, number = case
+    return generation(prompt(number, 10 + 17 * number), adapter=name, max_tokens=NUM_TOKENS)
+
+
+def test_each_alone_equals_transformers_and_peft(engine: LocalEngine, expected: dict) -> None:
+    for case in all_cases():
+        assert tokens(engine.run(make(case))[0]) == expected[case], case
+
+
+def test_a_mixed_batch_equals_each_alone(engine: LocalEngine, expected: dict) -> None:
+    cases = all_cases()
+    answers = engine.run(*map(make, cases))
+
+    assert {case: tokens(answer) for case, answer in zip(cases, answers, strict=True)} == expected
+
+
+def test_nothing_changes_under_preemption_chunks_and_abort(
+    tiny_model_dir: Path, adapters: dict[str, Path], expected: dict
+) -> None:
+    settings = make_settings(tiny_model_dir, max_num_batched_tokens=20, max_num_seqs=16)
+    with LocalEngine(settings, num_blocks=16) as local:
+        for name, folder in adapters.items():
+            local.engine.load(name, folder).result(30)
+        cases = all_cases()
+        generations = [make(case) for case in cases]
+        doomed = [make(case) for case in cases[:5]]
+        local.engine.submit([item for pair in zip(generations, doomed, strict=False) for item in pair])
+        local.engine.submit(generations[5:])
+        for _ in range(30):
+            local.next_output()
+        local.engine.abort([item.id for item in doomed])
+        answers = local.finish(generations)
+
+    assert {case: tokens(answer) for case, answer in zip(cases, answers, strict=True)} == expected
+    assert local.scheduler.num_preemptions > 0
+
+
+def test_a_cached_prefix_changes_nothing_but_the_work(engine: LocalEngine, expected: dict) -> None:
+    case = ("full", 2)
+    cold, warm = (engine.run(make(case))[0] for _ in range(2))
+
+    assert tokens(cold) == tokens(warm) == expected[case]
+    assert cold[-1].num_cached_tokens == 0
+    assert warm[-1].num_cached_tokens == 32  # of 44: whole blocks of 16
+
+
+def test_projects_do_not_share_prefixes(engine: LocalEngine) -> None:
+    ids = prompt(1, 40)
+    first = engine.run(generation(ids, salt="one"))[0]
+    other = engine.run(generation(ids, salt="two"))[0]
+    again = engine.run(generation(ids, salt="two"))[0]
+
+    assert [answer[-1].num_cached_tokens for answer in (first, other, again)] == [0, 0, 32]
+
+
+def test_prompt_logprobs_equal_the_models_own(engine: LocalEngine, tiny_model_dir: Path, adapters: dict) -> None:
+    ids = prompt(4, 50)
+    engine.run(generation(ids, adapter="wide"))  # so that a cache hit is there to be ignored
+    answer = engine.run(generation(ids, adapter="wide", max_tokens=0, prompt_logprobs=2))[0]
+
+    with torch.inference_mode():
+        logits = model_with(tiny_model_dir, adapters["wide"])(torch.tensor([ids])).logits[0]
+    own = torch.log_softmax(logits, -1)[:-1].gather(1, torch.tensor(ids[1:]).unsqueeze(1)).squeeze(1)
+    scores = answer[-1].prompt_logprobs
+    assert scores is not None and scores[0] is None
+    assert torch.allclose(
+        torch.tensor([s.logprob for s in scores[1:] if s]), own, atol=1e-4
+    )  # fp32 sums in other order
+    assert len(scores) == len(ids)
+    assert answer[-1].num_output_tokens == 0
+
+
+def test_equal_seeds_draw_equal_tokens_in_any_company(engine: LocalEngine) -> None:
+    def seeded():
+        return generation(prompt(0), temperature=1.0, top_p=0.9, seed="7:0", max_tokens=20)
+
+    alone = tokens(engine.run(seeded())[0])
+    company = engine.run(seeded(), *(generation(prompt(n), adapter="mlp", temperature=1.0) for n in range(4)), seeded())
+
+    assert tokens(company[0]) == tokens(company[-1]) == alone
+
+
+def test_more_adapters_than_slots_take_turns(tiny_model_dir: Path, adapters: dict[str, Path], expected: dict) -> None:
+    with LocalEngine(make_settings(tiny_model_dir, max_adapters=2)) as local:
+        for name, folder in adapters.items():
+            local.engine.load(name, folder).result(30)
+        cases = [case for case in all_cases() if case[0]]
+        answers = local.run(*map(make, cases))
+        assert len(local.scheduler.slots.resident) == 2
+
+    assert {case: tokens(answer) for case, answer in zip(cases, answers, strict=True)} == {
+        case: expected[case] for case in cases
+    }
+
+
+def test_a_thousand_registered_adapters_share_the_slots(tiny_model_dir: Path, adapters: dict[str, Path]) -> None:
+    with LocalEngine(make_settings(tiny_model_dir, max_adapters=64)) as local:
+        names = [f"m{number}" for number in range(1000)]
+        for future in [local.engine.load(name, adapters["attention"]) for name in names]:
+            future.result(60)
+        assert len(local.engine.adapters) == 1000
+        assert len(local.scheduler.slots.resident) == 64
+
+        wanted = [generation([5, 6, 7], adapter=name, max_tokens=2) for name in names[::50]]
+        answers = local.run(*wanted)
+
+    assert len({tuple(tokens(answer)) for answer in answers}) == 1
+    assert len(local.engine._runner._adapters) == 64
+
+
+def test_a_replaced_adapter_answers_with_its_new_weights(engine: LocalEngine, adapters: dict, expected: dict) -> None:
+    engine.run(make(("full", 2)))
+    engine.engine.unload("full").result(10)
+    engine.engine.load("full", adapters["wide"]).result(10)
+
+    answer = engine.run(make(("full", 2)))[0]
+
+    assert tokens(answer) == expected["wide", 2]
+    assert answer[-1].num_cached_tokens == 0
+
+
+def test_unloading_lets_running_answers_finish(engine: LocalEngine, expected: dict) -> None:
+    running = make(("wide", 0))
+    engine.engine.submit([running])
+    engine.next_output()
+    engine.engine.unload("wide").result(10)
+
+    assert "wide" not in engine.engine.adapters
+    assert tokens(engine.finish([running])[0]) == expected["wide", 0]
+    late = engine.run(make(("wide", 0)))[0]
+    assert late[-1].error is not None
+    with pytest.raises(NotFound):
+        engine.engine.unload("wide").result(10)
+
+
+def test_files_that_are_no_adapter_are_refused_and_leave_no_name(engine: LocalEngine, tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="No adapter can be read"):
+        engine.engine.load("broken", tmp_path).result(10)
+
+    assert "broken" not in engine.engine.adapters
+
+
+def test_an_adapter_that_breaks_the_arithmetic_hurts_only_its_own_requests(
+    engine: LocalEngine, adapters: dict[str, Path], tmp_path: Path, expected: dict
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "huge"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text((adapters["full"] / "adapter_config.json").read_text())
+    weights = load_file(adapters["full"] / "adapter_model.safetensors")
+    save_file({name: tensor * 1e30 for name, tensor in weights.items()}, folder / "adapter_model.safetensors")
+    engine.engine.load("huge", folder).result(10)
+
+    answers = engine.run(make(("full", 2)), generation(prompt(2, 44), adapter="huge"), make((None, 2)))
+    after = engine.run(*(make(case) for case in all_cases()))
+
+    assert answers[1][-1].error is not None
+    assert tokens(answers[0]) == expected["full", 2]
+    assert tokens(answers[2]) == expected[None, 2]
+    assert [tokens(answer) for answer in after] == [expected[case] for case in all_cases()]

@@ -1,0 +1,311 @@
+"""The engine's HTTP face through the official client, on a real port."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openai import APIStatusError, BadRequestError, NotFoundError, OpenAI
+
+from tests.serving.server import EngineServer
+from tunery.serving.settings import EngineSettings
+
+MESSAGES: list[Any] = [
+    {"role": "system", "content": "Be brief and kind."},
+    {"role": "user", "content": "Say something."},
+]
+SCHEMA = {
+    "type": "object",
+    "properties": {"size": {"type": "integer"}, "colour": {"enum": ["red", "blue"]}},
+    "required": ["size", "colour"],
+    "additionalProperties": False,
+}
+TOOL = {"type": "function", "function": {"name": "paint", "parameters": SCHEMA}}
+
+
+@pytest.fixture(scope="module")
+def server(settings: EngineSettings, adapters: dict[str, Path]) -> Iterator[EngineServer]:
+    with EngineServer(settings) as running:
+        running.service.engine.load("wide", adapters["wide"]).result(20)
+        yield running
+
+
+@pytest.fixture
+def client(server: EngineServer) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as openai:
+        yield openai
+
+
+def ask(client: OpenAI, **changes: Any) -> Any:
+    values = {"model": "base", "messages": MESSAGES, "max_completion_tokens": 12, "temperature": 0, **changes}
+    return client.chat.completions.create(**values)
+
+
+def metric(server: EngineServer, name: str) -> float:
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name) and not line.startswith("#"))
+
+
+def test_a_stream_joins_to_the_same_answer_and_ends_with_usage(client: OpenAI) -> None:
+    whole = ask(client, extra_body={"ignore_eos": True})
+    chunks = list(ask(client, stream=True, stream_options={"include_usage": True}, extra_body={"ignore_eos": True}))
+
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason == "length"
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens == 12
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_cached_tokens_are_what_was_reused(client: OpenAI) -> None:
+    salted = {"cache_salt": "proj_cached"}
+    first, second = (ask(client, extra_body=salted).usage for _ in range(2))
+
+    assert first.prompt_tokens_details.cached_tokens == 0
+    assert second.prompt_tokens - 16 <= second.prompt_tokens_details.cached_tokens < second.prompt_tokens
+
+
+def test_n_answers_count_the_prompt_once(client: OpenAI) -> None:
+    answer = ask(client, n=3, temperature=1, seed=5)
+
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert answer.usage.prompt_tokens == ask(client).usage.prompt_tokens
+    again = ask(client, n=3, temperature=1, seed=5)
+    assert [c.message.content for c in again.choices] == [c.message.content for c in answer.choices]
+
+
+def test_stop_ends_the_answer_before_it(client: OpenAI) -> None:
+    text = ask(client, max_completion_tokens=40, extra_body={"ignore_eos": True}).choices[0].message.content
+    stop = text[4:6]
+    answer = ask(client, max_completion_tokens=40, stop=[stop], extra_body={"ignore_eos": True}).choices[0]
+
+    assert answer.message.content == text[: text.index(stop)]
+    assert answer.finish_reason == "stop"
+
+
+def test_logprobs_are_those_of_the_drawn_tokens(client: OpenAI) -> None:
+    content = ask(client, logprobs=True, top_logprobs=3, extra_body={"ignore_eos": True}).choices[0].logprobs.content
+
+    assert all(len(entry.top_logprobs) == 3 for entry in content)
+    assert all(entry.top_logprobs[0].logprob == entry.logprob <= 0 for entry in content)  # greedy draws the likeliest
+    chunks = ask(client, logprobs=True, stream=True, extra_body={"ignore_eos": True})
+    streamed = [e for c in chunks if c.choices[0].logprobs for e in c.choices[0].logprobs.content]
+    assert [entry.token for entry in streamed] == [entry.token for entry in content]
+
+
+def test_logit_bias_forces_and_forbids(client: OpenAI) -> None:
+    answer = ask(client, logit_bias={"70": 100}, max_completion_tokens=3, logprobs=True)
+    assert len(set(answer.choices[0].message.content)) == 1
+    token = answer.choices[0].logprobs.content[0].token
+    banned = ask(client, logit_bias={"70": -100}, max_completion_tokens=20, extra_body={"ignore_eos": True})
+    assert token not in (banned.choices[0].message.content or "")
+
+
+def test_frequency_penalty_breaks_repetition(client: OpenAI) -> None:
+    loop = ask(client, logit_bias={"70": 30}, max_completion_tokens=30).choices[0].message.content
+    penalised = ask(client, logit_bias={"70": 30}, max_completion_tokens=30, frequency_penalty=2)
+    assert loop.count(loop[0]) > penalised.choices[0].message.content.count(loop[0])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_json_schema_is_obeyed_by_a_random_model(client: OpenAI, stream: bool) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "thing", "schema": SCHEMA, "strict": True}}
+    answer = ask(client, response_format=wanted, max_completion_tokens=200, temperature=1, seed=3, stream=stream)
+    if stream:
+        chunks = list(answer)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        reason = chunks[-1].choices[0].finish_reason
+    else:
+        text, reason = answer.choices[0].message.content, answer.choices[0].finish_reason
+
+    thing = json.loads(text)
+    assert set(thing) == {"size", "colour"} and thing["colour"] in ("red", "blue")
+    assert reason == "stop"
+
+
+def test_a_forced_tool_is_called_with_valid_arguments(client: OpenAI) -> None:
+    named = ask(
+        client,
+        tools=[TOOL],
+        tool_choice={"type": "function", "function": {"name": "paint"}},
+        max_completion_tokens=300,
+        temperature=1,
+        seed=1,
+    ).choices[0]
+
+    call = named.message.tool_calls[0]
+    assert call.function.name == "paint" and set(json.loads(call.function.arguments)) == {"size", "colour"}
+    assert named.finish_reason == "stop"
+    assert named.message.content is None
+
+
+def test_required_tools_stream_their_calls(client: OpenAI) -> None:
+    settings = {"tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False, "temperature": 1, "seed": 2}
+    chunks = list(ask(client, **settings, max_completion_tokens=300, stream=True))
+
+    deltas = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
+    assert deltas[0].function.name == "paint" and deltas[0].id.startswith("call_")
+    arguments = "".join(delta.function.arguments for delta in deltas)
+    assert set(json.loads(arguments)) == {"size", "colour"}
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    assert not any(chunk.choices[0].delta.content for chunk in chunks)
+
+
+def test_legacy_functions_are_answered_in_their_form(client: OpenAI) -> None:
+    answer = ask(
+        client,
+        functions=[TOOL["function"]],
+        function_call={"name": "paint"},
+        temperature=1,
+        seed=1,
+        max_completion_tokens=300,
+    ).choices[0]
+
+    assert answer.message.function_call.name == "paint"
+    assert answer.message.tool_calls is None
+
+
+def test_adapters_come_and_go_while_it_runs(server: EngineServer, client: OpenAI, adapters: dict[str, Path]) -> None:
+    with pytest.raises(NotFoundError) as missing:
+        ask(client, model="late")
+    assert missing.value.code == "model_not_found"
+
+    loaded = httpx.post(
+        f"{server.url}/v1/load_lora_adapter", json={"lora_name": "late", "lora_path": str(adapters["full"])}
+    )
+    assert loaded.status_code == 200
+    assert ask(client, model="late").model == "late"
+    assert "late" in [model.id for model in client.models.list()]
+
+    httpx.post(f"{server.url}/v1/unload_lora_adapter", json={"lora_name": "late"}).raise_for_status()
+    with pytest.raises(NotFoundError):
+        ask(client, model="late")
+
+
+def test_token_ids_are_scored(client: OpenAI) -> None:
+    answer = client.completions.create(
+        model="wide", prompt=[5, 6, 7, 8], max_tokens=0, extra_body={"prompt_logprobs": 0}
+    )
+
+    scores: Any = answer.choices[0].prompt_logprobs  # type: ignore[attr-defined]
+    assert scores[0] is None
+    assert [next(iter(score)) for score in scores[1:]] == ["6", "7", "8"]
+
+
+def test_completions_of_several_prompts_echo_and_score(client: OpenAI) -> None:
+    answer = client.completions.create(model="base", prompt=["ab", "cd"], max_tokens=2, echo=True, logprobs=1, n=2)
+
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    assert [choice.text[:2] for choice in answer.choices] == ["ab", "ab", "cd", "cd"]
+    first = answer.choices[0].logprobs
+    assert first.tokens[:2] == ["a", "b"] and first.token_logprobs[0] is None and first.token_logprobs[1] < 0
+
+
+REFUSALS = [
+    ({"temperature": 3.5}, "temperature", "decimal_above_max_value"),
+    ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
+    ({"n": 0}, "n", "integer_below_min_value"),
+    ({"n": "2"}, "n", "invalid_type"),
+    ({"nonsense": 1}, "nonsense", "unknown_parameter"),
+    ({"audio": {"voice": "x"}}, "audio", "unsupported_parameter"),
+    ({"reasoning_effort": "low"}, "reasoning_effort", "unsupported_parameter"),
+    ({"messages": []}, "messages", "empty_array"),
+    ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "invalid_value"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content", "invalid_type"),
+    ({"messages": [{"role": "user", "content": "x" * 3000}]}, "messages", "context_length_exceeded"),
+    ({"max_completion_tokens": 2047}, "messages", "context_length_exceeded"),
+    ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "array_above_max_length"),
+    ({"logit_bias": {"word": 1}}, "logit_bias", "invalid_value"),
+    ({"response_format": {"type": "yaml"}}, "response_format.type", "invalid_value"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing_required_parameter"),
+    ({"tool_choice": "required"}, "tool_choice", None),
+    ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+]
+
+
+@pytest.mark.parametrize(("changes", "param", "code"), REFUSALS)
+def test_what_cannot_be_honoured_is_refused_by_name(
+    server: EngineServer, changes: dict[str, Any], param: str, code: str | None
+) -> None:
+    body = {"model": "base", "messages": MESSAGES, **changes}
+    response = httpx.post(f"{server.url}/v1/chat/completions", json=body)
+
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
+    assert list(error) == ["message", "type", "param", "code"]
+
+
+def test_a_schema_that_is_none_is_refused(client: OpenAI) -> None:
+    bad = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
+    with pytest.raises(BadRequestError) as refused:
+        ask(client, response_format=bad)
+    assert refused.value.code == "invalid_json_schema"
+
+
+def test_parameters_that_openai_ignores_are_ignored(client: OpenAI) -> None:
+    plain = ask(client).choices[0].message.content
+    ignored = {
+        "store": True, "metadata": {"a": "b"}, "user": "u", "service_tier": "auto", "prompt_cache_key": "k",
+        "safety_identifier": "s", "prediction": {"type": "content", "content": "x"}, "modalities": ["text"],
+    }  # fmt: skip
+    assert ask(client, **ignored).choices[0].message.content == plain
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_frees_its_place(server: EngineServer, stream: bool) -> None:
+    body = {"model": "base", "messages": MESSAGES, "stream": stream, "max_tokens": 1900, "ignore_eos": True, "n": 2}
+    before = metric(server, 'tunery_engine_requests_total{finish_reason="abort"}')
+    with (
+        httpx.Client(timeout=1.0) as leaving,
+        contextlib.suppress(httpx.ReadTimeout),
+        leaving.stream("POST", f"{server.url}/v1/chat/completions", json=body) as response,
+    ):
+        next(response.iter_lines())
+
+    deadline = time.monotonic() + 10
+    while metric(server, 'tunery_engine_requests_total{finish_reason="abort"}') < before + 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert metric(server, "tunery_engine_requests_running ") == 0
+
+
+def test_metrics_count_tokens_and_times(server: EngineServer, client: OpenAI) -> None:
+    before = metric(server, "tunery_engine_output_tokens_total")
+    usage = ask(client, extra_body={"ignore_eos": True}).usage
+
+    assert metric(server, "tunery_engine_output_tokens_total") == before + usage.completion_tokens
+    assert metric(server, "tunery_engine_time_to_first_token_seconds_count") > 0
+    assert metric(server, "tunery_engine_adapters_registered ") >= 1
+
+
+def test_unknown_addresses_and_broken_bodies_get_the_envelope(server: EngineServer) -> None:
+    missing = httpx.get(f"{server.url}/v1/nothing")
+    broken = httpx.post(f"{server.url}/v1/chat/completions", content=b"{")
+
+    assert missing.status_code == 404 and missing.json()["error"]["message"] == "Invalid URL (GET /v1/nothing)"
+    assert broken.status_code == 400 and broken.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_tokenize_counts_a_conversation(server: EngineServer, client: OpenAI) -> None:
+    answer = httpx.post(f"{server.url}/tokenize", json={"model": "base", "messages": MESSAGES}).json()
+
+    assert answer["count"] == len(answer["tokens"]) == ask(client).usage.prompt_tokens
+
+
+def test_a_stopped_engine_says_so_and_when_to_come_back(settings: EngineSettings) -> None:
+    with EngineServer(settings) as stopping:
+        assert httpx.get(f"{stopping.url}/health").status_code == 200
+        stopping.service.engine.stop()
+        client = OpenAI(base_url=f"{stopping.url}/v1", api_key="x", max_retries=0)
+        with client, pytest.raises(APIStatusError) as down:
+            ask(client)
+        assert down.value.status_code == 503
+        assert down.value.response.headers["retry-after"] == "2"
+        assert httpx.get(f"{stopping.url}/health").status_code == 503

@@ -1,0 +1,264 @@
+import subprocess
+import sys
+
+from tests.serving.builders import compute, make_scheduler, make_sequence, step
+from tunery.serving.sequence import SequenceStatus
+
+
+def test_prompt_is_computed_first_then_one_token_a_step() -> None:
+    scheduler = make_scheduler()
+    sequence = make_sequence(6)
+    scheduler.add(sequence)
+
+    first = step(scheduler)
+    second = step(scheduler)
+
+    assert first is not None and [run.num_tokens for run in first.prefill] == [6]
+    assert second is not None and [run.start for run in second.decode] == [6]
+    assert sequence.num_output_tokens == 2
+
+
+def test_long_prompt_is_cut_into_chunks_of_the_token_budget() -> None:
+    scheduler = make_scheduler(max_num_batched_tokens=16)
+    scheduler.add(make_sequence(40))
+
+    batches = [step(scheduler) for _ in range(3)]
+
+    assert [batch.prefill[0].num_tokens for batch in batches if batch] == [16, 16, 8]
+    assert [batch.prefill[0].needs_sample for batch in batches if batch] == [False, False, False]
+    assert scheduler.running[0].num_output_tokens == 1
+
+
+def test_running_answers_come_before_a_long_prompt() -> None:
+    scheduler = make_scheduler(max_num_batched_tokens=16)
+    short, long = make_sequence([1, 2, 3]), make_sequence(60)
+    scheduler.add(short)
+    scheduler.add(long)
+
+    batches = [step(scheduler) for _ in range(3)]
+
+    assert batches[0] and [run.num_tokens for run in batches[0].prefill] == [3, 13]
+    for batch in batches[1:]:
+        assert batch is not None
+        assert [run.sequence for run in batch.decode] == [short]
+        assert batch.prefill[0].num_tokens == 15
+
+
+def test_no_more_than_the_allowed_sequences_run() -> None:
+    scheduler = make_scheduler(max_num_seqs=2)
+    for _ in range(5):
+        scheduler.add(make_sequence(3))
+
+    step(scheduler)
+
+    assert (len(scheduler.running), len(scheduler.waiting)) == (2, 3)
+
+
+def test_equal_prompts_that_start_together_are_computed_once() -> None:
+    scheduler = make_scheduler()
+    sequences = [make_sequence(10) for _ in range(3)]
+    for sequence in sequences:
+        scheduler.add(sequence)
+
+    batch = step(scheduler)
+
+    assert batch is not None
+    assert [run.num_tokens for run in batch.prefill] == [10, 2, 2]
+    assert [sequence.num_cached_tokens for sequence in sequences] == [0, 8, 8]
+    assert sequences[1].block_table[:2] == sequences[0].block_table[:2]
+
+
+def test_a_finished_answer_is_found_by_the_next_turn_of_its_conversation() -> None:
+    scheduler = make_scheduler()
+    first = make_sequence(6)
+    scheduler.add(first)
+    for _ in range(7):
+        step(scheduler)
+    scheduler.finish(first)
+
+    following = make_sequence([*first.token_ids, 1, 2])
+    scheduler.add(following)
+    step(scheduler)
+
+    assert following.num_cached_tokens == 12  # of 13 tokens, whole blocks of 4 that were computed
+
+
+def test_a_whole_cached_prompt_leaves_one_token_to_compute() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(make_sequence(8))
+    step(scheduler)
+
+    again = make_sequence(8)
+    scheduler.add(again)
+    step(scheduler)
+
+    assert again.num_cached_tokens == 4
+
+
+def test_prefixes_are_not_shared_between_salts_or_adapters() -> None:
+    scheduler = make_scheduler()
+    for adapter in ("a", "b"):
+        scheduler.slots.request(adapter)
+        scheduler.slots.mark_ready(adapter)
+    sequences = [
+        make_sequence(9, salt="one"),
+        make_sequence(9, salt="two"),
+        make_sequence(9, adapter="a"),
+        make_sequence(9, adapter="b"),
+    ]
+    for sequence in sequences:
+        scheduler.add(sequence)
+        step(scheduler)
+
+    assert [sequence.num_cached_tokens for sequence in sequences] == [0, 0, 0, 0]
+
+
+def test_a_new_adapter_under_an_old_name_does_not_find_the_old_prefixes() -> None:
+    scheduler = make_scheduler()
+    first, second = make_sequence(9, adapter="a"), make_sequence(9, adapter="a")
+    scheduler.add(first)
+    step(scheduler)
+    step(scheduler)
+    scheduler.finish(first)
+    scheduler.slots.remove("a")
+    scheduler.forget_adapter("a")
+    scheduler.add(second)
+    step(scheduler)
+    step(scheduler)
+
+    assert second.num_cached_tokens == 0
+    assert second.num_output_tokens == 1
+
+
+def test_the_youngest_gives_way_when_blocks_run_out_and_catches_up_later() -> None:
+    scheduler = make_scheduler(num_blocks=6)
+    old, young = make_sequence(8), make_sequence([1, 2, 3, 4, 5, 6, 7, 8])
+    scheduler.add(old)
+    scheduler.add(young)
+    while not scheduler.num_preemptions:
+        step(scheduler)
+
+    assert young.status is SequenceStatus.WAITING
+    assert scheduler.waiting[0] is young
+    assert old.status is SequenceStatus.RUNNING
+
+    outputs = young.num_output_tokens
+    scheduler.finish(old)
+    step(scheduler)
+    assert young.num_output_tokens == outputs + 1
+
+
+def test_a_preempted_sequence_reports_the_cache_hit_of_its_first_start_only() -> None:
+    scheduler = make_scheduler(num_blocks=6)
+    old, young = make_sequence(8), make_sequence([1, 2, 3, 4, 5, 6, 7, 8])
+    scheduler.add(old)
+    scheduler.add(young)
+    while not scheduler.num_preemptions:
+        step(scheduler)
+    scheduler.finish(old)
+    step(scheduler)
+
+    assert young.status is SequenceStatus.RUNNING
+    assert young.num_cached_tokens == 0
+
+
+def test_abort_gives_back_blocks_and_slot_wherever_the_sequence_is() -> None:
+    scheduler = make_scheduler(max_num_seqs=1)
+    running, waiting = make_sequence(9, adapter="a"), make_sequence(5)
+    scheduler.add(running)
+    step(scheduler)
+    step(scheduler)
+    scheduler.add(waiting)
+
+    scheduler.abort(running)
+    scheduler.abort(waiting)
+    scheduler.abort(waiting)
+
+    scheduler.check()
+    assert not scheduler.has_work
+    assert scheduler.blocks.num_used == 0
+
+
+def test_abort_between_schedule_and_update_leaves_no_trace() -> None:
+    scheduler = make_scheduler()
+    kept, aborted = make_sequence(5), make_sequence([9, 8, 7, 6, 5])
+    scheduler.add(kept)
+    scheduler.add(aborted)
+    batch = scheduler.schedule()
+    assert batch is not None
+
+    scheduler.abort(aborted)
+    compute(scheduler, batch)
+
+    assert kept.num_output_tokens == 1
+    assert aborted.num_output_tokens == 0
+
+
+def test_a_sequence_whose_adapter_is_not_loaded_does_not_hold_up_others() -> None:
+    scheduler = make_scheduler()
+    blocked, free = make_sequence(5, adapter="a"), make_sequence(5)
+    scheduler.add(blocked)
+    scheduler.add(free)
+
+    batch = scheduler.schedule()
+
+    assert batch is not None
+    assert [run.sequence for run in batch.runs] == [free]
+    assert [load.adapter for load in scheduler.slots.take_loads()] == ["a"]
+    scheduler.slots.mark_ready("a")
+    compute(scheduler, batch)
+    step(scheduler)
+    assert blocked.status is SequenceStatus.RUNNING
+
+
+def test_a_sequence_that_waits_for_a_slot_is_not_overtaken_for_ever() -> None:
+    scheduler = make_scheduler(max_adapters=1, max_skipped_steps=5, num_blocks=64)
+    scheduler.add(make_sequence(3, adapter="busy"))
+    step(scheduler)
+    step(scheduler)
+    patient = make_sequence(3, adapter="patient")
+    scheduler.add(patient)
+    for _ in range(30):
+        newcomer = make_sequence(3, adapter="busy")
+        scheduler.add(newcomer)
+        step(scheduler)
+        if len(scheduler.running) > 1:
+            scheduler.finish(scheduler.running[0])
+        if patient.num_skipped_steps > 5 and scheduler.running and scheduler.running[0] is not patient:
+            scheduler.finish(scheduler.running[0])
+
+    assert patient.status is SequenceStatus.RUNNING or patient.num_output_tokens > 0
+
+
+def test_cached_prefixes_are_forgotten_least_recently_used_first() -> None:
+    scheduler = make_scheduler(num_blocks=8)
+    prompts = [[n] * 9 for n in (1, 2, 3)]
+    for prompt in prompts[:2]:
+        sequence = make_sequence(prompt)
+        scheduler.add(sequence)
+        step(scheduler)
+        scheduler.finish(sequence)
+    again = make_sequence(prompts[0])
+    scheduler.add(again)
+    step(scheduler)
+    scheduler.finish(again)
+    big = make_sequence([5] * 20)
+    scheduler.add(big)
+    step(scheduler)
+    scheduler.finish(big)
+    scheduler.check()
+
+    later = [make_sequence(prompt) for prompt in prompts[:2]]
+    for sequence in later:
+        scheduler.add(sequence)
+        step(scheduler)
+        scheduler.finish(sequence)
+
+    assert [sequence.num_cached_tokens for sequence in later] == [8, 0]
+
+
+def test_deciding_needs_no_torch() -> None:
+    modules = "scheduler blocks slots sequence requests text answer constraints settings backends"
+    code = "import sys\n" + "".join(f"import tunery.serving.{name}\n" for name in modules.split())
+    code += "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,0 +1,107 @@
+"""An hour of arrivals through the scheduler: every invariant after every step, and nobody left behind."""
+
+import random
+from collections import deque
+
+from tests.serving.builders import make_scheduler, make_sequence
+from tunery.serving.scheduler import Scheduler
+from tunery.serving.sequence import Sequence
+
+SECONDS = 3600
+ARRIVALS_PER_S = 1.0
+NUM_ADAPTERS = 40
+
+
+class Simulation:
+    """A clock, a stream of requests, and an engine that needs 10 ms and 1 ms a prompt token for a step."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.scheduler: Scheduler = make_scheduler(
+            num_blocks=40,
+            block_size=16,
+            max_adapters=6,
+            max_num_seqs=12,
+            max_num_batched_tokens=256,
+            max_skipped_steps=100,
+        )
+        self.now = 0.0
+        self.lengths: dict[str, int] = {}
+        self.arrived_at: dict[str, float] = {}
+        self.loading: deque[tuple[float, str]] = deque()
+        self.live: dict[str, Sequence] = {}
+        self.waits: list[float] = []
+        self.counts = {"finished": 0, "aborted": 0, "arrived": 0, "cached": 0, "loads": 0}
+
+    def arrive(self) -> None:
+        draw = self.random
+        adapter = None if draw.random() < 0.3 else f"a{min(int(draw.expovariate(0.12)), NUM_ADAPTERS - 1)}"
+        system = [draw.randrange(4)] * draw.choice((0, 48, 160))
+        prompt = system + [draw.randrange(1000) for _ in range(draw.randrange(1, 120))]
+        sequence = make_sequence(prompt, adapter=adapter, salt=draw.choice(("p", "q")))
+        self.lengths[sequence.id] = min(1 + int(draw.expovariate(1 / 14)), 300)
+        self.arrived_at[sequence.id] = self.now
+        self.live[sequence.id] = sequence
+        self.scheduler.add(sequence)
+        self.counts["arrived"] += 1
+
+    def finish_loads(self) -> None:
+        self.scheduler.slots.take_evictions()
+        for load in self.scheduler.slots.take_loads():
+            self.loading.append((self.now + 0.08, load.adapter))
+            self.counts["loads"] += 1
+        while self.loading and self.loading[0][0] <= self.now:
+            self.scheduler.slots.mark_ready(self.loading.popleft()[1])
+
+    def abort_some(self) -> None:
+        if self.live and self.random.random() < 0.0005:
+            self.end(self.random.choice(list(self.live.values())), "aborted")
+
+    def end(self, sequence: Sequence, how: str) -> None:
+        self.scheduler.finish(sequence)
+        del self.live[sequence.id]
+        self.counts[how] += 1
+
+    def step(self) -> None:
+        batch = self.scheduler.schedule()
+        self.scheduler.check()
+        self.finish_loads()
+        if batch is None:
+            self.now += 0.02
+            return
+        assert sum(run.num_tokens for run in batch.runs) <= self.scheduler.limits.max_num_batched_tokens
+        self.now += 0.01 + 0.001 * sum(run.num_tokens for run in batch.prefill)
+        self.abort_some()
+        ended = [run.sequence for run in batch.runs if run.needs_sample and run.sequence.id in self.live]
+        self.scheduler.update(batch, {sequence.id: self.random.randrange(1000) for sequence in ended})
+        for sequence in ended:
+            if sequence.num_output_tokens == 1:
+                self.waits.append(self.now - self.arrived_at[sequence.id])
+                self.counts["cached"] += sequence.num_cached_tokens
+            if sequence.num_output_tokens >= self.lengths[sequence.id]:
+                self.end(sequence, "finished")
+        self.scheduler.check()
+
+    def run(self) -> None:
+        next_arrival = 0.0
+        while self.now < SECONDS or self.live:
+            while next_arrival <= min(self.now, SECONDS):
+                self.arrive()
+                next_arrival += self.random.expovariate(ARRIVALS_PER_S)
+            self.step()
+            assert self.now < SECONDS * 1.5, "work is left that never runs"
+
+
+def test_an_hour_of_arrivals_breaks_no_invariant_and_starves_nobody() -> None:
+    simulation = Simulation(seed=6)
+    simulation.run()
+
+    counts, scheduler = simulation.counts, simulation.scheduler
+    assert counts["finished"] + counts["aborted"] == counts["arrived"] > 3000
+    assert counts["aborted"] > 10
+    assert scheduler.num_preemptions > 3
+    assert counts["loads"] > 100
+    assert counts["cached"] > 10_000
+    assert max(simulation.waits) < 60
+    assert scheduler.blocks.num_used == 0
+    assert not scheduler.has_work
