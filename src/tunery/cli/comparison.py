@@ -14,6 +14,7 @@ from tunery.cli.tasks import Message, Question, Task
 if TYPE_CHECKING:
     from openai import OpenAI
 
+TABLE_WIDTH = 100
 STREAMS = 8  # questions asked at once: the engine computes them in one batch
 
 
@@ -66,7 +67,7 @@ def _normal(text: str) -> str:
 
 
 def side_by_side(task: Task, base: list[Answer], tuned: list[Answer]) -> RenderableType:
-    found = Table(title="Questions that are not in the file", title_justify="left", show_lines=True)
+    found = Table(title="Questions that are not in the file", title_justify="left", show_lines=True, width=TABLE_WIDTH)
     for column in ("question", "base model, few-shot", "tuned model, zero-shot"):
         found.add_column(column, ratio=1)
     for question, before, after in zip(task.questions, base, tuned, strict=True):

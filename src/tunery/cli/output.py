@@ -10,7 +10,9 @@ import typer
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-console = Console(highlight=False)
+PIPED_WIDTH = 240  # a program that reads lines must not meet cut-off ids
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 notes = Console(stderr=True, highlight=False)
 """Progress and remarks: not part of what a program reads."""
 
@@ -40,7 +42,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[RenderableType]], *, e
     """A plain table, or the sentence `empty` when there is no row. Columns that start with `>` are numbers."""
     found = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        found.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+        found.add_column(
+            column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
+        )
     for row in rows:
         found.add_row(*row)
     return found if found.row_count else empty

@@ -1,0 +1,83 @@
+"""What the commands of `tunery data` do with a file and the base model that the job will use."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunery.cli.data_files import late_bar
+from tunery.cli.models import download_bar
+from tunery.datasets.advise import no_validation_file
+from tunery.datasets.estimate import Estimate, estimate
+from tunery.datasets.job_errors import first_job_error
+from tunery.datasets.render import Renderer
+from tunery.datasets.report import Report, Role
+from tunery.datasets.speed import speed_of
+from tunery.datasets.validate import validate_file
+from tunery.datasets.work import ModelShape
+from tunery.domain.clock import system_clock
+from tunery.domain.errors import InvalidRequest
+from tunery.domain.hyperparameters import Hyperparameters, resolve
+from tunery.domain.jobs import Method
+from tunery.metering.prices import PriceTable
+from tunery.modeling import sources
+from tunery.modeling.catalog import Catalog, CatalogModel
+from tunery.settings import Settings, load_settings
+
+
+@dataclass(frozen=True)
+class Base:
+    settings: Settings
+    catalog: CatalogModel
+    model_dir: Path
+    renderer: Renderer
+
+
+def open_base(model: str) -> Base:
+    """Fetches the base model when this machine has not got it."""
+    settings = load_settings()
+    catalog = Catalog.load(settings.catalog).resolve(model)
+    with download_bar() as progress:
+        model_dir = sources.ensure(catalog.source, settings.models_dir, progress)
+    return Base(settings, catalog, model_dir, Renderer.from_dir(model_dir))
+
+
+def make_reports(training: Path, validation: Path | None, base: Base | None, method: Method) -> list[Report]:
+    first = _report(training, base, method, "training", None)
+    return [first] if validation is None else [first, _report(validation, base, method, "validation", first)]
+
+
+def _report(path: Path, base: Base | None, method: Method, role: Role, against: Report | None) -> Report:
+    with late_bar(f"Checking {path.name}", path.stat().st_size) as advance:
+        return validate_file(
+            path,
+            method=method,
+            renderer=base.renderer if base else None,
+            max_example_tokens=base.catalog.max_example_tokens if base else None,
+            role=role,
+            against=against,
+            progress=advance,
+        )
+
+
+def make_estimate(
+    training: Path, validation: Path | None, base: Base, method: Method, chosen: Hyperparameters
+) -> Estimate:
+    """Raises InvalidRequest with the words in which the job would fail."""
+    reports = make_reports(training, validation, base, method)
+    for report, path in zip(reports, (training, validation), strict=False):
+        error = first_job_error(report, str(path))
+        if error is not None:
+            raise InvalidRequest(f"{error.message} (`tunery data check {path}` says more.)")
+    num_examples, prices = reports[0].num_examples, PriceTable.load(base.settings.prices)
+    found = estimate(
+        reports[0],
+        resolve(chosen, num_examples=num_examples, default_multiplier=base.catalog.default_multiplier),
+        method=method,
+        shape=ModelShape.from_dir(base.model_dir),
+        speed=speed_of(base.settings.home, base.catalog.source, method),
+        lora_rank=base.catalog.lora_rank,
+        training_price=prices.training_price(base.catalog.name, system_clock()),
+        currency=prices.currency,
+    )
+    if validation is None:
+        found.advice.append(no_validation_file(num_examples))
+    return found
