@@ -51,7 +51,7 @@ def test_body_that_is_no_json_is_400(api: Api, body: bytes) -> None:
         (
             {"model": "m", "training_file": "f", "hyperparameters": {"n_epochs": "all"}},
             "hyperparameters.n_epochs",
-            "invalid_value",
+            "invalid_type",
         ),
         ({"model": "m", "training_file": "f", "suffix": "a\0b"}, None, "invalid_value"),
     ],

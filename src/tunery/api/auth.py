@@ -18,6 +18,7 @@ NO_KEY = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
     "(i.e. Authorization: Bearer YOUR_KEY). `tunery serve` printed one at its first start."
 )
+ALL_READ = "api.all.read"  # OpenAI's scope for everything that only looks
 TOUCH_EVERY_S = 60  # last-used times are for people: one write a minute and key is enough
 
 # Only for the OpenAPI document: the header itself is read below, so that a missing key gets OpenAI's 401.
@@ -97,11 +98,12 @@ def authenticate(services: Services, request: Request) -> Caller:
 
 
 def check_scope(caller: Caller, scope: str) -> None:
-    if caller.scopes and scope not in caller.scopes:
+    is_read = scope.endswith(".read")
+    if caller.scopes and scope not in caller.scopes and not (is_read and ALL_READ in caller.scopes):
         raise PermissionDenied(
             f"You have insufficient permissions for this operation. Missing scopes: {scope}.", code="missing_scope"
         )
-    if caller.role is Role.READER and not scope.endswith(".read"):
+    if caller.role is Role.READER and not is_read:
         raise PermissionDenied("Your role in this project is reader, which may look but not change or run anything.")
 
 
@@ -122,11 +124,20 @@ def access(scope: str) -> Callable[..., Caller]:
 
 
 def admin(request: Request, services: ServicesDep, _: Annotated[object, Security(bearer)]) -> Caller:
-    """The key must be an admin key, or belong to an owner of the organisation."""
+    """The key must be an admin key, or belong to an owner of the organisation: owning a project is not enough."""
     caller = authenticate(services, request)
-    if not caller.is_admin:
-        require_owner(caller)
+    check_scope(caller, "api.management.read" if request.method == "GET" else "api.management.write")
+    if not caller.is_admin and not _owns_organization(services, caller):
+        raise PermissionDenied("This operation needs an admin key, or the key of an owner of the organization.")
     return caller
+
+
+def _owns_organization(services: Services, caller: Caller) -> bool:
+    if caller.role is not Role.OWNER or caller.user_id is None:
+        return False
+    with read(services.engine) as conn:
+        user = tenants.find_user(conn, caller.user_id)
+    return user is not None and user.role is Role.OWNER and not user.is_service_account
 
 
 FilesReader = Annotated[Caller, Depends(access("api.files.read"))]

@@ -1,5 +1,6 @@
 """The one place that turns an error into OpenAI's envelope."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -12,6 +13,12 @@ from tunery.domain.errors import InvalidRequest, ServerFault, TuneryError
 BODY_NOT_JSON = (
     "We could not parse the JSON body of your request. "
     "(HINT: this server expects a JSON payload, but what was sent was not valid JSON.)"
+)
+
+SOURCES = frozenset({"body", "query", "path", "header"})
+# What pydantic calls the branches of unions: types, and the tags of graders.
+BRANCHES = frozenset(
+    {"int", "float", "str", "bool", "string_check", "text_similarity", "score_model", "python", "multi"}
 )
 
 TYPE_NAMES = {
@@ -51,16 +58,33 @@ def envelope(error: TuneryError) -> JSONResponse:
     return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
 
 
-def dotted(location: tuple[int | str, ...], loc_names: frozenset[str] = frozenset({"body", "query", "path"})) -> str:
-    """`('body', 'method', 'dpo', 'beta')` as `method.dpo.beta`. Names of union branches are not part of a path."""
-    parts = location[1:] if location and location[0] in loc_names else location
+def dotted(location: tuple[int | str, ...]) -> str:
+    """`('body', 'method', 'dpo', 'beta')` as `method.dpo.beta`, without the branches of unions."""
     text = ""
-    for part in parts:
+    for part in location[1:] if location[:1] and location[0] in SOURCES else location:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif part.replace("_", "").replace("-", "").isalnum():
+        elif part not in BRANCHES and part.replace("_", "").replace("-", "").isalnum():
             text += f".{part}" if text else part
     return text
+
+
+def from_problems(problems: Sequence[dict[str, Any]]) -> InvalidRequest:
+    """One error for all of pydantic's: the first, or where a union was missed, every type it would have taken."""
+    first = problems[0]
+    param = dotted(tuple(first["loc"]))
+    expected = [words for problem in problems if dotted(tuple(problem["loc"])) == param and (words := _type(problem))]
+    if len(expected) < 2:
+        return from_validation(first)
+    return InvalidRequest(
+        f"Invalid type for '{param}': expected {' or '.join(dict.fromkeys(expected))}.",
+        param=param,
+        code="invalid_type",
+    )
+
+
+def _type(problem: dict[str, Any]) -> str | None:
+    return problem["ctx"]["expected"] if problem["type"] == "literal_error" else TYPE_NAMES.get(problem["type"])
 
 
 def from_validation(problem: dict[str, Any]) -> InvalidRequest:
@@ -121,7 +145,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        return envelope(from_validation(error.errors()[0]))
+        return envelope(from_problems(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:

@@ -1,0 +1,116 @@
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from tunery.api.organization import project_service as service
+from tunery.api.organization.schemas import (
+    Deleted,
+    MemberCreate,
+    MemberOut,
+    MemberUpdate,
+    ProjectCreate,
+    ProjectOut,
+    ProjectUpdate,
+    UserOut,
+    UserUpdate,
+    wire_member,
+    wire_project,
+    wire_user,
+)
+from tunery.api.organization.trail import OperatorDep
+from tunery.api.paging import After, CursorListing, Limit, cursor_listing
+from tunery.api.services import ServicesDep
+
+router = APIRouter(prefix="/v1/organization", tags=["Administration"])
+
+Emails = Annotated[list[str] | None, Query(alias="emails[]", max_length=100)]
+
+
+@router.post("/projects")
+def create_project(body: ProjectCreate, operator: OperatorDep, services: ServicesDep) -> ProjectOut:
+    return wire_project(service.create_project(services, operator, body.name))
+
+
+@router.get("/projects")
+def list_projects(
+    operator: OperatorDep,
+    services: ServicesDep,
+    after: After = None,
+    limit: Limit = 20,
+    include_archived: bool = False,
+) -> CursorListing[ProjectOut]:
+    page = service.list_projects(services, operator, after=after, limit=limit, include_archived=include_archived)
+    return CursorListing[ProjectOut](**cursor_listing([wire_project(item) for item in page.items], page.has_more))
+
+
+@router.get("/projects/{project_id}")
+def retrieve_project(project_id: str, operator: OperatorDep, services: ServicesDep) -> ProjectOut:
+    return wire_project(service.get_project(services, operator, project_id))
+
+
+@router.post("/projects/{project_id}")
+def update_project(
+    project_id: str, operator: OperatorDep, services: ServicesDep, body: ProjectUpdate | None = None
+) -> ProjectOut:
+    return wire_project(service.rename_project(services, operator, project_id, body.name if body else None))
+
+
+@router.post("/projects/{project_id}/archive")
+def archive_project(project_id: str, operator: OperatorDep, services: ServicesDep) -> ProjectOut:
+    return wire_project(service.archive_project(services, operator, project_id))
+
+
+@router.post("/projects/{project_id}/users")
+def add_project_user(project_id: str, body: MemberCreate, operator: OperatorDep, services: ServicesDep) -> MemberOut:
+    return wire_member(service.add_member(services, operator, project_id, body))
+
+
+@router.get("/projects/{project_id}/users")
+def list_project_users(
+    project_id: str, operator: OperatorDep, services: ServicesDep, after: After = None, limit: Limit = 20
+) -> CursorListing[MemberOut]:
+    page = service.list_members(services, operator, project_id, after=after, limit=limit)
+    return CursorListing[MemberOut](**cursor_listing([wire_member(item) for item in page.items], page.has_more))
+
+
+@router.get("/projects/{project_id}/users/{user_id}")
+def retrieve_project_user(project_id: str, user_id: str, operator: OperatorDep, services: ServicesDep) -> MemberOut:
+    return wire_member(service.get_member(services, operator, project_id, user_id))
+
+
+@router.post("/projects/{project_id}/users/{user_id}")
+def update_project_user(
+    project_id: str, user_id: str, operator: OperatorDep, services: ServicesDep, body: MemberUpdate | None = None
+) -> MemberOut:
+    role = body.role if body else None
+    return wire_member(service.update_member(services, operator, project_id, user_id, role))
+
+
+@router.delete("/projects/{project_id}/users/{user_id}")
+def remove_project_user(project_id: str, user_id: str, operator: OperatorDep, services: ServicesDep) -> Deleted:
+    service.remove_member(services, operator, project_id, user_id)
+    return Deleted(id=user_id, object="organization.project.user.deleted")
+
+
+@router.get("/users")
+def list_users(
+    operator: OperatorDep, services: ServicesDep, emails: Emails = None, after: After = None, limit: Limit = 20
+) -> CursorListing[UserOut]:
+    page = service.list_users(services, operator, after=after, limit=limit, emails=tuple(emails or ()))
+    return CursorListing[UserOut](**cursor_listing([wire_user(item) for item in page.items], page.has_more))
+
+
+@router.get("/users/{user_id}")
+def retrieve_user(user_id: str, operator: OperatorDep, services: ServicesDep) -> UserOut:
+    return wire_user(service.get_user(services, operator, user_id))
+
+
+@router.post("/users/{user_id}")
+def update_user(user_id: str, operator: OperatorDep, services: ServicesDep, body: UserUpdate | None = None) -> UserOut:
+    return wire_user(service.update_user(services, operator, user_id, body or UserUpdate()))
+
+
+@router.delete("/users/{user_id}")
+def delete_user(user_id: str, operator: OperatorDep, services: ServicesDep) -> Deleted:
+    service.delete_user(services, operator, user_id)
+    return Deleted(id=user_id, object="organization.user.deleted")

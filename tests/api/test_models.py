@@ -1,0 +1,93 @@
+"""Models, checkpoint permissions and who sees what."""
+
+from urllib.parse import quote
+
+import pytest
+
+from tests.api.conftest import BASE, Api
+from tunery.domain.tenants import Role
+
+NAMES = [f"ft:{BASE}:personal::AbCd1234", f"ft:{BASE}:org:my-suffix:AbCd1234:ckpt-step-80", "ft:a/b:org:x:AbCd1234"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_name_may_stand_in_the_path_plain_or_quoted(api: Api, name: str) -> None:
+    api.make_model(name)
+    for path in (name, quote(name, safe=":"), quote(name, safe="")):
+        answer = api.client.get(f"/v1/models/{path}")
+        assert answer.json() == {
+            "object": "model",
+            "id": name,
+            "created": answer.json()["created"],
+            "owned_by": api.organization_id,
+            "shutdown_date": None,
+        }
+
+
+def test_list_has_own_models_and_bases(api: Api) -> None:
+    api.make_model(NAMES[0])
+    names = [model["id"] for model in api.client.get("/v1/models").json()["data"]]
+    assert names[0] == NAMES[0]
+    assert BASE in names
+
+
+def test_alias_of_a_base_is_a_model(api: Api) -> None:
+    assert api.client.get("/v1/models/gpt-4o-mini").json()["id"] == "gpt-4o-mini"
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_unknown_model_has_openais_words(api: Api, method: str) -> None:
+    answer = api.client.request(method, "/v1/models/ft:nope:x::AbCd1234")
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "model_not_found"
+
+
+def test_deleted_model_is_gone_with_its_weights(api: Api) -> None:
+    model = api.make_model(NAMES[1])
+    api.services.blobs.put(f"{model.blob}/adapter_config.json", b"{}")
+    assert api.client.delete(f"/v1/models/{NAMES[1]}").json()["deleted"] is True
+    assert api.client.get(f"/v1/models/{NAMES[1]}").status_code == 404
+    assert api.services.blobs.list("adapters") == ()
+
+
+def test_base_model_cannot_be_deleted(api: Api) -> None:
+    assert api.client.delete(f"/v1/models/{BASE}").status_code == 400
+
+
+def test_permission_lets_another_project_use_a_checkpoint(api: Api) -> None:
+    api.make_model(NAMES[2])
+    other = api.make_project()
+    reader = api.as_key(api.make_key(project_id=other))
+    path = f"/v1/fine_tuning/checkpoints/{quote(NAMES[2], safe=':')}/permissions"
+    assert api.client.get(f"/v1/models/{NAMES[2]}", headers=reader).status_code == 404
+    made = api.client.post(path, json={"project_ids": [other]}).json()["data"]
+    assert [permission["project_id"] for permission in made] == [other]
+    assert api.client.get(f"/v1/models/{NAMES[2]}", headers=reader).status_code == 200
+    # To use is not to own.
+    assert api.client.delete(f"/v1/models/{NAMES[2]}", headers=reader).status_code == 404
+    assert api.client.delete(f"{path}/{made[0]['id']}").json()["deleted"] is True
+    assert api.client.get(f"/v1/models/{NAMES[2]}", headers=reader).status_code == 404
+
+
+def test_permissions_page_in_both_orders(api: Api) -> None:
+    api.make_model(NAMES[0])
+    projects = [api.make_project() for _ in range(3)]
+    path = f"/v1/fine_tuning/checkpoints/{NAMES[0]}/permissions"
+    api.client.post(path, json={"project_ids": projects})
+    rising = api.client.get(path, params={"order": "ascending", "limit": 2}).json()
+    assert [item["project_id"] for item in rising["data"]] == projects[:2]
+    assert (rising["has_more"], rising["last_id"]) == (True, rising["data"][1]["id"])
+    falling = api.client.get(path).json()
+    assert [item["project_id"] for item in falling["data"]] == projects[::-1]
+    one = api.client.get(path, params={"project_id": projects[0]}).json()["data"]
+    assert [item["project_id"] for item in one] == projects[:1]
+
+
+def test_sharing_needs_an_owner_and_a_project_of_the_organisation(api: Api) -> None:
+    api.make_model(NAMES[0])
+    path = f"/v1/fine_tuning/checkpoints/{NAMES[0]}/permissions"
+    member = api.as_key(api.make_key(role=Role.MEMBER))
+    assert api.client.post(path, json={"project_ids": [api.make_project()]}, headers=member).status_code == 403
+    assert api.client.post(path, json={"project_ids": ["proj_unknown"]}).status_code == 404
+    assert api.client.get(path).json()["data"] == []
+    assert api.client.delete(f"{path}/cp_unknown").status_code == 404
