@@ -1,11 +1,12 @@
 """Adding an example to a dataset. Files never change: the dataset with one more line is a new file of the same name."""
 
 import json
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from openai.types import FileObject
 
+import tunery
 from tunery.dashboard.connection import Connection
 
 EXAMPLE_NAME = "marv.jsonl"
@@ -13,8 +14,10 @@ MAX_GROWN_BYTES = 64 * 1024 * 1024  # a larger file is better changed where it c
 
 
 def example_dataset() -> bytes:
-    """The dataset of the three-step start."""
-    return files("tunery.dashboard").joinpath("static", EXAMPLE_NAME).read_bytes()
+    """The dataset of the three-step start: in an installation beside the package's modules, else in the checkout."""
+    package = Path(tunery.__file__).parent
+    installed = package / "examples" / EXAMPLE_NAME
+    return (installed if installed.exists() else package.parents[1] / "examples" / EXAMPLE_NAME).read_bytes()
 
 
 async def upload_example(connection: Connection) -> FileObject:

@@ -50,7 +50,7 @@ def get_job(job_id: str, caller: JobsReader, services: ServicesDep) -> JobDetail
     return JobDetail(
         **_summary(services, job).model_dump(),
         hyperparameters=request["method"][job.method]["hyperparameters"],
-        reasons=job.details.get("reasons", {}),
+        reasons=job.details.get("hyperparameter_reasons", {}),
         details=job.details,
         request=request,
     )

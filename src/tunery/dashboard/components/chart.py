@@ -12,6 +12,22 @@ COLORS = ("#0e8f86", "#d9822b", "#6c6fd1", "#b4447c", "#7a8a2f")
 AXIS = "#8a92a0"
 
 
+ZOOM_BAR: dict[str, Any] = {
+    "type": "slider",
+    "height": 14,
+    "bottom": 4,
+    "filterMode": "none",
+    "showDetail": False,
+    "showDataShadow": False,
+    "brushSelect": False,
+    "borderColor": "transparent",
+    "backgroundColor": "rgba(138,146,160,0.14)",
+    "fillerColor": "rgba(14,143,134,0.22)",
+    "handleStyle": {"color": COLORS[0], "borderColor": COLORS[0]},
+    "moveHandleStyle": {"color": "rgba(14,143,134,0.45)"},
+}
+
+
 def _axis(**more: Any) -> dict[str, Any]:
     return {
         "axisLine": {"lineStyle": {"color": AXIS}},
@@ -45,7 +61,7 @@ class Curves:
         options["grid"]["bottom"] = 44
         options["dataZoom"] = [
             {"type": "inside", "filterMode": "none"},
-            {"type": "slider", "height": 14, "bottom": 4, "filterMode": "none", "showDetail": False},
+            ZOOM_BAR,
         ]
         self.chart = ui.echart(options).classes("chart").props(f'role=img aria-label="{label}"')
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pprint import pformat
 from typing import Any
 
 from markupsafe import Markup
@@ -88,5 +89,6 @@ def _json(value: Any) -> str:
 
 
 def _python(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return repr(value) if not isinstance(value, str) else text
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    return pformat(value, width=84, sort_dicts=False).replace("\n", "\n    ")

@@ -78,6 +78,11 @@ def duration(seconds: float | None, t: Translator) -> str:
     return t("time.hours", n=seconds // 3600, m=seconds % 3600 // 60)
 
 
+def time_range(least_s: float, most_s: float, t: Translator) -> str:
+    low, high = duration(least_s, t), duration(most_s, t)
+    return low if low == high else f"{low} – {high}"
+
+
 def size(num_bytes: int) -> str:
     value = float(num_bytes)
     for unit in ("B", "KB", "MB"):

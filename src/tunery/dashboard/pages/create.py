@@ -10,6 +10,7 @@ from tunery.dashboard.checks import estimate, split, validate
 from tunery.dashboard.components import blocks, code, html
 from tunery.dashboard.components.drop import Drop
 from tunery.dashboard.models import Model, list_models, trainable
+from tunery.dashboard.pages.job_parts import hyperparameter_rows
 from tunery.dashboard.pages.report import advice_note, show_report
 from tunery.dashboard.visit import Visit
 
@@ -144,13 +145,13 @@ class CreateForm:
         html.tiles(
             [
                 (t("create.cost"), html.money(forecast["cost"], forecast["currency"]), t("create.cost_text")),
-                (t("job.time"), forecast["time"], t("create.time_text")),
+                (t("job.time"), html.time_range(forecast["min_s"], forecast["max_s"], t), t("create.time_text")),
                 (t("create.steps"), html.number(forecast["num_steps"]), t("create.steps_text")),
             ]
         )
         for advice in forecast["advice"]:
             advice_note(advice, t)
-        html.show(html.facts([(t(f"create.{name}"), text) for name, text in forecast["hyperparameters"]]))
+        html.show(hyperparameter_rows(forecast["hyperparameters"], forecast["reasons"], t))
 
     # ---- what is sent
     def _file_and_model(self) -> dict[str, str]:

@@ -54,15 +54,14 @@ class JobPage:
         self._draw_head()
         self.failure = ui.element("div").classes("stack")
         self.tiles = html.show("").classes("tiles")
-        with blocks.panel(self.t("job.loss")):
+        with blocks.panel(self.t("job.loss")) as self.loss_panel:
             self.loss = Curves(self.t("job.loss"), x_name=self.t("job.step"))
-            self.no_curve = ui.label(self.t("job.no_curve")).classes("muted")
         with ui.element("div").classes("columns"):
-            with blocks.panel(self.t("job.accuracy")):
+            with blocks.panel(self.t("job.accuracy")) as self.accuracy_panel:
                 self.accuracy = Curves(self.t("job.accuracy"), x_name=self.t("job.step"))
             with blocks.panel(self.t("job.events")):
                 self.event_list = html.show("")
-        with blocks.panel(self.t("job.checkpoints")):
+        with blocks.panel(self.t("job.checkpoints")) as self.checkpoint_panel:
             columns = [
                 Column(self.t("job.step"), numeric=True),
                 Column(self.t("jobs.model"), wide=True),
@@ -70,7 +69,6 @@ class JobPage:
                 Column(self.t("action.open")),
             ]
             self.checkpoint_table = Table(self.t("job.checkpoints"), columns)
-            self.no_checkpoints = ui.label(self.t("job.no_checkpoints")).classes("muted")
         with ui.element("div").classes("columns"):
             with blocks.panel(self.t("job.details")):
                 self.details = html.show("")
@@ -118,12 +116,13 @@ class JobPage:
         self.tiles.set_content(facts_of(facts, t))
         self.loss.update({t(f"metric.{name}"): self.curves.get(name, []) for name in LOSSES})
         self.accuracy.update({t(f"metric.{name}"): self.curves.get(name, []) for name in ACCURACIES})
-        self.no_curve.visible = not self.curves.get("train_loss")
+        has_curve = bool(self.curves.get("train_loss"))
+        self.loss_panel.visible = self.accuracy_panel.visible = has_curve
         self.event_list.set_content(events_list(self.events, t))
         self.checkpoint_table.update(checkpoint_rows(self.checkpoints, job, t))
-        self.no_checkpoints.visible = not self.checkpoints
+        self.checkpoint_panel.visible = bool(self.checkpoints)
         self.details.set_content(self._details())
-        self.hyperparameters.set_content(hyperparameter_rows(facts, t))
+        self.hyperparameters.set_content(hyperparameter_rows(facts["hyperparameters"], facts["reasons"], t))
 
     def _details(self) -> Markup:
         job, t = self.job, self.t

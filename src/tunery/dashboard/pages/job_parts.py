@@ -1,7 +1,7 @@
 """Parts of a job's page as markup."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -27,7 +27,7 @@ def facts_of(facts: dict[str, Any], t: Translator) -> Markup:
     left = facts["estimated_finish"] - time.time() if facts["estimated_finish"] else None
     return html.tiles_markup(
         [
-            (t("job.progress"), html.progress(step, total, t), t("job.steps", step=step or 0, total=total or "…")),
+            (t("job.progress"), html.progress(step, total, t), t("job.steps", step=step, total=total) if total else ""),
             (t("job.time"), html.duration(taken, t), t("job.left", time=html.duration(left, t)) if left else ""),
             (t("job.tokens"), html.number(facts["trained_tokens"]), t("job.tokens_text")),
             (t("job.cost"), html.money(facts["cost"], facts["currency"]), t("job.cost_text")),
@@ -74,8 +74,8 @@ def _metrics(checkpoint: FineTuningJobCheckpoint, t: Translator) -> str:
     )
 
 
-def hyperparameter_rows(facts: dict[str, Any], t: Translator) -> Markup:
-    reasons = facts["reasons"]
+def hyperparameter_rows(chosen: Mapping[str, Any], reasons: Mapping[str, str], t: Translator) -> Markup:
+    """Each value with why it has it."""
     pairs: list[tuple[str, str | Markup]] = [
         (
             t(f"create.{name}"),
@@ -85,7 +85,7 @@ def hyperparameter_rows(facts: dict[str, Any], t: Translator) -> Markup:
             if reasons.get(name)
             else str(value),
         )
-        for name, value in facts["hyperparameters"].items()
+        for name, value in chosen.items()
     ]
     return html.facts(pairs)
 
