@@ -1,8 +1,10 @@
 """A server that answers as OpenAI does where no other server would: shapes recorded from the real service."""
 
 import base64
+import json
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -61,6 +63,8 @@ class RecordedOpenAI:
     )
     files: list[str] = field(default_factory=lambda: ["file-train", "file-result", "file-gone"])
     rate_limits: int = 0  # how many of the next requests get 429
+    answers: dict[str, str] = field(default_factory=dict)  # last message -> what the old model says
+    keys: set[str] = field(default_factory=set)  # that requests came with
     requests: Counter[str] = field(default_factory=Counter)
     base_url: str = ""
 
@@ -79,6 +83,7 @@ def build(account: RecordedOpenAI) -> FastAPI:  # noqa: C901 - one route after a
     @app.middleware("http")
     async def limit(request: Request, call_next: Any) -> Response:
         account.requests[request.url.path] += 1
+        account.keys.add(request.headers.get("authorization", "").removeprefix("Bearer "))
         if account.rate_limits:
             account.rate_limits -= 1
             return error(429, "Rate limit reached", "rate_limit_exceeded", {"retry-after": "0.01"})
@@ -132,7 +137,32 @@ def build(account: RecordedOpenAI) -> FastAPI:  # noqa: C901 - one route after a
     def messages(name: str) -> Any:
         return page([{"id": f"{name}-0", "role": "user", "content": "Hello"}], None, 20)
 
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        body = await request.json()
+        if not body["model"].startswith("ft:"):
+            return error(404, f"The model `{body['model']}` does not exist", "model_not_found")
+        return answer(body, account.answers.get(body["messages"][-1]["content"], "I cannot say."))
+
     return app
+
+
+def answer(body: dict[str, Any], text: str) -> Response:
+    usage = {"prompt_tokens": 20, "completion_tokens": 2, "total_tokens": 22}
+    head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": 1_795_000_000, "model": body["model"]}
+    if not body.get("stream"):
+        message = {"role": "assistant", "content": text, "refusal": None}
+        logprobs = {"content": [{"token": text, "logprob": -0.1, "bytes": None, "top_logprobs": []}], "refusal": None}
+        choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": logprobs}
+        return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+    chunks = [
+        {"index": 0, "delta": {"content": piece}, "finish_reason": None} for piece in text.partition(" ") if piece
+    ]
+    chunks.append({"index": 0, "delta": {}, "finish_reason": "stop"})
+    told = [{**head, "object": "chat.completion.chunk", "choices": [chunk]} for chunk in chunks]
+    told.append({**head, "object": "chat.completion.chunk", "choices": [], "usage": usage})
+    events = "".join(f"data: {json.dumps(each)}\n\n" for each in told) + "data: [DONE]\n\n"
+    return Response(events, media_type="text/event-stream")
 
 
 @pytest.fixture

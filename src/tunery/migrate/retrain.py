@@ -52,8 +52,11 @@ def _default_multiplier(base: str) -> float | None:
 
 
 def suffix_of(job: Json) -> str | None:
+    """What the job says; from the model's name where the source does not tell."""
+    if "user_provided_suffix" in job:
+        return job["user_provided_suffix"]
     name = parse_name(job.get("fine_tuned_model") or "")
-    return job.get("user_provided_suffix") or (name.suffix if name else None) or None
+    return (name.suffix if name else None) or None
 
 
 def request_for(job: Json, *, base: str) -> Json:

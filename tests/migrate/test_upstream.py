@@ -1,0 +1,65 @@
+"""Old names that are passed on to OpenAI, whose answers become the golden set."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from openai import OpenAI
+
+from tests.migrate.installations import install
+from tunery.migrate.capture import recorded_answers
+
+OLD = "ft:gpt-4o-mini-2024-07-18:acme:support:00000002"
+
+
+def post(client: OpenAI, path: str, **body: Any) -> Any:
+    root = str(client.base_url).rstrip("/").removesuffix("/v1")
+    return client.post(f"{root}/tunery/v1{path}", cast_to=object, body=body)
+
+
+@pytest.fixture
+def server(tmp_path: Path, recorded_openai: Any) -> Iterator[OpenAI]:
+    recorded_openai.answers = {"Where is my parcel?": "on its way", "Hello": "hi there"}
+    values = {"upstream_base_url": recorded_openai.base_url, "upstream_api_key": "sk-at-openai"}
+    with install(tmp_path / "home", "new", **values).serving() as client:
+        yield client
+
+
+def ask(client: OpenAI, question: str, **extra: Any) -> Any:
+    return client.chat.completions.create(model=OLD, messages=[{"role": "user", "content": question}], **extra)
+
+
+def test_an_old_name_is_passed_on_and_every_answer_kept(server: OpenAI, recorded_openai: Any) -> None:
+    post(server, "/aliases", name=OLD, target=f"openai:{OLD}")
+    whole = ask(server, "Where is my parcel?")
+    pieces = [chunk.choices[0].delta.content or "" for chunk in ask(server, "Hello", stream=True) if chunk.choices]
+    assert (whole.choices[0].message.content, "".join(pieces)) == ("on its way", "hi there")
+    kept = list(recorded_answers(server, OLD))
+    assert [(golden.messages[-1]["content"], golden.answer) for golden in kept] == [
+        ("Where is my parcel?", "on its way"),
+        ("Hello", "hi there"),
+    ]
+    assert recorded_openai.keys == {"sk-at-openai"}
+
+
+def test_back_ends_the_passing_on_at_once(server: OpenAI, recorded_openai: Any) -> None:
+    post(server, "/aliases", name=OLD, target=f"openai:{OLD}")
+    ask(server, "Hello")
+    assert post(server, "/aliases/revert", name=OLD)["target"] is None
+    with pytest.raises(openai.NotFoundError):
+        ask(server, "Hello")
+    assert recorded_openai.requests["/v1/chat/completions"] == 1
+
+
+def test_the_upstreams_own_error_is_told(server: OpenAI) -> None:
+    post(server, "/aliases", name=OLD, target="openai:gone")
+    with pytest.raises(openai.BadRequestError, match="The model `gone` does not exist"):
+        ask(server, "Hello")
+
+
+def test_without_a_key_nothing_can_be_passed_on(tmp_path: Path) -> None:
+    with install(tmp_path / "home", "new").serving() as client, pytest.raises(openai.BadRequestError) as caught:
+        post(client, "/aliases", name=OLD, target=f"openai:{OLD}")
+    assert caught.value.param == "target"
