@@ -7,15 +7,25 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from tunery.modeling.attention import register
+
 
 def load_model(
-    folder: Path, *, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu"
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    attention: str = "sdpa",
 ) -> PreTrainedModel:
-    """The causal language model with frozen weights, in eval mode. Only safetensors are read."""
+    """The causal language model with frozen weights, in eval mode. Only safetensors are read.
+
+    `attention` is a name of transformers or `tunery_packed`, which training uses.
+    """
+    register()
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, use_safetensors=True, attn_implementation="sdpa"
+        folder, dtype=dtype, local_files_only=True, use_safetensors=True, attn_implementation=attention
     )
     model.requires_grad_(False)
     torch.nn.Module.to(model, device)

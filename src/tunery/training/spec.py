@@ -5,20 +5,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from tunery.modeling.adapter_config import LoraConfig
+
 Method = Literal["supervised", "dpo"]
 METHODS: tuple[str, ...] = get_args(Method)
 
 FILE = "spec.json"
-
-LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-@dataclass(frozen=True)
-class LoraSpec:
-    rank: int = 16
-    alpha: float = 32.0  # the adapter's output is scaled by alpha / rank
-    dropout: float = 0.0  # of the adapter's input, while training
-    target_modules: tuple[str, ...] = LINEAR_MODULES  # the last part of the modules' names
 
 
 @dataclass(frozen=True)
@@ -35,7 +27,7 @@ class TrainSpec:
     beta: float = 0.1  # DPO: how strongly the reference model holds
     seed: int = 0
     max_example_tokens: int = 8192
-    lora: LoraSpec = field(default_factory=LoraSpec)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     state_interval_s: float = 20.0
     early_stopping: bool = False  # end when the validation loss has turned; otherwise only advise it
     num_parity_examples: int = 4
@@ -54,7 +46,7 @@ class TrainSpec:
             for name in ("model_dir", "train_file", "valid_file", "init_adapter_dir"):
                 if document.get(name) is not None:
                     document[name] = Path(document[name])
-            spec = cls(**document, lora=LoraSpec(**{**lora, "target_modules": tuple(lora["target_modules"])}))
+            spec = cls(**document, lora=LoraConfig(**{**lora, "target_modules": tuple(lora["target_modules"])}))
         except (TypeError, KeyError) as exc:
             raise ValueError(f"{workdir / FILE} cannot be understood: {exc}") from exc
         if spec.method not in METHODS:

@@ -1,0 +1,98 @@
+"""Pointwise parts of a transformer layer that keep less for the backward and pass over memory fewer times.
+
+Each stands in for a module of transformers whose formula it repeats; modules it does not know stay as they are.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn import functional as F
+
+# Norms with the formula weight * x / rms(x). Others (Gemma's 1 + weight) are left to transformers.
+_RMS_NORMS = {"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
+_GATED_MLPS = {"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP"}
+
+
+class _RmsNorm(Function):
+    """The frozen weight gets no gradient. Kept: the input and one number a row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        return (wide * inverse).to(x.dtype).mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, inverse = ctx.saved_tensors
+        normed = x.float() * inverse
+        g = (grads[0] * weight).float()
+        projection = (g * normed).mean(-1, keepdim=True)
+        return g.sub_(normed.mul_(projection)).mul_(inverse).to(x.dtype), None, None
+
+
+class _GatedSilu(Function):
+    """silu(gate) * up; the product is computed again in the backward rather than kept with its parts."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        grad = grads[0]
+        return torch.ops.aten.silu_backward(grad * up, gate), F.silu(gate).mul_(grad)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """weight * x / rms(x), the mean in fp32, x [..., E]."""
+    return _RmsNorm.apply(x, weight, eps)  # type: ignore[return-value]
+
+
+def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
+    return _GatedSilu.apply(gate, up)  # type: ignore[return-value]
+
+
+class RmsNorm(nn.Module):
+    def __init__(self, weight: nn.Parameter, eps: float) -> None:
+        super().__init__()
+        self.weight, self.eps = weight, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps)
+
+
+class GatedMlp(nn.Module):
+    def __init__(self, gate_proj: nn.Module, up_proj: nn.Module, down_proj: nn.Module) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = gate_proj, up_proj, down_proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(gated_silu(self.gate_proj(x), self.up_proj(x)))
+
+
+def fuse(model: nn.Module) -> None:
+    """Replace the modules that have a leaner form here. Call after the adapters are attached."""
+    modules: list[tuple[str, Any]] = list(model.named_modules())
+    for name, module in modules:
+        kind = type(module).__name__
+        made: nn.Module | None = None
+        if kind in _RMS_NORMS:
+            made = RmsNorm(module.weight, module.variance_epsilon)
+        elif kind in _GATED_MLPS and isinstance(module.act_fn, nn.SiLU | _silu_type()):
+            made = GatedMlp(module.gate_proj, module.up_proj, module.down_proj)
+        if made is not None:
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, made)
+
+
+def _silu_type() -> type[nn.Module]:
+    """transformers has a module of its own for it."""
+    from transformers.activations import ACT2FN
+
+    return type(ACT2FN["silu"])

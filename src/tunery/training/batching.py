@@ -1,0 +1,72 @@
+"""Which examples an optimizer step sees, and how they are cut into micro-batches. Needs no torch.
+
+The order is a pure function of (seed, epoch), so a resumed job sees the batches it would have seen.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tunery.training.packing import Row
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """A step's place in the job, both from 0."""
+
+    epoch: int
+    batch: int
+
+
+def num_batches(num_examples: int, batch_size: int) -> int:
+    """Steps of an epoch; the last batch may be smaller, none is dropped."""
+    return -(-num_examples // batch_size)
+
+
+def cursor_of(step: int, num_examples: int, batch_size: int) -> Cursor:
+    """Where the optimizer step with this number (from 0) stands."""
+    return Cursor(*divmod(step, num_batches(num_examples, batch_size)))
+
+
+def batch_indices(cursor: Cursor, num_examples: int, batch_size: int, seed: int) -> list[int]:
+    """The examples of one optimizer step."""
+    order = list(range(num_examples))
+    random.Random(f"{seed}:{cursor.epoch}").shuffle(order)
+    return order[cursor.batch * batch_size : (cursor.batch + 1) * batch_size]
+
+
+def micro_batches(groups: Sequence[Sequence[Row]], max_tokens: int) -> list[list[int]]:
+    """Indices of `groups` in micro-batches of at most max_tokens computed tokens.
+
+    A group's rows stay together (the two answers of a preference). Sorted by their tokens, so that what is shared
+    stays together too; a group longer than max_tokens gets a micro-batch of its own.
+    """
+    order = sorted(range(len(groups)), key=lambda index: groups[index][0].token_ids)
+    batches: list[list[int]] = []
+    size, previous = 0, []
+    for index in order:
+        added, last = _added_tokens(groups[index], previous)
+        if batches and size + added <= max_tokens:
+            batches[-1].append(index)
+            size += added
+        else:
+            batches.append([index])
+            size, _ = _added_tokens(groups[index], [])
+        previous = last
+    return batches
+
+
+def _added_tokens(rows: Sequence[Row], previous: list[int]) -> tuple[int, list[int]]:
+    """Tokens that the rows add to a tree whose last document is `previous`, and the new last document."""
+    added = 0
+    for row in rows:
+        added += len(row.token_ids) - _common(previous, row.token_ids)
+        previous = row.token_ids
+    return added, previous
+
+
+def _common(first: list[int], second: list[int]) -> int:
+    for index, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return index
+    return min(len(first), len(second))

@@ -1,0 +1,60 @@
+"""Reads a validated file into training examples: rows of token ids with loss weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunery.datasets.examples import PreferenceExample
+from tunery.datasets.parse import load_examples
+from tunery.datasets.render import Renderer
+from tunery.training.packing import Row
+from tunery.training.spec import Method
+
+
+class UnusableFile(ValueError):
+    """The file has nothing that this method can train on; the message is for the job's owner."""
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+@dataclass(frozen=True, eq=False)  # equal only to itself: two equal lines are two examples
+class TrainExample:
+    """One line of the file. A supervised example has one row, a preference two: the better answer first."""
+
+    rows: tuple[Row, ...]
+    num_tokens: int  # billable: after truncation, a shared prompt once
+
+    @property
+    def loss_weight(self) -> float:
+        return sum(sum(row.loss_weights[1:]) for row in self.rows)
+
+
+def read(path: Path, method: Method, renderer: Renderer, max_tokens: int, *, param: str) -> list[TrainExample]:
+    """Every line of the file. Raises UnusableFile when none of them has a token to train."""
+    parsed = load_examples(path)
+    if method == "dpo":
+        pairs = [item for item in parsed if isinstance(item, PreferenceExample)]
+        if len(pairs) != len(parsed):
+            raise UnusableFile("The method dpo needs preference pairs; this file has other lines.", param)
+        examples = [_pair(pair, renderer, max_tokens) for pair in pairs]
+    else:
+        rows = [item for item in parsed if not isinstance(item, PreferenceExample)]
+        if len(rows) != len(parsed):
+            raise UnusableFile("Preference pairs need the method dpo.", param)
+        rendered = renderer.render_batch(rows, max_tokens)
+        examples = [TrainExample((Row(r.token_ids, r.loss_weights),), len(r.token_ids)) for r in rendered]
+    if not any(example.loss_weight for example in examples):
+        raise UnusableFile(
+            f"No example has a token to train on within the first {max_tokens} tokens: shorten the prompts.", param
+        )
+    return examples
+
+
+def _pair(example: PreferenceExample, renderer: Renderer, max_tokens: int) -> TrainExample:
+    pair = renderer.render_pair(example, max_tokens)
+    rows = tuple(
+        Row(pair.prompt_ids + answer, [0.0] * len(pair.prompt_ids) + [1.0] * len(answer))
+        for answer in (pair.preferred_ids, pair.non_preferred_ids)
+    )
+    return TrainExample(rows, len(pair.prompt_ids) + len(pair.preferred_ids) + len(pair.non_preferred_ids))

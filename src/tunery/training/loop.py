@@ -1,0 +1,160 @@
+"""The training loop: order, validation, checkpoints, state, wishes. Everything it says goes through `report`."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from tunery.modeling.adapter_config import LoraConfig
+from tunery.training.advice import early_stopping
+from tunery.training.batching import batch_indices, cursor_of, num_batches
+from tunery.training.checkpoint import checkpoint_dir, prune, save_checkpoint
+from tunery.training.control import Control, Interrupted
+from tunery.training.examples import TrainExample
+from tunery.training.reports import Report, message
+from tunery.training.schedule import learning_rate
+from tunery.training.spec import TrainSpec
+from tunery.training.state import Progress, save_state
+from tunery.training.step import Stepper, StepResult
+from tunery.training.validation import Validator
+
+Outcome = Literal["finished", "paused", "cancelled", "left"]
+
+MAX_SKIPPED_IN_ROW = 5
+
+
+class Diverged(RuntimeError):
+    """The loss is no number any more; going on would not mend it."""
+
+
+@dataclass
+class Loop:
+    spec: TrainSpec
+    lora: LoraConfig  # the spec's, or that of the adapter the job goes on from
+    workdir: Path
+    base_model: str  # what adapter_config.json names
+    examples: list[TrainExample]
+    stepper: Stepper
+    validator: Validator
+    control: Control
+    report: Report
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        self.steps_per_epoch = num_batches(len(self.examples), self.spec.batch_size)
+        self.total_steps = self.spec.n_epochs * self.steps_per_epoch
+        self._last_state = time.monotonic()
+        self._started = time.monotonic() - self.progress.elapsed_s
+
+    def run(self) -> Outcome:
+        """Until the last step or a wish. Raises Diverged, OutOfMemory, OSError."""
+        try:
+            while self.progress.step < self.total_steps:
+                self.control.check()
+                self._one_step()
+                if self._end_of_epoch() and self._finish_epoch() == "stop":
+                    break
+                if time.monotonic() - self._last_state >= self.spec.state_interval_s:
+                    self.save()
+        except Interrupted as interrupted:
+            self.save()
+            outcomes: dict[str, Outcome] = {"pause": "paused", "cancel": "cancelled", "leave": "left"}
+            return outcomes[interrupted.wish]
+        return "finished"
+
+    def save(self) -> None:
+        """Everything up to the last whole step."""
+        self.progress.elapsed_s = time.monotonic() - self._started
+        self.progress.max_tokens = self.stepper.limit.max_tokens
+        folder = self.workdir / "state"
+        save_state(folder, self.stepper.model, self.stepper.optimizer, self.progress)
+        self._last_state = time.monotonic()
+        self.report({"type": "state", "step": self.progress.step, "dir": str(folder)})
+
+    def final_dir(self) -> Path:
+        """The adapter of the job: the last checkpoint, or the best when it was stopped early."""
+        steps = self.progress.checkpoints
+        if self.spec.early_stopping and self.progress.valid_losses:
+            losses = {step: loss for step, loss in self.progress.valid_losses if step in steps}
+            return checkpoint_dir(self.workdir, min(losses, key=lambda step: losses[step]))
+        return checkpoint_dir(self.workdir, steps[-1])
+
+    def _one_step(self) -> None:
+        index = self.progress.step
+        # Dropout draws from here, so a resumed step draws what it would have drawn.
+        torch.manual_seed(self.spec.seed * 1_000_003 + index)
+        cursor = cursor_of(index, len(self.examples), self.spec.batch_size)
+        chosen = batch_indices(cursor, len(self.examples), self.spec.batch_size, self.spec.seed)
+        lr = learning_rate(index, self.total_steps, self.spec.learning_rate)
+        result = self.stepper.step([self.examples[i] for i in chosen], lr)
+        step = index + 1
+        metrics = self._metrics(result, step)
+        if self.validator.is_due(step, self.total_steps):
+            metrics |= self.validator.partial(step)
+        if step % self.steps_per_epoch == 0 and self.validator.examples:
+            metrics |= self.validator.full()
+            self.progress.valid_losses.append((step, metrics["full_valid_loss"]))
+        # Only now: a wish during validation gives the whole step up only if it is counted afterwards.
+        self.progress.step = step
+        self.progress.last_metrics = metrics
+        self.report({"type": "metrics", **metrics})
+        self._warn(result, step)
+
+    def _metrics(self, result: StepResult, step: int) -> dict[str, Any]:
+        elapsed = time.monotonic() - self._started
+        return {
+            "step": step,
+            "total_steps": self.total_steps,
+            "epoch": (step - 1) // self.steps_per_epoch + 1,
+            "train_loss": result.loss,
+            "train_mean_token_accuracy": result.accuracy,
+            "lr": result.lr,
+            "grad_norm": result.grad_norm,
+            "tokens_per_s": result.num_tokens / result.time_s,
+            "eta_s": elapsed / step * (self.total_steps - step),
+            **{f"train_{name}": value for name, value in result.extras.items()},
+        }
+
+    def _warn(self, result: StepResult, step: int) -> None:
+        if result.halvings:
+            limit = self.stepper.limit.max_tokens
+            text = f"Memory ran out at step {step}: going on with micro-batches of at most {limit} tokens"
+            self.report(message(text, level="warn", data={"step": step, "max_tokens": limit}))
+        if result.is_finite:
+            self.progress.skipped_in_row = 0
+            return
+        self.progress.skipped_in_row += 1
+        text = f"Step {step} was skipped: its loss or gradient is no finite number"
+        self.report(message(text, level="warn", data={"step": step, "skipped": True}))
+        if self.progress.skipped_in_row >= MAX_SKIPPED_IN_ROW:
+            raise Diverged(
+                f"{MAX_SKIPPED_IN_ROW} steps in a row gave no finite loss. Try a smaller learning_rate_multiplier."
+            )
+
+    def _end_of_epoch(self) -> bool:
+        return self.progress.step % self.steps_per_epoch == 0
+
+    def _finish_epoch(self) -> Literal["go on", "stop"]:
+        step = self.progress.step
+        folder = save_checkpoint(self.workdir, step, self.stepper.model, self.lora, self.base_model)
+        self.progress.checkpoints = prune(self.workdir, [*self.progress.checkpoints, step])
+        metrics = self.progress.last_metrics
+        self.report(
+            {"type": "checkpoint", "step": step, "epoch": metrics["epoch"], "dir": str(folder), "metrics": metrics}
+        )
+        stop = self._advise(step)
+        self.save()
+        return "stop" if stop else "go on"
+
+    def _advise(self, step: int) -> bool:
+        """Say that the validation loss has turned; True when the job is to end for it."""
+        advice = early_stopping(self.progress.valid_losses)
+        if advice is None or step == self.total_steps:
+            return False
+        if not self.progress.is_advised:
+            self.progress.is_advised = True
+            data = {"advice": "early_stopping", "best_step": advice.best_step, "step": step}
+            self.report(message(advice.text, level="warn", data=data))
+        return self.spec.early_stopping

@@ -1,0 +1,121 @@
+"""Cross-entropy from hidden states, in chunks of rows: the [M, V] matrix of logits never exists.
+
+Two forms. `weighted_nll` knows its weights beforehand and computes the gradient while it has the logits at hand: the
+supervised loss. `token_logprobs` can be followed by any function, at the price of a third product in the backward: DPO.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+CHUNK_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Sums are exact over unequal micro-batches; means are taken once, at the step."""
+
+    nll_sum: Tensor  # fp32 scalar: weighted, differentiable
+    logprobs: Tensor  # [M] fp32, detached
+    correct: Tensor  # [M] bool: no other token is more likely
+
+
+def weighted_nll(hidden: Tensor, head: Tensor, labels: Tensor, weights: Tensor) -> Predictions:
+    """hidden [M, E], head [V, E] frozen, labels [M], weights [M] fp32."""
+    nll_sum, logprobs, correct = _WeightedNll.apply(hidden, head, labels, weights)  # type: ignore[misc]
+    return Predictions(nll_sum, logprobs, correct)
+
+
+def token_logprobs(hidden: Tensor, head: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(label) [M] fp32, differentiable, and whether the label was the most likely [M] bool."""
+    logprobs, correct = _TokenLogprobs.apply(hidden, head, labels)  # type: ignore[misc]
+    return logprobs, correct
+
+
+def reference_logprobs(hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+    """The definition, with the whole matrix: what the chunked forms are tested against."""
+    logits = (hidden @ head.t()).float()
+    return logits.log_softmax(-1).gather(1, labels[:, None])[:, 0]
+
+
+class _WeightedNll(Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+        logprobs = hidden.new_empty(len(labels), dtype=torch.float32)
+        correct = torch.empty_like(labels, dtype=torch.bool)
+        grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for rows in _chunks(len(labels)):
+            logits = hidden[rows] @ head.t()
+            likely = _Softmax(logits, labels[rows])
+            logprobs[rows], correct[rows] = likely.logprobs, likely.correct
+            if grad is not None:
+                grad[rows] = (likely.error() @ head).mul_(weights[rows, None])
+        ctx.save_for_backward(grad)
+        ctx.mark_non_differentiable(logprobs, correct)
+        return -(logprobs * weights).sum(), logprobs, correct
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = ctx.saved_tensors
+        return grad * grads[0], None, None, None
+
+
+class _TokenLogprobs(Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logprobs = hidden.new_empty(len(labels), dtype=torch.float32)
+        correct = torch.empty_like(labels, dtype=torch.bool)
+        for rows in _chunks(len(labels)):
+            likely = _Softmax(hidden[rows] @ head.t(), labels[rows])
+            logprobs[rows], correct[rows] = likely.logprobs, likely.correct
+        ctx.save_for_backward(hidden, head, labels)
+        ctx.mark_non_differentiable(correct)
+        return logprobs, correct
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, head, labels = ctx.saved_tensors
+        grad = torch.empty_like(hidden)
+        for rows in _chunks(len(labels)):
+            likely = _Softmax(hidden[rows] @ head.t(), labels[rows])
+            grad[rows] = (likely.error() @ head).mul_(-grads[0][rows, None])
+        return grad, None, None
+
+
+class _Softmax:
+    """Probabilities of a chunk and what follows from them.
+
+    bf16 keeps 8 bits, so a probability near 1 would round to 1 and its error to nothing. The label's own probability
+    is therefore taken out of the matrix and the rest is summed in fp32: 1 - p keeps its 8 bits.
+    """
+
+    def __init__(self, logits: Tensor, labels: Tensor) -> None:
+        """logits [C, V] in any floating type, labels [C]"""
+        column = labels[:, None]
+        own = logits.gather(1, column)
+        self.correct = (own >= logits.amax(-1, keepdim=True))[:, 0]
+        self.probabilities = torch.softmax(logits, -1)
+        likely = self.probabilities.gather(1, column).float()
+        self.column = column
+        self.rest = self.probabilities.scatter_(1, column, 0).sum(-1, keepdim=True, dtype=torch.float32)
+        self.logprobs = torch.where(self.rest < 0.5, torch.log1p(-self.rest), self._log(logits, own, likely))[:, 0]
+
+    @staticmethod
+    def _log(logits: Tensor, own: Tensor, likely: Tensor) -> Tensor:
+        """A probability that underflows still has a logarithm."""
+        tiny = likely < 1e-30
+        if not bool(tiny.any()):
+            return likely.log()
+        exact = own.float() - logits.float().logsumexp(-1, keepdim=True)
+        return torch.where(tiny, exact, likely.clamp_min(1e-30).log())
+
+    def error(self) -> Tensor:
+        """Softmax minus one-hot: the gradient of the negative log-likelihood. Uses up the probabilities."""
+        return self.probabilities.scatter_(1, self.column, -self.rest.to(self.probabilities.dtype))
+
+
+def _chunks(count: int) -> list[slice]:
+    return [slice(start, min(start + CHUNK_ROWS, count)) for start in range(0, count, CHUNK_ROWS)]

@@ -1,0 +1,58 @@
+"""How much may be computed at once, and what running out of memory looks like."""
+
+import resource
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# Beyond this a larger micro-batch is no faster on a CPU, it only needs more memory.
+MAX_CPU_TOKENS = 4096
+MAX_CUDA_TOKENS = 32768
+MIN_TOKENS = 256
+SHARE = 0.35  # of what is free: the rest is for the vocabulary head, the optimizer and everybody else
+
+
+def micro_batch_tokens(config: Any, device: str) -> int:
+    """Tokens of a micro-batch whose kept activations fit into the memory that is free now."""
+    most = MAX_CUDA_TOKENS if device.startswith("cuda") else MAX_CPU_TOKENS
+    fitting = int(SHARE * free_bytes(device) / bytes_per_token(config))
+    return max(MIN_TOKENS, min(most, fitting))
+
+
+def bytes_per_token(config: Any) -> int:
+    """Activations kept for the backward, bf16: about ten of the hidden size and four of the inner size a layer."""
+    return 2 * config.num_hidden_layers * (10 * config.hidden_size + 4 * config.intermediate_size)
+
+
+def free_bytes(device: str) -> int:
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0]
+    lines = Path("/proc/meminfo")
+    if not lines.exists():
+        return 4 * 1024**3
+    fields = dict(line.split(":", 1) for line in lines.read_text().splitlines() if ":" in line)
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    return min(free, _cgroup_free() or free)
+
+
+def _cgroup_free() -> int | None:
+    """What a container may still take; None without a limit."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        used = int((folder / "memory.current").read_text())
+    except (OSError, ValueError):
+        return None
+    return None if limit == "max" else max(0, int(limit) - used)
+
+
+def peak_bytes() -> int:
+    """The most this process has held, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def is_out_of_memory(exc: BaseException) -> bool:
+    if isinstance(exc, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "not enough memory" in str(exc) or "can't allocate memory" in str(exc)

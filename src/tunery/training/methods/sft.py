@@ -1,0 +1,28 @@
+"""Supervised: the weighted negative log-likelihood of the trained tokens, averaged over all tokens of the batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tunery.training.examples import TrainExample
+from tunery.training.inputs import PackedInputs
+from tunery.training.losses import weighted_nll
+from tunery.training.methods.base import Sums
+from tunery.training.model import TrainModel
+
+
+@dataclass(frozen=True)
+class Supervised:
+    def weight(self, example: TrainExample) -> float:
+        return example.loss_weight
+
+    def forward(self, model: TrainModel, inputs: PackedInputs, examples: Sequence[TrainExample]) -> tuple[Tensor, Sums]:
+        predictions = weighted_nll(model.hidden(inputs), model.head, inputs.labels, inputs.weights)
+        sums = Sums(
+            loss=float(predictions.nll_sum.detach()),
+            weight=float(inputs.weights.sum()),
+            num_correct=int(predictions.correct.sum()),
+            num_predicted=len(inputs.labels),
+        )
+        return predictions.nll_sum, sums

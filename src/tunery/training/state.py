@@ -1,0 +1,74 @@
+"""All that a job needs to go on after its process died: one safetensors file, replaced whole.
+
+Holds the adapter, the optimizer's moments, and in its header the step and the progress so far. The order of the data
+and the random numbers of a step follow from the seed and the step, so they need no room here.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from tunery.modeling.adapters import adapter_tensors, set_adapter_tensors
+from tunery.training.model import TrainModel
+
+STATE_FILE = "state.safetensors"
+META_FILE = "meta.json"  # the step, for those who read no safetensors
+
+
+@dataclass
+class Progress:
+    """What has happened so far."""
+
+    step: int = 0  # optimizer steps done
+    elapsed_s: float = 0.0
+    max_tokens: int = 0  # of a micro-batch, after halvings; 0: not decided yet
+    skipped_in_row: int = 0
+    valid_losses: list[tuple[int, float]] = field(default_factory=list)  # (step, full validation loss) of epoch ends
+    checkpoints: list[int] = field(default_factory=list)  # steps whose folders are kept
+    is_advised: bool = False  # early stopping was advised already
+    last_metrics: dict[str, Any] = field(default_factory=dict)
+
+
+def save_state(folder: Path, model: TrainModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Replace the state. A crash at any line leaves the old one or the new one. Raises OSError on a full disk."""
+    folder.mkdir(exist_ok=True)
+    tensors = adapter_tensors(model.layers)
+    for index, parameter in enumerate(model.parameters()):
+        for name, value in optimizer.state[parameter].items():
+            tensors[f"optimizer.{index}.{name}"] = value.detach().cpu()
+    part = folder / f"{STATE_FILE}.part"
+    save_file(tensors, part, {"progress": json.dumps(asdict(progress))})
+    _replace(part, folder / STATE_FILE)
+    meta = folder / f"{META_FILE}.part"
+    meta.write_text(json.dumps({"step": progress.step}) + "\n", "utf-8")
+    _replace(meta, folder / META_FILE)
+
+
+def load_state(folder: Path, model: TrainModel, optimizer: torch.optim.Optimizer) -> Progress | None:
+    """Put a saved state back; None when there is none."""
+    path = folder / STATE_FILE
+    if not path.exists():
+        return None
+    with safe_open(path, framework="pt") as file:
+        progress = json.loads(file.metadata()["progress"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    for index, parameter in enumerate(model.parameters()):
+        prefix = f"optimizer.{index}."
+        own = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
+        if own:
+            optimizer.state[parameter] = {name: value.to(parameter.device) for name, value in own.items()}
+    set_adapter_tensors(model.layers, tensors)
+    progress["valid_losses"] = [(step, loss) for step, loss in progress["valid_losses"]]
+    return Progress(**progress)
+
+
+def _replace(part: Path, target: Path) -> None:
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(target)

@@ -1,0 +1,133 @@
+"""One optimizer step: micro-batches forward and backward, one division, clip, update. No I/O."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from tunery.training.batching import micro_batches
+from tunery.training.examples import TrainExample
+from tunery.training.inputs import pack
+from tunery.training.memory import is_out_of_memory
+from tunery.training.methods.base import Method, Sums
+from tunery.training.model import TrainModel
+
+MAX_GRAD_NORM = 1.0
+MIN_MICRO_BATCH_TOKENS = 32
+
+
+class OutOfMemory(RuntimeError):
+    """Even the smallest micro-batch does not fit."""
+
+
+@dataclass
+class MicroBatchLimit:
+    """Tokens computed at once. Halved when memory runs out; a longer micro-batch recomputes its layers instead."""
+
+    max_tokens: int
+
+    def halve(self) -> None:
+        if self.max_tokens // 2 < MIN_MICRO_BATCH_TOKENS:
+            raise OutOfMemory(f"A micro-batch of {self.max_tokens} tokens does not fit into memory.")
+        self.max_tokens //= 2
+
+
+@dataclass(frozen=True)
+class StepResult:
+    loss: float
+    accuracy: float
+    grad_norm: float
+    lr: float
+    num_tokens: int  # of the examples, each counted in full however much is shared
+    time_s: float
+    is_finite: bool  # False: the step was skipped
+    halvings: int = 0
+    extras: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stepper:
+    model: TrainModel
+    method: Method
+    optimizer: torch.optim.Optimizer
+    limit: MicroBatchLimit
+    check: Callable[[], None] = lambda: None  # called between micro-batches; raises to give the step up
+
+    def step(self, examples: Sequence[TrainExample], lr: float) -> StepResult:
+        """Raises OutOfMemory, and whatever `check` raises; the parameters are then as before."""
+        started = time.perf_counter()
+        sums, halvings = self._gradients(examples)
+        parameters = self.model.parameters()
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM, foreach=True))
+        is_finite = norm == norm and norm != float("inf") and sums.mean_loss == sums.mean_loss
+        if is_finite:
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.step()
+            self.model.refresh()
+        self.optimizer.zero_grad(set_to_none=True)
+        return StepResult(
+            loss=sums.mean_loss,
+            accuracy=sums.accuracy,
+            grad_norm=norm,
+            lr=lr,
+            num_tokens=sum(len(row.token_ids) for example in examples for row in example.rows),
+            time_s=time.perf_counter() - started,
+            is_finite=is_finite,
+            halvings=halvings,
+            extras={name: value / sums.weight for name, value in sums.extras.items() if sums.weight},
+        )
+
+    def _gradients(self, examples: Sequence[TrainExample]) -> tuple[Sums, int]:
+        halvings = 0
+        while True:
+            try:
+                return self._accumulate(examples), halvings
+            except (RuntimeError, MemoryError) as exc:
+                if not is_out_of_memory(exc):
+                    raise
+            self.optimizer.zero_grad(set_to_none=True)
+            self.limit.halve()
+            halvings += 1
+
+    def _accumulate(self, examples: Sequence[TrainExample]) -> Sums:
+        total_weight = sum(self.method.weight(example) for example in examples)
+        totals = Sums()
+        for indices in micro_batches([example.rows for example in examples], self.limit.max_tokens):
+            self.check()
+            chosen = [examples[index] for index in indices]
+            loss, sums = forward(self.model, self.method, chosen, self.limit)
+            totals.add(sums)
+            if total_weight and loss.requires_grad:
+                (loss / total_weight).backward()
+        return totals
+
+
+def forward(
+    model: TrainModel, method: Method, examples: Sequence[TrainExample], limit: MicroBatchLimit
+) -> tuple[torch.Tensor, Sums]:
+    inputs = pack([row for example in examples for row in example.rows], model.shape)
+    model.recompute_layers(inputs.num_tokens > limit.max_tokens)
+    return method.forward(model, inputs, examples)
+
+
+@torch.no_grad()
+def evaluate(
+    model: TrainModel,
+    method: Method,
+    examples: Sequence[TrainExample],
+    limit: MicroBatchLimit,
+    check: Callable[[], None],
+) -> Sums:
+    """Totals without gradients."""
+    model.train(False)
+    totals = Sums()
+    try:
+        for indices in micro_batches([example.rows for example in examples], limit.max_tokens):
+            check()
+            _, sums = forward(model, method, [examples[index] for index in indices], limit)
+            totals.add(sums)
+    finally:
+        model.train(True)
+    return totals
