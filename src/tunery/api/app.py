@@ -23,6 +23,11 @@ from tunery.api.inference.stored import router as stored_completions
 from tunery.api.inference.upstream import Upstream
 from tunery.api.middleware import RequestContext
 from tunery.api.models.routes import router as models
+from tunery.api.organization.audit_routes import router as audit
+from tunery.api.organization.key_routes import router as keys
+from tunery.api.organization.limit_routes import router as limits
+from tunery.api.organization.project_routes import router as projects
+from tunery.api.organization.report_routes import router as reports
 from tunery.api.services import Services
 from tunery.api.uploads.routes import router as uploads
 from tunery.api.webhooks.routes import router as webhooks
@@ -50,6 +55,11 @@ ROUTERS: tuple[APIRouter, ...] = (
     aliases,
     console,
     data,
+    projects,
+    keys,
+    limits,
+    reports,
+    audit,
     health.router,
     metrics.router,
 )

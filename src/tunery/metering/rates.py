@@ -42,7 +42,8 @@ def take(conn: Connection, subjects: dict[str, Limits], *, tokens: int, now: flo
     """
     readings = []
     for subject_id, limits in subjects.items():
-        for unit, amount in (("requests", 1), ("tokens", tokens)):
+        amounts: tuple[tuple[Unit, int], ...] = (("requests", 1), ("tokens", tokens))
+        for unit, amount in amounts:
             limit = limit_of(limits, unit)
             if limit:
                 readings.append(_take(conn, Reading(subject_id, unit, limit, Bucket(0, now)), amount, now, what))

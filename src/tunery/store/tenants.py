@@ -130,8 +130,17 @@ def delete_user(conn: Connection, user_id: str, now: float) -> None:
     conn.execute(delete(users).where(users.c.id == user_id))
 
 
+def count_owners_for_update(conn: Connection, organization_id: str) -> int:
+    """The people who own the organisation, their rows locked until the transaction ends."""
+    query = select(users.c.id).where(
+        users.c.organization_id == organization_id, users.c.role == Role.OWNER, ~users.c.is_service_account
+    )
+    return len(conn.execute(query.with_for_update()).all())
+
+
 def set_membership(conn: Connection, project_id: str, user_id: str, role: Role, now: float) -> None:
-    """Add the user to the project, or change the role of a member."""
+    """Add the user to the project, or change the role of a member; the member's keys for it change along."""
+    set_role_of_keys(conn, project_id, user_id, role)
     where = (memberships.c.project_id == project_id, memberships.c.user_id == user_id)
     if conn.execute(update(memberships).where(*where).values(role=role.value)).rowcount == 0:
         conn.execute(
@@ -191,6 +200,19 @@ def list_keys(
     if organization_id is not None:
         query = query.where(api_keys.c.organization_id == organization_id, api_keys.c.is_admin)
     return fetch_page(conn, query, api_keys, _to_key, after=after, limit=limit, descending=descending)
+
+
+def update_key(conn: Connection, key_id: str, *, expires_at: int | None, scopes: tuple[str, ...]) -> None:
+    conn.execute(update(api_keys).where(api_keys.c.id == key_id).values(expires_at=expires_at, scopes=list(scopes)))
+
+
+def set_role_of_keys(conn: Connection, project_id: str, user_id: str, role: Role) -> None:
+    """Of one user, for one project."""
+    conn.execute(
+        update(api_keys)
+        .where(api_keys.c.project_id == project_id, api_keys.c.user_id == user_id)
+        .values(role=role.value)
+    )
 
 
 def touch_key(conn: Connection, key_id: str, now: float) -> None:

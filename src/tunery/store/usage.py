@@ -85,7 +85,7 @@ def _group_of(record: UsageRecord) -> tuple[Any, ...]:
 
 def _amounts(record: UsageRecord) -> dict[str, int]:
     costs = {f"{name}_cost": value for name, value in asdict(record.cost).items()}
-    return {"num_requests": 1} | asdict(record.usage) | costs
+    return {"num_requests": int(record.kind == "completion")} | asdict(record.usage) | costs
 
 
 def sum_usage(
@@ -100,7 +100,7 @@ def sum_usage(
 ) -> tuple[UsageSum, ...]:
     """By bucket of `width_s` and by the columns `group_by` (of GROUPS), buckets that start in [start, end), in order.
 
-    `filters`: by column, the values that count. Trained tokens and requests of training are in the sums too.
+    `filters`: by column, the values that count. Training counts tokens but no request.
     """
     table = usage_rollups
     keys = [table.c.start_time, *(table.c[name] for name in group_by)]

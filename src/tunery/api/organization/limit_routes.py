@@ -1,0 +1,143 @@
+from dataclasses import asdict
+
+from fastapi import APIRouter
+
+from tunery.api.organization import limit_service as service
+from tunery.api.organization.limit_schemas import (
+    UNLIMITED,
+    Enforcement,
+    KeyLimitsBody,
+    KeyLimitsOut,
+    LimitsBody,
+    LimitsOut,
+    RateLimitOut,
+    RateLimitUpdate,
+    SpendLimitDeleted,
+    SpendLimitOut,
+    SpendLimitUpdate,
+)
+from tunery.api.organization.trail import Operator, OperatorDep
+from tunery.api.paging import After, CursorListing, Limit, cursor_listing
+from tunery.api.services import Services, ServicesDep
+from tunery.domain.limits import Limits
+
+router = APIRouter(tags=["Limits"])
+
+PROJECT = "/v1/organization/projects/{project_id}"
+OURS = "/tunery/v1/organization/projects/{project_id}"
+
+
+@router.get(PROJECT + "/rate_limits")
+def list_rate_limits(
+    project_id: str,
+    operator: OperatorDep,
+    services: ServicesDep,
+    after: After = None,
+    before: After = None,
+    limit: Limit = 100,
+) -> CursorListing[RateLimitOut]:
+    found = [_rate_limit(service.effective_limits(services, operator, project_id))]
+    return CursorListing[RateLimitOut](**cursor_listing([] if after or before or not limit else found, False))
+
+
+@router.post(PROJECT + "/rate_limits/{rate_limit_id}")
+def update_rate_limit(
+    project_id: str,
+    rate_limit_id: str,
+    operator: OperatorDep,
+    services: ServicesDep,
+    body: RateLimitUpdate | None = None,
+) -> RateLimitOut:
+    service.own_limits(services, operator, project_id)
+    service.check_rate_limit_id(rate_limit_id)
+    wanted = body or RateLimitUpdate()
+    named = {
+        "requests_per_minute": wanted.max_requests_per_1_minute,
+        "tokens_per_minute": wanted.max_tokens_per_1_minute,
+    }
+    changes = {name: value for name, value in named.items() if value is not None}
+    if changes:
+        service.change_limits(services, operator, project_id, changes)
+    return _rate_limit(service.effective_limits(services, operator, project_id))
+
+
+def _rate_limit(limits: Limits) -> RateLimitOut:
+    return RateLimitOut(
+        id=service.RATE_LIMIT,
+        model="*",
+        max_requests_per_1_minute=limits.requests_per_minute or UNLIMITED,
+        max_tokens_per_1_minute=limits.tokens_per_minute or UNLIMITED,
+    )
+
+
+@router.get(PROJECT + "/spend_limit")
+def retrieve_spend_limit(project_id: str, operator: OperatorDep, services: ServicesDep) -> SpendLimitOut:
+    return _spend_limit(services, project_id, service.get_budget(services, operator, project_id))
+
+
+@router.post(PROJECT + "/spend_limit")
+def update_spend_limit(
+    project_id: str, body: SpendLimitUpdate, operator: OperatorDep, services: ServicesDep
+) -> SpendLimitOut:
+    budget = service.set_budget(services, operator, project_id, cents=body.threshold_amount, currency=body.currency)
+    return _spend_limit(services, project_id, budget)
+
+
+@router.delete(PROJECT + "/spend_limit")
+def delete_spend_limit(project_id: str, operator: OperatorDep, services: ServicesDep) -> SpendLimitDeleted:
+    service.delete_budget(services, operator, project_id)
+    return SpendLimitDeleted()
+
+
+def _spend_limit(services: Services, project_id: str, budget: int) -> SpendLimitOut:
+    is_spent = service.spent_this_month(services, project_id) >= budget
+    return SpendLimitOut(
+        currency=services.prices.currency.upper(),
+        threshold_amount=budget // service.CENT,
+        enforcement=Enforcement(status="enforcing" if is_spent else "inactive"),
+    )
+
+
+@router.get(OURS + "/limits")
+def retrieve_limits(project_id: str, operator: OperatorDep, services: ServicesDep) -> LimitsOut:
+    return _limits(services, operator, project_id)
+
+
+@router.post(OURS + "/limits")
+def update_limits(project_id: str, body: LimitsBody, operator: OperatorDep, services: ServicesDep) -> LimitsOut:
+    """Only the limits that are named change; null takes one back."""
+    service.change_limits(services, operator, project_id, body.model_dump(exclude_unset=True))
+    return _limits(services, operator, project_id)
+
+
+def _limits(services: Services, operator: Operator, project_id: str) -> LimitsOut:
+    own = service.own_limits(services, operator, project_id)
+    effective = service.effective_limits(services, operator, project_id)
+    return LimitsOut(
+        project_id=project_id,
+        own=LimitsBody(**asdict(own)),
+        effective=LimitsBody(**asdict(effective)),
+        spent_this_month=service.spent_this_month(services, project_id),
+        currency=services.prices.currency,
+    )
+
+
+@router.get(OURS + "/api_keys/{api_key_id}/limits")
+def retrieve_key_limits(project_id: str, api_key_id: str, operator: OperatorDep, services: ServicesDep) -> KeyLimitsOut:
+    return _key_limits(api_key_id, service.get_key_limits(services, operator, project_id, api_key_id))
+
+
+@router.post(OURS + "/api_keys/{api_key_id}/limits")
+def update_key_limits(
+    project_id: str, api_key_id: str, body: KeyLimitsBody, operator: OperatorDep, services: ServicesDep
+) -> KeyLimitsOut:
+    changes = body.model_dump(exclude_unset=True)
+    return _key_limits(api_key_id, service.set_key_limits(services, operator, project_id, api_key_id, changes))
+
+
+def _key_limits(key_id: str, limits: Limits) -> KeyLimitsOut:
+    return KeyLimitsOut(
+        api_key_id=key_id,
+        requests_per_minute=limits.requests_per_minute,
+        tokens_per_minute=limits.tokens_per_minute,
+    )

@@ -1,0 +1,112 @@
+"""Policy of limits. Every change is in the audit log as rate_limit.updated."""
+
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection
+
+from tunery.api.organization.key_service import get_key
+from tunery.api.organization.trail import Operator, record
+from tunery.api.services import Services
+from tunery.domain.errors import InvalidRequest, NotFound
+from tunery.domain.limits import Limits
+from tunery.domain.usage import MICRO
+from tunery.metering.limits import month_start, project_limits
+from tunery.store import limits as store
+from tunery.store import tenants
+from tunery.store.database import read, write
+from tunery.store.usage import spent_since
+
+CENT = MICRO // 100
+RATE_LIMIT = "rl-all-models"  # limits are a project's, whatever the model
+
+
+def own_limits(services: Services, operator: Operator, project_id: str) -> Limits:
+    with read(services.engine) as conn:
+        return _own(conn, operator, project_id)
+
+
+def effective_limits(services: Services, operator: Operator, project_id: str) -> Limits:
+    with read(services.engine) as conn:
+        _own(conn, operator, project_id)
+        return project_limits(conn, services.settings, project_id)
+
+
+def spent_this_month(services: Services, project_id: str) -> int:
+    """Millionths of the currency, rounded down."""
+    with read(services.engine) as conn:
+        return spent_since(conn, project_id, month_start(services.clock())) // MICRO
+
+
+def _own(conn: Connection, operator: Operator, project_id: str) -> Limits:
+    tenants.get_project(conn, project_id, operator.organization_id)
+    return store.get_limits(conn, project_id).get(project_id, Limits())
+
+
+def change_limits(services: Services, operator: Operator, project_id: str, changes: dict[str, Any]) -> Limits:
+    """`changes` by the names of Limits; those not named stay."""
+    with write(services.engine) as conn:
+        limits = replace(_own(conn, operator, project_id), **changes)
+        store.set_limits(conn, project_id, limits, services.clock())
+        record(
+            conn,
+            operator,
+            "rate_limit.updated",
+            now=services.clock(),
+            resource_id=project_id,
+            project_id=project_id,
+            details={"changes_requested": changes},
+        )
+    return limits
+
+
+def get_key_limits(services: Services, operator: Operator, project_id: str, key_id: str) -> Limits:
+    get_key(services, operator, project_id, key_id)
+    with read(services.engine) as conn:
+        return store.get_limits(conn, key_id).get(key_id, Limits())
+
+
+def set_key_limits(
+    services: Services, operator: Operator, project_id: str, key_id: str, changes: dict[str, Any]
+) -> Limits:
+    get_key(services, operator, project_id, key_id)
+    with write(services.engine) as conn:
+        limits = replace(store.get_limits(conn, key_id).get(key_id, Limits()), **changes)
+        store.set_limits(conn, key_id, limits, services.clock())
+        record(
+            conn,
+            operator,
+            "rate_limit.updated",
+            now=services.clock(),
+            resource_id=key_id,
+            project_id=project_id,
+            details={"changes_requested": changes},
+        )
+    return limits
+
+
+def check_rate_limit_id(rate_limit_id: str) -> None:
+    if rate_limit_id != RATE_LIMIT:
+        raise NotFound(f"No such rate limit: {rate_limit_id}. There is one, {RATE_LIMIT}.", param="rate_limit_id")
+
+
+def get_budget(services: Services, operator: Operator, project_id: str) -> int:
+    """Millionths. Raises NotFound when the project has none of its own."""
+    budget = own_limits(services, operator, project_id).monthly_budget
+    if not budget:
+        raise NotFound("This project has no spend limit.", param="project_id")
+    return budget
+
+
+def set_budget(services: Services, operator: Operator, project_id: str, *, cents: int, currency: str) -> int:
+    if currency.lower() != services.prices.currency:
+        raise InvalidRequest(
+            f"Prices are in {services.prices.currency.upper()} here, not in {currency}.", param="currency"
+        )
+    change_limits(services, operator, project_id, {"monthly_budget": cents * CENT})
+    return cents * CENT
+
+
+def delete_budget(services: Services, operator: Operator, project_id: str) -> None:
+    get_budget(services, operator, project_id)
+    change_limits(services, operator, project_id, {"monthly_budget": None})
