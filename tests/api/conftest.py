@@ -80,13 +80,13 @@ class Api:
             tenants.insert_project(conn, project)
         return project.id
 
-    def make_stranger(self) -> str:
+    def make_stranger(self, **values: Any) -> str:
         """The secret of a key of another organisation."""
         organization = Organization(new_id("organization"), "strangers", "strangers", int(NOW))
         with write(self.engine) as conn:
             tenants.insert_organization(conn, organization)
         project_id = self.make_project(organization_id=organization.id)
-        return self.make_key(organization_id=organization.id, project_id=project_id)
+        return self.make_key(**{"organization_id": organization.id, "project_id": project_id} | values)
 
     def make_file(self, content: bytes = EXAMPLE * 12, purpose: str = "fine-tune") -> dict[str, Any]:
         answer = self.client.post("/v1/files", files={"file": ("train.jsonl", content)}, data={"purpose": purpose})
@@ -201,3 +201,12 @@ def engine_url(tiny_model_dir: Path) -> Iterator[str]:
     engine = start_engine(tiny_model_dir)
     yield engine.url
     engine.kill()
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of the tiny model that changes what it says."""
+    from tests.serving.peft_adapters import write_adapter
+
+    modules = ["q_proj", "v_proj", "down_proj"]
+    return write_adapter(tiny_model_dir, tmp_path_factory.mktemp("adapter"), rank=4, modules=modules, seed=3)

