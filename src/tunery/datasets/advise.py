@@ -6,7 +6,7 @@ import numpy as np
 from rapidfuzz import fuzz
 
 from tunery.datasets.facts import Facts
-from tunery.datasets.features import MAX_SIGHTED_LINES, Sightings
+from tunery.datasets.features import MAX_EVIDENCE, MAX_SIGHTED_LINES, Sightings
 from tunery.datasets.report import Advice, Role
 from tunery.datasets.similarity import NearIndex
 
@@ -69,7 +69,7 @@ def _instructions(facts: Facts) -> Iterator[Advice]:
     others = Sightings()
     for use in uses[1:]:
         others.merge(use.sightings)
-    others.evidence = [f"{use.sightings.total} × {use.excerpt[:100]!r}" for use in uses[:5]]
+    others.evidence = [f"{use.sightings.total} × {use.excerpt[:100]!r}" for use in uses[:MAX_EVIDENCE]]
     more = "more than " if facts.sighted("more_systems").total else ""
     yield _from(
         "several_system_messages",
@@ -91,7 +91,7 @@ def _almost_equal(facts: Facts) -> Iterator[Advice]:
                 sightings.evidence.append(f"{other.excerpt[:80]!r} and {use.excerpt[:80]!r}")
                 break
     if sightings.total:
-        sightings.evidence = sightings.evidence[:5]
+        sightings.evidence = sightings.evidence[:MAX_EVIDENCE]
         yield _from(
             "instructions_differ",
             sightings,
@@ -100,13 +100,11 @@ def _almost_equal(facts: Facts) -> Iterator[Advice]:
         )
 
 
-def _equal_rows(facts: Facts) -> Iterator[Advice]:
+def _duplicates(facts: Facts) -> Iterator[Advice]:
     inputs, answers, lines = _arrays(facts)
-    order = np.lexsort((answers, inputs))
+    order = np.lexsort((lines, answers, inputs))
     inputs, answers, lines = inputs[order], answers[order], lines[order]
-    same_input = inputs[1:] == inputs[:-1]
-    same_answer = answers[1:] == answers[:-1]
-    doubled = np.sort(lines[1:][same_input & same_answer])
+    doubled = np.sort(lines[1:][(inputs[1:] == inputs[:-1]) & (answers[1:] == answers[:-1])])
     if len(doubled):
         yield Advice(
             "duplicates",
@@ -115,14 +113,25 @@ def _equal_rows(facts: Facts) -> Iterator[Advice]:
             len(doubled),
             doubled[:MAX_SIGHTED_LINES].tolist(),
         )
-    contradictions = np.sort(lines[1:][same_input & ~same_answer])
-    if len(contradictions):
+
+
+def _contradictions(facts: Facts) -> Iterator[Advice]:
+    inputs, answers, lines = _arrays(facts)
+    order = np.lexsort((lines, inputs))
+    inputs, answers, lines = inputs[order], answers[order], lines[order]
+    _, starts, group = np.unique(inputs, return_index=True, return_inverse=True)
+    first = starts[group]  # for each example, the place of the first one that asks the same
+    differs = np.flatnonzero(answers != answers[first])
+    differs = differs[np.argsort(lines[differs])]
+    if len(differs):
+        pairs = [(int(lines[index]), int(lines[first[index]])) for index in differs[:MAX_SIGHTED_LINES]]
         yield Advice(
             "contradictory_answers",
-            f"{len(contradictions)} examples answer an input differently than another example does.",
+            f"{len(differs)} examples answer an input differently than another example does.",
             "Decide on one answer, unless variety is what you want to teach.",
-            len(contradictions),
-            contradictions[:MAX_SIGHTED_LINES].tolist(),
+            len(differs),
+            [line for line, _ in pairs],
+            [f"line {line} asks what line {other} asks" for line, other in pairs[:MAX_EVIDENCE]],
         )
 
 
@@ -271,10 +280,16 @@ _OF_TRAINING: tuple[Callable[[Facts], Iterator[Advice]], ...] = (
     *_PRIVATE,
     _few_examples,
     _instructions,
-    _equal_rows,
+    _duplicates,
+    _contradictions,
     _near_duplicates,
     _dominating_answer,
     _cut_answers,
     _lengths,
 )
-_OF_VALIDATION: tuple[Callable[[Facts], Iterator[Advice]], ...] = (*_PRIVATE, _instructions, _equal_rows)
+_OF_VALIDATION: tuple[Callable[[Facts], Iterator[Advice]], ...] = (
+    *_PRIVATE,
+    _instructions,
+    _duplicates,
+    _contradictions,
+)

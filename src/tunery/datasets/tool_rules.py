@@ -56,9 +56,9 @@ def _check_function(function: Any, path: str, findings: Findings) -> str | None:
         return None
     if extra := sorted(function.keys() - _KEYS):
         findings.add("invalid_tool", f"{path}.{extra[0][:60]}", f"The key {shown(extra[0])} is not known.")
-    if not isinstance(function.get("parameters") or {}, dict):
+    if function.get("parameters") is not None and not isinstance(function["parameters"], dict):
         findings.add("invalid_tool", f"{path}.parameters", "parameters is not a JSON Schema object.")
-    if not isinstance(function.get("description") or "", str):
+    if function.get("description") is not None and not isinstance(function["description"], str):
         findings.add("invalid_tool", f"{path}.description", "description is not a text.")
     return name
 

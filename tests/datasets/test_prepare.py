@@ -1,0 +1,169 @@
+"""Tables become chat rows, files are split without leaks."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.datasets.conftest import chat_row
+from tunery.datasets.lines import read_chunks
+from tunery.datasets.prepare import Mapping, guess_mapping, prepare
+from tunery.datasets.split import Split, split_file
+from tunery.datasets.tables import read_table
+from tunery.domain.errors import InvalidRequest
+
+Write = Callable[..., Path]
+RECORDS = [{"question": "1+1?", "answer": "2"}, {"question": 'Größe, "x"\nnext?', "answer": "3.0"}]
+EXPECTED = [
+    {"messages": [{"role": "user", "content": r["question"]}, {"role": "assistant", "content": r["answer"]}]}
+    for r in RECORDS
+]
+
+
+def write_csv(path: Path, delimiter: str) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["question", "answer"], delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(RECORDS)
+
+
+def write_parquet(path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(RECORDS), path)
+
+
+def write_xlsx(path: Path) -> None:
+    from openpyxl import Workbook
+
+    book = Workbook()
+    sheet = book.worksheets[0]
+    sheet.append(["question", "answer"])
+    for record in RECORDS:
+        sheet.append(list(record.values()))
+    book.save(path)
+
+
+WRITERS: dict[str, Callable[[Path], Any]] = {
+    "a.csv": lambda path: write_csv(path, ","),
+    "b.csv": lambda path: write_csv(path, ";"),
+    "a.tsv": lambda path: write_csv(path, "\t"),
+    "a.json": lambda path: path.write_text(json.dumps(RECORDS)),
+    "b.json": lambda path: path.write_text(json.dumps({"version": 1, "data": RECORDS})),
+    "a.jsonl": lambda path: path.write_text("\n".join(map(json.dumps, RECORDS))),
+    "a.parquet": write_parquet,
+    "a.xlsx": write_xlsx,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_kind_of_table_becomes_the_same_chat(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    WRITERS[name](path)
+    assert list(prepare(read_table(path))) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", b"question,answer\n1,2,3\n"),
+        ("a.csv", b"question,answer\n\xff,2\n"),
+        ("a.json", b"{"),
+        ("a.json", b'"text"'),
+        ("a.jsonl", b"{\n"),
+        ("a.jsonl", b"[1]\n"),
+        ("a.parquet", b"not parquet"),
+        ("a.xlsx", b"not xlsx"),
+        ("a.doc", b""),
+        ("a.csv", b"a,b\n1,2\n"),
+        ("a.csv", b"question,answer\n1,\n"),
+    ],
+)
+def test_tables_that_cannot_be_used_are_refused_in_words(name: str, content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InvalidRequest):
+        list(prepare(read_table(path)))
+
+
+def test_instructions_stand_before_rows_that_bring_none() -> None:
+    records = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d", "system": "Own."}]
+    mapping = Mapping("prompt", "completion", "system")
+    systems = [row["messages"][0]["content"] for row in prepare(records, mapping, system="Common.")]
+    assert systems == ["Common.", "Own."]
+
+
+def test_instruction_data_keeps_its_input() -> None:
+    record = {"instruction": "Translate.", "input": "chat", "output": "cat"}
+    assert guess_mapping(record) == Mapping("instruction", "output", "", "input")
+    (row,) = prepare([record])
+    assert row["messages"][0]["content"] == "Translate.\n\nchat"
+
+
+def test_other_dialects_of_conversations() -> None:
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    (row,) = prepare([{"conversations": turns}])
+    assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
+    (row,) = prepare([{"messages": json.dumps(row["messages"])}])  # as a cell of a CSV file
+    assert row["messages"][1]["content"] == "b"
+    with pytest.raises(InvalidRequest, match="Row 1"):
+        list(prepare([{"conversations": [{"from": "dog", "value": "wuff"}]}]))
+
+
+# ---- split
+
+
+def halves(path: Path, tmp_path: Path, **options: Any) -> tuple[Split, list[str], list[str]]:
+    parts = tmp_path / "train.jsonl", tmp_path / "valid.jsonl"
+    done = split_file(lambda: read_chunks(path), *parts, **options)
+    return done, *(part.read_text("utf-8").splitlines() for part in parts)
+
+
+def families(count: int, size: int) -> list[dict[str, Any]]:
+    """Groups of rows that differ by a word."""
+    return [
+        chat_row(
+            f"Case {group * 7919}: the {group}th customer of shop {group * group} seeks parcel {group}. {member}",
+            f"Parcel {group} waits at station {group * 31}, shelf {group * 17}, since day {group * 13}.",
+        )
+        for group in range(count)
+        for member in range(size)
+    ]
+
+
+def test_rows_that_are_almost_the_same_stay_together(write_rows: Write, tmp_path: Path) -> None:
+    rows = families(40, 5)
+    done, training, validation = halves(write_rows(rows, "all.jsonl"), tmp_path, share=0.2)
+    assert done.num_training + done.num_validation == len(training) + len(validation) == 200
+    assert 20 <= len(validation) <= 40
+    family = {json.dumps(row, ensure_ascii=False): index // 5 for index, row in enumerate(rows)}
+    assert not {family[line] for line in training} & {family[line] for line in validation}
+
+
+def test_the_same_question_stays_on_one_side(write_rows: Write, tmp_path: Path) -> None:
+    rows = [chat_row(f"Q{n // 2}?", f"{'yes' if n % 2 else 'no'}") for n in range(40)]
+    _, training, validation = halves(write_rows(rows, "all.jsonl"), tmp_path, share=0.25)
+    asked = [{json.loads(line)["messages"][1]["content"] for line in part} for part in (training, validation)]
+    assert len(validation) == 10 and not asked[0] & asked[1]
+
+
+def test_the_seed_decides(write_rows: Write, tmp_path: Path) -> None:
+    path = write_rows([chat_row(f"{n}?", str(n)) for n in range(50)], "all.jsonl")
+    first, again, other = (halves(path, tmp_path, seed=seed)[2] for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_bad_lines_stay_in_training(write_rows: Write, tmp_path: Path) -> None:
+    path = write_rows([*[chat_row(f"{n}?", str(n)) for n in range(20)], "{broken", ""], "all.jsonl")
+    _, training, validation = halves(path, tmp_path)
+    assert "{broken" in training and len(training) + len(validation) == 21
+
+
+@pytest.mark.parametrize("rows", [[], [chat_row()], [chat_row()] * 20])
+def test_what_cannot_be_split_is_refused(rows: list[Any], write_rows: Write, tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="No validation file"):
+        halves(write_rows(rows, "all.jsonl"), tmp_path)
