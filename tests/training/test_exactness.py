@@ -1,0 +1,197 @@
+"""Fast paths against slow, obvious ones. fp32 with a bound of 1e-5: only the order of sums may differ."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tests.training.conftest import MakeModel, assert_grads_equal, grads
+from tunery.modeling import packed_attention
+from tunery.modeling.attention import AttentionPlan, reference
+from tunery.modeling.flex import block_mask
+from tunery.modeling.fused import gated_silu, rms_norm
+from tunery.modeling.packed_attention import packed
+from tunery.training.inputs import HeadShape, pack
+from tunery.training.losses import reference_logprobs, token_logprobs, weighted_nll
+from tunery.training.model import TrainModel
+from tunery.training.packing import Row
+
+TOLERANCE = 1e-5
+
+
+def plan_of(rows: list[Row]) -> AttentionPlan:
+    return pack(rows, HeadShape(num_heads=6, num_kv_heads=2)).plan
+
+
+def attend(function: Callable[..., torch.Tensor], plan: AttentionPlan) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    count = plan.subtree_end.numel()
+    shapes = [(1, 6, count, 16), (1, 2, count, 16), (1, 2, count, 16)]
+    inputs = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+    out = function(*inputs, plan, 0.25)
+    out.backward(torch.randn(out.shape, generator=generator))
+    return [out.detach(), *(tensor.grad for tensor in inputs if tensor.grad is not None)]
+
+
+@pytest.mark.parametrize("block", [512, 7])
+@pytest.mark.parametrize("keep", [True, False])
+def test_grouped_attention_equals_the_dense_mask(
+    rows: list[Row], block: int, keep: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_attention, "QUERY_BLOCK", block)
+    plan = plan_of(rows)
+    object.__setattr__(plan, "keep_probabilities", keep)
+    for fast, slow in zip(attend(packed, plan), attend(reference, plan), strict=True):
+        torch.testing.assert_close(fast, slow, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_flex_mask_is_the_dense_mask(rows: list[Row]) -> None:
+    plan = plan_of(rows)
+    seen = block_mask(plan).mask_mod
+    index = torch.arange(plan.subtree_end.numel())
+    zero = torch.tensor(0)
+    dense = (index[None] <= index[:, None]) & (index[:, None] < plan.subtree_end[None])
+    assert torch.equal(seen(zero, zero, index[:, None], index[None]), dense)
+
+
+def loss_and_grads(model: TrainModel, rows: list[Row], *, share: bool) -> tuple[float, list[torch.Tensor]]:
+    inputs = pack(rows, model.shape, share=share)
+    predictions = weighted_nll(model.hidden(inputs), model.head, inputs.labels, inputs.weights)
+    (predictions.nll_sum / inputs.weights.sum()).backward()
+    return float(predictions.nll_sum.detach()), grads(model)
+
+
+def test_shared_beginnings_change_nothing(make_model: MakeModel, rows: list[Row]) -> None:
+    model = make_model()
+    assert pack(rows, model.shape).num_tokens < pack(rows, model.shape, share=False).num_tokens
+    shared, separate = (loss_and_grads(model, rows, share=share) for share in (True, False))
+    assert shared[0] == pytest.approx(separate[0], rel=TOLERANCE)
+    assert_grads_equal(shared[1], separate[1], 1e-4)  # relative to each tensor's largest entry; 64-term sums
+
+
+def test_shared_beginnings_in_bf16_differ_by_rounding_only(make_model: MakeModel, rows: list[Row]) -> None:
+    exact = loss_and_grads(make_model(), rows, share=False)
+    shared = loss_and_grads(make_model(dtype=torch.bfloat16), rows, share=True)
+    separate = loss_and_grads(make_model(dtype=torch.bfloat16), rows, share=False)
+    assert shared[0] == pytest.approx(exact[0], rel=0.02)
+
+    def distance(one: list[torch.Tensor]) -> float:
+        pairs = zip(one, exact[1], strict=True)
+        return float(sum((a - b).norm() for a, b in pairs) / sum(b.norm() for b in exact[1]))
+
+    # bf16 itself is a few percent away from fp32 here; sharing must not add to that.
+    assert distance(shared[1]) < 1.3 * distance(separate[1]) + 0.01
+
+
+def test_recomputed_layers_give_the_same_gradients(make_model: MakeModel, rows: list[Row]) -> None:
+    model = make_model()
+    kept = loss_and_grads(model, rows, share=True)
+    model.recompute_layers(True)
+    recomputed = loss_and_grads(model, rows, share=True)
+    assert recomputed[0] == kept[0]
+    assert_grads_equal(recomputed[1], kept[1], TOLERANCE)
+
+
+def head_case(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    hidden = torch.randn(600, 32, generator=generator).to(dtype).requires_grad_()
+    head = torch.randn(1000, 32, generator=generator).to(dtype)
+    labels = torch.randint(1000, (600,), generator=generator)
+    return hidden, head, labels, torch.rand(600, generator=generator)
+
+
+def test_chunked_cross_entropy_equals_the_whole_matrix() -> None:
+    hidden, head, labels, weights = head_case()
+    predictions = weighted_nll(hidden, head, labels, weights)
+    (2 * predictions.nll_sum).backward()
+    fast = hidden.grad
+    hidden.grad = None
+    logits = hidden @ head.t()
+    loss = (F.cross_entropy(logits, labels, reduction="none") * weights).sum()
+    (2 * loss).backward()
+    torch.testing.assert_close(predictions.nll_sum, loss, rtol=TOLERANCE, atol=0)
+    torch.testing.assert_close(fast, hidden.grad, rtol=TOLERANCE, atol=TOLERANCE)
+    torch.testing.assert_close(predictions.correct, logits.argmax(-1) == labels)
+
+
+def test_token_logprobs_equal_the_whole_matrix() -> None:
+    hidden, head, labels, weights = head_case()
+    logprobs, _ = token_logprobs(hidden, head, labels)
+    (logprobs * weights).sum().backward()
+    fast = hidden.grad
+    hidden.grad = None
+    slow = reference_logprobs(hidden, head, labels)
+    (slow * weights).sum().backward()
+    torch.testing.assert_close(logprobs, slow, rtol=TOLERANCE, atol=TOLERANCE)
+    torch.testing.assert_close(fast, hidden.grad, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_certain_and_hopeless_tokens_keep_their_logprobs_in_bf16() -> None:
+    """bf16 rounds 0.999 to 1: the loss would be 0 and the gradient gone. And e^-200 to 0: the loss infinite."""
+    head = torch.eye(4, 8, dtype=torch.bfloat16)
+    hidden = torch.tensor([[7.0, 0, 0, 0, 0, 0, 0, 0], [200.0, 0, 0, 0, 0, 0, 0, 0]], dtype=torch.bfloat16)
+    hidden.requires_grad_()
+    labels = torch.tensor([0, 1])
+    logprobs, correct = token_logprobs(hidden, head, labels)
+    exact = reference_logprobs(hidden.float(), head.float(), labels)
+    torch.testing.assert_close(logprobs, exact, rtol=0.01, atol=1e-6)
+    assert correct.tolist() == [True, False]
+
+
+def test_lora_linear_equals_its_formula(make_model: MakeModel) -> None:
+    layer = next(iter(make_model().layers.values()))
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(2, 9, 64, generator=generator)
+    results = []
+    for function in (layer, layer.reference):
+        inputs = x.clone().requires_grad_()
+        out = function(inputs)
+        out.backward(torch.ones_like(out).cumsum(-1))
+        results.append([out.detach(), inputs.grad, layer.lora_A.grad, layer.lora_B.grad])
+        layer.zero_grad()
+    for fast, slow in zip(*results, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)
+    assert layer.base.weight.grad is None
+
+
+def test_lora_dropout_drops_the_adapters_input_only(make_model: MakeModel) -> None:
+    model = make_model(dropout=0.5)
+    layer = next(iter(model.layers.values()))
+    x = torch.randn(3, 64, generator=torch.Generator().manual_seed(7))
+    torch.manual_seed(0)
+    dropped = layer(x)
+    torch.manual_seed(0)
+    inputs = F.dropout(x, 0.5)
+    expected = layer.base(x) + layer.reference(inputs) - layer.base(inputs)
+    torch.testing.assert_close(dropped, expected, rtol=1e-4, atol=1e-5)
+    model.train(False)
+    torch.testing.assert_close(layer(x), layer.reference(x), rtol=1e-4, atol=1e-5)
+
+
+def test_pointwise_parts_equal_their_formulas() -> None:
+    generator = torch.Generator().manual_seed(9)
+    x, gate, up = (torch.randn(5, 64, generator=generator).requires_grad_() for _ in range(3))
+    weight = torch.rand(64, generator=generator)
+    fast = rms_norm(x, weight, 1e-5).sum() + gated_silu(gate, up).square().sum()
+    slow = (weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5)).sum()
+    slow = slow + (F.silu(gate) * up).square().sum()
+    for one, two in zip(
+        torch.autograd.grad(fast, [x, gate, up]), torch.autograd.grad(slow, [x, gate, up]), strict=True
+    ):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+
+
+def test_random_trees_too(make_model: MakeModel) -> None:
+    model, rng = make_model(), random.Random(11)
+    for _ in range(5):
+        stems = [[rng.randrange(3, 250) for _ in range(rng.randrange(1, 60))] for _ in range(3)]
+        made = []
+        for _ in range(8):
+            prompt = [token for stem in stems[: rng.randrange(4)] for token in stem]
+            tokens = prompt + [rng.randrange(3, 250) for _ in range(rng.randrange(2, 40))]
+            made.append(Row(tokens, [0.0] * len(prompt) + [1.0] * (len(tokens) - len(prompt))))
+        shared, separate = (loss_and_grads(model, made, share=share) for share in (True, False))
+        assert shared[0] == pytest.approx(separate[0], rel=TOLERANCE)
+        assert_grads_equal(shared[1], separate[1], 1e-4)
