@@ -1,0 +1,57 @@
+"""The official client, strict, against the api on a real port with a real engine behind it."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import uvicorn
+from openai import OpenAI
+
+from tests.api.conftest import SECRET, engine_url, tiny_adapter_dir  # noqa: F401  fixtures
+from tunery.api.app import create_app
+from tunery.api.services import Services
+from tunery.settings import Settings
+from tunery.store import tenants
+from tunery.store.bootstrap import bootstrap
+from tunery.store.database import migrate, write
+
+
+@dataclass(frozen=True)
+class Live:
+    base_url: str  # with /v1
+    services: Services
+    project_id: str
+    organization_id: str
+
+    def client(self, **options: object) -> OpenAI:
+        chosen = {"api_key": SECRET, "base_url": self.base_url, "max_retries": 0, **options}
+        return OpenAI(_strict_response_validation=True, **chosen)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory: pytest.TempPathFactory, engine_url: str) -> Iterator[Live]:  # noqa: F811
+    home = Path(tmp_path_factory.mktemp("contract"))
+    app = create_app(Settings(home=home, engine_url=engine_url, webhook_allow_private_addresses=True))
+    services: Services = app.state.services
+    migrate(services.engine)
+    with write(services.engine) as conn:
+        bootstrap(conn, clock=services.clock, key=SECRET)
+        organization = tenants.list_organizations(conn)[0]
+        project = tenants.list_projects(conn, organization.id).items[0]
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        thread.join(0.02)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield Live(f"http://127.0.0.1:{port}/v1", services, project.id, organization.id)
+    server.should_exit = True
+    thread.join(20)
+
+
+@pytest.fixture
+def client(live: Live) -> Iterator[OpenAI]:
+    with live.client() as made:
+        yield made
