@@ -1,0 +1,137 @@
+"""`python -m tunery.api.reference`: docs/api.md, from the routes and the parameter table themselves."""
+
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tunery.api.app import create_app
+from tunery.api.inference.parameters import CHAT, COMPLETIONS, Parameter
+from tunery.settings import Settings
+
+# What `client.` of the official SDKs calls each operation. Ours under /tunery/v1 have no name there.
+SDK_NAMES = {
+    "POST /v1/files": "files.create",
+    "GET /v1/files": "files.list",
+    "GET /v1/files/{file_id}": "files.retrieve",
+    "DELETE /v1/files/{file_id}": "files.delete",
+    "GET /v1/files/{file_id}/content": "files.content",
+    "POST /v1/uploads": "uploads.create",
+    "POST /v1/uploads/{upload_id}/parts": "uploads.parts.create",
+    "POST /v1/uploads/{upload_id}/complete": "uploads.complete",
+    "POST /v1/uploads/{upload_id}/cancel": "uploads.cancel",
+    "POST /v1/fine_tuning/jobs": "fine_tuning.jobs.create",
+    "GET /v1/fine_tuning/jobs": "fine_tuning.jobs.list",
+    "GET /v1/fine_tuning/jobs/{job_id}": "fine_tuning.jobs.retrieve",
+    "POST /v1/fine_tuning/jobs/{job_id}/cancel": "fine_tuning.jobs.cancel",
+    "POST /v1/fine_tuning/jobs/{job_id}/pause": "fine_tuning.jobs.pause",
+    "POST /v1/fine_tuning/jobs/{job_id}/resume": "fine_tuning.jobs.resume",
+    "GET /v1/fine_tuning/jobs/{job_id}/events": "fine_tuning.jobs.list_events",
+    "GET /v1/fine_tuning/jobs/{job_id}/checkpoints": "fine_tuning.jobs.checkpoints.list",
+    "POST /v1/fine_tuning/checkpoints/{checkpoint}/permissions": "fine_tuning.checkpoints.permissions.create",
+    "GET /v1/fine_tuning/checkpoints/{checkpoint}/permissions": "fine_tuning.checkpoints.permissions.list, .retrieve",
+    "DELETE /v1/fine_tuning/checkpoints/{checkpoint}/permissions/{permission_id}": (
+        "fine_tuning.checkpoints.permissions.delete"
+    ),
+    "POST /v1/fine_tuning/alpha/graders/run": "fine_tuning.alpha.graders.run",
+    "POST /v1/fine_tuning/alpha/graders/validate": "fine_tuning.alpha.graders.validate",
+    "GET /v1/models": "models.list",
+    "GET /v1/models/{model}": "models.retrieve",
+    "DELETE /v1/models/{model}": "models.delete",
+    "POST /v1/chat/completions": "chat.completions.create",
+    "GET /v1/chat/completions": "chat.completions.list",
+    "GET /v1/chat/completions/{completion_id}": "chat.completions.retrieve",
+    "POST /v1/chat/completions/{completion_id}": "chat.completions.update",
+    "DELETE /v1/chat/completions/{completion_id}": "chat.completions.delete",
+    "GET /v1/chat/completions/{completion_id}/messages": "chat.completions.messages.list",
+    "POST /v1/completions": "completions.create",
+    "POST /v1/webhook_endpoints": "webhooks.create",
+    "GET /v1/webhook_endpoints": "webhooks.list",
+    "GET /v1/webhook_endpoints/{endpoint_id}": "webhooks.retrieve",
+    "POST /v1/webhook_endpoints/{endpoint_id}": "webhooks.update",
+    "DELETE /v1/webhook_endpoints/{endpoint_id}": "webhooks.delete",
+    "POST /v1/webhook_endpoints/{endpoint_id}/rotate_secret": "webhooks.rotate_secret",
+    "POST /v1/webhook_endpoints/{endpoint_id}/test": "webhooks.test",
+    "GET /v1/webhook_event_types": "webhooks.event_types.list",
+    "GET /v1/organization/usage/completions": "admin.organization.usage.completions",
+    "GET /v1/organization/costs": "admin.organization.usage.costs",
+    "GET /v1/organization/audit_logs": "admin.organization.audit_logs.list",
+}
+ADMIN = "/v1/organization/"
+
+# Where an operation does less than OpenAI's, or something else. All others are complete.
+LIMITS = {
+    "POST /v1/fine_tuning/jobs": (
+        "methods `supervised` and `dpo`; `reinforcement` is refused. Vision files are refused when they are checked."
+    ),
+    "POST /v1/fine_tuning/alpha/graders/run": (
+        "`python` graders are refused, and the metric `cosine`; `meteor` matches words and stems, not synonyms."
+    ),
+    "POST /v1/fine_tuning/alpha/graders/validate": "as `run`.",
+    "POST /v1/chat/completions": "text only; see the parameters below.",
+    "POST /v1/completions": "see the parameters below.",
+    "GET /v1/files/{file_id}/content": "result files come as base64, as from OpenAI.",
+    "POST /v1/webhook_endpoints": "takes every event type; `GET /v1/webhook_event_types` lists those that happen.",
+}
+NOT_HERE = {
+    "Evals (`/v1/evals`)": "later",
+    "Reinforcement fine-tuning, `python` graders": "later",
+    "Batches (`/v1/batches`)": "later; files of purpose `batch` are stored",
+    "Responses, Assistants, Realtime, Agents": "no",
+    "Embeddings, images, audio, video, moderations": "no: there are no such models here",
+}
+
+HEAD = """# API
+
+Every operation of this server, made from its routes by `python -m tunery.api.reference`. The machine-readable form is
+`/openapi.json`. Paths under `/v1` are OpenAI's and take its official SDKs; those under `/tunery/v1` are our own.
+
+Errors have OpenAI's form, `{"error": {"message", "type", "param", "code"}}`, and every answer an `x-request-id`.
+Lists are paged by `after` and `limit` (at most 1,000; files 10,000); a cursor that names nothing gives an empty page.
+An `Idempotency-Key` makes a repeated create of a job return the first one.
+"""
+
+
+def operations(document: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """By tag, in order: (`METHOD /path`, its one-line description)."""
+    groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            text = operation.get("description", "").strip().partition("\n\n")[0].replace("\n", " ")
+            groups[operation["tags"][0]].append((f"{method.upper()} {path}", text))
+    return groups
+
+
+def operation_row(name: str, description: str) -> str:
+    sdk = SDK_NAMES.get(name) or ("admin.organization" if ADMIN in name and "/tunery/" not in name else "")
+    state = "with limits: " + LIMITS[name] if name in LIMITS else "complete"
+    note = f"{state}. {description}" if description and name not in LIMITS else state
+    return f"| `{name}` | {f'`{sdk}`' if sdk else '–'} | {note} |"
+
+
+def parameter_rows(table: Mapping[str, Parameter]) -> list[str]:
+    return [f"| `{name}` | {parameter.state} | {parameter.note} |" for name, parameter in sorted(table.items())]
+
+
+def document() -> str:
+    with tempfile.TemporaryDirectory() as home:
+        app = create_app(Settings(home=Path(home)))
+        groups = operations(app.openapi())
+    lines = [HEAD]
+    for tag, rows in groups.items():
+        lines += [f"## {tag}", "", "| operation | SDK | state |", "|---|---|---|"]
+        lines += [*(operation_row(*row) for row in rows), ""]
+    lines += ["## Not here", "", "| what | will it come |", "|---|---|"]
+    lines += [*(f"| {what} | {when} |" for what, when in NOT_HERE.items()), ""]
+    for title, table in (("chat completions", CHAT), ("completions", COMPLETIONS)):
+        lines += [f"## Parameters of {title}", ""]
+        lines += ["An unknown parameter is an error. Refused ones are an error too; ignored ones change nothing.", ""]
+        lines += ["| parameter | state | note |", "|---|---|---|", *parameter_rows(table), ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    Path("docs/api.md").write_text(document())
+    sys.stdout.write("wrote docs/api.md\n")
