@@ -12,7 +12,7 @@ from tunery.store.database import write
 
 log = logging.getLogger(__name__)
 
-LONGEST_PERIOD_S = 1.0  # a pause or cancel is heard within this time
+LONGEST_PERIOD_S = 0.5  # a pause or cancel is heard within this time
 
 
 class LeaseLost(Exception):
@@ -45,6 +45,10 @@ class Lease:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """No more beats: the caller is about to let the job go, which must not look like a loss."""
         self._done.set()
         self._thread.join()
 

@@ -18,6 +18,8 @@ from tunery.domain.tenants import Caller
 from tunery.jobs import narrative
 from tunery.jobs.endings import tell_cancellation
 from tunery.jobs.request import MAX_SEED, JobRequest, check
+from tunery.metering import limits
+from tunery.metering.budget import check_budget
 from tunery.modeling.catalog import Catalog
 from tunery.settings import Settings
 from tunery.store import events, files, idempotency, jobs, models
@@ -48,6 +50,8 @@ def create_job(
     if request.validation_file is not None:
         _check_file(conn, request.validation_file, caller.project_id, "validation_file")
     now = clock()
+    limits.check_new_job(conn, settings, caller.project_id, model=model, now=now)
+    check_budget(conn, caller.project_id, limits.project_limits(conn, settings, caller.project_id), now=now)
     job_id = new_id("job")
     if idempotency_key:
         # Two requests may both have found nothing above: the second to get here takes the first one's job.

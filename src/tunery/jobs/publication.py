@@ -11,15 +11,18 @@ from tunery.domain.ids import new_id
 from tunery.domain.jobs import Checkpoint, FineTuningJob
 from tunery.domain.models import FineTunedModel
 from tunery.domain.names import new_name
-from tunery.domain.usage import PICO, Price, TokenUsage, UsageRecord
+from tunery.domain.usage import PICO
 from tunery.jobs import narrative
 from tunery.jobs.checkpoints import stored_checkpoints
 from tunery.jobs.parity_check import ParityReport
 from tunery.jobs.resources import Resources
 from tunery.jobs.results import FILENAME, step_metrics_csv
+from tunery.metering import ledger
+from tunery.metering.budget import warn_about_budget
+from tunery.metering.limits import project_limits
 from tunery.notify.announce import announce_end
 from tunery.notify.summary import Amount
-from tunery.store import claims, events, files, jobs, models, tenants, usage
+from tunery.store import claims, events, files, jobs, models, tenants
 from tunery.store.database import read
 
 EVENTS_PER_READ = 500
@@ -128,24 +131,11 @@ def publish_checkpoints(
 
 def _bill(conn: Connection, job: FineTuningJob, resources: Resources, *, now: float) -> Amount:
     """Enter the trained tokens into the ledger, once a job; what they cost."""
-    used = TokenUsage(trained_tokens=job.trained_tokens or 0)
-    cost = Price(training=resources.prices.training_price(job.base_model, now)).cost(used)
-    usage.record_usage(
-        conn,
-        UsageRecord(
-            request_id=job.id,
-            kind="training",
-            project_id=job.project_id,
-            user_id=job.created_by or "",
-            api_key_id="",
-            model=job.base_model,
-            created_at=int(now),
-            usage=used,
-            cost=cost,
-            currency=resources.prices.currency,
-        ),
-    )
-    return Amount(cost.total / PICO, resources.prices.currency)
+    prices, settings = resources.prices, resources.settings
+    record = ledger.record_training(conn, job, prices=prices, trained_tokens=job.trained_tokens or 0, now=now)
+    limits = project_limits(conn, settings, job.project_id)
+    warn_about_budget(conn, job.project_id, limits, currency=prices.currency, now=now)
+    return Amount(record.cost.total / PICO, record.currency)
 
 
 def _metric_rows(job: FineTuningJob, resources: Resources) -> Iterator[dict[str, Any]]:

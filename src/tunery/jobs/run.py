@@ -148,6 +148,7 @@ class JobRun:
         final = next(kept for kept in self._recorder.checkpoints if f"step-{kept.step}" == folder.name)
         parity = check_parity(self._recorder.parity_file, folder, final.model_id, resources.settings)
         result_file = publication.store_result_file(job, resources)
+        self._lease.stop()
         with write(resources.engine) as conn:
             self._lease.renew(conn)
             jobs.update_details(conn, job.id, {"metrics": final.metrics, "parity": parity.details, "state": None})
@@ -166,6 +167,7 @@ class JobRun:
         self._clean_up()
 
     def _cancel(self) -> None:
+        self._lease.stop()
         with write(self._resources.engine) as conn:
             endings.cancel(conn, self._job.id, self._worker_id, now=self._resources.clock())
         self._reports.finish(succeeded=False, summary={"status": "cancelled"})
@@ -175,6 +177,7 @@ class JobRun:
 
     def _fail(self, error: JobError, *, keep_checkpoints: bool = True) -> None:
         """Checkpoints that are safe become models of their own: what was trained until then is not lost."""
+        self._lease.stop()
         now = self._resources.clock()
         with write(self._resources.engine) as conn:
             if keep_checkpoints and self._recorder.checkpoints:
@@ -187,6 +190,7 @@ class JobRun:
 
     def _rest(self) -> None:
         """Paused by its owner, or given back because this worker shuts down."""
+        self._lease.stop()
         now = self._resources.clock()
         with write(self._resources.engine) as conn:
             self._lease.renew(conn)
@@ -199,6 +203,7 @@ class JobRun:
 
     def _try_again(self, reason: str) -> None:
         """The next attempt goes on from the last state, until too many made no headway."""
+        self._lease.stop()
         with write(self._resources.engine) as conn:
             self._lease.renew(conn)
             attempts = jobs.get_job(conn, self._job.id).attempts
