@@ -19,17 +19,14 @@ def test_commands_go_round_the_loop(served: Served, tmp_path: Path) -> None:
     assert (job["status"], job["user_provided_suffix"]) == ("succeeded", "cli")
     assert json.loads(served.tunery("jobs", "get", job["id"], "--json").stdout) == job
     assert "successfully completed" in served.tunery("jobs", "events", job["id"]).stdout
-    assert job["fine_tuned_model"] in served.tunery("jobs", "checkpoints", job["id"], "--json").stdout
 
     csv = tmp_path / "metrics.csv"
     assert served.tunery("files", "download", job["result_files"][0], "--to", str(csv)).returncode == 0
     assert csv.read_text().startswith("step,train_loss")
-    assert json.loads(served.tunery("files", "get", job["training_file"], "--json").stdout)["filename"] == "marv.jsonl"
 
     answer = served.tunery("chat", job["fine_tuned_model"], "Hello", "--max-tokens", "4")
     assert answer.returncode == 0 and "answer tokens" in answer.stderr
     assert job["fine_tuned_model"] in served.tunery("models", "list").stdout
-    assert served.tunery("models", "delete", job["fine_tuned_model"]).returncode == 0
 
 
 def test_failed_job_ends_with_exit_code_1_and_the_reason(served: Served, tmp_path: Path) -> None:

@@ -82,7 +82,17 @@ class Server:
             model_dir = sources.ensure(source, settings.models_dir, progress)
             port = free_port(LOOPBACK)
             settings = settings.model_copy(update={"engine_url": f"http://{LOOPBACK}:{port}"})
-            arguments = ("--model-dir", str(model_dir), "--host", LOOPBACK, "--port", str(port))
+            arguments = (
+                "--model-dir",
+                str(model_dir),
+                "--served-name",
+                source,
+                "--host",
+                LOOPBACK,
+                "--port",
+                str(port),
+            )
+            arguments += ("--cached-token-rule", settings.cached_token_rule)
             specs.append(self._spec("engine", "tunery.serving", arguments, {}))
         environment = settings.as_environment()
         specs.append(self._spec("api", "tunery.launch.web", (), environment))
