@@ -11,7 +11,7 @@ from tunery.domain.errors import InvalidRequest, RateLimited
 from tunery.domain.limits import Bucket, Limits
 from tunery.domain.tenants import Caller
 from tunery.domain.usage import TokenUsage
-from tunery.metering import budget, limits
+from tunery.metering import limits
 from tunery.metering.meter import Meter
 from tunery.metering.rates import duration
 from tunery.settings import Settings
@@ -203,23 +203,11 @@ def test_parallel_requests_pass_a_budget_once_each(
         thread.start()
     for thread in threads:
         thread.join(60)
-    with read(database) as conn:
-        records = limits.project_limits(conn, Settings(), tenant.project_id)
-        assert records.monthly_budget == 2_000_000
     refused(make_meter(), caller)
 
     with read(database) as conn:
         spent = spent_since(conn, tenant.project_id, limits.month_start(NOW)) / 10**12
     assert 2 <= spent < 2 + 4 * 1.01, "the budget and at most one request of each worker"
-
-
-def test_a_job_counts_against_the_budget_too(
-    database: Engine, tenant: Tenant, caller: Caller, make_meter: MakeMeter
-) -> None:
-    restrict(database, tenant.project_id, monthly_budget=1_000_000)
-    spend(make_meter(), caller, 1)
-    with read(database) as conn, pytest.raises(RateLimited, match="budget"):
-        budget.check_project_budget(conn, Settings(), tenant.project_id, now=NOW)
 
 
 def test_jobs_a_day(database: Engine, tenant: Tenant, make_job: MakeJob) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tunery import __version__
 from tunery.api import errors, health, metrics, openapi
 from tunery.api.aliases.routes import router as aliases
+from tunery.api.audit import AuditTrail
 from tunery.api.console.routes import router as console
 from tunery.api.data.routes import router as data
 from tunery.api.files.routes import router as files
@@ -67,12 +68,13 @@ ROUTERS: tuple[APIRouter, ...] = (
 
 def create_services(settings: Settings, clock: Clock = system_clock) -> Services:
     engine, blobs = connect(settings.resolved_database_url), Blobs.open(settings)
-    prices = PriceTable.load(settings.prices)
+    catalog = Catalog.load(settings.catalog)
+    prices = PriceTable.load(settings.prices, [model.name for model in catalog])
     return Services(
         settings=settings,
         engine=engine,
         blobs=blobs,
-        catalog=Catalog.load(settings.catalog),
+        catalog=catalog,
         prices=prices,
         meter=Meter(engine, prices, settings, clock),
         clock=clock,
@@ -115,6 +117,7 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> FastAPI:
         redirect_slashes=False,  # OpenAI answers 404, and a redirect would drop a POST's body
     )
     app.state.services = services
+    app.add_middleware(AuditTrail, services=services)
     app.add_middleware(RequestContext)
     errors.install(app)
     for router in ROUTERS:

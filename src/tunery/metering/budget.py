@@ -6,8 +6,7 @@ from tunery.domain.errors import RateLimited
 from tunery.domain.limits import Limits
 from tunery.domain.tenants import Role
 from tunery.domain.usage import MICRO, PICO
-from tunery.metering.limits import WARNING_PERCENT, month_start, project_limits
-from tunery.settings import Settings
+from tunery.metering.limits import WARNING_PERCENT, month_start
 from tunery.store import limits as store
 from tunery.store import outbox, tenants, usage
 
@@ -27,11 +26,6 @@ def check_budget(conn: Connection, project_id: str, limits: Limits, *, now: floa
             code="insufficient_quota",
             headers={"x-should-retry": "false"},
         )
-
-
-def check_project_budget(conn: Connection, settings: Settings, project_id: str, *, now: float) -> None:
-    """As check_budget, where the limits are not at hand: before a job is created."""
-    check_budget(conn, project_id, project_limits(conn, settings, project_id), now=now)
 
 
 def warn_about_budget(conn: Connection, project_id: str, limits: Limits, *, currency: str, now: float) -> None:
