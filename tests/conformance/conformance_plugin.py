@@ -5,6 +5,7 @@ Runs in the suite's own environment, which has neither this repository's `tests`
 
 import json
 import os
+import re
 import urllib.request
 from pathlib import Path
 
@@ -12,7 +13,17 @@ import pytest
 
 DOOR = os.environ["CONFORMANCE_DOOR"]
 REPORT = Path(os.environ["CONFORMANCE_REPORT"])
+ONLY: dict[str, str] = json.loads(os.environ["CONFORMANCE_ONLY"])
 results: dict[str, dict[str, str]] = {}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items[:] = [item for item in items if is_wanted(item)]
+
+
+def is_wanted(item: pytest.Item) -> bool:
+    patterns = [pattern for path, pattern in ONLY.items() if item.nodeid.partition("::")[0].endswith(path)]
+    return all(re.search(pattern, item.name) for pattern in patterns)
 
 
 @pytest.hookimpl(tryfirst=True)

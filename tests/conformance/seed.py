@@ -3,23 +3,25 @@
 `reset` puts every one of them back; it runs before each test. It lives here, and the product knows nothing of it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, Engine, delete, insert
+from sqlalchemy import Connection, Engine, delete, insert, update
 
 from tunery.domain.files import File, FilePurpose, Upload, UploadPart
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import Checkpoint, FineTuningJob, JobStatus
+from tunery.domain.limits import Limits
 from tunery.domain.models import FineTunedModel
 from tunery.domain.notices import WebhookEndpoint
 from tunery.domain.tenants import ApiKey, Organization, Project, Role, User, hash_secret, key_hint, lookup_prefix
-from tunery.store import events, files, jobs, models, tables, tenants, webhooks
+from tunery.store import events, files, jobs, limits, models, tables, tenants, webhooks
 from tunery.store.blobs import Blobs
 from tunery.store.database import write
 
 API_KEY, ADMIN_KEY = "My API Key", "My Admin API Key"
-ORGANIZATION, PROJECT, USER = "org-conformance", "proj_conformance", "user_id"
-OTHER_PROJECTS = ("string", "project_id")
+ORGANIZATION, PROJECT, OWNER = "org-conformance", "proj_conformance", "user-conformance"
+OTHER_PROJECTS = ("string", "project_id", "proj_123")
+ADMINISTERED = "project_id"  # whose people and keys the tests of administration name
 JOB = "ft-AF1WoRqd3aJAHsqc9NY7iL8F"
 FILES = ("file-abc123", "file_id")
 UPLOAD, PART = "upload_abc123", "string"
@@ -48,7 +50,7 @@ def lay_ground(world: World) -> None:
         tenants.insert_organization(conn, Organization(ORGANIZATION, "org", "org", NOW))
         for project_id in (PROJECT, *OTHER_PROJECTS):
             tenants.insert_project(conn, Project(project_id, ORGANIZATION, project_id, NOW))
-        tenants.insert_user(conn, User(USER, ORGANIZATION, "Owner", "owner@example.com", Role.OWNER, NOW))
+        tenants.insert_user(conn, _user(OWNER, Role.OWNER))
         tenants.insert_key(conn, _key("key_conformance", API_KEY, project_id=PROJECT))
         tenants.insert_key(conn, _key("key_admin", ADMIN_KEY, project_id=None))
 
@@ -66,6 +68,7 @@ def reset(world: World, test: str) -> None:
         _insert_job(conn, JobStatus.PAUSED if "resume" in test else JobStatus.QUEUED)
         _insert_models(conn)
         webhooks.insert_endpoint(conn, _endpoint(world.receiver_url))
+        _insert_people(conn)
 
 
 def _clear(conn: Connection) -> None:
@@ -82,6 +85,33 @@ def _clear(conn: Connection) -> None:
         tables.webhook_endpoints,
     ):
         conn.execute(delete(table))
+    _clear_people(conn)
+
+
+def _clear_people(conn: Connection) -> None:
+    """All but the owner and the two keys of the tests themselves."""
+    users, keys, projects = tables.users, tables.api_keys, tables.projects
+    conn.execute(delete(keys).where(keys.c.id.not_in(("key_conformance", "key_admin"))))
+    conn.execute(delete(tables.memberships))
+    conn.execute(delete(users).where(users.c.id != OWNER))
+    conn.execute(delete(tables.limits))
+    conn.execute(update(projects).values(archived_at=None))
+
+
+def _insert_people(conn: Connection) -> None:
+    tenants.insert_user(conn, _user("user_id", Role.MEMBER))
+    tenants.set_membership(conn, ADMINISTERED, "user_id", Role.MEMBER, NOW)
+    account = replace(_user("service_account_id", Role.MEMBER), is_service_account=True, project_id=ADMINISTERED)
+    tenants.insert_user(conn, account)
+    owned = _key("api_key_id", "sk-of-the-service-account", project_id=ADMINISTERED)
+    tenants.insert_key(conn, replace(owned, user_id="service_account_id"))
+    tenants.insert_key(conn, _key("key_id", "sk-of-an-administrator", project_id=None))
+    spend = Limits(monthly_budget=100_000_000)
+    limits.set_limits(conn, "proj_123", spend, NOW)
+
+
+def _user(user_id: str, role: Role) -> User:
+    return User(user_id, ORGANIZATION, user_id, f"{user_id}@example.com", role, NOW)
 
 
 def _key(key_id: str, secret: str, *, project_id: str | None) -> ApiKey:
@@ -89,7 +119,7 @@ def _key(key_id: str, secret: str, *, project_id: str | None) -> ApiKey:
         id=key_id,
         organization_id=ORGANIZATION,
         project_id=project_id,
-        user_id=USER,
+        user_id=OWNER,
         name=key_id,
         prefix=lookup_prefix(secret),
         hash=hash_secret(secret),
