@@ -1,6 +1,7 @@
 """A worker's surroundings: a fresh database and blobs, a catalog with one tiny base, and a caller."""
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,8 +115,20 @@ class Site:
             thread.join()
 
 
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with the schema and the first project, to be copied: migrating takes half a second."""
+    path = tmp_path_factory.mktemp("database") / "tunery.db"
+    engine = connect(f"sqlite:///{path}")
+    migrate(engine)
+    with write(engine) as conn:
+        bootstrap(conn, clock=system_clock, key="sk-test-key")
+    engine.dispose()
+    return path
+
+
 @pytest.fixture
-def site(home: Path, tiny_model_dir: Path) -> Iterator[Site]:
+def site(home: Path, tiny_model_dir: Path, migrated_database: Path) -> Iterator[Site]:
     catalog_file = home / "catalog.toml"
     catalog_file.write_text(
         f'[bases.tiny]\nsource = "path:{tiny_model_dir}"\ncontext_length = 2048\nlearning_rate = 0.01\n'
@@ -127,10 +140,9 @@ def site(home: Path, tiny_model_dir: Path) -> Iterator[Site]:
         home=home, catalog=catalog_file, prices=prices, lease_s=3, state_interval_s=0.5, worker_concurrency=2,
         webhook_allow_private_addresses=True,
     )  # fmt: skip
+    shutil.copy(migrated_database, home / "tunery.db")
     engine = connect(settings.resolved_database_url)
-    migrate(engine)
     with write(engine) as conn:
-        bootstrap(conn, clock=system_clock, key="sk-test-key")
         user = conn.execute(select(users)).one()
         project_id = conn.exec_driver_sql("SELECT id FROM projects").scalar_one()
     caller = Caller("key_1", user.organization_id, project_id, user.id, Role.OWNER)

@@ -1,6 +1,7 @@
 """Writes down what a trainer says, as it says it: events, progress, checkpoints and states."""
 
 import logging
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ class Recorder:
         self._saved = SavedState(**job.details["state"]) if job.details.get("state") else None
         self.checkpoints = stored_checkpoints(job)
         self.has_started = False
+        self._started_s = time.monotonic()
+        self.training_s = 0.0  # from the first step to the last word
         self.parity_file: Path | None = None
         self.last_word: Message | None = None  # finished, paused, cancelled or failed
 
@@ -59,11 +62,13 @@ class Recorder:
                 self.parity_file = Path(message["path"])
             case "finished" | "paused" | "cancelled" | "failed":
                 self.last_word = message
+                self.training_s = time.monotonic() - self._started_s
             case other:
                 log.warning("%s: the trainer said %r, which means nothing here", self._job.id, other)
 
     def _record_start(self, message: Message, prepared: Prepared) -> None:
         self.has_started = True
+        self._started_s = time.monotonic()
         numbers, now = prepared.numbers, self._resources.clock()
         reasons = prepared.hyperparameters.reasons
         first = not self._job.total_steps

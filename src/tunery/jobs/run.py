@@ -13,7 +13,7 @@ from typing import TextIO
 
 from tunery.domain.errors import TuneryError
 from tunery.domain.jobs import FineTuningJob, JobError
-from tunery.jobs import endings, narrative, publication
+from tunery.jobs import endings, measuring, narrative, publication
 from tunery.jobs.lease import Lease, LeaseLost
 from tunery.jobs.parity_check import ParityBroken, check_parity
 from tunery.jobs.preparation import Prepared, prepare
@@ -43,6 +43,7 @@ class JobRun:
         self._trainer: TrainerProcess | None = None
         self._lock: TextIO | None = None
         self._stopping_since: float | None = None
+        self._begun_s = 0.0
         self._reports = Reports(job, resources)
         self._lease = Lease(
             resources.engine,
@@ -56,6 +57,7 @@ class JobRun:
 
     def run(self) -> None:
         """Never raises: whatever happens here ends or requeues this one job."""
+        self._begun_s = time.monotonic()
         try:
             with self._lease:
                 self._attempt()
@@ -163,6 +165,14 @@ class JobRun:
                 result_file=result_file,
                 trained_tokens=finished["trained_tokens"],
             )
+        measuring.remember(
+            job,
+            prepared,
+            resources,
+            trained_tokens=finished["trained_tokens"],
+            training_s=self._recorder.training_s,
+            total_s=time.monotonic() - self._begun_s,
+        )
         self._reports.finish(succeeded=True, summary={"fine_tuned_model": done.fine_tuned_model, **final.metrics})
         self._clean_up()
 

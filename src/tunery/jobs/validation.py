@@ -13,7 +13,7 @@ from tunery.datasets.report import Report, Role
 from tunery.datasets.validate import validate_file
 from tunery.domain.errors import TuneryError
 from tunery.domain.jobs import FineTuningJob, JobError
-from tunery.jobs import endings, narrative
+from tunery.jobs import endings, measuring, narrative
 from tunery.jobs.lease import Lease, LeaseLost
 from tunery.jobs.resources import Resources
 from tunery.jobs.workspace import fetch_file
@@ -103,6 +103,7 @@ def _facts(reports: dict[Role, Report]) -> dict[str, Any]:
     return {
         "num_examples": training.num_examples,
         "num_tokens": training.tokens.tokens.total if training.tokens else None,  # of one epoch
+        measuring.COUNTS: measuring.counts_of(training),
         "advice": [asdict(advice) for report in reports.values() for advice in report.advice],
     }
 

@@ -38,6 +38,7 @@ class WandbRun:
                 tags=[*tags, *(options.get("tags") or [])],
                 id=job.id,
                 resume="allow",
+                reinit="create_new",  # jobs that run side by side each have their own
                 dir=folder,
                 config=config,
                 # Signals and stdout belong to the worker.
@@ -53,7 +54,7 @@ class WandbRun:
 
     def finish(self, *, summary: dict[str, Any], succeeded: bool) -> None:
         self._guard(lambda: self._run.summary.update(summary))
-        self._guard(lambda: self._run.finish(exit_code=0 if succeeded else 1, quiet=True))
+        self._guard(lambda: self._run.finish(exit_code=0 if succeeded else 1))
 
     def _guard(self, report: Any) -> None:
         try:

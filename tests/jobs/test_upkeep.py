@@ -1,0 +1,104 @@
+"""What is left behind is found, and a full disk is told as what it is."""
+
+import errno
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+from sqlalchemy import select, update
+
+from tests.jobs.conftest import ROWS, Site
+from tests.jobs.test_worker import SCRIPTED, script
+from tests.jobs.waiting import wait_for
+from tunery.domain.jobs import JobStatus
+from tunery.jobs import janitor, lifecycle
+from tunery.jobs.resources import Resources
+from tunery.jobs.runners.process import ProcessRunner, TrainerProcess, WorkdirBusy, lock_workdir
+from tunery.jobs.worker import Worker
+from tunery.metering.prices import PriceTable
+from tunery.store import models
+from tunery.store.database import read, write
+from tunery.store.tables import files, workers
+
+
+def resources(site: Site, **changes: object) -> Resources:
+    plain = Resources(site.settings, site.engine, site.blobs, site.catalog, PriceTable.load(site.settings.prices))
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def test_what_a_paused_and_then_cancelled_job_left_is_removed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch, step_s=0.05, steps=90)
+    job = site.create()
+    with site.worker(SCRIPTED):
+        site.wait_for_step(job.id, 40)
+        site.verb(lifecycle.pause_job, job.id)
+        site.wait(job.id, JobStatus.PAUSED)
+    assert site.blobs.list(f"jobs/{job.id}/state")
+    assert site.blobs.list("adapters")
+    janitor.clean(resources(site))
+    assert site.blobs.list("adapters"), "a paused job needs its state still"
+    site.verb(lifecycle.cancel_job, job.id)
+    janitor.clean(resources(site))
+    assert (site.blobs.list("jobs"), site.blobs.list("adapters")) == ((), ())
+    assert not (site.settings.home / "work" / job.id).exists()
+
+
+def test_models_of_a_job_that_succeeded_are_kept(site: Site) -> None:
+    job = site.create()
+    with site.worker(SCRIPTED):
+        site.wait(job.id)
+    janitor.clean(resources(site))
+    with read(site.engine) as conn:
+        for model in models.list_models_of_job(conn, job.id):
+            assert site.blobs.list(model.blob)
+
+
+def test_expired_file_goes_with_its_bytes(site: Site) -> None:
+    gone, kept = site.add_file(ROWS), site.add_file(ROWS)
+    with write(site.engine) as conn:
+        conn.execute(update(files).where(files.c.id == gone).values(expires_at=1))
+    janitor.clean(resources(site))
+    with read(site.engine) as conn:
+        assert [row.id for row in conn.execute(select(files.c.id))] == [kept]
+    assert site.blobs.list("files") == (f"files/{kept}",)
+
+
+class FullDisk(ProcessRunner):
+    """Starts no trainer: the disk is full when its log is opened."""
+
+    def start(self, workdir: Path, lock: TextIO) -> TrainerProcess:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_full_disk_fails_the_job_with_that_reason_and_makes_room(site: Site) -> None:
+    job = site.create()
+    stop = threading.Event()
+    worker = Worker(site.settings, site.engine, site.blobs, site.catalog, runner=FullDisk())
+    thread = threading.Thread(target=worker.run, args=(stop,))
+    thread.start()
+    done = site.wait(job.id)
+    stop.set()
+    thread.join()
+    assert done.error is not None
+    assert done.error.code == "disk_full"
+    assert "disk is full" in done.error.message
+    assert list((site.settings.home / "work").iterdir()) == []
+
+
+def test_folder_of_a_living_trainer_is_not_touched(tmp_path: Path) -> None:
+    with lock_workdir(tmp_path), pytest.raises(WorkdirBusy):
+        lock_workdir(tmp_path, timeout_s=0.1)
+    lock_workdir(tmp_path, timeout_s=0).close()
+
+
+def test_worker_shows_that_it_lives_and_takes_itself_off_the_list(site: Site) -> None:
+    def listed() -> int:
+        with read(site.engine) as conn:
+            return len(conn.execute(select(workers)).all())
+
+    with site.worker(SCRIPTED):
+        wait_for(lambda: True if listed() == 1 else None)
+    assert listed() == 0
