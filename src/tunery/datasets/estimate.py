@@ -5,7 +5,7 @@ from typing import Any
 
 from tunery.datasets.report import Advice, Report, TokenCounts
 from tunery.datasets.speed import Speed
-from tunery.datasets.work import ModelShape, workload
+from tunery.datasets.work import EpochCounts, ModelShape, training_flop
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.hyperparameters import ResolvedHyperparameters
 from tunery.domain.jobs import Method
@@ -84,10 +84,8 @@ def estimate(
         raise InvalidRequest("The training file has no example that could be trained on.", param="training_file")
     steps = hyperparameters.num_steps(report.num_examples)
     trained = billable_tokens(counts.tokens.total, hyperparameters.n_epochs)
-    work = workload(
-        counts, num_examples=report.num_examples, num_steps=steps, n_epochs=hyperparameters.n_epochs, method=method
-    )
-    min_s, max_s = speed.seconds(work.flop(shape))
+    epoch = EpochCounts.of(counts, report.num_examples)
+    min_s, max_s = speed.seconds(training_flop(epoch, hyperparameters, method=method, shape=shape))
     return Estimate(
         num_examples=report.num_examples,
         num_steps=steps,

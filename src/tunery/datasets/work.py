@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunery.datasets.report import TokenCounts
+from tunery.domain.hyperparameters import ResolvedHyperparameters
 from tunery.domain.jobs import Method
 
 # Forward, and the backward pass to the activations: frozen weights have no gradient of their own.
@@ -62,22 +63,22 @@ class ModelShape:
 
 
 @dataclass(frozen=True)
-class Workload:
-    """What a job computes in all its epochs."""
+class EpochCounts:
+    """What one pass over a training file holds; small enough to stand in a job's details."""
 
-    num_tokens: int  # computed; a prefix that a batch shares is computed once
+    num_examples: int
+    num_tokens: int
     num_loss_tokens: int
-    method: Method
+    num_prefix_tokens: int  # every example begins with the same so many tokens
 
-    def flop(self, shape: ModelShape) -> float:
-        once = self.num_tokens * shape.body_parameters + self.num_loss_tokens * shape.head_parameters
-        return once * _PASSES * (_DPO_FACTOR if self.method == "dpo" else 1.0)
+    @classmethod
+    def of(cls, counts: TokenCounts, num_examples: int) -> "EpochCounts":
+        return cls(num_examples, counts.tokens.total, counts.trained_tokens.total, counts.num_prefix_tokens)
 
 
-def workload(counts: TokenCounts, *, num_examples: int, num_steps: int, n_epochs: int, method: Method) -> Workload:
-    shared = counts.num_prefix_tokens * (num_examples * n_epochs - num_steps)
-    return Workload(
-        num_tokens=max(1, counts.tokens.total * n_epochs - max(0, shared)),
-        num_loss_tokens=counts.trained_tokens.total * n_epochs,
-        method=method,
-    )
+def training_flop(counts: EpochCounts, chosen: ResolvedHyperparameters, *, method: Method, shape: ModelShape) -> float:
+    """Of the whole job. A prefix that all rows of a step share is computed once a step."""
+    shared = counts.num_prefix_tokens * (counts.num_examples * chosen.n_epochs - chosen.num_steps(counts.num_examples))
+    computed = max(1, counts.num_tokens * chosen.n_epochs - shared)
+    once = computed * shape.body_parameters + counts.num_loss_tokens * chosen.n_epochs * shape.head_parameters
+    return once * _PASSES * (_DPO_FACTOR if method == "dpo" else 1.0)
