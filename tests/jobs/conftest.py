@@ -28,7 +28,7 @@ from tunery.store import events, files, jobs
 from tunery.store.blobs import Blobs
 from tunery.store.bootstrap import bootstrap
 from tunery.store.database import connect, migrate, read, write
-from tunery.store.tables import users
+from tunery.store.tables import projects, users
 
 ROWS = [
     {
@@ -128,23 +128,33 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def site(home: Path, tiny_model_dir: Path, migrated_database: Path) -> Iterator[Site]:
-    catalog_file = home / "catalog.toml"
-    catalog_file.write_text(
+def base_settings(home: Path, tiny_model_dir: Path) -> Settings:
+    catalog = home / "catalog.toml"
+    catalog.write_text(
         f'[bases.tiny]\nsource = "path:{tiny_model_dir}"\ncontext_length = 2048\nlearning_rate = 0.01\n'
         'lora_rank = 4\nlora_alpha = 8\n[[models]]\nname = "tiny-1"\nbase = "tiny"\n'
     )
     prices = home / "prices.toml"
     prices.write_text('currency = "usd"\n[default]\ntraining = 3_000_000\ninput = 0\ncached_input = 0\noutput = 0\n')
-    settings = load_settings(
-        home=home, catalog=catalog_file, prices=prices, lease_s=3, state_interval_s=0.5, worker_concurrency=2,
-        webhook_allow_private_addresses=True,
-    )  # fmt: skip
-    shutil.copy(migrated_database, home / "tunery.db")
+    return load_settings(
+        home=home, catalog=catalog, prices=prices, lease_s=3, state_interval_s=0.5, worker_concurrency=2
+    )
+
+
+@pytest.fixture
+def site(base_settings: Settings, migrated_database: Path) -> Iterator[Site]:
+    shutil.copy(migrated_database, base_settings.home / "tunery.db")
+    with open_site(base_settings) as site:
+        yield site
+
+
+@contextmanager
+def open_site(settings: Settings) -> Iterator[Site]:
+    """For a database that has had its first start."""
     engine = connect(settings.resolved_database_url)
-    with write(engine) as conn:
+    with read(engine) as conn:
         user = conn.execute(select(users)).one()
-        project_id = conn.exec_driver_sql("SELECT id FROM projects").scalar_one()
+        project_id = conn.execute(select(projects.c.id)).scalar_one()
     caller = Caller("key_1", user.organization_id, project_id, user.id, Role.OWNER)
-    yield Site(settings, engine, Blobs.open(settings), Catalog.load(catalog_file), caller)
+    yield Site(settings, engine, Blobs.open(settings), Catalog.load(settings.catalog), caller)
     engine.dispose()

@@ -1,8 +1,12 @@
 """The worker with the real trainer and a tiny random model."""
 
+import os
+import signal
+
 import pytest
 
 from tests.jobs.conftest import ROWS, Site
+from tests.jobs.processes import children_of
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import JobStatus
 from tunery.jobs import lifecycle
@@ -29,15 +33,25 @@ def test_real_trainer_learns_and_its_job_succeeds(site: Site) -> None:
     assert [checkpoint.step_number for checkpoint in checkpoints] == [30, 27, 24]
 
 
-def test_paused_and_resumed_job_ends_with_the_loss_of_one_that_was_not(site: Site) -> None:
+def test_job_that_was_paused_and_killed_ends_with_the_loss_of_one_that_was_not(site: Site) -> None:
     whole = site.create(hyperparameters=CHOSEN, seed=1)
     with site.worker(TRAINER):
         expected = site.wait(whole.id, timeout_s=90)
         job = site.create(hyperparameters=CHOSEN, seed=1, training_file=whole.training_file)
         site.wait_for_step(job.id, 3, timeout_s=60)
         site.verb(lifecycle.pause_job, job.id)
-        paused = site.wait(job.id, JobStatus.PAUSED)
-        assert paused.status is JobStatus.PAUSED
+        assert site.wait(job.id, JobStatus.PAUSED).status is JobStatus.PAUSED
+        assert children_of(os.getpid(), "tunery.training.child") == []
         site.verb(lifecycle.resume_job, job.id)
+        site.wait_for_step(job.id, site.job(job.id).step + 4, timeout_s=60)
+        for trainer in children_of(os.getpid(), "tunery.training.child"):
+            os.kill(trainer, signal.SIGKILL)
         done = site.wait(job.id, timeout_s=90)
+    assert done.status is JobStatus.SUCCEEDED
+    assert any("ended unexpectedly" in message for message in site.messages(job.id))
+    assert losses(site, job.id) == pytest.approx(losses(site, whole.id), abs=1e-3)
     assert done.details["metrics"]["train_loss"] == pytest.approx(expected.details["metrics"]["train_loss"], abs=1e-3)
+
+
+def losses(site: Site, job_id: str) -> list[float]:
+    return [event.data["train_loss"] for event in site.events(job_id) if event.type == "metrics" and event.data]
