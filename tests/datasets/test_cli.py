@@ -87,3 +87,11 @@ def test_show_marks_what_is_trained(run: Callable[..., Result], write_rows: Writ
 
 def test_commands_need_a_file_that_is_there(run: Callable[..., Any], tmp_path: Path) -> None:
     assert run("check", tmp_path / "nothing.jsonl").exit_code == 2
+
+
+def test_dry_run_of_a_job_needs_no_server(run: Callable[..., Result], write_rows: Write) -> None:
+    path = write_rows(ROWS)
+    words = ["jobs", "create", str(path), "--epochs", "2", "--dry-run", "--json"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["num_steps"] == 16

@@ -1,5 +1,6 @@
 """What an estimate promises, a job keeps: tokens to the last one, steps, and a time within the range."""
 
+import json
 from typing import Any
 
 import httpx
@@ -24,6 +25,8 @@ def test_a_job_keeps_what_its_estimate_promised(served: Served) -> None:
     for epochs in (2, 3):
         body["method"] = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": epochs}}}
         promised = ours(served).post("/tunery/v1/estimates", json=body).raise_for_status().json()
+        said = served.tunery("jobs", "create", file.id, "--epochs", str(epochs), "--dry-run", "--json")
+        assert json.loads(said.stdout)["trained_tokens"] == promised["trained_tokens"]
         job = finished(client, client.fine_tuning.jobs.create(**body).id)
         assert job.status == "succeeded", job.error
         assert job.trained_tokens == promised["trained_tokens"]

@@ -12,7 +12,6 @@ import typer
 
 from tunery.cli.data_files import refuse_overwriting, whole_file
 from tunery.cli.output import Json, console, emit_json, notes
-from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import Method
 
 app = typer.Typer(no_args_is_help=True, help="Prepare, check, price and split training files, on this machine.")
@@ -65,17 +64,13 @@ def estimate_job(
 ) -> None:
     """Say what a job on a file will come to: steps, tokens, price, time, memory. Creates nothing."""
     from tunery.cli.data_view import print_estimate
-    from tunery.cli.data_work import make_estimate, open_base
-    from tunery.jobs.request import JobRequest
-    from tunery.jobs.request import check as check_request
+    from tunery.cli.data_work import estimate_here
 
-    chosen = Hyperparameters(_whole("--epochs", epochs), _whole("--batch-size", batch_size))
-    checked = check_request(JobRequest(model, str(file), method=method, hyperparameters=chosen))
-    base = open_base(model)
-    found = make_estimate(file, validation, base, checked, chosen)
+    chosen = {"n_epochs": _whole("--epochs", epochs), "batch_size": _whole("--batch-size", batch_size)}
+    found = estimate_here(file, validation, model, method, chosen)
     if as_json:
-        return emit_json({"model": base.catalog.name, "method": checked, **found.to_dict()})
-    print_estimate(found, base.catalog.name)
+        return emit_json({"model": model, "method": method, **found.to_dict()})
+    print_estimate(found, model)
 
 
 @app.command("prepare")

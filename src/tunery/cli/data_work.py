@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
 
 from tunery.cli.data_files import late_bar
 from tunery.cli.models import download_bar
 from tunery.datasets.advise import no_validation_file
-from tunery.datasets.estimate import Estimate, estimate
+from tunery.datasets.estimate import Estimate, estimate, read_estimate
 from tunery.datasets.job_errors import first_job_error
 from tunery.datasets.render import Renderer
 from tunery.datasets.report import Report, Role
@@ -17,10 +20,14 @@ from tunery.domain.clock import system_clock
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.hyperparameters import Hyperparameters, resolve
 from tunery.domain.jobs import Method
+from tunery.jobs.request import JobRequest, check
 from tunery.metering.prices import PriceTable
 from tunery.modeling import sources
 from tunery.modeling.catalog import Catalog, CatalogModel
 from tunery.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,35 @@ def _report(path: Path, base: Base | None, method: Method, role: Role, against: 
             against=against,
             progress=advance,
         )
+
+
+def estimate_here(
+    training: Path, validation: Path | None, model: str, method: str, hyperparameters: dict[str, Any]
+) -> Estimate:
+    """Raises InvalidRequest for what creating the job would refuse, too."""
+    chosen = Hyperparameters(**hyperparameters)
+    checked = check(JobRequest(model, str(training), method=method, hyperparameters=chosen))
+    return make_estimate(training, validation, open_base(model), checked, chosen)
+
+
+def estimate_there(
+    client: "OpenAI",
+    training: str,
+    validation: str | None,
+    model: str,
+    method: str,
+    hyperparameters: dict[str, Any],
+) -> Estimate:
+    """The server's, for files that are uploaded."""
+    body = {
+        "model": model,
+        "training_file": training,
+        **({"validation_file": validation} if validation else {}),
+        "method": {"type": method, method: {"hyperparameters": hyperparameters}},
+    }
+    root = str(client.base_url).rstrip("/").removesuffix("/v1")
+    answer = client.post(f"{root}/tunery/v1/estimates", cast_to=httpx.Response, body=body)
+    return read_estimate(answer.json())
 
 
 def make_estimate(

@@ -36,16 +36,21 @@ def create(
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same order of examples.")] = None,
     metadata: Annotated[list[str] | None, typer.Option(help="`KEY=VALUE`; may be given several times.")] = None,
     follow_it: Annotated[bool, typer.Option("--watch", help="Stay until the job has ended.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the job would come to; upload and create nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Create a job, uploading files that are given by path."""
-    client = client_of(ctx)
     hyperparameters = {
         "n_epochs": _number("--epochs", epochs),
         "batch_size": _number("--batch-size", batch_size),
         "learning_rate_multiplier": _number("--learning-rate-multiplier", learning_rate_multiplier),
         **({"beta": _number("--beta", beta)} if method == "dpo" else {}),
     }
+    if dry_run:
+        return _estimate(ctx, training_file, validation_file, model, method, hyperparameters, as_json)
+    client = client_of(ctx)
     optional = {
         "validation_file": _file_id(client, validation_file) if validation_file else None,
         "suffix": suffix,
@@ -133,6 +138,29 @@ def checkpoints(ctx: typer.Context, job_id: JobId, as_json: Json = False) -> Non
     console.print(
         table((">step", "model", ">training loss"), rows, empty="No checkpoints: they come with the success.")
     )
+
+
+def _estimate(
+    ctx: typer.Context,
+    training_file: str,
+    validation_file: str | None,
+    model: str,
+    method: str,
+    hyperparameters: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Files that are given by path are looked at here, uploaded ones by the server."""
+    from tunery.cli.data_view import print_estimate
+    from tunery.cli.data_work import estimate_here, estimate_there
+
+    if Path(training_file).is_file():
+        valid = Path(validation_file) if validation_file else None
+        found = estimate_here(Path(training_file), valid, model, method, hyperparameters)
+    else:
+        found = estimate_there(client_of(ctx), training_file, validation_file, model, method, hyperparameters)
+    if as_json:
+        return emit_json({"model": model, "method": method, **found.to_dict()})
+    print_estimate(found, model)
 
 
 def _watch(client: "OpenAI", job_id: str, as_json: bool) -> None:

@@ -1,6 +1,6 @@
 """What a job will come to before it is created: steps, billed tokens, price, time and memory, each with its reason."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from tunery.datasets.report import Advice, Report, TokenCounts
@@ -59,6 +59,14 @@ class Estimate:
             "peak_memory_bytes": self.peak_memory_bytes,
             "advice": [asdict(advice) for advice in self.advice],
         }
+
+
+def read_estimate(document: dict[str, Any]) -> Estimate:
+    """What `to_dict` wrote, as the API sends it; keys beside it are left alone."""
+    chosen = ResolvedHyperparameters(**document["hyperparameters"], reasons=document["reasons"])
+    derived = {"hyperparameters": chosen, "advice": [Advice(**advice) for advice in document["advice"]]}
+    names = {field.name for field in fields(Estimate)} - derived.keys()
+    return Estimate(**{name: document[name] for name in names}, **derived)
 
 
 def billable_tokens(tokens_of_an_epoch: int, n_epochs: int) -> int:
