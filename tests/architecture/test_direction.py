@@ -7,6 +7,7 @@ from tests.architecture.imports import Import, all_imports, top_package
 LEVELS = {
     "domain": 0,
     "settings": 0,
+    "logs": 0,
     "store": 1,
     "datasets": 1,
     "modeling": 1,

@@ -2,6 +2,7 @@
 
 import uvicorn
 
+from tunery import logs
 from tunery.api.app import create_app
 from tunery.settings import load_settings
 from tunery.store.database import connect, migrate
@@ -9,6 +10,7 @@ from tunery.store.database import connect, migrate
 
 def main() -> None:
     settings = load_settings()
+    logs.configure(settings.log_format)
     migrate(connect(settings.resolved_database_url))
     uvicorn.run(
         create_app(settings),

@@ -1,9 +1,9 @@
 """The worker's process: `python -m tunery.jobs`. Trains jobs and sends webhooks and mail until SIGTERM."""
 
-import logging
 import signal
 import threading
 
+from tunery import logs
 from tunery.jobs.worker import Worker
 from tunery.modeling.catalog import Catalog
 from tunery.notify.dispatcher import Dispatcher
@@ -14,7 +14,7 @@ from tunery.store.database import connect, migrate
 
 def main() -> None:
     settings = load_settings()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logs.configure(settings.log_format)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

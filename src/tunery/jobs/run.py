@@ -22,6 +22,7 @@ from tunery.jobs.reports import Reports
 from tunery.jobs.resources import Resources
 from tunery.jobs.runners.process import Message, TrainerProcess, Wish, WorkdirBusy, lock_workdir
 from tunery.jobs.workspace import Workspace
+from tunery.logs import about
 from tunery.store import claims, events, jobs
 from tunery.store.claims import MAX_ATTEMPTS
 from tunery.store.database import write
@@ -59,7 +60,7 @@ class JobRun:
         """Never raises: whatever happens here ends or requeues this one job."""
         self._begun_s = time.monotonic()
         try:
-            with self._lease:
+            with about(job_id=self._job.id, project_id=self._job.project_id), self._lease:
                 self._attempt()
         except LeaseLost:
             log.warning("%s belongs to another worker by now", self._job.id)
