@@ -2,13 +2,14 @@
 
 from collections import Counter
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, select, update
 
 from tunery.domain.usage import Cost, TokenUsage, UsageRecord, UsageSum
 from tunery.store.tables import projects, usage_records, usage_rollups
-from tunery.store.upsert import insert_or
+from tunery.store.upsert import insert_for
 
 WIDTHS_S = (60, 3600, 86400)
 GROUPS = ("project_id", "user_id", "api_key_id", "model", "is_batch")
@@ -25,8 +26,7 @@ def record_usage(conn: Connection, record: UsageRecord) -> bool:
     asked again because it had got nothing.
     """
     if (replaced := _replace_undelivered(conn, record)) is None:
-        statement = insert_or(conn, usage_records).values(_to_row(record)).on_conflict_do_nothing()
-        if conn.execute(statement.returning(usage_records.c.seq)).first() is not None:
+        if conn.execute(_record_insert(conn.dialect.name), _to_row(record)).first() is not None:
             _add_to_rollups(conn, (record, 1))
             return True
         if (replaced := _replace_undelivered(conn, record)) is None:  # another one was there first: is it this one?
@@ -71,12 +71,26 @@ def _add_to_rollups(conn: Connection, *changes: tuple[UsageRecord, int]) -> None
             for name, value in _amounts(record).items():
                 counter[name] += sign * value
     currency = changes[-1][0].currency
-    for key in sorted(sums):
-        statement = insert_or(conn, usage_rollups).values(
-            dict(zip(_KEY, key, strict=True)) | {name: sums[key][name] for name in _SUMS} | {"currency": currency}
-        )
-        added = {name: usage_rollups.c[name] + statement.excluded[name] for name in _SUMS}
-        conn.execute(statement.on_conflict_do_update(index_elements=list(_KEY), set_=added))
+    rows = [
+        dict(zip(_KEY, key, strict=True)) | {name: sums[key][name] for name in _SUMS} | {"currency": currency}
+        for key in sorted(sums)
+    ]
+    conn.execute(_rollup_upsert(conn.dialect.name), rows)
+
+
+# Made once a dialect: building them took longer than running them, in every completion.
+
+
+@cache
+def _record_insert(dialect: str) -> Any:
+    return insert_for(dialect, usage_records).on_conflict_do_nothing().returning(usage_records.c.seq)
+
+
+@cache
+def _rollup_upsert(dialect: str) -> Any:
+    statement = insert_for(dialect, usage_rollups)
+    added = {name: usage_rollups.c[name] + statement.excluded[name] for name in _SUMS}
+    return statement.on_conflict_do_update(index_elements=list(_KEY), set_=added)
 
 
 def _group_of(record: UsageRecord) -> tuple[Any, ...]:
