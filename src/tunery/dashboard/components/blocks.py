@@ -1,5 +1,6 @@
 """Headings, panels, empty pages, buttons and dialogs: the same everywhere."""
 
+import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -63,7 +64,7 @@ def button(text: str, action: Action, *, primary: bool = False, danger: bool = F
         element.disable()
         try:
             result = action()
-            if isinstance(result, Awaitable):
+            if inspect.iscoroutine(result):
                 await result
         finally:
             if not element.is_deleted:
@@ -80,7 +81,7 @@ def confirm(t: Translator, *, title: str, text: str, yes: str, action: Action) -
     async def go() -> None:
         dialog.close()
         result = action()
-        if isinstance(result, Awaitable):
+        if inspect.iscoroutine(result):
             await result
 
     with dialog_box(title) as dialog:

@@ -27,7 +27,7 @@ async def build(visit: Visit) -> None:
     blocks.heading(visit.t("create.title"), visit.t("create.subtitle"))
     form = CreateForm(visit, models, files)
     form.draw()
-    await form.check()
+    ui.timer(0, form.check, once=True)  # a large file takes its time: the form is there before the report
 
 
 class CreateForm:

@@ -30,8 +30,8 @@ async def build(visit: Visit) -> None:
                 html.button_link(f"{BASE}/jobs/new?file={file_id}", visit.t("jobs.create"), primary=True, symbol="add")
             )
     page.draw()
-    await page.check()
     await page.search()
+    ui.timer(0, page.check, once=True)  # a large file takes its time: the page is there before its report
 
 
 class DatasetPage:

@@ -11,6 +11,7 @@ from tunery.dashboard.visit import Visit
 from tunery.domain.tenants import Role
 
 MAX_USERS = 100
+ROLES = [role.value for role in Role]
 
 
 async def build(visit: Visit) -> None:
@@ -47,10 +48,10 @@ class MembersPage:
         )
 
     def _role(self, role: str) -> str:
-        return self.t(f"role.{role}") if role in Role else role
+        return self.t(f"role.{role}") if role in ROLES else role
 
     def actions(self, user: OrganizationUser) -> None:
-        choices = {role.value: self.t(f"role.{role.value}") for role in Role}
+        choices = {role: self.t(f"role.{role}") for role in ROLES}
         current = user.role if user.role in choices else None
         select = ui.select(choices, value=current, on_change=lambda event: self.set_role(user, event.value))
         select.props("dense outlined options-dense").props(f'aria-label="{self.t("members.role")}"')

@@ -1,0 +1,27 @@
+"""axe-core on the page that is open. It comes from npm once; after that nothing leaves the machine."""
+
+import subprocess
+from functools import cache
+from pathlib import Path
+
+from playwright.sync_api import Page
+
+FOLDER = Path(__file__).parent
+SERIOUS = ("serious", "critical")
+
+
+@cache
+def axe() -> str:
+    script = FOLDER / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.exists():
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=FOLDER, check=True, capture_output=True)
+    return script.read_text()
+
+
+def violations(page: Page) -> list[str]:
+    """Rule and place of every serious violation."""
+    page.evaluate(axe())
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    return [
+        f"{item['id']}: {node['html'][:160]} {node['failureSummary'][:300]}" for item in found if item["impact"] in SERIOUS for node in item["nodes"]
+    ]

@@ -1,0 +1,54 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.dashboard.browsing import Visitor, find_chromium, launch
+from tests.dashboard.stand import Stand
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    executable = find_chromium()
+    if executable is None:
+        pytest.fail("These tests need Chromium, and there is none: `sh scripts/install-chromium.sh` installs it.")
+    with sync_playwright() as playwright:
+        browser = launch(playwright, executable)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def stand(tmp_path_factory: pytest.TempPathFactory, base_model_dir: Path) -> Iterator[Stand]:
+    """The web process alone: no worker, no engine."""
+    stand = Stand(tmp_path_factory.mktemp("dashboard"), model_cache=base_model_dir.parent)
+    stand.start_web()
+    yield stand
+    stand.stop_all()
+
+
+@pytest.fixture
+def visitor(browser: Browser, stand: Stand) -> Iterator[Visitor]:
+    """Not signed in. At the end nothing may have gone wrong in the browser, and nothing may have left the machine."""
+    yield from visit(browser, stand.url)
+
+
+def visit(browser: Browser, url: str, **options: object) -> Iterator[Visitor]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-US", **options)  # type: ignore[arg-type]
+    visitor = Visitor(url, context)
+    yield visitor
+    context.close()
+    assert visitor.errors == []
+    assert visitor.strangers == []
+
+
+@pytest.fixture
+def tiny_catalog(tiny_model_dir: Path, tmp_path: Path) -> Path:
+    """A catalog with a base that trains and answers within seconds."""
+    path = tmp_path / "catalog.toml"
+    path.write_text(
+        f'[bases.tiny]\nsource = "path:{tiny_model_dir}"\ncontext_length = 2048\nlearning_rate = 5e-3\n'
+        'lora_rank = 4\nlora_alpha = 8\n\n[[models]]\nname = "tiny"\nbase = "tiny"\n'
+    )
+    return path

@@ -1,0 +1,133 @@
+"""A server with the dashboard, in processes of its own, for tests in a real browser."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from openai import OpenAI
+from sqlalchemy import Engine
+
+from tunery.domain.clock import system_clock
+from tunery.domain.ids import new_id
+from tunery.domain.tenants import ApiKey, Project, Role, hash_secret, key_hint, lookup_prefix, new_secret
+from tunery.settings import Settings, load_settings
+from tunery.store import tenants
+from tunery.store.bootstrap import bootstrap
+from tunery.store.database import connect, migrate, write
+
+START_TIMEOUT_S = 90
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@dataclass
+class Stand:
+    home: Path
+    model_cache: Path | None = None
+    catalog: Path | None = None
+    port: int = field(default_factory=free_port)
+    key: str = ""
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    engine_url: str = ""
+
+    def __post_init__(self) -> None:
+        self.database: Engine = connect(self.settings.resolved_database_url)
+        migrate(self.database)
+        with write(self.database) as conn:
+            self.key = bootstrap(conn, clock=system_clock, key=None) or ""
+
+    @property
+    def settings(self) -> Settings:
+        return load_settings(
+            home=self.home,
+            port=self.port,
+            catalog=self.catalog,
+            engine_url=self.engine_url,
+            model_cache=self.model_cache,
+        )
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self, key: str = "") -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key=key or self.key, max_retries=0)
+
+    def start_engine(self, model_dir: Path) -> None:
+        port = free_port()
+        arguments = ("--model-dir", str(model_dir), "--host", "127.0.0.1", "--port", str(port))
+        self._start("engine", "tunery.serving", *arguments)
+        self.engine_url = f"http://127.0.0.1:{port}"
+        self._wait("engine", f"{self.engine_url}/health")
+
+    def start_web(self) -> None:
+        self._start("web", "tunery.launch.web")
+        self._wait("web", f"{self.url}/dashboard/sign-in")
+
+    def start_worker(self) -> None:
+        self._start("worker", "tunery.jobs")
+
+    def stop(self, name: str, *, kill: bool = False) -> None:
+        process = self.processes.pop(name)
+        process.kill() if kill else process.terminate()
+        process.wait(timeout=30)
+
+    def stop_all(self) -> None:
+        for name in list(self.processes):
+            self.stop(name)
+        self.database.dispose()
+
+    def new_project(self, name: str) -> tuple[str, str]:
+        """The project's id and a key for it."""
+        secret, now = new_secret(), int(time.time())
+        with write(self.database) as conn:
+            organization = tenants.list_organizations(conn)[0]
+            owner = tenants.list_users(conn, organization.id).items[0]
+            project = Project(new_id("project"), organization.id, name, now)
+            tenants.insert_project(conn, project)
+            tenants.insert_key(
+                conn,
+                ApiKey(
+                    id=new_id("key"),
+                    organization_id=organization.id,
+                    project_id=project.id,
+                    user_id=owner.id,
+                    name=f"key of {name}",
+                    prefix=lookup_prefix(secret),
+                    hash=hash_secret(secret),
+                    hint=key_hint(secret),
+                    created_at=now,
+                    role=Role.OWNER,
+                ),
+            )
+        return project.id, secret
+
+    def _start(self, name: str, module: str, *arguments: str) -> None:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("TUNERY_", "OPENAI_"))}
+        self.processes[name] = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            env={**kept, **self.settings.as_environment()},
+            stdin=subprocess.DEVNULL,
+            stdout=(self.home / f"{name}.log").open("ab"),
+            stderr=subprocess.STDOUT,
+        )
+
+    def _wait(self, name: str, url: str) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(url, timeout=2).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                time.sleep(0.1)
+            assert self.processes[name].poll() is None, (self.home / f"{name}.log").read_text()
+        raise TimeoutError(f"{name} is not up: {(self.home / f'{name}.log').read_text()}")

@@ -1,0 +1,230 @@
+"""Each page in a real browser: it comes, it says nothing wrong, it can be used by everyone."""
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.dashboard.accessibility import violations
+from tests.dashboard.browsing import Visitor
+from tests.dashboard.conftest import visit
+from tests.dashboard.rows import every_state, insert_curve
+from tests.dashboard.stand import Stand
+from tunery.domain.jobs import FineTuningJob, JobStatus
+
+PATHS = (
+    "/", "/jobs/new", "/playground", "/datasets", "/compare", "/usage", "/keys", "/webhooks", "/members", "/limits",
+    "/audit",
+)  # fmt: skip
+GOOD = '{"messages": [{"role": "user", "content": "Question %d?"}, {"role": "assistant", "content": "Answer %d."}]}\n'
+
+
+@pytest.fixture(scope="module")
+def jobs(stand: Stand) -> dict[JobStatus, FineTuningJob]:
+    made = every_state(stand.database)
+    insert_curve(stand.database, made[JobStatus.SUCCEEDED], 54)
+    return made
+
+
+@pytest.fixture(scope="module")
+def dataset(stand: Stand) -> str:
+    content = "".join(GOOD % (n, n) for n in range(12)).encode()
+    return stand.client().files.create(file=("questions.jsonl", content), purpose="fine-tune").id
+
+
+@pytest.fixture
+def signed_in(visitor: Visitor, stand: Stand) -> Visitor:
+    visitor.sign_in(stand.key)
+    return visitor
+
+
+def test_every_page_comes_without_complaint(signed_in: Visitor, jobs: object, dataset: str) -> None:
+    for path in (*PATHS, f"/datasets/{dataset}"):
+        page = signed_in.go(path)
+        expect(page.locator("h1")).to_be_visible()
+        assert page.locator("[role=alert]").all_inner_texts() == [], path
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_violation(browser: Browser, stand: Stand, jobs: dict, dataset: str, scheme: str) -> None:
+    for visitor in visit(browser, stand.url, color_scheme=scheme):
+        visitor.page.goto(f"{stand.url}/")
+        found = violations(visitor.page)
+        visitor.sign_in(stand.key)
+        done, failed = jobs[JobStatus.SUCCEEDED].id, jobs[JobStatus.FAILED].id
+        for path in (*PATHS, f"/jobs/{done}", f"/jobs/{failed}", f"/datasets/{dataset}", f"/jobs/new?file={dataset}"):
+            visitor.go(path)
+            visitor.page.wait_for_timeout(300)  # colours have a transition
+            found += [f"{path}: {item}" for item in violations(visitor.page)]
+        assert not found, "\n".join(found)
+
+
+def test_a_phone_shows_every_page_without_sideways_scrolling(browser: Browser, stand: Stand, jobs: dict) -> None:
+    for visitor in visit(browser, stand.url):
+        visitor.page.set_viewport_size({"width": 375, "height": 720})
+        visitor.sign_in(stand.key)
+        for path in (*PATHS, f"/jobs/{jobs[JobStatus.SUCCEEDED].id}"):
+            page = visitor.go(path)
+            assert page.evaluate("document.documentElement.scrollWidth") <= 375, path
+
+
+def test_the_menu_of_a_phone_leads_everywhere(browser: Browser, stand: Stand) -> None:
+    for visitor in visit(browser, stand.url):
+        visitor.page.set_viewport_size({"width": 375, "height": 720})
+        page = visitor.sign_in(stand.key)
+        page.locator(".menu summary").click()
+        page.locator(".menu").get_by_role("link", name="Datasets").click()
+        expect(page.locator("h1")).to_have_text("Datasets")
+
+
+def test_a_wrong_key_is_refused_in_words(visitor: Visitor) -> None:
+    visitor.page.goto(f"{visitor.url}/")
+    visitor.page.fill("input[name=key]", "sk-wrong")
+    visitor.page.keyboard.press("Enter")
+    expect(visitor.page.get_by_role("alert")).to_contain_text("not valid")
+
+
+def test_signing_in_leads_to_the_page_that_was_asked_for(visitor: Visitor, stand: Stand) -> None:
+    visitor.page.goto(f"{stand.url}/dashboard/keys")
+    visitor.page.fill("input[name=key]", stand.key)
+    visitor.page.click("button[type=submit]")
+    expect(visitor.page.locator("h1")).to_have_text("API keys")
+
+
+def test_the_browser_keeps_one_cookie_out_of_reach_of_scripts(signed_in: Visitor) -> None:
+    (cookie,) = signed_in.context.cookies()
+    assert cookie["name"] == "tunery_session" and cookie["httpOnly"] and cookie["sameSite"] == "Lax"
+    assert signed_in.page.evaluate("document.cookie") == ""
+    assert signed_in.page.evaluate("localStorage.length") == 0
+
+
+def test_an_ended_session_leads_back_to_where_it_was(signed_in: Visitor, stand: Stand) -> None:
+    for path in (stand.home / "dashboard" / "sessions").iterdir():
+        path.unlink()
+    page = signed_in.page
+    page.goto(f"{stand.url}/dashboard/datasets")
+    expect(page.get_by_role("alert")).to_contain_text("session has ended")
+    page.fill("input[name=key]", stand.key)
+    page.click("button[type=submit]")
+    expect(page.locator("h1")).to_have_text("Datasets")
+
+
+def test_signing_out_closes_the_session(signed_in: Visitor, stand: Stand) -> None:
+    signed_in.page.locator(".side").get_by_role("button", name="Sign out").click()
+    expect(signed_in.page.locator("h1")).to_have_text("Sign in")
+    signed_in.page.goto(f"{stand.url}/dashboard/")
+    expect(signed_in.page.locator("h1")).to_have_text("Sign in")
+
+
+def test_language_and_colours_are_chosen_and_kept(signed_in: Visitor) -> None:
+    page = signed_in.page
+    page.locator(".side select[name=language]").select_option("ja")
+    expect(page.locator("h1")).to_have_text("ファインチューニング")
+    page.locator(".side select[name=theme]").select_option("dark")
+    expect(page.locator("html[data-theme=dark]")).to_have_attribute("lang", "ja")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(17, 21, 26)"
+
+
+def test_jobs_are_found_by_text_and_state(signed_in: Visitor, jobs: dict[JobStatus, FineTuningJob]) -> None:
+    page = signed_in.go("/")
+    page.get_by_label("Search by name").fill("WEATHER")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    page.get_by_label("Search by name").fill("")
+    page.get_by_role("combobox", name="Status").click()
+    page.get_by_role("option", name="Paused").click()
+    expect(page.locator("tbody tr")).to_have_count(1)
+    expect(page.locator("tbody")).to_contain_text("paused")
+
+
+def test_a_name_with_markup_stays_a_name(signed_in: Visitor, stand: Stand) -> None:
+    name = "<img src=x onerror=alert(1)>.jsonl"
+    stand.client().files.create(file=(name, b'{"messages": []}\n'), purpose="fine-tune")
+    page = signed_in.go("/datasets")
+    expect(page.get_by_role("link", name=name)).to_be_visible()
+    assert page.locator("table img").count() == 0
+
+
+def test_a_file_that_is_not_jsonl_is_refused_in_words(signed_in: Visitor, tmp_path: Path) -> None:
+    path = tmp_path / "notes.jsonl"
+    path.write_text("Dear diary,\n")
+    page = signed_in.go("/datasets")
+    page.locator("input[type=file]").set_input_files(path)
+    expect(page.locator(".drop-message")).to_contain_text("JSONL")
+    signed_in.errors.clear()  # Chromium logs the refused upload itself
+
+
+def test_the_report_tells_lines_and_what_to_do(signed_in: Visitor, tmp_path: Path) -> None:
+    path = tmp_path / "broken.jsonl"
+    path.write_text("".join(GOOD % (n, n) for n in range(11)) + '{"messages": [{"role": "robot", "content": "x"}]}\n')
+    page = signed_in.go("/jobs/new")
+    page.locator("input[type=file]").set_input_files(path)
+    expect(page.locator(".report")).to_contain_text("A job would fail")
+    expect(page.locator(".report tbody tr").first).to_contain_text("12")
+    expect(page.get_by_role("button", name="Start fine-tuning")).to_be_disabled()
+
+
+def test_a_job_that_is_over_shows_why_and_what(signed_in: Visitor, jobs: dict[JobStatus, FineTuningJob]) -> None:
+    page = signed_in.go(f"/jobs/{jobs[JobStatus.FAILED].id}")
+    expect(page.get_by_role("alert")).to_contain_text("Example 3 has no answer")
+    expect(page.get_by_role("button", name="Cancel")).not_to_be_visible()
+    page = signed_in.go(f"/jobs/{jobs[JobStatus.SUCCEEDED].id}")
+    expect(page.get_by_role("link", name="Open in playground").first).to_be_visible()
+    expect(page.locator(".facts").nth(1)).to_contain_text("72 examples: 3 passes over them")
+
+
+def test_the_job_as_code_is_copied(signed_in: Visitor, jobs: dict[JobStatus, FineTuningJob]) -> None:
+    page = signed_in.go(f"/jobs/{jobs[JobStatus.SUCCEEDED].id}")
+    page.get_by_role("tab", name="curl").click()
+    expect(page.locator("pre.code")).to_contain_text("curl http")
+    assert jobs[JobStatus.SUCCEEDED].training_file in page.locator("pre.code").inner_text()
+
+
+def test_two_tabs_acting_on_one_job_get_plain_words(signed_in: Visitor, jobs: dict[JobStatus, FineTuningJob]) -> None:
+    path = f"/jobs/{jobs[JobStatus.QUEUED].id}"
+    first = signed_in.go(path)
+    second = signed_in.open_tab()
+    second.goto(f"{signed_in.url}/dashboard{path}")
+    first.get_by_role("button", name="Pause").click()
+    expect(first.locator(".chip").first).to_have_text("Paused")
+    expect(second.locator(".chip").first).to_have_text("Paused")
+    expect(second.get_by_role("button", name="Resume")).to_be_visible()
+    second.get_by_role("button", name="Resume").click()
+    expect(first.locator(".chip").first).to_have_text(re.compile("Queued|Checking"))
+
+
+def test_a_key_is_made_shown_once_and_revoked(signed_in: Visitor, stand: Stand) -> None:
+    page = signed_in.go("/keys")
+    page.get_by_label("Name").fill("<b>mailer</b>")
+    page.get_by_role("button", name="Create key").click()
+    secret = page.locator(".dialog .mono").inner_text()
+    assert stand.client(secret).models.list().data
+    page.get_by_role("button", name="Done").click()
+    row = page.locator("tbody tr", has_text="<b>mailer</b>")
+    row.get_by_role("button", name="Revoke").click()
+    page.locator(".dialog").get_by_role("button", name="Revoke").click()
+    expect(row).to_have_count(0)
+
+
+def test_a_stranger_with_a_key_of_another_project_sees_nothing(visitor: Visitor, stand: Stand, jobs: dict) -> None:
+    _, key = stand.new_project("elsewhere")
+    visitor.sign_in(key)
+    page = visitor.go("/")
+    expect(page.locator(".steps")).to_be_visible()
+    page = visitor.go(f"/jobs/{jobs[JobStatus.SUCCEEDED].id}")
+    expect(page.get_by_role("alert")).to_contain_text("Could not find fine tune")
+
+
+def test_the_engine_down_is_said_in_plain_words(signed_in: Visitor) -> None:
+    page = signed_in.go("/playground")
+    page.get_by_label("Your message").fill("Hello?")
+    page.get_by_role("button", name="Send").click()
+    expect(page.get_by_role("alert")).to_contain_text("not ready")
+
+
+def test_the_keyboard_reaches_content_first(signed_in: Visitor) -> None:
+    page = signed_in.go("/datasets")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("location.hash") == "#main"

@@ -1,0 +1,64 @@
+import stat
+from pathlib import Path
+
+import pytest
+
+from tunery.dashboard.sessions import LIFETIME_S, Sessions
+
+KEY = "sk-0123456789abcdef"
+
+
+class Clock:
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def sessions(tmp_path: Path) -> Sessions:
+    return Sessions(tmp_path / "sessions", Clock())
+
+
+def test_a_session_outlives_the_process(sessions: Sessions) -> None:
+    token = sessions.open(KEY).token
+    found = Sessions(sessions.folder, sessions.clock).find(token)
+    assert found is not None and found.key == KEY
+
+
+def test_neither_the_file_nor_its_name_holds_key_or_token(sessions: Sessions) -> None:
+    session = sessions.open(KEY)
+    (path,) = sessions.folder.iterdir()
+    assert KEY not in path.read_text() and KEY.encode().hex() not in path.read_text()
+    assert session.token not in path.read_text() + path.name
+
+
+def test_only_the_owner_may_read_it(sessions: Sessions) -> None:
+    sessions.open(KEY)
+    (path,) = sessions.folder.iterdir()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_an_expired_session_is_gone(sessions: Sessions) -> None:
+    token = sessions.open(KEY).token
+    sessions.clock.now += LIFETIME_S  # type: ignore[attr-defined]
+    assert sessions.find(token) is None
+    assert list(sessions.folder.iterdir()) == []
+
+
+def test_signing_out_ends_it(sessions: Sessions) -> None:
+    token = sessions.open(KEY).token
+    sessions.close(token)
+    assert sessions.find(token) is None
+
+
+def test_preferences_are_kept_beside_the_key(sessions: Sessions) -> None:
+    session = sessions.open(KEY)
+    sessions.change(session, theme="dark", language="ja")
+    found = sessions.find(session.token)
+    assert found is not None and (found.key, found.theme, found.language) == (KEY, "dark", "ja")
+
+
+@pytest.mark.parametrize("token", [None, "", "short", "../../../../etc/passwd", "a" * 500, "ünicode" * 5])
+def test_a_malformed_token_opens_nothing(sessions: Sessions, token: str | None) -> None:
+    assert sessions.find(token) is None
