@@ -46,9 +46,7 @@ def fetch_page(
 
 def values_of(row: Row[Any], *without: str, **converted: Any) -> dict[str, Any]:
     """The row by column name, ready for its dataclass: without `seq`, which is the store's own, and those named."""
-    # Not through row._mapping, which makes a view of the keys for each row: that was half the time of a page of jobs.
-    columns = zip(row._fields, row, strict=True)
-    return {name: value for name, value in columns if name not in ("seq", *without)} | converted
+    return {name: value for name, value in row._mapping.items() if name not in ("seq", *without)} | converted
 
 
 def exists(conn: Connection, query: Select[Any]) -> bool:
