@@ -10,7 +10,7 @@ import pytest
 pytest_plugins = ("tests.fixtures_services",)
 
 
-# Before anything imports torch: threads that spin while they wait make small products twenty times slower on busy cores.
+# Before anything imports torch: on busy cores, threads that spin while they wait make small products far slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

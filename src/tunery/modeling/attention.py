@@ -11,7 +11,7 @@ padded length, P tokens of their shared context.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -39,9 +39,8 @@ class Group:
     num_segments: int  # B
     length: int  # T
     context: Tensor | None  # [P] packed positions
-    own: Tensor  # [B * T] packed positions; a pad repeats position 0
-    query_rows: Tensor  # [K * B * G * T] rows of a [N * H, D] matrix
-    key_rows: Tensor  # [K * B * T] rows of a [N * K, D] matrix
+    query_rows: Tensor  # [K * B * G * T] rows of a [N * H, D] matrix; a pad repeats token 0
+    key_rows: Tensor  # [K * B * (P + T)] rows of a [N * K, D] matrix: the context again for every segment
     pads: Tensor | None  # [B, T] bool, None without padding
     slots: slice  # of the plan's query slots
     key_slots: slice
@@ -83,9 +82,7 @@ class AttentionPlan:
         query_offset = key_offset = scores = 0
         for group in groups:
             made = _index(group, num_kv_heads, per_kv, query_offset, key_offset)
-            real = slice(None) if made.pads is None else ~made.pads
-            _invert(made.query_rows, query_slots, query_offset, real, (num_kv_heads, len(group.segments), per_kv))
-            _invert(made.key_rows, key_slots, key_offset, real, (num_kv_heads, len(group.segments)))
+            _invert(made, num_kv_heads, per_kv, query_slots, key_slots)
             query_offset, key_offset = made.slots.stop, made.key_slots.stop
             scores += made.query_rows.numel() * (made.length + made.context_length)
             built.append(_to_device(made, device))
@@ -94,12 +91,12 @@ class AttentionPlan:
             key_slots.to(device), query_offset, key_offset, max_position, keep_probabilities=2 * scores <= KEEP_BYTES,
         )  # fmt: skip
 
-    def causal_mask(self, start: int, stop: int, like: Tensor) -> Tensor:
-        """Additive [G * (stop - start), stop] mask of the queries start..stop of a segment over its own keys."""
-        key = (start, stop, like.dtype)
+    def causal_mask(self, start: int, stop: int, context: int, like: Tensor) -> Tensor:
+        """Additive [G * (stop - start), context + stop] mask of the queries start..stop of a segment."""
+        key = (start, stop, context, like.dtype)
         if key not in self.masks:
             rows = torch.arange(start, stop, device=like.device)[:, None]
-            hidden = torch.arange(stop, device=like.device)[None, :] > rows
+            hidden = torch.arange(-context, stop, device=like.device)[None, :] > rows
             mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(hidden, float("-inf"))
             self.masks[key] = mask.repeat(self.num_heads // self.num_kv_heads, 1)
         return self.masks[key]
@@ -112,37 +109,37 @@ def _index(group: SegmentGroup, kv_heads: int, per_kv: int, query_offset: int, k
     for row, segment in enumerate(group.segments):
         own[row, : len(segment)] = torch.arange(segment.start, segment.stop)
         pads[row, : len(segment)] = False
+    parts = [torch.arange(part.start, part.stop) for part in group.context]
+    context = torch.cat(parts) if parts else None
+    keys = own if context is None else torch.cat([context.expand(count, -1), own], 1)
     kv = torch.arange(kv_heads)
     heads = (kv[:, None] * per_kv + torch.arange(per_kv)).view(kv_heads, 1, per_kv, 1)
     query_rows = (own[None, :, None, :] * (kv_heads * per_kv) + heads).flatten()
-    key_rows = (own[None] * kv_heads + kv[:, None, None]).flatten()
-    context = [torch.arange(part.start, part.stop) for part in group.context]
+    key_rows = (keys[None] * kv_heads + kv[:, None, None]).flatten()
     return Group(
-        count, length, torch.cat(context) if context else None, own.flatten(), query_rows, key_rows,
-        pads if bool(pads.any()) else None, slice(query_offset, query_offset + query_rows.numel()),
-        slice(key_offset, key_offset + key_rows.numel()),
+        count, length, context, query_rows, key_rows, pads if bool(pads.any()) else None,
+        slice(query_offset, query_offset + query_rows.numel()), slice(key_offset, key_offset + key_rows.numel()),
     )  # fmt: skip
 
 
-def _invert(rows: Tensor, slots: Tensor, offset: int, real: Any, shape: tuple[int, ...]) -> None:
-    """slots[rows[i]] = offset + i for every i that is no padding."""
-    numbers = torch.arange(offset, offset + rows.numel())
-    if isinstance(real, slice):
-        slots[rows] = numbers
-        return
-    count, length = real.shape
-    mask = real.view(count, *([1] * (len(shape) - 2)), length).expand(*shape, length).flatten()
-    slots[rows[mask]] = numbers[mask]
+def _invert(group: Group, kv_heads: int, per_kv: int, query_slots: Tensor, key_slots: Tensor) -> None:
+    """Note where each query row and each segment's own key row stands among the slots."""
+    real = torch.ones(group.num_segments, group.length, dtype=torch.bool) if group.pads is None else ~group.pads
+    shape = (kv_heads, group.num_segments, per_kv, group.length)
+    kept = real[None, :, None].expand(shape).flatten()
+    query_slots[group.query_rows[kept]] = torch.arange(group.slots.start, group.slots.stop)[kept]
+    own = torch.cat([torch.zeros(group.num_segments, group.context_length, dtype=torch.bool), real], 1)
+    kept = own.expand(kv_heads, -1, -1).flatten()
+    key_slots[group.key_rows[kept]] = torch.arange(group.key_slots.start, group.key_slots.stop)[kept]
 
 
 def _to_device(group: Group, device: torch.device | str) -> Group:
-    def move(tensor: Tensor | None) -> Any:
-        return None if tensor is None else tensor.to(device)
-
-    return Group(
-        group.num_segments, group.length, move(group.context), move(group.own), move(group.query_rows),
-        move(group.key_rows), move(group.pads), group.slots, group.key_slots,
-    )  # fmt: skip
+    moved = {
+        name: value.to(device)
+        for name in ("context", "query_rows", "key_rows", "pads")
+        if (value := getattr(group, name)) is not None
+    }
+    return replace(group, **moved)
 
 
 def reference(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, scaling: float) -> Tensor:

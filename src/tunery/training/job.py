@@ -90,6 +90,7 @@ def _assemble(workdir: Path, control: Control, report: Report) -> Loop:
 
 def _finish(loop: Loop) -> None:
     spec, model = loop.spec, loop.stepper.model
+    epochs_done = loop.progress.step // loop.steps_per_epoch  # fewer than asked for when stopped early
     folder = loop.final_dir()
     load_adapter(folder, model.layers)
     model.train(False)
@@ -100,7 +101,7 @@ def _finish(loop: Loop) -> None:
     loop.report(
         {
             "type": "finished",
-            "trained_tokens": spec.n_epochs * sum(example.num_tokens for example in loop.examples),
+            "trained_tokens": epochs_done * sum(example.num_tokens for example in loop.examples),
             "dir": str(folder),
             "metrics": loop.progress.last_metrics,
         }

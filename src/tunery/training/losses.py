@@ -94,14 +94,15 @@ class _Softmax:
 
     def __init__(self, logits: Tensor, labels: Tensor) -> None:
         """logits [C, V] in any floating type, labels [C]"""
-        column = labels[:, None]
-        own = logits.gather(1, column)
-        self.correct = (own >= logits.amax(-1, keepdim=True))[:, 0]
+        self.own = (torch.arange(len(labels), device=labels.device), labels)  # scatter_ would pass over all of V
+        own = logits[self.own]
+        self.correct = own >= logits.amax(-1)
         self.probabilities = torch.softmax(logits, -1)
-        likely = self.probabilities.gather(1, column).float()
-        self.column = column
-        self.rest = self.probabilities.scatter_(1, column, 0).sum(-1, keepdim=True, dtype=torch.float32)
-        self.logprobs = torch.where(self.rest < 0.5, torch.log1p(-self.rest), self._log(logits, own, likely))[:, 0]
+        likely = self.probabilities[self.own].float()
+        self.probabilities[self.own] = 0
+        # Summed in fp32 inside and rounded once. Asking for fp32 out would first copy the whole matrix.
+        self.rest = self.probabilities.sum(-1).float()
+        self.logprobs = torch.where(self.rest < 0.5, torch.log1p(-self.rest), self._log(logits, own, likely))
 
     @staticmethod
     def _log(logits: Tensor, own: Tensor, likely: Tensor) -> Tensor:
@@ -109,12 +110,13 @@ class _Softmax:
         tiny = likely < 1e-30
         if not bool(tiny.any()):
             return likely.log()
-        exact = own.float() - logits.float().logsumexp(-1, keepdim=True)
+        exact = own.float() - logits.float().logsumexp(-1)
         return torch.where(tiny, exact, likely.clamp_min(1e-30).log())
 
     def error(self) -> Tensor:
         """Softmax minus one-hot: the gradient of the negative log-likelihood. Uses up the probabilities."""
-        return self.probabilities.scatter_(1, self.column, -self.rest.to(self.probabilities.dtype))
+        self.probabilities[self.own] = -self.rest.to(self.probabilities.dtype)
+        return self.probabilities
 
 
 def _chunks(count: int) -> list[slice]:
