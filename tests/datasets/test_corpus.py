@@ -18,6 +18,7 @@ OF_FILES = {
     "binary_file",
     "too_few_examples",
     "mixed_formats",
+    "nothing_to_train",
     "wrong_format",
     "cannot_render",
 }

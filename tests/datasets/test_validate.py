@@ -182,6 +182,13 @@ def test_a_conversation_the_template_refuses_is_a_problem_of_its_line(write_rows
     assert report.num_examples == 1
 
 
+def test_a_file_whose_answers_are_all_cut_is_refused(write_rows: Write, renderer: Renderer) -> None:
+    report = validate_file(write_rows(GOOD), renderer=renderer, max_example_tokens=10)
+    assert report.problem_counts == {"nothing_to_train": 1}
+    error = first_job_error(report, "file-abc")
+    assert error is not None and error.code == "invalid_training_file"
+
+
 # ---- bad files
 
 

@@ -14,13 +14,15 @@ from tunery.domain.usage import PICO
 # What a training process holds besides the model: Python, torch, its threads' buffers.
 _RUNTIME_BYTES = 700 * 1024**2
 # Kept for the backward pass, per token and layer, in multiples of the hidden and the intermediate width, 2 bytes each.
-_KEPT_HIDDEN, _KEPT_INTERMEDIATE = 14, 5
+_KEPT_HIDDEN, _KEPT_INTERMEDIATE = 10, 4
 # Weights, gradient and Adam's two moments of an adapter, 4 bytes each.
 _ADAPTER_BYTES = 16
 # Logits exist for a few positions at a time; their memory is counted as this many rows of the vocabulary, fp32.
 _LOGIT_ROWS = 512
 # A micro-batch holds about so many tokens, unless one example is longer.
 MICRO_BATCH_TOKENS = 4096
+# The largest of a job's batches against the mean one.
+_UNEVEN = 1.15
 
 
 @dataclass(frozen=True)
@@ -104,14 +106,21 @@ def estimate(
         min_s=min_s,
         max_s=max_s,
         num_measured_jobs=speed.num_jobs,
-        peak_memory_bytes=peak_memory(counts, shape, hyperparameters.batch_size, lora_rank),
+        peak_memory_bytes=peak_memory(
+            counts,
+            shape,
+            num_examples=report.num_examples,
+            batch_size=hyperparameters.batch_size,
+            lora_rank=lora_rank,
+        ),
         advice=report.advice,
     )
 
 
-def peak_memory(counts: TokenCounts, shape: ModelShape, batch_size: int, lora_rank: int) -> int:
+def peak_memory(counts: TokenCounts, shape: ModelShape, *, num_examples: int, batch_size: int, lora_rank: int) -> int:
     """Bytes of the training process at its largest step, roughly: weights in bf16, adapter, activations, logits."""
-    batch = batch_size * counts.tokens.max - (batch_size - 1) * counts.num_prefix_tokens
+    mean = counts.tokens.total / num_examples - counts.num_prefix_tokens
+    batch = int(_UNEVEN * batch_size * mean) + counts.num_prefix_tokens
     tokens = max(counts.tokens.max, min(batch, MICRO_BATCH_TOKENS))
     kept = _KEPT_HIDDEN * shape.hidden + _KEPT_INTERMEDIATE * shape.intermediate
     activations = 2 * tokens * shape.num_layers * kept

@@ -55,7 +55,7 @@ def _detail(problem: Problem, report: Report, file_id: str) -> tuple[str, str]:
             )
         case "unknown_format":
             return _FILE, "Unexpected file format, expected either prompt/completion pairs or chat messages."
-        case "empty_file" | "binary_file" | "mixed_formats":
+        case "empty_file" | "binary_file" | "mixed_formats" | "nothing_to_train":
             return _FILE, f"Invalid file format. {problem.message}"
         case "missing_role":
             number = _message_number(problem.path)

@@ -43,6 +43,7 @@ CODES: dict[str, Code] = {
     "empty_file": _error("Write one example a line, at least 10 of them."),
     "binary_file": _error("Upload JSON Lines text. `tunery data prepare` turns Parquet, XLSX and CSV into it."),
     "too_few_examples": _error("Add examples: 10 are the least, 50 to 100 show a clear gain."),
+    "nothing_to_train": _error("Shorten the prompts: what the model shall learn lies beyond its limit."),
     "mixed_formats": _error("Keep one format in a file: all chat, all preference pairs, or all prompt and completion."),
     "wrong_format": _error("Choose the method that fits the file, or bring the file into the method's format."),
     # the line

@@ -127,6 +127,8 @@ def _judge_file(facts: Facts, role: Role, method: Method | None) -> None:
         main = first_of_each[0][0]
         text = f"The file begins with the {main} format, but {count} example(s) are in the {form} format."
         facts.report(Problem("mixed_formats", line, "", text, form, example))
+    if facts.loss_tokens.num_values and not facts.loss_tokens.total:
+        facts.report(Problem("nothing_to_train", 0, "", "No example has an answer within the model's limit."))
     least = MIN_EXAMPLES[role]
     if facts.num_examples < least:
         text = f"{role.capitalize()} file has {facts.num_examples} example(s), but must have at least {least} examples"

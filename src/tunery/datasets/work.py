@@ -8,10 +8,8 @@ from tunery.datasets.report import TokenCounts
 from tunery.domain.hyperparameters import ResolvedHyperparameters
 from tunery.domain.jobs import Method
 
-# Forward, and the backward pass to the activations: frozen weights have no gradient of their own.
-_PASSES = 4
-# DPO runs the reference model forward once more.
-_DPO_FACTOR = 1.5
+# Per parameter and token. A step goes forward, and backward to the activations: frozen weights have no gradient.
+_FORWARD, _STEP = 2, 4
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class EpochCounts:
 
 def training_flop(counts: EpochCounts, chosen: ResolvedHyperparameters, *, method: Method, shape: ModelShape) -> float:
     """Of the whole job. A prefix that all rows of a step share is computed once a step."""
-    shared = counts.num_prefix_tokens * (counts.num_examples * chosen.n_epochs - chosen.num_steps(counts.num_examples))
-    computed = max(1, counts.num_tokens * chosen.n_epochs - shared)
-    once = computed * shape.body_parameters + counts.num_loss_tokens * chosen.n_epochs * shape.head_parameters
-    return once * _PASSES * (_DPO_FACTOR if method == "dpo" else 1.0)
+    steps = chosen.num_steps(counts.num_examples) / chosen.n_epochs
+    computed = max(1.0, counts.num_tokens - counts.num_prefix_tokens * (counts.num_examples - steps))
+    epoch = computed * shape.body_parameters + counts.num_loss_tokens * shape.head_parameters
+    return epoch * (_STEP * chosen.n_epochs + (_FORWARD if method == "dpo" else 0))
