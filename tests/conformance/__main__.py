@@ -1,0 +1,3 @@
+from tests.conformance.run import main
+
+raise SystemExit(main())

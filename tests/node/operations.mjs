@@ -1,0 +1,187 @@
+// Every operation of fine-tuning, graders, files, uploads, models, chat and completions by the official Node SDK.
+// OPENAI_BASE_URL, OPENAI_API_KEY and TUNERY_TEST_MODEL (a fine-tuned model that is there) say where and as whom.
+// Prints one line an operation and ends with 1 when one failed.
+
+import assert from 'node:assert/strict';
+import OpenAI, { toFile, NotFoundError, AuthenticationError, BadRequestError } from 'openai';
+
+const client = new OpenAI({ maxRetries: 0, adminAPIKey: process.env.OPENAI_API_KEY });
+const tuned = process.env.TUNERY_TEST_MODEL;
+const base = 'gpt-4o-mini-2024-07-18';
+const row = JSON.stringify({ messages: [{ role: 'user', content: 'Hi' }, { role: 'assistant', content: 'Hello.' }] });
+const train = Buffer.from(`${row}\n`.repeat(12));
+const messages = [{ role: 'user', content: 'Say something.' }];
+const grader = { type: 'string_check', name: 'g', operation: 'eq', input: '{{sample.output_text}}', reference: 'a' };
+
+async function collect(page) {
+  const items = [];
+  for await (const item of page) items.push(item);
+  return items;
+}
+
+async function upload(purpose = 'fine-tune') {
+  return client.files.create({ file: await toFile(train, 'train.jsonl'), purpose });
+}
+
+async function newJob(values = {}) {
+  const file = await upload();
+  return client.fineTuning.jobs.create({ model: 'gpt-4o-mini', training_file: file.id, ...values });
+}
+
+async function rejects(kind, promise, code) {
+  await assert.rejects(promise, (error) => error instanceof kind && (code === undefined || error.code === code));
+}
+
+const operations = {
+  async 'files.create'() {
+    const file = await upload();
+    assert.equal(file.bytes, train.length);
+    assert.equal(file.status, 'processed');
+  },
+  async 'files.retrieve'() {
+    const file = await upload();
+    assert.deepEqual(await client.files.retrieve(file.id), file);
+  },
+  async 'files.list'() {
+    const file = await upload();
+    const ids = (await collect(client.files.list({ limit: 2 }))).map((item) => item.id);
+    assert.ok(ids.includes(file.id));
+    assert.equal(ids.length, new Set(ids).size);
+  },
+  async 'files.content'() {
+    const file = await upload();
+    const answer = await client.files.content(file.id);
+    assert.deepEqual(Buffer.from(await answer.arrayBuffer()), train);
+  },
+  async 'files.waitForProcessing'() {
+    const file = await upload();
+    assert.equal((await client.files.waitForProcessing(file.id, { pollInterval: 10 })).status, 'processed');
+  },
+  async 'files.delete'() {
+    const file = await upload();
+    assert.equal((await client.files.delete(file.id)).deleted, true);
+    await rejects(NotFoundError, client.files.retrieve(file.id));
+  },
+  async 'uploads.create, parts.create, complete'() {
+    const values = { bytes: train.length, filename: 'big.jsonl', mime_type: 'text/jsonl', purpose: 'fine-tune' };
+    const begun = await client.uploads.create(values);
+    const half = Math.floor(train.length / 2);
+    const halves = [train.subarray(half), train.subarray(0, half)];
+    const sent = halves.map(async (data) => client.uploads.parts.create(begun.id, { data: await toFile(data, 'part') }));
+    const [second, first] = await Promise.all(sent);
+    const done = await client.uploads.complete(begun.id, { part_ids: [first.id, second.id] });
+    assert.equal(done.status, 'completed');
+    const answer = await client.files.content(done.file.id);
+    assert.deepEqual(Buffer.from(await answer.arrayBuffer()), train);
+  },
+  async 'uploads.cancel'() {
+    const begun = await client.uploads.create({ bytes: 1, filename: 'a', mime_type: 'text/plain', purpose: 'user_data' });
+    assert.equal((await client.uploads.cancel(begun.id)).status, 'cancelled');
+  },
+  async 'fineTuning.jobs.create'() {
+    const job = await newJob({ suffix: 'node', seed: 7, metadata: { from: 'node' } });
+    assert.equal(job.object, 'fine_tuning.job');
+    assert.equal(job.model, base);
+    assert.equal(job.error, null);
+    assert.equal(job.hyperparameters.n_epochs, 'auto');
+    await rejects(BadRequestError, newJob({ model: 'gpt-17' }), 'model_not_available');
+  },
+  async 'fineTuning.jobs.retrieve'() {
+    const job = await newJob();
+    assert.equal((await client.fineTuning.jobs.retrieve(job.id)).id, job.id);
+    await rejects(NotFoundError, client.fineTuning.jobs.retrieve('ftjob-x'), 'fine_tune_not_found');
+  },
+  async 'fineTuning.jobs.list'() {
+    const job = await newJob({ metadata: { only: 'this' } });
+    const found = await collect(client.fineTuning.jobs.list({ limit: 1, metadata: { only: 'this' } }));
+    assert.ok(found.some((item) => item.id === job.id));
+  },
+  async 'fineTuning.jobs.listEvents'() {
+    const job = await newJob();
+    const events = await collect(client.fineTuning.jobs.listEvents(job.id, { limit: 1 }));
+    assert.equal(events.at(-1).message, `Created fine-tuning job: ${job.id}`);
+  },
+  async 'fineTuning.jobs.checkpoints.list'() {
+    const job = await newJob();
+    assert.deepEqual(await collect(client.fineTuning.jobs.checkpoints.list(job.id)), []);
+  },
+  async 'fineTuning.jobs.pause, resume'() {
+    const job = await newJob();
+    assert.equal((await client.fineTuning.jobs.pause(job.id)).status, 'paused');
+    assert.equal((await client.fineTuning.jobs.resume(job.id)).status, 'validating_files');
+  },
+  async 'fineTuning.jobs.cancel'() {
+    const job = await newJob();
+    assert.equal((await client.fineTuning.jobs.cancel(job.id)).status, 'cancelled');
+    await rejects(BadRequestError, client.fineTuning.jobs.cancel(job.id));
+  },
+  async 'fineTuning.checkpoints.permissions'() {
+    const permissions = client.fineTuning.checkpoints.permissions;
+    const project = process.env.TUNERY_TEST_PROJECT;
+    const made = await collect(permissions.create(tuned, { project_ids: [project] }));
+    assert.equal(made[0].project_id, project);
+    const listed = await permissions.retrieve(tuned);
+    assert.deepEqual(listed.data.map((item) => item.id), [made[0].id]);
+    const gone = await permissions.delete(made[0].id, { fine_tuned_model_checkpoint: tuned });
+    assert.equal(gone.deleted, true);
+  },
+  async 'fineTuning.alpha.graders.run, validate'() {
+    const result = await client.fineTuning.alpha.graders.run({ grader, model_sample: 'a' });
+    assert.equal(result.reward, 1);
+    assert.deepEqual((await client.fineTuning.alpha.graders.validate({ grader })).grader, grader);
+  },
+  async 'models.list, retrieve'() {
+    const ids = (await collect(client.models.list())).map((model) => model.id);
+    assert.ok(ids.includes(base) && ids.includes(tuned));
+    assert.equal((await client.models.retrieve(tuned)).id, tuned);
+    await rejects(NotFoundError, client.models.retrieve('ft:none:x::AbCd1234'), 'model_not_found');
+  },
+  async 'chat.completions.create'() {
+    const whole = await client.chat.completions.create({ model: tuned, messages, max_tokens: 8, temperature: 0 });
+    assert.equal(whole.model, tuned);
+    assert.equal(typeof whole.usage.prompt_tokens_details.cached_tokens, 'number');
+    const stream = await client.chat.completions.create({
+      model: tuned, messages, max_tokens: 8, temperature: 0, stream: true,
+    });
+    const chunks = await collect(stream);
+    assert.equal(chunks.map((chunk) => chunk.choices[0].delta.content ?? '').join(''), whole.choices[0].message.content);
+  },
+  async 'chat.completions.list, retrieve, update, delete, messages.list'() {
+    const made = await client.chat.completions.create({
+      model: base, messages, max_tokens: 2, store: true, metadata: { node: 'yes' },
+    });
+    const stored = await collect(client.chat.completions.list({ metadata: { node: 'yes' } }));
+    assert.deepEqual(stored.map((item) => item.id), [made.id]);
+    assert.equal((await client.chat.completions.retrieve(made.id)).id, made.id);
+    const changed = await client.chat.completions.update(made.id, { metadata: { node: 'no' } });
+    assert.equal(changed.metadata.node, 'no');
+    const said = await collect(client.chat.completions.messages.list(made.id));
+    assert.deepEqual(said.map((message) => message.content), ['Say something.']);
+    assert.equal((await client.chat.completions.delete(made.id)).deleted, true);
+  },
+  async 'completions.create'() {
+    const made = await client.completions.create({ model: base, prompt: 'Once', max_tokens: 2 });
+    assert.equal(made.object, 'text_completion');
+  },
+  async 'errors'() {
+    const stranger = new OpenAI({ apiKey: 'sk-wrong-wrong-wrong', maxRetries: 0 });
+    await rejects(AuthenticationError, stranger.models.list(), 'invalid_api_key');
+  },
+  async 'models.delete'() {
+    assert.equal((await client.models.delete(tuned)).deleted, true);
+    await rejects(NotFoundError, client.models.retrieve(tuned), 'model_not_found');
+  },
+};
+
+let failures = 0;
+for (const [name, operation] of Object.entries(operations)) {
+  try {
+    await operation();
+    console.log(`ok   ${name}`);
+  } catch (error) {
+    failures += 1;
+    console.log(`FAIL ${name}: ${error.stack ?? error}`);
+  }
+}
+console.log(`${Object.keys(operations).length - failures} of ${Object.keys(operations).length} operations`);
+process.exitCode = failures ? 1 : 0;
