@@ -55,3 +55,23 @@ def test_job_that_was_paused_and_killed_ends_with_the_loss_of_one_that_was_not(s
 
 def losses(site: Site, job_id: str) -> list[float]:
     return [event.data["train_loss"] for event in site.events(job_id) if event.type == "metrics" and event.data]
+
+
+def test_job_that_is_stopped_early_keeps_its_best_checkpoint_and_pays_for_the_epochs_done(site: Site) -> None:
+    contrary = [{"messages": [row["messages"][0], {"role": "assistant", "content": "zzz zzz zzz"}]} for row in ROWS[:4]]
+    job = site.create(
+        hyperparameters=Hyperparameters(n_epochs=30, batch_size=12, learning_rate_multiplier=3),
+        validation_file=site.add_file(contrary),
+        metadata={"early_stopping": "true"},
+        seed=1,
+    )
+    with site.worker(TRAINER):
+        done = site.wait(job.id, timeout_s=90)
+    assert done.status is JobStatus.SUCCEEDED, done.error
+    assert done.step < done.total_steps == 30
+    assert done.details["training_advice"]["advice"] == "early_stopping"
+    with read(site.engine) as conn:
+        checkpoints = events.list_checkpoints(conn, job.id).items
+    best = min(checkpoints, key=lambda checkpoint: checkpoint.metrics["full_valid_loss"])
+    assert best.fine_tuned_model_checkpoint == done.fine_tuned_model
+    assert done.trained_tokens == done.step * done.details["num_tokens"]

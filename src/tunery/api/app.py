@@ -16,6 +16,7 @@ from tunery.api.console.routes import router as console
 from tunery.api.data.routes import router as data
 from tunery.api.files.routes import router as files
 from tunery.api.fine_tuning.permissions import router as permissions
+from tunery.api.fine_tuning.progress import router as progress
 from tunery.api.fine_tuning.routes import router as jobs
 from tunery.api.graders.routes import router as graders
 from tunery.api.inference.engines import Engines
@@ -48,6 +49,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     uploads,
     jobs,
     permissions,
+    progress,
     graders,
     models,
     inference,

@@ -78,7 +78,11 @@ class Recorder:
                 conn, self._job.id, self._lease.worker_id, hyperparameters=numbers, total_steps=message["total_steps"]
             )
             if first:
-                jobs.update_details(conn, self._job.id, {"hyperparameter_reasons": reasons, "source": prepared.source})
+                jobs.update_details(
+                    conn,
+                    self._job.id,
+                    {"hyperparameter_reasons": reasons, "source": prepared.source, "device": message.get("device")},
+                )
                 events.add_event(conn, self._job.id, narrative.STARTED, now=now)
                 text = narrative.hyperparameters_chosen(_shown(asdict(numbers), self._job.method), reasons)
                 events.add_event(conn, self._job.id, text, now=now, data={"reasons": reasons})
@@ -123,7 +127,7 @@ class Recorder:
                 data=data,
             )
             if "advice" in data:
-                jobs.update_details(conn, self._job.id, {"advice": data})
+                jobs.update_details(conn, self._job.id, {"training_advice": {"message": message["message"], **data}})
 
     def _store_checkpoint(self, message: Message) -> None:
         """Safe in the blobs from now on. Not listed before the job has succeeded, as OpenAI does."""

@@ -104,7 +104,7 @@ def _facts(reports: dict[Role, Report]) -> dict[str, Any]:
         "num_examples": training.num_examples,
         "num_tokens": training.tokens.tokens.total if training.tokens else None,  # of one epoch
         measuring.COUNTS: measuring.counts_of(training),
-        "advice": [asdict(advice) for report in reports.values() for advice in report.advice],
+        "data_advice": [asdict(advice) for report in reports.values() for advice in report.advice],
     }
 
 

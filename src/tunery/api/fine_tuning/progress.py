@@ -1,0 +1,72 @@
+"""What this server knows of a job beyond OpenAI's object: how far it is, why its numbers are what they are, advice."""
+
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from tunery.api.auth import JobsReader
+from tunery.api.fine_tuning import service
+from tunery.api.services import ServicesDep
+from tunery.domain.jobs import FineTuningJob
+
+router = APIRouter(prefix="/tunery/v1/fine_tuning/jobs", tags=["Fine-tuning"])
+
+
+class LineProblem(BaseModel):
+    line: int | None = Field(description="1-based; null when the whole file is meant.")
+    message: str
+    suggestion: str | None
+
+
+class DataAdvice(BaseModel):
+    code: str
+    message: str
+    suggestion: str
+    count: int = Field(description="Examples concerned.")
+    lines: list[int]
+    evidence: list[str]
+
+
+class JobProgress(BaseModel):
+    object: Literal["tunery.job_progress"] = "tunery.job_progress"
+    id: str
+    status: str
+    step: int = Field(description="Optimizer steps done.")
+    total_steps: int | None = Field(description="Null until the job has started.")
+    epoch: int | None
+    eta_s: float | None = Field(description="Seconds of training left at the newest step; null unless running.")
+    tokens_per_s: float | None
+    attempts: int = Field(description="Starts since the last saved state.")
+    device: str | None = Field(description="`cpu` or `cuda`.")
+    reasons: dict[str, str] = Field(description="For each hyperparameter, why it has its value.")
+    data_advice: list[DataAdvice] = Field(description="What the check of the files advises.")
+    training_advice: dict[str, Any] | None = Field(description="Such as to stop when the validation loss has turned.")
+    parity: dict[str, Any] | None = Field(description="How far the served model is from the trained one.")
+    problems: list[LineProblem] = Field(description="The first lines to mend, when the files cannot be used.")
+
+
+@router.get("/{job_id}")
+def retrieve_progress(job_id: str, caller: JobsReader, services: ServicesDep) -> JobProgress:
+    return wire_progress(service.get(services, caller, job_id))
+
+
+def wire_progress(job: FineTuningJob) -> JobProgress:
+    details = job.details
+    newest = details.get("progress") or {}
+    return JobProgress(
+        id=job.id,
+        status=job.status.value,
+        step=job.step,
+        total_steps=job.total_steps,
+        epoch=newest.get("epoch"),
+        eta_s=newest.get("eta_s") if job.status == "running" else None,
+        tokens_per_s=newest.get("tokens_per_s"),
+        attempts=job.attempts,
+        device=details.get("device"),
+        reasons=details.get("hyperparameter_reasons") or {},
+        data_advice=details.get("data_advice") or [],
+        training_advice=details.get("training_advice"),
+        parity=details.get("parity"),
+        problems=details.get("problems") or [],
+    )
