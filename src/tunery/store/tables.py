@@ -4,7 +4,6 @@ Migrations, not this file, make the schema; a test holds the two equal.
 """
 
 from sqlalchemy import (
-    JSON,
     BigInteger,
     Boolean,
     Column,
@@ -12,74 +11,43 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    MetaData,
     String,
     Table,
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "pk": "pk_%(table_name)s",
-    }
+from tunery.store.columns import (
+    Json,
+    count,
+    created_at,
+    flag,
+    metadata,
+    organization_id,
+    project_id,
+    row_id,
+    seq,
 )
-
-Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
-Sequence = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER PRIMARY KEY counts by itself there
-
-
-def _seq() -> Column[int]:
-    return Column("seq", Sequence, primary_key=True, autoincrement=True)
-
-
-def _id() -> Column[str]:
-    return Column("id", String, nullable=False, unique=True)
-
-
-def _created() -> Column[int]:
-    return Column("created_at", BigInteger, nullable=False)
-
-
-def _organization() -> Column[str]:
-    return Column("organization_id", ForeignKey("organizations.id"), nullable=False)
-
-
-def _project() -> Column[str]:
-    return Column("project_id", ForeignKey("projects.id"), nullable=False)
-
-
-def _flag(name: str) -> Column[bool]:
-    return Column(name, Boolean, nullable=False, server_default=text("false"))
-
-
-def _count(name: str) -> Column[int]:
-    return Column(name, BigInteger, nullable=False, server_default=text("0"))
-
 
 # ---- tenants
 organizations = Table(
     "organizations",
     metadata,
-    _seq(),
-    _id(),
+    seq(),
+    row_id(),
     Column("name", String, nullable=False),
     Column("slug", String, nullable=False),
-    _created(),
+    created_at(),
 )
 
 projects = Table(
     "projects",
     metadata,
-    _seq(),
-    _id(),
-    _organization(),
+    seq(),
+    row_id(),
+    organization_id(),
     Column("name", String, nullable=False),
-    _created(),
+    created_at(),
     Column("archived_at", BigInteger),
     Column("last_claimed_at", Float),  # when a job of it last came to a worker: the queue serves the longest waiting
     Index(None, "organization_id", "created_at", "seq"),
@@ -88,14 +56,14 @@ projects = Table(
 users = Table(
     "users",
     metadata,
-    _seq(),
-    _id(),
-    _organization(),
+    seq(),
+    row_id(),
+    organization_id(),
     Column("name", String, nullable=False),
     Column("email", String, nullable=False),
     Column("role", String, nullable=False),
-    _created(),
-    _flag("is_service_account"),
+    created_at(),
+    flag("is_service_account"),
     Column("project_id", ForeignKey("projects.id")),
     Index(None, "organization_id", "created_at", "seq"),
 )
@@ -106,28 +74,28 @@ memberships = Table(
     Column("project_id", ForeignKey("projects.id"), primary_key=True),
     Column("user_id", ForeignKey("users.id"), primary_key=True),
     Column("role", String, nullable=False),
-    _created(),
+    created_at(),
 )
 
 api_keys = Table(
     "api_keys",
     metadata,
-    _seq(),
-    _id(),
-    _organization(),
+    seq(),
+    row_id(),
+    organization_id(),
     Column("project_id", ForeignKey("projects.id")),
     Column("user_id", ForeignKey("users.id")),
     Column("name", String, nullable=False),
     Column("prefix", String, nullable=False, unique=True),
     Column("hash", String, nullable=False),
     Column("hint", String, nullable=False),
-    _created(),
+    created_at(),
     Column("role", String, nullable=False),
     Column("scopes", Json, nullable=False),
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
     Column("last_used_at", BigInteger),
-    _flag("is_admin"),
+    flag("is_admin"),
     Index(None, "project_id", "created_at", "seq"),
     Index(None, "organization_id", "created_at", "seq"),
 )
@@ -136,10 +104,10 @@ api_keys = Table(
 files = Table(
     "files",
     metadata,
-    _seq(),
-    _id(),
-    _project(),
-    _created(),
+    seq(),
+    row_id(),
+    project_id(),
+    created_at(),
     Column("filename", String, nullable=False),
     Column("purpose", String, nullable=False),
     Column("bytes", BigInteger, nullable=False),
@@ -155,10 +123,10 @@ files = Table(
 uploads = Table(
     "uploads",
     metadata,
-    _seq(),
-    _id(),
-    _project(),
-    _created(),
+    seq(),
+    row_id(),
+    project_id(),
+    created_at(),
     Column("expires_at", BigInteger, nullable=False),
     Column("filename", String, nullable=False),
     Column("purpose", String, nullable=False),
@@ -173,10 +141,10 @@ uploads = Table(
 upload_parts = Table(
     "upload_parts",
     metadata,
-    _seq(),
-    _id(),
+    seq(),
+    row_id(),
     Column("upload_id", ForeignKey("uploads.id", ondelete="CASCADE"), nullable=False, index=True),
-    _created(),
+    created_at(),
     Column("bytes", BigInteger, nullable=False),
     Column("blob", String, nullable=False),
 )
@@ -185,11 +153,11 @@ upload_parts = Table(
 jobs = Table(
     "jobs",
     metadata,
-    _seq(),
-    _id(),
-    _project(),
-    _organization(),
-    _created(),
+    seq(),
+    row_id(),
+    project_id(),
+    organization_id(),
+    created_at(),
     Column("status", String, nullable=False),
     Column("model", String, nullable=False),
     Column("base_model", String, nullable=False),
@@ -209,13 +177,13 @@ jobs = Table(
     Column("error", Json),
     Column("metadata", Json),
     Column("integrations", Json),
-    _flag("cancel_requested"),
-    _flag("pause_requested"),
-    _flag("validated"),  # where a paused job goes when it is resumed
+    flag("cancel_requested"),
+    flag("pause_requested"),
+    flag("validated"),  # where a paused job goes when it is resumed
     Column("worker_id", String),
     Column("lease_expires_at", Float),
-    _count("attempts"),
-    _count("step"),
+    count("attempts"),
+    count("step"),
     Column("total_steps", BigInteger),
     Column("details", Json, nullable=False),
     Index(None, "project_id", "created_at", "seq"),
@@ -225,10 +193,10 @@ jobs = Table(
 job_events = Table(
     "job_events",
     metadata,
-    _seq(),
-    _id(),
+    seq(),
+    row_id(),
     Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
-    _created(),
+    created_at(),
     Column("level", String, nullable=False),
     Column("type", String, nullable=False),
     Column("message", String, nullable=False),
@@ -239,10 +207,10 @@ job_events = Table(
 checkpoints = Table(
     "checkpoints",
     metadata,
-    _seq(),
-    _id(),
+    seq(),
+    row_id(),
     Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
-    _created(),
+    created_at(),
     Column("step_number", BigInteger, nullable=False),
     Column("fine_tuned_model_checkpoint", String, nullable=False),
     Column("metrics", Json, nullable=False),
@@ -256,7 +224,7 @@ idempotency_keys = Table(
     Column("key", String, primary_key=True),
     Column("request_hash", String, nullable=False),
     Column("job_id", String, nullable=False),
-    _created(),
+    created_at(),
 )
 
 workers = Table(
@@ -272,29 +240,29 @@ workers = Table(
 models = Table(
     "models",
     metadata,
-    _seq(),
-    _id(),
+    seq(),
+    row_id(),
     Column("name", String, nullable=False, unique=True),
-    _project(),
-    _created(),
+    project_id(),
+    created_at(),
     Column("base_model", String, nullable=False),
     Column("source", String, nullable=False),
     Column("job_id", String, index=True),
     Column("step_number", BigInteger),
     Column("blob", String, nullable=False),
     Column("owned_by", String, nullable=False),
-    _count("trained_tokens"),
+    count("trained_tokens"),
     Index(None, "project_id", "created_at", "seq"),
 )
 
 checkpoint_permissions = Table(
     "checkpoint_permissions",
     metadata,
-    _seq(),
-    _id(),
+    seq(),
+    row_id(),
     Column("model_name", ForeignKey("models.name", ondelete="CASCADE"), nullable=False),
-    _project(),
-    _created(),
+    project_id(),
+    created_at(),
     UniqueConstraint("model_name", "project_id"),
     Index(None, "project_id"),
 )
@@ -306,19 +274,19 @@ aliases = Table(
     Column("name", String, primary_key=True),
     Column("target", String, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
-    _created(),
+    created_at(),
 )
 
 alias_changes = Table(
     "alias_changes",
     metadata,
-    _seq(),
-    _project(),
+    seq(),
+    project_id(),
     Column("name", String, nullable=False),
     Column("target", String),  # null: the alias was removed
     Column("reason", String, nullable=False),
     Column("changed_by", String),
-    _created(),
+    created_at(),
     Index(None, "project_id", "name", "seq"),
 )
 
@@ -326,17 +294,17 @@ alias_changes = Table(
 outbox = Table(
     "outbox",
     metadata,
-    _seq(),
-    _id(),
-    _project(),
-    _created(),
+    seq(),
+    row_id(),
+    project_id(),
+    created_at(),
     Column("kind", String, nullable=False),
     Column("topic", String, nullable=False),
     Column("payload", Json, nullable=False),
     Column("endpoint_id", String),
     Column("recipient", String),
     Column("status", String, nullable=False),
-    _count("attempts"),
+    count("attempts"),
     Column("next_attempt_at", Float, nullable=False),
     Column("worker_id", String),
     Column("lease_expires_at", Float),
@@ -349,11 +317,11 @@ outbox = Table(
 deliveries = Table(
     "deliveries",
     metadata,
-    _seq(),
-    _id(),
+    seq(),
+    row_id(),
     Column("outbox_id", ForeignKey("outbox.id", ondelete="CASCADE"), nullable=False),
     Column("endpoint_id", String),
-    _created(),
+    created_at(),
     Column("attempt", Integer, nullable=False),
     Column("status_code", Integer),  # null: no answer, or a mail
     Column("error", String),
@@ -365,13 +333,13 @@ deliveries = Table(
 webhook_endpoints = Table(
     "webhook_endpoints",
     metadata,
-    _seq(),
-    _id(),
-    _project(),
+    seq(),
+    row_id(),
+    project_id(),
     Column("name", String, nullable=False),
     Column("url", String, nullable=False),
     Column("event_types", Json, nullable=False),
-    _created(),
+    created_at(),
     Column("updated_at", BigInteger),
     Column("secret", String, nullable=False),  # in clear: it signs
     Column("old_secret", String),
@@ -383,10 +351,10 @@ webhook_endpoints = Table(
 stored_completions = Table(
     "stored_completions",
     metadata,
-    _seq(),
-    _id(),
-    _project(),
-    _created(),
+    seq(),
+    row_id(),
+    project_id(),
+    created_at(),
     Column("model", String, nullable=False),
     Column("request", Json, nullable=False),
     Column("response", Json, nullable=False),
@@ -398,25 +366,25 @@ stored_completions = Table(
 usage_records = Table(
     "usage_records",
     metadata,
-    _seq(),
+    seq(),
     Column("request_id", String, nullable=False, unique=True),  # the server's own: a repeated write counts once
     Column("client_request_id", String),  # the client's: its retry of an answer that it never got replaces this row
-    _flag("is_delivered"),
+    flag("is_delivered"),
     Column("kind", String, nullable=False),  # completion, training
-    _project(),
+    project_id(),
     Column("user_id", String, nullable=False),
     Column("api_key_id", String, nullable=False),
     Column("model", String, nullable=False),
-    _flag("is_batch"),
-    _created(),
-    _count("input_tokens"),  # cached ones included
-    _count("cached_tokens"),
-    _count("output_tokens"),
-    _count("trained_tokens"),
-    _count("input_cost"),  # costs: millionths of a millionth of the currency, so that they are exact
-    _count("cached_cost"),
-    _count("output_cost"),
-    _count("training_cost"),
+    flag("is_batch"),
+    created_at(),
+    count("input_tokens"),  # cached ones included
+    count("cached_tokens"),
+    count("output_tokens"),
+    count("trained_tokens"),
+    count("input_cost"),  # costs: millionths of a millionth of the currency, so that they are exact
+    count("cached_cost"),
+    count("output_cost"),
+    count("training_cost"),
     Column("currency", String, nullable=False),
     Index(None, "project_id", "created_at", "seq"),
     Index(
@@ -439,15 +407,15 @@ usage_rollups = Table(
     Column("api_key_id", String, primary_key=True),
     Column("model", String, primary_key=True),
     Column("is_batch", Boolean, primary_key=True),
-    _count("num_requests"),
-    _count("input_tokens"),
-    _count("cached_tokens"),
-    _count("output_tokens"),
-    _count("trained_tokens"),
-    _count("input_cost"),
-    _count("cached_cost"),
-    _count("output_cost"),
-    _count("training_cost"),
+    count("num_requests"),
+    count("input_tokens"),
+    count("cached_tokens"),
+    count("output_tokens"),
+    count("trained_tokens"),
+    count("input_cost"),
+    count("cached_cost"),
+    count("output_cost"),
+    count("training_cost"),
     Column("currency", String, nullable=False),
     Index(None, "project_id", "width_s", "start_time"),
 )
@@ -472,7 +440,7 @@ budget_warnings = Table(
     Column("project_id", ForeignKey("projects.id"), primary_key=True),
     Column("month", BigInteger, primary_key=True),  # its first second
     Column("percent", Integer, primary_key=True),
-    _created(),
+    created_at(),
 )
 
 rate_buckets = Table(
@@ -487,11 +455,11 @@ rate_buckets = Table(
 audit_log = Table(
     "audit_log",
     metadata,
-    _seq(),
-    _id(),
-    _organization(),
+    seq(),
+    row_id(),
+    organization_id(),
     Column("project_id", String),
-    _created(),
+    created_at(),
     Column("type", String, nullable=False),
     Column("actor", Json, nullable=False),
     Column("resource_id", String),
