@@ -1,6 +1,8 @@
 """The /tunery/v1 routes about files, through the whole application."""
 
+import itertools
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,9 @@ from fastapi.testclient import TestClient
 
 from tests.datasets.conftest import chat_row, pair_row
 from tunery.api.app import create_app
+from tunery.api.data import reports, routes
 from tunery.domain.clock import system_clock
+from tunery.domain.errors import Unavailable
 from tunery.settings import Settings
 from tunery.store.bootstrap import bootstrap
 from tunery.store.database import connect, migrate, write
@@ -68,8 +72,51 @@ def test_a_stream_ends_with_the_report(client: TestClient, file_id: str) -> None
     answer = client.post("/tunery/v1/validations", json=body)
     assert answer.headers["content-type"].startswith("text/event-stream")
     kinds = [line for line in answer.text.splitlines() if line.startswith("event:")]
-    assert kinds[0] == "event: progress" and kinds[-1] == "event: report"
+    assert set(kinds[:-1]) <= {"event: progress"} and kinds[-1] == "event: report"
     assert json.loads(answer.text.strip().splitlines()[-1].removeprefix("data: "))["num_examples"] == 30
+
+
+def test_a_stream_tells_of_progress_and_of_errors(
+    client: TestClient, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "PROGRESS_EVERY_S", 0.001)
+    body = {"file": upload(client, rows * 200), "stream": True}
+    with client.stream("POST", "/tunery/v1/validations", json=body) as answer:
+        events = [line for line in answer.iter_lines() if line]
+    progress = [json.loads(events[i + 1][6:]) for i, line in enumerate(events) if line == "event: progress"]
+    assert progress and all(0 <= one["num_bytes"] <= one["total_bytes"] for one in progress)
+    assert json.loads(events[-1][6:])["advice"][0]["code"] == "duplicates"
+
+    missing = upload(client, rows[:1])
+    client.app.state.services.blobs.delete(f"files/{missing}")  # type: ignore[attr-defined]
+    answer = client.post("/tunery/v1/validations", json={"file": missing, "stream": True})
+    assert answer.text.startswith("event: error\ndata: ")
+
+
+def test_large_files_wait_for_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "WAIT_S", 0.01)
+    cache = reports.ReportCache()
+    with cache.turn(10**9), cache.turn(10**9):
+        with pytest.raises(Unavailable), cache.turn(10**9):
+            pass
+        with cache.turn(1000):
+            pass  # a small one need not
+    with cache.turn(10**9):
+        pass
+
+
+def test_whoever_leaves_ends_the_work() -> None:
+    ended = threading.Event()
+
+    def steps() -> Iterator[int]:
+        try:
+            yield from itertools.count()
+        finally:
+            ended.set()
+
+    running = reports.Running(steps())  # type: ignore[arg-type]
+    running.leave()
+    assert ended.wait(5) and running.wait(5) and running.report is None
 
 
 def test_rows_that_stand_in_both_files_are_told(client: TestClient, file_id: str, rows: list[dict[str, Any]]) -> None:

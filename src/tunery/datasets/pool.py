@@ -1,10 +1,10 @@
 """Examines blocks on all cores, in order. Processes, not threads: parsing and rendering hold Python's lock."""
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
+import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,7 +16,7 @@ from tunery.datasets.render import Renderer
 from tunery.domain.errors import ServerFault
 
 _AHEAD = 2  # blocks a process has waiting: enough that it never idles, few enough to bound memory
-_PR_SET_PDEATHSIG = 1
+_LOOK_FOR_PARENT_S = 1.0
 
 
 def num_cores() -> int:
@@ -54,7 +54,7 @@ _task: Task | None = None
 def _start(task: Task) -> None:
     """Once in each process of the pool."""
     global _renderer, _task
-    _die_with_parent()
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process a core already
     _task = task
@@ -66,7 +66,9 @@ def _examine(block: Block) -> BlockFacts:
     return examine(block, _task, _renderer)
 
 
-def _die_with_parent() -> None:
-    """A killed server must not leave processes that wait for work for ever."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _end_with(parent: int) -> None:
+    """A killed server must not leave processes that wait for work for ever. Linux's own signal for that (PDEATHSIG)
+    would not do: it comes when the thread ends that started the process."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_FOR_PARENT_S)
+    os._exit(1)

@@ -1,14 +1,20 @@
-"""The latest reports, so that whoever checks a file and then asks for an estimate does not wait for both."""
+"""The latest reports, so that whoever checks a file and then asks for an estimate does not wait for both; and the turns
+of those who look through large files, so that the rest of the API keeps its threads.
+"""
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tunery.datasets.report import Report
+from tunery.domain.errors import Unavailable
 
 MAX_KEPT = 4  # a report on a large file holds some 30 MB
-MAX_AT_ONCE = 2  # files in work; each uses all cores
+LARGE_BYTES = 4 * 1024 * 1024  # smaller files are done in about a second and need no turn
+MAX_AT_ONCE = 2  # large files in work; each uses all cores
+WAIT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,8 @@ class ReportKey:
     against: str | None  # the training file's id
 
 
-Steps = Callable[[], Generator[int, None, Report]]
+Steps = Generator[int, None, Report]
+"""Yields the bytes examined so far, returns the report."""
 
 
 class ReportCache:
@@ -32,27 +39,36 @@ class ReportCache:
     def __init__(self) -> None:
         self._kept: OrderedDict[ReportKey, Report] = OrderedDict()
         self._lock = threading.Lock()
-        self._at_work = threading.BoundedSemaphore(MAX_AT_ONCE)
+        self._turns = threading.BoundedSemaphore(MAX_AT_ONCE)
 
-    def steps(self, key: ReportKey, make: Steps) -> Generator[int, None, Report]:
-        """The kept report at once, or that of `make`, yielding the bytes it has examined. Waits for its turn."""
+    def steps(self, key: ReportKey, num_bytes: int, make: Callable[[], Steps]) -> Steps:
+        """The kept report at once, or that of `make`. Raises Unavailable when its turn does not come soon."""
         found = self._find(key)
         if found is not None:
             return found
-        with self._at_work:
+        with self.turn(num_bytes):
             found = self._find(key)  # somebody else may have made it meanwhile
             if found is None:
                 found = yield from make()
                 self._keep(key, found)
             return found
 
-    def get(self, key: ReportKey, make: Steps) -> Report:
-        steps = self.steps(key, make)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as done:
-                return done.value
+    @contextmanager
+    def turn(self, num_bytes: int) -> Iterator[None]:
+        """Hold one for as long as a file of this size is in work."""
+        if num_bytes < LARGE_BYTES:
+            yield
+            return
+        if not self._turns.acquire(timeout=WAIT_S):
+            raise Unavailable(
+                "Other large files are being checked. Please try again in a moment.",
+                code="slow_down",
+                headers={"retry-after": "10"},
+            )
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     def _find(self, key: ReportKey) -> Report | None:
         with self._lock:
@@ -65,3 +81,44 @@ class ReportCache:
             self._kept[key] = report
             while len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)
+
+
+def drain(steps: Steps) -> Report:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value
+
+
+class Running:
+    """A validation in a thread of its own: whoever watches it slowly, or leaves, does not hold it up."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._left = threading.Event()
+        self._done = threading.Event()
+        self.num_bytes = 0
+        self.report: Report | None = None
+        self.error: Exception | None = None
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it is done: `report` or `error` is there."""
+        return self._done.wait(seconds)
+
+    def leave(self) -> None:
+        """Nobody wants the report any more: it ends after the step it is in."""
+        self._left.set()
+
+    def _run(self) -> None:
+        try:
+            while not self._left.is_set():
+                self.num_bytes = next(self._steps)
+            self._steps.close()
+        except StopIteration as done:
+            self.report = done.value
+        except Exception as exc:  # told to the watcher, in its thread
+            self.error = exc
+        finally:
+            self._done.set()

@@ -1,4 +1,4 @@
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import orjson
@@ -7,6 +7,7 @@ from fastapi.responses import StreamingResponse
 
 from tunery.api.auth import FilesReader, FilesWriter, JobsReader
 from tunery.api.data import service
+from tunery.api.data.reports import Running, drain
 from tunery.api.data.schemas import (
     EstimateOut,
     ReportOut,
@@ -25,6 +26,7 @@ from tunery.domain.files import File
 
 router = APIRouter(prefix="/tunery/v1", tags=["Datasets"])
 
+PROGRESS_EVERY_S = 0.5
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
@@ -33,8 +35,8 @@ def create_validation(body: ValidationCreate, caller: FilesReader, services: Ser
     """Every problem of a file, what it comes to in tokens, and advice. Nothing is stored."""
     file, steps = service.validation(services, caller, body)
     if body.stream:
-        return StreamingResponse(_events(steps, file, body.model), media_type="text/event-stream")
-    return _wire_report(service.drain(steps), file, body.model)
+        return StreamingResponse(_events(Running(steps), file, body.model), media_type="text/event-stream")
+    return _wire_report(drain(steps), file, body.model)
 
 
 @router.post("/estimates")
@@ -91,15 +93,21 @@ def _wire_row(row: Row) -> RowOut:
     )
 
 
-def _events(steps: Generator[int, None, Report], file: File, model: str | None) -> Iterator[bytes]:
-    while True:
-        try:
-            progress = {"num_bytes": next(steps), "total_bytes": file.bytes}
-        except StopIteration as done:
-            report = _wire_report(done.value, file, model)
-            yield b"event: report\ndata: " + report.model_dump_json(by_alias=True).encode() + b"\n\n"
-            return
-        except TuneryError as error:  # the status line has gone out: the error follows as an event
-            yield b"event: error\ndata: " + orjson.dumps(error.body()) + b"\n\n"
-            return
-        yield b"event: progress\ndata: " + orjson.dumps(progress) + b"\n\n"
+def _events(running: Running, file: File, model: str | None) -> Iterator[bytes]:
+    """An error after the status line has gone out follows as an event, like everything else."""
+    try:
+        while not running.wait(PROGRESS_EVERY_S):
+            yield _event("progress", orjson.dumps({"num_bytes": running.num_bytes, "total_bytes": file.bytes}))
+        if running.report is not None:
+            report = _wire_report(running.report, file, model)
+            yield _event("report", report.model_dump_json(by_alias=True).encode())
+        elif isinstance(running.error, TuneryError):
+            yield _event("error", orjson.dumps(running.error.body()))
+        elif running.error is not None:
+            raise running.error
+    finally:
+        running.leave()
+
+
+def _event(name: str, data: bytes) -> bytes:
+    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"

@@ -1,13 +1,13 @@
 """Reports, estimates, rows and splits of a project's files. The rules are tunery.datasets'; here is whose they are."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tunery.api.data.reports import ReportKey
+from tunery.api.data.reports import ReportKey, Steps, drain
 from tunery.api.data.schemas import ValidationCreate
 from tunery.api.files.service import as_file, blob_path, receive
 from tunery.api.inference.engine_errors import unavailable
@@ -17,7 +17,6 @@ from tunery.datasets.estimate import Estimate, estimate
 from tunery.datasets.job_errors import first_job_error
 from tunery.datasets.lines import read_chunks
 from tunery.datasets.render import Renderer
-from tunery.datasets.report import Report
 from tunery.datasets.rows import Row, read_rows
 from tunery.datasets.speed import speed_of
 from tunery.datasets.split import Split, split_file
@@ -48,9 +47,7 @@ class Base:
     renderer: Renderer
 
 
-def validation(
-    services: Services, caller: Caller, request: ValidationCreate
-) -> tuple[File, Generator[int, None, Report]]:
+def validation(services: Services, caller: Caller, request: ValidationCreate) -> tuple[File, Steps]:
     """The file, and the steps of its validation. What can be refused is refused before the first step."""
     file = find_file(services, caller, request.file)
     base = find_base(services, caller, request.model) if request.model else None
@@ -117,7 +114,8 @@ def split(services: Services, caller: Caller, file_id: str, *, share: float, see
     work.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="split-", dir=work) as folder:
         parts = Path(folder) / "train.jsonl", Path(folder) / "valid.jsonl"
-        done = split_file(lambda: services.blobs.get(file.blob), *parts, share=share, seed=seed)
+        with services.reports.turn(file.bytes):
+            done = split_file(lambda: services.blobs.get(file.blob), *parts, share=share, seed=seed)
         stem = Path(file.filename).stem
         made = _store(services, caller, [(f"{stem}-{part.name}", part) for part in parts])
     return made[0], made[1], done
@@ -151,12 +149,12 @@ def _renderer(folder: Path) -> Renderer:
 
 def _report_steps(
     services: Services, file: File, base: Base | None, method: Method | None, role: str, training: File | None = None
-) -> Generator[int, None, Report]:
+) -> Steps:
     limit = base.catalog.max_example_tokens if base else None
     key = ReportKey(file.id, base.source if base else None, limit, method, role, training.id if training else None)
     against = drain(_report_steps(services, training, base, method, "training")) if training else None
 
-    def make() -> Generator[int, None, Report]:
+    def make() -> Steps:
         return validation_steps(
             _content(services, file),
             method=method,
@@ -166,12 +164,10 @@ def _report_steps(
             against=against,
         )
 
-    return services.reports.steps(key, make)
+    return services.reports.steps(key, file.bytes, make)
 
 
-def _against(
-    services: Services, file: File, training: File, base: Base | None, method: Method | None
-) -> Generator[int, None, Report]:
+def _against(services: Services, file: File, training: File, base: Base | None, method: Method | None) -> Steps:
     report = yield from _report_steps(services, file, base, method, "validation", training)
     return report
 
@@ -179,14 +175,6 @@ def _against(
 def _content(services: Services, file: File) -> Iterator[bytes] | Path:
     path = services.blobs.local_path(file.blob)
     return path if path is not None and path.exists() else services.blobs.get(file.blob)
-
-
-def drain(steps: Generator[int, None, Report]) -> Report:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            return done.value
 
 
 def _store(services: Services, caller: Caller, parts: list[tuple[str, Path]]) -> list[File]:
