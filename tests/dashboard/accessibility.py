@@ -23,5 +23,8 @@ def violations(page: Page) -> list[str]:
     page.evaluate(axe())
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
     return [
-        f"{item['id']}: {node['html'][:160]} {node['failureSummary'][:300]}" for item in found if item["impact"] in SERIOUS for node in item["nodes"]
+        f"{item['id']}: {node['html'][:160]} {node['failureSummary'][:300]}"
+        for item in found
+        if item["impact"] in SERIOUS
+        for node in item["nodes"]
     ]

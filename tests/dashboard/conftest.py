@@ -41,14 +41,3 @@ def visit(browser: Browser, url: str, **options: object) -> Iterator[Visitor]:
     context.close()
     assert visitor.errors == []
     assert visitor.strangers == []
-
-
-@pytest.fixture
-def tiny_catalog(tiny_model_dir: Path, tmp_path: Path) -> Path:
-    """A catalog with a base that trains and answers within seconds."""
-    path = tmp_path / "catalog.toml"
-    path.write_text(
-        f'[bases.tiny]\nsource = "path:{tiny_model_dir}"\ncontext_length = 2048\nlearning_rate = 5e-3\n'
-        'lora_rank = 4\nlora_alpha = 8\n\n[[models]]\nname = "tiny"\nbase = "tiny"\n'
-    )
-    return path

@@ -1,5 +1,6 @@
 """Pieces of HTML as text. Everything that is put in is escaped: a name with markup in it stays a name."""
 
+import math
 import time
 from datetime import UTC, datetime
 
@@ -99,7 +100,10 @@ def money(amount: float | None, currency: str = "usd") -> str:
     sign = {"usd": "$", "eur": "€", "jpy": "¥"}.get(currency.lower(), f"{currency.upper()} ")
     if amount == 0:
         return f"{sign}0"
-    return f"{sign}{amount:,.2f}" if amount >= 1 else f"{sign}{amount:.6f}".rstrip("0")
+    if amount >= 1:
+        return f"{sign}{amount:,.2f}"
+    decimals = min(12, 2 - math.floor(math.log10(abs(amount))))  # three digits that say something
+    return f"{sign}{amount:.{decimals}f}".rstrip("0")
 
 
 def number(value: float | None) -> str:

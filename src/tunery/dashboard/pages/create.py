@@ -151,7 +151,9 @@ class CreateForm:
         )
         for advice in forecast["advice"]:
             advice_note(advice, t)
-        html.show(hyperparameter_rows(forecast["hyperparameters"], forecast["reasons"], t))
+        used = {*HYPERPARAMETERS, *(["beta"] if self.method.value == "dpo" else [])}
+        chosen = {name: value for name, value in forecast["hyperparameters"].items() if name in used}
+        html.show(hyperparameter_rows(chosen, forecast["reasons"], t))
 
     # ---- what is sent
     def _file_and_model(self) -> dict[str, str]:

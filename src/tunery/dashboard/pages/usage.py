@@ -13,6 +13,7 @@ from nicegui import ui
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.chart import bars
 from tunery.dashboard.components.table import Column, Row, Table
+from tunery.dashboard.text import Translator
 from tunery.dashboard.visit import BASE, Visit
 
 DAY_S = 86_400
@@ -43,7 +44,7 @@ async def build(visit: Visit) -> None:
     dates = [datetime.fromtimestamp(bucket.start_time, UTC).strftime("%m-%d") for bucket in costs]
     with ui.element("div").classes("columns"):
         with blocks.panel(t("usage.cost_by_day")):
-            bars(t("usage.cost_by_day"), dates, _cost_series(costs), unit=currency.upper())
+            bars(t("usage.cost_by_day"), dates, _cost_series(costs, t))
         with blocks.panel(t("usage.tokens_by_day")):
             days_of_tokens = [datetime.fromtimestamp(bucket.start_time, UTC).strftime("%m-%d") for bucket in tokens]
             bars(t("usage.tokens_by_day"), days_of_tokens, _token_series(tokens, t))
@@ -79,18 +80,22 @@ def _by_line_item(buckets: Any) -> tuple[dict[str, float], str]:
     return dict(totals), currency
 
 
-def _cost_series(buckets: Any) -> dict[str, list[float]]:
-    names = sorted({result.line_item or html.DASH for bucket in buckets for result in bucket.results})
+def _cost_series(buckets: Any, t: Translator) -> dict[str, list[float]]:
+    """By what was paid for; the line items name the model too, which would be too many colours."""
     return {
-        name: [
-            sum(result.amount.value or 0 for result in bucket.results if (result.line_item or html.DASH) == name)
+        t(f"usage.{kind}"): [
+            sum(
+                result.amount.value or 0
+                for result in bucket.results
+                if (result.line_item or "").split(", ")[-1] == kind
+            )
             for bucket in buckets
         ]
-        for name in names
+        for kind in ("training_tokens", "cached_input_tokens", "input_tokens", "output_tokens")
     }
 
 
-def _token_series(buckets: Any, t: Any) -> dict[str, list[float]]:
+def _token_series(buckets: Any, t: Translator) -> dict[str, list[float]]:
     def total(name: str) -> list[float]:
         return [sum(getattr(result, name) or 0 for result in bucket.results) for bucket in buckets]
 

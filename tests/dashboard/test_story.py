@@ -1,0 +1,137 @@
+"""The whole loop without code: a small random model, but real training, a real engine and a real browser."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.dashboard.browsing import Visitor
+from tests.dashboard.conftest import visit
+from tests.dashboard.stand import Stand
+from tunery.modeling.sources import ensure
+
+MARV = Path(__file__).parents[2] / "examples" / "marv.jsonl"
+NUM_EXAMPLES = 12
+
+
+@pytest.fixture(scope="module")
+def tiny_catalog(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base that trains and answers within seconds."""
+    path = tmp_path_factory.mktemp("catalog") / "catalog.toml"
+    path.write_text(
+        f'[bases.tiny]\nsource = "path:{tiny_model_dir}"\ncontext_length = 2048\nlearning_rate = 5e-3\n'
+        'lora_rank = 4\nlora_alpha = 8\n\n[[models]]\nname = "tiny"\nbase = "tiny"\n'
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, tiny_catalog: Path, tiny_model_dir: Path) -> Iterator[Stand]:
+    stand = Stand(tmp_path_factory.mktemp("story"), catalog=tiny_catalog)
+    ensure(f"path:{tiny_model_dir}", stand.settings.models_dir)
+    stand.start_engine(tiny_model_dir)
+    stand.start_web()
+    stand.start_worker()
+    yield stand
+    stand.stop_all()
+
+
+@pytest.fixture
+def marv(tmp_path: Path) -> Path:
+    path = tmp_path / "marv.jsonl"
+    path.write_text("".join(MARV.read_text().splitlines(keepends=True)[:NUM_EXAMPLES]))
+    return path
+
+
+@pytest.mark.e2e
+def test_from_a_file_to_a_comparison(browser: Browser, server: Stand, marv: Path) -> None:
+    for visitor in visit(browser, server.url):
+        page = visitor.sign_in(server.key)
+        _read_the_report(visitor, marv)
+        address = _create_the_job(page)
+        _close_the_tab_and_find_it_finished(visitor, address)
+        _chat_side_by_side(visitor)
+        _compare(visitor)
+        _see_the_cost(visitor)
+
+
+def _choose(page: Page, label: str, option: str) -> None:
+    page.get_by_role("combobox", name=label).click()
+    page.get_by_role("option", name=option).first.click()
+
+
+def _read_the_report(visitor: Visitor, marv: Path) -> None:
+    page = visitor.go("/jobs/new")
+    _choose(page, "Base model", "tiny")
+    page.locator("input[type=file]").set_input_files(marv)
+    expect(page.locator(".report")).to_contain_text(f"Ready to train: {NUM_EXAMPLES} examples")
+    expect(page.locator(".report .tiles")).to_contain_text("Cost")
+    expect(page.locator(".report")).to_contain_text("12 examples: 8 passes over them")
+
+
+def _create_the_job(page: Page) -> str:
+    page.get_by_label("Suffix").fill("story")
+    page.get_by_label("Epochs").fill("4")
+    expect(page.locator(".report")).to_contain_text("chosen by you")
+    page.get_by_role("button", name="Start fine-tuning").click()
+    page.wait_for_url("**/jobs/ftjob-*")
+    expect(page.locator(".events")).to_contain_text("Step 2/")
+    expect(page.locator(".chart canvas").first).to_be_visible()
+    return page.url
+
+
+def _close_the_tab_and_find_it_finished(visitor: Visitor, address: str) -> None:
+    visitor.page.close()
+    visitor.page = visitor.open_tab()
+    visitor.page.goto(address)
+    expect(visitor.page.locator(".chip").first).to_have_text("Succeeded", timeout=120_000)
+    expect(visitor.page.locator("h1")).to_contain_text("ft:tiny:personal:story:")
+
+
+def _chat_side_by_side(visitor: Visitor) -> None:
+    page = visitor.page
+    page.get_by_role("link", name="Open in playground").first.click()
+    expect(page.locator(".lane")).to_have_count(2)
+    page.get_by_label("Longest answer").fill("16")
+    page.get_by_label("Your message").fill("What's the capital of France?")
+    page.keyboard.press("Enter")
+    expect(page.locator(".stats", has_text="prompt tokens")).to_have_count(2)
+    page.get_by_role("button", name="Save as example").last.click()
+    page.get_by_label("Answer as it should be").fill("Paris, as everyone knows.")
+    page.locator(".dialog").get_by_role("button", name="Save").click()
+    expect(page.locator(".q-notification")).to_contain_text("one example more")
+
+
+def _compare(visitor: Visitor) -> None:
+    page = visitor.go("/compare")
+    page.get_by_role("button", name="Compare", exact=True).click()
+    expect(page.get_by_text("Token accuracy")).to_be_visible(timeout=120_000)
+    expect(page.locator("tbody tr")).to_have_count(3)
+    expect(page.get_by_text("prompt tokens fewer in every request")).to_be_visible()
+    page = visitor.go("/compare")
+    page.locator("table").get_by_role("link", name="marv.jsonl").click()
+    expect(page.get_by_text("Answers, differing ones first")).to_be_visible()
+
+
+def _see_the_cost(visitor: Visitor) -> None:
+    page = visitor.go("/usage")
+    expect(page.get_by_text("ft:tiny:personal:story:").first).to_be_visible()
+
+
+@pytest.mark.e2e
+def test_a_restart_of_the_server_loses_nothing(browser: Browser, server: Stand) -> None:
+    """The page that was open comes back by itself, with what was typed."""
+    for visitor in visit(browser, server.url):
+        visitor.sign_in(server.key)
+        page = visitor.go("/playground")
+        page.get_by_label("System message").fill("Be brief.")
+        page.get_by_label("Your message").fill("An unsent thought")
+        page.wait_for_timeout(500)  # typing travels to the server
+        server.stop("web", kill=True)
+        expect(page.locator("#popup")).to_be_visible()
+        server.start_web()
+        expect(page.get_by_label("System message")).to_have_value("Be brief.")
+        expect(page.get_by_label("Your message")).to_have_value("An unsent thought")
+        expect(page.locator("#popup")).not_to_be_visible()
+        visitor.errors.clear()  # Chromium logs each refused connection itself
