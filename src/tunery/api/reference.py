@@ -9,7 +9,7 @@ from typing import Any
 
 from tunery.api.app import create_app
 from tunery.api.inference.parameters import CHAT, COMPLETIONS, Parameter
-from tunery.settings import Settings
+from tunery.settings import load_settings
 
 # What `client.` of the official SDKs calls each operation. Ours under /tunery/v1 have no name there.
 SDK_NAMES = {
@@ -117,7 +117,7 @@ def parameter_rows(table: Mapping[str, Parameter]) -> list[str]:
 
 def document() -> str:
     with tempfile.TemporaryDirectory() as home:
-        app = create_app(Settings(home=Path(home)))
+        app = create_app(load_settings(home=Path(home)))
         groups = operations(app.openapi())
     lines = [HEAD]
     for tag, rows in groups.items():
