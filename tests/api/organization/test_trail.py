@@ -8,7 +8,7 @@ LOGS = "/v1/organization/audit_logs"
 
 
 def entries(api: Api) -> list[dict]:
-    return api.client.get(LOGS, params={"limit": 100}).json()["data"]
+    return api.client.get(LOGS, params={"limit": 100, "every_type": "true"}).json()["data"]
 
 
 def test_every_route_that_changes_something_is_logged_or_excused(api: Api) -> None:
@@ -53,3 +53,10 @@ def test_a_webhooks_secret_is_not_in_the_log(api: Api) -> None:
     made = api.client.post("/v1/webhook_endpoints", json=body).json()
     (entry,) = entries(api)
     assert entry["webhook_endpoint.created"] == {"id": made["id"], "data": {"name": "ci", "url": "https://ci.example"}}
+
+
+def test_a_strict_client_gets_only_the_names_that_it_knows(api: Api) -> None:
+    api.make_file()
+    assert api.client.get(LOGS).json()["data"] == []
+    asked = api.client.get(LOGS, params={"event_types[]": "file.created"}).json()["data"]
+    assert [entry["type"] for entry in asked] == ["file.created"]

@@ -30,7 +30,11 @@ class AuditPage:
 
     async def fetch(self) -> Any:
         logs = self.visit.connection.client.admin.organization.audit_logs
-        page = await (logs.list(limit=PAGE, after=self.last_id) if self.last_id else logs.list(limit=PAGE))
+        every = {"every_type": "true"}  # files and jobs too, for which OpenAI's API has no name
+        if self.last_id:
+            page = await logs.list(limit=PAGE, after=self.last_id, extra_query=every)
+        else:
+            page = await logs.list(limit=PAGE, extra_query=every)
         if page.data:
             self.last_id = page.data[-1].id
         return page
