@@ -34,7 +34,9 @@ def _default(node: ast.expr | None) -> str:
 def _meaning(lines: list[str], node: ast.AnnAssign, name: str) -> str:
     """The comment on the field's line; where there is none the name has to say it, with its choices if it has some."""
     comment = lines[(node.end_lineno or node.lineno) - 1].partition("  # ")[2]
-    choices = re.findall(r"'([^']*)'", ast.unparse(node.annotation)) if "Literal" in ast.unparse(node.annotation) else []
+    choices = (
+        re.findall(r"'([^']*)'", ast.unparse(node.annotation)) if "Literal" in ast.unparse(node.annotation) else []
+    )
     parts = [comment, "one of " + ", ".join(f"`{choice}`" for choice in choices) if choices else ""]
     return ("; ".join(part for part in parts if part) or name.replace("_", " ")).replace("<", "&lt;")
 

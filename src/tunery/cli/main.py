@@ -54,6 +54,7 @@ app.command()(chat.chat)
 app.add_typer(keys.app, name="keys")
 app.command()(usage.usage)
 app.command()(costs.costs)
+app.add_typer(data.app, name="data")
 app.add_typer(migrate.app, name="migrate")
 
 

@@ -1,0 +1,123 @@
+"""`make bench`: training against TRL on three kinds of data; writes the first part of docs/benchmarks.md.
+
+`python scripts/bench.py --data FILE` takes your own chat JSONL with long answers for the third kind.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+MARV = ROOT / "examples" / "marv.jsonl"
+BEGIN, END = "<!-- training: written by make bench -->", "<!-- end of training -->"
+TURNS = 6  # questions in a conversation of the third kind: about 200 tokens, half of them trained
+
+INTRODUCTION = """# Benchmarks
+
+Machines differ and are shared: read the ratios, which come from one run on one machine.
+
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="chat JSONL with long answers")
+    parser.add_argument("--steps", type=int, default=4)
+    options = parser.parse_args()
+    steps = ("--steps", str(options.steps))
+    cases = {
+        "short prompts": ("--data", MARV, "--batch", "16", *steps),
+        "one long system prompt on every row": ("--data", MARV, "--batch", "8", "--prefix-tokens", "571", *steps),
+        "long answers": ("--data", options.data or conversations(), "--batch", "4", *steps),
+    }
+    rows, commands = [], []
+    for name, arguments in cases.items():
+        command = ["benchmarks/train.py", *map(shown, arguments), "--peer", "trl", "--json"]
+        sys.stdout.write(f"{name} …\n")
+        rows.append(row(name, run(command)))
+        commands.append("python " + shlex.join(command))
+    write(rows, commands)
+    sys.stdout.write("\n".join(rows) + f"\nWritten to {PAGE.relative_to(ROOT)}.\n")
+    return 0
+
+
+def shown(argument: str | Path) -> str:
+    """Paths of the checkout as a reader would type them."""
+    path = Path(argument)
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(argument)
+
+
+def conversations() -> Path:
+    """The example's questions, several to a row."""
+    pairs = [json.loads(line)["messages"] for line in MARV.read_text("utf-8").splitlines()]
+    path = ROOT / ".cache" / "bench" / "conversations.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    orders = [pairs[shift:] + pairs[:shift] for shift in range(TURNS)]  # the same texts in other company
+    with path.open("w", encoding="utf-8") as file:
+        for order in orders:
+            for group in (order[start : start + TURNS] for start in range(0, len(order), TURNS)):
+                messages = [group[0][0], *(message for pair in group for message in pair[1:])]
+                file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+    return path
+
+
+def run(command: list[str]) -> dict:
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def row(name: str, result: dict) -> str:
+    ours, peer = result["ours"], result["peer"]
+    cells = [
+        name,
+        f"{ours['tokens_per_s']:,.0f}",
+        f"{peer['tokens_per_s']:,.0f}",
+        f"**{result['speed_ratio']:.1f} ×**",
+        f"{ours['peak_gb']:.1f}",
+        f"{peer['peak_gb']:.1f}",
+        f"{ours['final_loss']:.3f}",
+        f"{peer['final_loss']:.3f}",
+        f"{100 * result['roofline_share']:.0f} %",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def write(rows: list[str], commands: list[str]) -> None:
+    machine = f"{cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end"
+    text = "\n".join(
+        [
+            "## Training: LoRA of rank 16, ours and TRL's SFTTrainer",
+            "",
+            f"{date.today()}, {machine}. Real tokens a second: no padding, a shared prompt counts for every row.",
+            "",
+            "| data | ours | TRL | speed | ours, GB | TRL, GB | ours, loss | TRL, loss | of the machine's limit |",
+            "|---|---|---|---|---|---|---|---|---|",
+            *rows,
+            "",
+            "```",
+            *commands,
+            "```",
+        ]
+    )
+    page = PAGE.read_text("utf-8") if PAGE.exists() else INTRODUCTION
+    if BEGIN not in page:
+        page = page.rstrip() + f"\n\n{BEGIN}\n{END}\n"
+    head, rest = page.split(BEGIN)
+    PAGE.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", "utf-8")
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
