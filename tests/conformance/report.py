@@ -12,10 +12,6 @@ EXPLAINED = {
         'The test with all parameters sends `md5: "md5"`, which is no MD5 of the parts. '
         "A mock does not look; this server refuses a file that is not what was announced."
     ),
-    ("admin.organization.audit_logs", "list"): (
-        "The log also has events of this server that the SDK's list of types lacks, such as `file.created`; "
-        "`event_types` leaves them out."
-    ),
     ("admin.organization.projects.rate_limits", "update_rate_limit"): (
         "Names the limit `rate_limit_id`; a project has one limit for all models here, `rl-all-models`."
     ),
