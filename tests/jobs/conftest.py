@@ -102,10 +102,11 @@ class Site:
         return wait_for(look, timeout_s)
 
     @contextmanager
-    def worker(self, command: tuple[str, ...]) -> Iterator[threading.Event]:
+    def worker(self, command: tuple[str, ...], runner: ProcessRunner | None = None) -> Iterator[threading.Event]:
         """A worker in a thread of this process, stopped at the end of the block."""
         stop = threading.Event()
-        worker = Worker(self.settings, self.engine, self.blobs, self.catalog, runner=ProcessRunner(command))
+        runner = runner or ProcessRunner(command)
+        worker = Worker(self.settings, self.engine, self.blobs, self.catalog, runner=runner)
         thread = threading.Thread(target=worker.run, args=(stop,))
         thread.start()
         try:

@@ -1,7 +1,7 @@
 """A trainer without a model: a real process that obeys the trainer's protocol, for tests of what stands around it.
 
 Its loss is a sum over the steps so far, so that a step trained twice or left out shows at the end. SCRIPT in the
-environment is a JSON object: step_s, steps, and `fault` (what goes wrong, and at which step).
+environment is a JSON object: step_s, steps, load_s and `fault` (what goes wrong, and at which step).
 """
 
 import json
@@ -70,6 +70,7 @@ def main(workdir: Path) -> None:
     parent = os.getppid()
     steps, epochs = SCRIPT["steps"], SCRIPT["epochs"]
     step, total = load(workdir)
+    time.sleep(SCRIPT.get("load_s", 0))
     say("started", num_examples=10, total_steps=steps, trained_tokens=1000, reasons={})
     loss = 0.0
     folder = workdir / "checkpoints" / f"step-{steps}"

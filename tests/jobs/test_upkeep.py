@@ -1,8 +1,10 @@
 """What is left behind is found, and a full disk is told as what it is."""
 
+import contextlib
 import errno
 import os
-import threading
+import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
@@ -17,9 +19,9 @@ from tunery.domain.jobs import JobStatus
 from tunery.jobs import janitor, lifecycle
 from tunery.jobs.resources import Resources
 from tunery.jobs.runners.process import ProcessRunner, TrainerProcess, WorkdirBusy, lock_workdir
-from tunery.jobs.worker import Worker
 from tunery.metering.prices import PriceTable
 from tunery.store import models
+from tunery.store.blobs import Blobs
 from tunery.store.database import read, write
 from tunery.store.tables import files, workers
 
@@ -75,17 +77,55 @@ class FullDisk(ProcessRunner):
 
 def test_full_disk_fails_the_job_with_that_reason_and_makes_room(site: Site) -> None:
     job = site.create()
-    stop = threading.Event()
-    worker = Worker(site.settings, site.engine, site.blobs, site.catalog, runner=FullDisk())
-    thread = threading.Thread(target=worker.run, args=(stop,))
-    thread.start()
-    done = site.wait(job.id)
-    stop.set()
-    thread.join()
+    with site.worker(SCRIPTED, runner=FullDisk()):
+        done = site.wait(job.id)
     assert done.error is not None
     assert done.error.code == "disk_full"
     assert "disk is full" in done.error.message
     assert list((site.settings.home / "work").iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this user may not mount a small file system")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_blob_store_that_is_full_fails_the_job_with_that_reason(site: Site, small_disk: Path) -> None:
+    blobs = Blobs.in_folder(small_disk)
+    site.blobs = blobs
+    job = site.create()
+    with small_disk.joinpath("filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while filler.write(b"x" * 4096):
+            pass
+    with site.worker(SCRIPTED):
+        done = site.wait(job.id)
+    assert done.error is not None
+    assert done.error.code == "disk_full"
+
+
+class Flaky(ProcessRunner):
+    """The first start meets an error that passes."""
+
+    def start(self, workdir: Path, lock: TextIO) -> TrainerProcess:
+        if not (workdir / "met").exists():
+            (workdir / "met").touch()
+            raise ConnectionError("the store does not answer")
+        return super().start(workdir, lock)
+
+
+def test_error_that_passes_is_waited_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunery.jobs.run.FIRST_RETRY_S", 0.5)
+    job = site.create()
+    with site.worker(SCRIPTED, runner=Flaky(SCRIPTED)):
+        done = site.wait(job.id)
+    assert done.status is JobStatus.SUCCEEDED
+    assert any("internal error: ConnectionError" in message for message in site.messages(job.id))
 
 
 def test_folder_of_a_living_trainer_is_not_touched(tmp_path: Path) -> None:

@@ -229,6 +229,37 @@ def test_job_continues_from_the_adapter_of_a_model(site: Site) -> None:
     assert str(done.fine_tuned_model).startswith("ft:tiny-1:personal:again:")
 
 
+def test_job_is_cancelled_at_once_while_its_trainer_still_loads(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch, load_s=60)
+    job = site.create()
+    with site.worker(SCRIPTED):
+        site.wait(job.id, JobStatus.RUNNING)
+        site.verb(lifecycle.cancel_job, job.id)
+        done = wait_for(lambda: j if (j := site.job(job.id)).is_terminal else None, 5)
+    assert done.status is JobStatus.CANCELLED
+
+
+PAIRS = [
+    {
+        "input": {"messages": [{"role": "user", "content": f"Say number {n}."}]},
+        "preferred_output": [{"role": "assistant", "content": f"Number {n}."}],
+        "non_preferred_output": [{"role": "assistant", "content": "No."}],
+    }
+    for n in range(12)
+]
+
+
+def test_preference_job_tells_its_beta_and_refuses_a_chat_file(site: Site) -> None:
+    good = site.create(method="dpo", training_file=site.add_file(PAIRS))
+    bad = site.create(method="dpo")
+    with site.worker(SCRIPTED):
+        assert site.wait(good.id).status is JobStatus.SUCCEEDED
+        failed = site.wait(bad.id)
+    assert any("beta=0.1 (" in message for message in site.messages(good.id))
+    assert failed.error is not None
+    assert "not using 'supervised' as the training method (provided method=dpo)" in failed.error.message
+
+
 def test_two_jobs_run_side_by_side(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     script(monkeypatch, step_s=0.05)
     first, second = site.create(), site.create()

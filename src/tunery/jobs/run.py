@@ -3,9 +3,7 @@
 Whatever dies, the next attempt finds the last saved state: the trainer in its workspace, another machine in the blobs.
 """
 
-import errno
 import logging
-import signal
 import threading
 import time
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import TextIO
 from tunery.domain.errors import TuneryError
 from tunery.domain.jobs import FineTuningJob, JobError
 from tunery.jobs import endings, measuring, narrative, publication
+from tunery.jobs.faults import is_disk_full, why_it_ended
 from tunery.jobs.lease import Lease, LeaseLost
 from tunery.jobs.parity_check import ParityBroken, check_parity
 from tunery.jobs.preparation import Prepared, prepare
@@ -30,6 +29,7 @@ from tunery.store.database import write
 log = logging.getLogger(__name__)
 
 POLL_S = 0.25
+FIRST_RETRY_S = 5.0  # then three times as long after each attempt that got nowhere
 SHUTDOWN_PATIENCE_S = 15.0  # the supervisor kills a worker that has not stopped after 25 s
 EXIT_TIMEOUT_S = 60.0  # a trainer that has said its last word must end within this
 
@@ -90,11 +90,8 @@ class JobRun:
             self._fail(JobError("train_serve_mismatch", str(exc)), keep_checkpoints=False)
         except TuneryError as exc:
             self._fail(JobError(exc.code or "server_error", exc.message, exc.param))
-        except OSError as exc:
-            self._meet_os_error(exc)
         except Exception as exc:
-            log.exception("%s broke down", self._job.id)
-            self._try_again(f"internal error: {type(exc).__name__}")
+            self._meet(exc)
 
     # ---- training
 
@@ -107,7 +104,7 @@ class JobRun:
                 raise LeaseLost(self._job.id)
         status = trainer.wait(EXIT_TIMEOUT_S)
         if self._recorder.last_word is None and not self._wish():
-            raise TrainerLost(_why(status, trainer.log_tail()))
+            raise TrainerLost(why_it_ended(status, trainer.log_tail()))
 
     def _pass_on_wishes(self) -> None:
         """In the lease's thread, so that a slow upload delays no cancel."""
@@ -180,6 +177,7 @@ class JobRun:
     def _cancel(self) -> None:
         self._lease.stop()
         with write(self._resources.engine) as conn:
+            self._lease.renew(conn)
             endings.cancel(conn, self._job.id, self._worker_id, now=self._resources.clock())
         self._reports.finish(succeeded=False, summary={"status": "cancelled"})
         for checkpoint in self._recorder.checkpoints:
@@ -191,6 +189,7 @@ class JobRun:
         self._lease.stop()
         now = self._resources.clock()
         with write(self._resources.engine) as conn:
+            self._lease.renew(conn)
             if keep_checkpoints and self._recorder.checkpoints:
                 job = jobs.get_job(conn, self._job.id)
                 source = job.details["source"]
@@ -228,25 +227,20 @@ class JobRun:
         else:
             self._fail(JobError("training_failed", narrative.gave_up(reason, attempts)))
 
-    def _meet_os_error(self, exc: OSError) -> None:
-        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
-            log.exception("%s broke down", self._job.id)
-            self._try_again(f"internal error: {exc.strerror or type(exc).__name__}")
+    def _meet(self, exc: Exception) -> None:
+        """Something that is nobody's wish and may pass, such as a blob store that does not answer."""
+        if is_disk_full(exc):
+            # Room first: the database may lie on the same disk.
+            Workspace.of(self._resources.settings.home, self._job.id).remove()
+            self._fail(JobError("disk_full", narrative.DISK_FULL))
             return
-        # Room first: the database may lie on the same disk.
-        Workspace.of(self._resources.settings.home, self._job.id).remove()
-        self._fail(JobError("disk_full", narrative.DISK_FULL))
+        log.exception("attempt %d broke down", self._job.attempts)
+        deadline = time.monotonic() + FIRST_RETRY_S * 3 ** (self._job.attempts - 1)
+        while time.monotonic() < deadline and not self._wish() and not self._lease.lost:
+            self._stop.wait(POLL_S)
+        self._try_again(f"internal error: {type(exc).__name__}")
 
     def _clean_up(self) -> None:
         """After the commit; what is left behind by a death in between, the janitor finds."""
         Workspace.of(self._resources.settings.home, self._job.id).remove()
         self._resources.blobs.delete_dir(f"jobs/{self._job.id}")
-
-
-def _why(status: int, log_tail: str) -> str:
-    if status == -signal.SIGKILL:
-        return "killed by the system, which usually means that memory ran out"
-    if status < 0:
-        return f"ended by signal {signal.Signals(-status).name}"
-    lines = [line for line in log_tail.splitlines() if line.strip()]
-    return f"exit status {status}: {lines[-1][:200]}" if lines else f"exit status {status}"

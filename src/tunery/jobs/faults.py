@@ -1,0 +1,26 @@
+"""What went wrong, as far as a signal, an exit status or an error's text tells."""
+
+import errno
+import signal
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def why_it_ended(status: int, log_tail: str) -> str:
+    """For the job's owner. The log's last line says most: an uncaught error ends with its own."""
+    if status == -signal.SIGKILL:
+        return "killed by the system, which usually means that memory ran out"
+    if status < 0:
+        return f"ended by signal {signal.Signals(-status).name}"
+    lines = [line for line in log_tail.splitlines() if line.strip()]
+    return f"exit status {status}: {lines[-1][:200]}" if lines else f"exit status {status}"
+
+
+def is_disk_full(exc: BaseException) -> bool:
+    """The blob store and SQLite wrap the system's error in their own: then only the text tells."""
+    text = str(exc)
+    return (
+        getattr(exc, "errno", None) in FULL
+        or any(f"os error {number}" in text for number in FULL)
+        or "database or disk is full" in text
+    )
