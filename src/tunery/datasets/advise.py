@@ -22,12 +22,10 @@ def advise(facts: Facts, role: Role, max_example_tokens: int | None, training: F
     if not facts.num_good:
         return []
     advisers = _OF_VALIDATION if role == "validation" else _OF_TRAINING
-    found = [advice for adviser in advisers for advice in adviser(facts)]
-    if training is not None:
-        found = [*_overlap(facts, training), *found]
+    first = [*_overlap(facts, training)] if training is not None else []
     if facts.sighted("truncated").total:
-        found.append(_truncated(facts, max_example_tokens))
-    return found
+        first.append(_truncated(facts, max_example_tokens))
+    return [*first, *(advice for adviser in advisers for advice in adviser(facts))]
 
 
 def no_validation_file(num_examples: int) -> Advice:

@@ -50,6 +50,10 @@ def _strftime_now(format: str) -> str:
     return datetime.now().strftime(format)
 
 
+# What a template's own code can come to when it meets messages it was not written for.
+_FAILURES = (TemplateError, TypeError, LookupError, ValueError, AttributeError, ArithmeticError, RecursionError)
+
+
 class ChatTemplate:
     """A compiled template with the special tokens of its tokenizer."""
 
@@ -75,7 +79,7 @@ class ChatTemplate:
             return self._template.render(
                 messages=messages, tools=tools, add_generation_prompt=add_generation_prompt, **self._special_tokens
             )
-        except (TemplateError, TypeError, KeyError) as exc:
+        except _FAILURES as exc:
             raise RenderError(
                 f"The chat template of this model cannot render these messages: {exc}", param="messages"
             ) from exc
