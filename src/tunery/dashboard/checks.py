@@ -1,14 +1,27 @@
 """Our own endpoints about datasets: report, forecast, rows, split."""
 
+from collections.abc import Callable
 from typing import Any
 
 from tunery.dashboard.connection import Connection
 
+Progress = Callable[[int, int], None]
+"""Bytes checked so far, and bytes in all."""
 
-async def validate(connection: Connection, *, file_id: str, model: str = "", method: str = "") -> dict[str, Any]:
+
+async def validate(
+    connection: Connection, *, file_id: str, model: str = "", method: str = "", on_progress: Progress | None = None
+) -> dict[str, Any]:
     """The report on a file; with a model its tokens are counted as that model's base counts them."""
-    body = {"file": file_id, "model": model, "method": method}
-    return await connection.post("/tunery/v1/validations", {name: value for name, value in body.items() if value})
+    given = {"file": file_id, "model": model, "method": method}
+    body: dict[str, Any] = {name: value for name, value in given.items() if value}
+    report: dict[str, Any] = {}
+    async for event in await connection.events("/tunery/v1/validations", body | {"stream": True}):
+        if "valid" in event:
+            report = event
+        elif on_progress is not None:
+            on_progress(event["num_bytes"], event["total_bytes"])
+    return report
 
 
 async def estimate(connection: Connection, job: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI
+from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI, AsyncStream
 from starlette.requests import HTTPConnection
 
 from tunery.dashboard.sessions import Session
@@ -35,6 +35,12 @@ class Connection:
 
     async def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         return await self.client.post(self._url(path), cast_to=object, body=dict(body or {}))
+
+    async def events(self, path: str, body: Mapping[str, Any]) -> AsyncStream[Any]:
+        """The answer of an endpoint that tells how far it is: its server-sent events, to be read with `async for`."""
+        return await self.client.post(
+            self._url(path), cast_to=object, body=dict(body), stream=True, stream_cls=AsyncStream[Any]
+        )
 
     async def delete(self, path: str) -> Any:
         return await self.client.delete(self._url(path), cast_to=object)

@@ -41,7 +41,7 @@ def status_chip(status: str, t: Translator) -> Markup:
 
 
 def progress(done: int | None, total: int | None, t: Translator) -> Markup:
-    if not done or not total:
+    if done is None or not total:
         return Markup(DASH)
     percent = min(100, round(100 * done / total))
     return Markup(

@@ -6,12 +6,12 @@ from typing import Any
 from nicegui import ui
 from openai.types import FileObject
 
-from tunery.dashboard.checks import estimate, split, validate
+from tunery.dashboard.checks import estimate, split
 from tunery.dashboard.components import blocks, code, html
 from tunery.dashboard.components.drop import Drop
 from tunery.dashboard.models import Model, list_models, trainable
 from tunery.dashboard.pages.job_parts import hyperparameter_rows
-from tunery.dashboard.pages.report import advice_note, show_report
+from tunery.dashboard.pages.report import advice_note, check_file, show_report
 from tunery.dashboard.visit import Visit
 
 MAX_FILES = 200
@@ -118,27 +118,20 @@ class CreateForm:
             with self.report:
                 ui.label(self.t("create.choose_file")).classes("muted")
             return
-        with self.report:
-            ui.spinner(size="24px").props(f'aria-label="{self.t("create.checking")}"')
+        report = await check_file(self.visit, self.report, **self._file_and_model())
+        if report is None:
+            return
         try:
-            report = await validate(self.visit.connection, **self._file_and_model())
             forecast = await estimate(self.visit.connection, self._body()) if report["valid"] else None
-        except asyncio.CancelledError:
-            return
         except Exception as error:
-            self._show_problem(self.visit.fail(error))
+            with self.report:
+                blocks.note(self.visit.fail(error), kind="bad")
             return
-        self.report.clear()
         with self.report:
             if forecast is not None:
                 self._show_forecast(forecast)
             show_report(report, self.t)
         self.submit.set_enabled(report["valid"])
-
-    def _show_problem(self, message: str) -> None:
-        self.report.clear()
-        with self.report:
-            blocks.note(message, kind="bad")
 
     def _show_forecast(self, forecast: dict[str, Any]) -> None:
         t = self.t

@@ -5,11 +5,11 @@ from typing import Any
 from markupsafe import Markup
 from nicegui import ui
 
-from tunery.dashboard.checks import rows, split, validate
+from tunery.dashboard.checks import rows, split
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.conversation import example
 from tunery.dashboard.models import list_models, trainable
-from tunery.dashboard.pages.report import show_report
+from tunery.dashboard.pages.report import check_file, show_report
 from tunery.dashboard.visit import BASE, Visit
 
 PAGE = 20
@@ -54,16 +54,10 @@ class DatasetPage:
                 self.report = ui.element("div").classes("stack").props("aria-live=polite")
 
     async def check(self) -> None:
-        try:
-            report = await validate(self.visit.connection, file_id=self.file_id, model=str(self.model.value))
-        except Exception as error:
-            self.report.clear()
+        report = await check_file(self.visit, self.report, file_id=self.file_id, model=str(self.model.value))
+        if report is not None:
             with self.report:
-                blocks.note(self.visit.fail(error), kind="bad")
-            return
-        self.report.clear()
-        with self.report:
-            show_report(report, self.t)
+                show_report(report, self.t)
 
     async def search(self) -> None:
         self.last_line = 0

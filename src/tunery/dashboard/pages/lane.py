@@ -102,16 +102,16 @@ class Lane:
         started, first, shown, answer = time.perf_counter(), 0.0, 0.0, ""
         usage: CompletionUsage | None = None
         self._show(tail=_typing(""))
-        stream = await self.visit.connection.client.chat.completions.create(
-            model=self.model,
-            messages=self.full_prompt(parameters.system),  # pyright: ignore[reportArgumentType]
-            temperature=parameters.temperature,
-            top_p=parameters.top_p,
-            seed=parameters.seed,
-            max_completion_tokens=parameters.max_tokens,
-            stream=True,
-            stream_options={"include_usage": True},
-        )
+        request: dict[str, Any] = {
+            "model": self.model,
+            "messages": self.full_prompt(parameters.system),
+            "temperature": parameters.temperature,
+            "top_p": parameters.top_p,
+            "seed": parameters.seed,
+            "max_completion_tokens": parameters.max_tokens,
+            "stream_options": {"include_usage": True},
+        }
+        stream = await self.visit.connection.client.chat.completions.create(stream=True, **request)
         async for chunk in stream:
             usage = chunk.usage or usage
             answer += (chunk.choices[0].delta.content or "") if chunk.choices else ""

@@ -6,12 +6,37 @@ from typing import Any
 from markupsafe import Markup
 from nicegui import ui
 
+from tunery.dashboard.checks import validate
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.chart import histogram
 from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.text import Translator
+from tunery.dashboard.visit import Visit
 
 MAX_PROBLEMS = 50
+
+
+async def check_file(
+    visit: Visit, area: ui.element, *, file_id: str, model: str, method: str = ""
+) -> dict[str, Any] | None:
+    """Has the server check the file, with its progress shown in `area`. None when it could not, and `area` says why."""
+    area.clear()
+    with area:
+        ui.label(visit.t("create.checking")).classes("muted")
+        bar = html.show(html.progress(0, 1, visit.t)).classes("big-progress")
+
+    def on_progress(done: int, total: int) -> None:
+        bar.set_content(html.progress(done, total, visit.t))
+
+    try:
+        report = await validate(visit.connection, file_id=file_id, model=model, method=method, on_progress=on_progress)
+    except Exception as error:
+        area.clear()
+        with area:
+            blocks.note(visit.fail(error), kind="bad")
+        return None
+    area.clear()
+    return report
 
 
 def show_report(report: dict[str, Any], t: Translator) -> None:
