@@ -43,7 +43,8 @@ def _clean_job_blobs(resources: Resources) -> None:
 def _has_ended(resources: Resources, job_id: str) -> bool:
     with read(resources.engine) as conn:
         job = jobs.find_job(conn, job_id)
-    return job is None or job.is_terminal
+    # A job that this database does not know may be another installation's.
+    return job is not None and job.is_terminal
 
 
 def _expire_files(resources: Resources) -> None:

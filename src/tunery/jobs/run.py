@@ -204,7 +204,9 @@ class JobRun:
         now = self._resources.clock()
         with write(self._resources.engine) as conn:
             self._lease.renew(conn)
-            if self._lease.pause_requested:
+            if self._lease.cancel_requested:
+                endings.cancel(conn, self._job.id, self._worker_id, now=now)
+            elif self._lease.pause_requested:
                 claims.pause_job(conn, self._job.id, self._worker_id)
                 events.add_event(conn, self._job.id, narrative.PAUSED, now=now)
             else:
@@ -229,6 +231,8 @@ class JobRun:
 
     def _meet(self, exc: Exception) -> None:
         """Something that is nobody's wish and may pass, such as a blob store that does not answer."""
+        if self._trainer is not None:
+            self._trainer.kill()
         if is_disk_full(exc):
             # Room first: the database may lie on the same disk.
             Workspace.of(self._resources.settings.home, self._job.id).remove()

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO
@@ -94,6 +94,7 @@ class ProcessRunner:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
+                env=_without_secrets(os.environ),
                 start_new_session=True,
                 pass_fds=(lock.fileno(),),
             )
@@ -102,6 +103,11 @@ class ProcessRunner:
         reader = threading.Thread(target=_read, args=(process.stdout, trainer._messages), daemon=True)
         reader.start()
         return trainer
+
+
+def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """The trainer needs none of the server's settings, and among them are its keys and passwords."""
+    return {name: value for name, value in environment.items() if not name.startswith("TUNERY_")}
 
 
 def lock_workdir(workdir: Path, timeout_s: float = 20.0) -> TextIO:
