@@ -28,6 +28,13 @@ def plain_routes(sessions: Sessions, drafts: Drafts, connections: Connections) -
     def home() -> Response:
         return RedirectResponse(f"{BASE}/", status_code=307)
 
+    _session_routes(router, sessions, drafts, connections)
+    _upload_routes(router, sessions, connections)
+    _download_route(router, sessions, connections)
+    return router
+
+
+def _session_routes(router: APIRouter, sessions: Sessions, drafts: Drafts, connections: Connections) -> None:
     @router.post(f"{BASE}/session")
     async def sign_in(request: Request) -> Response:
         form = await request.form()
@@ -67,10 +74,6 @@ def plain_routes(sessions: Sessions, drafts: Drafts, connections: Connections) -
         if session is not None and _same_origin(request):
             sessions.change(session, **_valid_preferences({name: str(value) for name, value in form.items()}))
         return RedirectResponse(_own_path(str(form.get("next", ""))), status_code=303)
-
-    _upload_routes(router, sessions, connections)
-    _download_route(router, sessions, connections)
-    return router
 
 
 def _upload_routes(router: APIRouter, sessions: Sessions, connections: Connections) -> None:

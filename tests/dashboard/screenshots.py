@@ -1,0 +1,196 @@
+"""`python -m tests.dashboard.screenshots`: a picture of every page, light and dark, wide and narrow.
+
+Starts a server of its own, trains examples/marv.jsonl on the default base model, asks it, compares it, and looks at
+everything. Pictures go to .cache/screenshots; with --readme four small ones go to docs/images as well. With --home a
+server's home is kept and used again, so that a second run does not train.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from openai import OpenAI
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.dashboard.browsing import find_chromium, launch
+from tests.dashboard.rows import BASE, every_state
+from tests.dashboard.stand import Stand
+from tunery.domain.clock import system_clock
+from tunery.modeling.catalog import Catalog
+from tunery.modeling.sources import ensure
+from tunery.store.bootstrap import issue_key
+from tunery.store.database import write
+
+REPOSITORY = Path(__file__).parents[2]
+PICTURES = REPOSITORY / ".cache" / "screenshots"
+README_PICTURES = REPOSITORY / "docs" / "images"
+SYSTEM = "Marv is a factual chatbot that is also sarcastic."
+QUESTION = "How many legs does a spider have?"
+SIZES = {"wide": {"width": 1280, "height": 860}, "narrow": {"width": 375, "height": 780}}
+README_SIZE = {"width": 1180, "height": 740}
+SETTLE_MS = 900  # charts and colours
+LONG_MS = 600_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--home", type=Path, help="keep the server's home here")
+    parser.add_argument("--readme", action="store_true", help="write docs/images as well")
+    arguments = parser.parse_args()
+    with TemporaryDirectory() as temporary:
+        home = arguments.home or Path(temporary)
+        home.mkdir(parents=True, exist_ok=True)
+        take(home, with_readme=arguments.readme)
+
+
+def take(home: Path, *, with_readme: bool) -> None:
+    executable = find_chromium()
+    if executable is None:
+        raise SystemExit("No Chromium here: `sh scripts/install-chromium.sh` installs it.")
+    cache = REPOSITORY / ".cache" / "models"
+    stand = Stand(home, model_cache=cache)
+    with write(stand.database) as conn:
+        stand.key = stand.key or issue_key(conn, clock=system_clock, name="screenshots")
+    try:
+        stand.start_engine(ensure(Catalog.load().resolve(BASE).source, cache))
+        stand.start_web()
+        prepare(stand)
+        with sync_playwright() as playwright:
+            browser = launch(playwright, executable)
+            photograph(browser, stand, with_readme=with_readme)
+            browser.close()
+    finally:
+        stand.stop_all()
+
+
+def prepare(stand: Stand) -> None:
+    """A model, and something of everything else, unless an earlier run has left it."""
+    client = stand.client()
+    if any(job.status == "succeeded" for job in client.fine_tuning.jobs.list().data):
+        return
+    stand.start_worker()
+    train(client, stand.url)
+    stand.stop("worker")  # or it would take the rows below for jobs
+    every_state(stand.database)
+    client.webhooks.create(
+        name="Deploy", url="https://example.com/hooks/tunery", event_types=["fine_tuning.job.succeeded"]
+    )
+
+
+def train(client: OpenAI, url: str) -> None:
+    with (REPOSITORY / "examples" / "marv.jsonl").open("rb") as file:
+        stored = client.files.create(file=file, purpose="fine-tune")
+    parts = client.post(f"{url}/tunery/v1/files/{stored.id}/split", body={"validation_share": 0.15}, cast_to=dict)
+    job = client.fine_tuning.jobs.create(
+        model=BASE,
+        training_file=parts["training_file"],
+        validation_file=parts["validation_file"],
+        suffix="marv",
+        seed=1,
+    )
+    while job.status not in ("succeeded", "failed", "cancelled"):
+        time.sleep(2)
+        job = client.fine_tuning.jobs.retrieve(job.id)
+    if job.status != "succeeded":
+        raise SystemExit(f"The job has {job.status}: {job.error}")
+
+
+def photograph(browser: Browser, stand: Stand, *, with_readme: bool) -> None:
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    pages = addresses(stand)
+    pages["comparison"] = prepare_in_browser(browser, stand)
+    for theme in ("light", "dark"):
+        for size, viewport in SIZES.items():
+            page = sign_in(browser, stand, theme, viewport, lambda page: snap(page, f"sign-in-{theme}-{size}"))  # noqa: B023
+            for name, path in pages.items():
+                open_page(page, stand, path)
+                if name == "playground":
+                    ask(page)
+                snap(page, f"{name}-{theme}-{size}")
+            page.context.close()
+    if with_readme:
+        README_PICTURES.mkdir(parents=True, exist_ok=True)
+        for name, theme in (("create", "light"), ("job", "light"), ("playground", "dark"), ("comparison", "light")):
+            page = sign_in(browser, stand, theme, README_SIZE)
+            open_page(page, stand, pages[name])
+            if name == "playground":
+                ask(page)
+            page.screenshot(path=README_PICTURES / f"{name}.png")
+            page.context.close()
+
+
+def addresses(stand: Stand) -> dict[str, str]:
+    client = stand.client()
+    jobs = client.fine_tuning.jobs.list(limit=100).data
+    marv = next(job for job in jobs if (job.fine_tuned_model or "").split(":")[3:4] == ["marv"])
+    failed = next(job for job in jobs if job.status == "failed")
+    return {
+        "jobs": "/",
+        "create": f"/jobs/new?file={marv.training_file}",
+        "job": f"/jobs/{marv.id}",
+        "job-failed": f"/jobs/{failed.id}",
+        "playground": "/playground",
+        "datasets": "/datasets",
+        "dataset": f"/datasets/{marv.training_file}",
+        "compare": "/compare",
+        "usage": "/usage",
+        "keys": "/keys",
+        "webhooks": "/webhooks",
+        "members": "/members",
+        "limits": "/limits",
+        "audit": "/audit",
+    }
+
+
+def prepare_in_browser(browser: Browser, stand: Stand) -> str:
+    """Runs a comparison, unless there is one. Returns the path of its page."""
+    client = stand.client()
+    stored = client.files.list(purpose="evals").data
+    if not stored:
+        page = sign_in(browser, stand, "light", SIZES["wide"])
+        open_page(page, stand, "/compare")
+        page.get_by_role("button", name="Compare", exact=True).click()
+        page.get_by_text("Answers, differing ones first").wait_for(timeout=LONG_MS)
+        page.context.close()
+        stored = client.files.list(purpose="evals").data
+    return f"/compare/{stored[0].id}"
+
+
+def ask(page: Page) -> None:
+    """A question to the base and the tuned model; a session keeps its conversation, and each picture has its own."""
+    page.get_by_label("System message").fill(SYSTEM)
+    page.get_by_label("Your message").fill(QUESTION)
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelectorAll('.stats span').length >= 6", timeout=LONG_MS)
+
+
+def sign_in(
+    browser: Browser, stand: Stand, theme: str, viewport: dict, before: Callable[[Page], None] | None = None
+) -> Page:
+    context = browser.new_context(viewport=viewport, color_scheme=theme, locale="en-US")  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto(f"{stand.url}/")
+    if before is not None:
+        before(page)
+    page.fill("input[name=key]", stand.key)
+    page.click("button[type=submit]")
+    page.wait_for_selector("#main")
+    return page
+
+
+def open_page(page: Page, stand: Stand, path: str) -> None:
+    page.goto(f"{stand.url}/dashboard{path}")
+    page.wait_for_function("window.did_handshake === true")
+    if "/jobs/new" in path or "/datasets/" in path:
+        page.locator(".note.good").first.wait_for(timeout=LONG_MS)
+    page.wait_for_timeout(SETTLE_MS)
+
+
+def snap(page: Page, name: str) -> None:
+    page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+
+
+if __name__ == "__main__":
+    main()
