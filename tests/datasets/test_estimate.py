@@ -3,10 +3,11 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.datasets.conftest import chat_row
+from tests.datasets.conftest import chat_row, pair_row
 from tunery.datasets.estimate import Estimate, estimate
 from tunery.datasets.render import Renderer
 from tunery.datasets.speed import FILE, KEPT, PastJob, Speed, guessed, record, speed_of
@@ -15,6 +16,7 @@ from tunery.datasets.work import ModelShape
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.hyperparameters import Hyperparameters, resolve
 from tunery.domain.jobs import Method
+from tunery.training.examples import read
 
 Write = Callable[..., Path]
 FLAT = Speed(slowest=1e11, fastest=1e12, least_overhead_s=5, most_overhead_s=20, num_jobs=0)
@@ -118,3 +120,22 @@ def test_a_damaged_memory_is_as_good_as_none(content: str, tmp_path: Path) -> No
 def test_a_guess_is_within_what_processors_can_do() -> None:
     speed = guessed()
     assert 1e9 < speed.slowest < speed.fastest < 1e16
+
+
+@pytest.mark.parametrize(
+    ("method", "rows"),
+    [
+        ("supervised", [chat_row(f"{n}?", "word " * (9 * n + 1)) for n in range(12)]),
+        ("supervised", [{"prompt": f"{n} plus 1 is", "completion": f" {n + 1}." * (n + 1)} for n in range(12)]),
+        ("dpo", [pair_row(f"Say {n}.", "better " * (7 * n + 1), "worse " * 3) for n in range(12)]),
+    ],
+)
+def test_the_trainer_counts_what_the_report_counts(
+    method: Method, rows: list[Any], write_rows: Write, renderer: Renderer
+) -> None:
+    path = write_rows(rows)
+    for limit in (60, 8192):
+        report = validate_file(path, method=method, renderer=renderer, max_example_tokens=limit)
+        trained = read(path, method, renderer, limit, param="training_file")
+        assert report.tokens is not None and len(trained) == report.num_examples
+        assert report.tokens.tokens.total == sum(example.num_tokens for example in trained)
