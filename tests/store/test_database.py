@@ -9,6 +9,7 @@ from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from tests.fixtures_services import Postgres
+from tunery.settings import SettingsError
 from tunery.store.database import connect, migrate, read, write
 from tunery.store.tables import metadata
 
@@ -90,3 +91,12 @@ def test_the_audit_log_is_append_only_in_the_database_itself(database: Engine, s
         )
     with pytest.raises(DBAPIError, match="append-only"), write(database) as conn:
         conn.execute(text(statement))
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"), [("secret-password", "no address of a database"), ("mysql://host/name", "not mysql")]
+)
+def test_a_database_url_that_cannot_be_used_is_named_without_its_password(url: str, problem: str) -> None:
+    with pytest.raises(SettingsError, match=problem) as caught:
+        connect(url)
+    assert "secret-password" not in str(caught.value)

@@ -7,14 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import httpx
+from sqlalchemy.exc import OperationalError
 
 from tunery.domain.clock import system_clock
 from tunery.launch.children import Child, ChildSpec
 from tunery.launch.lock import HomeLock
+from tunery.metering.prices import PriceTable
 from tunery.modeling import sources
 from tunery.modeling.catalog import Catalog
 from tunery.settings import Settings
 from tunery.store import bootstrap, database
+from tunery.store.blobs import Blobs
 
 START_TIMEOUT_S = 180.0
 MAX_FALLS = 5  # of one part in a row while starting: more is no accident
@@ -55,16 +58,23 @@ class Server:
     def prepare(self, progress: sources.Progress | None = None) -> None:
         """Lock the home, migrate the database, fetch the base model.
 
-        Raises HomeInUse, ServerFailed and modeling's SourceError.
+        Raises HomeInUse, ServerFailed, SettingsError and modeling's SourceError.
         """
         settings = self._settings
+        _look_into_named_files(settings)
         port = settings.port or free_port(settings.host)
         self._settings = settings.model_copy(update={"port": port})
         self._lock.acquire(self.url)
         if not _becomes_free(settings.host, port):
             raise ServerFailed(f"Port {port} is taken. Choose another with --port, or --port 0 for any free one.")
-        database.migrate(self._database)
+        self._migrate()
         self._children = [Child(spec, echo=self._echo) for spec in self._specs(progress)]
+
+    def _migrate(self) -> None:
+        try:
+            database.migrate(self._database)
+        except OperationalError as exc:
+            raise ServerFailed(f"The database cannot be used: {exc.orig}") from exc
 
     @property
     def url(self) -> str:
@@ -163,6 +173,13 @@ class Server:
             return httpx.get(f"{self.url}/health", timeout=2).json().get("status") == "ok"
         except (httpx.HTTPError, ValueError):
             return False
+
+
+def _look_into_named_files(settings: Settings) -> None:
+    """A fault in what the settings name stops the start here, not in a part that would be started again and again."""
+    catalog = Catalog.load(settings.catalog)
+    PriceTable.load(settings.prices, [model.name for model in catalog])
+    Blobs.open(settings)
 
 
 def free_port(host: str) -> int:

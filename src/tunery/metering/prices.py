@@ -11,12 +11,13 @@ from typing import Any
 
 from tunery.domain.names import parse_name
 from tunery.domain.usage import Price
+from tunery.settings import SettingsError
 
 TUNED = ("training", "input", "cached_input", "output")
 BASE = ("base_input", "base_cached_input", "base_output")
 
 
-class PriceTableError(ValueError):
+class PriceTableError(SettingsError):
     """The price table cannot be used; the message names the file, the line and what to change. Stops the start."""
 
 

@@ -13,7 +13,7 @@ import obstore
 from obstore.store import LocalStore, S3Store
 
 from tunery.domain.errors import NotFound
-from tunery.settings import Settings
+from tunery.settings import Settings, SettingsError
 
 CHUNK_BYTES = 5 * 1024 * 1024  # S3 takes no smaller part
 Source = Iterable[bytes] | BinaryIO | Path | bytes
@@ -37,12 +37,12 @@ class Blobs:
 
     @classmethod
     def open(cls, settings: Settings) -> "Blobs":
-        """By `blob_url`: file:///folder (made when missing) or s3://bucket/prefix."""
+        """By `blob_url`: file:///folder (made when missing) or s3://bucket/prefix. Raises SettingsError."""
         url = urlsplit(settings.resolved_blob_url)
         if url.scheme == "file":
             return cls.in_folder(Path(unquote(url.path)))
         if url.scheme != "s3":
-            raise ValueError(f"blob_url must begin with file:// or s3://, not {settings.blob_url!r}.")
+            raise SettingsError(f"blob_url must begin with file:// or s3://, not {settings.blob_url!r}.")
         return cls(_s3_store(url.netloc, url.path.strip("/"), settings))
 
     @classmethod

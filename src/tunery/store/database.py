@@ -9,6 +9,9 @@ import alembic.command
 import alembic.config
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from tunery.settings import SettingsError
 
 READ_ONLY = "tunery_read_only"  # execution option
 BUSY_TIMEOUT_MS = 30_000
@@ -16,13 +19,21 @@ MIGRATION_LOCK = 0x74756E65  # any constant; "tune"
 
 
 def connect(url: str) -> Engine:
-    """`sqlite:///path` or `postgresql://…` (served by psycopg 3). Opens no connection yet."""
-    parsed = make_url(url)
+    """`sqlite:///path` or `postgresql://…` (served by psycopg 3). Opens no connection yet. Raises SettingsError."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise SettingsError("database_url is no address of a database.") from None  # it may hold a password
     if parsed.get_backend_name() == "sqlite":
         return _connect_sqlite(parsed)
+    if parsed.get_backend_name() != "postgresql":
+        raise SettingsError(f"database_url must begin with sqlite:/// or postgresql://, not {parsed.drivername}:.")
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
-    return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20)
+    try:
+        return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20)
+    except ModuleNotFoundError as exc:
+        raise SettingsError("Postgres needs its driver: pip install 'tunery[postgres]'.") from exc
 
 
 def _connect_sqlite(url: Any) -> Engine:
