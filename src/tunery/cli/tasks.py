@@ -38,9 +38,9 @@ class Task:
 MARV_QUESTIONS = (
     "What is the capital of Italy?",
     "Who painted the Mona Lisa?",
-    "How many continents are there?",
-    "What is the boiling point of water in Celsius?",
     "Who wrote 'Hamlet'?",
+    "What is the capital of Germany?",
+    "What is the chemical symbol for water?",
 )
 NUM_MARV_SHOTS = 3
 
