@@ -80,6 +80,9 @@ def test_every_kind_of_table_becomes_the_same_chat(name: str, tmp_path: Path) ->
         ("a.xlsx", b"not xlsx"),
         ("a.doc", b""),
         ("a.csv", b"a,b\n1,2\n"),
+        ("a.csv", b"question,answer\n"),
+        ("a.json", b"[]"),
+        ("a.jsonl", b""),
         ("a.csv", b"question,answer\n1,\n"),
     ],
 )

@@ -31,14 +31,14 @@ def _print_problems(report: Report) -> None:
     if not report.problems:
         return
     colour = {"error": "red", "warning": "yellow"}
-    rows = [
-        (
-            str(problem.line or "–"),
-            f"[{colour[problem.severity]}]{problem.code}[/]",
-            f"{escape(problem.message)} [dim]{escape(problem.path)}[/dim]\n[dim]{escape(problem.suggestion)}[/dim]",
-        )
-        for problem in report.problems[:MAX_SHOWN]
-    ]
+    rows: list[tuple[str, str, str]] = []
+    suggested: set[str] = set()
+    for problem in report.problems[:MAX_SHOWN]:
+        text = f"{escape(problem.message)} [dim]{escape(problem.path)}[/dim]"
+        if problem.code not in suggested:  # once is enough
+            suggested.add(problem.code)
+            text += f"\n[dim]{escape(problem.suggestion)}[/dim]"
+        rows.append((str(problem.line or "–"), f"[{colour[problem.severity]}]{problem.code}[/]", text))
     console.print(table((">line", "code", "problem"), rows, empty=""))
     hidden = report.problem_counts.total() - len(rows)
     if hidden > 0:

@@ -51,7 +51,9 @@ def prepare(
     records: Iterable[Record], mapping: Mapping | None = None, *, system: str = ""
 ) -> Iterator[dict[str, list[Message]]]:
     """Chat rows. `mapping`: None guesses it from the first record. `system` stands before every row that brings no
-    system message of its own. Records without a question or an answer raise InvalidRequest with their number."""
+    system message of its own. Raises InvalidRequest with the number of a record without a question or an answer, and
+    when there is no record at all."""
+    number = 0
     for number, record in enumerate(records, 1):
         mapping = mapping or guess_mapping(record)
         try:
@@ -61,6 +63,8 @@ def prepare(
         if system and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": system}, *messages]
         yield {"messages": messages}
+    if not number:
+        raise InvalidRequest("The table has no rows.")
 
 
 class _Incomplete(Exception):

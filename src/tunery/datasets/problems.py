@@ -50,7 +50,9 @@ CODES: dict[str, Code] = {
     "byte_order_mark": _warning("Save the file as UTF-8 without a byte-order mark."),
     "invalid_utf8": _error("Save the file as UTF-8."),
     "line_too_long": _error("Split the example: a line this long is cut to a small part of itself anyway."),
-    "invalid_json": _error("Write the line with a JSON library, one object a line, nothing after it."),
+    "invalid_json": _error(
+        "Write one JSON object a line, nothing after it. `tunery data prepare` makes such lines of tables and lists."
+    ),
     "not_an_object": _error('Each line must be a JSON object such as {"messages": [...]}.'),
     "nesting_too_deep": _error("Flatten the example: no real conversation or tool schema is nested this deep."),
     "duplicate_key": _error("Keep one of the two: a reader would silently drop the other."),
