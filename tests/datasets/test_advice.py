@@ -91,6 +91,14 @@ def test_one_answer_for_everything(write_rows: Write) -> None:
     assert (found.count, found.evidence) == (30, ["'No.'"])
 
 
+def test_the_same_answer_to_everything_and_balanced_labels(write_rows: Write) -> None:
+    def labelled(labels: list[str]) -> list[dict[str, Any]]:
+        return [chat_row(row["messages"][1]["content"], labels[n % len(labels)]) for n, row in enumerate(distinct(60))]
+
+    assert advice_on(labelled(["Yes."]), write_rows)["dominating_answer"].count == 60
+    assert "dominating_answer" not in advice_on(labelled(["Yes.", "No."]), write_rows)
+
+
 def test_cut_answers(write_rows: Write) -> None:
     whole = "This is a sentence. And this is another one. " * 6
     rows = distinct(60)

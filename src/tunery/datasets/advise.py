@@ -12,6 +12,7 @@ from tunery.datasets.similarity import NearIndex
 
 FEW_EXAMPLES = 50
 DOMINATING_SHARE = 0.3  # one answer in this share of the examples
+DOMINATING_RATIO = 2  # and so many times more often than the next
 MIN_DOMINATED = 20  # examples, below which a share says little
 UNEVEN_RATIO = 20  # longest to median
 ALMOST_EQUAL = 80.0  # two system messages this alike were probably meant to be one
@@ -168,7 +169,8 @@ def _dominating_answer(facts: Facts) -> Iterator[Advice]:
     values, counts = np.unique(answers, return_counts=True)
     top = int(np.argmax(counts))
     share = int(counts[top]) / len(answers)
-    if share < DOMINATING_SHARE or len(values) == 1:
+    second = int(np.partition(counts, -2)[-2]) if len(counts) > 1 else 0
+    if share < DOMINATING_SHARE or counts[top] < DOMINATING_RATIO * second:  # labels may well be few and balanced
         return
     excerpt = facts.answers.get(int(values[top]), "")
     yield Advice(
