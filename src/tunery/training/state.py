@@ -43,8 +43,11 @@ def save_state(folder: Path, model: TrainModel, optimizer: torch.optim.Optimizer
         for name, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{index}.{name}"] = value.detach().cpu()
     part = folder / f"{STATE_FILE}.part"
-    save_file(tensors, part, {"progress": json.dumps(asdict(progress))})
-    _replace(part, folder / STATE_FILE)
+    try:
+        save_file(tensors, part, {"progress": json.dumps(asdict(progress))})
+        _replace(part, folder / STATE_FILE)
+    finally:
+        part.unlink(missing_ok=True)
     meta = folder / f"{META_FILE}.part"
     meta.write_text(json.dumps({"step": progress.step}) + "\n", "utf-8")
     _replace(meta, folder / META_FILE)

@@ -1,0 +1,270 @@
+"""A job in a real process: killed, paused, cancelled, out of disk. Its loss curve is that of an undisturbed one.
+
+Each is one process of its own that can be killed (see process.py).
+"""
+
+import ctypes
+import json
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.process import start
+from tunery.modeling.adapter_config import LoraConfig
+from tunery.training.spec import TrainSpec
+
+
+def finish(workdir: Path) -> int | None:
+    process = start(workdir)
+    process.join(120)
+    return process.exitcode
+
+
+def said(workdir: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    path = workdir / "said.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    messages = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [message for message in messages if kind is None or message["type"] == kind]
+
+
+def wait_for_steps(workdir: Path, process: BaseProcess, count: int) -> None:
+    """Until that many metrics lines have been written altogether."""
+    deadline = time.monotonic() + 60
+    while len(said(workdir, "metrics")) < count and process.is_alive():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def curve(workdir: Path) -> dict[int, tuple[float, float | None]]:
+    """Train and validation loss by step; a step that was done twice must have come out the same."""
+    found: dict[int, tuple[float, float | None]] = {}
+    for message in said(workdir, "metrics"):
+        values = (message["train_loss"], message.get("valid_loss"))
+        assert found.setdefault(message["step"], values) == values
+    return found
+
+
+def write_rows(path: Path, count: int, seed: int) -> None:
+    rng = random.Random(seed)
+    colours = ["red", "green", "blue", "grey"]
+    with path.open("w") as file:
+        for _ in range(count):
+            colour = rng.choice(colours)
+            messages = [
+                {"role": "system", "content": "Name the colour."},
+                {"role": "user", "content": f"A {colour} house no. {rng.randrange(1000)}"},
+                {"role": "assistant", "content": colour},
+            ]
+            file.write(json.dumps({"messages": messages}) + "\n")
+
+
+@pytest.fixture(scope="module")
+def spec(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainSpec:
+    folder = tmp_path_factory.mktemp("data")
+    write_rows(folder / "train.jsonl", 40, seed=1)
+    write_rows(folder / "valid.jsonl", 8, seed=2)
+    return TrainSpec(
+        job_id="ftjob-test",
+        model_dir=tiny_model_dir,
+        train_file=folder / "train.jsonl",
+        valid_file=folder / "valid.jsonl",
+        n_epochs=4,
+        batch_size=4,
+        learning_rate=1e-2,
+        lora=LoraConfig(rank=4, alpha=8, dropout=0.1),
+        state_interval_s=5.0,
+        threads=1,
+    )
+
+
+def workdir_of(spec: TrainSpec, folder: Path) -> Path:
+    folder.mkdir()
+    spec.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(spec: TrainSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a job that ran to its end; tests only read it."""
+    workdir = workdir_of(spec, tmp_path_factory.mktemp("jobs") / "undisturbed")
+    assert finish(workdir) == 0
+    return workdir
+
+
+def test_killed_at_ten_random_points_the_curve_is_the_same(spec: TrainSpec, undisturbed: Path, tmp_path: Path) -> None:
+    spec = replace(spec, state_interval_s=0.1)  # so that steps since the last state are lost and done again
+    workdir, rng = workdir_of(spec, tmp_path / "killed"), random.Random(7)
+    for kill in range(10):
+        process = start(workdir)
+        wait_for_steps(workdir, process, len(said(workdir, "metrics")) + rng.randrange(1, 4))
+        time.sleep(rng.random() * 0.05)
+        process.kill()
+        process.join()
+        assert process.exitcode == -9, f"kill {kill} came too late"
+    assert finish(workdir) == 0
+    assert curve(workdir) == curve(undisturbed)
+    adapters = [next(iter(said(w, "finished")))["dir"] for w in (workdir, undisturbed)]
+    weights = [(Path(folder) / "adapter_model.safetensors").read_bytes() for folder in adapters]
+    assert weights[0] == weights[1]
+
+
+def test_a_job_says_what_the_worker_needs(undisturbed: Path, spec: TrainSpec) -> None:
+    started = said(undisturbed, "started")[0]
+    assert (started["num_examples"], started["total_steps"]) == (40, 40)
+    metrics = said(undisturbed, "metrics")
+    assert [m["step"] for m in metrics] == list(range(1, 41))
+    assert metrics[-1]["train_loss"] < 0.6 * metrics[0]["train_loss"]
+    assert [m["step"] for m in metrics if "valid_loss" in m] == [10, 20, 30, 40]
+    assert [m["step"] for m in metrics if "full_valid_loss" in m] == [10, 20, 30, 40]
+    assert [m["step"] for m in said(undisturbed, "checkpoint")] == [10, 20, 30, 40]
+    kept = sorted(path.name for path in (undisturbed / "checkpoints").iterdir())
+    assert kept == ["step-20", "step-30", "step-40"]
+    finished = said(undisturbed, "finished")[0]
+    assert finished["dir"].endswith("step-40")
+    assert finished["trained_tokens"] == started["trained_tokens"] > 0
+    samples = json.loads(Path(said(undisturbed, "parity")[0]["path"]).read_text())
+    assert len(samples) == spec.num_parity_examples
+    assert all(len(s["logprobs"]) == len(s["token_ids"]) - s["start"] for s in samples)
+
+
+def test_paused_between_steps_it_goes_on_where_it_was(spec: TrainSpec, undisturbed: Path, tmp_path: Path) -> None:
+    workdir = workdir_of(replace(spec, state_interval_s=60.0), tmp_path / "paused")
+    process = start(workdir)
+    wait_for_steps(workdir, process, 5)
+    (workdir / "control").write_text("pause")
+    asked = time.monotonic()
+    process.join(30)
+    assert time.monotonic() - asked < 2
+    assert process.exitcode == 0
+    assert said(workdir)[-1]["type"] == "paused"
+    (workdir / "control").unlink()
+    assert finish(workdir) == 0
+    steps = [message["step"] for message in said(workdir, "metrics")]
+    assert steps == list(range(1, 41))  # nothing was lost, nothing done twice
+    assert curve(workdir) == curve(undisturbed)
+
+
+def test_cancelled_between_steps(spec: TrainSpec, tmp_path: Path) -> None:
+    workdir = workdir_of(spec, tmp_path / "cancelled")
+    process = start(workdir)
+    wait_for_steps(workdir, process, 3)
+    (workdir / "control").write_text("cancel")
+    process.join(30)
+    assert process.exitcode == 0
+    assert said(workdir)[-1]["type"] == "cancelled"
+
+
+def test_it_leaves_when_told_to_end(spec: TrainSpec, tmp_path: Path) -> None:
+    workdir = workdir_of(spec, tmp_path / "told")
+    process = start(workdir)
+    wait_for_steps(workdir, process, 3)
+    process.terminate()
+    process.join(30)
+    assert process.exitcode == 75
+    assert json.loads((workdir / "state" / "meta.json").read_text())["step"] == len(said(workdir, "metrics"))
+
+
+def test_a_fine_tune_goes_on_from_an_adapter(spec: TrainSpec, undisturbed: Path, tmp_path: Path) -> None:
+    adapter = Path(said(undisturbed, "finished")[0]["dir"])
+    more = replace(spec, init_adapter_dir=adapter, n_epochs=1, learning_rate=1e-3, lora=LoraConfig(rank=64))
+    workdir = workdir_of(more, tmp_path / "more")
+    assert finish(workdir) == 0
+    first = said(workdir, "metrics")[0]["train_loss"]
+    assert first < 0.7 * said(undisturbed, "metrics")[0]["train_loss"]
+    config = json.loads((Path(said(workdir, "finished")[0]["dir"]) / "adapter_config.json").read_text())
+    assert config["r"] == 4  # the adapter's own shape, whatever the spec says
+
+
+def test_the_validation_loss_that_turns_is_reported_and_ends_the_job_only_when_asked(
+    spec: TrainSpec, tmp_path: Path
+) -> None:
+    # What the model learns makes these answers less likely, so the validation loss rises with every epoch.
+    message = [{"role": "user", "content": "A red house"}, {"role": "assistant", "content": "QZQZQZQZQZ"}]
+    (tmp_path / "other.jsonl").write_text(json.dumps({"messages": message}) + "\n")
+    steps = {}
+    for asked in (False, True):
+        turned = replace(spec, valid_file=tmp_path / "other.jsonl", early_stopping=asked)
+        workdir = workdir_of(turned, tmp_path / f"turned-{asked}")
+        assert finish(workdir) == 0
+        advice = [m for m in said(workdir, "message") if (m["data"] or {}).get("advice") == "early_stopping"]
+        assert len(advice) == 1, [m.get("full_valid_loss") for m in said(workdir, "metrics")]
+        steps[asked] = said(workdir, "metrics")[-1]["step"]
+        best = advice[0]["data"]["best_step"]
+    assert steps[False] == 40 > steps[True]
+    assert said(workdir, "finished")[0]["dir"].endswith(f"step-{best}")
+
+
+def test_preference_pairs_are_trained_and_their_reference_survives_a_kill(spec: TrainSpec, tmp_path: Path) -> None:
+    with (tmp_path / "pairs.jsonl").open("w") as file:
+        for number in range(16):
+            row = {
+                "input": {"messages": [{"role": "user", "content": f"Say {number}"}]},
+                "preferred_output": [{"role": "assistant", "content": "yes"}],
+                "non_preferred_output": [{"role": "assistant", "content": "no"}],
+            }
+            file.write(json.dumps(row) + "\n")
+    chosen = replace(
+        spec, method="dpo", train_file=tmp_path / "pairs.jsonl", valid_file=None, beta=0.5, learning_rate=3e-3
+    )
+    workdir = workdir_of(chosen, tmp_path / "dpo")
+    process = start(workdir)
+    wait_for_steps(workdir, process, 4)
+    process.kill()
+    process.join()
+    assert finish(workdir) == 0
+    metrics = said(workdir, "metrics")
+    assert metrics[0]["train_loss"] == pytest.approx(0.693, abs=0.01)
+    assert metrics[-1]["train_loss"] < 0.4
+    assert metrics[-1]["train_reward_accuracy"] == 1.0
+    curve(workdir)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"method": "dpo"}, "invalid_training_file"),
+        ({"max_example_tokens": 5}, "invalid_training_file"),
+        ({"lora": LoraConfig(target_modules=("no_such_module",))}, "model_not_trainable"),
+    ],
+)
+def test_what_cannot_be_trained_fails_with_a_reason(
+    spec: TrainSpec, tmp_path: Path, change: dict[str, Any], code: str
+) -> None:
+    workdir = workdir_of(replace(spec, **change), tmp_path / "failed")
+    assert finish(workdir) == 1
+    failed = said(workdir)[-1]
+    assert (failed["type"], failed["code"]) == ("failed", code)
+    assert failed["message"]
+
+
+@contextmanager
+def small_disk(folder: Path, num_bytes: int) -> Iterator[None]:
+    """A file system of that size at the folder; skips the test where none may be mounted."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    folder.mkdir()
+    if libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", 0, f"size={num_bytes}".encode()) != 0:
+        pytest.skip("mounting a small file system is not allowed here")
+    try:
+        yield
+    finally:
+        libc.umount2(str(folder).encode(), 2)
+
+
+def test_a_full_disk_fails_the_job_and_keeps_the_last_checkpoint(spec: TrainSpec, tmp_path: Path) -> None:
+    folder = tmp_path / "disk"
+    with small_disk(folder, 290_000):
+        spec.save(folder)
+        assert finish(folder) == 1
+        failed = said(folder)[-1]
+        assert (failed["type"], failed["code"]) == ("failed", "disk_full")
+        last = said(folder, "checkpoint")[-1]
+        files = sorted(path.name for path in Path(last["dir"]).iterdir())
+        assert files == ["adapter_config.json", "adapter_model.safetensors"]
+        assert (folder / "state" / "meta.json").exists()
