@@ -62,6 +62,9 @@ class Stand:
     def client(self, key: str = "") -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key=key or self.key, max_retries=0)
 
+    def admin_client(self) -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key=self.key, admin_api_key=self.key, max_retries=0)
+
     def start_engine(self, model_dir: Path) -> None:
         port = free_port()
         arguments = ("--model-dir", str(model_dir), "--host", "127.0.0.1", "--port", str(port))
@@ -86,7 +89,7 @@ class Stand:
             self.stop(name)
         self.database.dispose()
 
-    def new_project(self, name: str) -> tuple[str, str]:
+    def new_project(self, name: str, role: Role = Role.OWNER) -> tuple[str, str]:
         """The project's id and a key for it."""
         secret, now = new_secret(), int(time.time())
         with write(self.database) as conn:
@@ -106,7 +109,7 @@ class Stand:
                     hash=hash_secret(secret),
                     hint=key_hint(secret),
                     created_at=now,
-                    role=Role.OWNER,
+                    role=role,
                 ),
             )
         return project.id, secret

@@ -12,6 +12,7 @@ from tests.dashboard.conftest import visit
 from tests.dashboard.rows import every_state, insert_curve
 from tests.dashboard.stand import Stand
 from tunery.domain.jobs import FineTuningJob, JobStatus
+from tunery.domain.tenants import Role
 
 PATHS = (
     "/", "/jobs/new", "/playground", "/datasets", "/compare", "/usage", "/keys", "/webhooks", "/members", "/limits",
@@ -213,6 +214,36 @@ def test_a_stranger_with_a_key_of_another_project_sees_nothing(visitor: Visitor,
     expect(page.locator(".steps")).to_be_visible()
     page = visitor.go(f"/jobs/{jobs[JobStatus.SUCCEEDED].id}")
     expect(page.get_by_role("alert")).to_contain_text("Could not find fine tune")
+
+
+def test_a_member_is_not_led_to_what_only_owners_may(visitor: Visitor, stand: Stand) -> None:
+    _, key = stand.new_project("team", Role.MEMBER)
+    page = visitor.sign_in(key)
+    shown = page.locator(".side nav a").all_inner_texts()
+    assert [name.split("\n")[-1] for name in shown] == ["Fine-tuning", "Playground", "Datasets", "Compare", "Webhooks"]
+    page = visitor.go("/usage")
+    expect(page.get_by_role("alert")).to_contain_text("Your key may not do this")
+
+
+def test_an_admin_key_changes_between_projects(visitor: Visitor, stand: Stand, jobs: object) -> None:
+    key = stand.admin_client().admin.organization.admin_api_keys.create(name="dashboard").value
+    stand.new_project("second")
+    assert key is not None
+    page = visitor.sign_in(key)
+    expect(page.locator("tbody tr").first).to_be_visible()
+    page.locator(".side select[name=project]").select_option("second")
+    expect(page.locator(".steps")).to_be_visible()
+    expect(page.locator(".side select[name=project] option:checked")).to_have_text("second")
+
+
+def test_a_webhook_is_added_and_its_secret_shown_once(signed_in: Visitor) -> None:
+    page = signed_in.go("/webhooks")
+    page.get_by_label("Name").fill("deploy")
+    page.get_by_label("Address").fill("https://example.com/hook")
+    page.get_by_role("button", name="Add endpoint").click()
+    expect(page.locator(".dialog .mono")).to_contain_text("whsec_")
+    page.get_by_role("button", name="Done").click()
+    expect(page.locator("tbody tr", has_text="deploy")).to_contain_text("https://example.com/hook")
 
 
 def test_the_engine_down_is_said_in_plain_words(signed_in: Visitor) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.dashboard.accessibility import violations
 from tests.dashboard.browsing import Visitor
 from tests.dashboard.conftest import visit
 from tests.dashboard.stand import Stand
@@ -98,9 +99,15 @@ def _chat_side_by_side(visitor: Visitor) -> None:
     page.keyboard.press("Enter")
     expect(page.locator(".stats", has_text="prompt tokens")).to_have_count(2)
     page.get_by_role("button", name="Save as example").last.click()
+    expect(page.get_by_label("Answer as it should be")).to_be_visible()
+    page.wait_for_timeout(500)  # the dialog opens with a transition
+    assert violations(page) == []
     page.get_by_label("Answer as it should be").fill("Paris, as everyone knows.")
     page.locator(".dialog").get_by_role("button", name="Save").click()
     expect(page.locator(".q-notification")).to_contain_text("one example more")
+    expect(page.locator(".dialog")).not_to_be_visible()
+    expect(page.locator(".q-notification")).to_have_count(0)
+    assert violations(page) == []
 
 
 def _compare(visitor: Visitor) -> None:
@@ -112,6 +119,7 @@ def _compare(visitor: Visitor) -> None:
     page = visitor.go("/compare")
     page.locator("table").get_by_role("link", name="marv.jsonl").click()
     expect(page.get_by_text("Answers, differing ones first")).to_be_visible()
+    assert violations(page) == []
 
 
 def _see_the_cost(visitor: Visitor) -> None:

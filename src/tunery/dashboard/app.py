@@ -1,5 +1,6 @@
 """Mounts the dashboard into the api's application. One call a process: NiceGUI has one application of its own."""
 
+import logging
 from pathlib import Path
 from urllib.parse import quote
 
@@ -26,6 +27,7 @@ RECONNECT_S = 60.0  # a laptop that slept for less finds its page as it was
 
 def mount(app: FastAPI, settings: Settings) -> None:
     """Pages under `/dashboard`; `/` leads there."""
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # the api logs each request of ours itself
     folder = settings.home / "dashboard"
     sessions, drafts, connections = Sessions(folder / "sessions"), Drafts(folder / "drafts"), Connections(settings)
     app.include_router(plain_routes(sessions, drafts, connections))

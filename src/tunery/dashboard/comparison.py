@@ -13,6 +13,7 @@ from typing import Any
 from tunery.dashboard.connection import Connection
 from tunery.dashboard.lines import chat_examples, few_shots
 from tunery.dashboard.models import Model
+from tunery.domain.names import parse_name
 
 PURPOSE = "evals"
 PREFIX = "comparison-"
@@ -28,6 +29,13 @@ class Contestant:
     @property
     def label(self) -> str:
         return f"{self.model} +{self.shots}" if self.shots else self.model
+
+    @property
+    def short_label(self) -> str:
+        """For a chart's axis: of a fine-tune its suffix, or its id when it has none."""
+        name = parse_name(self.model)
+        short = (name.suffix or name.id) if name else self.model
+        return f"{short} +{self.shots}" if self.shots else short
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Runner:
     def __init__(self, connection: Connection, models: dict[str, Model], comparison: Comparison) -> None:
         self.connection, self.models, self.comparison = connection, models, comparison
         self.gate = asyncio.Semaphore(CONCURRENCY)
-        self.shots: list[dict[str, Any]] = []
+        self.shots: list[list[dict[str, Any]]] = []  # each a question and its answer
 
     async def run(self) -> None:
         """Fills the comparison and stores its file. Raises what the server answers."""
@@ -67,7 +75,8 @@ class Runner:
             raise ValueError("no chat examples")
         if plan.shots_file:
             most = max(contestant.shots for contestant in plan.contestants)
-            self.shots = few_shots((await self.connection.client.files.content(plan.shots_file)).text, most)
+            turns = few_shots((await self.connection.client.files.content(plan.shots_file)).text, most + 1)
+            self.shots = [turns[index : index + 2] for index in range(0, len(turns) - 1, 2)]
         comparison.total = len(examples)
         comparison.rows = list(await asyncio.gather(*(self._row(number, row) for number, row in examples)))
         comparison.rows.sort(key=lambda row: (not row["differs"], row["line"]))
@@ -116,9 +125,11 @@ class Runner:
         }
 
     def _prompt(self, contestant: Contestant, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The system message stays first; the examples follow it as turns."""
+        """The system message stays first; the examples follow it as turns. No example is the question itself."""
         head = [message for message in messages[:1] if message["role"] == "system"]
-        return head + self.shots[: 2 * contestant.shots] + messages[len(head) :]
+        asked = messages[len(head) :]
+        shots = [shot for shot in self.shots if shot[0]["content"] != asked[-1]["content"]][: contestant.shots]
+        return head + [message for shot in shots for message in shot] + asked
 
     def _summary(self, index: int) -> dict[str, Any]:
         answers = [row["answers"][index] for row in self.comparison.rows]

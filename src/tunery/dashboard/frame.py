@@ -28,6 +28,7 @@ SETTINGS = (
     ("limits", "/limits", "speed"),
     ("audit", "/audit", "fact_check"),
 )
+FOR_OWNERS = ("usage", "keys", "members", "limits", "audit")
 
 
 def add_shared_head(static: Path) -> None:
@@ -103,12 +104,14 @@ def _links(visit: Visit, section: str, may_manage: bool) -> Markup:
             BASE, path, current, icon(symbol), visit.t(f"nav.{name}")
         )
 
-    settings = [entry(*item) for item in SETTINGS if may_manage or item[0] in ("webhooks", "limits")]
+    def entries(items: tuple[tuple[str, str, str], ...]) -> Markup:
+        return Markup("").join(entry(*item) for item in items if may_manage or item[0] not in FOR_OWNERS)
+
     return Markup('<nav aria-label="{}"><ul>{}</ul><h2>{}</h2><ul>{}</ul></nav>').format(
         visit.t("nav.label"),
-        Markup("").join(entry(*item) for item in WORK),
+        entries(WORK),
         visit.t("nav.settings"),
-        Markup("").join(settings),
+        entries(SETTINGS),
     )
 
 

@@ -19,19 +19,26 @@ def chat_examples(text: str) -> list[tuple[int, list[dict[str, Any]]]]:
 
 
 def few_shots(text: str, wanted: int) -> list[dict[str, Any]]:
-    """User and assistant turns of the first `wanted` chat lines; their system messages are left to the page."""
+    """A user's and an assistant's turn from each of the first `wanted` chat lines that have just these.
+
+    Their system messages are left to whoever asks.
+    """
     shots: list[dict[str, Any]] = []
-    for line in text.splitlines()[:wanted]:
+    for line in text.splitlines():
+        if len(shots) >= 2 * wanted:
+            break
         try:
             row = json.loads(line)
         except ValueError:
             continue
         messages = row.get("messages", []) if isinstance(row, dict) else []
-        shots += [
+        turns = [
             {"role": message["role"], "content": message["content"]}
             for message in messages
             if message.get("role") in ("user", "assistant") and isinstance(message.get("content"), str)
         ]
+        if [turn["role"] for turn in turns] == ["user", "assistant"]:
+            shots += turns
     return shots
 
 

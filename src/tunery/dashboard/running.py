@@ -13,12 +13,14 @@ from tunery.domain.ids import random_text
 
 MAX_KEPT = 50
 
-_running: OrderedDict[str, tuple[str, Comparison]] = OrderedDict()  # id -> (key of the owner, comparison)
+Owner = tuple[str, str | None]  # key and project
+
+_running: OrderedDict[str, tuple[Owner, Comparison]] = OrderedDict()
 
 
 def start(connection: Connection, models: dict[str, Model], plan: Plan, t: Translator) -> Comparison:
     comparison = Comparison(f"run-{random_text(12)}", plan, time.time())
-    _running[comparison.id] = (connection.client.api_key, comparison)
+    _running[comparison.id] = (_owner(connection), comparison)
     while len(_running) > MAX_KEPT:
         _running.popitem(last=False)
 
@@ -35,11 +37,15 @@ def start(connection: Connection, models: dict[str, Model], plan: Plan, t: Trans
 
 
 def find(connection: Connection, comparison_id: str) -> Comparison | None:
-    owner, comparison = _running.get(comparison_id, ("", None))
-    return comparison if owner == connection.client.api_key else None
+    owner, comparison = _running.get(comparison_id, (None, None))
+    return comparison if owner == _owner(connection) else None
 
 
 def of(connection: Connection) -> list[Comparison]:
     """Those of this key that have not ended, newest first."""
-    mine = [comparison for owner, comparison in _running.values() if owner == connection.client.api_key]
+    mine = [comparison for owner, comparison in _running.values() if owner == _owner(connection)]
     return [comparison for comparison in reversed(mine) if not comparison.stored_as]
+
+
+def _owner(connection: Connection) -> Owner:
+    return connection.client.api_key, connection.client.project

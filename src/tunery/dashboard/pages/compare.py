@@ -41,7 +41,8 @@ class CompareForm:
             with ui.element("div").classes("fields"):
                 self.file = self._select(t("compare.file"), self.names, next(iter(self.names)))
                 self.rows = self._select(t("compare.rows"), {n: str(n) for n in ROWS}, ROWS[0])
-                self.shots_file = self._select(t("compare.shots_file"), self.names, next(iter(self.names)))
+                # Not the held-out file, if there is another: examples from it would give answers away.
+                self.shots_file = self._select(t("compare.shots_file"), self.names, list(self.names)[:2][-1])
             self.contestants = [self._contestant(index) for index in range(MAX_CONTESTANTS)]
             with ui.element("div").classes("buttons"):
                 blocks.button(t("compare.start"), self.start, primary=True, symbol="play_arrow")

@@ -71,7 +71,7 @@ class ComparisonPage:
             self.summary_table(summary)
             with ui.element("div").classes("columns"):
                 with blocks.panel(t("compare.tokens_per_question")):
-                    labels = [item["label"] for item in summary]
+                    labels = [contestant.short_label for contestant in self.comparison.plan.contestants]
                     fresh = [round(item["prompt_tokens"] - item["cached_tokens"], 1) for item in summary]
                     stacks = {
                         t("usage.input"): fresh,
