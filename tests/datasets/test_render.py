@@ -211,6 +211,23 @@ def test_an_image_is_refused_in_words(renderer: Renderer) -> None:
         renderer.render_chat([{"role": "user", "content": parts}])
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": "a"},
+        {"role": "assistant", "tool_calls": [{"id": "c"}]},
+        {"role": "assistant", "tool_calls": "f"},
+        {"role": "user", "content": ["a"]},
+        {"role": "user", "content": 5},
+        "a",
+        None,
+    ],
+)
+def test_a_message_of_no_known_form_is_refused_in_words(renderer: Renderer, message: Any) -> None:
+    with pytest.raises(RenderError):
+        renderer.render_chat([message])
+
+
 def test_tokens_that_end_an_answer_are_known(renderer: Renderer) -> None:
     assert renderer.tokenizer.token_to_id(renderer.end_of_turn) in renderer.eos_ids
     assert set(renderer.control_tokens) == {"<|endoftext|>", "<|im_start|>", "<|im_end|>"}

@@ -99,11 +99,14 @@ class Renderer:
         return self.template.render(asked, add_generation_prompt=True)[len(before) :]
 
     def prepare(self, messages: list[Message], tools: list[Tool] | None) -> tuple[list[Message], list[Tool] | None]:
-        """Messages and tools as the template receives them."""
-        reduced = plain(messages)
-        if self.knows_tools:
-            return [_with_parsed_arguments(message) for message in reduced], tools or None
-        return with_tools(reduced, tools), None
+        """Messages and tools as the template receives them. Raises RenderError when a message lacks a part."""
+        try:
+            reduced = plain(messages)
+            if self.knows_tools:
+                return [_with_parsed_arguments(message) for message in reduced], tools or None
+            return with_tools(reduced, tools), None
+        except (KeyError, TypeError, AttributeError) as exc:
+            raise RenderError(f"A message is not in the form of a chat message: {exc}", param="messages") from exc
 
     def render_chat(
         self, messages: list[Message], tools: list[Tool] | None = None, *, add_generation_prompt: bool = False
