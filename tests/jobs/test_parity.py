@@ -11,7 +11,7 @@ import pytest
 from tests.jobs.conftest import Site
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import JobStatus
-from tunery.jobs.parity import EngineScorer, Parity, Sample, compare
+from tunery.jobs.parity import EngineScorer, Sample, compare
 from tunery.jobs.parity_check import ParityBroken, check_parity
 from tunery.jobs.runners.process import TRAINER
 from tunery.store import models
@@ -44,8 +44,14 @@ class Told:
 def test_differences_are_taken_at_the_trained_tokens_only() -> None:
     sample = Sample([5, 6, 7, 8], 2, [-1.0, -2.0])
     parity = compare([sample], Told([-9.0, -1.5, -2.0]), "m")
-    assert parity == Parity(2, 0.25, 0.5)
-    assert not parity.holds
+    assert (parity.num_tokens, parity.mean_difference, parity.max_difference) == (2, 0.25, 0.5)
+
+
+def test_a_difference_that_doubt_explains_is_none_where_the_model_was_sure() -> None:
+    sure, doubting = Sample([5, 6, 7], 1, [-0.01, -0.01]), Sample([5, 6, 7], 1, [-4.0, -4.0])
+    assert not compare([sure], Told([-0.21, -0.21]), "m").holds
+    assert compare([doubting], Told([-4.2, -4.2]), "m").holds
+    assert not compare([doubting], Told([-4.5, -4.5]), "m").holds
 
 
 def test_a_number_that_is_none_never_passes_for_parity() -> None:
