@@ -1,12 +1,14 @@
 """Every way to fail gives OpenAI's envelope, and never a traceback."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from tests.api.conftest import Api
+from tunery.api.middleware import MAX_JSON_BYTES
 from tunery.store.database import write
 
 ENVELOPE_KEYS = ["message", "type", "param", "code"]
@@ -93,3 +95,21 @@ def test_every_answer_carries_openais_headers(api: Api) -> None:
     assert headers["openai-version"] == "2020-10-01"
     assert int(headers["openai-processing-ms"]) >= 0
     assert headers["openai-organization"] == api.organization_id
+
+
+def test_json_body_that_would_not_fit_in_memory_is_413(api: Api) -> None:
+    def endless() -> Iterator[bytes]:  # without a content-length
+        yield b'{"model": "'
+        for _ in range(MAX_JSON_BYTES // 1024**2 + 1):
+            yield b"x" * 1024**2
+
+    answer = api.client.post("/v1/fine_tuning/jobs", content=endless(), headers={"content-type": "application/json"})
+    assert answer.status_code == 413
+    assert error_of(answer)["code"] == "request_too_large"
+
+
+@pytest.mark.parametrize("path", ["/v1/files/a%00b", "/v1/models/%00", "/v1/files?after=%00", "/v1/files?purpose=a%00"])
+def test_nul_in_the_address_is_400(api: Api, path: str) -> None:
+    answer = api.client.get(path)
+    assert answer.status_code == 400
+    error_of(answer)

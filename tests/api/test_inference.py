@@ -87,6 +87,27 @@ def test_parameters_that_cannot_be_honoured_are_400(api: Api, values: Any, param
         assert answer.json()["error"]["code"] == code
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        r'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "\ud800"}]}',
+        r'{"model": "gpt-4o-mini\u0000", "messages": [{"role": "user", "content": "x"}]}',
+        r'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "x"}], "seed": 1e400}',
+        r'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "x"}], "temperature": NaN, "top_p": 7}',
+        r'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "x"}], "seed": 99999999999999999999999}',
+    ],
+)
+def test_text_and_numbers_that_are_none_are_400(api: Api, body: str) -> None:
+    answer = api.client.post(CHAT, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400, answer.text
+
+
+def test_nul_in_a_stored_prompt_is_kept_as_a_sign(api: Api) -> None:
+    made = ask(api, store=True, messages=[{"role": "user", "content": "a\0b"}]).json()
+    messages = api.client.get(f"{CHAT}/{made['id']}/messages").json()["data"]
+    assert messages[0]["content"] == "a\ufffdb"
+
+
 def test_parameters_that_say_nothing_are_taken(api: Api) -> None:
     answer = ask(api, user="u", service_tier="auto", prompt_cache_key="k", modalities=["text"], verbosity="medium")
     assert answer.status_code == 200, answer.text

@@ -2,7 +2,7 @@
 
 import uvicorn
 
-from tunery import logs
+from tunery import logs, tracing
 from tunery.api.app import create_app
 from tunery.settings import load_settings
 from tunery.store.database import connect, migrate
@@ -11,6 +11,7 @@ from tunery.store.database import connect, migrate
 def main() -> None:
     settings = load_settings()
     logs.configure(settings.log_format)
+    tracing.configure("tunery-api")
     migrate(connect(settings.resolved_database_url))
     uvicorn.run(
         create_app(settings),

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 
-from tunery import __version__
+from tunery import __version__, tracing
 from tunery.api import errors, health, metrics, openapi
 from tunery.api.aliases.routes import router as aliases
 from tunery.api.audit import AuditTrail
@@ -23,7 +23,7 @@ from tunery.api.inference.engines import Engines
 from tunery.api.inference.routes import router as inference
 from tunery.api.inference.stored import router as stored_completions
 from tunery.api.inference.upstream import Upstream
-from tunery.api.middleware import RequestContext
+from tunery.api.middleware import BodyLimit, RequestContext
 from tunery.api.models.routes import router as models
 from tunery.api.organization.audit_routes import router as audit
 from tunery.api.organization.key_routes import router as keys
@@ -40,6 +40,7 @@ from tunery.modeling.catalog import Catalog
 from tunery.settings import Settings
 from tunery.store.blobs import Blobs
 from tunery.store.database import connect
+from tunery.tracing import Traced
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,10 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> FastAPI:
     )
     app.state.services = services
     app.add_middleware(AuditTrail, services=services)
+    app.add_middleware(BodyLimit)
     app.add_middleware(RequestContext)
+    if tracing.is_on():
+        app.add_middleware(Traced)
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)

@@ -1,5 +1,6 @@
 """The base of every JSON request body: strict types, no unknown keys, no character that a database cannot hold."""
 
+import math
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -18,6 +19,17 @@ class Body(BaseModel):
         return value
 
 
+def without_nul(value: Any) -> Any:
+    """The same with U+FFFD for U+0000, for texts that were served and are only kept: Postgres has no place for it."""
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd")
+    if isinstance(value, dict):
+        return {without_nul(key): without_nul(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_nul(item) for item in value]
+    return value
+
+
 def holds_nul(value: Any, depth: int = 0) -> bool:
     """True for U+0000 in any string or key: Postgres cannot store it. Also for nesting beyond MAX_DEPTH."""
     if isinstance(value, str):
@@ -29,3 +41,14 @@ def holds_nul(value: Any, depth: int = 0) -> bool:
     if isinstance(value, list):
         return any(holds_nul(item, depth + 1) for item in value)
     return False
+
+
+def is_finite(value: Any) -> bool:
+    """False when a number anywhere is NaN or infinite, which Python's JSON takes and no other does."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(is_finite(item) for item in value.values())
+    if isinstance(value, list):
+        return all(is_finite(item) for item in value)
+    return True

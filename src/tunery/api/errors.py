@@ -149,7 +149,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:
-        return envelope(from_http(request, error))
+        # The framework wraps whatever goes wrong while it reads a body; the cause says more.
+        known = error.__cause__ if isinstance(error.__cause__, TuneryError) else None
+        return envelope(known or from_http(request, error))
 
 
 def unexpected(request_id: str) -> ServerFault:

@@ -4,15 +4,45 @@ import logging
 import time
 from uuid import uuid4
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunery.api import metrics
 from tunery.api.errors import envelope, unexpected
+from tunery.api.multipart import too_large
+from tunery.domain.errors import InvalidRequest
 
 log = logging.getLogger("tunery.api.access")
 
 OPENAI_VERSION = "2020-10-01"
+
+
+# Postgres has no place for U+0000, and no object of ours has it in its name.
+NUL_IN_ADDRESS = envelope(InvalidRequest("The address holds the character U+0000."))
+MAX_JSON_BYTES = 64 * 1024 * 1024  # forms have limits of their own, since their files never lie in memory
+
+
+class BodyLimit:
+    """Refuses a body, other than a form, that would not fit in memory; also one that does not say its length."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or Headers(scope=scope).get("content-type", "").startswith("multipart/"):
+            await self.app(scope, receive, send)
+            return
+        left = MAX_JSON_BYTES
+
+        async def counted() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise too_large(MAX_JSON_BYTES)
+            return message
+
+        await self.app(scope, counted, send)
 
 
 class RequestContext:
@@ -38,7 +68,10 @@ class RequestContext:
             await send(message)
 
         try:
-            await self.app(scope, receive, send_with_headers)
+            if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+                await NUL_IN_ADDRESS(scope, receive, send_with_headers)
+            else:
+                await self.app(scope, receive, send_with_headers)
         except Exception:
             # Caught here and not in the framework's own outermost layer, whose answer would lack our headers.
             log.exception("unexpected error in %s %s, %s", scope["method"], scope["path"], state["request_id"])

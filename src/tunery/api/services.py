@@ -34,13 +34,9 @@ class Services:
         return int(self.clock())
 
 
-def _services(request: Request) -> Services:
-    return request.app.state.services
-
-
 async def get_services(request: Request) -> Services:
     """Async although it does not wait: a plain function would cost a hop to a thread in each request."""
-    return _services(request)
+    return request.app.state.services
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]

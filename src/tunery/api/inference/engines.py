@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import logging
 import shutil
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 
+from tunery import tracing
 from tunery.api.inference.engine_errors import engine_error, unavailable
 from tunery.api.inference.resolve import Target
 from tunery.domain.errors import TuneryError
@@ -28,6 +31,10 @@ log = logging.getLogger(__name__)
 # Tokens may take long to come, a connection may not.
 TIMEOUT = httpx.Timeout(600, connect=2)
 LOAD_TIMEOUT_S = 60.0
+JSON = {"content-type": "application/json"}
+DISCOVER_TIMEOUT_S = 2.0
+# How long a server that did not answer is left alone while others do.
+DOWN_FOR_S = 5.0
 UNREACHABLE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.RemoteProtocolError, httpx.ReadError)
 
 
@@ -40,8 +47,10 @@ class Engines:
             timeout=TIMEOUT,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
             trust_env=False,
+            event_hooks={"request": [tracing.add_headers]} if tracing.is_on() else None,
         )
         self._served: dict[str, list[str]] = {}  # url -> the base names it serves
+        self._down_until: dict[str, float] = {}  # url -> time.monotonic()
         self._loading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def close(self) -> None:
@@ -70,7 +79,7 @@ class Engines:
             try:
                 response = await self._send(url, path, body, target)
             except UNREACHABLE as exc:
-                self._served.pop(url, None)
+                self._mark_down(url)
                 last = exc
                 continue
             try:
@@ -96,26 +105,37 @@ class Engines:
 
     async def _request(self, url: str, path: str, body: dict[str, Any], target: Target) -> httpx.Response:
         name = target.adapter.id if target.adapter else self._base_name(url, target)
-        request = self._client.build_request("POST", f"{url}{path}", json={**body, "model": name})
+        content = orjson.dumps({**body, "model": name})
+        request = self._client.build_request("POST", f"{url}{path}", content=content, headers=JSON)
         return await self._client.send(request, stream=True)
 
     async def _candidates(self, target: Target) -> list[str]:
         """Servers that have the base, the adapter's usual one first, so that its cache and slot are warm."""
-        for url in self._urls:
-            if url not in self._served:
-                await self._discover(url)
+        now = time.monotonic()
+        missing = [url for url in self._urls if url not in self._served]
+        await asyncio.gather(*(self._discover(url) for url in missing if self._down_until.get(url, 0) <= now))
         able = [url for url in self._urls if self._serves(url, target)]
+        if not able:
+            # Nobody answers: those that were left alone are asked after all, so that a restart is noticed at once.
+            await asyncio.gather(*(self._discover(url) for url in missing if self._down_until.get(url, 0) > now))
+            able = [url for url in self._urls if self._serves(url, target)]
         key = target.adapter.id if target.adapter else target.source
         return sorted(able, key=lambda url: hashlib.sha256(f"{key} {url}".encode()).digest())
 
     async def _discover(self, url: str) -> None:
         try:
-            answer = await self._client.get(f"{url}/v1/models", timeout=5)
-            rows = answer.json()["data"] if answer.status_code == 200 else None
+            answer = await self._client.get(f"{url}/v1/models", timeout=DISCOVER_TIMEOUT_S)
+            rows = answer.json()["data"] if answer.status_code == 200 else []
         except (httpx.HTTPError, ValueError, KeyError):
-            return
+            rows = []
         if rows:
             self._served[url] = [row["id"] for row in rows if not row.get("parent")]
+        else:
+            self._mark_down(url)
+
+    def _mark_down(self, url: str) -> None:
+        self._served.pop(url, None)
+        self._down_until[url] = time.monotonic() + DOWN_FOR_S
 
     def _serves(self, url: str, target: Target) -> bool:
         """A server that serves one base under another name is taken at its word when it is the only one."""

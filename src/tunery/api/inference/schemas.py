@@ -1,11 +1,20 @@
 """Inference on the wire. Requests are open here: inference.parameters says what becomes of each key."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tunery.api.body import Body
 from tunery.domain.completions import StoredCompletion
+
+
+def no_nul(name: str) -> str:
+    if "\0" in name:
+        raise ValueError("the character U+0000 is not allowed.")
+    return name
+
+
+ModelName = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(no_nul)]
 
 
 class ChatRequest(BaseModel):
@@ -13,7 +22,7 @@ class ChatRequest(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    model: str = Field(min_length=1, max_length=256)
+    model: ModelName
     messages: list[dict[str, Any]] = Field(min_length=1)
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
@@ -30,7 +39,7 @@ class ChatRequest(BaseModel):
 class CompletionRequest(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
-    model: str = Field(min_length=1, max_length=256)
+    model: ModelName
     prompt: str | list[str] | list[int] | list[list[int]]
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None

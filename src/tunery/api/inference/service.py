@@ -9,6 +9,7 @@ from typing import Any, Literal
 import httpx
 import orjson
 
+from tunery.api.body import is_finite, without_nul
 from tunery.api.inference import legacy
 from tunery.api.inference.assemble import Assembly
 from tunery.api.inference.engine_errors import unavailable
@@ -20,7 +21,7 @@ from tunery.api.inference.upstream import Upstream
 from tunery.api.inference.usage import completed, estimated_tokens, for_ledger
 from tunery.api.services import Services
 from tunery.domain.completions import StoredCompletion
-from tunery.domain.errors import TuneryError
+from tunery.domain.errors import InvalidRequest, TuneryError
 from tunery.domain.tenants import Caller
 from tunery.metering.ledger import RequestIds
 from tunery.metering.meter import Ticket
@@ -72,8 +73,19 @@ async def admit(services: Services, caller: Caller, ids: RequestIds, kind: Kind,
         forwarded["stream_options"] = {"include_usage": True}
     # Blocks of the prefix cache are never shared between projects: what is cached tells what was asked.
     forwarded["cache_salt"] = caller.project_id
+    _check_json(forwarded)
     target, ticket = await asyncio.to_thread(_open, services, caller, ids, sent)
     return Ask(kind, sent, forwarded, target, ticket)
+
+
+def _check_json(forwarded: Json) -> None:
+    """Python's JSON takes half of a surrogate pair, and NaN; no engine can be sent them."""
+    try:
+        orjson.dumps(forwarded)
+    except TypeError as exc:
+        raise InvalidRequest("The request holds text that is not valid Unicode, or an integer out of range.") from exc
+    if not is_finite(forwarded):
+        raise InvalidRequest("The request holds a number that is not finite.")
 
 
 def _open(services: Services, caller: Caller, ids: RequestIds, sent: Json) -> tuple[Target, Ticket]:
@@ -160,9 +172,9 @@ def _keep(services: Services, ask: Ask, usage: Json, answer: Json | None) -> Non
         project_id=ask.ticket.caller.project_id,
         created_at=int(answer.get("created") or services.now()),
         model=ask.target.public_name,
-        request=ask.sent,
-        response=answer,
-        metadata=ask.sent.get("metadata"),
+        request=without_nul(ask.sent),
+        response=without_nul(answer),
+        metadata=without_nul(ask.sent.get("metadata")),
     )
     with write(services.engine) as conn:
         completions.insert_completion(conn, stored)
