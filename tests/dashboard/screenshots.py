@@ -128,12 +128,15 @@ def photograph(browser: Browser, stand: Stand, *, with_readme: bool) -> None:
 def addresses(stand: Stand) -> dict[str, str]:
     client = stand.client()
     jobs = client.fine_tuning.jobs.list(limit=100).data
-    marv = next(job for job in jobs if (job.fine_tuned_model or "").split(":")[3:4] == ["marv"])
+    marv, tickets = (
+        next(job for job in jobs if (job.fine_tuned_model or "").split(":")[3:4] == [suffix])
+        for suffix in ("marv", "tickets")
+    )
     failed = next(job for job in jobs if job.status == "failed")
     return {
         "jobs": "/",
-        "create": f"/jobs/new?file={marv.training_file}",
-        "job": f"/jobs/{marv.id}",
+        "create": f"/jobs/new?file={tickets.training_file}",
+        "job": f"/jobs/{tickets.id}",
         "job-failed": f"/jobs/{failed.id}",
         "playground": playground_path(BASE, str(marv.fine_tuned_model)).removeprefix("/dashboard"),
         "datasets": "/datasets",

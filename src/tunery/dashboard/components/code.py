@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from pprint import pformat
 from typing import Any
 
 from markupsafe import Markup
@@ -89,6 +88,5 @@ def _json(value: Any) -> str:
 
 
 def _python(value: Any) -> str:
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    return pformat(value, width=84, sort_dicts=False).replace("\n", "\n    ")
+    """JSON is Python but for its three names, which none of what is shown here holds."""
+    return _json(value).replace("\n", "\n    ") if isinstance(value, str | dict | list) else repr(value)

@@ -47,7 +47,7 @@ class FilesPage:
             Column(self.t("datasets.purpose")),
             Column(self.t("datasets.size"), numeric=True),
             Column(self.t("jobs.created")),
-            Column(self.t("action.actions")),
+            Column(self.t("action.actions"), numeric=True),
         ]
         self.table = Table(self.t("datasets.title"), columns, self.rows())
         self.more = blocks.button(self.t("action.more"), self.load_more)

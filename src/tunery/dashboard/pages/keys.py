@@ -38,7 +38,7 @@ class KeysPage:
             Column(self.t("keys.owner")),
             Column(self.t("jobs.created")),
             Column(self.t("keys.last_used")),
-            Column(self.t("action.actions")),
+            Column(self.t("action.actions"), numeric=True),
         ]
         self.table = Table(self.t("keys.title"), columns, [self.row(key) for key in keys])
 

@@ -59,7 +59,7 @@ class WebhooksPage:
                 Column(self.t("webhooks.name"), wide=True),
                 Column(self.t("webhooks.events")),
                 Column(self.t("jobs.created")),
-                Column(self.t("action.actions")),
+                Column(self.t("action.actions"), numeric=True),
             ]
             Table(self.t("webhooks.title"), columns, [self.endpoint_row(item) for item in self.endpoints])
             self.draw_deliveries()
@@ -76,7 +76,7 @@ class WebhooksPage:
             Column(self.t("webhooks.answer")),
             Column(self.t("webhooks.latency"), numeric=True),
             Column(self.t("audit.when")),
-            Column(self.t("action.actions")),
+            Column(self.t("action.actions"), numeric=True),
         ]
         Table(self.t("webhooks.deliveries"), columns, [self.delivery_row(item) for item in self.deliveries])
 
