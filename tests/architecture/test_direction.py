@@ -8,6 +8,7 @@ LEVELS = {
     "domain": 0,
     "settings": 0,
     "logs": 0,
+    "tracing": 1,
     "store": 1,
     "datasets": 1,
     "modeling": 1,

@@ -3,7 +3,7 @@
 import signal
 import threading
 
-from tunery import logs
+from tunery import logs, tracing
 from tunery.jobs.worker import Worker
 from tunery.modeling.catalog import Catalog
 from tunery.notify.dispatcher import Dispatcher
@@ -15,6 +15,7 @@ from tunery.store.database import connect, migrate
 def main() -> None:
     settings = load_settings()
     logs.configure(settings.log_format)
+    tracing.configure("tunery-worker")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

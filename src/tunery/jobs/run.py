@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+from tunery import tracing
 from tunery.domain.errors import TuneryError
 from tunery.domain.jobs import FineTuningJob, JobError
 from tunery.jobs import endings, measuring, narrative, publication
@@ -60,7 +61,8 @@ class JobRun:
         """Never raises: whatever happens here ends or requeues this one job."""
         self._begun_s = time.monotonic()
         try:
-            with about(job_id=self._job.id, project_id=self._job.project_id), self._lease:
+            ids = {"job_id": self._job.id, "project_id": self._job.project_id}
+            with about(**ids), tracing.span("train", attributes=ids), self._lease:
                 self._attempt()
         except LeaseLost:
             log.warning("%s belongs to another worker by now", self._job.id)

@@ -2,7 +2,7 @@
 
 import uvicorn
 
-from tunery import logs
+from tunery import logs, tracing
 from tunery.api.app import create_app
 from tunery.dashboard.app import mount
 from tunery.settings import load_settings
@@ -11,6 +11,7 @@ from tunery.settings import load_settings
 def main() -> None:
     settings = load_settings()
     logs.configure(settings.log_format)
+    tracing.configure("tunery-api")
     app = create_app(settings)
     mount(app, settings)
     uvicorn.run(

@@ -7,6 +7,7 @@ import sys
 
 import uvicorn
 
+from tunery import tracing
 from tunery.serving.build import build_service
 from tunery.serving.engine import Engine
 from tunery.serving.http.app import create_app
@@ -16,6 +17,7 @@ from tunery.serving.settings import EngineSettings, parse_arguments
 def main() -> int:
     settings = parse_arguments()
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    tracing.configure("tunery-engine")
     # The engine's thread gives the interpreter up in every operation and wants it back at once.
     sys.setswitchinterval(0.0005)
     return asyncio.run(serve(settings))
@@ -27,7 +29,9 @@ async def serve(settings: EngineSettings) -> int:
     service = await asyncio.to_thread(build_service, settings, asyncio.get_running_loop())
     service.engine.start()
     server = uvicorn.Server(
-        uvicorn.Config(create_app(service), log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+        uvicorn.Config(
+            tracing.Traced(create_app(service)), log_level="warning", access_log=False, timeout_graceful_shutdown=5
+        )
     )
     watch = asyncio.create_task(_watch(service.engine, server))
     announce = asyncio.create_task(_announce(server, settings.host, listener.getsockname()[1]))
