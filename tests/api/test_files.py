@@ -152,6 +152,14 @@ def test_deleted_file_is_gone_with_its_bytes(api: Api) -> None:
     assert blobs_of(api) == ()
 
 
+def test_file_of_a_job_that_has_not_ended_stays(api: Api) -> None:
+    file = api.make_file()
+    job = api.make_job(training_file=file["id"])
+    assert api.client.delete(f"/v1/files/{file['id']}").status_code == 400
+    api.client.post(f"/v1/fine_tuning/jobs/{job.id}/cancel")
+    assert api.client.delete(f"/v1/files/{file['id']}").status_code == 200
+
+
 def test_storage_limit_holds(make_api: Callable[..., Api]) -> None:
     api = make_api(max_storage_bytes=len(EXAMPLE) * 20)
     api.make_file()

@@ -14,6 +14,7 @@ from tunery.domain.ids import new_id
 from tunery.domain.tenants import Caller
 from tunery.metering import limits
 from tunery.store import files as store
+from tunery.store import jobs
 from tunery.store.blobs import BlobInfo
 from tunery.store.database import read, write
 from tunery.store.paging import Page
@@ -156,8 +157,13 @@ def list_files(
 
 
 def delete_file(services: Services, caller: Caller, file_id: str) -> None:
-    """The row goes first: a crash between the two leaves a blob that nobody names, never a file without content."""
+    """The row goes first: a crash between the two leaves a blob that nobody names, never a file without content.
+
+    Raises InvalidRequest while a job reads the file: it would fail at its next start.
+    """
     with write(services.engine) as conn:
+        if jobs.is_file_in_use(conn, file_id, caller.project_id):
+            raise InvalidRequest(f"File {file_id} is used by a fine-tuning job that has not ended.", param="id")
         file = store.delete_file(conn, file_id, caller.project_id)
     services.blobs.delete(file.blob)
 
