@@ -15,6 +15,7 @@ from tunery.dashboard.sessions import COOKIE, LIFETIME_S, Session, Sessions
 from tunery.dashboard.text import LANGUAGES, Translator, choose_language, translator
 from tunery.dashboard.visit import BASE
 from tunery.domain.files import MAX_FILE_BYTES
+from tunery.settings import Settings
 
 THEMES = ("auto", "light", "dark")
 SPOOL_BYTES = 8 * 1024 * 1024  # larger uploads go to a temporary file
@@ -39,8 +40,8 @@ def _session_routes(router: APIRouter, sessions: Sessions, drafts: Drafts, conne
     async def sign_in(request: Request) -> Response:
         form = await request.form()
         key, target = str(form.get("key", "")).strip(), _own_path(str(form.get("next", "")))
-        if not _same_origin(request):
-            return RedirectResponse(f"{BASE}/sign-in", status_code=303)
+        if not _same_origin(request, connections.settings):
+            return RedirectResponse(f"{BASE}/sign-in?reason=origin", status_code=303)
         try:
             await Connection(connections.address(request), key or "none").client.models.list()
         except Exception as error:
@@ -60,7 +61,9 @@ def _session_routes(router: APIRouter, sessions: Sessions, drafts: Drafts, conne
 
     @router.post(f"{BASE}/sign-out")
     async def sign_out(request: Request) -> Response:
-        if _same_origin(request) and (token := request.cookies.get(COOKIE)):
+        if not _same_origin(request, connections.settings):
+            return RedirectResponse(f"{BASE}/", status_code=303)
+        if token := request.cookies.get(COOKIE):
             sessions.close(token)
             drafts.clear(token)
         response = RedirectResponse(f"{BASE}/sign-in", status_code=303)
@@ -71,7 +74,7 @@ def _session_routes(router: APIRouter, sessions: Sessions, drafts: Drafts, conne
     async def preferences(request: Request) -> Response:
         form = await request.form()
         session = sessions.find(request.cookies.get(COOKIE))
-        if session is not None and _same_origin(request):
+        if session is not None and _same_origin(request, connections.settings):
             sessions.change(session, **_valid_preferences({name: str(value) for name, value in form.items()}))
         return RedirectResponse(_own_path(str(form.get("next", ""))), status_code=303)
 
@@ -80,7 +83,7 @@ def _upload_routes(router: APIRouter, sessions: Sessions, connections: Connectio
     @router.post(f"{BASE}/upload")
     async def upload(request: Request) -> Response:
         session, t = _visitor(request, sessions)
-        if session is None or not _same_origin(request):
+        if session is None or not _same_origin(request, connections.settings):
             return JSONResponse({"message": t("error.expired")}, status_code=401)
         name = unquote(request.headers.get("x-filename", "")) or "data.jsonl"
         purpose = request.query_params.get("purpose", "fine-tune")
@@ -101,7 +104,7 @@ def _upload_routes(router: APIRouter, sessions: Sessions, connections: Connectio
     async def use_example(request: Request) -> Response:
         """The three-step start's dataset, uploaded; on to creating a job with it."""
         session, _ = _visitor(request, sessions)
-        if session is None or not _same_origin(request):
+        if session is None or not _same_origin(request, connections.settings):
             return RedirectResponse(f"{BASE}/sign-in?reason=expired", status_code=303)
         try:
             stored = await upload_example(connections.for_session(request, session))
@@ -143,10 +146,11 @@ def _visitor(request: Request, sessions: Sessions) -> tuple[Session | None, Tran
     return session, translator(choose_language(wish, request.headers.get("accept-language", "")))
 
 
-def _same_origin(request: Request) -> bool:
+def _same_origin(request: Request, settings: Settings) -> bool:
     """A form of another site carries its own Origin. Absent is fine: the cookie is SameSite."""
     origin = request.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    own = {request.headers.get("host"), request.headers.get("x-forwarded-host"), urlsplit(settings.base_url).netloc}
+    return origin is None or urlsplit(origin).netloc in own
 
 
 def _own_path(target: str) -> str:

@@ -9,7 +9,7 @@ from tunery.dashboard.frame import begin_document
 from tunery.dashboard.text import Translator
 from tunery.dashboard.visit import BASE
 
-REASONS = {"expired": "warn", "wrong": "bad", "unreachable": "bad"}
+REASONS = {"expired": "warn", "wrong": "bad", "unreachable": "bad", "origin": "bad"}
 
 
 def build(request: Request, language: str, t: Translator) -> None:
