@@ -51,7 +51,7 @@ def span(
         return
     from opentelemetry import propagate, trace
 
-    context = propagate.extract(dict(parent)) if parent else None
+    context = propagate.extract(dict(parent)) if parent and "traceparent" in parent else None
     tracer = trace.get_tracer("tunery")
     with tracer.start_as_current_span(name, context, kind=trace.SpanKind[kind], attributes=attributes) as current:
         yield current

@@ -118,6 +118,8 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> FastAPI:
         docs_url=None,  # its page loads scripts from a CDN
         redoc_url=None,
         redirect_slashes=False,  # OpenAI answers 404, and a redirect would drop a POST's body
+        # tunery.tracing does it, alike in api and engine; FastAPI's own would also tell what was in a faulty request.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     app.state.services = services
     app.add_middleware(AuditTrail, services=services)
