@@ -135,7 +135,7 @@ def addresses(stand: Stand) -> dict[str, str]:
     failed = next(job for job in jobs if job.status == "failed")
     return {
         "jobs": "/",
-        "create": f"/jobs/new?file={tickets.training_file}",
+        "create": f"/jobs/new?file={tickets.training_file}&validation={tickets.validation_file}",
         "job": f"/jobs/{tickets.id}",
         "job-failed": f"/jobs/{failed.id}",
         "playground": playground_path(BASE, str(marv.fine_tuned_model)).removeprefix("/dashboard"),

@@ -113,7 +113,7 @@ def estimate(
             batch_size=hyperparameters.batch_size,
             lora_rank=lora_rank,
         ),
-        advice=report.advice,
+        advice=list(report.advice),  # the caller adds to it; the report may be kept and used again
     )
 
 

@@ -10,6 +10,7 @@ Point = tuple[float, float]
 # Readable on both backgrounds and told apart by people who do not see red and green alike.
 COLORS = ("#0e8f86", "#d9822b", "#6c6fd1", "#b4447c", "#7a8a2f")
 AXIS = "#8a92a0"
+FEW = 4  # so many categories all have room for their names
 
 
 ZOOM_BAR: dict[str, Any] = {
@@ -96,7 +97,10 @@ def bars(label: str, categories: Sequence[str], stacks: Mapping[str, Sequence[fl
         {"name": name, "type": "bar", "stack": "all", "data": list(values), "barMaxWidth": 28}
         for name, values in stacks.items()
     ]
-    options = _options(series, x=_axis(type="category", data=list(categories)), y=_axis(type="value", name=unit))
+    x = _axis(type="category", data=list(categories))
+    if len(categories) <= FEW:
+        x["axisLabel"] |= {"interval": 0, "width": 110, "overflow": "truncate"}
+    options = _options(series, x=x, y=_axis(type="value", name=unit))
     return ui.echart(options).classes("chart").props(f'role=img aria-label="{label}"')
 
 

@@ -80,8 +80,17 @@ def duration(seconds: float | None, t: Translator) -> str:
 
 
 def time_range(least_s: float, most_s: float, t: Translator) -> str:
-    low, high = duration(least_s, t), duration(most_s, t)
+    """Both ends rounded: an estimate is no stopwatch."""
+    low, high = _rough(least_s, t), _rough(most_s, t)
     return low if low == high else f"{low} – {high}"
+
+
+def _rough(seconds: float, t: Translator) -> str:
+    if seconds < 90:
+        return t("time.seconds", n=max(1, round(seconds)))
+    if seconds < 5400:
+        return t("time.about_minutes", n=round(seconds / 60))
+    return t("time.about_hours", n=f"{seconds / 3600:.1f}")
 
 
 def size(num_bytes: int) -> str:

@@ -17,6 +17,7 @@ from tunery.dashboard.visit import BASE, Visit
 POLL_S = 0.7
 ANSWER = '<div class="message {css}"><div class="role">{name}{badge}</div><div class="content">{text}</div></div>'
 PAGE = 20
+MAX_SHOWN = 600  # characters of an answer; the file has all of it
 
 
 async def build(visit: Visit) -> None:
@@ -136,7 +137,7 @@ class ComparisonPage:
                 css="assistant trained" if answer["is_exact"] else "assistant",
                 name=contestant.label,
                 badge=Markup('<span class="badge">{}</span>').format(t("compare.exact")) if answer["is_exact"] else "",
-                text=answer["text"],
+                text=_shortened(answer["text"]),
             )
             for contestant, answer in zip(self.comparison.plan.contestants, row["answers"], strict=True)
         )
@@ -152,3 +153,7 @@ class ComparisonPage:
             text=row["expected"],
             answers=answers,
         )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} …"

@@ -11,7 +11,7 @@ from tunery.dashboard.components import blocks, code, html
 from tunery.dashboard.components.drop import Drop
 from tunery.dashboard.models import Model, list_models, trainable
 from tunery.dashboard.pages.job_parts import hyperparameter_rows
-from tunery.dashboard.pages.report import advice_note, check_file, show_report
+from tunery.dashboard.pages.report import check_file, show_advice, show_report
 from tunery.dashboard.visit import Visit
 
 MAX_FILES = 200
@@ -60,7 +60,8 @@ class CreateForm:
                 t("create.training"), dict(self.files), wanted if wanted in self.files else None
             )
             choices = {NONE: t("create.no_validation"), SPLIT: t("create.split")} | self.files
-            self.validation = self._select(t("create.validation"), choices, NONE)
+            held_out = self.visit.query("validation")
+            self.validation = self._select(t("create.validation"), choices, held_out if held_out in choices else NONE)
 
     def _draw_model(self) -> None:
         t = self.t
@@ -130,7 +131,7 @@ class CreateForm:
         with self.report:
             if forecast is not None:
                 self._show_forecast(forecast)
-            show_report(report, self.t)
+            show_report(report, self.t, with_advice=forecast is None)
         self.submit.set_enabled(report["valid"])
 
     def _show_forecast(self, forecast: dict[str, Any]) -> None:
@@ -142,8 +143,7 @@ class CreateForm:
                 (t("create.steps"), html.number(forecast["num_steps"]), t("create.steps_text")),
             ]
         )
-        for advice in forecast["advice"]:
-            advice_note(advice, t)
+        show_advice(forecast["advice"], t)  # the report's, and what only the whole job shows
         used = {*HYPERPARAMETERS, *(["beta"] if self.method.value == "dpo" else [])}
         chosen = {name: value for name, value in forecast["hyperparameters"].items() if name in used}
         html.show(hyperparameter_rows(chosen, forecast["reasons"], t))

@@ -100,4 +100,5 @@ class DatasetPage:
             parts.append(await split(self.visit.connection, self.file_id, VALIDATION_SHARE))
 
         if await self.visit.attempt(make(), done=self.t("dataset.split_done")):
-            ui.navigate.to("/datasets")
+            files = parts[0]
+            ui.navigate.to(f"/jobs/new?file={files['training_file']}&validation={files['validation_file']}")

@@ -39,7 +39,7 @@ async def check_file(
     return report
 
 
-def show_report(report: dict[str, Any], t: Translator) -> None:
+def show_report(report: dict[str, Any], t: Translator, *, with_advice: bool = True) -> None:
     """The whole report, into the element that is open."""
     _verdict(report, t)
     if report["problems"]:
@@ -49,8 +49,8 @@ def show_report(report: dict[str, Any], t: Translator) -> None:
             ui.label(t("report.more_problems", shown=MAX_PROBLEMS, total=total)).classes("muted small")
     if report["token_counts"]:
         _tokens(report, t)
-    for advice in report["advice"]:
-        advice_note(advice, t)
+    if with_advice:
+        show_advice(report["advice"], t)
 
 
 def _verdict(report: dict[str, Any], t: Translator) -> None:
@@ -106,7 +106,12 @@ def _truncated(counts: dict[str, Any], t: Translator) -> str:
     return t("report.cut", n=counts["num_truncated_examples"], tokens=counts["num_truncated_tokens"])
 
 
-def advice_note(advice: dict[str, Any], t: Translator) -> None:
+def show_advice(found: Sequence[dict[str, Any]], t: Translator) -> None:
+    for advice in found:
+        _advice_note(advice, t)
+
+
+def _advice_note(advice: dict[str, Any], t: Translator) -> None:
     """A remark with its evidence; never a reason to stop."""
     lines = ", ".join(str(line) for line in advice["lines"][:10])
     evidence = Markup("").join(Markup("<li>{}</li>").format(item) for item in advice["evidence"][:3])
