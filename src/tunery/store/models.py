@@ -3,13 +3,14 @@
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, or_, select, update
+from sqlalchemy import Connection, Row, delete, insert, or_, select
 
 from tunery.domain.errors import no_such_model
 from tunery.domain.ids import new_id
 from tunery.domain.models import Alias, AliasChange, CheckpointPermission, FineTunedModel
 from tunery.store.paging import Page, fetch_page, values_of
 from tunery.store.tables import alias_changes, aliases, checkpoint_permissions, models
+from tunery.store.upsert import insert_or
 
 
 def insert_model(conn: Connection, model: FineTunedModel) -> None:
@@ -60,19 +61,11 @@ def delete_model(conn: Connection, name: str, project_id: str) -> FineTunedModel
 
 def insert_permission(conn: Connection, model_name: str, project_id: str, now: float) -> CheckpointPermission:
     """Share a model with a project. Twice gives the first permission again."""
-    where = (checkpoint_permissions.c.model_name == model_name, checkpoint_permissions.c.project_id == project_id)
-    known = conn.execute(select(checkpoint_permissions).where(*where)).first()
-    if known is not None:
-        return _to_permission(known)
-    values = {
-        "id": new_id("permission"),
-        "model_name": model_name,
-        "project_id": project_id,
-        "created_at": int(now),
-    }
-    return _to_permission(
-        conn.execute(insert(checkpoint_permissions).values(values).returning(checkpoint_permissions)).one()
-    )
+    table = checkpoint_permissions
+    values = {"id": new_id("permission"), "model_name": model_name, "project_id": project_id, "created_at": int(now)}
+    conn.execute(insert_or(conn, table).values(values).on_conflict_do_nothing())
+    query = select(table).where(table.c.model_name == model_name, table.c.project_id == project_id)
+    return _to_permission(conn.execute(query).one())
 
 
 def list_permissions(
@@ -109,12 +102,10 @@ def set_alias(
 ) -> Alias:
     """Point the name at a model. The history keeps what it pointed at before."""
     where = (aliases.c.project_id == project_id, aliases.c.name == name)
-    if conn.execute(update(aliases).where(*where).values(target=target, updated_at=int(now))).rowcount == 0:
-        conn.execute(
-            insert(aliases).values(
-                project_id=project_id, name=name, target=target, created_at=int(now), updated_at=int(now)
-            )
-        )
+    row = {"project_id": project_id, "name": name, "target": target, "created_at": int(now), "updated_at": int(now)}
+    changed = {"target": target, "updated_at": int(now)}
+    statement = insert_or(conn, aliases).values(row)
+    conn.execute(statement.on_conflict_do_update(index_elements=["project_id", "name"], set_=changed))
     _record_alias_change(conn, project_id, name, target, now=now, reason=reason, changed_by=changed_by)
     return _to_alias(conn.execute(select(aliases).where(*where)).one())
 

@@ -9,6 +9,7 @@ from tunery.domain.errors import NotFound
 from tunery.domain.tenants import ApiKey, Membership, Organization, Project, Role, User
 from tunery.store.paging import Page, fetch_page, values_of
 from tunery.store.tables import api_keys, memberships, organizations, projects, users
+from tunery.store.upsert import insert_or
 
 
 def insert_organization(conn: Connection, organization: Organization) -> None:
@@ -141,11 +142,9 @@ def count_owners_for_update(conn: Connection, organization_id: str) -> int:
 def set_membership(conn: Connection, project_id: str, user_id: str, role: Role, now: float) -> None:
     """Add the user to the project, or change the role of a member; the member's keys for it change along."""
     set_role_of_keys(conn, project_id, user_id, role)
-    where = (memberships.c.project_id == project_id, memberships.c.user_id == user_id)
-    if conn.execute(update(memberships).where(*where).values(role=role.value)).rowcount == 0:
-        conn.execute(
-            insert(memberships).values(project_id=project_id, user_id=user_id, role=role.value, created_at=int(now))
-        )
+    row = {"project_id": project_id, "user_id": user_id, "role": role.value, "created_at": int(now)}
+    statement = insert_or(conn, memberships).values(row)
+    conn.execute(statement.on_conflict_do_update(index_elements=["project_id", "user_id"], set_={"role": role.value}))
 
 
 def find_membership(conn: Connection, project_id: str, user_id: str) -> Membership | None:

@@ -1,3 +1,4 @@
+import hashlib
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -44,7 +45,7 @@ async def create_completion(
 async def answer(
     request: Request, services: Services, caller: Caller, kind: service.Kind, sent: dict[str, Any]
 ) -> Response:
-    ask = await service.admit(services, caller, request_ids(request), kind, sent)
+    ask = await service.admit(services, caller, request_ids(request, sent), kind, sent)
     delivered = BackgroundTask(_run_inline, services, ask)
     try:
         if sent.get("stream"):
@@ -69,7 +70,13 @@ async def follow(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
         yield event
 
 
-def request_ids(request: Request) -> RequestIds:
-    """The client's own id, when it sends one: a retry after a lost answer is then charged once."""
+def request_ids(request: Request, sent: dict[str, Any]) -> RequestIds:
+    """The client's own id, when it sends one: a retry after a lost answer is then charged once.
+
+    What was asked is a part of it: under one id, another question is another request, however the first one ended.
+    """
     client = request.headers.get("idempotency-key") or request.headers.get("x-client-request-id")
-    return RequestIds(request.state.request_id, client[:MAX_CLIENT_ID] if client else None)
+    if not client:
+        return RequestIds(request.state.request_id)
+    digest = hashlib.sha256(orjson.dumps(sent)).hexdigest()[:16]
+    return RequestIds(request.state.request_id, f"{client[:MAX_CLIENT_ID]} {digest}")
