@@ -125,3 +125,26 @@ def test_errors_in_vllms_dialect_become_openais() -> None:
         "messages",
         "context_length_exceeded",
     )
+
+
+def test_adapter_comes_from_a_bucket(
+    make_api: Callable[..., Api], engine_url: str, tiny_adapter_dir: Path, s3_settings: dict[str, Any]
+) -> None:
+    api = make_api(engine_url=engine_url, **s3_settings)
+    model = api.make_model()
+    assert ask(api, model.name).status_code == 500  # nobody has put its weights there yet
+    api.services.blobs.upload_dir(model.blob, tiny_adapter_dir)
+    answer = ask(api, model.name)
+    assert answer.status_code == 200
+    assert answer.json()["choices"] != ask(api).json()["choices"]
+
+
+def test_weights_that_are_no_adapter_are_a_fault_without_paths(
+    make_api: Callable[..., Api], engine_url: str, tmp_path: Path
+) -> None:
+    api = make_api(engine_url=engine_url)
+    model = api.make_model()
+    api.services.blobs.put(f"{model.blob}/adapter_config.json", b"{}")
+    answer = ask(api, model.name)
+    assert answer.status_code == 500
+    assert str(tmp_path) not in answer.text

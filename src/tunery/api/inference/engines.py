@@ -5,9 +5,10 @@ is away. An engine that was restarted has forgotten its adapters: the first requ
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
-import shutil
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -21,7 +22,7 @@ import orjson
 from tunery import tracing
 from tunery.api.inference.engine_errors import engine_error, unavailable
 from tunery.api.inference.resolve import Target
-from tunery.domain.errors import TuneryError
+from tunery.domain.errors import ServerFault
 from tunery.domain.models import FineTunedModel
 from tunery.settings import Settings
 from tunery.store.blobs import Blobs
@@ -143,7 +144,8 @@ class Engines:
         return any(name in names for name in _names(target)) or (len(names) > 0 and len(self._urls) == 1)
 
     def _base_name(self, url: str, target: Target) -> str:
-        served = self._served[url]
+        """Another request may have marked the server as down meanwhile: then the source's own name is as good."""
+        served = self._served.get(url) or [target.source]
         return next((name for name in _names(target) if name in served), served[0])
 
     async def _load(self, url: str, model: FineTunedModel) -> None:
@@ -156,7 +158,8 @@ class Engines:
             )
             # Two requests may have met the missing adapter; to the second it "has already been loaded".
             if answer.status_code >= 400 and "already" not in answer.text:
-                raise TuneryError(f"The model's adapter could not be loaded: {answer.text[:500]}")
+                log.error("%s could not be loaded by %s: %s", folder, url, answer.text[:1000])
+                raise ServerFault(f"The weights of {model.name} could not be loaded; the server's log says why.")
 
     def _adapter_folder(self, model: FineTunedModel) -> Path:
         """A folder that the engine can read: the blob store's own where it is one, else a copy, whole or absent."""
@@ -165,10 +168,12 @@ class Engines:
             return local
         folder = self._folder / model.id
         if not folder.exists():
-            part = folder.with_name(f".{model.id}.part")
-            shutil.rmtree(part, ignore_errors=True)
-            self._blobs.download_dir(model.blob, part)
-            part.rename(folder)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self._folder, prefix=".part-") as part:
+                if self._blobs.download_dir(model.blob, Path(part) / model.id) == 0:
+                    raise ServerFault(f"The weights of {model.name} are missing from the blob store.")
+                with contextlib.suppress(OSError):  # another process was faster
+                    (Path(part) / model.id).rename(folder)
         return folder
 
 
