@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from openai import BadRequestError
 from playwright.sync_api import Browser, Page, expect
 
 from tests.dashboard.accessibility import violations
@@ -143,3 +144,34 @@ def test_a_restart_of_the_server_loses_nothing(browser: Browser, server: Stand) 
         expect(page.get_by_label("Your message")).to_have_value("An unsent thought")
         expect(page.locator("#popup")).not_to_be_visible()
         visitor.errors.clear()  # Chromium logs each refused connection itself
+
+
+@pytest.mark.e2e
+def test_a_score_is_what_transformers_computes(server: Stand, tiny_model_dir: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    question, answer = "What's the capital of France?", "Paris, of course."
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    score = server.client().post(
+        f"{server.url}/tunery/v1/scores", body={"model": "tiny", "messages": messages}, cast_to=dict
+    )
+    prompt = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    start, ids = len(tokenizer(prompt)["input_ids"]), tokenizer(f"{prompt}{answer}<|im_end|>")["input_ids"]
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(tiny_model_dir)(torch.tensor([ids])).logits[0, start - 1 : -1]
+    logprobs = logits.float().log_softmax(-1)
+    chosen = torch.tensor(ids[start:])
+    assert score["num_tokens"] == len(chosen)
+    assert score["num_greedy_tokens"] == (logprobs.argmax(-1) == chosen).sum().item()
+    # The engine computes in bf16: 8 significant bits of logits around 5.
+    expected = logprobs.gather(1, chosen[:, None]).mean().item()
+    assert score["mean_logprob"] == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.e2e
+def test_a_score_needs_an_answer(server: Stand) -> None:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}
+    with pytest.raises(BadRequestError, match="assistant's answer"):
+        server.client().post(f"{server.url}/tunery/v1/scores", body=body, cast_to=dict)
