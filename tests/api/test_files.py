@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -175,3 +176,16 @@ def test_another_projects_file_does_not_exist(api: Api) -> None:
     for path in (f"/v1/files/{file['id']}", f"/v1/files/{file['id']}/content"):
         assert api.client.get(path, headers=stranger).status_code == 404
     assert api.client.delete(f"/v1/files/{file['id']}", headers=stranger).status_code == 404
+
+
+def test_files_and_uploads_stream_into_a_bucket(make_api: Callable[..., Api], s3_settings: dict[str, Any]) -> None:
+    api = make_api(**s3_settings)
+    content = EXAMPLE * (12 * 1024**2 // len(EXAMPLE))  # more than two parts of S3's
+    file = api.make_file(content)
+    assert api.client.get(f"/v1/files/{file['id']}/content").content == content
+    body = {"bytes": 2 * len(content), "filename": "a", "mime_type": "text/jsonl", "purpose": "fine-tune"}
+    upload = api.client.post("/v1/uploads", json=body).json()["id"]
+    path = f"/v1/uploads/{upload}"
+    parts = [api.client.post(f"{path}/parts", files={"data": ("a", content)}).json()["id"] for _ in range(2)]
+    done = api.client.post(f"{path}/complete", json={"part_ids": parts}).json()
+    assert api.client.get(f"/v1/files/{done['file']['id']}/content").content == content * 2
