@@ -47,6 +47,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--peer", choices=["trl"])
     parser.add_argument("--peer-micro-batch", type=int, default=0, help="rows TRL computes at once; 0: the whole batch")
     parser.add_argument("--peer-steps", type=int, default=0, help="steps of the peer; 0: as many as ours")
+    parser.add_argument("--peer-batch", type=int, default=0, help="rows of the peer's step; 0: as ours")
     parser.add_argument("--prefix-tokens", type=int, default=0, help="prepend a shared system prompt of this length")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--valid-rows", type=int, default=16, help="0: no validation loss")
@@ -66,7 +67,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             result["peer"] = peer
             result["speed_ratio"] = ours["tokens_per_s"] / peer["tokens_per_s"]
             result["memory_ratio"] = ours["peak_gb"] / peer["peak_gb"]
-            if options.valid_rows and not options.peer_steps:
+            if options.valid_rows and not options.peer_steps and not options.peer_batch:
                 result["loss_difference"] = ours["final_loss"] / peer["final_loss"] - 1
         result["roofline_share"] = ours.pop("roofline_share")
         result["machine"] = {"cpu": platform.processor() or platform.machine(), "threads": options.threads}
@@ -107,9 +108,12 @@ def with_prefix(lines: list[str], tokens: int, model: Path) -> list[str]:
 
 def start_side(side: str, options: argparse.Namespace, model: Path, data: Path) -> dict[str, Any]:
     python = os.environ.get("TUNERY_BENCH_PYTHON", sys.executable) if side == "peer" else sys.executable
-    steps = options.peer_steps or options.steps if side == "peer" else options.steps
+    is_peer = side == "peer"
+    steps = options.peer_steps or options.steps if is_peer else options.steps
+    batch = options.peer_batch or options.batch if is_peer else options.batch
     command = [python, __file__, "--side", side, "--data", str(data), "--model", str(model), "--steps", str(steps)]
-    for name in ("batch", "peer_micro_batch", "learning_rate", "valid_rows", "threads"):
+    command += ["--batch", str(batch)]
+    for name in ("peer_micro_batch", "learning_rate", "valid_rows", "threads"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "false"}
     # Spinning threads are the faster choice for either side on a quiet machine and a disaster on a busy one.

@@ -85,6 +85,12 @@ def test_shared_beginnings_in_bf16_differ_by_rounding_only(make_model: MakeModel
     assert distance(shared[1]) < 1.3 * distance(separate[1]) + 0.01
 
 
+def test_fused_layers_equal_those_of_transformers(make_model: MakeModel, rows: list[Row]) -> None:
+    fast, slow = (loss_and_grads(make_model(fused=fused), rows, share=True) for fused in (True, False))
+    assert fast[0] == pytest.approx(slow[0], rel=TOLERANCE)
+    assert_grads_equal(fast[1], slow[1], 1e-4)
+
+
 def test_recomputed_layers_give_the_same_gradients(make_model: MakeModel, rows: list[Row]) -> None:
     model = make_model()
     kept = loss_and_grads(model, rows, share=True)

@@ -15,23 +15,33 @@ _RMS_NORMS = {"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
 _GATED_MLPS = {"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP"}
 
 
+def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """weight * x / rms(x), and 1 / rms in fp32 [..., 1]."""
+    wide = x.float()
+    inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+    return (wide * inverse).to(x.dtype).mul_(weight), inverse
+
+
+def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
+    """The gradient of x. The frozen weight gets none."""
+    normed = x.float() * inverse
+    g = (grad * weight).float()
+    projection = (g * normed).mean(-1, keepdim=True)
+    return g.sub_(normed.mul_(projection)).mul_(inverse).to(x.dtype)
+
+
 class _RmsNorm(Function):
-    """The frozen weight gets no gradient. Kept: the input and one number a row."""
+    """Kept: the input and one number a row."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.float()
-        inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        y, inverse = rms_norm_forward(x, weight, eps)
         ctx.save_for_backward(x, weight, inverse)
-        return (wide * inverse).to(x.dtype).mul_(weight)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, inverse = ctx.saved_tensors
-        normed = x.float() * inverse
-        g = (grads[0] * weight).float()
-        projection = (g * normed).mean(-1, keepdim=True)
-        return g.sub_(normed.mul_(projection)).mul_(inverse).to(x.dtype), None, None
+        return rms_norm_backward(grads[0], *ctx.saved_tensors), None, None
 
 
 class _GatedSilu(Function):

@@ -5,8 +5,6 @@ fp32. Autograd would keep x twice and compute a gradient for W; this keeps x and
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,26 +23,23 @@ class LoraLinear(nn.Module):
         self.base = base
         self.scaling = config.scaling
         self.dropout = config.dropout
-        self.is_active = True
         shape_a, shape_b = (config.rank, base.in_features), (base.out_features, config.rank)
         # PEFT's start: A uniform in ±1/sqrt(in), B zero, so that the adapted model begins as the base.
         a = torch.empty(shape_a, dtype=torch.float32).uniform_(-1, 1, generator=generator) / math.sqrt(base.in_features)
         self.lora_A = nn.Parameter(a.to(base.weight.device))
         self.lora_B = nn.Parameter(torch.zeros(shape_b, dtype=torch.float32, device=base.weight.device))
-        self.compute_A: Tensor
-        self.compute_B: Tensor  # already scaled
+        # What the products use: the compute dtype, B already scaled. May be parts of a larger matrix (fused_layer).
+        self.compute_A = torch.empty_like(self.lora_A, dtype=base.weight.dtype)
+        self.compute_B = torch.empty_like(self.lora_B, dtype=base.weight.dtype)
         self.refresh()
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Bring the compute copies up to date with the fp32 masters."""
-        dtype = self.base.weight.dtype
-        self.compute_A = self.lora_A.to(dtype)
-        self.compute_B = (self.lora_B * self.scaling).to(dtype)
+        self.compute_A.copy_(self.lora_A)
+        self.compute_B.copy_(self.lora_B * self.scaling)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.is_active:
-            return self.base(x)
         y: Tensor
         if self.dropout and self.training:
             dropped = F.dropout(x, self.dropout)
@@ -133,15 +128,3 @@ def attach(model: nn.Module, config: LoraConfig, seed: int) -> dict[str, LoraLin
         layers[name] = LoraLinear(linear, config, generator)
         setattr(model.get_submodule(parent), leaf, layers[name])
     return layers
-
-
-@contextmanager
-def inactive(layers: dict[str, LoraLinear]) -> Iterator[None]:
-    """Inside, the model is the base: the reference of DPO."""
-    for layer in layers.values():
-        layer.is_active = False
-    try:
-        yield
-    finally:
-        for layer in layers.values():
-            layer.is_active = True

@@ -4,7 +4,7 @@ On a CPU torch's fused attention spends eight times its arithmetic in the backwa
 softmax run near the speed of the matrix unit. On CUDA the tree goes to FlexAttention as a block mask.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,35 +33,50 @@ class _Packed(Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, scaling: float) -> Tensor:
-        slots = q.new_empty(plan.num_query_slots, q.shape[1])
-        kept: list[Tensor] = []
-        keep = plan.keep_probabilities and any(ctx.needs_input_grad)
-        for group in plan.groups:
-            view = _View(group, plan, q, k, v, scaling)
-            out = view.queries(slots[group.slots])
-            for block in reversed(view.blocks()):  # in the order of the backward
-                probabilities = view.probabilities(block)
-                out[:, :, block] = view.unfold(torch.bmm(probabilities, view.seen(view.value, block)))
-                if keep:
-                    kept.append(probabilities)
-        ctx.plan, ctx.scaling, ctx.kept = plan, scaling, kept
-        ctx.save_for_backward(q, k, v)
-        return slots.index_select(0, plan.query_slots)
+        out, kept = attend(q, k, v, plan, scaling, keep=any(ctx.needs_input_grad))
+        ctx.plan, ctx.scaling = plan, scaling
+        ctx.save_for_backward(q, k, v, *kept)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v = ctx.saved_tensors
-        plan: AttentionPlan = ctx.plan
-        query_slots = q.new_empty(plan.num_query_slots, q.shape[1])
-        key_slots, value_slots = (q.new_empty(plan.num_key_slots, q.shape[1]) for _ in range(2))
-        kept = iter(ctx.kept)
-        for group in plan.groups:
-            view = _View(group, plan, q, k, v, ctx.scaling)
-            into = view.queries(query_slots[group.slots]), key_slots[group.key_slots], value_slots[group.key_slots]
-            _group_backward(view, group, grads[0], into, kept if ctx.kept else None)
-        ctx.kept = []
-        grad_k, grad_v = _keys_backward(plan, key_slots), _keys_backward(plan, value_slots)
-        return query_slots.index_select(0, plan.query_slots), grad_k, grad_v, None, None
+        q, k, v, *kept = ctx.saved_tensors
+        return *attend_backward(grads[0], q, k, v, ctx.plan, ctx.scaling, kept), None, None
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, scaling: float, *, keep: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """q [N * H, D], k and v [N * K, D] -> [N * H, D], and the probabilities for the backward where they are small."""
+    slots = q.new_empty(plan.num_query_slots, q.shape[1])
+    kept: list[Tensor] = []
+    for group in plan.groups:
+        view = _View(group, plan, q, k, v, scaling)
+        out = view.queries(slots[group.slots])
+        for block in reversed(view.blocks()):  # in the order of the backward
+            probabilities = view.probabilities(block)
+            out[:, :, block] = view.unfold(torch.bmm(probabilities, view.seen(view.value, block)))
+            if keep and plan.keep_probabilities:
+                kept.append(probabilities)
+    return slots.index_select(0, plan.query_slots), kept
+
+
+def attend_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan, scaling: float, kept: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q, k and v. `kept` as `attend` gave it; empty: computed again."""
+    query_slots = q.new_empty(plan.num_query_slots, q.shape[1])
+    key_slots, value_slots = (q.new_empty(plan.num_key_slots, q.shape[1]) for _ in range(2))
+    probabilities = iter(kept)
+    for group in plan.groups:
+        view = _View(group, plan, q, k, v, scaling)
+        into = view.queries(query_slots[group.slots]), key_slots[group.key_slots], value_slots[group.key_slots]
+        _group_backward(view, group, grad, into, probabilities if kept else None)
+    return (
+        query_slots.index_select(0, plan.query_slots),
+        _keys_backward(plan, key_slots),
+        _keys_backward(plan, value_slots),
+    )
 
 
 class _View:

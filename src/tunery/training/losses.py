@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-CHUNK_ROWS = 256
+CHUNK_ROWS = 128
 
 
 @dataclass(frozen=True)

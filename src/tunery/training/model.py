@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from tunery.modeling import attention
 from tunery.modeling.adapter_config import LoraConfig
 from tunery.modeling.fused import fuse
+from tunery.modeling.fused_layer import fuse_layers
 from tunery.modeling.loading import load_model
 from tunery.modeling.lora import LoraLinear, attach
 from tunery.training.inputs import HeadShape, PackedInputs
@@ -37,9 +38,19 @@ class TrainModel:
 
     @classmethod
     def load(
-        cls, folder: Path, lora: LoraConfig, *, seed: int, device: str, dtype: torch.dtype = torch.bfloat16
+        cls,
+        folder: Path,
+        lora: LoraConfig,
+        *,
+        seed: int,
+        device: str,
+        dtype: torch.dtype = torch.bfloat16,
+        fused: bool = True,
     ) -> "TrainModel":
-        """Base weights with a fresh adapter. Raises UnsupportedModel or UnsupportedAdapter."""
+        """Base weights with a fresh adapter. fused=False leaves the layers to transformers: the slow reference.
+
+        Raises UnsupportedModel or UnsupportedAdapter.
+        """
         model = load_model(folder, dtype=dtype, device=device, attention=attention.NAME)
         config = model.config.get_text_config()
         for name in _LOGIT_TWISTS:
@@ -49,6 +60,8 @@ class TrainModel:
         if output is None or getattr(output, "bias", None) is not None:
             raise UnsupportedModel("The base model has no plain linear head, which the trainer needs.")
         layers = attach(model, lora, seed)
+        if device == "cpu" and fused:
+            fuse_layers(model)
         fuse(model)
         shape = HeadShape(config.num_attention_heads, config.num_key_value_heads, device)
         return cls(model, layers, output.weight, shape)
