@@ -62,6 +62,7 @@ class TrainModel:
         layers = attach(model, lora, seed)
         if device == "cpu" and fused:
             fuse_layers(model)
+            _own_memory(model)
         fuse(model)
         shape = HeadShape(config.num_attention_heads, config.num_key_value_heads, device)
         return cls(model, layers, output.weight, shape)
@@ -91,3 +92,11 @@ class TrainModel:
             self.model.activation_checkpointing_enable({"use_reentrant": False})
         elif not wanted and self.model.is_activation_checkpointing:
             self.model.activation_checkpointing_disable()
+
+
+def _own_memory(model: PreTrainedModel) -> None:
+    """Copy what still lies in the mapped weights file, so that the mapping goes: the layers have their own copy now."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.requires_grad and parameter.is_contiguous():
+                parameter.data = parameter.data.clone()
