@@ -1,0 +1,125 @@
+"""The arithmetic itself: architectures against transformers, packed weights against plain ones."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+from tunery.domain.errors import InvalidRequest
+from tunery.serving.forward.config import read_config
+from tunery.serving.forward.kv import KeyValueCache
+from tunery.serving.forward.linear import FEW_ROWS, PackedLinear, loses_nothing, quantise
+from tunery.serving.forward.model import Model, Run
+from tunery.serving.forward.weights import load_weights
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 256, "initializer_range": 0.1,
+}  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+CONFIGS = {
+    "llama": LlamaConfig(**SHAPE, tie_word_embeddings=True),
+    "llama3 rope": LlamaConfig(**SHAPE, rope_parameters=LLAMA3, attention_bias=True),
+    "mistral": MistralConfig(**SHAPE, sliding_window=None),
+    "qwen2 biases": Qwen2Config(**SHAPE),
+    "qwen3 norms": Qwen3Config(**SHAPE),
+}
+
+
+def make_model(folder: Path, dtype: torch.dtype, *, four_bit: bool | None = False) -> Model:
+    config = read_config(folder)
+    weights = load_weights(folder, config, dtype, four_bit=four_bit)
+    return Model(config, weights, KeyValueCache(config, 32, 16, dtype))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_architecture_equals_transformers(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    reference = AutoModelForCausalLM.from_config(CONFIGS[name], dtype=torch.float32).eval()
+    for parameter in reference.parameters():  # biases and norms are born as zeros and ones, which prove nothing
+        parameter.data += torch.randn_like(parameter) * 0.02
+    reference.save_pretrained(tmp_path)
+    model = make_model(tmp_path, torch.float32)
+    ids = torch.randint(0, 97, (60,)).tolist()
+    with torch.inference_mode():
+        expected = reference(torch.tensor([ids])).logits[0]
+
+    table = [3, 1, 0, 2]
+    first = model.prefill([Run(ids[:20], 0, table, None)])
+    second = model.prefill([Run(ids[20:50], 20, table, None)])
+    decoded = torch.cat([model.decode([Run([ids[i]], i, table, None)]) for i in range(50, 60)])
+    logits = torch.cat((model.logits(torch.cat((first, second))), decoded))
+
+    assert torch.allclose(logits, expected, atol=2e-4, rtol=1e-4)  # fp32 sums in another order
+
+
+@pytest.mark.parametrize("batch", [2, 3, 7])
+def test_rows_of_a_decode_batch_do_not_see_each_other(tiny_model_dir: Path, batch: int) -> None:
+    """Two and three rows take different kernels of attention."""
+    model = make_model(tiny_model_dir, torch.float32)
+    runs = []
+    for row in range(batch):
+        table = [row * 4 + block for block in range(4)]
+        model.prefill([Run([row + 5] * (5 + 8 * row), 0, table, None)])
+        runs.append(Run([9], 5 + 8 * row, table, None))
+    together = model.decode(runs)
+
+    for row, run in enumerate(runs):
+        assert torch.allclose(model.decode([run])[0], together[row], atol=1e-4)
+
+
+def four_bit_weight(out_features: int, in_features: int) -> torch.Tensor:
+    """bfloat16 weights as a Q4_1 file holds them: every group has steps 0 and 15."""
+    groups = torch.randint(0, 16, (out_features, in_features // 32, 32)).float()
+    groups[..., 0], groups[..., 1] = 0, 15
+    scale = torch.rand(out_features, in_features // 32, 1) * 0.01 + 0.001
+    low = -8 * scale * (1 + torch.rand_like(scale) * 0.1)
+    return (groups * scale + low).view(out_features, in_features).to(torch.bfloat16)
+
+
+def test_four_bit_weights_are_recovered_and_others_are_not_taken_for_them() -> None:
+    torch.manual_seed(0)
+    weight = four_bit_weight(64, 128)
+    steps, scale, zero = quantise(weight)
+    recovered = ((steps.view(64, 4, 32) - 8) * scale.unsqueeze(-1) + zero.unsqueeze(-1)).view(64, 128)
+
+    assert (recovered - weight.float()).norm() < 0.003 * weight.float().norm()
+    assert loses_nothing(weight)
+    assert not loses_nothing((torch.randn(64, 128) * 0.02).to(torch.bfloat16))
+    assert not loses_nothing(weight.float())
+
+
+def test_few_rows_and_many_rows_agree() -> None:
+    torch.manual_seed(0)
+    weight = four_bit_weight(64, 128)
+    packed = PackedLinear(weight, torch.randn(64).to(torch.bfloat16), four_bit=True)
+    x = torch.randn(FEW_ROWS + 1, 128).to(torch.bfloat16)
+    many, few = packed(x), packed(x[:FEW_ROWS])
+
+    assert (few.float() - many[:FEW_ROWS].float()).norm() < 0.02 * few.float().norm()  # both round to 8 bits
+
+
+def test_four_bits_move_the_real_models_loss_by_less_than_half_a_percent(base_model_dir: Path) -> None:
+    from tunery.datasets.render import Renderer
+
+    text = "The harbour was quiet that morning. A few boats came back with fish, and the market opened at nine o'clock."
+    ids = Renderer.from_dir(base_model_dir).encode(text * 2)
+    losses = {}
+    for four_bit in (True, False):
+        model = make_model(base_model_dir, torch.bfloat16, four_bit=four_bit)
+        logits = torch.cat([model.decode([Run([token], i, list(range(8)), None)]) for i, token in enumerate(ids)])
+        losses[four_bit] = float(torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:])))
+
+    assert make_model(base_model_dir, torch.bfloat16, four_bit=None).weights.is_four_bit
+    assert losses[True] == pytest.approx(losses[False], rel=0.005)
+
+
+def test_unknown_architectures_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(InvalidRequest, match="'gpt2'"):
+        read_config(tmp_path)
