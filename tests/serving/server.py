@@ -39,6 +39,10 @@ class EngineServer:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Idempotent."""
         self._server.should_exit = True
         self._thread.join(20)
         self._socket.close()

@@ -1,0 +1,92 @@
+"""The api's client of several engines, over two real ones: it loads adapters where they are needed and fails over."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.serving.server import EngineServer
+from tunery.api.inference.engines import Engines
+from tunery.api.inference.resolve import Target
+from tunery.domain.errors import Unavailable
+from tunery.domain.models import FineTunedModel
+from tunery.serving.settings import EngineSettings
+from tunery.settings import Settings
+from tunery.store.blobs import Blobs
+
+BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 2, "ignore_eos": True}
+
+
+@pytest.fixture
+def servers(settings: EngineSettings) -> Iterator[list[EngineServer]]:
+    with EngineServer(settings) as first, EngineServer(settings) as second:
+        yield [first, second]
+
+
+@pytest.fixture
+def engines(servers: list[EngineServer], home: Path, adapters: dict[str, Path]) -> Engines:
+    settings = Settings(home=home, engine_kind="vllm", engine_urls=[server.url for server in servers])
+    blobs = Blobs.in_folder(home / "blobs")
+    for number in range(6):
+        blobs.upload_dir(f"adapters/model_{number}", adapters["full"])
+    return Engines(settings, blobs)
+
+
+def target(number: int) -> Target:
+    model = FineTunedModel(
+        id=f"model_{number}", name=f"ft:base:org::aaaaaaa{number}", project_id="proj", created_at=0, base_model="base",
+        source="base", job_id=None, step_number=None, blob=f"adapters/model_{number}", owned_by="org",
+    )  # fmt: skip
+    return Target(model.name, "base", None, model)
+
+
+async def ask(engines: Engines, number: int) -> dict[str, Any]:
+    async with engines.post("/v1/chat/completions", BODY, target(number)) as response:
+        await response.aread()
+        return response.json()
+
+
+def loaded(server: EngineServer) -> set[str]:
+    return set(server.service.engine.adapters)
+
+
+def test_each_model_has_its_server_and_moves_when_that_is_gone(engines: Engines, servers: list[EngineServer]) -> None:
+    async def scenario() -> None:
+        for _ in range(2):
+            for number in range(6):
+                assert (await ask(engines, number))["model"] == f"model_{number}"
+        first, second = loaded(servers[0]), loaded(servers[1])
+        assert first | second == {f"model_{number}" for number in range(6)}
+        assert not first & second
+
+        servers[0].stop()
+        for number in range(6):
+            assert (await ask(engines, number))["choices"][0]["finish_reason"] == "length"
+        assert loaded(servers[1]) == first | second
+
+        servers[1].stop()
+        with pytest.raises(Unavailable) as down:
+            await ask(engines, 0)
+        assert down.value.status == 503
+        await engines.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_restarted_server_is_given_its_adapters_again(
+    settings: EngineSettings, engines: Engines, servers: list[EngineServer]
+) -> None:
+    async def scenario() -> None:
+        for number in range(6):
+            await ask(engines, number)
+        before = loaded(servers[0])
+        servers[0].stop()
+        with EngineServer(settings, servers[0].port) as restarted:
+            for number in range(6):
+                await ask(engines, number)
+            assert loaded(restarted) == before
+        await engines.close()
+
+    asyncio.run(scenario())
