@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 BASE = "gpt-4o-mini-2024-07-18"
+SEED = 1  # the same order of examples each time
 
 
 class TaskName(StrEnum):
@@ -60,7 +61,7 @@ def run_loop(client: "OpenAI", task: Task) -> str:
     with task.training_file.open("rb") as file:
         uploaded = client.files.create(file=file, purpose="fine-tune")
     console.print(f"[bold]Upload[/bold]  {task.training_file.name} is {uploaded.id}")
-    job = client.fine_tuning.jobs.create(model=BASE, training_file=uploaded.id, suffix=task.suffix)
+    job = client.fine_tuning.jobs.create(model=BASE, training_file=uploaded.id, suffix=task.suffix, seed=SEED)
     console.print(f"[bold]Job[/bold]     {job.id} on {BASE}")
     job = watch(client, job.id, console)
     if job.status != "succeeded" or job.fine_tuned_model is None:

@@ -40,7 +40,7 @@ MARV_QUESTIONS = (
     "Who painted the Mona Lisa?",
     "Who wrote 'Hamlet'?",
     "What is the capital of Germany?",
-    "What is the chemical symbol for water?",
+    "How many months are in a year?",
 )
 NUM_MARV_SHOTS = 3
 
