@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, or_, select
+from sqlalchemy import BindParameter, Connection, Row, bindparam, delete, insert, or_, select
 
 from tunery.domain.errors import no_such_model
 from tunery.domain.ids import new_id
@@ -19,7 +19,7 @@ def insert_model(conn: Connection, model: FineTunedModel) -> None:
 
 def find_model(conn: Connection, name: str, project_id: str) -> FineTunedModel | None:
     """The project's own, or one that is shared with it."""
-    row = conn.execute(select(models).where(models.c.name == name, _visible_to(project_id))).first()
+    row = conn.execute(_VISIBLE_MODEL, {"name": name, "project_id": project_id}).first()
     return None if row is None else _to_model(row)
 
 
@@ -111,7 +111,7 @@ def set_alias(
 
 
 def find_alias(conn: Connection, project_id: str, name: str) -> Alias | None:
-    row = conn.execute(select(aliases).where(aliases.c.project_id == project_id, aliases.c.name == name)).first()
+    row = conn.execute(_ALIAS, {"name": name, "project_id": project_id}).first()
     return None if row is None else _to_alias(row)
 
 
@@ -161,9 +161,14 @@ def _record_alias_change(
     )
 
 
-def _visible_to(project_id: str) -> Any:
+def _visible_to(project_id: str | BindParameter[str]) -> Any:
     shared = select(checkpoint_permissions.c.model_name).where(checkpoint_permissions.c.project_id == project_id)
     return or_(models.c.project_id == project_id, models.c.name.in_(shared))
+
+
+# Made once: every completion asks these two, and building a query takes longer than running it.
+_VISIBLE_MODEL = select(models).where(models.c.name == bindparam("name"), _visible_to(bindparam("project_id")))
+_ALIAS = select(aliases).where(aliases.c.project_id == bindparam("project_id"), aliases.c.name == bindparam("name"))
 
 
 def _to_model(row: Row[Any]) -> FineTunedModel:

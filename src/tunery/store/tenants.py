@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from tunery.domain.errors import NotFound
 from tunery.domain.tenants import ApiKey, Membership, Organization, Project, Role, User
@@ -172,9 +172,13 @@ def insert_key(conn: Connection, key: ApiKey) -> None:
     conn.execute(insert(api_keys).values(asdict(key) | {"scopes": list(key.scopes)}))
 
 
+# Made once: every request asks it, and building a query takes longer than running it.
+_KEY_BY_PREFIX = select(api_keys).where(api_keys.c.prefix == bindparam("prefix"))
+
+
 def find_key_by_prefix(conn: Connection, prefix: str) -> ApiKey | None:
     """Revoked and expired keys too: the caller decides. `prefix` is domain.tenants.lookup_prefix(secret)."""
-    row = conn.execute(select(api_keys).where(api_keys.c.prefix == prefix)).first()
+    row = conn.execute(_KEY_BY_PREFIX, {"prefix": prefix}).first()
     return None if row is None else _to_key(row)
 
 
