@@ -19,17 +19,22 @@ OPENAI_VERSION = "2020-10-01"
 
 # Postgres has no place for U+0000, and no object of ours has it in its name.
 NUL_IN_ADDRESS = envelope(InvalidRequest("The address holds the character U+0000."))
+API_PATHS = ("/v1/", "/tunery/")
 MAX_JSON_BYTES = 64 * 1024 * 1024  # forms have limits of their own, since their files never lie in memory
 
 
 class BodyLimit:
-    """Refuses a body, other than a form, that would not fit in memory; also one that does not say its length."""
+    """Refuses a body, other than a form, that would not fit in memory; also one that does not say its length.
+
+    For the API's own paths: what is mounted beside it streams its uploads under limits of its own.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or Headers(scope=scope).get("content-type", "").startswith("multipart/"):
+        is_ours = scope["type"] == "http" and scope["path"].startswith(API_PATHS)
+        if not is_ours or Headers(scope=scope).get("content-type", "").startswith("multipart/"):
             await self.app(scope, receive, send)
             return
         left = MAX_JSON_BYTES
