@@ -17,7 +17,7 @@ from tunery.domain.jobs import Method
 
 MIN_EXAMPLES: dict[Role, int] = {"training": 10, "validation": 1}
 # Texts of the first bytes are kept, to look for near-duplicates among them.
-SAMPLE_BYTES = 4 * 1024 * 1024
+SAMPLE_BYTES = 2 * 1024 * 1024
 # Starting processes takes a second: a smaller file is done sooner in this one.
 POOL_BYTES = 4 * 1024 * 1024
 
