@@ -88,7 +88,9 @@ class Server:
         settings = self._settings
         specs = []
         if settings.engine_kind == "local" and not settings.engine_url:
-            source = Catalog.load(settings.catalog).sources()[0]
+            catalog = Catalog.load(settings.catalog)
+            source = catalog.sources()[0]
+            self._tell_what_is_not_served(catalog, source)
             model_dir = sources.ensure(source, settings.models_dir, progress)
             port = free_port(LOOPBACK)
             settings = settings.model_copy(update={"engine_url": f"http://{LOOPBACK}:{port}"})
@@ -108,6 +110,13 @@ class Server:
         specs.append(self._spec("api", "tunery.launch.web", (), environment))
         specs.append(self._spec("worker", "tunery.jobs", (), environment))
         return specs
+
+    def _tell_what_is_not_served(self, catalog: Catalog, source: str) -> None:
+        others = [model.name for model in catalog if model.serving and model.source != source]
+        if others:
+            self._say(
+                f"The engine serves {source}. These names stand on other weights, so do not call them: {', '.join(others)}."
+            )
 
     def _spec(self, name: str, module: str, arguments: tuple[str, ...], environment: dict[str, str]) -> ChildSpec:
         return ChildSpec(name, module, arguments, environment, self._logs / f"{name}.log")
