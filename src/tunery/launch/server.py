@@ -115,7 +115,7 @@ class Server:
         others = [model.name for model in catalog if model.serving and model.source != source]
         if others:
             self._say(
-                f"The engine serves {source}. These names stand on other weights, so do not call them: {', '.join(others)}."
+                f"The engine serves {source}. Do not call these, they stand on other weights: {', '.join(others)}."
             )
 
     def _spec(self, name: str, module: str, arguments: tuple[str, ...], environment: dict[str, str]) -> ChildSpec:
