@@ -15,6 +15,7 @@ from tunery.domain.ids import new_id
 from tunery.domain.tenants import Caller
 from tunery.metering import limits
 from tunery.store import files as store
+from tunery.store.blobs import NoSuchBlob
 from tunery.store.database import read, write
 
 LIFETIME_S = 3600
@@ -76,7 +77,11 @@ def complete(
     """Join the named parts in that order. The upload stays pending when they are not what was announced."""
     upload = pending(services, caller, upload_id)
     parts = ordered_parts(services, upload, part_ids)
-    received, digest = join(services, upload, parts)
+    try:
+        received, digest = join(services, upload, parts)
+    except NoSuchBlob:
+        pending(services, caller, upload_id)  # another request completed it meanwhile, and the parts are gone
+        raise
     try:
         if md5 is not None and md5.lower() != digest:
             raise InvalidRequest(
