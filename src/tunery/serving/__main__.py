@@ -7,6 +7,10 @@ import sys
 
 import uvicorn
 
+# isort: off - it must come before anything that imports torch
+import tunery.serving.threads  # noqa: F401
+# isort: on
+
 from tunery import tracing
 from tunery.serving.build import build_service
 from tunery.serving.engine import Engine
