@@ -7,8 +7,8 @@ import sys
 
 import uvicorn
 
-# isort: off - it must come before anything that imports torch
-import tunery.serving.threads  # noqa: F401
+# isort: off
+import tunery.serving.threads  # noqa: F401 - must come before anything that imports torch
 # isort: on
 
 from tunery import tracing
