@@ -10,7 +10,6 @@ import tunery
 from tunery.dashboard.connection import Connection
 
 EXAMPLE_NAME = "marv.jsonl"
-MAX_GROWN_BYTES = 64 * 1024 * 1024  # a larger file is better changed where it comes from
 
 
 def example_dataset() -> bytes:

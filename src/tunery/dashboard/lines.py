@@ -3,6 +3,14 @@
 import json
 from typing import Any
 
+from openai.types import FileObject
+
+MAX_HELD_BYTES = 64 * 1024 * 1024  # a larger file is not read into memory whole: it is not offered where that happens
+
+
+def small_enough(files: list[FileObject]) -> list[FileObject]:
+    return [file for file in files if file.bytes <= MAX_HELD_BYTES]
+
 
 def chat_examples(text: str) -> list[tuple[int, list[dict[str, Any]]]]:
     """Line numbers (from 1) and messages of the chat examples that end with a text answer; others are passed over."""

@@ -62,10 +62,9 @@ def _options(series: list[dict[str, Any]], *, x: dict[str, Any], y: dict[str, An
 class Curves:
     """Lines over the step, to be zoomed with the wheel and read with the pointer. `update` replaces the points."""
 
-    def __init__(self, label: str, *, x_name: str, unit: str = "") -> None:
-        self.names: list[str] = []
-        options = _options([], x=_axis(type="value", name=x_name, nameLocation="middle", nameGap=24, min="dataMin",
-                                       max="dataMax"), y=_axis(type="value", scale=True, name=unit))  # fmt: skip
+    def __init__(self, label: str, *, x_name: str) -> None:
+        x = _axis(type="value", name=x_name, nameLocation="middle", nameGap=24, min="dataMin", max="dataMax")
+        options = _options([], x=x, y=_axis(type="value", scale=True))
         options["grid"]["bottom"] = 44
         options["dataZoom"] = [
             {"type": "inside", "filterMode": "none"},
@@ -91,7 +90,7 @@ class Curves:
             self.chart.update()
 
 
-def bars(label: str, categories: Sequence[str], stacks: Mapping[str, Sequence[float]], *, unit: str = "") -> ui.echart:
+def bars(label: str, categories: Sequence[str], stacks: Mapping[str, Sequence[float]]) -> ui.echart:
     """Stacked bars: one stack a category, one colour a name."""
     series = [
         {"name": name, "type": "bar", "stack": "all", "data": list(values), "barMaxWidth": 28}
@@ -100,7 +99,7 @@ def bars(label: str, categories: Sequence[str], stacks: Mapping[str, Sequence[fl
     x = _axis(type="category", data=list(categories))
     if len(categories) <= FEW:
         x["axisLabel"] |= {"interval": 0, "width": 110, "overflow": "truncate"}
-    options = _options(series, x=x, y=_axis(type="value", name=unit))
+    options = _options(series, x=x, y=_axis(type="value"))
     return ui.echart(options).classes("chart").props(f'role=img aria-label="{label}"')
 
 

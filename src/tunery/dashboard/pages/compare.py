@@ -9,6 +9,7 @@ from tunery.dashboard.comparison import PREFIX, PURPOSE, Contestant, Plan
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.shots import shot_choices
 from tunery.dashboard.components.table import Column, Row, Table
+from tunery.dashboard.lines import small_enough
 from tunery.dashboard.models import Model, list_models
 from tunery.dashboard.visit import BASE, Visit
 
@@ -21,7 +22,7 @@ async def build(visit: Visit) -> None:
     t = visit.t
     files = visit.connection.client.files
     models = await list_models(visit.connection)
-    datasets = (await files.list(purpose="fine-tune", limit=200)).data
+    datasets = small_enough((await files.list(purpose="fine-tune", limit=200)).data)
     results = [file for file in (await files.list(purpose=PURPOSE, limit=200)).data if file.filename.startswith(PREFIX)]
     blocks.heading(t("compare.title"), t("compare.subtitle"))
     if not datasets:

@@ -6,6 +6,7 @@ from typing import Any
 from nicegui import ui
 
 from tunery.dashboard.components import blocks, code
+from tunery.dashboard.lines import small_enough
 from tunery.dashboard.models import Model, list_models
 from tunery.dashboard.pages.lane import Lane, Parameters
 from tunery.dashboard.pages.save_example import save_example
@@ -18,7 +19,7 @@ DRAFT = "playground"
 async def build(visit: Visit) -> None:
     models = await list_models(visit.connection)
     files = (await visit.connection.client.files.list(purpose="fine-tune", limit=100)).data
-    names = {file.id: file.filename for file in files}
+    names = {file.id: file.filename for file in small_enough(files)}
     Playground(visit, {model.name: model for model in models}, names).draw()
 
 
