@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -15,12 +16,19 @@ def is_running(pid: int) -> bool:
 
 
 def children_of(pid: int) -> list[int]:
-    """The running descendants."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += [int(child), *children_of(int(child))]
+    """The running descendants. Threads and processes that end while this looks are passed over."""
+    found: list[int] = []
+    for child in _children(pid):
+        found += [child, *children_of(child)]
     return [child for child in found if is_running(child)]
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path("/proc").glob(f"{pid}/task/*"):
+        with suppress(OSError):
+            found += map(int, (task / "children").read_text().split())
+    return found
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float = 10) -> None:
