@@ -47,6 +47,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--peer", choices=["trl"])
     parser.add_argument("--peer-micro-batch", type=int, default=0, help="rows TRL computes at once; 0: the whole batch")
     parser.add_argument("--peer-steps", type=int, default=0, help="steps of the peer; 0: as many as ours")
+    parser.add_argument(
+        "--peer-dtype", choices=["bfloat16", "float32"], default="bfloat16", help="float32: for comparing the losses"
+    )
     parser.add_argument("--peer-batch", type=int, default=0, help="rows of the peer's step; 0: as ours")
     parser.add_argument("--prefix-tokens", type=int, default=0, help="prepend a shared system prompt of this length")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
@@ -113,7 +116,7 @@ def start_side(side: str, options: argparse.Namespace, model: Path, data: Path) 
     batch = options.peer_batch or options.batch if is_peer else options.batch
     command = [python, __file__, "--side", side, "--data", str(data), "--model", str(model), "--steps", str(steps)]
     command += ["--batch", str(batch)]
-    for name in ("peer_micro_batch", "learning_rate", "valid_rows", "threads"):
+    for name in ("peer_dtype", "peer_micro_batch", "learning_rate", "valid_rows", "threads"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "false"}
     # Spinning threads are the faster choice for either side on a quiet machine and a disaster on a busy one.

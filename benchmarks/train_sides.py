@@ -128,7 +128,7 @@ def trl(options: argparse.Namespace) -> dict[str, Any]:
         "input_ids": [ids for ids, _ in rows[:count]],
         "completion_mask": [[int(weight > 0) for weight in weights] for _, weights in rows[:count]],
     }
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.peer_dtype))
     model = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear"))
     layers = {
         name: (module.lora_A["default"].weight, module.lora_B["default"].weight)
@@ -159,7 +159,7 @@ def trl(options: argparse.Namespace) -> dict[str, Any]:
             weight_decay=0.0,
             max_length=1024,
             packing=False,
-            bf16=True,
+            bf16=options.peer_dtype == "bfloat16",
             use_cpu=True,
             gradient_checkpointing=False,
             completion_only_loss=True,
