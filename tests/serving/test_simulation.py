@@ -101,7 +101,7 @@ def test_an_hour_of_arrivals_breaks_no_invariant_and_starves_nobody() -> None:
     assert counts["aborted"] > 10
     assert scheduler.num_preemptions > 3
     assert counts["loads"] > 100
-    assert counts["cached"] > 10_000
+    assert counts["cached"] > 5_000
     assert max(simulation.waits) < 60
     assert scheduler.blocks.num_used == 0
     assert not scheduler.has_work
