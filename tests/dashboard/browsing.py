@@ -17,7 +17,7 @@ FLAGS = (
     "--disable-sync",
 )
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-PATIENCE_MS = 30_000  # the machine may be busy with other tests
+PATIENCE_MS = 90_000
 
 
 def find_chromium() -> str | None:

@@ -101,7 +101,7 @@ def test_a_file_of_300_mb_is_dropped_with_its_progress_shown(browser: Browser, s
         page = visitor.go("/datasets")
         page.locator("input[type=file]").set_input_files(path)
         expect(page.locator(".drop-progress progress")).to_be_visible()
-        page.wait_for_url("**/datasets/file-*", timeout=180_000)
+        page.wait_for_url("**/datasets/file-*", timeout=400_000)
         expect(page.locator("h1")).to_have_text("large.jsonl")
         expect(page.locator(".example").first).to_contain_text("Line 1")
 
