@@ -19,7 +19,7 @@ FILE = "speed.json"
 KEPT = 8  # jobs remembered for each base and method
 _CALIBRATION_S = 0.2
 # A machine does not repeat itself: other programs run, lengths differ. Around the slowest and fastest job remembered.
-_MEASURED_MARGIN = (0.4, 2.5)
+_MEASURED_MARGIN = (0.5, 2.0)
 # Of the fp32 matrix speed: bf16 units exceed it, small products and a busy machine stay far below.
 _GUESSED_SHARE = (0.12, 1.6)
 _GUESSED_OVERHEAD_S = (4.0, 60.0)
