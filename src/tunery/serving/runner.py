@@ -96,6 +96,8 @@ class Runner:
         return result
 
     def _prefill(self, items: list[Scheduled], result: dict[str, Sampled]) -> None:
+        # Rows of one adapter side by side are one product.
+        items = sorted(items, key=lambda item: item.sequence.adapter or "")
         hidden = self._model.prefill([self._run(item) for item in items])
         ends: list[int] = []
         sampled: list[str] = []

@@ -1,6 +1,6 @@
 """The two forward passes: many tokens of few sequences (prefill), one token of many (decode)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional
@@ -66,7 +66,9 @@ class Model:
         for run in runs:
             span = _Span(run, first, block_size, self.weights.dtype)
             spans.append(span)
-            if run.adapter is not None:
+            if segments and segments[-1].adapter is run.adapter and segments[-1].end == span.rows.start:
+                segments[-1] = replace(segments[-1], end=span.rows.stop)
+            elif run.adapter is not None:
                 segments.append(Segment(span.rows.start, span.rows.stop, run.adapter))
             first = span.rows.stop
         ids = torch.tensor([token for run in runs for token in run.token_ids])
