@@ -15,6 +15,8 @@ from tunery.store import events
 from tunery.store.database import read
 
 CHOSEN = Hyperparameters(n_epochs=10, batch_size=4)
+# Enough steps that a pause and a kill always come in the middle, also on an idle machine.
+LONG = Hyperparameters(n_epochs=40, batch_size=2)
 
 
 def test_real_trainer_learns_and_its_job_succeeds(site: Site) -> None:
@@ -34,10 +36,10 @@ def test_real_trainer_learns_and_its_job_succeeds(site: Site) -> None:
 
 
 def test_job_that_was_paused_and_killed_ends_with_the_loss_of_one_that_was_not(site: Site) -> None:
-    whole = site.create(hyperparameters=CHOSEN, seed=1)
+    whole = site.create(hyperparameters=LONG, seed=1)
     with site.worker(TRAINER):
         expected = site.wait(whole.id, timeout_s=90)
-        job = site.create(hyperparameters=CHOSEN, seed=1, training_file=whole.training_file)
+        job = site.create(hyperparameters=LONG, seed=1, training_file=whole.training_file)
         site.wait_for_step(job.id, 3, timeout_s=60)
         site.verb(lifecycle.pause_job, job.id)
         assert site.wait(job.id, JobStatus.PAUSED).status is JobStatus.PAUSED
