@@ -90,7 +90,7 @@ def test_a_stream_tells_of_progress_and_of_errors(
     missing = upload(client, rows[:1])
     client.app.state.services.blobs.delete(f"files/{missing}")  # type: ignore[attr-defined]
     answer = client.post("/tunery/v1/validations", json={"file": missing, "stream": True})
-    assert answer.text.startswith("event: error\ndata: ")
+    assert answer.text.rpartition("event: ")[2].startswith("error\ndata: ")  # on a busy machine behind some progress
 
 
 def test_large_files_wait_for_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:

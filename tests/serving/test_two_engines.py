@@ -1,7 +1,8 @@
 """The api's client of several engines, over two real ones: it loads adapters where they are needed and fails over."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ from tunery.settings import Settings
 from tunery.store.blobs import Blobs
 
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 2, "ignore_eos": True}
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    """In a thread of its own: a browser test of the same session leaves its event loop running in the main one."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, scenario).result()
 
 
 @pytest.fixture
@@ -72,7 +79,7 @@ def test_each_model_has_its_server_and_moves_when_that_is_gone(engines: Engines,
         assert down.value.status == 503
         await engines.close()
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_restarted_server_is_given_its_adapters_again(
@@ -89,4 +96,4 @@ def test_a_restarted_server_is_given_its_adapters_again(
             assert loaded(restarted) == before
         await engines.close()
 
-    asyncio.run(scenario())
+    run(scenario())
