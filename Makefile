@@ -30,7 +30,7 @@ format: $(VENV)/.dev  ## format the code and sort the imports
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.bench  ## measure training and serving against their peers; updates docs/bench.md
+bench: $(VENV)/.bench  ## measure training against its peer; updates docs/benchmarks.md
 	$(BIN)/python scripts/bench.py
 
 conformance: $(VENV)/.dev  ## run the official SDK's own test suite against the server; writes docs/conformance.md
