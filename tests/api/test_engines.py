@@ -3,14 +3,17 @@
 import asyncio
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.api.conftest import BASE, Api, start_engine
 from tunery.api.inference.engine_errors import engine_error
 from tunery.api.inference.resolve import Target
+from tunery.api.inference.sse import DONE, read_chunks, write_chunk
 
 CHAT = "/v1/chat/completions"
 
@@ -104,27 +107,85 @@ def test_stream_that_loses_its_engine_ends_with_an_error_event(
 
 
 def test_errors_in_vllms_dialect_become_openais() -> None:
-    class Response:
-        status_code = 400
-        text = ""
-
-        def json(self) -> Any:
-            return {
-                "object": "error",
-                "message": "This model's maximum context length is 8192 tokens. model_abc",
-                "type": "BadRequestError",
-                "param": None,
-                "code": 400,
-            }
-
-    target = Target(BASE, "pypi:x", None, None)
-    error = engine_error(Response(), target)  # pyright: ignore[reportArgumentType]
+    message = "This model's maximum context length is 8192 tokens. model_abc"
+    told = {"object": "error", "message": message, "type": "BadRequestError", "param": None, "code": 400}
+    error = engine_error(400, json.dumps(told).encode(), Target(BASE, "pypi:x", None, None))
     assert (error.status, error.type, error.param, error.code) == (
         400,
         "invalid_request_error",
         "messages",
         "context_length_exceeded",
     )
+
+
+def test_chunk_ends_at_its_newline_and_not_at_other_ends_of_lines() -> None:
+    texts = ["one\u2028two", "three\x85four", "five\x0bsix", "seven"]
+    events = b"".join(write_chunk({"text": text}) for text in texts) + DONE
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(events), 7):
+            yield events[start : start + 7]
+
+    async def read() -> list[str]:
+        return [chunk["text"] async for chunk in read_chunks(pieces())]
+
+    assert asyncio.run(read()) == texts
+
+
+OTHER = """
+[bases.other]
+source = "hf:some/other-base@main"
+context_length = 2048
+
+[[models]]
+name = "other-1"
+base = "other"
+"""
+
+
+@pytest.fixture
+def two_bases(tmp_path: Path) -> dict[str, Path]:
+    """The settings of an installation whose catalog has a second base."""
+    catalog, prices = tmp_path / "catalog.toml", tmp_path / "prices.toml"
+    catalog.write_text(OTHER)
+    prices.write_text('currency = "usd"\n[default]\ntraining = 1\ninput = 1\ncached_input = 1\noutput = 1\n')
+    return {"catalog": catalog, "prices": prices}
+
+
+def test_model_on_a_base_that_no_engine_has_is_refused(
+    make_api: Callable[..., Api], engine_url: str, two_bases: dict[str, Path]
+) -> None:
+    api = make_api(engine_url=engine_url, **two_bases)
+    tuned = api.make_model("ft:other-1:personal::AbCd1234", base_model="other-1", source="hf:some/other-base@main")
+    assert ask(api).status_code == 200
+    for name, stream in [("other-1", False), ("other-1", True), (tuned.name, False)]:
+        answer = ask(api, name, stream=stream)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["type"], error["param"], error["code"]) == (
+            404,
+            "invalid_request_error",
+            "model",
+            "model_not_found",
+        )
+        assert name in error["message"]
+        assert "--served-name hf:some/other-base@main" in error["message"]
+        assert "engine_urls" in error["message"]
+    listed = {model["id"] for model in api.client.get("/v1/models").json()["data"]}
+    assert {BASE, "other-1", tuned.name} <= listed  # they may be trained and moved all the same
+
+
+@pytest.mark.parametrize("name", ["hf:some/other-base@main", "some/other-base", "other-1"])
+def test_each_base_has_its_engine(
+    make_api: Callable[..., Api], engine_url: str, tiny_model_dir: Path, two_bases: dict[str, Path], name: str
+) -> None:
+    second = start_engine(tiny_model_dir, name=name)
+    api = make_api(engine_kind="vllm", engine_urls=[engine_url, second.url], **two_bases)
+    assert ask(api).status_code == 200
+    assert ask(api, "other-1").json()["model"] == "other-1"
+    second.kill()
+    gone = ask(api, "other-1")
+    assert (gone.status_code, gone.json()["error"]["code"]) == (503, "server_is_overloaded")
+    assert ask(api).status_code == 200
 
 
 def test_adapter_comes_from_a_bucket(

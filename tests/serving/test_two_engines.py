@@ -1,6 +1,7 @@
 """The api's client of several engines, over two real ones: it loads adapters where they are needed and fails over."""
 
 import asyncio
+import json
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from tunery.api.inference.engines import Engines
 from tunery.api.inference.resolve import Target
 from tunery.domain.errors import Unavailable
 from tunery.domain.models import FineTunedModel
+from tunery.modeling.catalog import Catalog
 from tunery.serving.settings import EngineSettings
 from tunery.settings import Settings
 from tunery.store.blobs import Blobs
@@ -38,7 +40,7 @@ def engines(servers: list[EngineServer], home: Path, adapters: dict[str, Path]) 
     blobs = Blobs.in_folder(home / "blobs")
     for number in range(6):
         blobs.upload_dir(f"adapters/model_{number}", adapters["full"])
-    return Engines(settings, blobs)
+    return Engines(settings, blobs, Catalog.load())
 
 
 def target(number: int) -> Target:
@@ -51,8 +53,7 @@ def target(number: int) -> Target:
 
 async def ask(engines: Engines, number: int) -> dict[str, Any]:
     async with engines.post("/v1/chat/completions", BODY, target(number)) as response:
-        await response.aread()
-        return response.json()
+        return json.loads(await response.read())
 
 
 def loaded(server: EngineServer) -> set[str]:

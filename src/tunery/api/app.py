@@ -81,7 +81,7 @@ def create_services(settings: Settings, clock: Clock = system_clock) -> Services
         prices=prices,
         meter=Meter(engine, prices, settings, clock),
         clock=clock,
-        engines=Engines(settings, blobs),
+        engines=Engines(settings, blobs, catalog),
         upstream=Upstream(settings),
     )
 

@@ -115,7 +115,8 @@ class Server:
         others = [model.name for model in catalog if model.serving and model.source != source]
         if others:
             self._say(
-                f"The engine serves {source}. Do not call these, they stand on other weights: {', '.join(others)}."
+                f"The engine serves {source}. Requests for these are refused until engine_urls names an engine with "
+                f"their weights: {', '.join(others)}."
             )
 
     def _spec(self, name: str, module: str, arguments: tuple[str, ...], environment: dict[str, str]) -> ChildSpec:

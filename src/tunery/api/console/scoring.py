@@ -38,8 +38,8 @@ async def score(services: Services, caller: Caller, request_id: str, request: Sc
         "prompt_logprobs": TOP,
         "cache_salt": caller.project_id,
     }
-    async with services.engines.post("/v1/completions", body, target) as response:
-        answer = orjson.loads(await response.aread())
+    async with services.engines.post("/v1/completions", body, target) as given:
+        answer = orjson.loads(await given.read())
     usage = for_ledger(answer.get("usage") or {})
     await asyncio.to_thread(services.meter.settle, ticket, model=target.weights_name, usage=usage)
     entries = answer["choices"][0].get("prompt_logprobs") or answer.get("prompt_logprobs")

@@ -1,28 +1,54 @@
 """An engine's error → ours. vLLM puts its status in `code` and its own class names in `type`."""
 
-import httpx
+import logging
+
+import orjson
 
 from tunery.api.inference.resolve import Target
-from tunery.domain.errors import InvalidRequest, TuneryError, Unavailable, no_such_model
+from tunery.domain.errors import InvalidRequest, NotFound, TuneryError, Unavailable, no_such_model
+
+log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = "2"
+
+
+class EngineLost(Unavailable):
+    """It went away, or was silent for too long, while it worked on a request."""
 
 
 def unavailable(message: str) -> Unavailable:
     return Unavailable(message, code="server_is_overloaded", headers={"retry-after": RETRY_AFTER_S})
 
 
-def engine_error(response: httpx.Response, target: Target) -> TuneryError:
+def lost(exc: BaseException) -> EngineLost:
+    log.warning("the engine was lost in the middle of a request: %r", exc)
+    return EngineLost(
+        "The engine was lost while it worked on your request. Please try again.",
+        code="server_is_overloaded",
+        headers={"retry-after": RETRY_AFTER_S},
+    )
+
+
+def not_served(target: Target) -> NotFound:
+    """404 as for any model that cannot be used, and no 503: to try again would not help."""
+    return NotFound(
+        f"The model `{target.public_name}` stands on {target.source}, which no engine of this server has loaded. "
+        f"Start an engine with `--served-name {target.source}` and add its address to the setting engine_urls.",
+        param="model",
+        code="model_not_found",
+    )
+
+
+def engine_error(status: int, content: bytes, target: Target) -> TuneryError:
     """What the client is told. The engine's names for models are replaced by the one that the client used."""
-    detail = detail_of(response)
-    message = str(detail.get("message") or f"The engine answered {response.status_code}.")
+    detail = detail_of(content)
+    message = str(detail.get("message") or f"The engine answered {status}.")
     if target.adapter is not None:
         message = message.replace(target.adapter.id, target.public_name)
     param, code = detail.get("param"), detail.get("code")
     code = code if isinstance(code, str) else None
     if "maximum context length" in message:
         code, param = "context_length_exceeded", param or "messages"
-    status = response.status_code
     if status == 404:
         return no_such_model(target.public_name)
     if status in (429, 503):
@@ -32,10 +58,10 @@ def engine_error(response: httpx.Response, target: Target) -> TuneryError:
     return TuneryError("The engine had an error while it worked on your request; its log says more.")
 
 
-def detail_of(response: httpx.Response) -> dict:
+def detail_of(content: bytes) -> dict:
     try:
-        body = response.json()
-    except ValueError:
+        body = orjson.loads(content)
+    except orjson.JSONDecodeError:
         return {}
     error = body.get("error", body) if isinstance(body, dict) else {}
     return error if isinstance(error, dict) else {"message": error}

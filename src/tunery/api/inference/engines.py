@@ -16,62 +16,56 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import aiohttp
 import orjson
 
-from tunery import tracing
-from tunery.api.inference.engine_errors import engine_error, unavailable
+from tunery.api.inference.answer import Answer
+from tunery.api.inference.engine_errors import engine_error, not_served, unavailable
+from tunery.api.inference.engine_http import DOWN, EngineHttp, Unreachable, until_the_end
 from tunery.api.inference.resolve import Target
 from tunery.domain.errors import ServerFault
 from tunery.domain.models import FineTunedModel
+from tunery.modeling.catalog import Catalog
 from tunery.settings import Settings
 from tunery.store.blobs import Blobs
 
 log = logging.getLogger(__name__)
 
-# Tokens may take long to come, a connection may not.
-TIMEOUT = httpx.Timeout(600, connect=2)
 LOAD_TIMEOUT_S = 60.0
-JSON = {"content-type": "application/json"}
 DISCOVER_TIMEOUT_S = 2.0
 # How long a server that did not answer is left alone while others do.
 DOWN_FOR_S = 5.0
-UNREACHABLE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.RemoteProtocolError, httpx.ReadError)
 
 
 class Engines:
-    def __init__(self, settings: Settings, blobs: Blobs) -> None:
+    def __init__(self, settings: Settings, blobs: Blobs, catalog: Catalog) -> None:
         self._urls = [url.rstrip("/") for url in (settings.engine_urls or [settings.engine_url]) if url]
         self._blobs = blobs
+        self._sources = catalog.sources()
         self._folder = settings.home / "adapters"
-        self._client = httpx.AsyncClient(
-            timeout=TIMEOUT,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
-            trust_env=False,
-            event_hooks={"request": [tracing.add_headers]} if tracing.is_on() else None,
-        )
+        self._http = EngineHttp()
         self._served: dict[str, list[str]] = {}  # url -> the base names it serves
         self._down_until: dict[str, float] = {}  # url -> time.monotonic()
         self._loading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._http.close()
 
     async def is_up(self) -> bool:
         """Whether at least one engine answers its health check."""
         for url in self._urls:
             try:
-                if (await self._client.get(f"{url}/health", timeout=2)).status_code == 200:
+                if (await self._http.get(f"{url}/health", timeout_s=2))[0] == 200:
                     return True
-            except httpx.HTTPError:
+            except DOWN:
                 continue
         return False
 
     @asynccontextmanager
-    async def post(self, path: str, body: dict[str, Any], target: Target) -> AsyncIterator[httpx.Response]:
-        """The engine's answer to `body`, its status 200, its content not yet read.
+    async def post(self, path: str, body: dict[str, Any], target: Target) -> AsyncIterator[Answer]:
+        """The engine's answer to `body`, to be read in the block: what fails there becomes EngineLost.
 
-        Raises the engine's own error as TuneryError, Unavailable when no server answers.
+        Raises the engine's own error as TuneryError, NotFound when no server has the base, Unavailable when none is up.
         """
         if not self._urls:
             raise unavailable("No engine is configured: set engine_url, or start the server with `tunery serve`.")
@@ -79,36 +73,36 @@ class Engines:
         for url in await self._candidates(target):
             try:
                 response = await self._send(url, path, body, target)
-            except UNREACHABLE as exc:
+            except Unreachable as exc:
                 self._mark_down(url)
                 last = exc
                 continue
-            try:
-                yield response
-            finally:
-                await response.aclose()
+            # Closed in the end whatever was read: a client that goes away ends its answer in the engine, too.
+            async with response:
+                with until_the_end():
+                    yield Answer(response.read, response.content.iter_any)
             return
+        if last is None and all(url in self._served for url in self._urls):
+            raise not_served(target)
         log.warning("no engine answers for %s: %r", target.source, last)
         raise unavailable("The engine is starting or restarting. Please try again in a moment.")
 
-    async def _send(self, url: str, path: str, body: dict[str, Any], target: Target) -> httpx.Response:
+    async def _send(self, url: str, path: str, body: dict[str, Any], target: Target) -> aiohttp.ClientResponse:
         """One server. An unknown adapter is loaded, once, and the request sent again."""
         response = await self._request(url, path, body, target)
-        if response.status_code == 404 and target.adapter is not None:
-            await response.aclose()
+        if response.status == 404 and target.adapter is not None:
+            response.release()
             await self._load(url, target.adapter)
             response = await self._request(url, path, body, target)
-        if response.status_code >= 400:
-            await response.aread()
-            await response.aclose()
-            raise engine_error(response, target)
+        if response.status >= 400:
+            async with response:
+                with until_the_end():
+                    raise engine_error(response.status, await response.read(), target)
         return response
 
-    async def _request(self, url: str, path: str, body: dict[str, Any], target: Target) -> httpx.Response:
+    async def _request(self, url: str, path: str, body: dict[str, Any], target: Target) -> aiohttp.ClientResponse:
         name = target.adapter.id if target.adapter else self._base_name(url, target)
-        content = orjson.dumps({**body, "model": name})
-        request = self._client.build_request("POST", f"{url}{path}", content=content, headers=JSON)
-        return await self._client.send(request, stream=True)
+        return await self._http.start(f"{url}{path}", orjson.dumps({**body, "model": name}))
 
     async def _candidates(self, target: Target) -> list[str]:
         """Servers that have the base, the adapter's usual one first, so that its cache and slot are warm."""
@@ -125,9 +119,9 @@ class Engines:
 
     async def _discover(self, url: str) -> None:
         try:
-            answer = await self._client.get(f"{url}/v1/models", timeout=DISCOVER_TIMEOUT_S)
-            rows = answer.json()["data"] if answer.status_code == 200 else []
-        except (httpx.HTTPError, ValueError, KeyError):
+            status, content = await self._http.get(f"{url}/v1/models", timeout_s=DISCOVER_TIMEOUT_S)
+            rows = orjson.loads(content)["data"] if status == 200 else []
+        except (*DOWN, ValueError, KeyError):
             rows = []
         if rows:
             self._served[url] = [row["id"] for row in rows if not row.get("parent")]
@@ -139,9 +133,10 @@ class Engines:
         self._down_until[url] = time.monotonic() + DOWN_FOR_S
 
     def _serves(self, url: str, target: Target) -> bool:
-        """A server that serves one base under another name is taken at its word when it is the only one."""
+        """By the base's name; where there is one server and one base, the name that it has there does not matter."""
         names = self._served.get(url, [])
-        return any(name in names for name in _names(target)) or (len(names) > 0 and len(self._urls) == 1)
+        is_only_one = len(self._urls) == 1 and self._sources == [target.source]
+        return any(name in names for name in _names(target)) or (len(names) > 0 and is_only_one)
 
     def _base_name(self, url: str, target: Target) -> str:
         """Another request may have marked the server as down meanwhile: then the source's own name is as good."""
@@ -151,14 +146,14 @@ class Engines:
     async def _load(self, url: str, model: FineTunedModel) -> None:
         async with self._loading[model.id]:
             folder = await asyncio.to_thread(self._adapter_folder, model)
-            answer = await self._client.post(
+            status, content = await self._http.post(
                 f"{url}/v1/load_lora_adapter",
-                json={"lora_name": model.id, "lora_path": str(folder)},
-                timeout=LOAD_TIMEOUT_S,
+                {"lora_name": model.id, "lora_path": str(folder)},
+                timeout_s=LOAD_TIMEOUT_S,
             )
             # Two requests may have met the missing adapter; to the second it "has already been loaded".
-            if answer.status_code >= 400 and "already" not in answer.text:
-                log.error("%s could not be loaded by %s: %s", folder, url, answer.text[:1000])
+            if status >= 400 and b"already" not in content:
+                log.error("%s could not be loaded by %s: %s", folder, url, content[:1000].decode(errors="replace"))
                 raise ServerFault(f"The weights of {model.name} could not be loaded; the server's log says why.")
 
     def _adapter_folder(self, model: FineTunedModel) -> Path:
@@ -178,6 +173,7 @@ class Engines:
 
 
 def _names(target: Target) -> list[str]:
-    """The names under which a server may serve the target's base."""
+    """The names under which a server may serve the target's base. vLLM's own for it are `org/name` and the folder."""
     base = target.base
-    return [target.source, *((base.name, *base.aliases) if base else ())]
+    place = target.source.partition(":")[2].partition("@")[0]
+    return [target.source, place, *((base.name, *base.aliases) if base else ())]

@@ -1,18 +1,16 @@
 """One completion from the request to the ledger."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import httpx
 import orjson
 
 from tunery.api.body import is_finite, without_nul
 from tunery.api.inference import legacy
 from tunery.api.inference.assemble import Assembly
-from tunery.api.inference.engine_errors import unavailable
+from tunery.api.inference.engine_errors import EngineLost
 from tunery.api.inference.engines import Engines
 from tunery.api.inference.parameters import CHAT, COMPLETIONS, check
 from tunery.api.inference.resolve import Target, resolve
@@ -21,14 +19,12 @@ from tunery.api.inference.upstream import Upstream
 from tunery.api.inference.usage import completed, estimated_tokens, for_ledger
 from tunery.api.services import Services
 from tunery.domain.completions import StoredCompletion
-from tunery.domain.errors import InvalidRequest, TuneryError
+from tunery.domain.errors import InvalidRequest
 from tunery.domain.tenants import Caller
 from tunery.metering.ledger import RequestIds
 from tunery.metering.meter import Ticket
 from tunery.store import completions
 from tunery.store.database import read, write
-
-log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 Kind = Literal["chat", "completion"]
@@ -102,11 +98,8 @@ def _backend(services: Services, target: Target) -> Engines | Upstream:
 async def complete(services: Services, ask: Ask) -> Json:
     """The whole answer. The ledger has it before the client does."""
     try:
-        async with _backend(services, ask.target).post(PATHS[ask.kind], ask.forwarded, ask.target) as response:
-            answer = orjson.loads(await response.aread())
-    except httpx.HTTPError as exc:
-        await _abandon(services, ask)
-        raise _lost(exc) from exc
+        async with _backend(services, ask.target).post(PATHS[ask.kind], ask.forwarded, ask.target) as given:
+            answer = orjson.loads(await given.read())
     except BaseException:
         await _abandon(services, ask)
         raise
@@ -127,8 +120,8 @@ async def stream(services: Services, ask: Ask) -> AsyncIterator[bytes]:
     assembly = Assembly() if ask.is_stored else None
     settled = False
     try:
-        async with _backend(services, ask.target).post(PATHS[ask.kind], ask.forwarded, ask.target) as response:
-            async for chunk in read_chunks(response):
+        async with _backend(services, ask.target).post(PATHS[ask.kind], ask.forwarded, ask.target) as given:
+            async for chunk in read_chunks(given.chunks()):
                 if "error" in chunk:
                     yield write_chunk(chunk)
                     return
@@ -143,8 +136,8 @@ async def stream(services: Services, ask: Ask) -> AsyncIterator[bytes]:
                     settled = True
                 if shown is not None:
                     yield write_chunk(shown)
-    except httpx.HTTPError as exc:
-        yield write_chunk(_lost(exc).body())
+    except EngineLost as exc:
+        yield write_chunk(exc.body())
         return
     finally:
         if not settled:
@@ -183,8 +176,3 @@ def _keep(services: Services, ask: Ask, usage: Json, answer: Json | None) -> Non
 async def _abandon(services: Services, ask: Ask) -> None:
     """Shielded: it also runs when the client's going away cancels the request."""
     await asyncio.shield(asyncio.to_thread(services.meter.abandon, ask.ticket))
-
-
-def _lost(exc: BaseException) -> TuneryError:
-    log.warning("the engine was lost in the middle of a request: %r", exc)
-    return unavailable("The engine was lost while it worked on your request. Please try again.")

@@ -10,7 +10,8 @@ from typing import Any
 
 import httpx
 
-from tunery.api.inference.engine_errors import detail_of, unavailable
+from tunery.api.inference.answer import Answer
+from tunery.api.inference.engine_errors import detail_of, lost, unavailable
 from tunery.api.inference.resolve import Target
 from tunery.domain.errors import InvalidRequest, RateLimited, TuneryError
 from tunery.settings import Settings
@@ -28,8 +29,8 @@ class Upstream:
         await self._client.aclose()
 
     @asynccontextmanager
-    async def post(self, path: str, body: dict[str, Any], target: Target) -> AsyncIterator[httpx.Response]:
-        """The upstream's answer, its status 200, its content not yet read. Raises what the client should be told."""
+    async def post(self, path: str, body: dict[str, Any], target: Target) -> AsyncIterator[Answer]:
+        """The upstream's answer, to be read in the block. Raises what the client should be told."""
         if self._key is None:
             raise InvalidRequest(
                 f"{target.public_name} is passed on to OpenAI, and this server has no upstream_api_key for that.",
@@ -46,18 +47,22 @@ class Upstream:
             response = await self._client.send(request, stream=True)
         except httpx.ConnectError as exc:
             raise unavailable("The upstream that this model is passed on to cannot be reached.") from exc
+        except httpx.HTTPError as exc:
+            raise lost(exc) from exc
         try:
             if response.status_code >= 400:
                 await response.aread()
                 raise _upstream_error(response)
-            yield response
+            yield Answer(response.aread, response.aiter_bytes)
+        except httpx.HTTPError as exc:
+            raise lost(exc) from exc
         finally:
             await response.aclose()
 
 
 def _upstream_error(response: httpx.Response) -> TuneryError:
     """The upstream's own words and status. A bad key there is this server's fault, not the client's."""
-    detail = detail_of(response)
+    detail = detail_of(response.content)
     message = f"Upstream: {detail.get('message') or response.status_code}"
     code = detail.get("code") if isinstance(detail.get("code"), str) else None
     if response.status_code in (401, 403):

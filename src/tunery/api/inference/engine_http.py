@@ -1,0 +1,90 @@
+"""HTTP to the engines, over connections that are kept.
+
+aiohttp and not httpx, as elsewhere: its parser is in C, and httpx took a millisecond of every completion.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import aiohttp
+
+from tunery import tracing
+from tunery.api.inference.engine_errors import EngineLost, lost
+
+# Tokens may take long to come, a connection may not.
+TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=600)
+# uvicorn, which our engine and vLLM run on, closes a connection that was idle for five seconds. A request that is sent
+# at that very moment is lost, so ours are closed earlier.
+KEEP_ALIVE_S = 4
+CLOSED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+
+
+class Unreachable(Exception):
+    """The server took no request, or went away before the head of its answer: another one may be asked."""
+
+
+class EngineHttp:
+    def __init__(self) -> None:
+        self._opened: aiohttp.ClientSession | None = None
+
+    def _session(self) -> aiohttp.ClientSession:
+        """Made at its first use, since it belongs to the event loop that runs then."""
+        if self._opened is None:
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
+            jar = aiohttp.DummyCookieJar()
+            self._opened = aiohttp.ClientSession(connector=connector, timeout=TIMEOUT, cookie_jar=jar)
+        return self._opened
+
+    async def close(self) -> None:
+        if self._opened is not None:
+            await self._opened.close()
+
+    async def start(self, url: str, content: bytes) -> aiohttp.ClientResponse:
+        """POST, until the head of the answer is there; whoever called closes it. Raises Unreachable and EngineLost."""
+        headers = {"content-type": "application/json", **tracing.outgoing_headers()}
+        with _in_our_words():
+            try:
+                return await self._session().post(url, data=content, headers=headers)
+            except aiohttp.ClientConnectorError:
+                raise
+            except CLOSED:  # a kept connection that the server has ended may show it only when it is used
+                return await self._session().post(url, data=content, headers=headers)
+
+    async def get(self, url: str, *, timeout_s: float) -> tuple[int, bytes]:
+        """Status and content. Raises Unreachable and EngineLost, as `post` does."""
+        return await self._whole("GET", url, timeout_s)
+
+    async def post(self, url: str, body: dict[str, Any], *, timeout_s: float) -> tuple[int, bytes]:
+        return await self._whole("POST", url, timeout_s, json=body)
+
+    async def _whole(self, method: str, url: str, timeout_s: float, **values: Any) -> tuple[int, bytes]:
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        headers = tracing.outgoing_headers()
+        with _in_our_words():
+            async with self._session().request(method, url, timeout=timeout, headers=headers, **values) as response:
+                return response.status, await response.read()
+
+
+@contextmanager
+def until_the_end() -> Iterator[None]:
+    """Around the reading of an answer whose head has come: what goes wrong in it is EngineLost."""
+    try:
+        yield
+    except (aiohttp.ClientError, TimeoutError) as exc:
+        raise lost(exc) from exc
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    try:
+        yield
+    except aiohttp.ConnectionTimeoutError as exc:
+        raise Unreachable(repr(exc)) from exc
+    except TimeoutError as exc:  # the engine has the request and may be working on it
+        raise lost(exc) from exc
+    except aiohttp.ClientError as exc:
+        raise Unreachable(repr(exc)) from exc
+
+
+DOWN = (Unreachable, EngineLost)
