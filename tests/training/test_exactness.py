@@ -85,6 +85,15 @@ def test_shared_beginnings_in_bf16_differ_by_rounding_only(make_model: MakeModel
     assert distance(shared[1]) < 1.3 * distance(separate[1]) + 0.01
 
 
+def test_nothing_is_computed_behind_the_last_trained_token(make_model: MakeModel, rows: list[Row]) -> None:
+    model = make_model()
+    longer = [Row(row.token_ids + [7, 8, 9], row.loss_weights + [0.0] * 3) for row in rows]
+    assert pack(longer, model.shape).num_tokens == pack(rows, model.shape).num_tokens
+    short, long = loss_and_grads(model, rows, share=True), loss_and_grads(model, longer, share=True)
+    assert long[0] == short[0]
+    assert_grads_equal(long[1], short[1], TOLERANCE)
+
+
 def test_fused_layers_equal_those_of_transformers(make_model: MakeModel, rows: list[Row]) -> None:
     fast, slow = (loss_and_grads(make_model(fused=fused), rows, share=True) for fused in (True, False))
     assert fast[0] == pytest.approx(slow[0], rel=TOLERANCE)

@@ -7,7 +7,8 @@ all tokens of the segments above it. Two forms of the same thing:
 - `packed` (module `packed_attention`): segments with the same ancestors form a group that is computed as one batch.
 
 Dimensions: N packed tokens, H query heads, K key/value heads, G = H / K, D head dim, B segments of a group, T their
-padded length, P tokens of their shared context.
+padded length, P tokens of their shared context. "Rows" are those of a [N * (H + 2K), D] matrix: for each token its
+queries, keys and values, head by head, as the projection leaves them.
 """
 
 from collections.abc import Sequence
@@ -38,16 +39,16 @@ class Group:
 
     num_segments: int  # B
     length: int  # T
-    context: Tensor | None  # [P] packed positions
-    query_rows: Tensor  # [K * B * G * T] rows of a [N * H, D] matrix; a pad repeats token 0
-    key_rows: Tensor  # [K * B * (P + T)] rows of a [N * K, D] matrix: the context again for every segment
-    pads: Tensor | None  # [B, T] bool, None without padding
+    context: tuple[range, ...]  # packed positions, P in all
+    rows: Tensor  # queries [K * B * G * T], then keys and values [K * B * (P + T)] each; a pad repeats token 0
+    out_rows: Tensor  # [K * B * G * T] rows of a [N * H, D] matrix: the queries' own
+    pads: Tensor | None  # which of the queries are none; None without padding
     slots: slice  # of the plan's query slots
     key_slots: slice
 
     @property
     def context_length(self) -> int:
-        return 0 if self.context is None else self.context.numel()
+        return sum(map(len, self.context))
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class AttentionPlan:
     num_kv_heads: int
     subtree_end: Tensor  # [N]: token j is seen by the tokens i with j <= i < subtree_end[j]
     groups: tuple[Group, ...]
-    query_slots: Tensor  # [N * H]: where each query row stands among the padded slots
-    key_slots: Tensor  # [N * K]
+    out_slots: Tensor  # [N * H]: where each query stands among the query slots
+    row_slots: Tensor  # [N * (H + 2K)]: where each row stands among all slots: queries, then keys, then values
     num_query_slots: int
     num_key_slots: int
     max_position: int
@@ -75,20 +76,22 @@ class AttentionPlan:
         max_position: int,
         device: torch.device | str = "cpu",
     ) -> "AttentionPlan":
-        num_tokens, per_kv = len(subtree_end), num_heads // num_kv_heads
-        query_slots = torch.zeros(num_tokens * num_heads, dtype=torch.long)
-        key_slots = torch.zeros(num_tokens * num_kv_heads, dtype=torch.long)
+        num_tokens, shape = len(subtree_end), (num_kv_heads, num_heads // num_kv_heads)
+        query_slots = torch.zeros(num_tokens, num_heads, dtype=torch.long)
+        key_slots = torch.zeros(num_tokens, num_kv_heads, dtype=torch.long)
         built: list[Group] = []
         query_offset = key_offset = scores = 0
         for group in groups:
-            made = _index(group, num_kv_heads, per_kv, query_offset, key_offset)
-            _invert(made, num_kv_heads, per_kv, query_slots, key_slots)
+            made = _index(group, shape, query_offset, key_offset)
+            _invert(group, made, query_slots, key_slots)
             query_offset, key_offset = made.slots.stop, made.key_slots.stop
-            scores += made.query_rows.numel() * (made.length + made.context_length)
+            scores += made.out_rows.numel() * (made.length + made.context_length)
             built.append(_to_device(made, device))
+        row_slots = torch.cat([query_slots, query_offset + key_slots, query_offset + key_offset + key_slots], 1)
         return cls(
-            num_heads, num_kv_heads, torch.tensor(subtree_end, device=device), tuple(built), query_slots.to(device),
-            key_slots.to(device), query_offset, key_offset, max_position, keep_probabilities=2 * scores <= KEEP_BYTES,
+            num_heads, num_kv_heads, torch.tensor(subtree_end, device=device), tuple(built),
+            query_slots.flatten().to(device), row_slots.flatten().to(device), query_offset, key_offset, max_position,
+            keep_probabilities=2 * scores <= KEEP_BYTES,
         )  # fmt: skip
 
     def causal_mask(self, start: int, stop: int, context: int, like: Tensor) -> Tensor:
@@ -102,42 +105,46 @@ class AttentionPlan:
         return self.masks[key]
 
 
-def _index(group: SegmentGroup, kv_heads: int, per_kv: int, query_offset: int, key_offset: int) -> Group:
+def _index(group: SegmentGroup, shape: tuple[int, int], query_offset: int, key_offset: int) -> Group:
+    """shape: K and G"""
+    kv_heads, per_kv = shape
     count, length = len(group.segments), max(len(segment) for segment in group.segments)
     own = torch.zeros(count, length, dtype=torch.long)
     pads = torch.ones(count, length, dtype=torch.bool)
     for row, segment in enumerate(group.segments):
         own[row, : len(segment)] = torch.arange(segment.start, segment.stop)
         pads[row, : len(segment)] = False
-    parts = [torch.arange(part.start, part.stop) for part in group.context]
-    context = torch.cat(parts) if parts else None
-    keys = own if context is None else torch.cat([context.expand(count, -1), own], 1)
+    above = torch.tensor([position for part in group.context for position in part], dtype=torch.long)
+    keys = torch.cat([above.expand(count, -1), own], 1)
+    heads, per_token = kv_heads * per_kv, kv_heads * (per_kv + 2)
     kv = torch.arange(kv_heads)
-    heads = (kv[:, None] * per_kv + torch.arange(per_kv)).view(kv_heads, 1, per_kv, 1)
-    query_rows = (own[None, :, None, :] * (kv_heads * per_kv) + heads).flatten()
-    key_rows = (keys[None] * kv_heads + kv[:, None, None]).flatten()
+    head = (kv[:, None] * per_kv + torch.arange(per_kv)).view(kv_heads, 1, per_kv, 1)
+    queries = own[None, :, None, :]
+    key_rows = (keys[None] * per_token + heads + kv[:, None, None]).flatten()
+    out_rows = (queries * heads + head).flatten()
+    rows = torch.cat([(queries * per_token + head).flatten(), key_rows, key_rows + kv_heads])
+    spread = pads[None, :, None].expand(kv_heads, -1, per_kv, -1).flatten()
     return Group(
-        count, length, context, query_rows, key_rows, pads if bool(pads.any()) else None,
-        slice(query_offset, query_offset + query_rows.numel()), slice(key_offset, key_offset + key_rows.numel()),
+        count, length, group.context, rows, out_rows, spread.nonzero()[:, 0] if bool(pads.any()) else None,
+        slice(query_offset, query_offset + out_rows.numel()), slice(key_offset, key_offset + key_rows.numel()),
     )  # fmt: skip
 
 
-def _invert(group: Group, kv_heads: int, per_kv: int, query_slots: Tensor, key_slots: Tensor) -> None:
-    """Note where each query row and each segment's own key row stands among the slots."""
-    real = torch.ones(group.num_segments, group.length, dtype=torch.bool) if group.pads is None else ~group.pads
-    shape = (kv_heads, group.num_segments, per_kv, group.length)
-    kept = real[None, :, None].expand(shape).flatten()
-    query_slots[group.query_rows[kept]] = torch.arange(group.slots.start, group.slots.stop)[kept]
-    own = torch.cat([torch.zeros(group.num_segments, group.context_length, dtype=torch.bool), real], 1)
-    kept = own.expand(kv_heads, -1, -1).flatten()
-    key_slots[group.key_rows[kept]] = torch.arange(group.key_slots.start, group.key_slots.stop)[kept]
+def _invert(group: SegmentGroup, made: Group, query_slots: Tensor, key_slots: Tensor) -> None:
+    """Note where each token's queries [N, H] and its own keys [N, K] stand among the slots."""
+    kv_heads, count = key_slots.shape[1], made.num_segments
+    queries = torch.arange(made.slots.start, made.slots.stop).view(kv_heads, count, -1, made.length)
+    keys = torch.arange(made.key_slots.start, made.key_slots.stop).view(kv_heads, count, -1)
+    for row, segment in enumerate(group.segments):
+        tokens = slice(segment.start, segment.stop)
+        query_slots[tokens] = queries[:, row, :, : len(segment)].flatten(0, 1).t()
+        start = made.context_length
+        key_slots[tokens] = keys[:, row, start : start + len(segment)].t()
 
 
 def _to_device(group: Group, device: torch.device | str) -> Group:
     moved = {
-        name: value.to(device)
-        for name in ("context", "query_rows", "key_rows", "pads")
-        if (value := getattr(group, name)) is not None
+        name: value.to(device) for name in ("rows", "out_rows", "pads") if (value := getattr(group, name)) is not None
     }
     return replace(group, **moved)
 

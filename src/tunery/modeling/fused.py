@@ -15,11 +15,11 @@ _RMS_NORMS = {"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
 _GATED_MLPS = {"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP"}
 
 
-def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def rms_norm_forward(x: Tensor, weight: Tensor, eps: float, *, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """weight * x / rms(x), and 1 / rms in fp32 [..., 1]."""
     wide = x.float()
     inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-    return (wide * inverse).to(x.dtype).mul_(weight), inverse
+    return torch.mul((wide * inverse).to(x.dtype), weight, out=out), inverse
 
 
 def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:

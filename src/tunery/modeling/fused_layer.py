@@ -2,8 +2,8 @@
 
 Linear layers with the same input are one product, and their adapters are extra columns of it: with h = x Aᵀ,
 y = [x, h] [W, scaling · B]ᵀ, and the same matrix gives the gradients of x and of h in the backward. Kept for the
-backward: the layer's input, query, key, value, the attention's output, the middle of the residual stream, gate and up.
-Norms, activations and the adapters' inner products are computed again, which costs less than reading them back.
+backward: the layer's input, query, key, value, the attention's output, the middle of the residual stream, gate and up,
+and the adapters' inner products h. Norms and activations are computed again, which costs less than reading them back.
 
 Used where every linear layer has an adapter without dropout; other layers run through transformers and `LoraLinear`,
 which is also what this is tested against.
@@ -57,24 +57,28 @@ class FusedLinear:
         member.compute_B = self.weight[rows, self.num_in + columns.start : self.num_in + columns.stop]
         member.refresh()
 
-    def extend(self, x: Tensor) -> Tensor:
-        """[x, x Aᵀ]"""
-        return torch.cat([x, x @ self.shrink.t()], 1)
+    def room(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """An empty [x, h] for as many rows as `like` has, and its x to write into."""
+        extended = like.new_empty(like.shape[0], self.weight.shape[1])
+        return extended, extended[:, : self.num_in]
 
-    def forward(self, extended: Tensor) -> Tensor:
-        return F.linear(extended, self.weight, self.bias)
+    def forward(self, extended: Tensor) -> tuple[Tensor, Tensor]:
+        """y and h of an [x, h] whose x is written."""
+        h = extended[:, : self.num_in] @ self.shrink.t()
+        extended[:, self.num_in :] = h
+        return F.linear(extended, self.weight, self.bias), h
 
-    def backward(self, grad: Tensor, extended: Tensor, *, wants_input: bool) -> tuple[Tensor | None, list[Tensor]]:
+    def backward(self, grad: Tensor, x: Tensor, h: Tensor, *, wants_input: bool) -> tuple[Tensor | None, list[Tensor]]:
         """The input's gradient, and those of A and B of each member. grad [N, out]"""
         grad_x: Tensor | None = None
         if wants_input:
             both = grad @ self.weight
             grad_x, grad_h = both[:, : self.num_in], both[:, self.num_in :]
-            grad_x = torch.addmm(grad_x, grad_h, self.shrink)
+            grad_x.addmm_(grad_h, self.shrink)
         else:
             grad_h = grad @ self.weight[:, self.num_in :]
-        grad_a = grad_h.t() @ extended[:, : self.num_in]
-        grad_b = extended[:, self.num_in :].t() @ grad
+        grad_a = grad_h.t() @ x
+        grad_b = h.t() @ grad
         grads: list[Tensor] = []
         for member, (rows, columns) in zip(self.members, self.blocks, strict=True):
             grads.append(grad_a[columns].float())
@@ -109,7 +113,8 @@ class FusedLayer(GradientCheckpointingLayer):
     ) -> Tensor:
         if plan is None or position_embeddings is None:
             raise ValueError("Packed attention needs a plan: call the model with plan=…")
-        cos, sin = (tensor[0, :, None] for tensor in position_embeddings)  # [N, 1, D]
+        half = self.head_dim // 2
+        cos, sin = (tensor[0, :, None, :half] for tensor in position_embeddings)  # [N, 1, D / 2]
         parameters = [p for member in self.adapters for p in (member.lora_A, member.lora_B)]
         out: Tensor = _Layer.apply(hidden_states[0], cos, sin, plan, self, *parameters)  # type: ignore[assignment]
         return out[None]
@@ -120,79 +125,80 @@ class _Layer(Function):
     def forward(
         ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, plan: AttentionPlan, layer: FusedLayer, *parameters: Tensor
     ) -> Tensor:
-        normed, _ = rms_norm_forward(x, layer.input_layernorm.weight, layer.eps)
-        qkv = layer.qkv.forward(layer.qkv.extend(normed))
-        q, k, v = _heads(qkv, cos, sin, plan, layer.head_dim)
-        mixed, kept = attend(q, k, v, plan, layer.scaling, keep=any(ctx.needs_input_grad))
-        mixed = mixed.view(x.shape[0], -1)
-        middle = layer.out.forward(layer.out.extend(mixed)).add_(x)
-        normed, _ = rms_norm_forward(middle, layer.post_attention_layernorm.weight, layer.eps)
-        gate_up = layer.gate_up.forward(layer.gate_up.extend(normed))
-        ctx.layer, ctx.plan = layer, plan
-        ctx.save_for_backward(x, cos, sin, q, k, v, mixed, middle, gate_up, *kept)
+        extended, normed = layer.qkv.room(x)
+        rms_norm_forward(x, layer.input_layernorm.weight, layer.eps, out=normed)
+        qkv, h_qkv = layer.qkv.forward(extended)
+        rows = qkv.view(-1, layer.head_dim)
+        _rotate(rows, cos, sin, plan)
+        attended, kept = attend(rows, plan, layer.scaling, keep=any(ctx.needs_input_grad))
+        extended, mixed = layer.out.room(x)
+        mixed.copy_(attended.view(mixed.shape))
+        middle, h_out = layer.out.forward(extended)
+        middle.add_(x)
+        gate_up, h_gate_up = _gate_up(layer, middle)
+        extended, act = layer.down.room(x)
         gate, up = gate_up.chunk(2, 1)
-        return layer.down.forward(layer.down.extend(F.silu(gate).mul_(up))).add_(middle)
+        torch.mul(F.silu(gate), up, out=act)
+        out, h_down = layer.down.forward(extended)
+        ctx.layer, ctx.plan = layer, plan
+        ctx.save_for_backward(x, cos, sin, rows, attended, middle, gate_up, h_qkv, h_out, h_gate_up, h_down, *kept)
+        return out.add_(middle)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, cos, sin, q, k, v, mixed, middle, gate_up, *kept = ctx.saved_tensors
+        x, cos, sin, rows, attended, middle, gate_up, h_qkv, h_out, h_gate_up, h_down, *kept = ctx.saved_tensors
         layer, plan = ctx.layer, ctx.plan
-        grad, mlp_grads = _mlp_backward(layer, grads[0], middle, gate_up)
-        grad_mixed, out_grads = layer.out.backward(grad, layer.out.extend(mixed), wants_input=True)
-        heads = attend_backward(grad_mixed.reshape(q.shape), q, k, v, plan, layer.scaling, kept)
-        grad_qkv = _heads_backward(heads, cos, sin, plan, x.shape[0])
+        grad, mlp_grads = _mlp_backward(layer, grads[0], middle, gate_up, (h_gate_up, h_down))
+        mixed = attended.view(x.shape[0], -1)
+        grad_mixed, out_grads = layer.out.backward(grad, mixed, h_out, wants_input=True)
+        assert grad_mixed is not None
+        grad_rows = attend_backward(grad_mixed.reshape(attended.shape), rows, plan, layer.scaling, kept)
+        _rotate(grad_rows, cos, -sin, plan)  # turning back is the rotation by the negative angle
         weight = layer.input_layernorm.weight
         normed, inverse = rms_norm_forward(x, weight, layer.eps)
         grad_normed, qkv_grads = layer.qkv.backward(
-            grad_qkv, layer.qkv.extend(normed), wants_input=ctx.needs_input_grad[0]
+            grad_rows.view(x.shape[0], -1), normed, h_qkv, wants_input=ctx.needs_input_grad[0]
         )
         grad_x = None if grad_normed is None else grad.add_(rms_norm_backward(grad_normed, x, weight, inverse))
         return grad_x, None, None, None, None, *qkv_grads, *out_grads, *mlp_grads
 
 
-def _mlp_backward(layer: FusedLayer, grad: Tensor, middle: Tensor, gate_up: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _gate_up(layer: FusedLayer, middle: Tensor) -> tuple[Tensor, Tensor]:
+    extended, normed = layer.gate_up.room(middle)
+    rms_norm_forward(middle, layer.post_attention_layernorm.weight, layer.eps, out=normed)
+    return layer.gate_up.forward(extended)
+
+
+def _mlp_backward(
+    layer: FusedLayer, grad: Tensor, middle: Tensor, gate_up: Tensor, h: tuple[Tensor, Tensor]
+) -> tuple[Tensor, list[Tensor]]:
     """The gradient of the residual stream before the MLP, and the adapters'."""
     gate, up = gate_up.chunk(2, 1)
     silu = F.silu(gate)
-    grad_act, down_grads = layer.down.backward(grad, layer.down.extend(silu * up), wants_input=True)
+    grad_act, down_grads = layer.down.backward(grad, silu * up, h[1], wants_input=True)
     assert grad_act is not None
     grad_gate_up = torch.empty_like(gate_up)
     grad_gate, grad_up = grad_gate_up.chunk(2, 1)
     torch.mul(grad_act, silu, out=grad_up)
-    grad_gate.copy_(torch.ops.aten.silu_backward(grad_act.mul_(up), gate))
+    torch.ops.aten.silu_backward.grad_input(grad_act.mul_(up), gate, grad_input=grad_gate)
     weight = layer.post_attention_layernorm.weight
     normed, inverse = rms_norm_forward(middle, weight, layer.eps)
-    grad_normed, gate_up_grads = layer.gate_up.backward(grad_gate_up, layer.gate_up.extend(normed), wants_input=True)
+    grad_normed, gate_up_grads = layer.gate_up.backward(grad_gate_up, normed, h[0], wants_input=True)
     assert grad_normed is not None
     before = rms_norm_backward(grad_normed, middle, weight, inverse).add_(grad)
     return before, [*gate_up_grads, *down_grads]
 
 
-def _heads(qkv: Tensor, cos: Tensor, sin: Tensor, plan: AttentionPlan, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rotated query [N * H, D] and key [N * K, D], and value [N * K, D], from [N, (H + 2K) * D]."""
-    heads = qkv.view(qkv.shape[0], -1, dim)
-    rotated = _rotate(heads[:, : plan.num_heads + plan.num_kv_heads], cos, sin)
-    query, key = rotated.split([plan.num_heads, plan.num_kv_heads], 1)
-    value = heads[:, plan.num_heads + plan.num_kv_heads :]
-    return query.reshape(-1, dim), key.reshape(-1, dim), value.reshape(-1, dim)
+def _rotate(rows: Tensor, cos: Tensor, sin: Tensor, plan: AttentionPlan) -> None:
+    """Rotary embedding of the queries and keys, in place, in transformers' layout: the halves of a head are the pairs.
 
-
-def _heads_backward(
-    grads: tuple[Tensor, Tensor, Tensor], cos: Tensor, sin: Tensor, plan: AttentionPlan, num_tokens: int
-) -> Tensor:
-    """[N, (H + 2K) * D]. Turning back is the rotation by the negative angle."""
-    query, key, value = (grad.view(num_tokens, -1, grad.shape[-1]) for grad in grads)
-    rotated = _rotate(torch.cat([query, key], 1), cos, -sin)
-    return torch.cat([rotated, value], 1).view(num_tokens, -1)
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding in transformers' layout: x [N, heads, D], cos and sin [N, 1, D] with two equal halves."""
-    half = x.shape[-1] // 2
-    out = x * cos
-    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
-    out[..., half:].addcmul_(x[..., :half], sin[..., half:])
-    return out
+    rows [N * (H + 2K), D], cos and sin [N, 1, D / 2].
+    """
+    heads = rows.view(cos.shape[0], -1, rows.shape[1])[:, : plan.num_heads + plan.num_kv_heads]
+    first, second = heads.chunk(2, -1)
+    before = first.clone()
+    first.mul_(cos).addcmul_(second, sin, value=-1)
+    second.mul_(cos).addcmul_(before, sin)
 
 
 def fuse_layers(model: nn.Module) -> None:

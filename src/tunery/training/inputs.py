@@ -36,7 +36,7 @@ class HeadShape:
 
 def pack(rows: Sequence[Row], shape: HeadShape, *, share: bool = True) -> PackedInputs:
     """`share=False` computes every row by itself: the slow reference."""
-    tree = build_tree([row.token_ids for row in rows], share=share)
+    tree = build_tree([row.token_ids[: _needed(row)] for row in rows], share=share)
     predictors, labels, weights, row_of = _predictions(rows, tree)
     device = shape.device
     return PackedInputs(
@@ -50,6 +50,12 @@ def pack(rows: Sequence[Row], shape: HeadShape, *, share: bool = True) -> Packed
         weights=torch.tensor(weights, dtype=torch.float32, device=device),
         row_of=torch.tensor(row_of, dtype=torch.long, device=device),
     )
+
+
+def _needed(row: Row) -> int:
+    """How many tokens of a row predict something or are seen by one that does: nobody asks what follows the last."""
+    last = next((index for index in range(len(row.token_ids) - 1, 0, -1) if row.loss_weights[index]), 1)
+    return last
 
 
 def _predictions(rows: Sequence[Row], tree: Tree) -> tuple[list[int], list[int], list[float], list[int]]:
