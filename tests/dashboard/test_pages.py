@@ -15,8 +15,8 @@ from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.domain.tenants import Role
 
 PATHS = (
-    "/", "/jobs/new", "/playground", "/datasets", "/compare", "/usage", "/keys", "/webhooks", "/members", "/limits",
-    "/audit",
+    "/", "/jobs/new", "/playground", "/datasets", "/compare", "/move", "/usage", "/keys", "/webhooks", "/members",
+    "/limits", "/audit",
 )  # fmt: skip
 GOOD = '{"messages": [{"role": "user", "content": "Question %d?"}, {"role": "assistant", "content": "Answer %d."}]}\n'
 
@@ -220,7 +220,8 @@ def test_a_member_is_not_led_to_what_only_owners_may(visitor: Visitor, stand: St
     _, key = stand.new_project("team", Role.MEMBER)
     page = visitor.sign_in(key)
     shown = page.locator(".side nav a").all_inner_texts()
-    assert [name.split("\n")[-1] for name in shown] == ["Fine-tuning", "Playground", "Datasets", "Compare", "Webhooks"]
+    work = ["Fine-tuning", "Playground", "Datasets", "Compare", "Move from OpenAI", "Webhooks"]
+    assert [name.split("\n")[-1] for name in shown] == work
     page = visitor.go("/usage")
     expect(page.get_by_role("alert")).to_contain_text("Your key may not do this")
 

@@ -17,6 +17,7 @@ BUILT = (
     "limits",
     "method",
     "metric",
+    "move",
     "nav",
     "role",
     "signin",

@@ -1,28 +1,15 @@
 """The verdict on a successor: a non-inferiority test that must be right for good, broken and thin evidence."""
 
-import random
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from tests.migrate.reports import TARIFFS, answers, report, without_expected
 from tunery.migrate.capture import Golden
 from tunery.migrate.compare import bootstrap, decide, is_exact_task, similarity, summarise, token_overlap
 from tunery.migrate.report import make_report, to_html
-
-LABELS = ["billing", "login", "refund", "shipping"]
-
-
-def answers(count: int, right: float, *, model: str = "m", seed: int = 0) -> list[Golden]:
-    """`count` rows of a labelling task, the given share of them right."""
-    draw = random.Random(seed)
-    made = []
-    for row in range(count):
-        label = LABELS[row % 4]
-        answer = label if draw.random() < right else LABELS[(row + 1) % 4]
-        messages = [{"role": "user", "content": f"Ticket {row} <b>"}]
-        made.append(Golden(row, messages, model, label, answer, latency_ms=10.0))
-    return made
 
 
 @pytest.mark.parametrize(
@@ -46,7 +33,7 @@ def test_a_broken_training_is_told_from_a_weak_one() -> None:
 
 
 def test_without_expected_answers_the_old_ones_are_the_measure() -> None:
-    old = [replace(answer, expected=None) for answer in answers(60, 1.0)]
+    old = without_expected(answers(60, 1.0))
     assert decide(old, old).safe_to_switch == "yes"
     strangers = [replace(answer, answer="something else entirely") for answer in old]
     assert decide(strangers, old).safe_to_switch == "no"
@@ -87,5 +74,49 @@ def test_the_html_report_escapes_what_models_and_users_wrote() -> None:
 
 
 def test_only_rows_that_all_models_answered_are_compared() -> None:
-    report = make_report(old=answers(60, 1.0), new=answers(40, 1.0), base=None, now=1)
-    assert report.old.num_rows == 40
+    made = make_report(old=answers(60, 1.0), new=answers(40, 1.0), base=None, now=1)
+    assert made.old.num_rows == 40
+
+
+def test_the_report_names_its_measure_and_margin() -> None:
+    labelled = make_report(old=answers(40, 1.0), new=answers(40, 1.0), base=None, now=1)
+    assert (labelled.measure, labelled.margin) == ("exact", 0.05)
+    bare = without_expected(answers(40, 1.0))
+    alike = make_report(old=bare, new=bare, base=None, now=1)
+    assert (alike.measure, alike.margin) == ("agreement", 0.2)
+
+
+def test_every_row_is_in_the_report_the_least_alike_first() -> None:
+    made = report(rows=60, new=0.7)
+    assert sorted(row.row for row in made.rows) == list(range(60))
+    likeness = [row.similarity for row in made.rows]
+    assert likeness == sorted(likeness) and likeness[0] < 1 == likeness[-1]
+    wrong = made.rows[0]
+    assert (wrong.old.score, wrong.new.score, wrong.old.text) == (1.0, 0.0, wrong.expected)
+
+
+def test_costs_are_those_of_a_thousand_requests_and_unknown_without_a_price() -> None:
+    made = report()
+    assert made.costs.old is not None and made.costs.new is not None
+    # 20 tokens at $0.30 and 2 at $1.20 for a million, a thousand times
+    assert made.costs.old.amount == pytest.approx((20 * 0.30 + 2 * 1.20) / 1e6 * 1000)
+    assert made.costs.new.amount == pytest.approx(made.costs.old.amount / 2)
+    bare = make_report(old=answers(40, 1.0), new=answers(40, 1.0), base=None, now=1)
+    assert (bare.costs.old, bare.costs.new, bare.costs.base) == (None, None, None)
+
+
+def test_failed_answers_cost_nothing_and_do_not_make_the_others_cheaper() -> None:
+    old = answers(60, 1.0)
+    half = [replace(a, answer=None, error="503", usage={}) if a.row % 2 else a for a in old]
+    made = make_report(old=old, new=half, base=None, now=1, tariffs=TARIFFS)
+    assert made.costs.old is not None and made.costs.new is not None
+    assert made.costs.new.amount == pytest.approx(made.costs.old.amount / 2)  # the new price is half the old one
+    failed = make_report(old=old, new=[replace(a, error="503") for a in half], base=None, now=1, tariffs=TARIFFS)
+    assert failed.costs.new is None
+
+
+def test_as_lines_the_report_is_its_json_with_the_rows_after_it() -> None:
+    made = report(rows=30)
+    head, *rows = [json.loads(line) for line in made.as_json_lines()]
+    assert {**head, "rows": rows} == json.loads(json.dumps(made.as_json()))
+    assert head["object"] == "tunery.parity_report" and len(rows) == 30

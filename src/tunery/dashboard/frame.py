@@ -19,6 +19,7 @@ WORK = (
     ("playground", "/playground", "forum"),
     ("datasets", "/datasets", "dataset"),
     ("compare", "/compare", "balance"),
+    ("move", "/move", "swap_horiz"),
     ("usage", "/usage", "bar_chart"),
 )
 SETTINGS = (

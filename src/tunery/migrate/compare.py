@@ -12,6 +12,7 @@ from rapidfuzz.fuzz import ratio
 from tunery.migrate.capture import Golden
 
 Verdict = Literal["yes", "no", "not enough data"]
+Measure = Literal["exact", "similarity", "agreement"]  # what a row's score is; see `score_rows`
 
 MIN_ROWS = 30  # below this a 95 % interval of a hit rate is wider than ±15 points: nothing can be said
 MARGIN = 0.05  # how much worse, in points of the score, still counts as "as good"
@@ -76,6 +77,21 @@ def is_exact_task(answers: Sequence[Golden]) -> bool:
     return bool(lengths) and float(np.median(lengths)) <= SHORT_ANSWER_WORDS
 
 
+def measure_of(reference: Sequence[Golden]) -> Measure:
+    if is_exact_task(reference):
+        return "exact"
+    return "similarity" if _has_expected(reference) else "agreement"
+
+
+def margin_of(reference: Sequence[Golden]) -> float:
+    """How much worse than the old model still counts as good as it, in points of the score (0..1)."""
+    return MARGIN if _has_expected(reference) else AGREEMENT_MARGIN
+
+
+def _has_expected(answers: Sequence[Golden]) -> bool:
+    return any(answer.expected is not None for answer in answers)
+
+
 def score_rows(answers: Sequence[Golden], reference: Sequence[Golden]) -> np.ndarray:
     """[rows] in 0..1. Exact match for short expected answers, similarity for long ones.
 
@@ -135,7 +151,7 @@ def decide(new: Sequence[Golden], old: Sequence[Golden], base: Sequence[Golden] 
     `yes` when even the low end of the interval is within the margin, `no` when even the high end is not.
     """
     new_scores, old_scores = score_rows(new, old), score_rows(old, old)
-    margin = MARGIN if any(answer.expected is not None for answer in old) else AGREEMENT_MARGIN
+    margin = margin_of(old)
     difference = bootstrap(new_scores - old_scores)
     points = f"{100 * difference.mean:+.1f} points ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
     if len(new) < MIN_ROWS:
@@ -160,9 +176,3 @@ def decide(new: Sequence[Golden], old: Sequence[Golden], base: Sequence[Golden] 
         f"{100 * margin:.0f} points. More held-out rows would narrow it.",
         difference,
     )
-
-
-def most_different(answers: Sequence[Golden], old: Sequence[Golden], count: int = 20) -> list[tuple[Golden, Golden]]:
-    """(old, new) pairs, the least alike first."""
-    pairs = list(zip(old, answers, strict=True))
-    return sorted(pairs, key=lambda pair: similarity(pair[0].answer, pair[1].answer))[:count]

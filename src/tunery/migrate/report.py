@@ -1,41 +1,86 @@
 """The parity report: old, base and new model on the same held-out rows, as data, as JSON and as one HTML file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from tunery.domain.errors import InvalidRequest
 from tunery.migrate.capture import Golden
-from tunery.migrate.compare import Decision, ModelSummary, decide, most_different, similarity, summarise
+from tunery.migrate.compare import (
+    MIN_ROWS,
+    Decision,
+    Measure,
+    ModelSummary,
+    decide,
+    margin_of,
+    measure_of,
+    score_rows,
+    similarity,
+    summarise,
+)
+from tunery.migrate.report_cost import UNKNOWN, Costs, Tariffs, costs_of
+from tunery.migrate.source import Json
+
+OBJECT = "tunery.parity_report"
+ROWS_IN_HTML = 20
 
 
 @dataclass(frozen=True)
-class Difference:
-    row: int
-    question: str
+class RowAnswer:
+    text: str  # the error's text when the model gave no answer
+    failed: bool
+    score: float  # 0..1 by the report's measure
+
+
+@dataclass(frozen=True)
+class ReportRow:
+    row: int  # 1-based line of the file that was asked
+    messages: list[Json]
     expected: str | None
-    old: str
-    new: str
-    similarity: float
+    old: RowAnswer
+    new: RowAnswer
+    similarity: float  # 0..1 of the two answers; 1 = the same but for space, case and the final stop
+
+    @property
+    def question(self) -> str:
+        return str(self.messages[-1].get("content") or "") if self.messages else ""
 
 
 @dataclass(frozen=True)
 class Report:
     created_at: int
     decision: Decision
+    measure: Measure
+    margin: float
+    min_rows: int
     old: ModelSummary
     new: ModelSummary
     base: ModelSummary | None
-    differences: list[Difference]
+    costs: Costs
+    rows: list[ReportRow]  # all, the least alike first
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"object": OBJECT, **asdict(self)}
+
+    def as_json_lines(self) -> Iterator[bytes]:
+        """First everything but the rows, then a line a row: a reader needs no more of it than it shows."""
+        rows = (head := self.as_json()).pop("rows")
+        for item in (head, *rows):
+            yield orjson.dumps(item) + b"\n"
 
 
-def make_report(*, old: Sequence[Golden], new: Sequence[Golden], base: Sequence[Golden] | None, now: int) -> Report:
+def make_report(
+    *,
+    old: Sequence[Golden],
+    new: Sequence[Golden],
+    base: Sequence[Golden] | None,
+    now: int,
+    tariffs: Tariffs = UNKNOWN,
+) -> Report:
     """Compares the rows that every model was asked. Raises InvalidRequest when there is no such row."""
     rows = {answer.row for answer in old} & {answer.row for answer in new}
     if base is not None:
@@ -44,13 +89,18 @@ def make_report(*, old: Sequence[Golden], new: Sequence[Golden], base: Sequence[
         raise InvalidRequest("The answers have no row in common: capture all models on the same file.")
     old, new = _only(old, rows), _only(new, rows)
     base = None if base is None else _only(base, rows)
+    summaries = summarise(old, old), summarise(new, old), None if base is None else summarise(base, old)
     return Report(
         created_at=now,
         decision=decide(new, old, base),
-        old=summarise(old, old),
-        new=summarise(new, old),
-        base=None if base is None else summarise(base, old),
-        differences=[_difference(*pair) for pair in most_different(new, old)],
+        measure=measure_of(old),
+        margin=margin_of(old),
+        min_rows=MIN_ROWS,
+        old=summaries[0],
+        new=summaries[1],
+        base=summaries[2],
+        costs=costs_of(*summaries, tariffs),
+        rows=_rows(old, new),
     )
 
 
@@ -58,15 +108,24 @@ def _only(answers: Sequence[Golden], rows: set[int]) -> list[Golden]:
     return sorted((answer for answer in answers if answer.row in rows), key=lambda answer: answer.row)
 
 
-def _difference(old: Golden, new: Golden) -> Difference:
-    return Difference(
-        row=old.row,
-        question=str(old.messages[-1].get("content") or ""),
-        expected=old.expected,
-        old=old.error or old.answer or "",
-        new=new.error or new.answer or "",
-        similarity=similarity(old.answer, new.answer),
-    )
+def _rows(old: Sequence[Golden], new: Sequence[Golden]) -> list[ReportRow]:
+    pairs = zip(old, new, score_rows(old, old), score_rows(new, old), strict=True)
+    rows = [
+        ReportRow(
+            row=before.row,
+            messages=before.messages,
+            expected=before.expected,
+            old=_answer(before, float(old_score)),
+            new=_answer(after, float(new_score)),
+            similarity=similarity(before.answer, after.answer),
+        )
+        for before, after, old_score, new_score in pairs
+    ]
+    return sorted(rows, key=lambda row: (row.similarity, row.row))
+
+
+def _answer(golden: Golden, score: float) -> RowAnswer:
+    return RowAnswer(golden.error or golden.answer or "", golden.error is not None, score)
 
 
 def to_html(report: Report) -> str:
@@ -74,6 +133,11 @@ def to_html(report: Report) -> str:
     environment = Environment(loader=PackageLoader("tunery.migrate", "."), autoescape=select_autoescape(["jinja"]))
     environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f} %"
     made = datetime.fromtimestamp(report.created_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    models = [("old", report.old), ("base", report.base), ("new", report.new)]
-    shown = [(role, summary) for role, summary in models if summary is not None]
-    return environment.get_template("report.html.jinja").render(report=report, models=shown, made=made)
+    models = [
+        ("old", report.old, report.costs.old),
+        ("base", report.base, report.costs.base),
+        ("new", report.new, report.costs.new),
+    ]
+    shown = [(role, summary, cost) for role, summary, cost in models if summary is not None]
+    template = environment.get_template("report.html.jinja")
+    return template.render(report=report, rows=report.rows[:ROWS_IN_HTML], models=shown, made=made)

@@ -2,7 +2,7 @@
 
 import typer
 
-from tunery.cli.migrate import answers, bring, retrain, switch
+from tunery.cli.migrate import answers, bring, report, retrain, switch
 
 openai = typer.Typer(
     no_args_is_help=True,
@@ -22,7 +22,7 @@ openai.command("capture")(answers.capture)
 openai.command("recorded")(answers.recorded)
 openai.command("retrain")(retrain.retrain)
 openai.command("distill")(retrain.distill)
-openai.command("report")(answers.report)
+openai.command("report")(report.report)
 openai.command("switch")(switch.switch)
 openai.command("back")(switch.back)
 

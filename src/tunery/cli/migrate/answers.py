@@ -1,25 +1,21 @@
-"""`capture` and `report`: how models answer, and whether one may take another's place."""
+"""`capture` and `recorded`: how the old models answer, kept as files."""
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from tunery.cli.connection import client_of
-from tunery.cli.migrate.options import OPENAI, Bars, SourceKey, SourceUrl, source_client
-from tunery.cli.output import Json, console, emit_json, notes, table
+from tunery.cli.migrate.options import OPENAI, Bars, MaxTokens, SourceKey, SourceUrl, source_client
+from tunery.cli.output import Json, console, emit_json, notes
 
 if TYPE_CHECKING:
-    from openai import OpenAI
-
     from tunery.domain.usage import Price
-    from tunery.migrate.capture import Golden, Prompt
-    from tunery.migrate.report import Report
+    from tunery.migrate.capture import Golden
 
 Rows = Annotated[Path, typer.Argument(help="Chat JSONL; a last assistant message is the expected answer.", exists=True)]
-MaxTokens = Annotated[int, typer.Option(help="The longest answer.", min=1)]
 
 
 def capture(
@@ -109,67 +105,3 @@ def recorded(
     if as_json:
         return emit_json({"file": str(out), "answers": len(answers)})
     console.print(f"{len(answers)} answers in {out}." if answers else f"No answer of {name} is stored here yet.")
-
-
-def report(
-    ctx: typer.Context,
-    old: Annotated[Path, typer.Argument(help="The old model's golden file.", exists=True)],
-    new: Annotated[str, typer.Argument(help="The new model, on this server.")],
-    base: Annotated[str, typer.Option(help="The untrained base, for comparison; '' leaves it out.")] = "",
-    out: Annotated[Path, typer.Option("--out", "-o", help="The HTML report.")] = Path("parity.html"),
-    max_tokens: MaxTokens = 512,
-    as_json: Json = False,
-) -> None:
-    """Ask the new model the old one's questions and say whether it is safe to switch."""
-    from tunery.migrate.capture import Prompt, read_golden
-    from tunery.migrate.report import make_report, to_html
-
-    golden = [answer for answer in read_golden(old) if answer.error is None]
-    prompts = [Prompt(answer.row, answer.messages, answer.expected) for answer in golden]
-    client = client_of(ctx)
-    with Bars() as bars:
-        new_answers = _ask(client, new, prompts, max_tokens, bars)
-        base_answers = _ask(client, base, prompts, max_tokens, bars) if base else None
-    made = make_report(old=golden, new=new_answers, base=base_answers, now=int(time.time()))
-    out.write_text(to_html(made))
-    if as_json:
-        return emit_json({**made.as_json(), "html": str(out)})
-    _tell_report(made, out)
-
-
-def _ask(client: "OpenAI", model: str, prompts: "list[Prompt]", max_tokens: int, bars: Bars) -> "list[Golden]":
-    from tunery.migrate.capture import capture as ask_all
-
-    return list(
-        ask_all(
-            client,
-            model,
-            prompts,
-            max_tokens=max_tokens,
-            progress=lambda done, total: bars.tell(model, done, total),
-        )
-    )
-
-
-def _tell_report(made: "Report", out: Path) -> None:
-    rows: list[tuple[Any, ...]] = []
-    for role, summary in (("old", made.old), ("base", made.base), ("new", made.new)):
-        if summary is not None:
-            score = summary.score
-            rows.append(
-                (
-                    role,
-                    summary.model,
-                    f"{100 * score.mean:.1f} %",
-                    f"{100 * score.low:.0f} to {100 * score.high:.0f} %",
-                    f"{summary.latency_p50_ms:.0f} ms",
-                    f"{summary.prompt_tokens:,}",
-                    str(summary.num_errors),
-                )
-            )
-    columns = ("", "model", ">score", ">95 % interval", ">latency p50", ">prompt tokens", ">failed")
-    console.print(table(columns, rows, empty=""))
-    style = {"yes": "green", "no": "red"}.get(made.decision.safe_to_switch, "yellow")
-    console.print(f"Safe to switch: [bold {style}]{made.decision.safe_to_switch}[/bold {style}]")
-    console.print(escape(made.decision.reason))
-    notes.print(f"The report with the rows that differ most is {out}.")

@@ -25,6 +25,7 @@ SourceKey = Annotated[
         help="The old account's key; asked for when absent. Used for this run only: neither stored nor logged.",
     ),
 ]
+MaxTokens = Annotated[int, typer.Option(help="The longest answer.", min=1)]
 BundleDir = Annotated[Path, typer.Option("--to", help="The bundle: a folder of plain files.", file_okay=False)]
 
 

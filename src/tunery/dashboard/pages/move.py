@@ -1,0 +1,117 @@
+"""Moving in from OpenAI: the parity reports that were made, and how to make the first one."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from markupsafe import Markup
+from openai.types import FileObject
+
+from tunery.dashboard.components import blocks, html
+from tunery.dashboard.components.table import Column, Row, Table
+from tunery.dashboard.parity import PREFIX, PURPOSE, NotAReport, Parity, read_head
+from tunery.dashboard.text import Translator
+from tunery.dashboard.visit import BASE, Visit
+
+PAGE = 20
+LISTED = 1000  # files a request to the server: reports are picked out by their names
+CHIPS = {"yes": ("succeeded", "yes"), "no": ("failed", "no"), "not enough data": ("paused", "unsure")}
+COMMANDS = {
+    "inventory": "tunery migrate openai inventory",
+    "import": "tunery migrate openai import",
+    "capture": "tunery migrate openai capture OLD_MODEL heldout.jsonl --out old.golden.jsonl",
+    "retrain": "tunery migrate openai retrain",
+    "report": "tunery migrate openai report old.golden.jsonl NEW_MODEL",
+    "switch": "tunery migrate openai switch OLD_MODEL NEW_MODEL",
+}
+
+
+async def build(visit: Visit) -> None:
+    t = visit.t
+    blocks.heading(t("move.title"), t("move.subtitle"))
+    reports = ReportList(visit)
+    first = await reports.take(PAGE)
+    if first:
+        reports.show(first)
+        return
+    blocks.empty("swap_horiz", t("move.empty"), t("move.empty_text"), action=command(COMMANDS["report"]))
+    blocks.show_heading(t("move.steps"))
+    blocks.steps(
+        [(t(f"move.step_{name}"), t(f"move.step_{name}_text"), command(text)) for name, text in COMMANDS.items()]
+    )
+
+
+def command(text: str) -> Markup:
+    return Markup('<code class="command">{}</code>').format(text)
+
+
+def verdict_chip(verdict: str, t: Translator) -> Markup:
+    css, name = CHIPS[verdict]
+    return Markup('<span class="chip {}"><span class="dot"></span>{}</span>').format(css, t(f"move.verdict_{name}"))
+
+
+class ReportList:
+    def __init__(self, visit: Visit) -> None:
+        self.visit, self.t = visit, visit.t
+        self.files = self._files()
+
+    async def _files(self) -> AsyncIterator[FileObject]:
+        """Newest first. Archived evals and comparisons have the same purpose."""
+        async for file in self.visit.connection.client.files.list(purpose=PURPOSE, order="desc", limit=LISTED):
+            if file.filename.startswith(PREFIX):
+                yield file
+
+    async def take(self, count: int) -> list[tuple[str, Parity]]:
+        """The next reports, each with its file's id. Files that are something else are passed over."""
+        found: list[tuple[str, Parity]] = []
+        while len(found) < count and (batch := await self._next_files(count - len(found))):
+            heads = await asyncio.gather(*(self._head(file) for file in batch))
+            found += [(file.id, head) for file, head in zip(batch, heads, strict=True) if head is not None]
+        return found
+
+    async def _next_files(self, count: int) -> list[FileObject]:
+        batch: list[FileObject] = []
+        while len(batch) < count and (file := await anext(self.files, None)) is not None:
+            batch.append(file)
+        return batch
+
+    async def _head(self, file: FileObject) -> Parity | None:
+        try:
+            return await read_head(self.visit.connection.client, file.id)
+        except NotAReport:
+            return None
+
+    def show(self, first: list[tuple[str, Parity]]) -> None:
+        t = self.t
+        columns = [
+            Column(t("move.verdict")),
+            Column(t("move.new"), wide=True),
+            Column(t("move.old"), wide=True),
+            Column(t("move.rows"), numeric=True),
+            Column(t("move.score"), numeric=True),
+            Column(t("jobs.created")),
+        ]
+        self.table = Table(t("move.reports"), columns, [self._row(*item) for item in first])
+        self.more = blocks.button(t("action.more"), self.show_more)
+        self.more.visible = len(first) == PAGE
+
+    async def show_more(self) -> None:
+        async def load() -> None:
+            reports = await self.take(PAGE)
+            self.table.extend([self._row(*item) for item in reports])
+            self.more.visible = len(reports) == PAGE
+
+        await self.visit.attempt(load())
+
+    def _row(self, file_id: str, parity: Parity) -> Row:
+        score = f"{100 * parity.old.score.mean:.1f} % → {100 * parity.new.score.mean:.1f} %"
+        return Row(
+            file_id,
+            [
+                verdict_chip(parity.decision.safe_to_switch, self.t),
+                html.link(f"{BASE}/move/{file_id}", parity.new.model),
+                parity.old.model,
+                html.number(parity.new.num_rows),
+                score,
+                html.when(parity.created_at, self.t),
+            ],
+        )
