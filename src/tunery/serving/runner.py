@@ -49,6 +49,7 @@ class Runner:
         self.is_four_bit = weights.is_four_bit
         self._cache = KeyValueCache(config, self.num_blocks, block_size, dtype)
         self._model = Model(config, weights, self._cache)
+        self._model.warm_up()
         self._grammars = grammars
         self._adapters: dict[str, Adapter] = {}
         self._tracked: dict[str, Tracked] = {}
@@ -62,9 +63,7 @@ class Runner:
         self._adapters[name] = adapter
 
     def drop_adapter(self, name: str) -> None:
-        adapter = self._adapters.pop(name, None)
-        if adapter is not None:
-            self._model.drop_adapter(adapter)
+        self._adapters.pop(name, None)
 
     @property
     def adapter_bytes(self) -> int:
@@ -91,8 +90,10 @@ class Runner:
         if batch.prefill:
             self._prefill(batch.prefill, result)
         if batch.decode:
-            logits = self._model.decode([self._run(item) for item in batch.decode])
-            self._sample(logits, [item.sequence.id for item in batch.decode], result)
+            # Neighbours of one adapter find its matrices in the cache.
+            items = sorted(batch.decode, key=lambda item: item.sequence.adapter or "")
+            logits = self._model.decode([self._run(item) for item in items])
+            self._sample(logits, [item.sequence.id for item in items], result)
         return result
 
     def _prefill(self, items: list[Scheduled], result: dict[str, Sampled]) -> None:

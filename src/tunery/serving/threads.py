@@ -8,3 +8,5 @@ answer took 1,300 ms, and 50 ms with this. The count bridges the gap between two
 import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# Compiled loops then run on torch's own threads; a second set of threads costs 60 us a loop, more than most loops take.
+os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", "omp tbb workqueue")

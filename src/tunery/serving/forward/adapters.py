@@ -1,8 +1,7 @@
 """LoRA adapters in memory, and their arithmetic for a batch that mixes them.
 
 An adapter is read from PEFT's files. Prefill has long runs of one adapter and multiplies run by run. Decode has single
-rows of many adapters: the adapters in use lie side by side in a window, one product shrinks every row for all of them,
-a mask keeps each row's own, one product expands.
+rows of many adapters: a compiled loop goes through them and finds each row's matrices by their addresses.
 """
 
 import json
@@ -11,15 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
 from tunery.domain.errors import InvalidRequest
 from tunery.serving.forward.config import ModelConfig
-from tunery.serving.forward.linear import FEW_ROWS
 from tunery.serving.forward.weights import FUSED, module_sizes
 
 _KEY = re.compile(r"layers\.(\d+)\.((?:self_attn|mlp)\.\w+)\.lora_([AB])\.weight$")
+
+
+MEMBERS = max(len(members) for members in FUSED.values())
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,14 @@ class Part:
 
     member: int  # index within the fused linear
     column: int
-    a: torch.Tensor  # [in, R]
+    a: torch.Tensor  # [R, in]
     b: torch.Tensor  # [R, out of the module]
 
 
 @dataclass(frozen=True)
 class Adapter:
-    rank: int  # the largest of its modules
     parts: dict[tuple[int, str], list[Part]]  # by layer and name of the fused linear
+    addresses: np.ndarray[Any, Any]  # [layers, len(FUSED), MEMBERS, 3]: where a and b are, and R; zeros for no part
 
     @property
     def num_bytes(self) -> int:
@@ -59,9 +61,23 @@ def read_adapter(folder: Path, config: ModelConfig, dtype: torch.dtype) -> Adapt
         _check_shapes(module, both["A"], both["B"], sizes[module])
         fused, member, column = places[module]
         scaled = both["B"] * _scaling(settings, both["A"].shape[0])
-        part = Part(member, column, both["A"].t().contiguous().to(dtype), scaled.t().contiguous().to(dtype))
+        part = Part(member, column, both["A"].contiguous().to(dtype), scaled.t().contiguous().to(dtype))
         parts.setdefault((layer, fused), []).append(part)
-    return Adapter(max((part.a.shape[1] for group in parts.values() for part in group), default=0), parts)
+    return Adapter(parts, _addresses(parts, config))
+
+
+def _addresses(parts: dict[tuple[int, str], list[Part]], config: ModelConfig) -> np.ndarray[Any, Any]:
+    table = no_adapter(config)
+    names = list(FUSED)
+    for (layer, fused), group in parts.items():
+        for part in group:
+            table[layer, names.index(fused), part.member] = (part.a.data_ptr(), part.b.data_ptr(), part.a.shape[0])
+    return table
+
+
+def no_adapter(config: ModelConfig) -> np.ndarray[Any, Any]:
+    """The addresses of a row that uses the base."""
+    return np.zeros((config.num_layers, len(FUSED), MEMBERS, 3), np.int64)
 
 
 def _places(config: ModelConfig) -> dict[str, tuple[str, int, int]]:
@@ -117,124 +133,4 @@ def add_segments(y: torch.Tensor, x: torch.Tensor, layer: int, fused: str, segme
     for segment in segments:
         rows = slice(segment.start, segment.end)
         for part in segment.adapter.parts.get((layer, fused), ()):
-            y[rows, part.column : part.column + part.b.shape[1]].addmm_(x[rows] @ part.a, part.b)
-
-
-# A window four times too wide for so many batches on end is made anew: unused places cost as much as used ones.
-_PATIENCE = 64
-
-
-class AdapterWindows:
-    """Chooses between a window of one adapter and a window of many, so that a lone stream pays for its own only."""
-
-    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
-        # One adapter's products with few rows take a fifth of the time in fp32 that they take in bfloat16.
-        self._alone = AdapterWindow(config, dtype, held_as=torch.float32)
-        self._many = AdapterWindow(config, dtype, held_as=dtype)
-
-    def arrange(self, rows: list[Adapter | None]) -> "AdapterWindow | None":
-        """The window that holds every row's adapter; None when no row has one."""
-        wanted = list({id(adapter): adapter for adapter in rows if adapter is not None}.values())
-        if not wanted:
-            return None
-        window = self._alone if len(wanted) == 1 and len(rows) <= FEW_ROWS else self._many
-        window.arrange(rows, wanted)
-        return window
-
-    def drop(self, adapter: Adapter) -> None:
-        """Let go of an evicted adapter's memory."""
-        self._alone.drop(adapter)
-        self._many.drop(adapter)
-
-
-class AdapterWindow:
-    """The adapters that decode uses now, side by side, so that one product serves all of them.
-
-    Columns of a fused linear with m members: adapter 0's m · R, then adapter 1's, and so on. Unused ones are zero.
-    """
-
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, *, held_as: torch.dtype) -> None:
-        self._config = config
-        self._dtype = dtype  # of the activations
-        self._held_as = held_as
-        self._num_wide = 0  # batches since the window was last used well
-        self._places: list[Adapter | None] = []
-        self._rank = 0
-        self._a: dict[tuple[int, str], torch.Tensor] = {}  # [in, places · m · R]
-        self._b: dict[tuple[int, str], torch.Tensor] = {}  # [places · m · R, out]
-        self._rows: tuple[int, ...] = ()  # the place of each row; -1: base
-        self._masks: dict[int, torch.Tensor | None] = {}  # by number of members: [B, places · m · R], None: all ones
-        self._used: set[tuple[int, str]] = set()
-
-    def arrange(self, rows: list[Adapter | None], wanted: list[Adapter]) -> None:
-        """Put every row's adapter into the window. `wanted`: the adapters among the rows, each once."""
-        self._num_wide = self._num_wide + 1 if len(wanted) * 4 <= len(self._places) else 0
-        is_small = len(wanted) > len(self._places) or max(adapter.rank for adapter in wanted) > self._rank
-        if is_small or self._num_wide > _PATIENCE:
-            self._rebuild(wanted)
-        self._place(wanted)
-        index = {id(adapter): place for place, adapter in enumerate(self._places) if adapter is not None}
-        places = tuple(-1 if adapter is None else index[id(adapter)] for adapter in rows)
-        if places != self._rows or not self._masks:
-            self._rows = places
-            self._masks = {members: self._mask(places, members) for members in {len(m) for m in FUSED.values()}}
-
-    def add(self, y: torch.Tensor, x: torch.Tensor, layer: int, fused: str) -> torch.Tensor:
-        """y plus each row's own LoRA. x [B, in], y [B, out] of the fused linear."""
-        key = (layer, fused)
-        if key not in self._used:
-            return y
-        shrunk = x.to(self._held_as) @ self._a[key]
-        mask = self._masks[len(FUSED[fused])]
-        if mask is not None:
-            shrunk.mul_(mask)
-        if self._held_as is self._dtype:
-            return y.addmm_(shrunk, self._b[key])
-        return y.add_(shrunk @ self._b[key])
-
-    def drop(self, adapter: Adapter) -> None:
-        """Its columns are overwritten when the place is needed."""
-        self._places = [None if place is adapter else place for place in self._places]
-
-    def _rebuild(self, wanted: list[Adapter]) -> None:
-        self._rank = max(self._rank, *(adapter.rank for adapter in wanted))
-        num_places = 1
-        while num_places < len(wanted):
-            num_places *= 2
-        self._places = [None] * num_places
-        self._masks, self._used, self._num_wide = {}, set(), 0
-        sizes = module_sizes(self._config)
-        for fused, members in FUSED.items():
-            inner = num_places * len(members) * self._rank
-            outer = sum(sizes[member][1] for member in members)
-            for layer in range(self._config.num_layers):
-                self._a[layer, fused] = torch.zeros(sizes[members[0]][0], inner, dtype=self._held_as)
-                self._b[layer, fused] = torch.zeros(inner, outer, dtype=self._held_as)
-
-    def _place(self, wanted: list[Adapter]) -> None:
-        present = {id(adapter) for adapter in self._places if adapter is not None}
-        needed = {id(adapter) for adapter in wanted}
-        for adapter in wanted:
-            if id(adapter) not in present:
-                place = next(i for i, old in enumerate(self._places) if old is None or id(old) not in needed)
-                self._write(place, adapter)
-                self._places[place] = adapter
-
-    def _write(self, place: int, adapter: Adapter) -> None:
-        for (layer, fused), a in self._a.items():
-            width = len(FUSED[fused]) * self._rank
-            b = self._b[layer, fused]
-            a[:, place * width : (place + 1) * width] = 0
-            b[place * width : (place + 1) * width] = 0
-            for part in adapter.parts.get((layer, fused), ()):
-                first = place * width + part.member * self._rank
-                a[:, first : first + part.a.shape[1]] = part.a
-                b[first : first + part.a.shape[1], part.column : part.column + part.b.shape[1]] = part.b
-                self._used.add((layer, fused))
-
-    def _mask(self, places: tuple[int, ...], members: int) -> torch.Tensor | None:
-        if len(self._places) == 1 and -1 not in places:
-            return None
-        columns = torch.arange(len(self._places))
-        own = torch.tensor(places).unsqueeze(1) == columns
-        return own.repeat_interleave(members * self._rank, dim=1).to(self._dtype)
+            y[rows, part.column : part.column + part.b.shape[1]].addmm_(x[rows] @ part.a.t(), part.b)

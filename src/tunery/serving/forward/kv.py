@@ -21,12 +21,12 @@ class KeyValueCache:
             torch.zeros(2 * config.num_kv_heads, num_blocks, block_size * config.head_dim, dtype=dtype)
             for _ in range(config.num_layers)
         ]
-        self._rows = [blocks.view(2 * config.num_kv_heads, -1, config.head_dim) for blocks in self._blocks]
+        self.rows = [blocks.view(2 * config.num_kv_heads, -1, config.head_dim) for blocks in self._blocks]
 
     def write(self, layer: int, slots: torch.Tensor, keys_values: torch.Tensor) -> None:
         """keys_values [N, 2 · K · D] to the places `slots` [N]."""
         heads = keys_values.view(keys_values.shape[0], -1, self._head_dim)
-        self._rows[layer].index_copy_(1, slots, heads.transpose(0, 1))
+        self.rows[layer].index_copy_(1, slots, heads.transpose(0, 1))
 
     def wipe(self, blocks: list[int]) -> None:
         """Make blocks finite again after a pass that went astray."""

@@ -1,29 +1,17 @@
 """The two forward passes: many tokens of few sequences (prefill), one token of many (decode)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch.nn import functional
 
-from tunery.serving.forward.adapters import Adapter, AdapterWindows, Segment, add_segments
+from tunery.serving.forward.adapters import Adapter, Segment, add_segments, no_adapter
 from tunery.serving.forward.config import ModelConfig
+from tunery.serving.forward.decode import DecodePass, Run
 from tunery.serving.forward.kv import KeyValueCache
 from tunery.serving.forward.linear import PackedLinear
 from tunery.serving.forward.rope import rope_tables, rotate_
 from tunery.serving.forward.weights import LayerWeights, ModelWeights
-
-# The fused kernel reads keys row by row: beyond so many sequences plain matrix products are three times as fast.
-_FUSED_ATTENTION_ROWS = 2
-
-
-@dataclass(frozen=True)
-class Run:
-    """Consecutive tokens of one sequence: positions [start, start + len(token_ids))."""
-
-    token_ids: list[int]
-    start: int
-    block_table: list[int]
-    adapter: Adapter | None
 
 
 class _Span:
@@ -45,13 +33,14 @@ class Model:
         self.config = config
         self.weights = weights
         self.cache = cache
-        self._windows = AdapterWindows(config, weights.dtype)
+        self._decode = DecodePass(config, weights, cache)
         self._cos, self._sin = rope_tables(config, weights.dtype)
         self._query_width = config.num_heads * config.head_dim
         self._rotated = config.num_heads + config.num_kv_heads
 
-    def drop_adapter(self, adapter: Adapter) -> None:
-        self._windows.drop(adapter)
+    def warm_up(self) -> None:
+        """Compile the loops now rather than in the first answer. Writes to block 0, which must be free."""
+        self.decode([Run([0], 0, [0], Adapter({}, no_adapter(self.config)))])
 
     @torch.inference_mode()
     def prefill(self, runs: list[Run]) -> torch.Tensor:
@@ -92,25 +81,7 @@ class Model:
     @torch.inference_mode()
     def decode(self, runs: list[Run]) -> torch.Tensor:
         """Logits [B, V] in fp32 after one token of each run."""
-        tables, slots, mask = self._decode_layout(runs)
-        window = self._windows.arrange([run.adapter for run in runs])
-        ids = torch.tensor([run.token_ids[0] for run in runs])
-        positions = torch.tensor([run.start for run in runs])
-        x = self.weights.embedding.index_select(0, ids)
-        cos, sin = self._cos.index_select(0, positions), self._sin.index_select(0, positions)
-        add = _nothing if window is None else window.add
-        for index, layer in enumerate(self.weights.layers):
-            h = self._norm(x, layer.input_norm)
-            qkv = add(layer.qkv(h), h, index, "qkv")
-            self._position(qkv, layer, cos, sin)
-            self.cache.write(index, slots, qkv[:, self._query_width :])
-            h = self._attend_rows(index, qkv[:, : self._query_width], tables, mask)
-            x = x.add_(add(layer.o(h), h, index, "o"))
-            h = self._norm(x, layer.post_norm)
-            gate, up = add(layer.gate_up(h), h, index, "gate_up").chunk(2, -1)
-            h = functional.silu(gate).mul_(up)
-            x = x.add_(add(layer.down(h), h, index, "down"))
-        return self.logits(self._norm(x, self.weights.norm))
+        return self.logits(self._decode(runs))
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -151,41 +122,6 @@ class Model:
             enable_gqa=True,
         )
         return attended.transpose(1, 2).reshape(query.shape)
-
-    def _attend_rows(self, layer: int, query: torch.Tensor, tables: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """query [B, H · D] → [B, H · D]. The query heads that share a key head stand as one head's queries."""
-        keys, values = self.cache.read(layer, tables)
-        config = self.config
-        group = config.num_heads // config.num_kv_heads
-        q = query.view(query.shape[0], config.num_kv_heads, group, config.head_dim).transpose(0, 1)
-        if query.shape[0] <= _FUSED_ATTENTION_ROWS:
-            attended = functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
-        else:
-            scores = torch.matmul(q * config.head_dim**-0.5, keys.transpose(-1, -2)).add_(mask)
-            attended = torch.matmul(torch.softmax(scores, -1), values)
-        return attended.transpose(0, 1).reshape(query.shape)
-
-    def _decode_layout(self, runs: list[Run]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Padded block tables [B, T / block_size], rows to write [B], and the mask [1, B, 1, T] of positions to see."""
-        block_size = self.cache.block_size
-        longest = max(run.start for run in runs) // block_size + 1
-        tables = torch.tensor([_padded(run.block_table, longest) for run in runs])
-        slots = torch.tensor(
-            [run.block_table[run.start // block_size] * block_size + run.start % block_size for run in runs]
-        )
-        positions = torch.tensor([run.start for run in runs]).view(1, -1, 1, 1)
-        future = torch.arange(longest * block_size) > positions
-        mask = torch.zeros(future.shape, dtype=self.weights.dtype).masked_fill_(future, float("-inf"))
-        return tables, slots, mask
-
-
-def _nothing(y: torch.Tensor, x: torch.Tensor, layer: int, fused: str) -> torch.Tensor:
-    return y
-
-
-def _padded(table: list[int], length: int) -> list[int]:
-    """Cut or filled with block 0, whose content the mask hides."""
-    return table[:length] + [0] * (length - len(table))
 
 
 def _slots(run: Run, block_size: int) -> list[int]:

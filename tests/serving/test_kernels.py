@@ -1,0 +1,128 @@
+"""The compiled loops of a decode step against tensor operations."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from tests.serving.peft_adapters import write_adapter
+from tests.serving.test_forward import make_model
+from tunery.serving.forward import kernels
+from tunery.serving.forward.adapters import read_adapter
+from tunery.serving.forward.decode import as_array
+from tunery.serving.forward.model import Run
+from tunery.serving.forward.rope import rotate_
+
+DTYPES = (torch.float32, torch.bfloat16)
+ROWS, HEADS, KV_HEADS, HEAD_DIM, BLOCK_SIZE = 5, 6, 2, 16, 16
+# bfloat16 keeps eight bits: half a step is 2^-9 of a number, and sums of rounded numbers add a few.
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
+    return torch.allclose(actual.float(), expected.float(), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_add_norm(dtype: torch.dtype) -> None:
+    x, delta, weight = (torch.randn(shape).to(dtype) for shape in ((ROWS, 48), (ROWS, 48), (48,)))
+    total, out = x + delta, torch.empty_like(x)
+    kernels.add_norm(as_array(x), as_array(delta), as_array(weight), np.float32(1e-5), as_array(out))
+    assert torch.equal(x, total)  # one addition, rounded as torch rounds it
+    assert close(out, functional.rms_norm(total.float(), (48,), weight.float(), 1e-5), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_norm_heads(dtype: torch.dtype) -> None:
+    heads, weight = torch.randn(ROWS, HEADS, HEAD_DIM).to(dtype), torch.randn(HEAD_DIM).to(dtype)
+    expected = functional.rms_norm(heads.float(), (HEAD_DIM,), weight.float(), 1e-5)
+    kernels.norm_heads(as_array(heads), as_array(weight), np.float32(1e-5))
+    assert close(heads, expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gate_over_the_whole_range_of_the_exponential(dtype: torch.dtype) -> None:
+    both = torch.cat((torch.linspace(-200, 200, 4000), torch.randn(4000))).view(1, -1).to(dtype)
+    out = torch.empty(1, 4000, dtype=dtype)
+    kernels.gate(as_array(both), as_array(out))
+    gate, up = both.float().chunk(2, -1)
+    assert close(out, functional.silu(gate) * up, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rotate_and_keep(dtype: torch.dtype) -> None:
+    qkv = torch.randn(ROWS, HEADS + 2 * KV_HEADS, HEAD_DIM).to(dtype)
+    cos, sin = torch.rand(64, 1, HEAD_DIM).to(dtype), torch.rand(64, 1, HEAD_DIM).to(dtype)
+    positions, slots = torch.tensor([0, 3, 63, 7, 7]), torch.tensor([4, 99, 0, 50, 51])
+    cache = torch.zeros(2 * KV_HEADS, 100, HEAD_DIM, dtype=dtype)
+    expected = qkv.float()
+    rotate_(expected[:, : HEADS + KV_HEADS], cos[positions].float(), sin[positions].float())
+    tables = (as_array(cos.squeeze(1)), as_array(sin.squeeze(1)))
+    kernels.rotate_and_keep(as_array(qkv), *tables, positions.numpy(), slots.numpy(), as_array(cache))
+    assert close(qkv, expected, dtype)
+    assert torch.equal(cache[:, slots], qkv[:, HEADS:].transpose(0, 1))
+    assert int((cache != 0).any(-1).sum()) == 2 * KV_HEADS * ROWS, "nothing else is written"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_attend(dtype: torch.dtype) -> None:
+    qkv = torch.randn(ROWS, HEADS + 2 * KV_HEADS, HEAD_DIM).to(dtype)
+    cache = torch.randn(2 * KV_HEADS, 20 * BLOCK_SIZE, HEAD_DIM).to(dtype)
+    tables = torch.stack([torch.randperm(20)[:4] for _ in range(ROWS)])
+    lengths = torch.tensor([1, 15, 16, 17, 64])
+    out = torch.empty(ROWS, HEADS, HEAD_DIM, dtype=dtype)
+    kernels.attend(as_array(qkv), as_array(cache), tables.numpy(), lengths.numpy(), BLOCK_SIZE, as_array(out))
+    for row in range(ROWS):
+        slots = (tables[row].unsqueeze(1) * BLOCK_SIZE + torch.arange(BLOCK_SIZE)).view(-1)[: lengths[row]]
+        keys, values = cache[:, slots].float().repeat_interleave(HEADS // KV_HEADS, 0).chunk(2)
+        expected = functional.scaled_dot_product_attention(qkv[row, :HEADS].float().unsqueeze(1), keys, values)
+        assert close(out[row], expected.squeeze(1), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_add_lora_adds_each_rows_own_and_leaves_the_others(dtype: torch.dtype) -> None:
+    x, y = torch.randn(3, 24).to(dtype), torch.randn(3, 40).to(dtype)
+    a, b = torch.randn(3, 24).to(dtype), torch.randn(3, 8).to(dtype)
+    parts = np.zeros((3, 2, 3), np.int64)
+    parts[1, 1] = (a.data_ptr(), b.data_ptr(), 3)
+    expected = y.float()
+    expected[1, 32:] += x[1].float() @ a.float().t() @ b.float()
+    kernels.add_lora(as_array(y), as_array(x), parts, np.array([0, 32, 40]))
+    assert close(y, expected, dtype)
+
+
+def test_what_is_no_number_stays_so() -> None:
+    qkv = torch.randn(1, HEADS + 2 * KV_HEADS, HEAD_DIM).to(torch.bfloat16)
+    qkv[0, 0, 3] = float("nan")
+    cache = torch.randn(2 * KV_HEADS, BLOCK_SIZE, HEAD_DIM).to(torch.bfloat16)
+    out = torch.empty(1, HEADS, HEAD_DIM, dtype=torch.bfloat16)
+    kernels.attend(as_array(qkv), as_array(cache), np.array([[0]]), np.array([5]), BLOCK_SIZE, as_array(out))
+    gated = torch.empty(1, 1, dtype=torch.bfloat16)
+    kernels.gate(as_array(torch.tensor([[float("nan"), 1.0]]).to(torch.bfloat16)), as_array(gated))
+    assert out[0, 0].isnan().all()
+    assert out[0, 1:].isfinite().all()
+    assert gated.isnan().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_decode_step_equals_a_prompt_of_one_token(tiny_model_dir: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    """Prefill computes the same with tensor operations alone."""
+    model = make_model(tiny_model_dir, dtype)
+    modules = ["q_proj", "v_proj", "gate_proj", "down_proj"]
+    folder = write_adapter(tiny_model_dir, tmp_path, rank=4, modules=modules, seed=1)
+    rows = (None, read_adapter(folder, model.config, dtype))
+    for length, adapter in zip((3, 40), rows, strict=True):
+        prompt = [5 + i % 60 for i in range(length)]
+        tables = ([0, 1, 2], [3, 4, 5])
+        for table in tables:
+            model.prefill([Run(prompt, 0, table, adapter)])
+        expected = model.logits(model.prefill([Run([9], length, tables[0], adapter)]))
+        actual = model.decode([Run([9], length, tables[1], adapter)])
+        assert (actual - expected).norm() < TOLERANCE[dtype] * expected.norm()
