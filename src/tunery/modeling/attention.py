@@ -94,13 +94,11 @@ class AttentionPlan:
             keep_probabilities=2 * scores <= KEEP_BYTES,
         )  # fmt: skip
 
-    def causal_mask(self, start: int, stop: int, context: int, like: Tensor) -> Tensor:
-        """Additive [G * (stop - start), context + stop] mask of the queries start..stop of a segment."""
-        key = (start, stop, context, like.dtype)
+    def causal_mask(self, length: int, like: Tensor) -> Tensor:
+        """Additive [G * length, length] mask of neighbouring queries of a segment among themselves."""
+        key = (length, like.dtype)
         if key not in self.masks:
-            rows = torch.arange(start, stop, device=like.device)[:, None]
-            hidden = torch.arange(-context, stop, device=like.device)[None, :] > rows
-            mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(hidden, float("-inf"))
+            mask = torch.full((length, length), float("-inf"), dtype=like.dtype, device=like.device).triu_(1)
             self.masks[key] = mask.repeat(self.num_heads // self.num_kv_heads, 1)
         return self.masks[key]
 

@@ -22,12 +22,17 @@ def rms_norm_forward(x: Tensor, weight: Tensor, eps: float, *, out: Tensor | Non
     return torch.mul((wide * inverse).to(x.dtype), weight, out=out), inverse
 
 
-def rms_norm_backward(grad: Tensor, x: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
-    """The gradient of x. The frozen weight gets none."""
-    normed = x.float() * inverse
+def rms_norm_again(x: Tensor, weight: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """What the forward gave, and x / rms(x) in fp32 for the backward."""
+    plain = x.float() * inverse
+    return plain.to(x.dtype) * weight, plain
+
+
+def rms_norm_backward(grad: Tensor, plain: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
+    """The gradient of x, from x / rms(x), which it uses up. The frozen weight gets none."""
     g = (grad * weight).float()
-    projection = (g * normed).mean(-1, keepdim=True)
-    return g.sub_(normed.mul_(projection)).mul_(inverse).to(x.dtype)
+    projection = (g * plain).mean(-1, keepdim=True)
+    return g.sub_(plain.mul_(projection)).mul_(inverse).to(grad.dtype)
 
 
 class _RmsNorm(Function):
@@ -41,7 +46,8 @@ class _RmsNorm(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return rms_norm_backward(grads[0], *ctx.saved_tensors), None, None
+        x, weight, inverse = ctx.saved_tensors
+        return rms_norm_backward(grads[0], x.float() * inverse, weight, inverse), None, None
 
 
 class _GatedSilu(Function):

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tunery.modeling.attention import AttentionPlan
-from tunery.modeling.fused import rms_norm_backward, rms_norm_forward
+from tunery.modeling.fused import rms_norm_again, rms_norm_backward, rms_norm_forward
 from tunery.modeling.lora import LoraLinear
 from tunery.modeling.packed_attention import attend, attend_backward
 
@@ -78,11 +78,10 @@ class FusedLinear:
         else:
             grad_h = grad @ self.weight[:, self.num_in :]
         grad_a = grad_h.t() @ x
-        grad_b = h.t() @ grad
         grads: list[Tensor] = []
         for member, (rows, columns) in zip(self.members, self.blocks, strict=True):
             grads.append(grad_a[columns].float())
-            grads.append(grad_b[columns, rows].t().float().mul_(member.scaling))
+            grads.append((h[:, columns].t() @ grad[:, rows]).t().float().mul_(member.scaling))
         return grad_x, grads
 
 
@@ -126,7 +125,7 @@ class _Layer(Function):
         ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, plan: AttentionPlan, layer: FusedLayer, *parameters: Tensor
     ) -> Tensor:
         extended, normed = layer.qkv.room(x)
-        rms_norm_forward(x, layer.input_layernorm.weight, layer.eps, out=normed)
+        _, inverse = rms_norm_forward(x, layer.input_layernorm.weight, layer.eps, out=normed)
         qkv, h_qkv = layer.qkv.forward(extended)
         rows = qkv.view(-1, layer.head_dim)
         _rotate(rows, cos, sin, plan)
@@ -135,57 +134,58 @@ class _Layer(Function):
         mixed.copy_(attended.view(mixed.shape))
         middle, h_out = layer.out.forward(extended)
         middle.add_(x)
-        gate_up, h_gate_up = _gate_up(layer, middle)
+        extended, normed = layer.gate_up.room(x)
+        _, inverse_middle = rms_norm_forward(middle, layer.post_attention_layernorm.weight, layer.eps, out=normed)
+        gate_up, h_gate_up = layer.gate_up.forward(extended)
         extended, act = layer.down.room(x)
         gate, up = gate_up.chunk(2, 1)
         torch.mul(F.silu(gate), up, out=act)
         out, h_down = layer.down.forward(extended)
         ctx.layer, ctx.plan = layer, plan
-        ctx.save_for_backward(x, cos, sin, rows, attended, middle, gate_up, h_qkv, h_out, h_gate_up, h_down, *kept)
+        ctx.num_kept = len(kept)
+        ctx.save_for_backward(
+            *(x, cos, sin, inverse, rows, attended, h_qkv, h_out, *kept),
+            *(middle, inverse_middle, gate_up, h_gate_up, h_down),
+        )
         return out.add_(middle)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, cos, sin, rows, attended, middle, gate_up, h_qkv, h_out, h_gate_up, h_down, *kept = ctx.saved_tensors
+        x, cos, sin, inverse, rows, attended, h_qkv, h_out, *more = ctx.saved_tensors
+        kept, of_mlp = more[: ctx.num_kept], more[ctx.num_kept :]
         layer, plan = ctx.layer, ctx.plan
-        grad, mlp_grads = _mlp_backward(layer, grads[0], middle, gate_up, (h_gate_up, h_down))
+        grad, mlp_grads = _mlp_backward(layer, grads[0], *of_mlp)
         mixed = attended.view(x.shape[0], -1)
         grad_mixed, out_grads = layer.out.backward(grad, mixed, h_out, wants_input=True)
         assert grad_mixed is not None
         grad_rows = attend_backward(grad_mixed.reshape(attended.shape), rows, plan, layer.scaling, kept)
         _rotate(grad_rows, cos, -sin, plan)  # turning back is the rotation by the negative angle
         weight = layer.input_layernorm.weight
-        normed, inverse = rms_norm_forward(x, weight, layer.eps)
+        normed, plain = rms_norm_again(x, weight, inverse)
         grad_normed, qkv_grads = layer.qkv.backward(
             grad_rows.view(x.shape[0], -1), normed, h_qkv, wants_input=ctx.needs_input_grad[0]
         )
-        grad_x = None if grad_normed is None else grad.add_(rms_norm_backward(grad_normed, x, weight, inverse))
+        grad_x = None if grad_normed is None else grad.add_(rms_norm_backward(grad_normed, plain, weight, inverse))
         return grad_x, None, None, None, None, *qkv_grads, *out_grads, *mlp_grads
 
 
-def _gate_up(layer: FusedLayer, middle: Tensor) -> tuple[Tensor, Tensor]:
-    extended, normed = layer.gate_up.room(middle)
-    rms_norm_forward(middle, layer.post_attention_layernorm.weight, layer.eps, out=normed)
-    return layer.gate_up.forward(extended)
-
-
 def _mlp_backward(
-    layer: FusedLayer, grad: Tensor, middle: Tensor, gate_up: Tensor, h: tuple[Tensor, Tensor]
+    layer: FusedLayer, grad: Tensor, middle: Tensor, inverse: Tensor, gate_up: Tensor, h_gate_up: Tensor, h_down: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
     """The gradient of the residual stream before the MLP, and the adapters'."""
     gate, up = gate_up.chunk(2, 1)
     silu = F.silu(gate)
-    grad_act, down_grads = layer.down.backward(grad, silu * up, h[1], wants_input=True)
+    grad_act, down_grads = layer.down.backward(grad, silu * up, h_down, wants_input=True)
     assert grad_act is not None
     grad_gate_up = torch.empty_like(gate_up)
     grad_gate, grad_up = grad_gate_up.chunk(2, 1)
     torch.mul(grad_act, silu, out=grad_up)
     torch.ops.aten.silu_backward.grad_input(grad_act.mul_(up), gate, grad_input=grad_gate)
     weight = layer.post_attention_layernorm.weight
-    normed, inverse = rms_norm_forward(middle, weight, layer.eps)
-    grad_normed, gate_up_grads = layer.gate_up.backward(grad_gate_up, normed, h[0], wants_input=True)
+    normed, plain = rms_norm_again(middle, weight, inverse)
+    grad_normed, gate_up_grads = layer.gate_up.backward(grad_gate_up, normed, h_gate_up, wants_input=True)
     assert grad_normed is not None
-    before = rms_norm_backward(grad_normed, middle, weight, inverse).add_(grad)
+    before = rms_norm_backward(grad_normed, plain, weight, inverse).add_(grad)
     return before, [*gate_up_grads, *down_grads]
 
 

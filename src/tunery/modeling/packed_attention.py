@@ -106,10 +106,14 @@ class _View:
 
     def probabilities(self, block: slice) -> Tensor:
         """[K * B, G * t, P + stop]"""
-        rows = self.fold(self.query, block)
-        mask = self.plan.causal_mask(block.start, block.stop, self.context, like=rows)
-        scores = torch.baddbmm(mask, rows, self.seen(self.key, block).transpose(1, 2), alpha=self.scaling)
+        scores = self.scaled(self.fold(self.query, block), self.seen(self.key, block))
+        # What stands before the block is seen by all of it.
+        scores[:, :, self.context + block.start :].add_(self.plan.causal_mask(block.stop - block.start, like=scores))
         return scores.softmax(-1)
+
+    def scaled(self, rows: Tensor, keys: Tensor) -> Tensor:
+        """scaling · rows keysᵀ. With beta=0 the first argument is not read."""
+        return torch.baddbmm(rows.new_empty(1), rows, keys.transpose(1, 2), beta=0, alpha=self.scaling)
 
 
 def _group_backward(
@@ -125,10 +129,7 @@ def _group_backward(
     for number, block in enumerate(reversed(view.blocks())):
         probabilities = view.probabilities(block) if kept is None else next(kept)
         rows, out = view.fold(view.query, block), view.fold(grad_out, block)
-        # beta=0: the first argument is not read. Scaled here, the scores' gradient scales those of query and key.
-        scores = torch.baddbmm(
-            probabilities, out, view.seen(view.value, block).transpose(1, 2), beta=0, alpha=view.scaling
-        )
+        scores = view.scaled(out, view.seen(view.value, block))  # scaled here, it scales those of query and key
         scores = torch.ops.aten._softmax_backward_data(scores, probabilities, -1, scores.dtype)
         grad_query[:, :, block] = view.unfold(torch.bmm(scores, view.seen(view.key, block)))
         if number == 0:
