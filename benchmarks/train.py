@@ -6,6 +6,10 @@ Each side runs in a process of its own, one after the other, so that peak memory
 hits both alike. "Real tokens" are the tokens of the examples, each counted once for every example that has it: no
 padding, and a shared prompt counts for each row. The first step of each side warms up and is not counted.
 
+Both adapters are measured by the same code on the same rows, in fp32. In bf16 the answer would depend on where the
+adapter's small term is added: PEFT adds it to an output that is already rounded, where after few steps most of it is
+lost. That is a matter of the forward pass, not of what was learnt.
+
 The peer runs in this interpreter, or in the one that TUNERY_BENCH_PYTHON names (`pip install -e '.[bench]'`).
 """
 
@@ -48,7 +52,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--peer-micro-batch", type=int, default=0, help="rows TRL computes at once; 0: the whole batch")
     parser.add_argument("--peer-steps", type=int, default=0, help="steps of the peer; 0: as many as ours")
     parser.add_argument(
-        "--peer-dtype", choices=["bfloat16", "float32"], default="bfloat16", help="float32: for comparing the losses"
+        "--peer-dtype", choices=["bfloat16", "float32"], default="bfloat16", help="what the peer computes in"
     )
     parser.add_argument("--peer-batch", type=int, default=0, help="rows of the peer's step; 0: as ours")
     parser.add_argument("--prefix-tokens", type=int, default=0, help="prepend a shared system prompt of this length")
@@ -119,8 +123,10 @@ def start_side(side: str, options: argparse.Namespace, model: Path, data: Path) 
     for name in ("peer_dtype", "peer_micro_batch", "learning_rate", "valid_rows", "threads"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "false"}
-    # Spinning threads are the faster choice for either side on a quiet machine and a disaster on a busy one.
+    # Both sides wait as the trainer does: threads that only spin are a little faster on a quiet machine and a disaster
+    # on a busy one.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    environment.setdefault("GOMP_SPINCOUNT", "1000")
     # The peer may run elsewhere: it needs this package's renderer for the same token ids, not its dependencies.
     environment["PYTHONPATH"] = str(Path(__file__).parent.parent / "src")
     done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=True)

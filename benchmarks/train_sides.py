@@ -31,7 +31,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     from tunery.training.methods.sft import Supervised
     from tunery.training.model import TrainModel
     from tunery.training.packing import Row
-    from tunery.training.step import MicroBatchLimit, Stepper, evaluate
+    from tunery.training.step import MicroBatchLimit, Stepper
 
     torch.set_num_threads(options.threads)
     rows = [TrainExample((Row(ids, weights),), len(ids)) for ids, weights in rendered_rows(options)]
@@ -54,9 +54,8 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
             trained += sum(1 for example in batch for weight in example.rows[0].loss_weights if weight)
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    loss = 0.0
-    if options.valid_rows:
-        loss = evaluate(model, Supervised(), rows[-options.valid_rows :], limit, lambda: None).mean_loss
+    adapter = {name: (layer.lora_A, layer.lora_B) for name, layer in model.layers.items()}
+    loss = exact_loss(options, adapter)
     report = summary(tokens, options, seconds, peak, loss)
     report["roofline_share"] = report["tokens_per_s"] / limit_tokens_per_s(model.config, trained / tokens)
     return report
@@ -175,7 +174,7 @@ def trl(options: argparse.Namespace) -> dict[str, Any]:
     trainer.train()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     tokens = sum(len(ids) for ids, _ in rows[options.batch : count])
-    loss = padded_loss(model, rows[-options.valid_rows :]) if options.valid_rows else 0.0
+    loss = exact_loss(options, layers)
     return summary(tokens, options, timer.ended - timer.started, peak, loss)
 
 
@@ -190,14 +189,19 @@ def in_order(trainer: type) -> type:
 
 
 @torch.no_grad()
-def padded_loss(model: Any, rows: list[tuple[list[int], list[float]]]) -> float:
-    """Mean loss of the trained tokens, row by row: the plain way."""
-    model.eval()
+def exact_loss(options: argparse.Namespace, adapter: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> float:
+    """Mean loss of the trained tokens of the validation rows, row by row, in fp32 with the adapter in the weights."""
+    from transformers import AutoModelForCausalLM
+
+    rows = rendered_rows(options)[-options.valid_rows :] if options.valid_rows else []
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
+    for name, (a, b) in adapter.items():
+        model.get_submodule(name).weight.add_(b.float() @ a.float(), alpha=ALPHA / RANK)
     total = count = 0.0
     for ids, weights in rows:
-        logits = model(input_ids=torch.tensor([ids])).logits[0, :-1].float()
+        logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
         nll = -logits.log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
         weight = torch.tensor(weights[1:])
         total += float((nll * weight).sum())
         count += float(weight.sum())
-    return total / count
+    return total / count if count else 0.0
