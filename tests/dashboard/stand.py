@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 from tunery.domain.clock import system_clock
 from tunery.domain.ids import new_id
 from tunery.domain.tenants import ApiKey, Project, Role, hash_secret, key_hint, lookup_prefix, new_secret
+from tunery.modeling.sources import ensure
 from tunery.settings import Settings, load_settings
 from tunery.store import tenants
 from tunery.store.bootstrap import bootstrap
@@ -65,9 +66,11 @@ class Stand:
     def admin_client(self) -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key=self.key, admin_api_key=self.key, max_retries=0)
 
-    def start_engine(self, model_dir: Path) -> None:
+    def start_engine(self, source: str) -> None:
+        """Of the base with this source in the catalog."""
+        model_dir = ensure(source, self.settings.models_dir)
         port = free_port()
-        arguments = ("--model-dir", str(model_dir), "--host", "127.0.0.1", "--port", str(port))
+        arguments = ("--model-dir", str(model_dir), "--served-name", source, "--host", "127.0.0.1", "--port", str(port))
         self._start("engine", "tunery.serving", *arguments)
         self.engine_url = f"http://127.0.0.1:{port}"
         self._wait("engine", f"{self.engine_url}/health")

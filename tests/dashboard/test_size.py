@@ -11,9 +11,10 @@ from tests.dashboard.browsing import Visitor
 from tests.dashboard.conftest import visit
 from tests.dashboard.rows import finished_job, insert_curve, insert_jobs, make_job, organization_and_project
 from tests.dashboard.stand import Stand
+from tests.migrate.reports import report
 from tunery.domain.jobs import FineTuningJob
 
-NUM_JOBS, NUM_STEPS, MAX_POINTS = 10_000, 20_000, 520
+NUM_JOBS, NUM_STEPS, MAX_POINTS, NUM_ROWS = 10_000, 20_000, 520, 3_000
 FIRST_PAINT_MS = 1_500
 TRIES = 5  # the best counts: other tests may hold the cores
 LARGE_BYTES = 300 * 1024 * 1024
@@ -67,6 +68,19 @@ def test_twenty_thousand_steps_paint_at_once_in_few_points(
     page = visitor_of_many.page
     expect(page.locator(".chart canvas").first).to_be_visible()
     assert num_points(page) <= MAX_POINTS
+
+
+def test_a_long_report_paints_at_once_and_is_read_in_pages(browser: Browser, stand: Stand) -> None:
+    _, key = stand.new_project("long report")
+    content = b"".join(report(rows=NUM_ROWS, new=0.97).as_json_lines())
+    file_id = stand.client(key).files.create(file=("parity-long.jsonl", content), purpose="evals").id
+    for visitor in visit(browser, stand.url):
+        visitor.sign_in(key)
+        assert first_paint_ms(visitor, f"/move/{file_id}") < FIRST_PAINT_MS
+        page = visitor.page
+        expect(page.locator(".example")).to_have_count(20)
+        page.get_by_role("button", name="Show more").click()
+        expect(page.locator(".example")).to_have_count(40)
 
 
 def num_points(page: Page) -> int:

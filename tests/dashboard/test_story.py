@@ -1,7 +1,12 @@
 """The whole loop without code: a small random model, but real training, a real engine and a real browser."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from openai import BadRequestError
@@ -11,7 +16,8 @@ from tests.dashboard.accessibility import violations
 from tests.dashboard.browsing import Visitor
 from tests.dashboard.conftest import visit
 from tests.dashboard.stand import Stand
-from tunery.modeling.sources import ensure
+from tests.migrate.reports import OLD, answers
+from tunery.migrate.capture import write_golden
 
 MARV = Path(__file__).parents[2] / "examples" / "marv.jsonl"
 NUM_EXAMPLES = 12
@@ -31,8 +37,7 @@ def tiny_catalog(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, tiny_catalog: Path, tiny_model_dir: Path) -> Iterator[Stand]:
     stand = Stand(tmp_path_factory.mktemp("story"), catalog=tiny_catalog)
-    ensure(f"path:{tiny_model_dir}", stand.settings.models_dir)
-    stand.start_engine(tiny_model_dir)
+    stand.start_engine(f"path:{tiny_model_dir}")
     stand.start_web()
     stand.start_worker()
     yield stand
@@ -126,6 +131,48 @@ def _compare(visitor: Visitor) -> None:
 def _see_the_cost(visitor: Visitor) -> None:
     page = visitor.go("/usage")
     expect(page.get_by_text("ft:tiny:personal:story:").first).to_be_visible()
+
+
+def _report(server: Stand, key: str, golden: Path) -> tuple[dict[str, Any], str]:
+    """What the command prints for programs, and what it remarks."""
+    write_golden(golden, answers(32, 0.9, model=OLD))
+    server_options = ["--base-url", f"{server.url}/v1", "--api-key", key]
+    options = ["--base", "tiny", "--max-tokens", "4", "--out", str(golden.with_suffix(".html")), "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tunery", *server_options, "migrate", "openai", "report", str(golden), "tiny", *options],
+        env={**os.environ, "TUNERY_HOME": str(golden.parent)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+@pytest.mark.e2e
+def test_the_report_command_leads_to_its_page(browser: Browser, server: Stand, tmp_path: Path) -> None:
+    told, _ = _report(server, server.key, tmp_path / "old.golden.jsonl")
+    assert told["object"] == "tunery.parity_report" and len(told["rows"]) == 32
+    assert told["costs"]["old"] and told["costs"]["new"] == {"amount": 0, "currency": "usd"}  # an own base is free
+    kept = server.client().files.retrieve(told["file_id"])
+    assert (kept.filename, kept.purpose) == ("parity-tiny.jsonl", "evals")
+    for visitor in visit(browser, server.url):
+        page = visitor.sign_in(server.key)
+        page.goto(told["dashboard"])
+        expect(page.locator("#main .note").first).to_contain_text("No, do not switch")
+        expect(page.locator("#main .note").first).to_contain_text("no better than the untrained base")
+        page = visitor.go("/move")
+        expect(page.locator("tbody")).to_contain_text(OLD)
+
+
+@pytest.mark.e2e
+def test_a_report_that_the_server_refuses_is_not_lost(server: Stand, tmp_path: Path) -> None:
+    project, key = server.new_project("full")
+    limits = f"{server.url}/tunery/v1/organization/projects/{project}/limits"
+    server.client(key).post(limits, cast_to=object, body={"max_storage_bytes": 1})
+    told, remarks = _report(server, key, tmp_path / "old.golden.jsonl")
+    assert "file_id" not in told and "The dashboard does not have this report" in remarks
+    assert "Safe to switch: no" in (tmp_path / "old.golden.html").read_text()
 
 
 @pytest.mark.e2e
