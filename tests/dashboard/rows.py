@@ -21,6 +21,15 @@ REASONS = {
     "batch_size": "about 0.2 % of 72 examples, at least 4",
     "learning_rate_multiplier": "the base model's usual rate",
 }
+SUFFIXES = {
+    JobStatus.VALIDATING_FILES: "invoice-fields",
+    JobStatus.QUEUED: "order-status",
+    JobStatus.RUNNING: "house-style",
+    JobStatus.PAUSED: "legal-summaries",
+    JobStatus.FAILED: "faq-draft",
+    JobStatus.CANCELLED: "returns",
+    JobStatus.SUCCEEDED: "weather",
+}
 BATCH = 2_000
 
 
@@ -110,13 +119,35 @@ def every_state(database: Engine) -> dict[JobStatus, FineTuningJob]:
     )
     specific: dict[JobStatus, dict[str, Any]] = {
         JobStatus.RUNNING: {"step": 17, "total_steps": 54, "started_at": int(time.time()) - 60},
-        JobStatus.FAILED: {"error": error, "finished_at": int(time.time())},
+        JobStatus.PAUSED: {"step": 30, "total_steps": 54, "started_at": int(time.time()) - 400},
+        JobStatus.CANCELLED: {"finished_at": int(time.time()) - 300},
+        JobStatus.FAILED: {"error": error, "finished_at": int(time.time()) - 590},
     }
     made = {
-        status: make_job(project, organization, status=status, suffix=status.value, **specific.get(status, {}))
+        status: make_job(project, organization, status=status, suffix=SUFFIXES[status], **specific.get(status, {}))
         for status in JobStatus
         if status is not JobStatus.SUCCEEDED
     }
-    made[JobStatus.SUCCEEDED] = finished_job(project, organization, suffix="weather")
+    made[JobStatus.SUCCEEDED] = finished_job(project, organization, suffix=SUFFIXES[JobStatus.SUCCEEDED])
     insert_jobs(database, list(made.values()))
+    _insert_messages(database, made[JobStatus.FAILED], ("Created fine-tuning job", "Validating training file"), error)
     return made
+
+
+def _insert_messages(database: Engine, job: FineTuningJob, before: tuple[str, ...], error: JobError) -> None:
+    """What a job that failed has told, its error last."""
+    told = [("info", message) for message in before] + [("error", error.message)]
+    rows = [
+        {
+            "id": new_id("event"),
+            "job_id": job.id,
+            "created_at": job.created_at + seconds,
+            "level": level,
+            "type": "message",
+            "message": message,
+            "data": None,
+        }
+        for seconds, (level, message) in enumerate(told)
+    ]
+    with write(database) as conn:
+        conn.execute(insert(job_events), rows)

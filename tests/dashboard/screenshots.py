@@ -6,6 +6,8 @@ server's home is kept and used again, so that a second run does not train.
 """
 
 import argparse
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +21,8 @@ from tests.dashboard.rows import BASE, every_state
 from tests.dashboard.stand import Stand
 from tunery.dashboard.models import playground_path
 from tunery.domain.clock import system_clock
+from tunery.migrate.capture import Golden, read_prompts, write_golden
 from tunery.modeling.catalog import Catalog
-from tunery.modeling.sources import ensure
 from tunery.store.bootstrap import issue_key
 from tunery.store.database import write
 
@@ -31,8 +33,11 @@ SYSTEM = "Marv is a factual chatbot that is also sarcastic."
 QUESTION = "How many legs does a spider have?"
 SIZES = {"wide": {"width": 1280, "height": 860}, "narrow": {"width": 375, "height": 780}}
 README_SIZE = {"width": 1180, "height": 740}
+LOOKS = [(theme, size, "en-US") for theme in ("light", "dark") for size in SIZES] + [("light", "wide", "ja")]
 SETTLE_MS = 900  # charts and colours
 LONG_MS = 600_000
+OLD_MODEL = "ft:gpt-4o-mini-2024-07-18:acme:tickets:AbC12345"
+OLD_MISTAKES = {3: "billing", 17: "bug", 41: "refund"}  # row -> what the old model said instead
 
 
 def main() -> None:
@@ -55,7 +60,7 @@ def take(home: Path, *, with_readme: bool) -> None:
     with write(stand.database) as conn:
         stand.key = stand.key or issue_key(conn, clock=system_clock, name="screenshots")
     try:
-        stand.start_engine(ensure(Catalog.load().resolve(BASE).source, cache))
+        stand.start_engine(Catalog.load().resolve(BASE).source)
         stand.start_web()
         prepare(stand)
         with sync_playwright() as playwright:
@@ -77,7 +82,11 @@ def prepare(stand: Stand) -> None:
         if suffix not in done:
             train(client, stand.url, suffix, REPOSITORY / "examples" / path)
     stand.stop("worker")  # or it would take the rows below for jobs
+    who = client.get(f"{stand.url}/tunery/v1/session", cast_to=dict)
     every_state(stand.database)
+    admin = stand.admin_client().admin.organization
+    for name in ("Support assistant", "Nightly evaluation"):
+        admin.projects.service_accounts.create(who["project_id"], name=name)
     client.webhooks.create(
         name="Deploy", url="https://example.com/hooks/tunery", event_types=["fine_tuning.job.succeeded"]
     )
@@ -104,16 +113,10 @@ def train(client: OpenAI, url: str, suffix: str, path: Path) -> None:
 def photograph(browser: Browser, stand: Stand, *, with_readme: bool) -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
     pages = addresses(stand)
+    take_all(browser, stand, {"start": "/", "move-empty": "/move"}, key=stand.new_project("new")[1])
     pages["comparison"] = prepare_in_browser(browser, stand)
-    for theme in ("light", "dark"):
-        for size, viewport in SIZES.items():
-            page = sign_in(browser, stand, theme, viewport, lambda page: snap(page, f"sign-in-{theme}-{size}"))  # noqa: B023
-            for name, path in pages.items():
-                open_page(page, stand, path)
-                if name == "playground":
-                    ask(page)
-                snap(page, f"{name}-{theme}-{size}")
-            page.context.close()
+    pages |= {"move": "/move", "parity": prepare_report(stand)}
+    take_all(browser, stand, pages)
     if with_readme:
         README_PICTURES.mkdir(parents=True, exist_ok=True)
         for name, theme in (("create", "light"), ("job", "light"), ("playground", "dark"), ("comparison", "light")):
@@ -123,6 +126,23 @@ def photograph(browser: Browser, stand: Stand, *, with_readme: bool) -> None:
                 ask(page)
             page.screenshot(path=README_PICTURES / f"{name}.png")
             page.context.close()
+
+
+def take_all(browser: Browser, stand: Stand, pages: dict[str, str], *, key: str = "") -> None:
+    """Light and dark, wide and narrow, and once in Japanese."""
+    for theme, size, locale in LOOKS:
+        suffix = f"{theme}-{size}" if locale == "en-US" else f"{locale}-{size}"
+
+        def first(page: Page, name: str = f"sign-in-{suffix}") -> None:
+            snap(page, name)
+
+        page = sign_in(browser, stand, theme, SIZES[size], first, locale=locale, key=key)
+        for name, path in pages.items():
+            open_page(page, stand, path)
+            if name == "playground":
+                ask(page)
+            snap(page, f"{name}-{suffix}")
+        page.context.close()
 
 
 def addresses(stand: Stand) -> dict[str, str]:
@@ -154,7 +174,7 @@ def addresses(stand: Stand) -> dict[str, str]:
 def prepare_in_browser(browser: Browser, stand: Stand) -> str:
     """Runs a comparison, unless there is one. Returns the path of its page."""
     client = stand.client()
-    stored = client.files.list(purpose="evals").data
+    stored = evals(stand, "comparison-")
     if not stored:
         with (REPOSITORY / "examples" / "tickets_test.jsonl").open("rb") as file:
             client.files.create(file=file, purpose="fine-tune")
@@ -165,27 +185,61 @@ def prepare_in_browser(browser: Browser, stand: Stand) -> str:
         page.get_by_role("button", name="Compare", exact=True).click()
         page.get_by_text("Answers, differing ones first").wait_for(timeout=LONG_MS)
         page.context.close()
-        stored = client.files.list(purpose="evals").data
-    return f"/compare/{stored[0].id}"
+        stored = evals(stand, "comparison-")
+    return f"/compare/{stored[0]}"
+
+
+def evals(stand: Stand, prefix: str) -> list[str]:
+    return [file.id for file in stand.client().files.list(purpose="evals").data if file.filename.startswith(prefix)]
+
+
+def prepare_report(stand: Stand) -> str:
+    """The old model's answers are the expected ones but for some mistakes; the successor and its base are asked."""
+    if not evals(stand, "parity-"):
+        prompts = read_prompts(REPOSITORY / "examples" / "tickets_test.jsonl")
+        old = [
+            Golden(
+                prompt.row, prompt.messages, OLD_MODEL, prompt.expected, OLD_MISTAKES.get(prompt.row, prompt.expected),
+                usage={"prompt_tokens": 78, "completion_tokens": 2}, latency_ms=410.0 + 7 * (prompt.row % 13),
+            )
+            for prompt in prompts
+        ]  # fmt: skip
+        golden = stand.home / "old.golden.jsonl"
+        write_golden(golden, old)
+        names = [job.fine_tuned_model or "" for job in stand.client().fine_tuning.jobs.list(limit=100).data]
+        for suffix in ("marv", "tickets"):  # a model that learned something else, and the successor
+            new = next(name for name in names if name.split(":")[3:4] == [suffix])
+            command = ["--base-url", f"{stand.url}/v1", "--api-key", stand.key, "migrate", "openai", "report"]
+            options = ["--base", BASE, "--max-tokens", "16", "--out", str(stand.home / "parity.html")]
+            subprocess.run([sys.executable, "-m", "tunery", *command, str(golden), new, *options], check=True)
+    return f"/move/{evals(stand, 'parity-')[0]}"
 
 
 def ask(page: Page) -> None:
     """A question to the base and the tuned model."""
-    page.get_by_label("System message").fill(SYSTEM)
-    page.get_by_label("Your message").fill(QUESTION)
+    system, message = page.locator("textarea").all()
+    system.fill(SYSTEM)
+    message.fill(QUESTION)
     page.keyboard.press("Enter")
     page.wait_for_function("document.querySelectorAll('.stats span').length >= 6", timeout=LONG_MS)
 
 
 def sign_in(
-    browser: Browser, stand: Stand, theme: str, viewport: dict, before: Callable[[Page], None] | None = None
+    browser: Browser,
+    stand: Stand,
+    theme: str,
+    viewport: dict,
+    before: Callable[[Page], None] | None = None,
+    *,
+    locale: str = "en-US",
+    key: str = "",
 ) -> Page:
-    context = browser.new_context(viewport=viewport, color_scheme=theme, locale="en-US")  # type: ignore[arg-type]
+    context = browser.new_context(viewport=viewport, color_scheme=theme, locale=locale)  # type: ignore[arg-type]
     page = context.new_page()
     page.goto(f"{stand.url}/")
     if before is not None:
         before(page)
-    page.fill("input[name=key]", stand.key)
+    page.fill("input[name=key]", key or stand.key)
     page.click("button[type=submit]")
     page.wait_for_selector("#main")
     return page
@@ -200,7 +254,8 @@ def open_page(page: Page, stand: Stand, path: str) -> None:
 
 
 def snap(page: Page, name: str) -> None:
-    page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+    whole = not name.startswith("playground")  # its last field sticks to the window's end
+    page.screenshot(path=PICTURES / f"{name}.png", full_page=whole)
 
 
 if __name__ == "__main__":

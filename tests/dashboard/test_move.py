@@ -96,7 +96,7 @@ def test_a_report_without_base_expected_answers_and_prices_is_shown_too(mover: V
     page = mover.go(f"/move/{keep('parity-e.jsonl', lines_of(made))}")
     expect(page.locator(".tiles")).to_contain_text("likeness to the old model's answers")
     expect(page.locator(".tiles")).to_contain_text("not all prices are known")
-    expect(page.get_by_text("Untrained base")).to_have_count(0)
+    expect(page.get_by_text("The base is the untrained")).to_have_count(0)
     expect(page.get_by_text("Expected", exact=True)).to_have_count(0)
 
 

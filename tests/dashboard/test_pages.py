@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, expect
 from tests.dashboard.accessibility import violations
 from tests.dashboard.browsing import Visitor
 from tests.dashboard.conftest import visit
-from tests.dashboard.rows import every_state, insert_curve
+from tests.dashboard.rows import SUFFIXES, every_state, insert_curve
 from tests.dashboard.stand import Stand
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.domain.tenants import Role
@@ -135,7 +135,7 @@ def test_jobs_are_found_by_text_and_state(signed_in: Visitor, jobs: dict[JobStat
     page.get_by_role("combobox", name="Status").click()
     page.get_by_role("option", name="Paused").click()
     expect(page.locator("tbody tr")).to_have_count(1)
-    expect(page.locator("tbody")).to_contain_text("paused")
+    expect(page.locator("tbody")).to_contain_text(SUFFIXES[JobStatus.PAUSED])
 
 
 def test_a_name_with_markup_stays_a_name(signed_in: Visitor, stand: Stand) -> None:

@@ -6,6 +6,7 @@ The result is JSON Lines: first the summary, then a row an example. It is stored
 
 import asyncio
 import json
+import re
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ PURPOSE = "evals"
 PREFIX = "comparison-"
 CONCURRENCY = 4
 MAX_ANSWER_TOKENS = 512
+DATE = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,9 @@ class Contestant:
 
     @property
     def short_label(self) -> str:
-        """For a chart's axis: of a fine-tune its suffix, or its id when it has none."""
+        """For a chart's axis: of a fine-tune its suffix, else its id; of a base its name without the date."""
         name = parse_name(self.model)
-        short = (name.suffix or name.id) if name else self.model
+        short = (name.suffix or name.id) if name else DATE.sub("", self.model)
         return f"{short} +{self.shots}" if self.shots else short
 
 

@@ -32,7 +32,7 @@ ZOOM_BAR: dict[str, Any] = {
 def _axis(**more: Any) -> dict[str, Any]:
     return {
         "axisLine": {"lineStyle": {"color": AXIS}},
-        "axisLabel": {"color": AXIS},
+        "axisLabel": {"color": AXIS, "hideOverlap": True},
         "nameTextStyle": {"color": AXIS},
         "splitLine": {"lineStyle": {"color": "rgba(138,146,160,0.18)"}},
         **more,
@@ -48,9 +48,12 @@ def _options(series: list[dict[str, Any]], *, x: dict[str, Any], y: dict[str, An
             "type": "scroll",
             "top": 4,
             "left": 4,
-            "textStyle": {"color": AXIS},
+            "textStyle": {"color": AXIS, "fontSize": 11.5},
             "icon": "roundRect",
             "itemHeight": 4,
+            "itemWidth": 12,  # so that four names fit on a phone
+            "itemGap": 9,
+            "padding": 0,
         },
         "tooltip": {"trigger": "axis", "confine": True},
         "xAxis": x,
@@ -90,8 +93,18 @@ class Curves:
             self.chart.update()
 
 
-def bars(label: str, categories: Sequence[str], stacks: Mapping[str, Sequence[float]]) -> ui.echart:
-    """Stacked bars: one stack a category, one colour a name."""
+def bars(label: str, categories: Sequence[str], stacks: Mapping[str, Sequence[float]], *, unit: str = "") -> ui.echart:
+    """Stacked bars: one stack a category, one colour a name; `unit` stands before the numbers of the axis."""
+    options = _bar_options(categories, stacks)
+    options["yAxis"]["axisLabel"]["formatter"] = f"{unit}{{value}}" if unit else None
+    return _chart(label, options)
+
+
+def _chart(label: str, options: dict[str, Any]) -> ui.echart:
+    return ui.echart(options).classes("chart").props(f'role=img aria-label="{label}"')
+
+
+def _bar_options(categories: Sequence[str], stacks: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     series = [
         {"name": name, "type": "bar", "stack": "all", "data": list(values), "barMaxWidth": 28}
         for name, values in stacks.items()
@@ -99,10 +112,14 @@ def bars(label: str, categories: Sequence[str], stacks: Mapping[str, Sequence[fl
     x = _axis(type="category", data=list(categories))
     if len(categories) <= FEW:
         x["axisLabel"] |= {"interval": 0, "width": 110, "overflow": "truncate"}
-    options = _options(series, x=x, y=_axis(type="value"))
-    return ui.echart(options).classes("chart").props(f'role=img aria-label="{label}"')
+    return _options(series, x=x, y=_axis(type="value"))
 
 
 def histogram(label: str, bins: Sequence[str], counts: Sequence[int], *, name: str) -> ui.echart:
-    """How many fall into each bin."""
-    return bars(label, bins, {name: counts}).classes("chart-small")
+    """How many fall into each bin. Both axes are named: there is nothing to compare, so no legend."""
+    options = _bar_options(bins, {name: counts})
+    options["legend"]["show"] = False
+    options["grid"] |= {"top": 30, "bottom": 26}
+    options["xAxis"] |= {"name": label, "nameLocation": "middle", "nameGap": 26}
+    options["yAxis"] |= {"name": name, "nameTextStyle": {"color": AXIS, "align": "left"}}
+    return _chart(label, options).classes("chart-small")

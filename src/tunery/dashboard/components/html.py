@@ -10,6 +10,8 @@ from nicegui import ui
 from tunery.dashboard.text import Translator
 
 DASH = "–"
+NO_BREAK = "\u00a0"
+MAX_WHOLE = 24  # a longer part of a name may break: it must fit on a phone
 
 
 def show(markup: str, *, tag: str = "div") -> ui.html:
@@ -20,7 +22,7 @@ def icon(name: str) -> Markup:
     return Markup('<i class="material-icons" aria-hidden="true">{}</i>').format(name)
 
 
-def link(href: str, text: str, *, css: str = "") -> Markup:
+def link(href: str, text: str | Markup, *, css: str = "") -> Markup:
     return Markup('<a href="{}"{}>{}</a>').format(href, Markup(' class="{}"').format(css) if css else "", text)
 
 
@@ -33,6 +35,14 @@ def button_link(href: str, text: str, *, primary: bool = False, symbol: str = ""
 
 def code(text: str) -> Markup:
     return Markup('<code title="{}">{}</code>').format(text, text)
+
+
+def model_name(name: str) -> Markup:
+    """Breaks between the parts of an `ft:` name, not inside its date."""
+    parts = [f"{part}:" for part in name.split(":")[:-1]] + name.split(":")[-1:]
+    whole = Markup('<span class="whole">{}</span>')
+    shown = Markup("<wbr>").join(whole.format(part) if len(part) <= MAX_WHOLE else part for part in parts)
+    return Markup('<span class="wrap">{}</span>').format(shown)
 
 
 def status_chip(status: str, t: Translator) -> Markup:
@@ -81,7 +91,7 @@ def duration(seconds: float | None, t: Translator) -> str:
 
 def time_range(least_s: float, most_s: float, t: Translator) -> str:
     """Both ends rounded: an estimate is no stopwatch."""
-    low, high = _rough(least_s, t), _rough(most_s, t)
+    low, high = (_rough(seconds, t).replace(" ", NO_BREAK) for seconds in (least_s, most_s))
     return low if low == high else f"{low} – {high}"
 
 
@@ -102,11 +112,15 @@ def size(num_bytes: int) -> str:
     return f"{value:.1f} GB"
 
 
+def currency_sign(currency: str) -> str:
+    return {"usd": "$", "eur": "€", "jpy": "¥"}.get(currency.lower(), f"{currency.upper()} ")
+
+
 def money(amount: float | None, currency: str = "usd") -> str:
     """Small sums need digits: a completion may cost a thousandth of a cent."""
     if amount is None:
         return DASH
-    sign = {"usd": "$", "eur": "€", "jpy": "¥"}.get(currency.lower(), f"{currency.upper()} ")
+    sign = currency_sign(currency)
     if amount == 0:
         return f"{sign}0"
     if amount >= 1:

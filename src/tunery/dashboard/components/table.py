@@ -26,13 +26,17 @@ class Row:
 
 
 class Table:
-    def __init__(self, caption: str, columns: Sequence[Column], rows: Sequence[Row] = ()) -> None:
+    """On a phone each row becomes a list, unless `is_compact`: then the table stays one, for few short columns."""
+
+    def __init__(
+        self, caption: str, columns: Sequence[Column], rows: Sequence[Row] = (), *, is_compact: bool = False
+    ) -> None:
         self.columns = columns
         self._keys: list[str] = []
         self._cells: dict[str, list[ui.html]] = {}
         with (
             ui.element("div")
-            .classes("table-wrap")
+            .classes("table-wrap compact" if is_compact else "table-wrap")
             .props("tabindex=0 role=region")
             .props(f'aria-label="{escape(caption)}"'),
             ui.element("table"),

@@ -10,12 +10,13 @@ from tunery.dashboard.comparison import Comparison, read_result
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.chart import bars
 from tunery.dashboard.components.conversation import conversation
-from tunery.dashboard.components.shots import shots_text
+from tunery.dashboard.components.shots import prompt_text
 from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.visit import BASE, Visit
 
 POLL_S = 0.7
 ANSWER = '<div class="message {css}"><div class="role">{name}{badge}</div><div class="content">{text}</div></div>'
+SAVING = '<p class="tile"><span class="value">{}</span><br><span class="name">{}</span></p>'
 PAGE = 20
 MAX_SHOWN = 600  # characters of an answer; the file has all of it
 
@@ -95,10 +96,10 @@ class ComparisonPage:
             Row(
                 item["label"],
                 [
-                    html.two_lines(item["model"], shots_text(item["shots"], t)),
+                    html.two_lines(html.model_name(item["model"]), prompt_text(item["shots"], t)),
                     f"{100 * item['exact']:.1f} %",
                     f"{100 * item['token_accuracy']:.1f} %",
-                    f"{item['mean_logprob']:.3f}",
+                    f"{item['mean_logprob']:.3f}".replace("-", "−"),
                     f"{item['completion_tokens']:.1f}",
                     f"{item['prompt_tokens']:.0f}",
                     html.money(1000 * item["cost"], item["currency"]),
@@ -110,17 +111,28 @@ class ComparisonPage:
         Table(t("compare.title"), columns, rows)
 
     def savings(self, summary: list[dict[str, Any]]) -> Markup:
-        """The cheapest prompt against the dearest: what is saved in every single request."""
+        """The shortest prompt against the longest: what is saved in every single request."""
         t = self.t
+        names = {id(item): one.short_label for item, one in zip(summary, self.comparison.plan.contestants, strict=True)}
         least = min(summary, key=lambda item: item["prompt_tokens"])
         most = max(summary, key=lambda item: item["prompt_tokens"])
         if least is most or least["prompt_tokens"] == most["prompt_tokens"]:
             return Markup('<p class="muted">{}</p>').format(t("compare.no_saving"))
         tokens = most["prompt_tokens"] - least["prompt_tokens"]
         share = 100 * tokens / most["prompt_tokens"]
-        return Markup('<p class="tile"><span class="value">−{} %</span><br><span class="name">{}</span></p>').format(
-            f"{share:.0f}", t("compare.saving_text", tokens=f"{tokens:.0f}", least=least["label"], most=most["label"])
+        who = {"least": names[id(least)], "most": names[id(most)]}
+        return Markup("{}{}").format(
+            Markup(SAVING).format(f"−{share:.0f} %", t("compare.saving_text", tokens=f"{tokens:.0f}", **who)),
+            self.saved_cost(least, most),
         )
+
+    def saved_cost(self, least: dict[str, Any], most: dict[str, Any]) -> Markup:
+        if not most["cost"] or least["currency"] != most["currency"]:
+            return Markup("")
+        share = 100 * (least["cost"] / most["cost"] - 1)
+        costs = (html.money(1000 * item["cost"], item["currency"]) for item in (least, most))
+        text = self.t("compare.saving_cost", **dict(zip(("least", "most"), costs, strict=True)))
+        return Markup(SAVING).format(f"{share:+.0f} %".replace("-", "−"), text)
 
     def show_rows(self) -> None:
         rows = self.comparison.rows[self.shown : self.shown + PAGE]

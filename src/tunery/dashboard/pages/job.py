@@ -4,6 +4,7 @@ from typing import Any
 
 from markupsafe import Markup
 from nicegui import ui
+from openai import NotFoundError
 from openai.types.fine_tuning import FineTuningJob
 
 from tunery.dashboard.components import blocks, code, html
@@ -37,6 +38,7 @@ class JobPage:
         self.curves: dict[str, list[tuple[float, float]]] = {}
         self.events: list[Any] = []
         self.checkpoints: list[Any] = []
+        self.file_names: dict[str, str] = {}  # by id; a deleted file has none
 
     async def load(self) -> None:
         jobs = self.visit.connection.client.fine_tuning.jobs
@@ -45,6 +47,15 @@ class JobPage:
         self.curves = await self.visit.connection.get(f"/tunery/v1/jobs/{self.job_id}/curves", points=CURVE_POINTS)
         self.events = (await jobs.list_events(self.job_id, limit=NUM_EVENTS)).data
         self.checkpoints = (await jobs.checkpoints.list(self.job_id, limit=20)).data
+        for file_id in filter(None, (self.job.training_file, self.job.validation_file)):
+            if file_id not in self.file_names:
+                self.file_names[file_id] = await self._name_of(file_id)
+
+    async def _name_of(self, file_id: str) -> str:
+        try:
+            return (await self.visit.connection.client.files.retrieve(file_id)).filename
+        except NotFoundError:
+            return ""
 
     @property
     def is_over(self) -> bool:
@@ -105,7 +116,7 @@ class JobPage:
         name = job.fine_tuned_model or facts["suffix"] or job.id
         self.title.set_content(
             Markup('<h1>{}</h1><p class="buttons">{} <code>{}</code></p>').format(
-                name, html.status_chip(status, t), job.id
+                html.model_name(name), html.status_chip(status, t), job.id
             )
         )
         play = playground_path(job.model, job.fine_tuned_model) if job.fine_tuned_model else ""
@@ -128,13 +139,17 @@ class JobPage:
         job, t = self.job, self.t
 
         def file_link(file_id: str | None) -> str | Markup:
-            return html.link(f"{BASE}/datasets/{file_id}", file_id) if file_id else html.DASH
+            if not file_id:
+                return html.DASH
+            name = self.file_names[file_id]
+            link = html.link(f"{BASE}/datasets/{file_id}", name or file_id)
+            return html.two_lines(link, file_id) if name else link
 
         results = [html.link(f"{BASE}/download/{file_id}", t("job.result_csv")) for file_id in job.result_files]
         return html.facts(
             [
-                (t("jobs.base"), job.model),
-                (t("job.output"), job.fine_tuned_model or html.DASH),
+                (t("jobs.base"), html.model_name(job.model)),
+                (t("job.output"), html.model_name(job.fine_tuned_model or html.DASH)),
                 (t("create.method"), t(f"method.{self.facts['method']}")),
                 (t("create.training"), file_link(job.training_file)),
                 (t("create.validation"), file_link(job.validation_file)),

@@ -36,6 +36,8 @@ def facts_of(facts: dict[str, Any], t: Translator) -> Markup:
 
 
 def events_list(events: Sequence[FineTuningJobEvent], t: Translator) -> Markup:
+    if not events:
+        return Markup('<p class="muted">{}</p>').format(t("job.no_events"))
     items = [
         Markup('<li class="{}">{}<span>{}</span></li>').format(
             event.level, html.when(event.created_at, t), event.message
@@ -53,7 +55,7 @@ def checkpoint_rows(checkpoints: Sequence[FineTuningJobCheckpoint], job: FineTun
             checkpoint.id,
             [
                 html.number(checkpoint.step_number),
-                checkpoint.fine_tuned_model_checkpoint,
+                html.model_name(checkpoint.fine_tuned_model_checkpoint),
                 _metrics(checkpoint, t),
                 html.link(playground_path(job.model, checkpoint.fine_tuned_model_checkpoint), t("job.play")),
             ],

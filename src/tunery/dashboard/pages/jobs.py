@@ -93,12 +93,12 @@ class JobList:
 def job_cells(visit: Visit, job: dict[str, Any]) -> list[str | Markup]:
     name = job["fine_tuned_model"] or job["suffix"] or job["id"]
     title = Markup('{}<span class="sub">{}</span>').format(
-        html.link(f"{BASE}/jobs/{job['id']}", name), job["id"] if name != job["id"] else ""
+        html.link(f"{BASE}/jobs/{job['id']}", html.model_name(name)), job["id"] if name != job["id"] else ""
     )
     return [
         html.status_chip(job["status"], visit.t),
         title,
-        job["model"],
+        html.model_name(job["model"]),
         html.progress(job["step"], job["total_steps"], visit.t) if job["status"] != "failed" else html.DASH,
         html.money(job["cost"], job["currency"]),
         html.when(job["created_at"], visit.t),

@@ -35,7 +35,7 @@ class MembersPage:
             Column(self.t("members.email")),
             Column(self.t("members.role")),
             Column(self.t("members.since")),
-            Column(self.t("action.actions")),
+            Column(self.t("members.change_role")),
         ]
         self.table = Table(self.t("members.title"), columns, [self.row(user) for user in users])
 

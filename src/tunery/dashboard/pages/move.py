@@ -14,7 +14,8 @@ from tunery.dashboard.visit import BASE, Visit
 
 PAGE = 20
 LISTED = 1000  # files a request to the server: reports are picked out by their names
-CHIPS = {"yes": ("succeeded", "yes"), "no": ("failed", "no"), "not enough data": ("paused", "unsure")}
+VERDICTS = {"yes": "yes", "no": "no", "not enough data": "unsure"}  # as the texts name them
+CHIPS = {"yes": "succeeded", "no": "failed", "unsure": "paused"}
 COMMANDS = {
     "inventory": "tunery migrate openai inventory",
     "import": "tunery migrate openai import",
@@ -45,8 +46,9 @@ def command(text: str) -> Markup:
 
 
 def verdict_chip(verdict: str, t: Translator) -> Markup:
-    css, name = CHIPS[verdict]
-    return Markup('<span class="chip {}"><span class="dot"></span>{}</span>').format(css, t(f"move.verdict_{name}"))
+    name = VERDICTS[verdict]
+    chip = Markup('<span class="chip {}"><span class="dot"></span>{}</span>')
+    return chip.format(CHIPS[name], t(f"move.verdict_{name}"))
 
 
 class ReportList:
@@ -108,8 +110,8 @@ class ReportList:
             file_id,
             [
                 verdict_chip(parity.decision.safe_to_switch, self.t),
-                html.link(f"{BASE}/move/{file_id}", parity.new.model),
-                parity.old.model,
+                html.link(f"{BASE}/move/{file_id}", html.model_name(parity.new.model)),
+                html.model_name(parity.old.model),
                 html.number(parity.new.num_rows),
                 score,
                 html.when(parity.created_at, self.t),

@@ -4,7 +4,7 @@ from markupsafe import Markup
 
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.table import Cell, Column, Row, Table
-from tunery.dashboard.pages.move import command
+from tunery.dashboard.pages.move import VERDICTS, command
 from tunery.dashboard.pages.parity_rows import PAGE, RowList
 from tunery.dashboard.parity import Interval, Money, NotAReport, Parity, Summary, read_part
 from tunery.dashboard.text import Translator
@@ -21,7 +21,8 @@ async def build(visit: Visit) -> None:
         blocks.empty("swap_horiz", t("move.not_report"), t("move.not_report_text"), action=action)
         return
     download = html.button_link(f"{BASE}/download/{file_id}", t("action.download"), symbol="download")
-    blocks.heading(t("move.report"), t("move.of", old=parity.old.model, new=parity.new.model), actions=download)
+    names = {"old": html.model_name(parity.old.model), "new": html.model_name(parity.new.model)}
+    blocks.heading(t("move.report"), Markup(t("move.of")).format(**names), actions=download)
     _verdict(parity, t)
     _tiles(parity, t)
     _measures(parity, t)
@@ -29,14 +30,11 @@ async def build(visit: Visit) -> None:
 
 
 def _verdict(parity: Parity, t: Translator) -> None:
-    name, kind, symbol = {
-        "yes": ("yes", "good", "check_circle"),
-        "no": ("no", "bad", "error"),
-        "not enough data": ("unsure", "warn", "help"),
-    }[parity.decision.safe_to_switch]
+    name = VERDICTS[parity.decision.safe_to_switch]
+    kind, symbol = {"yes": ("good", "check_circle"), "no": ("bad", "error"), "unsure": ("warn", "help")}[name]
     next_step = t(f"move.next_{name}")
     if name == "yes":
-        text = f"tunery migrate openai switch {parity.old.model} {parity.new.model}"
+        text = f"tunery migrate openai switch \\\n  {parity.old.model} \\\n  {parity.new.model}"
         next_step = Markup("{} {}").format(next_step, command(text))
     html.show(
         Markup('<div class="note {}">{}<div><p class="lead">{}</p><p>{}</p><p class="small">{}</p></div></div>').format(
@@ -51,14 +49,9 @@ def reason(parity: Parity, t: Translator) -> str:
     margin = f"{100 * parity.margin:.0f}"
     if verdict == "not enough data" and rows < parity.min_rows:
         return t("move.why_few", rows=rows, more=parity.min_rows - rows, margin=margin)
-    difference = t("move.difference_text", points=points(parity.decision.difference, t))
-    if verdict == "yes":
-        return f"{difference} {t('move.why_yes', margin=margin)}"
-    if verdict == "no":
-        worse = f"{difference} {t('move.why_no', margin=margin)}"
-        is_base_as_good = parity.base is not None and parity.new.score.mean <= parity.base.score.mean
-        return f"{worse} {t('move.why_base')}" if is_base_as_good else worse
-    return f"{difference} {t('move.why_unsure', margin=margin)}"
+    why = t(f"move.why_{VERDICTS[verdict]}", points=points(parity.decision.difference, t), margin=margin)
+    is_base_as_good = parity.base is not None and parity.new.score.mean <= parity.base.score.mean
+    return f"{why} {t('move.why_base')}" if verdict == "no" and is_base_as_good else why
 
 
 def points(difference: Interval, t: Translator) -> str:
@@ -100,17 +93,17 @@ def _measures(parity: Parity, t: Translator) -> None:
     roles = [("old", parity.old, parity.costs.old), ("new", parity.new, parity.costs.new)]
     if parity.base is not None:
         roles.append(("base", parity.base, parity.costs.base))
-    columns = [Column(t("move.measure")), *(Column(t(f"move.{role}")) for role, _, _ in roles)]
+    columns = [Column(t("move.measure")), *(Column(t(f"move.column_{role}")) for role, _, _ in roles)]
     cells = [_summary_cells(summary, cost, t) for _, summary, cost in roles]
     rows = [Row(name, [t(f"move.m_{name}"), *(each[name] for each in cells)]) for name in cells[0]]
     blocks.show_heading(t("move.measures"))
-    Table(t("move.measures"), columns, rows)
-    html.show(Markup('<p class="muted small">{}</p>').format(t("move.measures_text", min=parity.min_rows)))
+    Table(t("move.measures"), columns, rows, is_compact=True)
+    base = "" if parity.base is None else f"{t('move.base', name=parity.base.model)} "
+    html.show(Markup('<p class="muted small">{}{}</p>').format(base, t("move.measures_text", min=parity.min_rows)))
 
 
 def _summary_cells(summary: Summary, cost: Money | None, t: Translator) -> dict[str, Cell]:
     return {
-        "model": Markup('<span class="wrap">{}</span>').format(summary.model),
         "score": _interval(summary.score, t),
         "exact": _percent(summary.exact_match),
         "similarity": _percent(summary.similarity),

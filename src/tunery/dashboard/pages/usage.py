@@ -18,6 +18,7 @@ from tunery.dashboard.visit import BASE, Visit
 
 DAY_S = 86_400
 RANGES = (7, 30)
+KINDS = ("training_tokens", "cached_input_tokens", "input_tokens", "output_tokens")  # what a line item ends with
 
 
 async def build(visit: Visit) -> None:
@@ -44,15 +45,14 @@ async def build(visit: Visit) -> None:
     dates = [datetime.fromtimestamp(bucket.start_time, UTC).strftime("%m-%d") for bucket in costs]
     with ui.element("div").classes("columns"):
         with blocks.panel(t("usage.cost_by_day")):
-            bars(t("usage.cost_by_day"), dates, _cost_series(costs, t))
+            bars(t("usage.cost_by_day"), dates, _cost_series(costs, t), unit=html.currency_sign(currency))
         with blocks.panel(t("usage.tokens_by_day")):
             days_of_tokens = [datetime.fromtimestamp(bucket.start_time, UTC).strftime("%m-%d") for bucket in tokens]
             bars(t("usage.tokens_by_day"), days_of_tokens, _token_series(tokens, t))
     with blocks.panel(t("usage.by_model")):
         _model_table(visit, by_model)
     with blocks.panel(t("usage.by_item")):
-        rows = [Row(name, [name, html.money(amount, currency)]) for name, amount in sorted(by_item.items())]
-        Table(t("usage.by_item"), [Column(t("usage.item"), wide=True), Column(t("job.cost"), numeric=True)], rows)
+        _item_table(visit, by_item, currency)
     blocks.button(
         t("usage.download"), lambda: ui.download.content(_as_csv(tokens, costs), "usage.csv"), symbol="download"
     )
@@ -91,7 +91,7 @@ def _cost_series(buckets: Any, t: Translator) -> dict[str, list[float]]:
             )
             for bucket in buckets
         ]
-        for kind in ("training_tokens", "cached_input_tokens", "input_tokens", "output_tokens")
+        for kind in KINDS
     }
 
 
@@ -128,8 +128,25 @@ def _model_table(visit: Visit, by_model: dict[str, dict[str, int]]) -> None:
     t = visit.t
     columns = [Column(t("jobs.model"), wide=True)]
     columns += [Column(t(f"usage.{name}"), numeric=True) for name in ("requests", "input", "cached", "output")]
-    rows = [Row(name, [name, *(html.number(value) for value in totals.values())]) for name, totals in by_model.items()]
+    rows = [
+        Row(name, [html.model_name(name), *(html.number(value) for value in totals.values())])
+        for name, totals in by_model.items()
+    ]
     Table(t("usage.by_model"), columns, rows)
+
+
+def _item_table(visit: Visit, by_item: dict[str, float], currency: str) -> None:
+    t = visit.t
+    columns = [Column(t("jobs.model"), wide=True), Column(t("usage.item")), Column(t("job.cost"), numeric=True)]
+    rows = []
+    for item, amount in sorted(by_item.items()):
+        model, _, kind = item.rpartition(", ")
+        rows.append(Row(item, [html.model_name(model), _kind(kind, t), html.money(amount, currency)]))
+    Table(t("usage.by_item"), columns, rows)
+
+
+def _kind(kind: str, t: Translator) -> str:
+    return t(f"usage.{kind}") if kind in KINDS else kind
 
 
 def _as_csv(tokens: Any, costs: Any) -> bytes:

@@ -10,6 +10,7 @@ from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.visit import Visit
 
 TYPES = ("fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled")
+JOB_EVENT = "fine_tuning.job."
 MAX_DELIVERIES = 50
 
 
@@ -42,9 +43,10 @@ class WebhooksPage:
             with ui.element("div").classes("fields"):
                 self.name = ui.input(self.t("webhooks.name")).props("outlined dense")
                 self.url = ui.input(self.t("webhooks.url"), placeholder="https://").props("outlined dense")
-                self.types = ui.select(
-                    list(TYPES), value=list(TYPES), multiple=True, label=self.t("webhooks.events")
-                ).props("outlined dense")
+                names = {name: self._event(name) for name in TYPES}
+                self.types = ui.select(names, value=list(TYPES), multiple=True, label=self.t("webhooks.events")).props(
+                    "outlined dense"
+                )
             blocks.button(self.t("webhooks.create"), self.create, primary=True, symbol="add")
         self.area = ui.element("div").classes("stack")
         self.draw_lists()
@@ -80,9 +82,12 @@ class WebhooksPage:
         ]
         Table(self.t("webhooks.deliveries"), columns, [self.delivery_row(item) for item in self.deliveries])
 
+    def _event(self, name: str) -> str:
+        return self.t(f"status.{name.removeprefix(JOB_EVENT)}") if name in TYPES else name
+
     def endpoint_row(self, endpoint: Any) -> Row:
         title = html.two_lines(endpoint.name, endpoint.url)
-        events = ", ".join(name.removeprefix("fine_tuning.job.") for name in endpoint.event_types)
+        events = ", ".join(self._event(name) for name in endpoint.event_types)
         return Row(
             endpoint.id,
             [title, events, html.when(endpoint.created_at, self.t)],
