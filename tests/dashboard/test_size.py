@@ -25,7 +25,7 @@ def long_job(stand: Stand) -> tuple[str, FineTuningJob]:
     """The key of a project with many jobs, and its job with many steps."""
     organization, _ = organization_and_project(stand.database)
     project, key = stand.new_project("large")
-    many = [make_job(project, organization, suffix=f"job-{n}", created_at=1_700_000_000 + n) for n in range(NUM_JOBS)]
+    many = [make_job(project, organization, suffix=f"many-{n}", created_at=1_700_000_000 + n) for n in range(NUM_JOBS)]
     long = finished_job(project, organization, suffix="long", step=NUM_STEPS, total_steps=NUM_STEPS)
     insert_jobs(stand.database, [*many, long])
     insert_curve(stand.database, long, NUM_STEPS)
@@ -56,9 +56,9 @@ def test_ten_thousand_jobs_paint_at_once_and_are_searched(visitor_of_many: Visit
     expect(page.locator("tbody tr")).to_have_count(50)
     page.get_by_role("button", name="Show more").click()
     expect(page.locator("tbody tr")).to_have_count(100)
-    page.get_by_label("Search by name").fill("job-123")
-    expect(page.locator("tbody tr").first).to_contain_text("job-123")
-    expect(page.locator("tbody tr")).to_have_count(11)  # job-123 and job-1230 to job-1239
+    page.get_by_label("Search by name").fill("many-123")
+    expect(page.locator("tbody tr").first).to_contain_text("many-123")
+    expect(page.locator("tbody tr")).to_have_count(11)  # many-123 and many-1230 to many-1239; an id has no such part
 
 
 def test_twenty_thousand_steps_paint_at_once_in_few_points(

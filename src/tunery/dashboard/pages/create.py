@@ -68,12 +68,9 @@ class CreateForm:
         names = [model.name for model in self.models]
         wanted = self.visit.query("model")
         with blocks.panel(t("create.model")):
-            with ui.element("div").classes("fields"):
-                self.model = self._select(
-                    t("jobs.base"), {n: n for n in names}, wanted if wanted in names else names[0]
-                )
-                methods = {method: t(f"method.{method}") for method in METHODS}
-                self.method = self._select(t("create.method"), methods, METHODS[0])
+            self.model = self._select(t("jobs.base"), {n: n for n in names}, wanted if wanted in names else names[0])
+            methods = {method: t(f"method.{method}") for method in METHODS}
+            self.method = self._select(t("create.method"), methods, METHODS[0])
             with ui.element("div").classes("fields"):
                 self.suffix = ui.input(t("create.suffix"), placeholder=t("create.suffix_hint"))
                 self.suffix.props("outlined dense maxlength=64")
