@@ -126,7 +126,7 @@ def start_side(side: str, options: argparse.Namespace, model: Path, data: Path) 
     # Both sides wait as the trainer does: threads that only spin are a little faster on a quiet machine and a disaster
     # on a busy one.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    environment.setdefault("GOMP_SPINCOUNT", "1000")
+    environment.setdefault("GOMP_SPINCOUNT", "2000")
     # The peer may run elsewhere: it needs this package's renderer for the same token ids, not its dependencies.
     environment["PYTHONPATH"] = str(Path(__file__).parent.parent / "src")
     done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=True)
