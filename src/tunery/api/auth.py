@@ -1,12 +1,14 @@
 """Bearer key → Caller: who asks, for which project, with which rights."""
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
 from sqlalchemy import Connection
+from starlette.concurrency import run_in_threadpool
 
 from tunery.api.services import Services, ServicesDep
 from tunery.domain.errors import AuthenticationFailed, NotFound, PermissionDenied
@@ -84,17 +86,28 @@ def _project_of_admin_key(conn: Connection, organization_id: str, wanted: str | 
         raise AuthenticationFailed(f"No such project: {wanted}", code="mismatched_project") from exc
 
 
-def authenticate(services: Services, request: Request) -> Caller:
+async def authenticate(services: Services, request: Request) -> Caller:
     secret = bearer_secret(request.headers.get("authorization"))
     now = services.clock()
-    with read(services.engine) as conn:
-        key = find_key(conn, secret, now)
-        caller = caller_of(conn, key, request.headers.get("openai-organization"), request.headers.get("openai-project"))
+    organization, project = request.headers.get("openai-organization"), request.headers.get("openai-project")
+    key, caller = await services.look(partial(_identify, services, secret, organization, project, now))
     if (key.last_used_at or 0) < now - TOUCH_EVERY_S:
-        with write(services.engine) as conn:
-            tenants.touch_key(conn, key.id, now)
+        await run_in_threadpool(_touch, services, key.id, now)
     request.state.caller = caller
     return caller
+
+
+def _identify(
+    services: Services, secret: str, organization: str | None, project: str | None, now: float
+) -> tuple[ApiKey, Caller]:
+    with read(services.engine) as conn:
+        key = find_key(conn, secret, now)
+        return key, caller_of(conn, key, organization, project)
+
+
+def _touch(services: Services, key_id: str, now: float) -> None:
+    with write(services.engine) as conn:
+        tenants.touch_key(conn, key_id, now)
 
 
 def check_scope(caller: Caller, scope: str) -> None:
@@ -112,22 +125,22 @@ def require_owner(caller: Caller) -> None:
         raise PermissionDenied("This operation needs the role owner.")
 
 
-def access(scope: str) -> Callable[..., Caller]:
+def access(scope: str) -> Callable[..., Awaitable[Caller]]:
     """A dependency that lets a request in when its key is valid and has `scope`."""
 
-    def dependency(request: Request, services: ServicesDep, _: Annotated[object, Security(bearer)]) -> Caller:
-        caller = authenticate(services, request)
+    async def dependency(request: Request, services: ServicesDep, _: Annotated[object, Security(bearer)]) -> Caller:
+        caller = await authenticate(services, request)
         check_scope(caller, scope)
         return caller
 
     return dependency
 
 
-def admin(request: Request, services: ServicesDep, _: Annotated[object, Security(bearer)]) -> Caller:
+async def admin(request: Request, services: ServicesDep, _: Annotated[object, Security(bearer)]) -> Caller:
     """The key must be an admin key, or belong to an owner of the organisation: owning a project is not enough."""
-    caller = authenticate(services, request)
+    caller = await authenticate(services, request)
     check_scope(caller, "api.management.read" if request.method == "GET" else "api.management.write")
-    if not caller.is_admin and not _owns_organization(services, caller):
+    if not caller.is_admin and not await services.look(partial(_owns_organization, services, caller)):
         raise PermissionDenied("This operation needs an admin key, or the key of an owner of the organization.")
     return caller
 

@@ -1,10 +1,12 @@
 """What a request handler may use: one object a process, made by `create_app`, handed in by `Depends`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 from sqlalchemy import Engine
+from starlette.concurrency import run_in_threadpool
 
 from tunery.api.data.reports import ReportCache
 from tunery.api.inference.engines import Engines
@@ -15,6 +17,8 @@ from tunery.metering.prices import PriceTable
 from tunery.modeling.catalog import Catalog
 from tunery.settings import Settings
 from tunery.store.blobs import Blobs
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,13 @@ class Services:
 
     def now(self) -> int:
         return int(self.clock())
+
+    async def look(self, work: Callable[[], T]) -> T:
+        """A few short reads of the database. SQLite's are done before a thread would have begun, and wait for nobody;
+        Postgres' are waited for in one."""
+        if self.engine.dialect.name == "sqlite":
+            return work()
+        return await run_in_threadpool(work)
 
 
 async def get_services(request: Request) -> Services:

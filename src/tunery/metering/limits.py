@@ -35,7 +35,8 @@ def project_limits(conn: Connection, settings: Settings, project_id: str) -> Lim
 def subject_limits(conn: Connection, settings: Settings, project_id: str, key_id: str) -> dict[str, Limits]:
     """The project's and the key's, by id. A key has only the limits that were set for it."""
     found = store.get_limits(conn, project_id, key_id)
-    project = found.get(project_id, Limits()).over(limits_of_settings(settings))
+    of_settings = limits_of_settings(settings)
+    project = found[project_id].over(of_settings) if project_id in found else of_settings
     return {project_id: project} | ({key_id: found[key_id]} if key_id in found else {})
 
 

@@ -11,7 +11,7 @@ The order of things makes the count exact when a process dies at any line:
 import threading
 from dataclasses import dataclass
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from tunery.domain.clock import Clock, system_clock
 from tunery.domain.limits import Limits
@@ -21,7 +21,7 @@ from tunery.metering.budget import check_budget, warn_about_budget
 from tunery.metering.ledger import RequestIds, record_completion
 from tunery.metering.limits import subject_limits
 from tunery.metering.prices import PriceTable
-from tunery.metering.rates import Reading, give_back, headers_of, take
+from tunery.metering.rates import Reading, Subjects, give_back, has_rates, headers_of, take
 from tunery.settings import Settings
 from tunery.store import usage as usage_store
 from tunery.store.database import read, write
@@ -58,16 +58,26 @@ class Meter:
         estimated_tokens: int = 0,
     ) -> Ticket:
         """Raises RateLimited. `estimated_tokens`: the prompt and the longest answer asked for; corrected at the end."""
-        now = self._clock()
         with read(self._engine) as conn:
-            subjects = subject_limits(conn, self._settings, caller.project_id, caller.key_id)
-            limits = subjects[caller.project_id]
-            check_budget(conn, caller.project_id, limits, now=now)
-        if not any(each.requests_per_minute or each.tokens_per_minute for each in subjects.values()):
+            subjects = self.look(conn, caller)
+        return self.let_in(caller, ids, subjects, model=model, estimated_tokens=estimated_tokens)
+
+    def look(self, conn: Connection, caller: Caller) -> Subjects:
+        """The first half of `open_request`, which only reads: for `let_in`. Raises RateLimited for a spent budget."""
+        subjects = subject_limits(conn, self._settings, caller.project_id, caller.key_id)
+        check_budget(conn, caller.project_id, subjects[caller.project_id], now=self._clock())
+        return subjects
+
+    def let_in(
+        self, caller: Caller, ids: RequestIds, subjects: Subjects, *, model: str, estimated_tokens: int
+    ) -> Ticket:
+        """The second half. It writes, and so may wait for the database, where `has_rates(subjects)`."""
+        limits = subjects[caller.project_id]
+        if not has_rates(subjects):
             return Ticket(caller, ids, limits, estimated_tokens)
         with write(self._engine) as conn:
             what = f"{model} in organization {caller.organization_id}"
-            readings = take(conn, subjects, tokens=estimated_tokens, now=now, what=what)
+            readings = take(conn, subjects, tokens=estimated_tokens, now=self._clock(), what=what)
         return Ticket(caller, ids, limits, estimated_tokens, readings)
 
     def settle(self, ticket: Ticket, *, model: str, usage: TokenUsage, is_batch: bool = False) -> UsageRecord:

@@ -9,6 +9,7 @@ from tunery.domain.limits import Bucket, Limits
 from tunery.store import limits as store
 from tunery.store.limits import Unit
 
+Subjects = dict[str, Limits]  # the project's limits and the key's, by id
 SHORT = {"requests": "requests per min (RPM)", "tokens": "tokens per min (TPM)"}
 
 
@@ -34,7 +35,11 @@ def limit_of(limits: Limits, unit: Unit) -> int:
     return (limits.requests_per_minute if unit == "requests" else limits.tokens_per_minute) or 0
 
 
-def take(conn: Connection, subjects: dict[str, Limits], *, tokens: int, now: float, what: str) -> tuple[Reading, ...]:
+def has_rates(subjects: Subjects) -> bool:
+    return any(each.requests_per_minute or each.tokens_per_minute for each in subjects.values())
+
+
+def take(conn: Connection, subjects: Subjects, *, tokens: int, now: float, what: str) -> tuple[Reading, ...]:
     """Take one request and `tokens` from every limited bucket of every subject, or raise RateLimited.
 
     After the error the caller rolls back, so that a refused request takes nothing. `what` names the model and the

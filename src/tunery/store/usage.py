@@ -1,7 +1,5 @@
 """The usage ledger and its sums by minute, hour and day, which change in the same transaction and so never differ."""
 
-from collections import Counter
-from dataclasses import asdict
 from functools import cache
 from typing import Any
 
@@ -63,18 +61,16 @@ def mark_delivered(conn: Connection, request_ids: list[str]) -> None:
 
 def _add_to_rollups(conn: Connection, *changes: tuple[UsageRecord, int]) -> None:
     """In the order of their keys, so that two transactions never wait for each other."""
-    sums: dict[tuple[Any, ...], Counter[str]] = {}
+    sums: dict[tuple[Any, ...], dict[str, int]] = {}
     for record, sign in changes:
+        amounts, group = _amounts(record), _group_of(record)
         for width in WIDTHS_S:
-            key = (width, record.created_at - record.created_at % width, *_group_of(record))
-            counter = sums.setdefault(key, Counter())
-            for name, value in _amounts(record).items():
-                counter[name] += sign * value
+            key = (width, record.created_at - record.created_at % width, *group)
+            known = sums.setdefault(key, dict.fromkeys(_SUMS, 0))
+            for name in _SUMS:
+                known[name] += sign * amounts[name]
     currency = changes[-1][0].currency
-    rows = [
-        dict(zip(_KEY, key, strict=True)) | {name: sums[key][name] for name in _SUMS} | {"currency": currency}
-        for key in sorted(sums)
-    ]
+    rows = [dict(zip(_KEY, key, strict=True)) | sums[key] | {"currency": currency} for key in sorted(sums)]
     conn.execute(_rollup_upsert(conn.dialect.name), rows)
 
 
@@ -98,8 +94,8 @@ def _group_of(record: UsageRecord) -> tuple[Any, ...]:
 
 
 def _amounts(record: UsageRecord) -> dict[str, int]:
-    costs = {f"{name}_cost": value for name, value in asdict(record.cost).items()}
-    return {"num_requests": int(record.kind == "completion")} | asdict(record.usage) | costs
+    costs = {f"{name}_cost": value for name, value in vars(record.cost).items()}
+    return {"num_requests": int(record.kind == "completion")} | vars(record.usage) | costs
 
 
 def sum_usage(

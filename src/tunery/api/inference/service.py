@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import orjson
@@ -23,6 +24,7 @@ from tunery.domain.errors import InvalidRequest
 from tunery.domain.tenants import Caller
 from tunery.metering.ledger import RequestIds
 from tunery.metering.meter import Ticket
+from tunery.metering.rates import Subjects, has_rates
 from tunery.store import completions
 from tunery.store.database import read, write
 
@@ -70,7 +72,10 @@ async def admit(services: Services, caller: Caller, ids: RequestIds, kind: Kind,
     # Blocks of the prefix cache are never shared between projects: what is cached tells what was asked.
     forwarded["cache_salt"] = caller.project_id
     _check_json(forwarded)
-    target, ticket = await asyncio.to_thread(_open, services, caller, ids, sent)
+    target, subjects = await services.look(partial(_look, services, caller, sent["model"]))
+    tokens = estimated_tokens(sent)
+    let_in = partial(services.meter.let_in, caller, ids, subjects, model=target.weights_name, estimated_tokens=tokens)
+    ticket = await asyncio.to_thread(let_in) if has_rates(subjects) else let_in()
     return Ask(kind, sent, forwarded, target, ticket)
 
 
@@ -84,11 +89,9 @@ def _check_json(forwarded: Json) -> None:
         raise InvalidRequest("The request holds a number that is not finite.")
 
 
-def _open(services: Services, caller: Caller, ids: RequestIds, sent: Json) -> tuple[Target, Ticket]:
+def _look(services: Services, caller: Caller, model: str) -> tuple[Target, Subjects]:
     with read(services.engine) as conn:
-        target = resolve(conn, services.catalog, sent["model"], caller.project_id)
-    tokens = estimated_tokens(sent)
-    return target, services.meter.open_request(caller, ids, model=target.weights_name, estimated_tokens=tokens)
+        return resolve(conn, services.catalog, model, caller.project_id), services.meter.look(conn, caller)
 
 
 def _backend(services: Services, target: Target) -> Engines | Upstream:
