@@ -34,7 +34,7 @@ def examine_in_pool(blocks: Iterable[Block], task: Task, num_processes: int) -> 
     """Results in the order of the blocks. Raises ServerFault when the system kills a process of the pool."""
     context = multiprocessing.get_context("spawn")  # a fork of a server would copy its threads' locks
     waiting: deque[Future[BlockFacts]] = deque()
-    pool = ProcessPoolExecutor(num_processes, context, _start, (task,))
+    pool = ProcessPoolExecutor(num_processes, context, _start, (task, os.getpid()))
     try:
         for block in blocks:
             waiting.append(pool.submit(_examine, block))
@@ -52,10 +52,10 @@ _renderer: Renderer | None = None
 _task: Task | None = None
 
 
-def _start(task: Task) -> None:
-    """Once in each process of the pool."""
+def _start(task: Task, parent: int) -> None:
+    """Once in each process of the pool. `parent` is told: by now it may be gone, and another one be in its place."""
     global _renderer, _task
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process a core already
     _task = task
