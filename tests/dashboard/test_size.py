@@ -44,6 +44,7 @@ def first_paint_ms(visitor: Visitor, path: str) -> float:
     times = []
     for _ in range(TRIES):
         page = visitor.go(path)
+        page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
         times.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
         if times[-1] < FIRST_PAINT_MS:
             break
