@@ -59,7 +59,6 @@ class Runner:
         return read_adapter(folder, self.config, self.dtype)
 
     def put_adapter(self, name: str, adapter: Adapter) -> None:
-        self.drop_adapter(name)
         self._adapters[name] = adapter
 
     def drop_adapter(self, name: str) -> None:

@@ -54,8 +54,7 @@ def pack(rows: Sequence[Row], shape: HeadShape, *, share: bool = True) -> Packed
 
 def _needed(row: Row) -> int:
     """How many tokens of a row predict something or are seen by one that does: nobody asks what follows the last."""
-    last = next((index for index in range(len(row.token_ids) - 1, 0, -1) if row.loss_weights[index]), 1)
-    return last
+    return next((index for index in range(len(row.token_ids) - 1, 0, -1) if row.loss_weights[index]), 1)
 
 
 def _predictions(rows: Sequence[Row], tree: Tree) -> tuple[list[int], list[int], list[float], list[int]]:

@@ -7,9 +7,21 @@ from markupsafe import Markup
 
 from tunery.dashboard.text import Translator
 
+MAX_SHOWN = 600  # characters of an answer; the file has all of it
+
+
+def message(css: str, name: str, content: str | Markup, badge: str | Markup = "") -> Markup:
+    return Markup('<div class="message {}"><div class="role">{}{}</div><div class="content">{}</div></div>').format(
+        css, name, badge, content
+    )
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} …"
+
 
 def conversation(messages: Sequence[Mapping[str, Any]], t: Translator, *, mark_trained: bool = True) -> Markup:
-    parts = [_message(message, t, mark_trained) for message in messages if isinstance(message, Mapping)]
+    parts = [_message(each, t, mark_trained) for each in messages if isinstance(each, Mapping)]
     return Markup('<div class="conversation">{}</div>').format(Markup("").join(parts))
 
 
@@ -37,15 +49,14 @@ def _preference(row: Mapping[str, Any], t: Translator) -> Markup:
     )
 
 
-def _message(message: Mapping[str, Any], t: Translator, mark_trained: bool) -> Markup:
-    role = str(message.get("role", "?"))
-    trained = mark_trained and role == "assistant" and message.get("weight", 1) != 0
+def _message(said: Mapping[str, Any], t: Translator, mark_trained: bool) -> Markup:
+    role = str(said.get("role", "?"))
+    trained = mark_trained and role == "assistant" and said.get("weight", 1) != 0
     badge = Markup('<span class="badge">{}</span>').format(t("dataset.trained")) if trained else ""
     if mark_trained and role == "assistant" and not trained:
         badge = Markup('<span class="badge muted">{}</span>').format(t("dataset.untrained"))
-    return Markup('<div class="message {}{}"><div class="role">{}{}</div><div class="content">{}</div></div>').format(
-        role if role.isalpha() else "other", " trained" if trained else "", role, badge, _content(message)
-    )
+    css = role if role.isalpha() else "other"
+    return message(f"{css} trained" if trained else css, role, _content(said), badge)
 
 
 def _content(message: Mapping[str, Any]) -> Markup:

@@ -9,16 +9,14 @@ from tunery.dashboard import running
 from tunery.dashboard.comparison import Comparison, read_result
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.chart import bars
-from tunery.dashboard.components.conversation import conversation
+from tunery.dashboard.components.conversation import conversation, message, shortened
 from tunery.dashboard.components.shots import prompt_text
 from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.visit import BASE, Visit
 
 POLL_S = 0.7
-ANSWER = '<div class="message {css}"><div class="role">{name}{badge}</div><div class="content">{text}</div></div>'
 SAVING = '<p class="tile"><span class="value">{}</span><br><span class="name">{}</span></p>'
 PAGE = 20
-MAX_SHOWN = 600  # characters of an answer; the file has all of it
 
 
 async def build(visit: Visit) -> None:
@@ -145,27 +143,21 @@ class ComparisonPage:
     def row(self, row: dict[str, Any]) -> Markup:
         t = self.t
         answers = Markup("").join(
-            Markup(ANSWER).format(
-                css="assistant trained" if answer["is_exact"] else "assistant",
-                name=contestant.label,
-                badge=Markup('<span class="badge">{}</span>').format(t("compare.exact")) if answer["is_exact"] else "",
-                text=_shortened(answer["text"]),
+            message(
+                "assistant trained" if answer["is_exact"] else "assistant",
+                contestant.label,
+                shortened(answer["text"]),
+                Markup('<span class="badge">{}</span>').format(t("compare.exact")) if answer["is_exact"] else "",
             )
             for contestant, answer in zip(self.comparison.plan.contestants, row["answers"], strict=True)
         )
         return Markup(
-            '<div class="line"><span>{line}</span><span>{differs}</span></div>{prompt}'
-            '<div class="message expected"><div class="role">{expected}</div><div class="content">{text}</div></div>'
+            '<div class="line"><span>{line}</span><span>{differs}</span></div>{prompt}{expected}'
             '<div class="conversation">{answers}</div>'
         ).format(
             line=t("dataset.line", n=row["line"]),
             differs=t("compare.differs") if row["differs"] else t("compare.same"),
             prompt=conversation(row["prompt"], t, mark_trained=False),
-            expected=t("compare.expected"),
-            text=row["expected"],
+            expected=message("expected", t("compare.expected"), row["expected"]),
             answers=answers,
         )
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} …"

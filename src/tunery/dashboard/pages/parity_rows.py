@@ -4,13 +4,11 @@ from markupsafe import Markup
 from nicegui import ui
 
 from tunery.dashboard.components import blocks, html
-from tunery.dashboard.components.conversation import conversation
+from tunery.dashboard.components.conversation import conversation, message, shortened
 from tunery.dashboard.parity import Parity, ParityRow, RowAnswer, read_part
 from tunery.dashboard.visit import Visit
 
 PAGE = 20
-MAX_SHOWN = 600  # characters of an answer; the file has all of it
-ANSWER = '<div class="message {css}"><div class="role">{name}{badge}</div><div class="content">{text}</div></div>'
 
 
 class RowList:
@@ -47,7 +45,9 @@ class RowList:
             line=t("dataset.line", n=row.row),
             differs=t("compare.differs") if row.similarity < 1 else t("compare.same"),
             prompt=conversation(row.messages, t, mark_trained=False),
-            expected="" if row.expected is None else _message("expected", t("compare.expected"), row.expected),
+            expected=""
+            if row.expected is None
+            else message("expected", t("compare.expected"), shortened(row.expected)),
             old=self.answer(row.old, t("move.old"), is_right=self.is_right(row, row.old)),
             new=self.answer(row.new, t("move.new"), is_right=self.is_right(row, row.new)),
         )
@@ -60,9 +60,4 @@ class RowList:
         if answer.failed:
             badge = "status.failed"
         mark = Markup('<span class="badge">{}</span>').format(self.t(badge)) if badge else ""
-        return _message(css, name, answer.text, mark)
-
-
-def _message(css: str, name: str, text: str, badge: str = "") -> Markup:
-    shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} …"
-    return Markup(ANSWER).format(css=css, name=name, badge=badge, text=shown)
+        return message(css, name, shortened(answer.text), mark)

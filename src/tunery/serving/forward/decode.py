@@ -15,7 +15,6 @@ from tunery.serving.forward.config import ModelConfig
 from tunery.serving.forward.kernels import Array
 from tunery.serving.forward.kv import KeyValueCache
 from tunery.serving.forward.linear import PackedLinear
-from tunery.serving.forward.rope import rope_tables
 from tunery.serving.forward.weights import FUSED, LayerWeights, ModelWeights, module_sizes
 
 
@@ -41,12 +40,19 @@ class _Rows:
 
 
 class DecodePass:
-    def __init__(self, config: ModelConfig, weights: ModelWeights, cache: KeyValueCache) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: ModelWeights,
+        cache: KeyValueCache,
+        rope: tuple[torch.Tensor, torch.Tensor],
+    ) -> None:
+        """rope: the tables of rope.py."""
         self._config = config
         self._weights = weights
         self._cache = cache
         self._eps = np.float32(config.rms_norm_eps)
-        self._cos, self._sin = (as_array(table.squeeze(1)) for table in rope_tables(config, weights.dtype))
+        self._cos, self._sin = (as_array(table.squeeze(1)) for table in rope)
         self._base = no_adapter(config)
         sizes = module_sizes(config)
         self._columns = [np.cumsum([0] + [sizes[member][1] for member in members]) for members in FUSED.values()]

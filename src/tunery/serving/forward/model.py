@@ -1,4 +1,4 @@
-"""The two forward passes: many tokens of few sequences (prefill), one token of many (decode)."""
+"""The forward passes: many tokens of few sequences (prefill, here), one token of many (decode.py)."""
 
 from dataclasses import replace
 
@@ -33,8 +33,8 @@ class Model:
         self.config = config
         self.weights = weights
         self.cache = cache
-        self._decode = DecodePass(config, weights, cache)
         self._cos, self._sin = rope_tables(config, weights.dtype)
+        self._decode = DecodePass(config, weights, cache, (self._cos, self._sin))
         self._query_width = config.num_heads * config.head_dim
         self._rotated = config.num_heads + config.num_kv_heads
 
