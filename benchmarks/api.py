@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from sqlalchemy import insert
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob, JobStatus
+from tunery.launch.server import free_port
 from tunery.modeling.sources import ensure
 from tunery.store import tables, tenants
 from tunery.store.bootstrap import bootstrap
@@ -37,20 +37,14 @@ BASE = "gpt-4o-mini-2024-07-18"
 KEY = "sk-benchmark-benchmark-benchmark"
 NUM_JOBS = 100_000
 PAGE = 100
-NUM_PAIRS = 200
+NUM_PAIRS = 500
 WARMUP = 20
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager
 def api(home: Path, database_url: str, **settings: str) -> Iterator[httpx.Client]:
     """`python -m tunery.api` on a database with one key, and a client that keeps its connection."""
-    port = free_port()
+    port = free_port("127.0.0.1")
     environment = {
         **os.environ,
         "TUNERY_HOME": str(home),

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from serve_job import success_to_first_token_s
 from serve_load import Load, run
 
 from tunery.modeling.sources import ensure
@@ -161,11 +162,10 @@ def measure_ours(model_dir: Path, threads: int, repeats: int, streams: list[int]
             load_adapter(url, f"a{number}", folders[number])
         run(url, [body(n, model=f"a{n % 8}", tokens=4) for n in range(8)])
         result["loads"] = {name: best(url, ours, repeats) for name, (ours, _) in cases(streams).items()}
-        result["success_to_first_token_s"] = median(first_token_s(url, f"new{n}", folders[n]) for n in range(5))
         before = resident_bytes(pid)
         for number in range(8, 64):
             load_adapter(url, f"a{number}", folders[number])
-        result["bytes_per_adapter"] = (resident_bytes(pid) - before) / 51  # five of 64 were loaded under other names
+        result["bytes_per_adapter"] = (resident_bytes(pid) - before) / 56
     with process(engine_command(model_dir, threads, "--max-adapters", "4")) as (url, _):
         result["adapter_load_ms"] = idle_adapter_ms(url, folders[:12])
     return result
@@ -195,13 +195,6 @@ def shared_tokens(url: str) -> int:
         request = urllib.request.Request(f"{url}/tokenize", json.dumps({"messages": messages}).encode())
         ids.append(json.loads(urllib.request.urlopen(request).read())["tokens"])
     return next(i for i, (first, second) in enumerate(zip(*ids, strict=False)) if first != second)
-
-
-def first_token_s(url: str, name: str, folder: Path) -> float:
-    """From a new adapter's files to the first token of its first answer: the engine's share of a job's end."""
-    started_at = time.perf_counter()
-    load_adapter(url, name, folder)
-    return time.perf_counter() - started_at + run(url, [body(7, model=name, tokens=1)]).answers[0].ttft_s
 
 
 def idle_adapter_ms(url: str, folders: list[Path]) -> float:
@@ -289,6 +282,7 @@ def main() -> None:
     streams, repeats = ([1, 16], 1) if arguments.quick else ([1, 4, 16, 32], 3)
     model_dir = ensure(SOURCE, arguments.cache)
     ours = measure_ours(model_dir, arguments.threads, repeats, streams)
+    ours["success_to_first_token_s"] = success_to_first_token_s(arguments.cache)
     peer: dict[str, Load] = {}
     if not arguments.no_peer:
         python = arguments.peer_python or peer_python()

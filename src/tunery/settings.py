@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     # engine and worker
     engine_kind: Literal["local", "vllm"] = "local"
     engine_url: str = ""  # "" = `tunery serve` starts one
-    engine_urls: Annotated[list[str], NoDecode] = []  # vLLM servers; in the environment separated by commas
+    engine_urls: Annotated[list[str], NoDecode] = []  # more engines, or vLLM; in the environment separated by commas
     worker_concurrency: int = Field(1, ge=1)  # jobs that one worker trains at once
     lease_s: float = Field(30, gt=0)  # a job whose worker is silent for so long goes back to the queue
     state_interval_s: float = Field(20, gt=0)  # how often a running job saves what it resumes from
@@ -92,6 +92,12 @@ class Settings(BaseSettings):
     @property
     def resolved_blob_url(self) -> str:
         return self.blob_url or (self.home / "blobs").as_uri()
+
+    @property
+    def engines(self) -> list[str]:
+        """The addresses of all engines, without a slash at the end."""
+        urls = (url.rstrip("/") for url in (self.engine_url, *self.engine_urls))
+        return list(dict.fromkeys(url for url in urls if url))
 
     @property
     def models_dir(self) -> Path:

@@ -179,7 +179,7 @@ def test_each_base_has_its_engine(
     make_api: Callable[..., Api], engine_url: str, tiny_model_dir: Path, two_bases: dict[str, Path], name: str
 ) -> None:
     second = start_engine(tiny_model_dir, name=name)
-    api = make_api(engine_kind="vllm", engine_urls=[engine_url, second.url], **two_bases)
+    api = make_api(engine_url=engine_url, engine_urls=[second.url], **two_bases)
     assert ask(api).status_code == 200
     assert ask(api, "other-1").json()["model"] == "other-1"
     second.kill()

@@ -83,15 +83,27 @@ def _prove_that_a_wrong_scale_is_noticed(site: Site, job_id: str, engine_url: st
         samples = [{"token_ids": token_ids, "start": 1, "logprobs": engine.score("right", token_ids)}]
     file = folder / "parity.json"
     file.write_text(json.dumps(samples))
-    check_parity(file, folder, "same", site.settings)
+    asked = {"source": model.source, "engines": [engine_url], "catalog": site.catalog}
+    check_parity(file, folder, "same", **asked)
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": config["lora_alpha"] * 4}))
     with pytest.raises(ParityBroken, match="does not serve the model as it was trained"):
-        check_parity(file, folder, "other", site.settings)
+        check_parity(file, folder, "other", **asked)
 
 
 def test_engine_that_cannot_be_asked_costs_the_check_and_not_the_job(site: Site, tmp_path: Path) -> None:
-    settings = site.settings.model_copy(update={"engine_url": "http://127.0.0.1:9"})
-    report = check_parity(tmp_path / "none.json", tmp_path, "m", settings, wait_s=0)
+    nobody = ["http://127.0.0.1:9"]
+    source = site.catalog.sources()[0]
+    report = check_parity(
+        tmp_path / "none.json", tmp_path, "m", source=source, engines=nobody, catalog=site.catalog, wait_s=0
+    )
     assert report.level == "warn"
-    assert "did not answer" in report.message
+    assert "no engine with" in report.message
+
+
+def test_engine_of_another_base_is_not_asked(site: Site, engine_url: str, tmp_path: Path) -> None:
+    urls = ["http://127.0.0.1:9", engine_url]
+    report = check_parity(
+        tmp_path / "none.json", tmp_path, "m", source="path:/other", engines=urls, catalog=site.catalog, wait_s=0
+    )
+    assert "no engine with path:/other" in report.message

@@ -3,7 +3,6 @@ is the most reported fault of this field; here it ends the job instead of reachi
 
 import json
 import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -106,17 +105,13 @@ class EngineScorer:
         finally:
             self._post("/v1/unload_lora_adapter", {"lora_name": name})
 
-    def wait_until_up(self, timeout_s: float) -> bool:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                if httpx.get(f"{self.base_url}/health", timeout=5).is_success:
-                    return True
-            except httpx.HTTPError:
-                pass
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(1)
+    def bases(self) -> list[str]:
+        """What it serves besides adapters; nothing when it does not answer."""
+        try:
+            answer = httpx.get(f"{self.base_url}/v1/models", timeout=5)
+            return [row["id"] for row in answer.raise_for_status().json()["data"] if not row.get("parent")]
+        except (httpx.HTTPError, ValueError, KeyError):
+            return []
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         try:

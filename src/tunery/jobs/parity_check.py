@@ -1,14 +1,16 @@
 """The last look before a model is handed out: does the engine give what the trainer gave?"""
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tunery.domain.jobs import Level
 from tunery.jobs.parity import EngineScorer, EngineUnreachable, Parity, compare, read_samples
-from tunery.settings import Settings
+from tunery.modeling.catalog import Catalog
 
 WAIT_FOR_ENGINE_S = 60.0
+LOOK_AGAIN_S = 1.0
 
 
 class ParityBroken(Exception):
@@ -23,15 +25,24 @@ class ParityReport:
 
 
 def check_parity(
-    samples_file: Path | None, adapter: Path, model_id: str, settings: Settings, *, wait_s: float = WAIT_FOR_ENGINE_S
+    samples_file: Path | None,
+    adapter: Path,
+    model_id: str,
+    *,
+    source: str,
+    engines: list[str],
+    catalog: Catalog,
+    wait_s: float = WAIT_FOR_ENGINE_S,
 ) -> ParityReport:
-    """Raises ParityBroken. An engine that cannot be asked costs the check, not the job: the report says so."""
-    url = engine_address(settings)
-    if samples_file is None or not url:
-        return _unchecked("no engine is configured" if not url else "the trainer named no examples")
-    engine = EngineScorer(url)
-    if not engine.wait_until_up(wait_s):
-        return _unchecked(f"the engine did not answer for {wait_s:.0f} s")
+    """Raises ParityBroken. An engine that cannot be asked costs the check, not the job: the report says so.
+
+    `source`: the base that the adapter was trained on, as in the catalog; `engines`: addresses.
+    """
+    if samples_file is None or not engines:
+        return _unchecked("no engine is configured" if not engines else "the trainer named no examples")
+    engine = _find_engine(engines, source, catalog, wait_s)
+    if engine is None:
+        return _unchecked(f"no engine with {source} answered for {wait_s:.0f} s")
     name = f"{model_id}-parity"
     try:
         with engine.adapter(name, adapter):
@@ -52,10 +63,16 @@ def check_parity(
     )
 
 
-def engine_address(settings: Settings) -> str:
-    """Without a slash at the end; "" when there is none."""
-    url = settings.engine_urls[0] if settings.engine_kind == "vllm" and settings.engine_urls else settings.engine_url
-    return url.rstrip("/")
+def _find_engine(engines: list[str], source: str, catalog: Catalog, wait_s: float) -> EngineScorer | None:
+    """The first that has the base; an engine may be starting."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        for engine in map(EngineScorer, engines):
+            if catalog.served_as(source, engine.bases(), is_only_engine=len(engines) == 1):
+                return engine
+        if time.monotonic() >= deadline:
+            return None
+        time.sleep(LOOK_AGAIN_S)
 
 
 def _unchecked(why: str) -> ParityReport:

@@ -148,7 +148,14 @@ class JobRun:
         job, resources, folder = self._job, self._resources, Path(finished["dir"])
         # Stopped early, the best checkpoint is the model, and not the last.
         final = next(kept for kept in self._recorder.checkpoints if f"step-{kept.step}" == folder.name)
-        parity = check_parity(self._recorder.parity_file, folder, final.model_id, resources.settings)
+        parity = check_parity(
+            self._recorder.parity_file,
+            folder,
+            final.model_id,
+            source=prepared.source,
+            engines=resources.settings.engines,
+            catalog=resources.catalog,
+        )
         result_file = publication.store_result_file(job, resources)
         self._lease.stop()
         with write(resources.engine) as conn:

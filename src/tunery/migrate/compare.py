@@ -114,8 +114,9 @@ def bootstrap(values: np.ndarray, *, seed: int = 0) -> Interval:
     """Percentile bootstrap of the mean (Efron 1979), rows drawn with replacement."""
     if not len(values):
         return Interval(0.0, 0.0, 0.0)
-    draws = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
-    means = values[draws].mean(axis=1)
+    generator, count = np.random.default_rng(seed), len(values)
+    # One resample at a time: all at once take gigabytes for a hundred thousand rows.
+    means = [values[generator.integers(0, count, count)].mean() for _ in range(RESAMPLES)]
     low, high = np.percentile(means, [2.5, 97.5])
     return Interval(float(values.mean()), float(low), float(high))
 

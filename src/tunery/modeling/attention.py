@@ -94,14 +94,6 @@ class AttentionPlan:
             keep_probabilities=2 * scores <= KEEP_BYTES,
         )  # fmt: skip
 
-    def causal_mask(self, length: int, like: Tensor) -> Tensor:
-        """Additive [G * length, length] mask of neighbouring queries of a segment among themselves."""
-        key = (length, like.dtype)
-        if key not in self.masks:
-            mask = torch.full((length, length), float("-inf"), dtype=like.dtype, device=like.device).triu_(1)
-            self.masks[key] = mask.repeat(self.num_heads // self.num_kv_heads, 1)
-        return self.masks[key]
-
 
 def _index(group: SegmentGroup, shape: tuple[int, int], query_offset: int, key_offset: int) -> Group:
     """shape: K and G"""

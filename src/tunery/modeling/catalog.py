@@ -69,6 +69,20 @@ class Catalog:
         """Each source once, in the catalog's order."""
         return list(dict.fromkeys(model.source for model in self.models.values()))
 
+    def served_as(self, source: str, served: list[str], *, is_only_engine: bool) -> str | None:
+        """Which of the names that an engine serves is this base; None when it is not among them.
+
+        vLLM's own names for a base are `org/name` and its folder. An engine that is the only one in an installation
+        with one base has that base, whatever it calls it.
+        """
+        place = source.partition(":")[2].partition("@")[0]
+        known = {source, place}
+        known.update(name for model in self if model.source == source for name in (model.name, *model.aliases))
+        found = next((name for name in served if name in known), None)
+        if found is None and is_only_engine and served and self.sources() == [source]:
+            return served[0]
+        return found
+
     def __iter__(self) -> Iterator[CatalogModel]:
         return iter(self.models.values())
 

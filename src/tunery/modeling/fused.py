@@ -15,17 +15,11 @@ _RMS_NORMS = {"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
 _GATED_MLPS = {"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP"}
 
 
-def rms_norm_forward(x: Tensor, weight: Tensor, eps: float, *, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """weight * x / rms(x), and 1 / rms in fp32 [..., 1]."""
     wide = x.float()
     inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-    return torch.mul((wide * inverse).to(x.dtype), weight, out=out), inverse
-
-
-def rms_norm_again(x: Tensor, weight: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
-    """What the forward gave, and x / rms(x) in fp32 for the backward."""
-    plain = x.float() * inverse
-    return plain.to(x.dtype) * weight, plain
+    return (wide * inverse).to(x.dtype) * weight, inverse
 
 
 def rms_norm_backward(grad: Tensor, plain: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:

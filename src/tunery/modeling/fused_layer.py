@@ -11,14 +11,16 @@ which is also what this is tested against.
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from tunery.modeling import layer_loops as loops
 from tunery.modeling.attention import AttentionPlan
-from tunery.modeling.fused import rms_norm_again, rms_norm_backward, rms_norm_forward
+from tunery.modeling.compiled import Array, as_array, use_threads
 from tunery.modeling.lora import LoraLinear
 from tunery.modeling.packed_attention import attend, attend_backward
 
@@ -57,10 +59,9 @@ class FusedLinear:
         member.compute_B = self.weight[rows, self.num_in + columns.start : self.num_in + columns.stop]
         member.refresh()
 
-    def room(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """An empty [x, h] for as many rows as `like` has, and its x to write into."""
-        extended = like.new_empty(like.shape[0], self.weight.shape[1])
-        return extended, extended[:, : self.num_in]
+    def room(self, like: Tensor) -> Tensor:
+        """An empty [x, h] for as many rows as `like` has: x is the caller's to write."""
+        return like.new_empty(like.shape[0], self.weight.shape[1])
 
     def forward(self, extended: Tensor) -> tuple[Tensor, Tensor]:
         """y and h of an [x, h] whose x is written."""
@@ -69,20 +70,21 @@ class FusedLinear:
         return F.linear(extended, self.weight, self.bias), h
 
     def backward(self, grad: Tensor, x: Tensor, h: Tensor, *, wants_input: bool) -> tuple[Tensor | None, list[Tensor]]:
-        """The input's gradient, and those of A and B of each member. grad [N, out]"""
-        grad_x: Tensor | None = None
+        """The gradients of [x, h], of which x's part is the whole one, and of A and B of each member. grad [N, out]"""
+        both: Tensor | None = None
         if wants_input:
             both = grad @ self.weight
-            grad_x, grad_h = both[:, : self.num_in], both[:, self.num_in :]
-            grad_x.addmm_(grad_h, self.shrink)
+            grad_h = both[:, self.num_in :]
+            both[:, : self.num_in].addmm_(grad_h, self.shrink)
         else:
             grad_h = grad @ self.weight[:, self.num_in :]
         grad_a = grad_h.t() @ x
+        grad_b = h.t() @ grad  # what belongs to no member costs less than a product for each of them
         grads: list[Tensor] = []
         for member, (rows, columns) in zip(self.members, self.blocks, strict=True):
             grads.append(grad_a[columns].float())
-            grads.append((h[:, columns].t() @ grad[:, rows]).t().float().mul_(member.scaling))
-        return grad_x, grads
+            grads.append(grad_b[columns, rows].t().float().mul_(member.scaling))
+        return both, grads
 
 
 class FusedLayer(GradientCheckpointingLayer):
@@ -112,8 +114,8 @@ class FusedLayer(GradientCheckpointingLayer):
     ) -> Tensor:
         if plan is None or position_embeddings is None:
             raise ValueError("Packed attention needs a plan: call the model with plan=…")
-        half = self.head_dim // 2
-        cos, sin = (tensor[0, :, None, :half] for tensor in position_embeddings)  # [N, 1, D / 2]
+        cos, sin = (tensor[0] for tensor in position_embeddings)  # [N, D]
+        use_threads(torch.get_num_threads())
         parameters = [p for member in self.adapters for p in (member.lora_A, member.lora_B)]
         out: Tensor = _Layer.apply(hidden_states[0], cos, sin, plan, self, *parameters)  # type: ignore[assignment]
         return out[None]
@@ -124,81 +126,87 @@ class _Layer(Function):
     def forward(
         ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, plan: AttentionPlan, layer: FusedLayer, *parameters: Tensor
     ) -> Tensor:
-        extended, normed = layer.qkv.room(x)
-        _, inverse = rms_norm_forward(x, layer.input_layernorm.weight, layer.eps, out=normed)
+        extended = layer.qkv.room(x)
+        _norm(x, layer.input_layernorm.weight, layer.eps, extended)
         qkv, h_qkv = layer.qkv.forward(extended)
         rows = qkv.view(-1, layer.head_dim)
-        _rotate(rows, cos, sin, plan)
+        _rotate(rows, cos, sin, plan, 1)
         attended, kept = attend(rows, plan, layer.scaling, keep=any(ctx.needs_input_grad))
-        extended, mixed = layer.out.room(x)
-        mixed.copy_(attended.view(mixed.shape))
+        extended = layer.out.room(x)
+        extended[:, : layer.out.num_in] = attended.view(x.shape[0], -1)
         middle, h_out = layer.out.forward(extended)
         middle.add_(x)
-        extended, normed = layer.gate_up.room(x)
-        _, inverse_middle = rms_norm_forward(middle, layer.post_attention_layernorm.weight, layer.eps, out=normed)
+        extended = layer.gate_up.room(x)
+        _norm(middle, layer.post_attention_layernorm.weight, layer.eps, extended)
         gate_up, h_gate_up = layer.gate_up.forward(extended)
-        extended, act = layer.down.room(x)
-        gate, up = gate_up.chunk(2, 1)
-        torch.mul(F.silu(gate), up, out=act)
+        extended = layer.down.room(x)
+        loops.gate(as_array(gate_up), as_array(extended))
         out, h_down = layer.down.forward(extended)
         ctx.layer, ctx.plan = layer, plan
         ctx.num_kept = len(kept)
         ctx.save_for_backward(
-            *(x, cos, sin, inverse, rows, attended, h_qkv, h_out, *kept),
-            *(middle, inverse_middle, gate_up, h_gate_up, h_down),
+            *(x, cos, sin, rows, attended, h_qkv, h_out, *kept),
+            *(middle, gate_up, h_gate_up, h_down),
         )
         return out.add_(middle)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, cos, sin, inverse, rows, attended, h_qkv, h_out, *more = ctx.saved_tensors
+        x, cos, sin, rows, attended, h_qkv, h_out, *more = ctx.saved_tensors
         kept, of_mlp = more[: ctx.num_kept], more[ctx.num_kept :]
         layer, plan = ctx.layer, ctx.plan
         grad, mlp_grads = _mlp_backward(layer, grads[0], *of_mlp)
         mixed = attended.view(x.shape[0], -1)
         grad_mixed, out_grads = layer.out.backward(grad, mixed, h_out, wants_input=True)
         assert grad_mixed is not None
-        grad_rows = attend_backward(grad_mixed.reshape(attended.shape), rows, plan, layer.scaling, kept)
-        _rotate(grad_rows, cos, -sin, plan)  # turning back is the rotation by the negative angle
-        weight = layer.input_layernorm.weight
-        normed, plain = rms_norm_again(x, weight, inverse)
+        grad_mixed = grad_mixed[:, : layer.out.num_in].reshape(attended.shape)
+        grad_rows = attend_backward(grad_mixed, rows, plan, layer.scaling, kept)
+        _rotate(grad_rows, cos, sin, plan, -1)
+        weight, normed = layer.input_layernorm.weight, torch.empty_like(x)
+        inverse = _norm(x, weight, layer.eps, normed)
+        wants_input = ctx.needs_input_grad[0]
         grad_normed, qkv_grads = layer.qkv.backward(
-            grad_rows.view(x.shape[0], -1), normed, h_qkv, wants_input=ctx.needs_input_grad[0]
+            grad_rows.view(x.shape[0], -1), normed, h_qkv, wants_input=wants_input
         )
-        grad_x = None if grad_normed is None else grad.add_(rms_norm_backward(grad_normed, plain, weight, inverse))
-        return grad_x, None, None, None, None, *qkv_grads, *out_grads, *mlp_grads
+        if grad_normed is not None:
+            _add_norm_grad(grad_normed, x, weight, inverse, grad)
+        return grad if wants_input else None, None, None, None, None, *qkv_grads, *out_grads, *mlp_grads
 
 
 def _mlp_backward(
-    layer: FusedLayer, grad: Tensor, middle: Tensor, inverse: Tensor, gate_up: Tensor, h_gate_up: Tensor, h_down: Tensor
+    layer: FusedLayer, grad: Tensor, middle: Tensor, gate_up: Tensor, h_gate_up: Tensor, h_down: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
     """The gradient of the residual stream before the MLP, and the adapters'."""
-    gate, up = gate_up.chunk(2, 1)
-    silu = F.silu(gate)
-    grad_act, down_grads = layer.down.backward(grad, silu * up, h_down, wants_input=True)
+    act = gate_up.new_empty(gate_up.shape[0], layer.down.num_in)
+    loops.gate(as_array(gate_up), as_array(act))
+    grad_act, down_grads = layer.down.backward(grad, act, h_down, wants_input=True)
     assert grad_act is not None
     grad_gate_up = torch.empty_like(gate_up)
-    grad_gate, grad_up = grad_gate_up.chunk(2, 1)
-    torch.mul(grad_act, silu, out=grad_up)
-    torch.ops.aten.silu_backward.grad_input(grad_act.mul_(up), gate, grad_input=grad_gate)
-    weight = layer.post_attention_layernorm.weight
-    normed, plain = rms_norm_again(middle, weight, inverse)
+    loops.gate_backward(as_array(grad_act), as_array(gate_up), as_array(grad_gate_up))
+    weight, normed = layer.post_attention_layernorm.weight, torch.empty_like(middle)
+    inverse = _norm(middle, weight, layer.eps, normed)
     grad_normed, gate_up_grads = layer.gate_up.backward(grad_gate_up, normed, h_gate_up, wants_input=True)
     assert grad_normed is not None
-    before = rms_norm_backward(grad_normed, plain, weight, inverse).add_(grad)
+    before = grad.clone()
+    _add_norm_grad(grad_normed, middle, weight, inverse, before)
     return before, [*gate_up_grads, *down_grads]
 
 
-def _rotate(rows: Tensor, cos: Tensor, sin: Tensor, plan: AttentionPlan) -> None:
-    """Rotary embedding of the queries and keys, in place, in transformers' layout: the halves of a head are the pairs.
+def _norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Array:
+    """Writes the normed rows to the first columns of out; gives 1 / rms(x) [N] fp32."""
+    inverse = np.empty(x.shape[0], np.float32)
+    loops.norm(as_array(x), as_array(weight), np.float32(eps), as_array(out), inverse)
+    return inverse
 
-    rows [N * (H + 2K), D], cos and sin [N, 1, D / 2].
-    """
-    heads = rows.view(cos.shape[0], -1, rows.shape[1])[:, : plan.num_heads + plan.num_kv_heads]
-    first, second = heads.chunk(2, -1)
-    before = first.clone()
-    first.mul_(cos).addcmul_(second, sin, value=-1)
-    second.mul_(cos).addcmul_(before, sin)
+
+def _add_norm_grad(grad: Tensor, x: Tensor, weight: Tensor, inverse: Array, out: Tensor) -> None:
+    loops.norm_backward(as_array(grad), as_array(x), as_array(weight), inverse, as_array(out))
+
+
+def _rotate(rows: Tensor, cos: Tensor, sin: Tensor, plan: AttentionPlan, direction: int) -> None:
+    """Queries and keys by their positions, in place; back again with direction -1. rows [N * (H + 2K), D]"""
+    heads = as_array(rows.view(cos.shape[0], -1, rows.shape[1]))
+    loops.rotate(heads, as_array(cos), as_array(sin), plan.num_heads + plan.num_kv_heads, np.float32(direction))
 
 
 def fuse_layers(model: nn.Module) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from tunery.modeling.attention import AttentionPlan, Group
+from tunery.modeling.compiled import as_array
+from tunery.modeling.layer_loops import causal_softmax, causal_softmax_backward
 
 # Queries of a segment are taken in blocks: half of a causal square is never computed and long documents fit.
 # Measured on texts of 200 tokens: smaller blocks pay for more calls, larger ones for more of the square.
@@ -76,7 +78,7 @@ class _View:
     """A group's rows in the layout of its products: heads first, then segments, then the G heads of a key head."""
 
     def __init__(self, group: Group, plan: AttentionPlan, rows: Tensor, scaling: float) -> None:
-        self.plan, self.scaling = plan, scaling
+        self.scaling = scaling
         self.per_kv, self.dim = plan.num_heads // plan.num_kv_heads, rows.shape[1]
         self.batch = plan.num_kv_heads * group.num_segments
         self.length, self.context = group.length, group.context_length
@@ -107,9 +109,14 @@ class _View:
     def probabilities(self, block: slice) -> Tensor:
         """[K * B, G * t, P + stop]"""
         scores = self.scaled(self.fold(self.query, block), self.seen(self.key, block))
-        # What stands before the block is seen by all of it.
-        scores[:, :, self.context + block.start :].add_(self.plan.causal_mask(block.stop - block.start, like=scores))
-        return scores.softmax(-1)
+        causal_softmax(as_array(scores), block.stop - block.start, self.context + block.start)
+        return scores
+
+    def scores_grad(self, grad: Tensor, probabilities: Tensor, block: slice) -> Tensor:
+        """Takes the place of the probabilities' gradient."""
+        length = block.stop - block.start
+        causal_softmax_backward(as_array(grad), as_array(probabilities), length, self.context + block.start)
+        return grad
 
     def scaled(self, rows: Tensor, keys: Tensor) -> Tensor:
         """scaling · rows keysᵀ. With beta=0 the first argument is not read."""
@@ -130,7 +137,7 @@ def _group_backward(
         probabilities = view.probabilities(block) if kept is None else next(kept)
         rows, out = view.fold(view.query, block), view.fold(grad_out, block)
         scores = view.scaled(out, view.seen(view.value, block))  # scaled here, it scales those of query and key
-        scores = torch.ops.aten._softmax_backward_data(scores, probabilities, -1, scores.dtype)
+        scores = view.scores_grad(scores, probabilities, block)
         grad_query[:, :, block] = view.unfold(torch.bmm(scores, view.seen(view.key, block)))
         if number == 0:
             torch.bmm(probabilities.transpose(1, 2), out, out=grad_value)

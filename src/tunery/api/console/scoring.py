@@ -10,7 +10,7 @@ import orjson
 from tunery.api.console.schemas import ScoreOut, ScoreRequest
 from tunery.api.inference.engine_errors import unavailable
 from tunery.api.inference.resolve import Target, resolve
-from tunery.api.inference.usage import estimated_tokens, for_ledger
+from tunery.api.inference.usage import for_ledger
 from tunery.api.services import Services
 from tunery.datasets.examples import ChatExample, Message
 from tunery.datasets.render import Rendered, Renderer
@@ -18,7 +18,6 @@ from tunery.datasets.template import RenderError
 from tunery.domain.errors import InvalidRequest, Unavailable
 from tunery.domain.tenants import Caller
 from tunery.metering.ledger import RequestIds
-from tunery.metering.meter import Ticket
 from tunery.modeling.sources import cached
 from tunery.store.database import read
 
@@ -27,7 +26,7 @@ TOP = 1  # vLLM: the token itself and this many of the likeliest
 
 async def score(services: Services, caller: Caller, request_id: str, request: ScoreRequest) -> ScoreOut:
     """Raises InvalidRequest when the messages cannot be rendered or do not end with an answer."""
-    target, rendered, ticket = await asyncio.to_thread(_prepare, services, caller, request_id, request)
+    target, rendered = await asyncio.to_thread(_prepare, services, caller, request)
     trained = [index for index, weight in enumerate(rendered.loss_weights) if weight > 0 and index > 0]
     if not trained:
         raise InvalidRequest("The last message must be an assistant's answer with text.", param="messages")
@@ -38,10 +37,7 @@ async def score(services: Services, caller: Caller, request_id: str, request: Sc
         "prompt_logprobs": TOP,
         "cache_salt": caller.project_id,
     }
-    async with services.engines.post("/v1/completions", body, target) as given:
-        answer = orjson.loads(await given.read())
-    usage = for_ledger(answer.get("usage") or {})
-    await asyncio.to_thread(services.meter.settle, ticket, model=target.weights_name, usage=usage)
+    answer = await _ask(services, caller, RequestIds(request_id), body, target)
     entries = answer["choices"][0].get("prompt_logprobs") or answer.get("prompt_logprobs")
     if not entries or len(entries) != len(rendered.token_ids):
         raise Unavailable("The engine gives no log-probabilities for a prompt.")
@@ -54,23 +50,35 @@ async def score(services: Services, caller: Caller, request_id: str, request: Sc
     )
 
 
-def _prepare(
-    services: Services, caller: Caller, request_id: str, request: ScoreRequest
-) -> tuple[Target, Rendered, Ticket]:
+async def _ask(
+    services: Services, caller: Caller, ids: RequestIds, body: dict[str, Any], target: Target
+) -> dict[str, Any]:
+    """The engine's answer, counted. An engine that gives none costs nothing."""
+    meter, model = services.meter, target.weights_name
+    estimated = len(body["prompt"]) + body["max_tokens"]
+    ticket = await asyncio.to_thread(meter.open_request, caller, ids, model=model, estimated_tokens=estimated)
+    try:
+        async with services.engines.post("/v1/completions", body, target) as given:
+            answer = orjson.loads(await given.read())
+    except BaseException:
+        await asyncio.shield(asyncio.to_thread(meter.abandon, ticket))
+        raise
+    await asyncio.to_thread(meter.settle, ticket, model=model, usage=for_ledger(answer.get("usage") or {}))
+    return answer
+
+
+def _prepare(services: Services, caller: Caller, request: ScoreRequest) -> tuple[Target, Rendered]:
     with read(services.engine) as conn:
         target = resolve(conn, services.catalog, request.model, caller.project_id)
     if target.upstream is not None:
         raise InvalidRequest("A model that is passed on to OpenAI cannot score a given answer.", param="model")
-    ids = RequestIds(request_id)
-    tokens = estimated_tokens({"messages": request.messages})
-    ticket = services.meter.open_request(caller, ids, model=target.weights_name, estimated_tokens=tokens)
     folder = cached(target.source, services.settings.models_dir)
     if folder is None:
         raise unavailable("The base model is still being fetched. Please try again in a moment.")
     try:
         example = ChatExample(line=1, messages=_only_last_trained(request.messages), tools=request.tools)
         longest = target.base.context_length if target.base else None
-        return target, _renderer(folder).render(example, longest), ticket
+        return target, _renderer(folder).render(example, longest)
     except (RenderError, KeyError, TypeError) as exc:
         raise InvalidRequest(f"The messages cannot be rendered: {exc}", param="messages") from exc
 

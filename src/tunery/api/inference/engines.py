@@ -39,9 +39,9 @@ DOWN_FOR_S = 5.0
 
 class Engines:
     def __init__(self, settings: Settings, blobs: Blobs, catalog: Catalog) -> None:
-        self._urls = [url.rstrip("/") for url in (settings.engine_urls or [settings.engine_url]) if url]
+        self._urls = settings.engines
         self._blobs = blobs
-        self._sources = catalog.sources()
+        self._catalog = catalog
         self._folder = settings.home / "adapters"
         self._http = EngineHttp()
         self._served: dict[str, list[str]] = {}  # url -> the base names it serves
@@ -101,7 +101,8 @@ class Engines:
         return response
 
     async def _request(self, url: str, path: str, body: dict[str, Any], target: Target) -> aiohttp.ClientResponse:
-        name = target.adapter.id if target.adapter else self._base_name(url, target)
+        # Another request may have marked the server as down meanwhile: then the source's own name is as good.
+        name = target.adapter.id if target.adapter else self._base_name(url, target) or target.source
         return await self._http.start(f"{url}{path}", orjson.dumps({**body, "model": name}))
 
     async def _candidates(self, target: Target) -> list[str]:
@@ -109,11 +110,11 @@ class Engines:
         now = time.monotonic()
         missing = [url for url in self._urls if url not in self._served]
         await asyncio.gather(*(self._discover(url) for url in missing if self._down_until.get(url, 0) <= now))
-        able = [url for url in self._urls if self._serves(url, target)]
+        able = [url for url in self._urls if self._base_name(url, target)]
         if not able:
             # Nobody answers: those that were left alone are asked after all, so that a restart is noticed at once.
             await asyncio.gather(*(self._discover(url) for url in missing if self._down_until.get(url, 0) > now))
-            able = [url for url in self._urls if self._serves(url, target)]
+            able = [url for url in self._urls if self._base_name(url, target)]
         key = target.adapter.id if target.adapter else target.source
         return sorted(able, key=lambda url: hashlib.sha256(f"{key} {url}".encode()).digest())
 
@@ -132,16 +133,10 @@ class Engines:
         self._served.pop(url, None)
         self._down_until[url] = time.monotonic() + DOWN_FOR_S
 
-    def _serves(self, url: str, target: Target) -> bool:
-        """By the base's name; where there is one server and one base, the name that it has there does not matter."""
-        names = self._served.get(url, [])
-        is_only_one = len(self._urls) == 1 and self._sources == [target.source]
-        return any(name in names for name in _names(target)) or (len(names) > 0 and is_only_one)
-
-    def _base_name(self, url: str, target: Target) -> str:
-        """Another request may have marked the server as down meanwhile: then the source's own name is as good."""
-        served = self._served.get(url) or [target.source]
-        return next((name for name in _names(target) if name in served), served[0])
+    def _base_name(self, url: str, target: Target) -> str | None:
+        """What the server calls the target's base; None when it does not have it."""
+        served = self._served.get(url, [])
+        return self._catalog.served_as(target.source, served, is_only_engine=len(self._urls) == 1)
 
     async def _load(self, url: str, model: FineTunedModel) -> None:
         async with self._loading[model.id]:
@@ -170,10 +165,3 @@ class Engines:
                 with contextlib.suppress(OSError):  # another process was faster
                     (Path(part) / model.id).rename(folder)
         return folder
-
-
-def _names(target: Target) -> list[str]:
-    """The names under which a server may serve the target's base. vLLM's own for it are `org/name` and the folder."""
-    base = target.base
-    place = target.source.partition(":")[2].partition("@")[0]
-    return [target.source, place, *((base.name, *base.aliases) if base else ())]

@@ -4,15 +4,15 @@
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from tunery.modeling.compiled import Array, as_array, use_threads
 from tunery.serving.forward import kernels
 from tunery.serving.forward.adapters import Adapter, no_adapter
 from tunery.serving.forward.config import ModelConfig
-from tunery.serving.forward.kernels import Array
 from tunery.serving.forward.kv import KeyValueCache
 from tunery.serving.forward.linear import PackedLinear
 from tunery.serving.forward.weights import FUSED, LayerWeights, ModelWeights, module_sizes
@@ -28,6 +28,13 @@ class Run:
     adapter: Adapter | None
 
 
+class _Shared(NamedTuple):
+    """The same memory for torch and for the loops: making one costs as much as a short loop."""
+
+    tensor: torch.Tensor
+    array: Any
+
+
 @dataclass(frozen=True)
 class _Rows:
     """A step's rows as the loops read them."""
@@ -37,6 +44,16 @@ class _Rows:
     slots: Array  # [B]: where the cache takes the new token
     tables: Array  # [B, blocks], filled with block 0
     adapters: Array | None  # [B, layers, len(FUSED), MEMBERS, 3], see Adapter.addresses
+
+
+@dataclass(frozen=True)
+class _Norms:
+    """A layer's norm weights."""
+
+    input: Array
+    post: Array
+    q: Array | None
+    k: Array | None
 
 
 class DecodePass:
@@ -50,7 +67,10 @@ class DecodePass:
         """rope: the tables of rope.py."""
         self._config = config
         self._weights = weights
-        self._cache = cache
+        self._block_size = cache.block_size
+        self._caches = [as_array(rows) for rows in cache.rows]
+        self._norms = [_norms(layer) for layer in weights.layers]
+        self._last_norm = as_array(weights.norm)
         self._eps = np.float32(config.rms_norm_eps)
         self._cos, self._sin = (as_array(table.squeeze(1)) for table in rope)
         self._base = no_adapter(config)
@@ -59,47 +79,45 @@ class DecodePass:
 
     def __call__(self, runs: list[Run]) -> torch.Tensor:
         """Hidden states [B, hidden] after the final norm."""
-        kernels.use_threads(torch.get_num_threads())
+        use_threads(torch.get_num_threads())
         rows = self._rows(runs)
-        delta = self._weights.embedding[[run.token_ids[0] for run in runs]]
-        x, h = torch.zeros_like(delta), torch.empty_like(delta)
-        for index, layer in enumerate(self._weights.layers):
-            self._add_norm(x, delta, layer.input_norm, h)
-            attended = self._attend(layer, index, h, rows)
+        delta = _shared(self._weights.embedding[[run.token_ids[0] for run in runs]])
+        x, h = as_array(torch.zeros_like(delta.tensor)), _shared(torch.empty_like(delta.tensor))
+        config = self._config
+        attended = _shared(h.tensor.new_empty(len(runs), config.num_heads * config.head_dim))
+        inner = _shared(h.tensor.new_empty(len(runs), config.intermediate_size))
+        for index, (layer, norms) in enumerate(zip(self._weights.layers, self._norms, strict=True)):
+            kernels.add_norm(x, delta.array, norms.input, self._eps, h.array)
+            qkv = self._linear(layer.qkv, h, rows, index, 0)
+            self._attend(qkv.array, norms, self._caches[index], rows, attended.array)
             delta = self._linear(layer.o, attended, rows, index, 1)
-            self._add_norm(x, delta, layer.post_norm, h)
+            kernels.add_norm(x, delta.array, norms.post, self._eps, h.array)
             gate_up = self._linear(layer.gate_up, h, rows, index, 2)
-            inner = gate_up.new_empty(len(runs), gate_up.shape[1] // 2)
-            kernels.gate(as_array(gate_up), as_array(inner))
+            kernels.gate(gate_up.array, inner.array)
             delta = self._linear(layer.down, inner, rows, index, 3)
-        self._add_norm(x, delta, self._weights.norm, h)
-        return h
+        kernels.add_norm(x, delta.array, self._last_norm, self._eps, h.array)
+        return h.tensor
 
-    def _add_norm(self, x: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
-        kernels.add_norm(as_array(x), as_array(delta), as_array(weight), self._eps, as_array(out))
-
-    def _linear(self, linear: PackedLinear, x: torch.Tensor, rows: _Rows, layer: int, fused: int) -> torch.Tensor:
-        y = linear(x)
+    def _linear(self, linear: PackedLinear, x: _Shared, rows: _Rows, layer: int, fused: int) -> _Shared:
+        y = _shared(linear(x.tensor))
         if rows.adapters is not None:
-            kernels.add_lora(as_array(y), as_array(x), rows.adapters[:, layer, fused], self._columns[fused])
+            kernels.add_lora(y.array, x.array, rows.adapters[:, layer, fused], self._columns[fused])
         return y
 
-    def _attend(self, layer: LayerWeights, index: int, h: torch.Tensor, rows: _Rows) -> torch.Tensor:
-        config, cache = self._config, as_array(self._cache.rows[index])
-        qkv = self._linear(layer.qkv, h, rows, index, 0)
-        heads = as_array(qkv).reshape(len(qkv), -1, config.head_dim)
-        if layer.q_norm is not None and layer.k_norm is not None:
+    def _attend(self, qkv: Array, norms: _Norms, cache: Array, rows: _Rows, out: Array) -> None:
+        """qkv [B, (H + 2K) · D], changed in place; out [B, H · D]."""
+        config = self._config
+        heads = qkv.reshape(len(qkv), -1, config.head_dim)
+        if norms.q is not None and norms.k is not None:
             num_rotated = config.num_heads + config.num_kv_heads
-            kernels.norm_heads(heads[:, : config.num_heads], as_array(layer.q_norm), self._eps)
-            kernels.norm_heads(heads[:, config.num_heads : num_rotated], as_array(layer.k_norm), self._eps)
+            kernels.norm_heads(heads[:, : config.num_heads], norms.q, self._eps)
+            kernels.norm_heads(heads[:, config.num_heads : num_rotated], norms.k, self._eps)
         kernels.rotate_and_keep(heads, self._cos, self._sin, rows.positions, rows.slots, cache)
-        attended = qkv.new_empty(len(qkv), config.num_heads * config.head_dim)
-        out = as_array(attended).reshape(len(qkv), config.num_heads, config.head_dim)
-        kernels.attend(heads, cache, rows.tables, rows.lengths, self._cache.block_size, out)
-        return attended
+        out = out.reshape(len(qkv), config.num_heads, config.head_dim)
+        kernels.attend(heads, cache, rows.tables, rows.lengths, self._block_size, out)
 
     def _rows(self, runs: list[Run]) -> _Rows:
-        block_size = self._cache.block_size
+        block_size = self._block_size
         positions = np.array([run.start for run in runs])
         num_blocks = int(positions.max()) // block_size + 1
         tables = np.array([(run.block_table + [0] * num_blocks)[:num_blocks] for run in runs])
@@ -110,6 +128,10 @@ class DecodePass:
         return _Rows(positions, positions + 1, slots, tables, adapters)
 
 
-def as_array(tensor: torch.Tensor) -> Any:
-    """The same memory for the loops of kernels.py: float32, or bfloat16 as uint16."""
-    return (tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
+def _norms(layer: LayerWeights) -> _Norms:
+    q, k = (None if weight is None else as_array(weight) for weight in (layer.q_norm, layer.k_norm))
+    return _Norms(as_array(layer.input_norm), as_array(layer.post_norm), q, k)
+
+
+def _shared(tensor: torch.Tensor) -> _Shared:
+    return _Shared(tensor, as_array(tensor))
