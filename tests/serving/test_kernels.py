@@ -90,11 +90,11 @@ def test_attend(dtype: torch.dtype) -> None:
 def test_add_lora_adds_each_rows_own_and_leaves_the_others(dtype: torch.dtype) -> None:
     x, y = torch.randn(3, 24).to(dtype), torch.randn(3, 40).to(dtype)
     a, b = torch.randn(3, 24).to(dtype), torch.randn(3, 8).to(dtype)
-    parts = np.zeros((3, 2, 3), np.int64)
-    parts[1, 1] = (a.data_ptr(), b.data_ptr(), 3)
+    tables = np.zeros((2, 2, 3), np.int64)
+    tables[1, 1] = (a.data_ptr(), b.data_ptr(), 3)
     expected = y.float()
     expected[1, 32:] += x[1].float() @ a.float().t() @ b.float()
-    kernels.add_lora(as_array(y), as_array(x), parts, np.array([0, 32, 40]))
+    kernels.add_lora(as_array(y), as_array(x), tables, np.array([0, 1, 0]), np.array([0, 32, 40]))
     assert close(y, expected, dtype)
 
 

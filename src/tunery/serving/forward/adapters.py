@@ -1,8 +1,4 @@
-"""LoRA adapters in memory, and their arithmetic for a batch that mixes them.
-
-An adapter is read from PEFT's files. Prefill has long runs of one adapter and multiplies run by run. Decode has single
-rows of many adapters: a compiled loop goes through them and finds each row's matrices by their addresses.
-"""
+"""LoRA adapters in memory, read from PEFT's files. Their arithmetic is in lora.py."""
 
 import json
 import re
@@ -36,7 +32,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Adapter:
-    parts: dict[tuple[int, str], list[Part]]  # by layer and name of the fused linear
+    parts: dict[tuple[int, int], list[Part]]  # by layer and index of the fused linear
     addresses: np.ndarray[Any, Any]  # [layers, len(FUSED), MEMBERS, 3]: where a and b are, and R; zeros for no part
 
     @property
@@ -54,7 +50,7 @@ def read_adapter(folder: Path, config: ModelConfig, dtype: torch.dtype) -> Adapt
             raise InvalidRequest(f"The adapter changes {name!r}; only LoRA on linear layers is served.")
         halves.setdefault((int(match[1]), match[2]), {})[match[3]] = tensor.float()
     places, sizes = _places(config), module_sizes(config)
-    parts: dict[tuple[int, str], list[Part]] = {}
+    parts: dict[tuple[int, int], list[Part]] = {}
     for (layer, module), both in halves.items():
         if module not in sizes or layer >= config.num_layers or set(both) != {"A", "B"}:
             raise InvalidRequest(f"The adapter does not fit the model: layer {layer}, {module!r}.", param="lora_path")
@@ -66,12 +62,11 @@ def read_adapter(folder: Path, config: ModelConfig, dtype: torch.dtype) -> Adapt
     return Adapter(parts, _addresses(parts, config))
 
 
-def _addresses(parts: dict[tuple[int, str], list[Part]], config: ModelConfig) -> np.ndarray[Any, Any]:
+def _addresses(parts: dict[tuple[int, int], list[Part]], config: ModelConfig) -> np.ndarray[Any, Any]:
     table = no_adapter(config)
-    names = list(FUSED)
     for (layer, fused), group in parts.items():
         for part in group:
-            table[layer, names.index(fused), part.member] = (part.a.data_ptr(), part.b.data_ptr(), part.a.shape[0])
+            table[layer, fused, part.member] = (part.a.data_ptr(), part.b.data_ptr(), part.a.shape[0])
     return table
 
 
@@ -80,11 +75,11 @@ def no_adapter(config: ModelConfig) -> np.ndarray[Any, Any]:
     return np.zeros((config.num_layers, len(FUSED), MEMBERS, 3), np.int64)
 
 
-def _places(config: ModelConfig) -> dict[str, tuple[str, int, int]]:
-    """For each module: the fused linear it is in, its index there, its first column."""
+def _places(config: ModelConfig) -> dict[str, tuple[int, int, int]]:
+    """For each module: the index of the fused linear it is in, its own there, its first column."""
     sizes = module_sizes(config)
-    places: dict[str, tuple[str, int, int]] = {}
-    for fused, members in FUSED.items():
+    places: dict[str, tuple[int, int, int]] = {}
+    for fused, members in enumerate(FUSED.values()):
         column = 0
         for index, module in enumerate(members):
             places[module] = (fused, index, column)
@@ -117,20 +112,3 @@ def _check_shapes(module: str, a: torch.Tensor, b: torch.Tensor, size: tuple[int
 
 def _scaling(settings: dict[str, Any], rank: int) -> float:
     return settings["lora_alpha"] / (rank**0.5 if settings.get("use_rslora") else rank)
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Rows [start, end) of a prefill pass that use one adapter."""
-
-    start: int
-    end: int
-    adapter: Adapter
-
-
-def add_segments(y: torch.Tensor, x: torch.Tensor, layer: int, fused: str, segments: list[Segment]) -> None:
-    """Add each segment's LoRA to the output of a fused linear, in place. x [N, in], y [N, out]."""
-    for segment in segments:
-        rows = slice(segment.start, segment.end)
-        for part in segment.adapter.parts.get((layer, fused), ()):
-            y[rows, part.column : part.column + part.b.shape[1]].addmm_(x[rows] @ part.a.t(), part.b)

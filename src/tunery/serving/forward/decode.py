@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,11 +12,12 @@ import torch
 
 from tunery.modeling.compiled import Array, as_array, use_threads
 from tunery.serving.forward import kernels
-from tunery.serving.forward.adapters import Adapter, no_adapter
+from tunery.serving.forward.adapters import Adapter
 from tunery.serving.forward.config import ModelConfig
 from tunery.serving.forward.kv import KeyValueCache
 from tunery.serving.forward.linear import PackedLinear
-from tunery.serving.forward.weights import FUSED, LayerWeights, ModelWeights, module_sizes
+from tunery.serving.forward.lora import Lora, LoraPass
+from tunery.serving.forward.weights import LayerWeights, ModelWeights
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class _Rows:
     lengths: Array  # [B]: positions to see
     slots: Array  # [B]: where the cache takes the new token
     tables: Array  # [B, blocks], filled with block 0
-    adapters: Array | None  # [B, layers, len(FUSED), MEMBERS, 3], see Adapter.addresses
+    lora: LoraPass | None
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,7 @@ class DecodePass:
         self._last_norm = as_array(weights.norm)
         self._eps = np.float32(config.rms_norm_eps)
         self._cos, self._sin = (as_array(table.squeeze(1)) for table in rope)
-        self._base = no_adapter(config)
-        sizes = module_sizes(config)
-        self._columns = [np.cumsum([0] + [sizes[member][1] for member in members]) for members in FUSED.values()]
+        self._lora = Lora(config)
 
     def __call__(self, runs: list[Run]) -> torch.Tensor:
         """Hidden states [B, hidden] after the final norm."""
@@ -100,8 +100,8 @@ class DecodePass:
 
     def _linear(self, linear: PackedLinear, x: _Shared, rows: _Rows, layer: int, fused: int) -> _Shared:
         y = _shared(linear(x.tensor))
-        if rows.adapters is not None:
-            kernels.add_lora(y.array, x.array, rows.adapters[:, layer, fused], self._columns[fused])
+        if rows.lora is not None:
+            rows.lora.add_rows(y.array, x.array, layer, fused)
         return y
 
     def _attend(self, qkv: Array, norms: _Norms, cache: Array, rows: _Rows, out: Array) -> None:
@@ -122,10 +122,8 @@ class DecodePass:
         num_blocks = int(positions.max()) // block_size + 1
         tables = np.array([(run.block_table + [0] * num_blocks)[:num_blocks] for run in runs])
         slots = tables[np.arange(len(runs)), positions // block_size] * block_size + positions % block_size
-        adapters = None
-        if any(run.adapter is not None for run in runs):
-            adapters = np.stack([self._base if run.adapter is None else run.adapter.addresses for run in runs])
-        return _Rows(positions, positions + 1, slots, tables, adapters)
+        lora = self._lora.over([(run.adapter, 1) for run in runs], long_run=inf)
+        return _Rows(positions, positions + 1, slots, tables, lora)
 
 
 def _norms(layer: LayerWeights) -> _Norms:

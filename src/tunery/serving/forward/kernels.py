@@ -137,21 +137,22 @@ def gate(gate_up: Array, out: Array) -> None:
 
 
 @parallel
-def add_lora(y: Array, x: Array, parts: Array, columns: Array) -> None:
+def add_lora(y: Array, x: Array, tables: Array, table_of: Array, columns: Array) -> None:
     """y += x Aᵀ B for each row's own adapter, where it has one.
 
-    x [B, in], y [B, out] of a fused linear; parts [B, members, 3]: for each member the addresses of A [R, in] and of B
-    [R, width], which hold what x holds, and R, zero where the adapter leaves the member alone; columns [members + 1]:
-    where each member's outputs begin.
+    x [B, in], y [B, out] of a fused linear; tables [A, members, 3]: for each adapter and member the addresses of A
+    [R, in] and of B [R, width], which hold what x holds, and R, zero where the adapter leaves the member alone;
+    table_of [B]: each row's; columns [members + 1]: where each member's outputs begin.
     """
-    num_members = parts.shape[1]
+    num_members = tables.shape[1]
     for item in prange(x.shape[0] * num_members):
         row, member = item // num_members, item % num_members
-        rank = parts[row, member, 2]
+        table = tables[table_of[row]]
+        rank = table[member, 2]
         if rank:
             own = y[row, columns[member] : columns[member + 1]]
-            a = matrix_at(_pointer(parts[row, member, 0]), (rank, len(x[row])), x.dtype)
-            b = matrix_at(_pointer(parts[row, member, 1]), (rank, len(own)), x.dtype)
+            a = matrix_at(_pointer(table[member, 0]), (rank, len(x[row])), x.dtype)
+            b = matrix_at(_pointer(table[member, 1]), (rank, len(own)), x.dtype)
             _add_product(own, x[row], a, b)
 
 

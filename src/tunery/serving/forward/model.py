@@ -1,15 +1,17 @@
 """The forward passes: many tokens of few sequences (prefill, here), one token of many (decode.py)."""
 
-from dataclasses import replace
-
+import numpy as np
 import torch
 from torch.nn import functional
 
-from tunery.serving.forward.adapters import Adapter, Segment, add_segments, no_adapter
+from tunery.modeling import layer_loops
+from tunery.modeling.compiled import as_array, use_threads
+from tunery.serving.forward.adapters import Adapter, no_adapter
 from tunery.serving.forward.config import ModelConfig
 from tunery.serving.forward.decode import DecodePass, Run
 from tunery.serving.forward.kv import KeyValueCache
 from tunery.serving.forward.linear import PackedLinear
+from tunery.serving.forward.lora import Lora, LoraPass
 from tunery.serving.forward.rope import rope_tables, rotate_
 from tunery.serving.forward.weights import LayerWeights, ModelWeights
 
@@ -35,12 +37,15 @@ class Model:
         self.cache = cache
         self._cos, self._sin = rope_tables(config, weights.dtype)
         self._decode = DecodePass(config, weights, cache, (self._cos, self._sin))
+        self._lora = Lora(config)
         self._query_width = config.num_heads * config.head_dim
         self._rotated = config.num_heads + config.num_kv_heads
 
     def warm_up(self) -> None:
         """Compile the loops now rather than in the first answer. Writes to block 0, which must be free."""
-        self.decode([Run([0], 0, [0], Adapter({}, no_adapter(self.config)))])
+        run = Run([0], 0, [0], Adapter({}, no_adapter(self.config)))
+        self.prefill([run])
+        self.decode([run])
 
     @torch.inference_mode()
     def prefill(self, runs: list[Run]) -> torch.Tensor:
@@ -49,33 +54,28 @@ class Model:
         Runs may read blocks that other runs of the same call write: a layer's keys are all written before one is read.
         """
         block_size = self.cache.block_size
+        use_threads(torch.get_num_threads())
         spans: list[_Span] = []
-        segments: list[Segment] = []
         first = 0
         for run in runs:
-            span = _Span(run, first, block_size, self.weights.dtype)
-            spans.append(span)
-            if segments and segments[-1].adapter is run.adapter and segments[-1].end == span.rows.start:
-                segments[-1] = replace(segments[-1], end=span.rows.stop)
-            elif run.adapter is not None:
-                segments.append(Segment(span.rows.start, span.rows.stop, run.adapter))
-            first = span.rows.stop
+            spans.append(_Span(run, first, block_size, self.weights.dtype))
+            first = spans[-1].rows.stop
+        lora = self._lora.over([(run.adapter, len(run.token_ids)) for run in runs])
         ids = torch.tensor([token for run in runs for token in run.token_ids])
         positions = torch.cat([torch.arange(run.start, run.start + len(run.token_ids)) for run in runs])
         slots = torch.tensor([slot for run in runs for slot in _slots(run, block_size)])
         x = self.weights.embedding.index_select(0, ids)
         cos, sin = self._cos.index_select(0, positions), self._sin.index_select(0, positions)
         for index, layer in enumerate(self.weights.layers):
-            h = self._norm(x, layer.input_norm)
-            qkv = layer.qkv.exact(h)
-            add_segments(qkv, h, index, "qkv", segments)
+            qkv = self._linear(layer.qkv, self._norm(x, layer.input_norm), lora, index, 0)
             self._position(qkv, layer, cos, sin)
             self.cache.write(index, slots, qkv[:, self._query_width :])
             h = torch.cat([self._attend_span(index, qkv[span.rows, : self._query_width], span) for span in spans])
-            x = x + self._segmented(layer.o, h, index, "o", segments)
-            h = self._norm(x, layer.post_norm)
-            gate, up = self._segmented(layer.gate_up, h, index, "gate_up", segments).chunk(2, -1)
-            x = x + self._segmented(layer.down, functional.silu(gate) * up, index, "down", segments)
+            x = x + self._linear(layer.o, h, lora, index, 1)
+            gate_up = self._linear(layer.gate_up, self._norm(x, layer.post_norm), lora, index, 2)
+            inner = gate_up.new_empty(first, gate_up.shape[1] // 2)
+            layer_loops.gate(as_array(gate_up), as_array(inner))
+            x = x + self._linear(layer.down, inner, lora, index, 3)
         return self._norm(x, self.weights.norm)
 
     @torch.inference_mode()
@@ -89,13 +89,17 @@ class Model:
         return self.weights.head(hidden).float()
 
     def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return functional.rms_norm(x, weight.shape, weight, self.config.rms_norm_eps)
+        out, inverse = torch.empty_like(x), np.empty(x.shape[0], np.float32)
+        eps = np.float32(self.config.rms_norm_eps)
+        layer_loops.norm(as_array(x), as_array(weight), eps, as_array(out), inverse)
+        return out
 
-    def _segmented(
-        self, linear: PackedLinear, x: torch.Tensor, layer: int, fused: str, segments: list[Segment]
+    def _linear(
+        self, linear: PackedLinear, x: torch.Tensor, lora: LoraPass | None, layer: int, fused: int
     ) -> torch.Tensor:
         y = linear.exact(x)
-        add_segments(y, x, layer, fused, segments)
+        if lora is not None:
+            lora.add(y, x, layer, fused)
         return y
 
     def _position(self, qkv: torch.Tensor, layer: LayerWeights, cos: torch.Tensor, sin: torch.Tensor) -> None:
@@ -103,10 +107,9 @@ class Model:
         config = self.config
         heads = qkv.view(qkv.shape[0], -1, config.head_dim)
         if layer.q_norm is not None and layer.k_norm is not None:
-            heads[:, : config.num_heads] = self._norm(heads[:, : config.num_heads], layer.q_norm)
-            heads[:, config.num_heads : self._rotated] = self._norm(
-                heads[:, config.num_heads : self._rotated], layer.k_norm
-            )
+            parts = (slice(0, config.num_heads), layer.q_norm), (slice(config.num_heads, self._rotated), layer.k_norm)
+            for part, weight in parts:
+                heads[:, part] = functional.rms_norm(heads[:, part], weight.shape, weight, config.rms_norm_eps)
         rotate_(heads[:, : self._rotated], cos, sin)
 
     def _attend_span(self, layer: int, query: torch.Tensor, span: _Span) -> torch.Tensor:

@@ -1,0 +1,89 @@
+"""The adapters' part of the linear layers, in a pass that mixes adapters.
+
+Single rows and short runs go through one compiled loop, which finds each row's matrices by their addresses. A run of
+one adapter that is long enough is a product of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tunery.modeling.compiled import Array, as_array
+from tunery.serving.forward import kernels
+from tunery.serving.forward.adapters import Adapter, no_adapter
+from tunery.serving.forward.config import ModelConfig
+from tunery.serving.forward.weights import FUSED, module_sizes
+
+LONG_RUN = 128  # rows; measured: with fewer, calling the products costs more than the loop
+
+
+@dataclass(frozen=True)
+class _LongRun:
+    rows: slice
+    adapter: Adapter
+
+
+@dataclass(frozen=True)
+class LoraPass:
+    """Whose matrices each row of a pass uses. `fused` below: an index into FUSED."""
+
+    columns: list[Array]  # for each fused linear, where its members' outputs begin
+    tables: Array  # [A, layers, len(FUSED), MEMBERS, 3], see Adapter.addresses
+    table_of: Array  # [N]: the row's among them
+    long_runs: list[_LongRun]
+    has_short_runs: bool
+
+    def add(self, y: torch.Tensor, x: torch.Tensor, layer: int, fused: int) -> None:
+        """To the output of a fused linear, in place. x [N, in], y [N, out]."""
+        if self.has_short_runs:
+            self.add_rows(as_array(y), as_array(x), layer, fused)
+        for run in self.long_runs:
+            for part in run.adapter.parts.get((layer, fused), ()):
+                own = y[run.rows, part.column : part.column + part.b.shape[1]]
+                own.addmm_(x[run.rows] @ part.a.t(), part.b)
+
+    def add_rows(self, y: Array, x: Array, layer: int, fused: int) -> None:
+        """Without the long runs."""
+        kernels.add_lora(y, x, self.tables[:, layer, fused], self.table_of, self.columns[fused])
+
+
+class Lora:
+    def __init__(self, config: ModelConfig) -> None:
+        sizes = module_sizes(config)
+        self._columns = [np.cumsum([0] + [sizes[member][1] for member in members]) for members in FUSED.values()]
+        self._base = no_adapter(config)
+
+    def over(self, runs: Sequence[tuple[Adapter | None, int]], *, long_run: float = LONG_RUN) -> LoraPass | None:
+        """The pass over these runs, each so many rows of one adapter; None when there is no adapter.
+
+        `long_run`: from how many rows on a run is a product of its own.
+        """
+        if all(adapter is None for adapter, _ in runs):
+            return None
+        index: dict[int, int] = {}
+        tables, table_of = [self._base], []
+        long_runs: list[_LongRun] = []
+        for adapter, rows in _joined(runs):
+            start = len(table_of)
+            table = 0
+            if adapter is not None and rows >= long_run:
+                long_runs.append(_LongRun(slice(start, start + rows), adapter))
+            elif adapter is not None:
+                table = index.setdefault(id(adapter), len(tables))
+                if table == len(tables):
+                    tables.append(adapter.addresses)
+            table_of += [table] * rows
+        return LoraPass(self._columns, np.stack(tables), np.array(table_of), long_runs, len(tables) > 1)
+
+
+def _joined(runs: Sequence[tuple[Adapter | None, int]]) -> list[tuple[Adapter | None, int]]:
+    """Neighbours with the same adapter as one run."""
+    joined: list[tuple[Adapter | None, int]] = []
+    for adapter, rows in runs:
+        if joined and joined[-1][0] is adapter:
+            joined[-1] = (adapter, joined[-1][1] + rows)
+        else:
+            joined.append((adapter, rows))
+    return joined

@@ -1,0 +1,61 @@
+"""The engine's process: the engine, its HTTP server, and their end."""
+
+import asyncio
+import logging
+import socket
+import sys
+
+import uvicorn
+
+# isort: off
+import tunery.serving.threads  # noqa: F401 - must come before anything that imports torch
+# isort: on
+
+from tunery import tracing
+from tunery.serving.build import build_service
+from tunery.serving.engine import Engine
+from tunery.serving.http.app import create_app
+from tunery.serving.settings import EngineSettings, parse_arguments
+
+
+def main() -> int:
+    settings = parse_arguments()
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    tracing.configure("tunery-engine")
+    # The engine's thread gives the interpreter up in every operation and wants it back at once.
+    sys.setswitchinterval(0.0005)
+    return asyncio.run(serve(settings))
+
+
+async def serve(settings: EngineSettings) -> int:
+    """Until a signal or the engine's failure: then 1, so that whoever supervises the process starts it again."""
+    listener = socket.create_server((settings.host, settings.port))
+    service = await asyncio.to_thread(build_service, settings, asyncio.get_running_loop())
+    service.engine.start()
+    server = uvicorn.Server(
+        uvicorn.Config(
+            tracing.Traced(create_app(service)), log_level="warning", access_log=False, timeout_graceful_shutdown=5
+        )
+    )
+    watch = asyncio.create_task(_watch(service.engine, server))
+    announce = asyncio.create_task(_announce(server, settings.host, listener.getsockname()[1]))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        watch.cancel()
+        announce.cancel()
+        await asyncio.to_thread(service.engine.stop)
+    return 1 if service.engine.failure is not None else 0
+
+
+async def _announce(server: uvicorn.Server, host: str, port: int) -> None:
+    while not server.started:
+        await asyncio.sleep(0.01)
+    sys.stdout.write(f"ready http://{host}:{port}\n")
+    sys.stdout.flush()
+
+
+async def _watch(engine: Engine, server: uvicorn.Server) -> None:
+    while engine.is_alive:
+        await asyncio.sleep(0.2)
+    server.should_exit = True

@@ -1,0 +1,51 @@
+"""Adapters in a pass that mixes them: the loop over rows and the products of long runs against the formula."""
+
+from math import inf
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.serving.peft_adapters import write_adapter
+from tests.serving.test_forward import make_model
+from tunery.serving.forward.adapters import read_adapter
+from tunery.serving.forward.lora import Lora
+
+LAYER, QKV = 1, 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("long_run", [1, 4, inf])
+def test_each_row_gets_its_own_adapter(
+    tiny_model_dir: Path, tmp_path: Path, dtype: torch.dtype, long_run: float
+) -> None:
+    config = make_model(tiny_model_dir, dtype).config
+    folders = [
+        write_adapter(tiny_model_dir, tmp_path / str(rank), rank=rank, modules=modules, seed=rank)
+        for rank, modules in ((4, ["q_proj", "v_proj"]), (2, ["q_proj", "k_proj", "v_proj"]))
+    ]
+    one, other = (read_adapter(folder, config, dtype) for folder in folders)
+    runs = [(one, 2), (one, 3), (None, 2), (other, 1), (one, 1)]  # the first two are one run of five
+    lora = Lora(config).over(runs, long_run=long_run)
+    assert lora is not None
+    torch.manual_seed(0)
+    num_rows, width = sum(rows for _, rows in runs), lora.columns[QKV][-1]
+    x, y = torch.randn(num_rows, config.hidden_size).to(dtype), torch.randn(num_rows, width).to(dtype)
+    expected = y.float()
+    first = 0
+    for adapter, rows in runs:
+        for part in adapter.parts[LAYER, QKV] if adapter else ():
+            own = expected[first : first + rows, part.column : part.column + part.b.shape[1]]
+            own += x[first : first + rows].float() @ part.a.float().t() @ part.b.float()
+        first += rows
+    before = y.clone()
+    lora.add(y, x, LAYER, QKV)
+    tolerance = 1e-5 if dtype is torch.float32 else 2e-2
+    assert torch.allclose(y.float(), expected, rtol=tolerance, atol=tolerance)
+    assert torch.equal(y[5:7], before[5:7])
+    assert not torch.equal(y[:5], before[:5])
+
+
+def test_a_pass_without_adapters_is_none(tiny_model_dir: Path) -> None:
+    config = make_model(tiny_model_dir, torch.float32).config
+    assert Lora(config).over([(None, 3), (None, 1)]) is None
