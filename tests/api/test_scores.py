@@ -1,12 +1,13 @@
 """How likely a model finds an answer. That the numbers are right is shown in the dashboard's tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.api.conftest import Api
+from tests.api.conftest import Api, start_engine
+from tunery.modeling.sources import ensure
 
 CATALOG = """
 [bases.tiny]
@@ -23,13 +24,22 @@ UNRENDERABLE = [{"role": "user", "content": "What?"}, {"role": "assistant", "too
 TRIES = 8
 
 
+@pytest.fixture(scope="module")
+def engine_url(tiny_model_dir: Path) -> Iterator[str]:
+    engine = start_engine(tiny_model_dir, name="tiny-1")
+    yield engine.url
+    engine.kill()
+
+
 @pytest.fixture
 def limited(make_api: Callable[..., Api], tiny_model_dir: Path, tmp_path: Path) -> Callable[[str], Api]:
     """An api with so few tokens a minute that they last for some requests only."""
     (tmp_path / "catalog.toml").write_text(CATALOG.format(folder=tiny_model_dir))
     (tmp_path / "prices.toml").write_text(PRICES)
     files = {"catalog": tmp_path / "catalog.toml", "prices": tmp_path / "prices.toml"}
-    return lambda engine_url: make_api(engine_url=engine_url, tokens_per_minute=60, **files)
+    cache = tmp_path / "models"
+    ensure(f"path:{tiny_model_dir}", cache)
+    return lambda url: make_api(engine_url=url, tokens_per_minute=60, model_cache=cache, **files)
 
 
 def ask(api: Api, messages: list[dict[str, Any]]) -> Any:

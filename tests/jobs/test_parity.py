@@ -21,6 +21,7 @@ from tunery.store.database import read
 @pytest.fixture(scope="module")
 def engine_url(tiny_model_dir: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "tunery.serving", "--model-dir", str(tiny_model_dir), "--port", "0"]
+    command += ["--served-name", f"path:{tiny_model_dir}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     word, _, url = process.stdout.readline().strip().partition(" ")
