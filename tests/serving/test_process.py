@@ -1,6 +1,5 @@
 """The engine as a process of its own: it says when it is ready, and leaves when told."""
 
-import asyncio
 import signal
 import socket
 import subprocess
@@ -32,20 +31,10 @@ def test_the_process_says_ready_answers_and_ends_at_a_signal(tiny_model_dir: Pat
 
 
 def test_an_answers_packets_do_not_wait_for_each_other() -> None:
-    async def accepted() -> int:
-        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-        def meet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            found.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
-            writer.close()
-
-        listener = listen("127.0.0.1", 0)
-        async with await asyncio.start_server(meet, sock=listener):
-            _, writer = await asyncio.open_connection(*listener.getsockname())
-            writer.close()
-            return await asyncio.wait_for(found, 5)
-
-    assert asyncio.run(accepted())
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_names_and_defaults_come_from_the_command_line(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import get_num_threads, njit, set_num_threads, types
+from numba import config, njit, set_num_threads, types
 from numba.extending import intrinsic, overload
 
 Array = np.ndarray[Any, Any]
@@ -25,12 +25,10 @@ parallel = njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy", bou
 inline = njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy", inline="always")
 
 
-_MAX_THREADS: int = get_num_threads()
-
-
 def use_threads(count: int) -> None:
-    """How many threads the calling thread's parallel loops use."""
-    set_num_threads(min(count, _MAX_THREADS))
+    """How many threads the calling thread's parallel loops use. Starts them: a process must not fork any more."""
+    most: int = config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue] - made at import
+    set_num_threads(min(count, most))
 
 
 ONE, ZERO, _HALF = np.float32(1), np.float32(0), np.float32(0.5)

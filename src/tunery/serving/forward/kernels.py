@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 from numba import carray as matrix_at  # pyright: ignore[reportPrivateImportUsage] - documented so
-from numba import prange, types
+from numba import get_num_threads, prange, types
 from numba.extending import intrinsic
 
 from tunery.modeling.compiled import ONE, ZERO, Array, exp, inline, kernel, largest, load, parallel, store
 from tunery.modeling.layer_loops import gate_row, norm_row
+
+# Starts numba's threads in the thread that imports this, as torch's are, and not in the middle of a first answer.
+get_num_threads()
 
 
 def _to_pointer() -> Any:
