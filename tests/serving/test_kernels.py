@@ -113,7 +113,7 @@ def test_what_is_no_number_stays_so() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_decode_step_equals_a_prompt_of_one_token(tiny_model_dir: Path, tmp_path: Path, dtype: torch.dtype) -> None:
-    """Prefill computes the same with tensor operations alone."""
+    """Attention, rotation and the residual stream are tensor operations there."""
     model = make_model(tiny_model_dir, dtype)
     modules = ["q_proj", "v_proj", "gate_proj", "down_proj"]
     folder = write_adapter(tiny_model_dir, tmp_path, rank=4, modules=modules, seed=1)

@@ -1,6 +1,6 @@
 """One token of each of many sequences: matrix products by torch, all between them by the compiled loops of kernels.py.
 
-`model.py` computes the same with tensor operations alone, token by token if asked to: it is the reference.
+`model.py` computes the same for many tokens at once, mostly by tensor operations: tests hold the two together.
 """
 
 from dataclasses import dataclass
