@@ -30,6 +30,15 @@ def test_the_process_says_ready_answers_and_ends_at_a_signal(tiny_model_dir: Pat
     assert status in (0, -signal.SIGTERM)  # uvicorn raises the signal again when it has cleaned up
 
 
+def test_a_folder_without_a_model_is_one_sentence(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tunery.serving", "--model-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 1
+    assert "is no folder of a model" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_an_answers_packets_do_not_wait_for_each_other() -> None:
     with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
         accepted, _ = listener.accept()

@@ -12,6 +12,7 @@ import tunery.serving.threads  # noqa: F401 - must come before anything that imp
 # isort: on
 
 from tunery import tracing
+from tunery.domain.errors import InvalidRequest
 from tunery.serving.build import build_service
 from tunery.serving.engine import Engine
 from tunery.serving.http.app import create_app
@@ -24,7 +25,11 @@ def main() -> int:
     tracing.configure("tunery-engine")
     # The engine's thread gives the interpreter up in every operation and wants it back at once.
     sys.setswitchinterval(0.00002)
-    return asyncio.run(serve(settings))
+    try:
+        return asyncio.run(serve(settings))
+    except InvalidRequest as exc:
+        sys.stderr.write(f"{exc.message}\n")
+        return 1
 
 
 async def serve(settings: EngineSettings) -> int:

@@ -34,7 +34,10 @@ class ModelConfig:
 
 def read_config(model_dir: Path) -> ModelConfig:
     """Raises InvalidRequest for an architecture or a variant that this engine does not compute."""
-    raw = json.loads((model_dir / "config.json").read_text("utf-8"))
+    try:
+        raw = json.loads((model_dir / "config.json").read_text("utf-8"))
+    except (OSError, ValueError) as exc:
+        raise InvalidRequest(f"{str(model_dir)!r} is no folder of a model: {exc}") from exc
     kind = raw.get("model_type")
     if kind not in ARCHITECTURES:
         raise InvalidRequest(
