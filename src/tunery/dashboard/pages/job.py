@@ -42,8 +42,9 @@ class JobPage:
 
     async def load(self) -> None:
         jobs = self.visit.connection.client.fine_tuning.jobs
-        self.job = await jobs.retrieve(self.job_id)
+        # The state first: once it says that the job is over nothing is asked again, so all else must be as new.
         self.facts = await self.visit.connection.get(f"/tunery/v1/jobs/{self.job_id}")
+        self.job = await jobs.retrieve(self.job_id)
         self.curves = await self.visit.connection.get(f"/tunery/v1/jobs/{self.job_id}/curves", points=CURVE_POINTS)
         self.events = (await jobs.list_events(self.job_id, limit=NUM_EVENTS)).data
         self.checkpoints = (await jobs.checkpoints.list(self.job_id, limit=20)).data
