@@ -66,6 +66,18 @@ def test_gate_and_its_gradient(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_gate_over_the_whole_range_of_the_exponential(dtype: torch.dtype) -> None:
+    both = torch.cat((torch.linspace(-200, 200, 4000), torch.randn(4000))).view(1, -1).to(dtype)
+    both[0, 7] = float("nan")
+    out = torch.empty(1, 4000, dtype=dtype)
+    loops.gate(as_array(both), as_array(out))
+    gate, up = both.float().chunk(2, -1)
+    expected = functional.silu(gate) * up
+    assert out[0, 7].isnan()
+    assert close(out.nan_to_num(), expected.nan_to_num())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_rotation_and_back(dtype: torch.dtype) -> None:
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 

@@ -48,15 +48,6 @@ def test_norm_heads(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_gate_over_the_whole_range_of_the_exponential(dtype: torch.dtype) -> None:
-    both = torch.cat((torch.linspace(-200, 200, 4000), torch.randn(4000))).view(1, -1).to(dtype)
-    out = torch.empty(1, 4000, dtype=dtype)
-    kernels.gate(as_array(both), as_array(out))
-    gate, up = both.float().chunk(2, -1)
-    assert close(out, functional.silu(gate) * up, dtype)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
 def test_rotate_and_keep(dtype: torch.dtype) -> None:
     qkv = torch.randn(ROWS, HEADS + 2 * KV_HEADS, HEAD_DIM).to(dtype)
     cos, sin = torch.rand(64, 1, HEAD_DIM).to(dtype), torch.rand(64, 1, HEAD_DIM).to(dtype)
@@ -89,9 +80,9 @@ def test_attend(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_add_lora_adds_each_rows_own_and_leaves_the_others(dtype: torch.dtype) -> None:
     x, y = torch.randn(3, 24).to(dtype), torch.randn(3, 40).to(dtype)
-    a, b = torch.randn(3, 24).to(dtype), torch.randn(3, 8).to(dtype)
+    a, b = torch.randn(6, 24).to(dtype), torch.randn(6, 8).to(dtype)  # four at once, and two
     tables = np.zeros((2, 2, 3), np.int64)
-    tables[1, 1] = (a.data_ptr(), b.data_ptr(), 3)
+    tables[1, 1] = (a.data_ptr(), b.data_ptr(), 6)
     expected = y.float()
     expected[1, 32:] += x[1].float() @ a.float().t() @ b.float()
     kernels.add_lora(as_array(y), as_array(x), tables, np.array([0, 1, 0]), np.array([0, 32, 40]))
@@ -104,11 +95,8 @@ def test_what_is_no_number_stays_so() -> None:
     cache = torch.randn(2 * KV_HEADS, BLOCK_SIZE, HEAD_DIM).to(torch.bfloat16)
     out = torch.empty(1, HEADS, HEAD_DIM, dtype=torch.bfloat16)
     kernels.attend(as_array(qkv), as_array(cache), np.array([[0]]), np.array([5]), BLOCK_SIZE, as_array(out))
-    gated = torch.empty(1, 1, dtype=torch.bfloat16)
-    kernels.gate(as_array(torch.tensor([[float("nan"), 1.0]]).to(torch.bfloat16)), as_array(gated))
     assert out[0, 0].isnan().all()
     assert out[0, 1:].isfinite().all()
-    assert gated.isnan().all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -57,7 +57,7 @@ def sample(logits: torch.Tensor, rows: list[RowState]) -> list[Sampled]:
     for index, row in enumerate(rows):
         if row.changes_logits:
             _apply_rules(logits[index], row)
-    tokens = logits.argmax(-1).tolist()
+    tokens = logits.numpy().argmax(-1).tolist()  # torch's takes seven times as long
     drawn = [index for index, row in enumerate(rows) if row.params.temperature > 0 and finite[index]]
     for index, token in zip(drawn, _draw(logits, rows, drawn), strict=True):
         tokens[index] = token

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from tunery.modeling import layer_loops
 from tunery.modeling.compiled import Array, as_array, use_threads
 from tunery.serving.forward import kernels
 from tunery.serving.forward.adapters import Adapter
@@ -93,7 +94,7 @@ class DecodePass:
             delta = self._linear(layer.o, attended, rows, index, 1)
             kernels.add_norm(x, delta.array, norms.post, self._eps, h.array)
             gate_up = self._linear(layer.gate_up, h, rows, index, 2)
-            kernels.gate(gate_up.array, inner.array)
+            layer_loops.gate(gate_up.array, inner.array)
             delta = self._linear(layer.down, inner, rows, index, 3)
         kernels.add_norm(x, delta.array, self._last_norm, self._eps, h.array)
         return h.tensor
