@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,22 @@ def read_adapter(folder: Path, config: ModelConfig, dtype: torch.dtype) -> Adapt
         scaled = both["B"] * _scaling(settings, both["A"].shape[0])
         part = Part(member, column, both["A"].contiguous().to(dtype), scaled.t().contiguous().to(dtype))
         parts.setdefault((layer, fused), []).append(part)
+    parts = _in_one_block(parts)
     return Adapter(parts, _addresses(parts, config))
+
+
+def _in_one_block(parts: dict[tuple[int, int], list[Part]]) -> dict[tuple[int, int], list[Part]]:
+    """The same, in memory one behind the other as a pass reads them: scattered, reading takes a quarter longer."""
+    ordered = {key: sorted(parts[key], key=lambda part: part.member) for key in sorted(parts)}
+    matrices = [matrix for group in ordered.values() for part in group for matrix in (part.a, part.b)]
+    if not matrices:
+        return {}
+    block = torch.cat([matrix.flatten() for matrix in matrices])
+    pieces = iter(block.split([matrix.numel() for matrix in matrices]))
+    return {
+        key: [replace(part, a=next(pieces).view_as(part.a), b=next(pieces).view_as(part.b)) for part in group]
+        for key, group in ordered.items()
+    }
 
 
 def _addresses(parts: dict[tuple[int, int], list[Part]], config: ModelConfig) -> np.ndarray[Any, Any]:
