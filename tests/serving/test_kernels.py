@@ -17,6 +17,8 @@ from tunery.serving.forward.rope import rotate_
 
 DTYPES = (torch.float32, torch.bfloat16)
 ROWS, HEADS, KV_HEADS, HEAD_DIM, BLOCK_SIZE = 5, 6, 2, 16, 16
+BLOCKS, LAYERS, LAYER = 20, 3, 1
+CACHE = (BLOCKS, LAYERS, 2 * KV_HEADS, BLOCK_SIZE, HEAD_DIM)
 # bfloat16 keeps eight bits: half a step is 2^-9 of a number, and sums of rounded numbers add a few.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
@@ -51,28 +53,29 @@ def test_norm_heads(dtype: torch.dtype) -> None:
 def test_rotate_and_keep(dtype: torch.dtype) -> None:
     qkv = torch.randn(ROWS, HEADS + 2 * KV_HEADS, HEAD_DIM).to(dtype)
     cos, sin = torch.rand(64, 1, HEAD_DIM).to(dtype), torch.rand(64, 1, HEAD_DIM).to(dtype)
-    positions, slots = torch.tensor([0, 3, 63, 7, 7]), torch.tensor([4, 99, 0, 50, 51])
-    cache = torch.zeros(2 * KV_HEADS, 100, HEAD_DIM, dtype=dtype)
+    positions, tables = torch.tensor([0, 3, 63, 7, 16]), torch.randperm(BLOCKS).view(ROWS, -1)
+    cache = torch.zeros(CACHE, dtype=dtype)
     expected = qkv.float()
     rotate_(expected[:, : HEADS + KV_HEADS], cos[positions].float(), sin[positions].float())
-    tables = (as_array(cos.squeeze(1)), as_array(sin.squeeze(1)))
-    kernels.rotate_and_keep(as_array(qkv), *tables, positions.numpy(), slots.numpy(), as_array(cache))
+    turns = (as_array(cos.squeeze(1)), as_array(sin.squeeze(1)))
+    kernels.rotate_and_keep(as_array(qkv), *turns, positions.numpy(), tables.numpy(), as_array(cache), LAYER)
     assert close(qkv, expected, dtype)
-    assert torch.equal(cache[:, slots], qkv[:, HEADS:].transpose(0, 1))
+    blocks = tables[torch.arange(ROWS), positions // BLOCK_SIZE]
+    assert torch.equal(cache[blocks, LAYER, :, positions % BLOCK_SIZE], qkv[:, HEADS:])
     assert int((cache != 0).any(-1).sum()) == 2 * KV_HEADS * ROWS, "nothing else is written"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_attend(dtype: torch.dtype) -> None:
     qkv = torch.randn(ROWS, HEADS + 2 * KV_HEADS, HEAD_DIM).to(dtype)
-    cache = torch.randn(2 * KV_HEADS, 20 * BLOCK_SIZE, HEAD_DIM).to(dtype)
-    tables = torch.stack([torch.randperm(20)[:4] for _ in range(ROWS)])
+    cache = torch.randn(CACHE).to(dtype)
+    tables = torch.stack([torch.randperm(BLOCKS)[:4] for _ in range(ROWS)])
     lengths = torch.tensor([1, 15, 16, 17, 64])
     out = torch.empty(ROWS, HEADS, HEAD_DIM, dtype=dtype)
-    kernels.attend(as_array(qkv), as_array(cache), tables.numpy(), lengths.numpy(), BLOCK_SIZE, as_array(out))
+    kernels.attend(as_array(qkv), as_array(cache), LAYER, tables.numpy(), lengths.numpy(), as_array(out))
     for row in range(ROWS):
-        slots = (tables[row].unsqueeze(1) * BLOCK_SIZE + torch.arange(BLOCK_SIZE)).view(-1)[: lengths[row]]
-        keys, values = cache[:, slots].float().repeat_interleave(HEADS // KV_HEADS, 0).chunk(2)
+        heads = cache[tables[row], LAYER].float().transpose(0, 1).flatten(1, 2)[:, : lengths[row]]
+        keys, values = heads.repeat_interleave(HEADS // KV_HEADS, 0).chunk(2)
         expected = functional.scaled_dot_product_attention(qkv[row, :HEADS].float().unsqueeze(1), keys, values)
         assert close(out[row], expected.squeeze(1), dtype)
 
@@ -92,9 +95,9 @@ def test_add_lora_adds_each_rows_own_and_leaves_the_others(dtype: torch.dtype) -
 def test_what_is_no_number_stays_so() -> None:
     qkv = torch.randn(1, HEADS + 2 * KV_HEADS, HEAD_DIM).to(torch.bfloat16)
     qkv[0, 0, 3] = float("nan")
-    cache = torch.randn(2 * KV_HEADS, BLOCK_SIZE, HEAD_DIM).to(torch.bfloat16)
+    cache = torch.randn(CACHE).to(torch.bfloat16)
     out = torch.empty(1, HEADS, HEAD_DIM, dtype=torch.bfloat16)
-    kernels.attend(as_array(qkv), as_array(cache), np.array([[0]]), np.array([5]), BLOCK_SIZE, as_array(out))
+    kernels.attend(as_array(qkv), as_array(cache), LAYER, np.array([[0]]), np.array([5]), as_array(out))
     assert out[0, 0].isnan().all()
     assert out[0, 1:].isfinite().all()
 

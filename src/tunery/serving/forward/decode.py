@@ -44,7 +44,6 @@ class _Rows:
 
     positions: Array  # [B]
     lengths: Array  # [B]: positions to see
-    slots: Array  # [B]: where the cache takes the new token
     tables: Array  # [B, blocks], filled with block 0
     lora: LoraPass | None
 
@@ -71,7 +70,7 @@ class DecodePass:
         self._config = config
         self._weights = weights
         self._block_size = cache.block_size
-        self._caches = [as_array(rows) for rows in cache.rows]
+        self._cache = as_array(cache.blocks)
         self._norms = [_norms(layer) for layer in weights.layers]
         self._last_norm = as_array(weights.norm)
         self._eps = np.float32(config.rms_norm_eps)
@@ -90,7 +89,7 @@ class DecodePass:
         for index, (layer, norms) in enumerate(zip(self._weights.layers, self._norms, strict=True)):
             kernels.add_norm(x, delta.array, norms.input, self._eps, h.array)
             qkv = self._linear(layer.qkv, h, rows, index, 0)
-            self._attend(qkv.array, norms, self._caches[index], rows, attended.array)
+            self._attend(qkv.array, norms, index, rows, attended.array)
             delta = self._linear(layer.o, attended, rows, index, 1)
             kernels.add_norm(x, delta.array, norms.post, self._eps, h.array)
             gate_up = self._linear(layer.gate_up, h, rows, index, 2)
@@ -105,7 +104,7 @@ class DecodePass:
             rows.lora.add_rows(y.array, x.array, layer, fused)
         return y
 
-    def _attend(self, qkv: Array, norms: _Norms, cache: Array, rows: _Rows, out: Array) -> None:
+    def _attend(self, qkv: Array, norms: _Norms, layer: int, rows: _Rows, out: Array) -> None:
         """qkv [B, (H + 2K) · D], changed in place; out [B, H · D]."""
         config = self._config
         heads = qkv.reshape(len(qkv), -1, config.head_dim)
@@ -113,18 +112,17 @@ class DecodePass:
             num_rotated = config.num_heads + config.num_kv_heads
             kernels.norm_heads(heads[:, : config.num_heads], norms.q, self._eps)
             kernels.norm_heads(heads[:, config.num_heads : num_rotated], norms.k, self._eps)
-        kernels.rotate_and_keep(heads, self._cos, self._sin, rows.positions, rows.slots, cache)
+        kernels.rotate_and_keep(heads, self._cos, self._sin, rows.positions, rows.tables, self._cache, layer)
         out = out.reshape(len(qkv), config.num_heads, config.head_dim)
-        kernels.attend(heads, cache, rows.tables, rows.lengths, self._block_size, out)
+        kernels.attend(heads, self._cache, layer, rows.tables, rows.lengths, out)
 
     def _rows(self, runs: list[Run]) -> _Rows:
         block_size = self._block_size
         positions = np.array([run.start for run in runs])
         num_blocks = int(positions.max()) // block_size + 1
         tables = np.array([(run.block_table + [0] * num_blocks)[:num_blocks] for run in runs])
-        slots = tables[np.arange(len(runs)), positions // block_size] * block_size + positions % block_size
         lora = self._lora.over([(run.adapter, 1) for run in runs], long_run=inf)
-        return _Rows(positions, positions + 1, slots, tables, lora)
+        return _Rows(positions, positions + 1, tables, lora)
 
 
 def _norms(layer: LayerWeights) -> _Norms:

@@ -52,64 +52,71 @@ def norm_heads(heads: Array, weight: Array, eps: np.float32) -> None:
 
 
 @parallel
-def rotate_and_keep(qkv: Array, cos: Array, sin: Array, positions: Array, slots: Array, cache: Array) -> None:
+def rotate_and_keep(
+    qkv: Array, cos: Array, sin: Array, positions: Array, tables: Array, cache: Array, layer: int
+) -> None:
     """Rotate queries and keys in place, and write keys and values to the cache.
 
-    qkv [B, H + 2K, D]; cos and signed sin [T, D], see rope.py; positions and slots [B]; cache [2K, slots, D].
+    qkv [B, H + 2K, D]; cos and signed sin [T, D], see rope.py; positions [B]; tables [B, blocks]; cache as in kv.py.
     """
-    num_kv = cache.shape[0] // 2
+    num_kv, block_size = cache.shape[2] // 2, cache.shape[3]
     num_rotated = qkv.shape[1] - num_kv
     half = qkv.shape[2] // 2
     for row in prange(qkv.shape[0]):
-        c, s, slot = cos[positions[row]], sin[positions[row]], slots[row]
+        position = positions[row]
+        c, s = cos[position], sin[position]
         for index in range(num_rotated):
             head = qkv[row, index]
             for i in range(half):
                 low, high = load(head[i]), load(head[i + half])
                 store(head, i, low * load(c[i]) + high * load(s[i]))
                 store(head, i + half, high * load(c[i + half]) + low * load(s[i + half]))
+        own = cache[tables[row, position // block_size], layer]
         for index in range(2 * num_kv):
-            cache[index, slot] = qkv[row, num_rotated - num_kv + index]
+            own[index, position % block_size] = qkv[row, num_rotated - num_kv + index]
 
 
 @parallel
-def attend(qkv: Array, cache: Array, tables: Array, lengths: Array, block_size: int, out: Array) -> None:
+def attend(qkv: Array, cache: Array, layer: int, tables: Array, lengths: Array, out: Array) -> None:
     """Each row's queries over its own blocks.
 
-    qkv [B, H + 2K, D], of which the queries are read; cache [2K, slots, D]; tables [B, blocks]; lengths [B]: positions
-    to see; out [B, H, D].
+    qkv [B, H + 2K, D], of which the queries are read; cache as in kv.py; tables [B, blocks]; lengths [B]: positions to
+    see; out [B, H, D].
     """
-    num_kv, head_dim = cache.shape[0] // 2, cache.shape[2]
+    num_kv, block_size, head_dim = cache.shape[2] // 2, cache.shape[3], cache.shape[4]
     group = out.shape[1] // num_kv
     scale = ONE / np.sqrt(np.float32(head_dim))
     for item in prange(out.shape[0] * num_kv):
         row, kv = item // num_kv, item % num_kv
-        slots = np.empty(lengths[row], np.int64)
-        for t in range(len(slots)):
-            slots[t] = tables[row, t // block_size] * block_size + t % block_size
-        scores = np.empty((group, len(slots)), np.float32)
-        heads = np.empty((group, head_dim), np.float32)  # the queries that share a key head, then what they see
-        for g in range(group):
+        length = lengths[row]
+        scores = np.empty((group, length), np.float32)
+        queries, sums = np.empty((group, head_dim), np.float32), np.zeros((group, head_dim), np.float32)
+        for g in range(group):  # the queries that share a key head
             for i in range(head_dim):
-                heads[g, i] = load(qkv[row, kv * group + g, i]) * scale
-        _score(heads, cache[kv], slots, scores)
+                queries[g, i] = load(qkv[row, kv * group + g, i]) * scale
+        for first in range(0, length, block_size):
+            keys = cache[tables[row, first // block_size], layer, kv, : length - first]
+            _score(queries, keys, scores, first)
         for g in range(group):
             _softmax(scores[g])
-        _mix(scores, cache[num_kv + kv], slots, heads)
+        for first in range(0, length, block_size):
+            values = cache[tables[row, first // block_size], layer, num_kv + kv, : length - first]
+            _mix(scores, first, values, sums)
         for g in range(group):
             for i in range(head_dim):
-                store(out[row, kv * group + g], i, heads[g, i])
+                store(out[row, kv * group + g], i, sums[g, i])
 
 
 @inline
-def _score(queries: Array, keys: Array, slots: Array, scores: Array) -> None:
-    for t in range(len(slots)):
-        key = keys[slots[t]]
+def _score(queries: Array, keys: Array, scores: Array, first: int) -> None:
+    """The scores of a block. queries [G, D], keys [at most a block, D], scores [G, positions]."""
+    for t in range(len(keys)):
+        key = keys[t]
         for g in range(queries.shape[0]):
             score = ZERO
             for i in range(queries.shape[1]):
                 score += queries[g, i] * load(key[i])
-            scores[g, t] = score
+            scores[g, first + t] = score
 
 
 @inline
@@ -123,16 +130,15 @@ def _softmax(scores: Array) -> None:
 
 
 @inline
-def _mix(shares: Array, values: Array, slots: Array, sums: Array) -> None:
-    sums[:] = ZERO
-    whole = len(slots) // 4 * 4
-    for t in range(0, whole, 4):
-        v0, v1, v2, v3 = values[slots[t]], values[slots[t + 1]], values[slots[t + 2]], values[slots[t + 3]]
-        for g in range(sums.shape[0]):
-            _add_four(sums[g], shares[g, t : t + 4], v0, v1, v2, v3)
-    for t in range(whole, len(slots)):
-        for g in range(sums.shape[0]):
-            _add_one(sums[g], shares[g, t], values[slots[t]])
+def _mix(shares: Array, first: int, values: Array, sums: Array) -> None:
+    """What a block adds. shares [G, positions], values [at most a block, D], sums [G, D]."""
+    whole = len(values) // 4 * 4
+    for g in range(len(sums)):
+        own = shares[g, first:]
+        for t in range(0, whole, 4):
+            _add_four(sums[g], own[t : t + 4], values[t], values[t + 1], values[t + 2], values[t + 3])
+        for t in range(whole, len(values)):
+            _add_one(sums[g], own[t], values[t])
 
 
 @inline

@@ -63,13 +63,14 @@ class Model:
         lora = self._lora.over([(run.adapter, len(run.token_ids)) for run in runs])
         ids = torch.tensor([token for run in runs for token in run.token_ids])
         positions = torch.cat([torch.arange(run.start, run.start + len(run.token_ids)) for run in runs])
-        slots = torch.tensor([slot for run in runs for slot in _slots(run, block_size)])
+        places = torch.tensor([place for run in runs for place in _places(run, block_size)])
+        blocks, offsets = places.unbind(1)
         x = self.weights.embedding.index_select(0, ids)
         cos, sin = self._cos.index_select(0, positions), self._sin.index_select(0, positions)
         for index, layer in enumerate(self.weights.layers):
             qkv = self._linear(layer.qkv, self._norm(x, layer.input_norm), lora, index, 0)
             self._position(qkv, layer, cos, sin)
-            self.cache.write(index, slots, qkv[:, self._query_width :])
+            self.cache.write(index, blocks, offsets, qkv[:, self._query_width :])
             h = torch.cat([self._attend_span(index, qkv[span.rows, : self._query_width], span) for span in spans])
             x = x + self._linear(layer.o, h, lora, index, 1)
             gate_up = self._linear(layer.gate_up, self._norm(x, layer.post_norm), lora, index, 2)
@@ -114,7 +115,7 @@ class Model:
 
     def _attend_span(self, layer: int, query: torch.Tensor, span: _Span) -> torch.Tensor:
         """query [N, H · D] → [N, H · D]."""
-        keys, values = (both.transpose(0, 1) for both in self.cache.read(layer, span.table))
+        keys, values = self.cache.read(layer, span.table)
         q = query.view(1, query.shape[0], self.config.num_heads, -1).transpose(1, 2)
         attended = functional.scaled_dot_product_attention(
             q,
@@ -127,8 +128,9 @@ class Model:
         return attended.transpose(1, 2).reshape(query.shape)
 
 
-def _slots(run: Run, block_size: int) -> list[int]:
+def _places(run: Run, block_size: int) -> list[tuple[int, int]]:
+    """Block and offset of each of its tokens."""
     return [
-        run.block_table[position // block_size] * block_size + position % block_size
+        (run.block_table[position // block_size], position % block_size)
         for position in range(run.start, run.start + len(run.token_ids))
     ]
