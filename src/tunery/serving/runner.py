@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from tunery.modeling import product_cache
 from tunery.serving.constraints import Grammars
 from tunery.serving.forward.adapters import Adapter, read_adapter
 from tunery.serving.forward.config import ModelConfig
@@ -17,6 +18,8 @@ from tunery.serving.sequence import Batch, Scheduled
 
 # Logits of so many positions at a time when a prompt's log-probabilities are asked for: 64 × V × 4 bytes.
 _LOGPROB_ROWS = 64
+# Five for every number of answers at once, and those of the last prompts' lengths.
+_KEPT_PRODUCTS = 128
 
 
 @dataclass
@@ -40,6 +43,7 @@ class Runner:
         grammars: Grammars,
     ) -> None:
         """Reads the weights. `cache_bytes` buys whole blocks, never fewer than one full context needs."""
+        product_cache.keep_at_most(_KEPT_PRODUCTS)
         self.config = config
         self.dtype = dtype
         self.num_blocks = max(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tunery.modeling import attention
+from tunery.modeling import attention, product_cache
 from tunery.modeling.adapter_config import LoraConfig
 from tunery.modeling.fused import fuse
 from tunery.modeling.fused_layer import fuse_layers
@@ -16,6 +16,8 @@ from tunery.modeling.loading import load_model
 from tunery.modeling.lora import LoraLinear, attach
 from tunery.training.inputs import HeadShape, PackedInputs
 
+# One step's: every batch has shapes of its own.
+_KEPT_PRODUCTS = 64
 # Models that bend their logits after the head: the chunked cross-entropy does not, so they are refused.
 _LOGIT_TWISTS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
@@ -51,6 +53,7 @@ class TrainModel:
 
         Raises UnsupportedModel or UnsupportedAdapter.
         """
+        product_cache.keep_at_most(_KEPT_PRODUCTS)
         model = load_model(folder, dtype=dtype, device=device, attention=attention.NAME)
         config = model.config.get_text_config()
         for name in _LOGIT_TWISTS:

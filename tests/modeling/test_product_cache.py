@@ -1,0 +1,37 @@
+"""Memory does not grow with every new shape. In processes of their own: oneDNN reads its settings once."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+PROGRAM = """
+import random, sys
+import torch
+from tunery.modeling import product_cache
+
+def resident_mb():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
+
+if sys.argv[1] == "bounded":
+    product_cache.keep_at_most(16)
+weight = torch.randn(1536, 576).bfloat16()
+rows = random.Random(0).sample(range(200, 600), 300)
+for number, count in enumerate(rows):
+    torch.nn.functional.linear(torch.ones(count, 576).bfloat16(), weight)
+    if number == 100:
+        before = resident_mb()
+print(resident_mb() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="the processor has no bfloat16")
+def test_shapes_beyond_the_bound_cost_nothing() -> None:
+    free, bounded = (
+        float(subprocess.run([sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, check=True).stdout)
+        for mode in ("free", "bounded")
+    )
+    assert free > 40, "oneDNN keeps little by itself: the bound can go"
+    assert bounded < free / 3
