@@ -5,6 +5,7 @@ supervised loss. `token_logprobs` can be followed by any function, at the price 
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -122,4 +123,7 @@ class _Softmax:
 
 
 def _chunks(count: int) -> list[slice]:
-    return [slice(start, min(start + CHUNK_ROWS, count)) for start in range(0, count, CHUNK_ROWS)]
+    """As few as possible, and those alike: the largest is most of the memory."""
+    number = -(-count // CHUNK_ROWS)
+    bounds = [count * index // number for index in range(number + 1)] if number else []
+    return [slice(start, stop) for start, stop in pairwise(bounds)]

@@ -16,8 +16,8 @@ from tunery.modeling.loading import load_model
 from tunery.modeling.lora import LoraLinear, attach
 from tunery.training.inputs import HeadShape, PackedInputs
 
-# One step's: every batch has shapes of its own.
-_KEPT_PRODUCTS = 64
+# A step's: two dozen for its number of tokens, seven for each shape of its attention. With fewer, each layer compiles.
+_KEPT_PRODUCTS = 256
 # Models that bend their logits after the head: the chunked cross-entropy does not, so they are refused.
 _LOGIT_TWISTS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
