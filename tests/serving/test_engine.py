@@ -1,12 +1,14 @@
 """The engine against transformers and PEFT, in fp32, where greedy answers must be the same token for token."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.serving.conftest import make_settings
-from tests.serving.peft_adapters import generate, model_with
+from tests.serving.peft_adapters import generate, model_with, write_adapter
 from tests.serving.running import LocalEngine, generation, tokens
 from tunery.domain.errors import InvalidRequest, NotFound
 
@@ -144,6 +146,18 @@ def test_a_thousand_registered_adapters_share_the_slots(tiny_model_dir: Path, ad
 
     assert len({tuple(tokens(answer)) for answer in answers}) == 1
     assert len(local.engine._runner._adapters) == 64
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_reading_a_large_adapter_leaves_no_threads_behind(tiny_model_dir: Path, adapters: dict, tmp_path: Path) -> None:
+    """More of OpenMP's threads than cores slow every step down, and stay."""
+    large = write_adapter(tiny_model_dir, tmp_path / "large", rank=600, modules=["gate_proj", "down_proj"], seed=1)
+    with LocalEngine(make_settings(tiny_model_dir)) as local:
+        local.engine.load("small", adapters["attention"]).result(30)
+        local.run(generation([5, 6, 7], adapter="small"))
+        before = len(os.listdir("/proc/self/task"))
+        local.engine.load("large", large).result(30)
+        assert len(os.listdir("/proc/self/task")) == before
 
 
 def test_a_replaced_adapter_answers_with_its_new_weights(engine: LocalEngine, adapters: dict, expected: dict) -> None:

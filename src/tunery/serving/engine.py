@@ -108,6 +108,7 @@ class Engine:
 
     def _loop(self) -> None:
         try:
+            self._runner.enter()
             while not self._is_stopping:
                 self._drain(block=not self._step())
         except BaseException as exc:

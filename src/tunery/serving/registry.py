@@ -15,7 +15,7 @@ from pathlib import Path
 from tunery.domain.errors import InvalidRequest, NotFound
 from tunery.serving.forward.adapters import Adapter
 from tunery.serving.metrics import EngineMetrics
-from tunery.serving.runner import Runner
+from tunery.serving.runner import Runner, compute_alone
 from tunery.serving.scheduler import Scheduler
 
 Post = Callable[[Callable[[], None]], None]
@@ -48,7 +48,7 @@ class AdapterRegistry:
         self._on_failure = on_failure
         self._entries: dict[str, _Entry] = {}
         self._users: Counter[str] = Counter()  # sequences, waiting or running
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="adapters")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="adapters", initializer=compute_alone)
 
     def close(self) -> None:
         self._reader.shutdown(cancel_futures=True)

@@ -30,6 +30,15 @@ class Tracked:
     prompt_logprobs: list[TokenLogprob | None] | None = None
 
 
+def compute_alone() -> None:
+    """For a thread beside the engine's, before it touches a tensor: it gets no helpers.
+
+    With helpers of its own there would be more of OpenMP's threads than cores, and then none of them waits awake any
+    more: every step took half as long again. torch's count is that of the calling thread and of threads to come.
+    """
+    torch.set_num_threads(1)
+
+
 class Runner:
     def __init__(
         self,
@@ -58,8 +67,12 @@ class Runner:
         self._adapters: dict[str, Adapter] = {}
         self._tracked: dict[str, Tracked] = {}
 
+    def enter(self) -> None:
+        """Called first in the thread that computes: its number of threads is settled now, whatever others set later."""
+        torch.get_num_threads()
+
     def read_adapter(self, folder: Path) -> Adapter:
-        """May run in another thread. Raises InvalidRequest."""
+        """May run in another thread, see compute_alone. Raises InvalidRequest."""
         return read_adapter(folder, self.config, self.dtype)
 
     def put_adapter(self, name: str, adapter: Adapter) -> None:
