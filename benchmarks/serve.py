@@ -122,9 +122,9 @@ def compare(case: Case, url: str, peer: Peer, repeats: int) -> tuple[Load, Load 
             ours.append(run(url, case.ours(take)))
             if peer_url is not None:
                 theirs.append(run(peer_url, case.peers(take)))
-    both = [max(loads, key=lambda load: load.tokens_per_s) if loads else None for loads in (ours, theirs)]
-    progress(f"{case.name}: " + " and ".join(f"{load.tokens_per_s:.0f} tokens/s" for load in both if load))
-    return both[0], both[1]
+    best = [max(loads, key=lambda load: load.tokens_per_s) for loads in (ours, theirs) if loads]
+    progress(f"{case.name}: " + " and ".join(f"{load.tokens_per_s:.0f} tokens/s" for load in best))
+    return best[0], best[1] if theirs else None
 
 
 def measure(model_dir: Path, threads: int, repeats: int, streams: list[int], peer: Peer) -> dict[str, Any]:

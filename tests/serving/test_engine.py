@@ -157,7 +157,7 @@ def test_reading_a_large_adapter_leaves_no_threads_behind(tiny_model_dir: Path, 
         local.run(generation([5, 6, 7], adapter="small"))
         before = len(os.listdir("/proc/self/task"))
         local.engine.load("large", large).result(30)
-        assert len(os.listdir("/proc/self/task")) == before
+        assert len(os.listdir("/proc/self/task")) <= before  # an earlier test's may end meanwhile
 
 
 def test_a_replaced_adapter_answers_with_its_new_weights(engine: LocalEngine, adapters: dict, expected: dict) -> None:

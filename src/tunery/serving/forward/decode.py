@@ -1,4 +1,4 @@
-"""One token of each of many sequences: matrix products by torch, all between them by the compiled loops of kernels.py.
+"""One token of each of many sequences: matrix products by torch, all between them by compiled loops.
 
 `model.py` computes the same for many tokens at once, mostly by tensor operations: tests hold the two together.
 """
