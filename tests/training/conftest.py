@@ -27,10 +27,17 @@ MakeModel = Callable[..., TrainModel]
 @pytest.fixture
 def make_model(tiny_model_dir: Path) -> MakeModel:
     def make(
-        *, dropout: float = 0.0, dtype: torch.dtype = torch.float32, blank: bool = False, fused: bool = True
+        *,
+        dropout: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+        products: torch.dtype | None = None,
+        blank: bool = False,
+        fused: bool = True,
     ) -> TrainModel:
         config = LoraConfig(rank=4, alpha=8, dropout=dropout)
-        model = TrainModel.load(tiny_model_dir, config, seed=1, device="cpu", dtype=dtype, fused=fused)
+        model = TrainModel.load(
+            tiny_model_dir, config, seed=1, device="cpu", dtype=dtype, products=products, fused=fused
+        )
         if not blank:
             generator = torch.Generator().manual_seed(2)
             for layer in model.layers.values():

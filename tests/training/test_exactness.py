@@ -13,6 +13,7 @@ from tunery.modeling.attention import AttentionPlan, reference
 from tunery.modeling.flex import block_mask
 from tunery.modeling.fused import gated_silu, rms_norm
 from tunery.modeling.packed_attention import packed
+from tunery.training import losses
 from tunery.training.inputs import HeadShape, pack
 from tunery.training.losses import reference_logprobs, token_logprobs, weighted_nll
 from tunery.training.model import TrainModel
@@ -71,18 +72,35 @@ def test_shared_beginnings_change_nothing(make_model: MakeModel, rows: list[Row]
     assert_grads_equal(shared[1], separate[1], TOLERANCE)  # of each tensor's largest entry
 
 
-def test_shared_beginnings_in_bf16_differ_by_rounding_only(make_model: MakeModel, rows: list[Row]) -> None:
+def distance(one: list[torch.Tensor], exact: list[torch.Tensor]) -> float:
+    return float(sum((a - b).norm() for a, b in zip(one, exact, strict=True)) / sum(b.norm() for b in exact))
+
+
+@pytest.mark.parametrize("products", [torch.bfloat16, torch.float32])
+def test_shared_beginnings_in_bf16_differ_by_rounding_only(
+    make_model: MakeModel, rows: list[Row], products: torch.dtype
+) -> None:
     exact = loss_and_grads(make_model(), rows, share=False)
-    shared = loss_and_grads(make_model(dtype=torch.bfloat16), rows, share=True)
-    separate = loss_and_grads(make_model(dtype=torch.bfloat16), rows, share=False)
+    shared = loss_and_grads(make_model(dtype=torch.bfloat16, products=products), rows, share=True)
+    separate = loss_and_grads(make_model(dtype=torch.bfloat16, products=products), rows, share=False)
     assert shared[0] == pytest.approx(exact[0], rel=0.02)
-
-    def distance(one: list[torch.Tensor]) -> float:
-        pairs = zip(one, exact[1], strict=True)
-        return float(sum((a - b).norm() for a, b in pairs) / sum(b.norm() for b in exact[1]))
-
     # bf16 itself is a few percent away from fp32 here; sharing must not add to that.
-    assert distance(shared[1]) < 1.3 * distance(separate[1]) + 0.01
+    assert distance(shared[1], exact[1]) < 1.3 * distance(separate[1], exact[1]) + 0.01
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_widened_products_are_no_farther_from_fp32(
+    make_model: MakeModel, rows: list[Row], fused: bool, dropout: float
+) -> None:
+    def of(**options: torch.dtype) -> tuple[float, list[torch.Tensor]]:
+        torch.manual_seed(0)  # the same places are dropped
+        return loss_and_grads(make_model(fused=fused, dropout=dropout, **options), rows, share=True)
+
+    exact = of()
+    narrow, wide = (of(dtype=torch.bfloat16, products=products) for products in (torch.bfloat16, torch.float32))
+    assert wide[0] == pytest.approx(exact[0], rel=0.02)
+    assert distance(wide[1], exact[1]) < 1.05 * distance(narrow[1], exact[1])
 
 
 def test_nothing_is_computed_behind_the_last_trained_token(make_model: MakeModel, rows: list[Row]) -> None:
@@ -131,6 +149,17 @@ def test_chunked_cross_entropy_equals_the_whole_matrix() -> None:
     torch.testing.assert_close(predictions.correct, logits.argmax(-1) == labels)
 
 
+def test_a_head_widened_in_parts_is_the_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "WIDENED", 32 * 300)  # 300 of the 1,000 tokens at once
+    hidden, head, labels, weights = head_case()
+    results = []
+    for matrix in (head.bfloat16(), head.bfloat16().float()):
+        nll_sum = weighted_nll(hidden, matrix, labels, weights).nll_sum
+        results.append([nll_sum.detach(), *torch.autograd.grad(nll_sum, [hidden])])
+    for parts, whole in zip(*results, strict=True):
+        assert (parts - whole).norm() < 0.01 * whole.norm()  # logits are kept in the head's type
+
+
 def test_token_logprobs_equal_the_whole_matrix() -> None:
     hidden, head, labels, weights = head_case()
     logprobs, _ = token_logprobs(hidden, head, labels)
@@ -174,13 +203,19 @@ def test_lora_linear_equals_its_formula(make_model: MakeModel) -> None:
 def test_lora_dropout_drops_the_adapters_input_only(make_model: MakeModel) -> None:
     model = make_model(dropout=0.5)
     layer = next(iter(model.layers.values()))
-    x = torch.randn(3, 64, generator=torch.Generator().manual_seed(7))
-    torch.manual_seed(0)
-    dropped = layer(x)
-    torch.manual_seed(0)
-    inputs = F.dropout(x, 0.5)
-    expected = layer.base(x) + layer.reference(inputs) - layer.base(inputs)
-    torch.testing.assert_close(dropped, expected, rtol=1e-4, atol=1e-5)
+    x = torch.randn(3, 64, generator=torch.Generator().manual_seed(7)).requires_grad_()
+
+    def formula() -> torch.Tensor:
+        inputs = F.dropout(x, 0.5)
+        return layer.base(x) + layer.reference(inputs) - layer.base(inputs)
+
+    results = []
+    for function in (lambda: layer(x), formula):
+        torch.manual_seed(0)
+        out = function()
+        results.append([out, *torch.autograd.grad(out.square().sum(), [x, layer.lora_A, layer.lora_B])])
+    for fast, slow in zip(*results, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)
     model.train(False)
     torch.testing.assert_close(layer(x), layer.reference(x), rtol=1e-4, atol=1e-5)
 

@@ -5,6 +5,9 @@ y = [x, h] [W, scaling · B]ᵀ, and the same matrix gives the gradients of x an
 backward: the layer's input, query, key, value, the attention's output, the middle of the residual stream, gate and up,
 and the adapters' inner products h. Norms and activations are computed again, which costs less than reading them back.
 
+What is kept has the type of the weights. What goes into a product has the product type, which may be wider: the loops
+between the products write either.
+
 Used where every linear layer has an adapter without dropout; other layers run through transformers and `LoraLinear`,
 which is also what this is tested against.
 """
@@ -32,6 +35,7 @@ class FusedLinear:
 
     def __init__(self, members: list[LoraLinear]) -> None:
         self.members = members
+        self.product_dtype = members[0].product_dtype
         self.num_in = members[0].base.in_features
         outs, ranks = [m.base.out_features for m in members], [m.lora_A.shape[0] for m in members]
         like = members[0].base.weight
@@ -61,25 +65,31 @@ class FusedLinear:
 
     def room(self, like: Tensor) -> Tensor:
         """An empty [x, h] for as many rows as `like` has: x is the caller's to write."""
-        return like.new_empty(like.shape[0], self.weight.shape[1])
+        return like.new_empty(like.shape[0], self.weight.shape[1], dtype=self.product_dtype)
 
     def forward(self, extended: Tensor) -> tuple[Tensor, Tensor]:
         """y and h of an [x, h] whose x is written."""
-        h = extended[:, : self.num_in] @ self.shrink.t()
+        h = extended[:, : self.num_in] @ self.shrink.t().to(self.product_dtype)
         extended[:, self.num_in :] = h
-        return F.linear(extended, self.weight, self.bias), h
+        bias = None if self.bias is None else self.bias.to(self.product_dtype)
+        y = F.linear(extended, self.weight.to(self.product_dtype), bias)
+        return y.to(self.weight.dtype), h.to(self.weight.dtype)
 
     def backward(self, grad: Tensor, x: Tensor, h: Tensor, *, wants_input: bool) -> tuple[Tensor | None, list[Tensor]]:
-        """The gradients of [x, h], of which x's part is the whole one, and of A and B of each member. grad [N, out]"""
+        """The gradients of [x, h], of which x's part is the whole one, and of A and B of each member.
+
+        grad [N, out] and x [N, in] in the product type, as is the first result; h as `forward` gave it.
+        """
+        dtype = self.product_dtype
         both: Tensor | None = None
         if wants_input:
-            both = grad @ self.weight
+            both = grad @ self.weight.to(dtype)
             grad_h = both[:, self.num_in :]
-            both[:, : self.num_in].addmm_(grad_h, self.shrink)
+            both[:, : self.num_in].addmm_(grad_h, self.shrink.to(dtype))
         else:
-            grad_h = grad @ self.weight[:, self.num_in :]
+            grad_h = grad @ self.weight[:, self.num_in :].to(dtype)
         grad_a = grad_h.t() @ x
-        grad_b = h.t() @ grad  # what belongs to no member costs less than a product for each of them
+        grad_b = h.to(dtype).t() @ grad  # what belongs to no member costs less than a product for each of them
         grads: list[Tensor] = []
         for member, (rows, columns) in zip(self.members, self.blocks, strict=True):
             grads.append(grad_a[columns].float())
@@ -104,6 +114,7 @@ class FusedLayer(GradientCheckpointingLayer):
         self.down = FusedLinear([mlp.down_proj])
         linears = (self.qkv, self.out, self.gate_up, self.down)
         self.adapters = [member for linear in linears for member in linear.members]
+        self.product_dtype = self.qkv.product_dtype
 
     def forward(
         self,
@@ -131,7 +142,8 @@ class _Layer(Function):
         qkv, h_qkv = layer.qkv.forward(extended)
         rows = qkv.view(-1, layer.head_dim)
         _rotate(rows, cos, sin, plan, 1)
-        attended, kept = attend(rows, plan, layer.scaling, keep=any(ctx.needs_input_grad))
+        wide = rows.to(layer.product_dtype)
+        attended, kept = attend(wide, plan, layer.scaling, keep=any(ctx.needs_input_grad))
         extended = layer.out.room(x)
         extended[:, : layer.out.num_in] = attended.view(x.shape[0], -1)
         middle, h_out = layer.out.forward(extended)
@@ -145,7 +157,7 @@ class _Layer(Function):
         ctx.layer, ctx.plan = layer, plan
         ctx.num_kept = len(kept)
         ctx.save_for_backward(
-            *(x, cos, sin, rows, attended, h_qkv, h_out, *kept),
+            *(x, cos, sin, rows, attended.to(x.dtype), h_qkv, h_out, *(part.to(x.dtype) for part in kept)),
             *(middle, gate_up, h_gate_up, h_down),
         )
         return out.add_(middle)
@@ -154,15 +166,16 @@ class _Layer(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, cos, sin, rows, attended, h_qkv, h_out, *more = ctx.saved_tensors
         kept, of_mlp = more[: ctx.num_kept], more[ctx.num_kept :]
-        layer, plan = ctx.layer, ctx.plan
+        layer, plan, dtype = ctx.layer, ctx.plan, ctx.layer.product_dtype
         grad, mlp_grads = _mlp_backward(layer, grads[0], *of_mlp)
-        mixed = attended.view(x.shape[0], -1)
-        grad_mixed, out_grads = layer.out.backward(grad, mixed, h_out, wants_input=True)
+        mixed = attended.view(x.shape[0], -1).to(dtype)
+        grad_mixed, out_grads = layer.out.backward(grad.to(dtype), mixed, h_out, wants_input=True)
         assert grad_mixed is not None
         grad_mixed = grad_mixed[:, : layer.out.num_in].reshape(attended.shape)
-        grad_rows = attend_backward(grad_mixed, rows, plan, layer.scaling, kept)
+        kept = [part.to(dtype) for part in kept]
+        grad_rows = attend_backward(grad_mixed, rows.to(dtype), plan, layer.scaling, kept)
         _rotate(grad_rows, cos, sin, plan, -1)
-        weight, normed = layer.input_layernorm.weight, torch.empty_like(x)
+        weight, normed = layer.input_layernorm.weight, torch.empty_like(x, dtype=dtype)
         inverse = _norm(x, weight, layer.eps, normed)
         wants_input = ctx.needs_input_grad[0]
         grad_normed, qkv_grads = layer.qkv.backward(
@@ -177,13 +190,14 @@ def _mlp_backward(
     layer: FusedLayer, grad: Tensor, middle: Tensor, gate_up: Tensor, h_gate_up: Tensor, h_down: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
     """The gradient of the residual stream before the MLP, and the adapters'."""
-    act = gate_up.new_empty(gate_up.shape[0], layer.down.num_in)
+    dtype = layer.product_dtype
+    act = gate_up.new_empty(gate_up.shape[0], layer.down.num_in, dtype=dtype)
     loops.gate(as_array(gate_up), as_array(act))
-    grad_act, down_grads = layer.down.backward(grad, act, h_down, wants_input=True)
+    grad_act, down_grads = layer.down.backward(grad.to(dtype), act, h_down, wants_input=True)
     assert grad_act is not None
-    grad_gate_up = torch.empty_like(gate_up)
+    grad_gate_up = torch.empty_like(gate_up, dtype=dtype)
     loops.gate_backward(as_array(grad_act), as_array(gate_up), as_array(grad_gate_up))
-    weight, normed = layer.post_attention_layernorm.weight, torch.empty_like(middle)
+    weight, normed = layer.post_attention_layernorm.weight, torch.empty_like(middle, dtype=dtype)
     inverse = _norm(middle, weight, layer.eps, normed)
     grad_normed, gate_up_grads = layer.gate_up.backward(grad_gate_up, normed, h_gate_up, wants_input=True)
     assert grad_normed is not None

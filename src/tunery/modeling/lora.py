@@ -1,7 +1,8 @@
 """A linear layer with a low-rank adapter beside a frozen weight, and a backward of its own.
 
 y = x Wᵀ + scaling · (x Aᵀ) Bᵀ, with W [out, in] frozen in the compute dtype, A [rank, in] and B [out, rank] trained in
-fp32. Autograd would keep x twice and compute a gradient for W; this keeps x and the rank-wide product only.
+fp32. The products are computed in the product type, which may be wider. Autograd would keep x twice and compute a
+gradient for W; this keeps x and the rank-wide product only.
 """
 
 import math
@@ -18,9 +19,12 @@ from tunery.modeling.adapter_config import LoraConfig, UnsupportedAdapter
 class LoraLinear(nn.Module):
     """Stands in the place of an `nn.Linear`. `refresh` must be called after every change of A or B."""
 
-    def __init__(self, base: nn.Linear, config: LoraConfig, generator: torch.Generator) -> None:
+    def __init__(
+        self, base: nn.Linear, config: LoraConfig, generator: torch.Generator, product_dtype: torch.dtype
+    ) -> None:
         super().__init__()
         self.base = base
+        self.product_dtype = product_dtype
         self.scaling = config.scaling
         self.dropout = config.dropout
         shape_a, shape_b = (config.rank, base.in_features), (base.out_features, config.rank)
@@ -40,12 +44,8 @@ class LoraLinear(nn.Module):
         self.compute_B.copy_(self.lora_B * self.scaling)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor
-        if self.dropout and self.training:
-            dropped = F.dropout(x, self.dropout)
-            y = self.base(x) + _LoraDelta.apply(dropped, self.lora_A, self.lora_B, self)
-        else:
-            y = _LoraLinear.apply(x, self.lora_A, self.lora_B, self)
+        seen = F.dropout(x, self.dropout) if self.dropout and self.training else None
+        y: Tensor = _LoraLinear.apply(x, seen, self.lora_A, self.lora_B, self)  # type: ignore[assignment]
         return y
 
     def reference(self, x: Tensor) -> Tensor:
@@ -55,63 +55,50 @@ class LoraLinear(nn.Module):
 
 
 class _LoraLinear(Function):
+    """`seen` is what the adapter reads in place of x: x after dropout. None: x itself."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, lora_A: Tensor, lora_B: Tensor, layer: LoraLinear) -> Tensor:
-        x2 = x.reshape(-1, x.shape[-1])
-        h = x2 @ layer.compute_A.t()  # [N, R]
-        y = F.linear(x2, layer.base.weight, layer.base.bias)
-        y.addmm_(h, layer.compute_B.t())
-        ctx.save_for_backward(x2, h)
+    def forward(ctx: Any, x: Tensor, seen: Tensor | None, lora_A: Tensor, lora_B: Tensor, layer: LoraLinear) -> Tensor:
+        base, dtype = layer.base, layer.product_dtype
+        wide = x.reshape(-1, x.shape[-1]).to(dtype)
+        y = F.linear(wide, base.weight.to(dtype), None if base.bias is None else base.bias.to(dtype))
+        read = x if seen is None else seen
+        kept = read.reshape(-1, x.shape[-1])
+        h = kept.to(dtype) @ layer.compute_A.t().to(dtype)  # [N, R]
+        y.addmm_(h, layer.compute_B.t().to(dtype))
+        ctx.save_for_backward(kept, h.to(x.dtype))
         ctx.layer = layer
-        return y.view(*x.shape[:-1], -1)
+        return y.to(x.dtype).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        x2, h = ctx.saved_tensors
+        kept, h = ctx.saved_tensors
         layer: LoraLinear = ctx.layer
-        g = grad.reshape(-1, grad.shape[-1])
-        grad_h, grad_a, grad_b = _adapter_grads(g, x2, h, layer)
-        if not ctx.needs_input_grad[0]:
-            return None, grad_a, grad_b, None
-        grad_x = g @ layer.base.weight
-        grad_x.addmm_(grad_h, layer.compute_A)
-        return grad_x.view(*grad.shape[:-1], -1), grad_a, grad_b, None
+        dtype = layer.product_dtype
+        g = grad.reshape(-1, grad.shape[-1]).to(dtype)
+        grad_h = g @ layer.compute_B.to(dtype)
+        grad_a = (grad_h.t() @ kept.to(dtype)).float()
+        # h first: with the long side last this product is a third faster than the other way round.
+        grad_b = (h.to(dtype).t() @ g).t().float().mul_(layer.scaling)
+        shape, (wants_x, wants_seen) = (*grad.shape[:-1], -1), ctx.needs_input_grad[:2]
+        grad_x = g @ layer.base.weight.to(dtype) if wants_x else None
+        grad_seen = grad_h @ layer.compute_A.to(dtype) if wants_seen else None
+        if grad_x is not None:
+            if not wants_seen:
+                grad_x.addmm_(grad_h, layer.compute_A.to(dtype))
+            grad_x = grad_x.to(grad.dtype).view(shape)
+        if grad_seen is not None:
+            grad_seen = grad_seen.to(grad.dtype).view(shape)
+        return grad_x, grad_seen, grad_a, grad_b, None
 
 
-class _LoraDelta(Function):
-    """The adapter's part alone: with dropout its input is not the base's."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, lora_A: Tensor, lora_B: Tensor, layer: LoraLinear) -> Tensor:
-        x2 = x.reshape(-1, x.shape[-1])
-        h = x2 @ layer.compute_A.t()
-        ctx.save_for_backward(x2, h)
-        ctx.layer = layer
-        return (h @ layer.compute_B.t()).view(*x.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads
-        x2, h = ctx.saved_tensors
-        g = grad.reshape(-1, grad.shape[-1])
-        grad_h, grad_a, grad_b = _adapter_grads(g, x2, h, ctx.layer)
-        grad_x = (grad_h @ ctx.layer.compute_A).view(*grad.shape[:-1], -1) if ctx.needs_input_grad[0] else None
-        return grad_x, grad_a, grad_b, None
-
-
-def _adapter_grads(g: Tensor, x: Tensor, h: Tensor, layer: LoraLinear) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of h (compute dtype), A and B (fp32). g [N, out], x [N, in], h [N, R]."""
-    grad_h = g @ layer.compute_B
-    grad_a = (grad_h.t() @ x).float()
-    # h first: with the long side last this product is a third faster than the other way round.
-    grad_b = (h.t() @ g).t().float().mul_(layer.scaling)
-    return grad_h, grad_a, grad_b
-
-
-def attach(model: nn.Module, config: LoraConfig, seed: int) -> dict[str, LoraLinear]:
+def attach(
+    model: nn.Module, config: LoraConfig, seed: int, product_dtype: torch.dtype | None = None
+) -> dict[str, LoraLinear]:
     """Put an adapter beside every linear layer whose name ends in one of the target modules.
 
+    product_dtype: see modeling.product_dtype; None: the weights' own.
     Returned by the modules' full names, in the model's order. Raises UnsupportedAdapter when nothing matches.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -125,6 +112,6 @@ def attach(model: nn.Module, config: LoraConfig, seed: int) -> dict[str, LoraLin
     layers: dict[str, LoraLinear] = {}
     for name, linear in found:
         parent, _, leaf = name.rpartition(".")
-        layers[name] = LoraLinear(linear, config, generator)
+        layers[name] = LoraLinear(linear, config, generator, product_dtype or linear.weight.dtype)
         setattr(model.get_submodule(parent), leaf, layers[name])
     return layers

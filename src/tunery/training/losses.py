@@ -1,5 +1,7 @@
 """Cross-entropy from hidden states, in chunks of rows: the [M, V] matrix of logits never exists.
 
+Products are computed in the type of the hidden states, logits are kept in that of the head.
+
 Two forms. `weighted_nll` knows its weights beforehand and computes the gradient while it has the logits at hand: the
 supervised loss. `token_logprobs` can be followed by any function, at the price of a third product in the backward: DPO.
 """
@@ -13,6 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 CHUNK_ROWS = 256  # with fewer the products are slower: a fifth at 128
+WIDENED = 2**21  # weights of the head that are widened at once, where its type is not that of the products
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,31 @@ def reference_logprobs(hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
     return logits.log_softmax(-1).gather(1, labels[:, None])[:, 0]
 
 
+def _logits(hidden: Tensor, head: Tensor) -> Tensor:
+    """[C, V] in the head's type. hidden [C, E]"""
+    if hidden.dtype is head.dtype:
+        return hidden @ head.t()
+    logits = head.new_empty(len(hidden), len(head))
+    for tokens in _slices(head):
+        logits[:, tokens] = hidden @ head[tokens].t().to(hidden.dtype)
+    return logits
+
+
+def _times_head(error: Tensor, head: Tensor, dtype: torch.dtype) -> Tensor:
+    """error [C, V] · head → [C, E]"""
+    if dtype is head.dtype:
+        return error @ head
+    total = error.new_zeros(len(error), head.shape[1], dtype=dtype)
+    for tokens in _slices(head):
+        total.addmm_(error[:, tokens].to(dtype), head[tokens].to(dtype))
+    return total
+
+
+def _slices(head: Tensor) -> list[slice]:
+    size = max(1, WIDENED // head.shape[1])
+    return [slice(start, start + size) for start in range(0, len(head), size)]
+
+
 class _WeightedNll(Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
@@ -49,11 +77,10 @@ class _WeightedNll(Function):
         correct = torch.empty_like(labels, dtype=torch.bool)
         grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for rows in _chunks(len(labels)):
-            logits = hidden[rows] @ head.t()
-            likely = _Softmax(logits, labels[rows])
+            likely = _Softmax(_logits(hidden[rows], head), labels[rows])
             logprobs[rows], correct[rows] = likely.logprobs, likely.correct
             if grad is not None:
-                grad[rows] = (likely.error() @ head).mul_(weights[rows, None])
+                grad[rows] = _times_head(likely.error(), head, hidden.dtype).mul_(weights[rows, None])
         ctx.save_for_backward(grad)
         ctx.mark_non_differentiable(logprobs, correct)
         return -(logprobs * weights).sum(), logprobs, correct
@@ -70,7 +97,7 @@ class _TokenLogprobs(Function):
         logprobs = hidden.new_empty(len(labels), dtype=torch.float32)
         correct = torch.empty_like(labels, dtype=torch.bool)
         for rows in _chunks(len(labels)):
-            likely = _Softmax(hidden[rows] @ head.t(), labels[rows])
+            likely = _Softmax(_logits(hidden[rows], head), labels[rows])
             logprobs[rows], correct[rows] = likely.logprobs, likely.correct
         ctx.save_for_backward(hidden, head, labels)
         ctx.mark_non_differentiable(correct)
@@ -81,8 +108,8 @@ class _TokenLogprobs(Function):
         hidden, head, labels = ctx.saved_tensors
         grad = torch.empty_like(hidden)
         for rows in _chunks(len(labels)):
-            likely = _Softmax(hidden[rows] @ head.t(), labels[rows])
-            grad[rows] = (likely.error() @ head).mul_(-grads[0][rows, None])
+            likely = _Softmax(_logits(hidden[rows], head), labels[rows])
+            grad[rows] = _times_head(likely.error(), head, hidden.dtype).mul_(-grads[0][rows, None])
         return grad, None, None
 
 

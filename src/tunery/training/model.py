@@ -14,6 +14,7 @@ from tunery.modeling.fused import fuse
 from tunery.modeling.fused_layer import fuse_layers
 from tunery.modeling.loading import load_model
 from tunery.modeling.lora import LoraLinear, attach
+from tunery.modeling.product_dtype import product_dtype
 from tunery.training.inputs import HeadShape, PackedInputs
 
 # A step's: two dozen for its number of tokens, seven for each shape of its attention. With fewer, each layer compiles.
@@ -32,6 +33,7 @@ class TrainModel:
     layers: dict[str, LoraLinear]
     head: Tensor  # [V, E] frozen
     shape: HeadShape
+    product_dtype: torch.dtype
 
     @property
     def config(self) -> Any:
@@ -47,10 +49,12 @@ class TrainModel:
         seed: int,
         device: str,
         dtype: torch.dtype = torch.bfloat16,
+        products: torch.dtype | None = None,
         fused: bool = True,
     ) -> "TrainModel":
-        """Base weights with a fresh adapter. fused=False leaves the layers to transformers: the slow reference.
+        """Base weights with a fresh adapter. `products`: the type to multiply in; None: the faster one, measured.
 
+        fused=False leaves the layers to transformers: the slow reference.
         Raises UnsupportedModel or UnsupportedAdapter.
         """
         product_cache.keep_at_most(_KEPT_PRODUCTS)
@@ -62,20 +66,21 @@ class TrainModel:
         output = model.get_output_embeddings()
         if output is None or getattr(output, "bias", None) is not None:
             raise UnsupportedModel("The base model has no plain linear head, which the trainer needs.")
-        layers = attach(model, lora, seed)
+        products = products or product_dtype(dtype, device)
+        layers = attach(model, lora, seed, products)
         if device == "cpu" and fused:
             fuse_layers(model)
             _own_memory(model)
         fuse(model)
         shape = HeadShape(config.num_attention_heads, config.num_key_value_heads, device)
-        return cls(model, layers, output.weight, shape)
+        return cls(model, layers, output.weight, shape, products)
 
     def hidden(self, inputs: PackedInputs) -> Tensor:
-        """[M, E] hidden states at the predictors."""
+        """[M, E] hidden states at the predictors, in the product type."""
         states = self.model.base_model(
             input_ids=inputs.token_ids, position_ids=inputs.position_ids, use_cache=False, plan=inputs.plan
         ).last_hidden_state
-        return states[0].index_select(0, inputs.predictors)
+        return states[0].index_select(0, inputs.predictors).to(self.product_dtype)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return [parameter for layer in self.layers.values() for parameter in (layer.lora_A, layer.lora_B)]
