@@ -3,14 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from tunery.domain.errors import InvalidRequest
+from tunery.serving.forward import eight_bit
 from tunery.serving.forward.config import read_config
+from tunery.serving.forward.eight_bit import group_steps
 from tunery.serving.forward.kv import KeyValueCache
-from tunery.serving.forward.linear import FEW_ROWS, PackedLinear, loses_nothing, quantise
+from tunery.serving.forward.linear import FOUR_BIT_ROWS, Few, PackedLinear, loses_nothing, shared
 from tunery.serving.forward.model import Model, Run
 from tunery.serving.forward.weights import load_weights
 
@@ -31,9 +34,9 @@ CONFIGS = {
 }
 
 
-def make_model(folder: Path, dtype: torch.dtype, *, four_bit: bool | None = False) -> Model:
+def make_model(folder: Path, dtype: torch.dtype, *, few: Few | None = "full") -> Model:
     config = read_config(folder)
-    weights = load_weights(folder, config, dtype, four_bit=four_bit)
+    weights = load_weights(folder, config, dtype, few=few)
     return Model(config, weights, KeyValueCache(config, 32, 16, dtype))
 
 
@@ -85,8 +88,8 @@ def four_bit_weight(out_features: int, in_features: int) -> torch.Tensor:
 def test_four_bit_weights_are_recovered_and_others_are_not_taken_for_them() -> None:
     torch.manual_seed(0)
     weight = four_bit_weight(64, 128)
-    steps, scale, zero = quantise(weight)
-    recovered = ((steps.view(64, 4, 32) - 8) * scale.unsqueeze(-1) + zero.unsqueeze(-1)).view(64, 128)
+    steps, scale, low = group_steps(weight, 15)
+    recovered = (steps.view(64, 4, 32) * scale.unsqueeze(-1) + low.unsqueeze(-1)).view(64, 128)
 
     assert (recovered - weight.float()).norm() < 0.003 * weight.float().norm()
     assert loses_nothing(weight)
@@ -94,29 +97,50 @@ def test_four_bit_weights_are_recovered_and_others_are_not_taken_for_them() -> N
     assert not loses_nothing(weight.float())
 
 
-def test_few_rows_and_many_rows_agree() -> None:
+def test_four_bits_of_few_rows_agree_with_the_exact_product() -> None:
     torch.manual_seed(0)
     weight = four_bit_weight(64, 128)
-    packed = PackedLinear(weight, torch.randn(64).to(torch.bfloat16), four_bit=True)
-    x = torch.randn(FEW_ROWS + 1, 128).to(torch.bfloat16)
-    many, few = packed(x), packed(x[:FEW_ROWS])
+    packed = PackedLinear(weight, torch.randn(64).to(torch.bfloat16), few="4bit")
+    for rows in (FOUR_BIT_ROWS, FOUR_BIT_ROWS + 1):
+        x = torch.randn(rows, 128).to(torch.bfloat16)
+        few, exact = torch.from_numpy(packed(shared(x), np.float32)), packed.exact(x).float()
+        assert (few - exact).norm() < 0.02 * exact.norm()  # both round to 8 bits
 
-    assert (few.float() - many[:FEW_ROWS].float()).norm() < 0.02 * few.float().norm()  # both round to 8 bits
+
+def test_widened_products_are_the_exact_ones_rounded() -> None:
+    torch.manual_seed(0)
+    weight, bias = torch.randn(64, 128).bfloat16(), torch.randn(64).bfloat16()
+    x = torch.randn(40, 128).bfloat16()
+    wide = PackedLinear(weight, bias, few="8bit", products=torch.float32).exact(x)
+
+    expected = torch.nn.functional.linear(x.float(), weight.float(), bias.float()).bfloat16()
+    assert torch.equal(wide, expected)
 
 
-def test_four_bits_move_the_real_models_loss_by_less_than_half_a_percent(base_model_dir: Path) -> None:
+@pytest.mark.parametrize("few", ["8bit", "4bit"])
+def test_smaller_weights_move_the_real_models_loss_by_less_than_half_a_percent(base_model_dir: Path, few: Few) -> None:
     from tunery.datasets.render import Renderer
 
     text = "The harbour was quiet that morning. A few boats came back with fish, and the market opened at nine o'clock."
     ids = Renderer.from_dir(base_model_dir).encode(text * 2)
-    losses = {}
-    for four_bit in (True, False):
-        model = make_model(base_model_dir, torch.bfloat16, four_bit=four_bit)
+    losses = []
+    for weights in (few, "full"):
+        model = make_model(base_model_dir, torch.bfloat16, few=weights)
         logits = torch.cat([model.decode([Run([token], i, list(range(8)), None)]) for i, token in enumerate(ids)])
-        losses[four_bit] = float(torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:])))
+        losses.append(float(torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:]))))
 
-    assert make_model(base_model_dir, torch.bfloat16, four_bit=None).weights.is_four_bit
-    assert losses[True] == pytest.approx(losses[False], rel=0.005)
+    assert losses[0] == pytest.approx(losses[1], rel=0.005)
+
+
+def test_what_few_rows_use_is_chosen_by_the_processor_and_the_weights(
+    base_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert make_model(base_model_dir, torch.float32, few=None).weights.few == "full"
+    for has_bytes, chosen in ((True, "8bit"), (False, "4bit")):
+        monkeypatch.setattr(eight_bit, "is_available", lambda has_bytes=has_bytes: has_bytes)
+        assert make_model(base_model_dir, torch.bfloat16, few=None).weights.few == chosen
+    with pytest.raises(InvalidRequest, match="does not multiply bytes"):
+        make_model(base_model_dir, torch.bfloat16, few="8bit")
 
 
 def test_unknown_architectures_are_refused(tmp_path: Path) -> None:

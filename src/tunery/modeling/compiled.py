@@ -46,8 +46,8 @@ def _bitcast(source: Any, target: Any) -> Any:
     return cast
 
 
-_float_of_bits = _bitcast(types.uint32, types.float32)
-_bits_of_float = _bitcast(types.float32, types.uint32)
+float_of_bits = _bitcast(types.uint32, types.float32)
+bits_of_float = _bitcast(types.float32, types.uint32)
 
 
 def load(value: Any) -> Any:
@@ -66,7 +66,7 @@ def _load_overload(value: Any) -> Any:
         return value
 
     def widened(value: Any) -> Any:
-        return _float_of_bits(np.uint32(value) << np.uint32(16))
+        return float_of_bits(np.uint32(value) << np.uint32(16))
 
     return as_it_is if isinstance(value, types.Float) else widened
 
@@ -77,7 +77,7 @@ def _store_overload(array: Any, index: Any, value: Any) -> Any:
         array[index] = value
 
     def rounded(array: Any, index: Any, value: Any) -> None:
-        bits = _bits_of_float(value)
+        bits = bits_of_float(value)
         array[index] = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
 
     return as_it_is if isinstance(array.dtype, types.Float) else rounded
@@ -100,13 +100,13 @@ def exp(x: Any) -> Any:
     r = x - n * _LN2_HIGH - n * _LN2_LOW
     y = ((((_EXP[0] * r + _EXP[1]) * r + _EXP[2]) * r + _EXP[3]) * r + _EXP[4]) * r + _EXP[5]
     y = y * r * r + r + ONE
-    return y * _float_of_bits(np.uint32(np.int32(n) + np.int32(127)) << np.uint32(23))
+    return y * float_of_bits(np.uint32(np.int32(n) + np.int32(127)) << np.uint32(23))
 
 
 @inline
 def _by_size(value: Any) -> Any:
     """An int32 in the order of the floats."""
-    bits = np.int32(_bits_of_float(value))
+    bits = np.int32(bits_of_float(value))
     return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
 
 
@@ -119,7 +119,7 @@ def largest(values: Array) -> Any:
     top = np.int32(-0x80000000)
     for i in range(len(values)):
         top = max(top, _by_size(values[i]))
-    return _float_of_bits(np.uint32(top ^ ((top >> np.int32(31)) & np.int32(0x7FFFFFFF))))
+    return float_of_bits(np.uint32(top ^ ((top >> np.int32(31)) & np.int32(0x7FFFFFFF))))
 
 
 def as_array(tensor: torch.Tensor) -> Any:

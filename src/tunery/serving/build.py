@@ -9,6 +9,7 @@ from tunery.datasets.render import Renderer
 from tunery.serving.blocks import BlockPool
 from tunery.serving.constraints import Grammars
 from tunery.serving.engine import Engine
+from tunery.serving.forward import eight_bit
 from tunery.serving.forward.config import read_config
 from tunery.serving.http.broker import Broker
 from tunery.serving.http.service import Service
@@ -17,8 +18,6 @@ from tunery.serving.scheduler import Limits, Scheduler
 from tunery.serving.settings import EngineSettings
 from tunery.serving.slots import AdapterSlots
 from tunery.serving.text import TokenTable
-
-_FOUR_BIT = {"auto": None, "4bit": True, "full": False}
 
 
 def build_service(settings: EngineSettings, loop: asyncio.AbstractEventLoop) -> Service:
@@ -33,7 +32,7 @@ def build_service(settings: EngineSettings, loop: asyncio.AbstractEventLoop) -> 
         settings.model_dir,
         config,
         dtype=choose_dtype(settings.dtype),
-        four_bit=_FOUR_BIT[settings.weights],
+        few=None if settings.weights == "auto" else settings.weights,
         cache_bytes=settings.cache_bytes,
         block_size=settings.block_size,
         grammars=grammars,
@@ -60,13 +59,14 @@ def build_service(settings: EngineSettings, loop: asyncio.AbstractEventLoop) -> 
 
 
 def choose_dtype(name: str) -> torch.dtype:
-    """`auto`: bfloat16 where the processor computes with it, else float32."""
+    """`auto`: bfloat16 where the processor computes with it or multiplies bytes instead, else float32."""
     if name != "auto":
         return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    is_fast = eight_bit.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if is_fast else torch.float32
 
 
 def _fingerprint(settings: EngineSettings, runner: Runner) -> str:
     """Changes when answers to the same seed may change."""
-    text = f"{settings.model_dir.name} {runner.dtype} {runner.is_four_bit} {torch.__version__}"
+    text = f"{settings.model_dir.name} {runner.dtype} {runner.few} {torch.__version__}"
     return "fp_" + sha256(text.encode()).hexdigest()[:10]

@@ -10,6 +10,7 @@ from tunery.serving.constraints import Grammars
 from tunery.serving.forward.adapters import Adapter, read_adapter
 from tunery.serving.forward.config import ModelConfig
 from tunery.serving.forward.kv import KeyValueCache, block_bytes
+from tunery.serving.forward.linear import Few
 from tunery.serving.forward.model import Model, Run
 from tunery.serving.forward.weights import load_weights
 from tunery.serving.requests import SamplingParams, TokenLogprob
@@ -46,20 +47,23 @@ class Runner:
         config: ModelConfig,
         *,
         dtype: torch.dtype,
-        four_bit: bool | None,
+        few: Few | None,
         cache_bytes: int,
         block_size: int,
         grammars: Grammars,
     ) -> None:
-        """Reads the weights. `cache_bytes` buys whole blocks, never fewer than one full context needs."""
+        """Reads the weights. `few`: what they are multiplied as; None: chosen.
+
+        `cache_bytes` buys whole blocks, never fewer than one full context needs.
+        """
         product_cache.keep_at_most(_KEPT_PRODUCTS)
         self.config = config
         self.dtype = dtype
         self.num_blocks = max(
             cache_bytes // block_bytes(config, block_size, dtype), -(-config.context_length // block_size)
         )
-        weights = load_weights(model_dir, config, dtype, four_bit=four_bit)
-        self.is_four_bit = weights.is_four_bit
+        weights = load_weights(model_dir, config, dtype, few=few)
+        self.few = weights.few
         self._cache = KeyValueCache(config, self.num_blocks, block_size, dtype)
         self._model = Model(config, weights, self._cache)
         self._model.warm_up()
@@ -115,7 +119,9 @@ class Runner:
     def _prefill(self, items: list[Scheduled], result: dict[str, Sampled]) -> None:
         # Rows of one adapter side by side are one product.
         items = sorted(items, key=lambda item: item.sequence.adapter or "")
-        hidden = self._model.prefill([self._run(item) for item in items])
+        # What is to be compared with a trainer's numbers is computed as the trainer does.
+        is_scored = any(self._tracked[item.sequence.id].prompt_logprobs is not None for item in items)
+        hidden = self._model.prefill([self._run(item) for item in items], exact=is_scored)
         ends: list[int] = []
         sampled: list[str] = []
         first = 0
@@ -140,7 +146,7 @@ class Runner:
         end = min(item.num_tokens, sequence.num_prompt_tokens - 1 - item.start)
         for low in range(start, end, _LOGPROB_ROWS):
             high = min(low + _LOGPROB_ROWS, end)
-            logits = self._model.logits(hidden[low:high])
+            logits = self._model.exact_logits(hidden[low:high])
             normalisers = torch.logsumexp(logits, -1).tolist()
             for offset in range(high - low):
                 target = sequence.token_ids[item.start + low + offset + 1]

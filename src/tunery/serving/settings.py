@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class EngineSettings:
     host: str
     port: int  # 0: any free one
     dtype: str  # auto, bfloat16, float32
-    weights: str  # auto, 4bit, full: what few rows are multiplied with
+    weights: Literal["auto", "8bit", "4bit", "full"]  # what few rows are multiplied with
     max_adapters: int
     cache_bytes: int
     block_size: int
@@ -31,7 +32,12 @@ def parse_arguments(arguments: list[str] | None = None) -> EngineSettings:
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=0, help="0: any free port; the line `ready http://…` names it")
     add("--dtype", choices=["auto", "bfloat16", "float32"], default="auto")
-    add("--weights", choices=["auto", "4bit", "full"], default="auto", help="auto: 4 bits where that loses nothing")
+    add(
+        "--weights",
+        choices=["auto", "8bit", "4bit", "full"],
+        default="auto",
+        help="of the decode steps; auto: 8bit where the processor multiplies bytes, else 4bit where that loses nothing",
+    )
     add("--max-adapters", type=int, default=64, help="adapters in memory; more may be loaded and take turns")
     add("--cache-bytes", type=int, default=1 << 30, help="memory for keys and values, running and cached")
     add("--block-size", type=int, default=16, help="tokens of a block: the grain of the prefix cache")

@@ -5,7 +5,6 @@
 
 from dataclasses import dataclass
 from math import inf
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from tunery.serving.forward import kernels
 from tunery.serving.forward.adapters import Adapter
 from tunery.serving.forward.config import ModelConfig
 from tunery.serving.forward.kv import KeyValueCache
-from tunery.serving.forward.linear import PackedLinear
+from tunery.serving.forward.linear import PackedLinear, Shared, shared
 from tunery.serving.forward.lora import Lora, LoraPass
 from tunery.serving.forward.weights import LayerWeights, ModelWeights
 
@@ -29,13 +28,6 @@ class Run:
     start: int
     block_table: list[int]
     adapter: Adapter | None
-
-
-class _Shared(NamedTuple):
-    """The same memory for torch and for the loops: making one costs as much as a short loop."""
-
-    tensor: torch.Tensor
-    array: Any
 
 
 @dataclass(frozen=True)
@@ -81,27 +73,27 @@ class DecodePass:
         """Hidden states [B, hidden] after the final norm."""
         use_threads(torch.get_num_threads())
         rows = self._rows(runs)
-        delta = _shared(self._weights.embedding[[run.token_ids[0] for run in runs]])
-        x, h = as_array(torch.zeros_like(delta.tensor)), _shared(torch.empty_like(delta.tensor))
+        embedded = self._weights.embedding[[run.token_ids[0] for run in runs]]
+        x, h, delta = as_array(torch.zeros_like(embedded)), shared(torch.empty_like(embedded)), as_array(embedded)
         config = self._config
-        attended = _shared(h.tensor.new_empty(len(runs), config.num_heads * config.head_dim))
-        inner = _shared(h.tensor.new_empty(len(runs), config.intermediate_size))
+        attended = shared(h.tensor.new_empty(len(runs), config.num_heads * config.head_dim))
+        inner = shared(h.tensor.new_empty(len(runs), config.intermediate_size))
         for index, (layer, norms) in enumerate(zip(self._weights.layers, self._norms, strict=True)):
-            kernels.add_norm(x, delta.array, norms.input, self._eps, h.array)
+            kernels.add_norm(x, delta, norms.input, self._eps, h.array)
             qkv = self._linear(layer.qkv, h, rows, index, 0)
-            self._attend(qkv.array, norms, index, rows, attended.array)
+            self._attend(qkv, norms, index, rows, attended.array)
             delta = self._linear(layer.o, attended, rows, index, 1)
-            kernels.add_norm(x, delta.array, norms.post, self._eps, h.array)
+            kernels.add_norm(x, delta, norms.post, self._eps, h.array)
             gate_up = self._linear(layer.gate_up, h, rows, index, 2)
-            layer_loops.gate(gate_up.array, inner.array)
+            layer_loops.gate(gate_up, inner.array)
             delta = self._linear(layer.down, inner, rows, index, 3)
-        kernels.add_norm(x, delta.array, self._last_norm, self._eps, h.array)
+        kernels.add_norm(x, delta, self._last_norm, self._eps, h.array)
         return h.tensor
 
-    def _linear(self, linear: PackedLinear, x: _Shared, rows: _Rows, layer: int, fused: int) -> _Shared:
-        y = _shared(linear(x.tensor))
+    def _linear(self, linear: PackedLinear, x: Shared, rows: _Rows, layer: int, fused: int) -> Array:
+        y = linear(x)
         if rows.lora is not None:
-            rows.lora.add_rows(y.array, x.array, layer, fused)
+            rows.lora.add_rows(y, x.array, layer, fused)
         return y
 
     def _attend(self, qkv: Array, norms: _Norms, layer: int, rows: _Rows, out: Array) -> None:
@@ -128,7 +120,3 @@ class DecodePass:
 def _norms(layer: LayerWeights) -> _Norms:
     q, k = (None if weight is None else as_array(weight) for weight in (layer.q_norm, layer.k_norm))
     return _Norms(as_array(layer.input_norm), as_array(layer.post_norm), q, k)
-
-
-def _shared(tensor: torch.Tensor) -> _Shared:
-    return _Shared(tensor, as_array(tensor))

@@ -1,41 +1,88 @@
-"""A frozen linear layer in the forms that suit its batch: few rows wait for memory, many for arithmetic.
+"""A frozen linear layer in the forms that suit its batch.
 
-Up to FEW_ROWS rows are multiplied with 4-bit weights where those lose nothing: base weights that came out of a 4-bit
-file are recovered exactly up to the rounding of bfloat16. More rows use weights that oneDNN has packed once.
+Many rows, a prompt's, wait for arithmetic and use the weights as they were given. The few rows of a decode step wait
+for memory as well and use smaller weights: bytes where the processor multiplies them, else 4 bits where those lose
+nothing, as with base weights that came out of a 4-bit file.
 """
 
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
 import torch
 from torch import nn
 
+from tunery.modeling.compiled import Array, as_array
+from tunery.serving.forward.eight_bit import EightBit, group_steps
+from tunery.serving.forward.eight_bit import fits as fits_bytes
+
+Few = Literal["8bit", "4bit", "full"]
+"""What few rows are multiplied with."""
+
 GROUP = 32  # weights that share a scale and a minimum: the group of GGUF's Q4_1
-FEW_ROWS = 5  # beyond it packed bfloat16 is faster: measured, see docs/serving.md
+FOUR_BIT_ROWS = 5  # beyond it packed bfloat16 is faster: measured, see docs/serving.md
 # Share of the weights' norm that may get lost by 4 bits. bfloat16 itself loses 0.0017.
 LOSSLESS = 0.006
+
+
+class Shared(NamedTuple):
+    """The same memory for torch and for the loops: making one costs as much as a short loop."""
+
+    tensor: torch.Tensor
+    array: Any
+
+
+def shared(tensor: torch.Tensor) -> Shared:
+    return Shared(tensor, as_array(tensor))
 
 
 class PackedLinear:
     """y = x Wᵀ + b for a frozen W [out, in]."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None, *, four_bit: bool = False) -> None:
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        *,
+        few: Few = "full",
+        products: torch.dtype | None = None,
+    ) -> None:
+        """products: the type for exact products of many rows, see modeling.product_dtype; None: the weights' own."""
         self.out_features, self.in_features = weight.shape
         self.bias = bias
-        self._few = FourBit.pack(weight) if four_bit else None
-        self._many = _pack(weight)
-        self._dense = weight if self._many is None else None
+        self._bytes: EightBit | None = None
+        self._four_bit: FourBit | None = None
+        if few == "8bit" and fits_bytes(*weight.shape):
+            self._bytes = EightBit(weight, bias, most=15 if loses_nothing(weight) else 255)
+        elif few == "4bit":
+            self._four_bit = FourBit.pack(weight)
+        # To widen weights for a few rows takes longer than their product.
+        self._products = products if products and self._bytes else weight.dtype
+        self._packed = _pack(weight) if self._products is weight.dtype else None
+        self._dense = weight if self._packed is None else None
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x [N, in] → [N, out]."""
-        if self._few is not None and x.shape[0] <= FEW_ROWS:
-            y = self._few(x)
+    def __call__(self, x: Shared, dtype: type[np.generic] | None = None) -> Array:
+        """Few rows: x [N, in] → [N, out] of that type, as the loops read it; None: that of x."""
+        if self._bytes is not None:
+            y = np.empty((len(x.array), self.out_features), dtype or x.array.dtype)
+            self._bytes(x.array, y)
+            return y
+        made = self._few(x.tensor)
+        return as_array(made.float() if dtype is np.float32 else made)
+
+    def _few(self, x: torch.Tensor) -> torch.Tensor:
+        if self._four_bit is not None and len(x) <= FOUR_BIT_ROWS:
+            y = self._four_bit(x)
             return y if self.bias is None else y.add_(self.bias)
         return self.exact(x)
 
     def exact(self, x: torch.Tensor) -> torch.Tensor:
-        """With the weights as they were given, whatever the number of rows."""
-        if self._many is not None:
-            return torch.ops.mkldnn._linear_pointwise(x, self._many, self.bias, "none", [], "")
+        """With the weights as they were given. x [N, in] → [N, out]."""
+        if self._packed is not None:
+            return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
         assert self._dense is not None
-        return nn.functional.linear(x, self._dense, self.bias)
+        wide = self._products
+        bias = None if self.bias is None else self.bias.to(wide)
+        return nn.functional.linear(x.to(wide), self._dense.to(wide), bias).to(x.dtype)
 
 
 def _pack(weight: torch.Tensor) -> torch.Tensor | None:
@@ -57,28 +104,18 @@ class FourBit:
 
     @classmethod
     def pack(cls, weight: torch.Tensor) -> "FourBit":
-        steps, scale, zero = quantise(weight)
-        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(steps, 1)
+        steps, scale, low = group_steps(weight, 15)
+        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(steps.int(), 1)
         # The kernel computes (step - 8) · scale + zero; its pairs lie as [groups, out, 2].
-        pairs = torch.stack((scale, zero), dim=-1).transpose(0, 1).contiguous()
+        pairs = torch.stack((scale, low + 8 * scale), dim=-1).transpose(0, 1).contiguous()
         return cls(packed, pairs.to(torch.bfloat16))
-
-
-def quantise(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """steps [out, in] int32 in 0…15, scale and zero [out, in / 32]: weight ≈ (steps - 8) · scale + zero."""
-    out_features, in_features = weight.shape
-    groups = weight.float().view(out_features, in_features // GROUP, GROUP)
-    low, high = groups.amin(-1), groups.amax(-1)
-    scale = (high - low).div(15).clamp(min=1e-12)
-    steps = ((groups - low.unsqueeze(-1)) / scale.unsqueeze(-1)).round().clamp(0, 15)
-    return steps.int().view(out_features, in_features), scale, low + 8 * scale
 
 
 def loses_nothing(weight: torch.Tensor) -> bool:
     """Whether 4-bit groups carry these weights, as they do when the weights came from such a file."""
     if weight.dtype is not torch.bfloat16 or weight.shape[1] % GROUP or weight.shape[0] % 16:
         return False
-    steps, scale, zero = quantise(weight)
-    recovered = (steps.view(*scale.shape, GROUP) - 8) * scale.unsqueeze(-1) + zero.unsqueeze(-1)
+    steps, scale, low = group_steps(weight, 15)
+    recovered = steps.view(*scale.shape, GROUP) * scale.unsqueeze(-1) + low.unsqueeze(-1)
     original = weight.float().view_as(recovered)
     return bool((recovered - original).norm() <= LOSSLESS * original.norm())

@@ -1,5 +1,7 @@
 """The forward passes: many tokens of few sequences (prefill, here), one token of many (decode.py)."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch.nn import functional
@@ -10,7 +12,7 @@ from tunery.serving.forward.adapters import Adapter, no_adapter
 from tunery.serving.forward.config import ModelConfig
 from tunery.serving.forward.decode import DecodePass, Run
 from tunery.serving.forward.kv import KeyValueCache
-from tunery.serving.forward.linear import PackedLinear
+from tunery.serving.forward.linear import PackedLinear, shared
 from tunery.serving.forward.lora import Lora, LoraPass
 from tunery.serving.forward.rope import rope_tables, rotate_
 from tunery.serving.forward.weights import LayerWeights, ModelWeights
@@ -48,8 +50,10 @@ class Model:
         self.decode([run])
 
     @torch.inference_mode()
-    def prefill(self, runs: list[Run]) -> torch.Tensor:
+    def prefill(self, runs: list[Run], *, exact: bool = False) -> torch.Tensor:
         """Hidden states [N, hidden] of all tokens, after the final norm. Their keys and values are in the cache.
+
+        `exact`: with the weights as they were given.
 
         Runs may read blocks that other runs of the same call write: a layer's keys are all written before one is read.
         """
@@ -61,6 +65,7 @@ class Model:
             spans.append(_Span(run, first, block_size, self.weights.dtype))
             first = spans[-1].rows.stop
         lora = self._lora.over([(run.adapter, len(run.token_ids)) for run in runs])
+        linear = partial(self._linear, lora, exact)
         ids = torch.tensor([token for run in runs for token in run.token_ids])
         positions = torch.cat([torch.arange(run.start, run.start + len(run.token_ids)) for run in runs])
         places = torch.tensor([place for run in runs for place in _places(run, block_size)])
@@ -68,15 +73,15 @@ class Model:
         x = self.weights.embedding.index_select(0, ids)
         cos, sin = self._cos.index_select(0, positions), self._sin.index_select(0, positions)
         for index, layer in enumerate(self.weights.layers):
-            qkv = self._linear(layer.qkv, self._norm(x, layer.input_norm), lora, index, 0)
+            qkv = linear(layer.qkv, self._norm(x, layer.input_norm), index, 0)
             self._position(qkv, layer, cos, sin)
             self.cache.write(index, blocks, offsets, qkv[:, self._query_width :])
             h = torch.cat([self._attend_span(index, qkv[span.rows, : self._query_width], span) for span in spans])
-            x = x + self._linear(layer.o, h, lora, index, 1)
-            gate_up = self._linear(layer.gate_up, self._norm(x, layer.post_norm), lora, index, 2)
+            x = x + linear(layer.o, h, index, 1)
+            gate_up = linear(layer.gate_up, self._norm(x, layer.post_norm), index, 2)
             inner = gate_up.new_empty(first, gate_up.shape[1] // 2)
             layer_loops.gate(as_array(gate_up), as_array(inner))
-            x = x + self._linear(layer.down, inner, lora, index, 3)
+            x = x + linear(layer.down, inner, index, 3)
         return self._norm(x, self.weights.norm)
 
     @torch.inference_mode()
@@ -86,8 +91,13 @@ class Model:
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[N, hidden] → [N, V] in fp32."""
-        return self.weights.head(hidden).float()
+        """To draw from: [N, hidden] → [N, V] in fp32."""
+        return torch.from_numpy(self.weights.head(shared(hidden), np.float32))
+
+    @torch.inference_mode()
+    def exact_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """To score with: the same from the weights as they were given."""
+        return self.weights.head.exact(hidden).float()
 
     def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         out, inverse = torch.empty_like(x), np.empty(x.shape[0], np.float32)
@@ -96,9 +106,9 @@ class Model:
         return out
 
     def _linear(
-        self, linear: PackedLinear, x: torch.Tensor, lora: LoraPass | None, layer: int, fused: int
+        self, lora: LoraPass | None, exact: bool, linear: PackedLinear, x: torch.Tensor, layer: int, fused: int
     ) -> torch.Tensor:
-        y = linear.exact(x)
+        y = linear.exact(x) if exact else torch.from_numpy(linear(shared(x))).view(x.dtype)
         if lora is not None:
             lora.add(y, x, layer, fused)
         return y

@@ -8,8 +8,10 @@ import torch
 from safetensors import safe_open
 
 from tunery.domain.errors import InvalidRequest
+from tunery.modeling.product_dtype import product_dtype
+from tunery.serving.forward import eight_bit
 from tunery.serving.forward.config import ModelConfig
-from tunery.serving.forward.linear import PackedLinear, loses_nothing
+from tunery.serving.forward.linear import Few, PackedLinear, loses_nothing
 
 # The linear layers of a decoder layer as they are computed: each name is one matrix product, its members one module.
 FUSED: dict[str, tuple[str, ...]] = {
@@ -39,7 +41,7 @@ class ModelWeights:
     norm: torch.Tensor
     head: PackedLinear
     dtype: torch.dtype
-    is_four_bit: bool  # few rows use 4-bit weights
+    few: Few
 
 
 def module_sizes(config: ModelConfig) -> dict[str, tuple[int, int]]:
@@ -78,21 +80,32 @@ class _Tensors:
         return tensor
 
 
-def load_weights(model_dir: Path, config: ModelConfig, dtype: torch.dtype, *, four_bit: bool | None) -> ModelWeights:
-    """`four_bit` None: where it loses nothing."""
+def load_weights(model_dir: Path, config: ModelConfig, dtype: torch.dtype, *, few: Few | None) -> ModelWeights:
+    """`few` None: what is fastest here and loses next to nothing. Raises InvalidRequest."""
+    if few == "8bit" and not eight_bit.is_available():
+        raise InvalidRequest("This processor does not multiply bytes (AVX-512 VNNI or AVX-VNNI): use other weights.")
     tensors = _Tensors(model_dir, dtype)
-    if four_bit is None:
-        four_bit = all(loses_nothing(weight) for weight in _probe(tensors, config))
+    few = few or _choose(tensors, config, dtype)
+    products = product_dtype(dtype, "cpu")
     embedding = tensors.get("model.embed_tokens.weight")
     head = embedding if config.tie_word_embeddings else tensors.get("lm_head.weight")
     return ModelWeights(
         embedding=embedding,
-        layers=[_layer(tensors, config, index, four_bit) for index in range(config.num_layers)],
+        layers=[_layer(tensors, config, index, few, products) for index in range(config.num_layers)],
         norm=tensors.get("model.norm.weight"),
-        head=PackedLinear(head),
+        head=PackedLinear(head, few="full" if few == "4bit" else few, products=products),
         dtype=dtype,
-        is_four_bit=four_bit,
+        few=few,
     )
+
+
+def _choose(tensors: _Tensors, config: ModelConfig, dtype: torch.dtype) -> Few:
+    """Who asks for float32 wants what float32 gives."""
+    if dtype is not torch.bfloat16:
+        return "full"
+    if eight_bit.is_available():
+        return "8bit"
+    return "4bit" if all(loses_nothing(weight) for weight in _probe(tensors, config)) else "full"
 
 
 def _probe(tensors: _Tensors, config: ModelConfig) -> Iterator[torch.Tensor]:
@@ -101,7 +114,7 @@ def _probe(tensors: _Tensors, config: ModelConfig) -> Iterator[torch.Tensor]:
         yield tensors.get(f"model.layers.{config.num_layers // 2}.{module}.weight")
 
 
-def _layer(tensors: _Tensors, config: ModelConfig, index: int, four_bit: bool) -> LayerWeights:
+def _layer(tensors: _Tensors, config: ModelConfig, index: int, few: Few, products: torch.dtype) -> LayerWeights:
     prefix = f"model.layers.{index}."
 
     def fused(name: str) -> PackedLinear:
@@ -109,7 +122,7 @@ def _layer(tensors: _Tensors, config: ModelConfig, index: int, four_bit: bool) -
         biases = [tensors.find(f"{prefix}{module}.bias") for module in FUSED[name]]
         given = [bias for bias in biases if bias is not None]
         bias = torch.cat(given) if len(given) == len(biases) else None
-        return PackedLinear(torch.cat(weights), bias, four_bit=four_bit)
+        return PackedLinear(torch.cat(weights), bias, few=few, products=products)
 
     return LayerWeights(
         input_norm=tensors.get(f"{prefix}input_layernorm.weight"),

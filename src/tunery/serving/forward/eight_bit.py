@@ -1,0 +1,147 @@
+"""Linear layers on bytes: weights as 8-bit steps, inputs rounded to 8 bits, sums exact.
+
+Groups of 32 weights of an output share a scale and a lowest value, groups of 32 inputs of a row a scale. Rows know
+nothing of each other, so a row's result is the same to the bit whatever it is computed with.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numba import prange, types
+from numba.extending import intrinsic
+
+from tunery.modeling.compiled import Array, bits_of_float, float_of_bits, inline, load, parallel, store
+from tunery.serving.forward.dot_product import GROUP, LANES, MOST_ROWS, block_product
+
+_MOST, _HALF, _TINY = np.float32(127), np.float32(0.5), np.float32(1e-30)
+_one_row, _two_rows, _four_rows, _eight_rows = map(block_product, (1, 2, 4, 8))
+
+
+def is_available() -> bool:
+    """Whether this processor multiplies bytes."""
+    return LANES > 0
+
+
+def fits(num_out: int, num_in: int) -> bool:
+    """Whether a layer of this shape divides into blocks and groups."""
+    return LANES > 0 and num_out % LANES == 0 and num_in % GROUP == 0
+
+
+class EightBit:
+    """y = x Wᵀ + b for a frozen W [out, in] that `fits`."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, *, most: int) -> None:
+        """`most`: the largest step; 15 keeps what came out of a 4-bit file as it was."""
+        steps, scale, low = group_steps(weight, most)
+        num_out, num_in = weight.shape
+        blocks, groups = num_out // LANES, num_in // GROUP
+        self._steps = _aligned(steps.view(blocks, LANES, num_in // 4, 4).transpose(1, 2).to(torch.uint8))
+        self._scales, self._lows = (
+            _aligned(values.view(blocks, LANES, groups).transpose(1, 2).to(torch.bfloat16)) for values in (scale, low)
+        )
+        self._addresses = self._steps.data_ptr(), self._scales.data_ptr(), self._lows.data_ptr()
+        self._bias = np.zeros(num_out, np.float32) if bias is None else bias.float().numpy()
+
+    def __call__(self, x: Array, y: Array) -> None:
+        """x [N, in], y [N, out]: float32, or uint16 that hold bfloat16."""
+        multiply(x, *self._addresses, self._bias, y, torch.get_num_threads())
+
+
+def group_steps(weight: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """steps [out, in] in 0…most, scale and low [out, in / 32]: weight ≈ step · scale + low."""
+    groups = weight.float().view(len(weight), -1, GROUP)
+    low = groups.amin(-1)
+    scale = (groups.amax(-1) - low).div(most).clamp(min=1e-12)
+    steps = ((groups - low.unsqueeze(-1)) / scale.unsqueeze(-1)).round().clamp(0, most)
+    return steps.view(weight.shape), scale, low
+
+
+def _aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """A contiguous copy at an address that the vector unit reads at once."""
+    room = torch.empty(tensor.numel() * tensor.element_size() + 64, dtype=torch.uint8)
+    first = -room.data_ptr() % 64
+    own = room[first : first + tensor.numel() * tensor.element_size()].view(tensor.dtype).view(tensor.shape)
+    return own.copy_(tensor)
+
+
+def _to_address() -> Any:
+    @intrinsic
+    def address(typing_context: Any, array: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            made = context.make_array(signature.args[0])(context, builder, args[0])
+            return builder.ptrtoint(made.data, context.get_value_type(types.int64))
+
+        return types.int64(array), generate
+
+    return address
+
+
+_address = _to_address()
+
+
+@parallel
+def multiply(x: Array, steps: int, scales: int, lows: int, bias: Array, y: Array, num_threads: int) -> None:
+    """y = x Wᵀ + b. x [N, in], y [N, out], bias [out] fp32; the addresses: block by block, those of block_product."""
+    num_rows, num_in = x.shape
+    num_groups, num_blocks = num_in // GROUP, y.shape[1] // LANES
+    for thread in prange(num_threads):
+        # Each thread rounds the inputs for itself: that is shorter than waiting for each other.
+        integers = np.empty((num_rows, num_in), np.int8)
+        input_scales = np.empty((num_rows, num_groups), np.float32)
+        input_sums = np.empty((num_rows, num_groups), np.float32)
+        for row in range(num_rows):
+            round_row(x[row], integers[row], input_scales[row], input_sums[row])
+        out = np.empty((MOST_ROWS, LANES), np.float32)
+        for block in range(num_blocks * thread // num_threads, num_blocks * (thread + 1) // num_threads):
+            of_steps, of_scales = block * num_in * LANES, block * num_groups * LANES * 2
+            first = 0
+            while first < num_rows:
+                count = _rows_product(
+                    num_rows - first, steps + of_steps, scales + of_scales, lows + of_scales,
+                    integers[first:], input_scales[first:], input_sums[first:], out,
+                )  # fmt: skip
+                for row in range(count):
+                    own = y[first + row]
+                    for lane in range(LANES):
+                        column = block * LANES + lane
+                        store(own, column, out[row, lane] + bias[column])
+                first += count
+
+
+@inline
+def round_row(x: Array, integers: Array, scales: Array, sums: Array) -> None:
+    """x ≈ integers · scales by group. x, integers [in], scales, sums [in / 32]: a group's sum of what it became."""
+    for group in range(len(scales)):
+        own, into = x[group * GROUP : (group + 1) * GROUP], integers[group * GROUP : (group + 1) * GROUP]
+        top = np.uint32(0)
+        for i in range(GROUP):  # as integers: see modeling.compiled.largest
+            top = max(top, bits_of_float(load(own[i])) & np.uint32(0x7FFFFFFF))
+        highest = float_of_bits(top)
+        up, total = _MOST / max(highest, _TINY), np.int32(0)
+        for i in range(GROUP):
+            value = np.int32(np.floor(load(own[i]) * up + _HALF))
+            into[i] = value
+            total += value
+        scales[group] = highest / _MOST
+        sums[group] = scales[group] * np.float32(total)
+
+
+@inline
+def _rows_product(
+    most: int, steps: int, scales: int, lows: int, integers: Array, input_scales: Array, input_sums: Array, out: Array
+) -> int:
+    """A block for as many of these rows as are computed at once: gives how many."""
+    num_groups = integers.shape[1] // GROUP
+    inputs, of_scales, of_sums, into = _address(integers), _address(input_scales), _address(input_sums), _address(out)
+    if most >= 8 and MOST_ROWS == 8:
+        _eight_rows(steps, scales, lows, inputs, of_scales, of_sums, into, num_groups)
+        return 8
+    if most >= 4:
+        _four_rows(steps, scales, lows, inputs, of_scales, of_sums, into, num_groups)
+        return 4
+    if most >= 2:
+        _two_rows(steps, scales, lows, inputs, of_scales, of_sums, into, num_groups)
+        return 2
+    _one_row(steps, scales, lows, inputs, of_scales, of_sums, into, num_groups)
+    return 1

@@ -1,0 +1,90 @@
+"""The byte products against their formula."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tunery.modeling.compiled import as_array
+from tunery.serving.forward import eight_bit
+from tunery.serving.forward.eight_bit import GROUP, EightBit, fits, group_steps
+
+pytestmark = pytest.mark.skipif(not eight_bit.is_available(), reason="this processor does not multiply bytes")
+
+
+def formula(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, most: int) -> torch.Tensor:
+    """Both sides rounded in groups as the module says, multiplied in float64."""
+    steps, scale, low = group_steps(weight, most)
+    scale, low = (part.bfloat16().double().unsqueeze(-1) for part in (scale, low))
+    weight = (steps.view(*scale.shape[:2], GROUP).double() * scale + low).flatten(1)
+    groups = x.double().view(len(x), -1, GROUP)
+    unit = groups.abs().amax(-1, keepdim=True) / 127
+    rounded = (groups / unit.clamp(min=1e-30) + 0.5).floor() * unit
+    return rounded.flatten(1) @ weight.t() + bias.double()
+
+
+def multiply(linear: EightBit, x: torch.Tensor, num_out: int) -> torch.Tensor:
+    y = np.empty((len(x), num_out), np.float32)
+    linear(as_array(x), y)
+    return torch.from_numpy(y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("most", [15, 255])
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 8, 21])
+def test_products_are_those_of_the_formula(rows: int, most: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(rows)
+    weight, bias = torch.randn(48, 96).bfloat16(), torch.randn(48).bfloat16()
+    x = torch.randn(rows, 96).to(dtype)
+    x[0, :GROUP] = 0
+    x[-1, 5] = 300
+
+    expected = formula(x, weight, bias, most)
+
+    made = multiply(EightBit(weight, bias, most=most), x, 48)
+    # An input on the border of two integers may fall to either side in float32: one step of one input.
+    assert (made - expected).norm() < 1e-3 * expected.norm()
+
+
+def test_a_row_is_the_same_to_the_bit_in_any_company() -> None:
+    torch.manual_seed(0)
+    linear = EightBit(torch.randn(64, 128).bfloat16(), None, most=255)
+    x = torch.randn(13, 128).bfloat16()
+    together = multiply(linear, x, 64)
+
+    for row in range(13):
+        assert torch.equal(multiply(linear, x[row : row + 1], 64)[0], together[row])
+
+
+def test_no_number_in_gives_no_number_out() -> None:
+    linear = EightBit(torch.randn(32, 64).bfloat16(), None, most=255)
+    for broken in (float("nan"), float("inf")):
+        x = torch.randn(2, 64)
+        x[0, 40] = broken
+        made = multiply(linear, x, 32)
+        assert not made[0].isfinite().any() and made[1].isfinite().all()
+
+
+def test_shapes_that_do_not_divide_are_left_to_others() -> None:
+    assert fits(64, 64)
+    assert not fits(97, 64) and not fits(64, 48)
+
+
+def test_the_narrow_form_computes_the_same(tmp_path: Path) -> None:
+    """Processors without AVX-512 compute eight outputs at once; those with it can, too."""
+    script = """
+import torch
+from tunery.serving.forward import dot_product
+dot_product.LANES, dot_product.MOST_ROWS = 8, 4
+from tests.serving.test_eight_bit import EightBit, formula, multiply
+torch.manual_seed(0)
+weight, bias, x = torch.randn(24, 96).bfloat16(), torch.randn(24).bfloat16(), torch.randn(7, 96)
+made, expected = multiply(EightBit(weight, bias, most=255), x, 24), formula(x, weight, bias, 255)
+assert (made - expected).norm() < 1e-3 * expected.norm()
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
