@@ -73,7 +73,7 @@ def wait_until_up(url: str, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            if httpx.get(f"{url}/health").status_code == 200:
+            if httpx.get(f"{url}/health").json()["status"] == "ok":
                 return
         except httpx.TransportError:
             pass

@@ -23,7 +23,7 @@ def formula(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, most: int
     weight = (steps.view(*scale.shape[:2], GROUP).double() * scale + low).flatten(1)
     groups = x.double().view(len(x), -1, GROUP)
     unit = groups.abs().amax(-1, keepdim=True) / 127
-    rounded = (groups / unit.clamp(min=1e-30) + 0.5).floor() * unit
+    rounded = (groups / unit.clamp(min=1e-30)).round() * unit
     return rounded.flatten(1) @ weight.t() + bias.double()
 
 

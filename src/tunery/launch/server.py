@@ -125,9 +125,11 @@ class Server:
     def start(self, stop: threading.Event) -> Address | None:
         """Start every part and wait until the API reports them all up. None when `stop` was set meanwhile.
 
-        The first key is made at the end, so that a start that fails does not make one nobody sees.
-        Raises ServerFailed.
+        A key that is given works from the first request on. One that is made is made at the end, so that a start that
+        fails does not make one nobody sees. Raises ServerFailed.
         """
+        if self._settings.api_key:
+            self._first_key()
         for child in self._children:
             child.start()
         deadline = time.monotonic() + START_TIMEOUT_S

@@ -4,6 +4,7 @@ Groups of 32 weights of an output share a scale and a lowest value, groups of 32
 nothing of each other, so a row's result is the same to the bit whatever it is computed with.
 """
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,20 @@ import torch
 from numba import prange, types
 from numba.extending import intrinsic
 
-from tunery.modeling.compiled import Array, bits_of_float, float_of_bits, inline, load, parallel, store
+from tunery.modeling.compiled import (
+    Array,
+    as_array,
+    bits_of_float,
+    float_of_bits,
+    inline,
+    kernel,
+    load,
+    parallel,
+    store,
+)
 from tunery.serving.forward.dot_product import GROUP, LANES, MOST_ROWS, block_product
 
-_MOST, _HALF, _TINY = np.float32(127), np.float32(0.5), np.float32(1e-30)
+_MOST, _TINY = np.float32(127), np.float32(1e-30)
 _one_row, _two_rows, _four_rows, _eight_rows = map(block_product, (1, 2, 4, 8))
 
 
@@ -33,13 +44,12 @@ class EightBit:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, *, most: int) -> None:
         """`most`: the largest step; 15 keeps what came out of a 4-bit file as it was."""
-        steps, scale, low = group_steps(weight, most)
         num_out, num_in = weight.shape
         blocks, groups = num_out // LANES, num_in // GROUP
-        self._steps = _aligned(steps.view(blocks, LANES, num_in // 4, 4).transpose(1, 2).to(torch.uint8))
-        self._scales, self._lows = (
-            _aligned(values.view(blocks, LANES, groups).transpose(1, 2).to(torch.bfloat16)) for values in (scale, low)
-        )
+        self._steps = _aligned((blocks, num_in // 4, LANES, 4), torch.uint8)
+        self._scales, self._lows = (_aligned((blocks, groups, LANES), torch.bfloat16) for _ in range(2))
+        into = as_array(self._steps), as_array(self._scales), as_array(self._lows)
+        pack(as_array(weight.contiguous()), np.float32(most), *into)
         self._addresses = self._steps.data_ptr(), self._scales.data_ptr(), self._lows.data_ptr()
         self._bias = np.zeros(num_out, np.float32) if bias is None else bias.float().numpy()
 
@@ -57,12 +67,30 @@ def group_steps(weight: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Te
     return steps.view(weight.shape), scale, low
 
 
-def _aligned(tensor: torch.Tensor) -> torch.Tensor:
-    """A contiguous copy at an address that the vector unit reads at once."""
-    room = torch.empty(tensor.numel() * tensor.element_size() + 64, dtype=torch.uint8)
+def _aligned(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Memory at an address that the vector unit reads at once."""
+    size = prod(shape) * dtype.itemsize
+    room = torch.empty(size + 64, dtype=torch.uint8)
     first = -room.data_ptr() % 64
-    own = room[first : first + tensor.numel() * tensor.element_size()].view(tensor.dtype).view(tensor.shape)
-    return own.copy_(tensor)
+    return room[first : first + size].view(dtype).view(shape)
+
+
+@kernel
+def pack(weight: Array, most: np.float32, steps: Array, scales: Array, lows: Array) -> None:
+    """group_steps in the layout of block_product: weight [out, in]; the others begin with the blocks [out / LANES]."""
+    for row in range(weight.shape[0]):
+        block, lane = row // LANES, row % LANES
+        for group in range(weight.shape[1] // GROUP):
+            own = weight[row, group * GROUP : (group + 1) * GROUP]
+            low = high = load(own[0])
+            for i in range(1, GROUP):
+                low, high = min(low, load(own[i])), max(high, load(own[i]))
+            scale = max((high - low) / most, np.float32(1e-12))
+            store(scales[block, group], lane, scale)
+            store(lows[block, group], lane, low)
+            for i in range(GROUP):
+                place = group * GROUP + i
+                steps[block, place // 4, lane, place % 4] = np.uint8(np.rint((load(own[i]) - low) / scale))
 
 
 def _to_address() -> Any:
@@ -120,7 +148,7 @@ def round_row(x: Array, integers: Array, scales: Array, sums: Array) -> None:
         highest = float_of_bits(top)
         up, total = _MOST / max(highest, _TINY), np.int32(0)
         for i in range(GROUP):
-            value = np.int32(np.floor(load(own[i]) * up + _HALF))
+            value = np.int32(np.rint(load(own[i]) * up))
             into[i] = value
             total += value
         scales[group] = highest / _MOST

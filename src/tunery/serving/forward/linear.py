@@ -44,15 +44,19 @@ class PackedLinear:
         bias: torch.Tensor | None = None,
         *,
         few: Few = "full",
+        most: int = 255,
         products: torch.dtype | None = None,
     ) -> None:
-        """products: the type for exact products of many rows, see modeling.product_dtype; None: the weights' own."""
+        """most: the largest step of bytes; 15 keeps what came out of a 4-bit file as it was.
+
+        products: the type for exact products, see modeling.product_dtype; None: the weights' own.
+        """
         self.out_features, self.in_features = weight.shape
         self.bias = bias
         self._bytes: EightBit | None = None
         self._four_bit: FourBit | None = None
         if few == "8bit" and fits_bytes(*weight.shape):
-            self._bytes = EightBit(weight, bias, most=15 if loses_nothing(weight) else 255)
+            self._bytes = EightBit(weight, bias, most=most)
         elif few == "4bit":
             self._four_bit = FourBit.pack(weight)
         # To widen weights for a few rows takes longer than their product.

@@ -1,7 +1,8 @@
 """Reads a model dir's safetensors into fused and packed layers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -85,13 +86,15 @@ def load_weights(model_dir: Path, config: ModelConfig, dtype: torch.dtype, *, fe
     if few == "8bit" and not eight_bit.is_available():
         raise InvalidRequest("This processor does not multiply bytes (AVX-512 VNNI or AVX-VNNI): use other weights.")
     tensors = _Tensors(model_dir, dtype)
-    few = few or _choose(tensors, config, dtype)
+    is_coarse = all(loses_nothing(weight) for weight in _probe(tensors, config))
+    few = few or _choose(dtype, is_coarse=is_coarse)
     products = product_dtype(dtype, "cpu")
+    linear = partial(PackedLinear, few=few, most=15 if is_coarse else 255, products=products)
     embedding = tensors.get("model.embed_tokens.weight")
     head = embedding if config.tie_word_embeddings else tensors.get("lm_head.weight")
     return ModelWeights(
         embedding=embedding,
-        layers=[_layer(tensors, config, index, few, products) for index in range(config.num_layers)],
+        layers=[_layer(tensors, config, index, linear) for index in range(config.num_layers)],
         norm=tensors.get("model.norm.weight"),
         head=PackedLinear(head, few="full" if few == "4bit" else few, products=products),
         dtype=dtype,
@@ -99,13 +102,12 @@ def load_weights(model_dir: Path, config: ModelConfig, dtype: torch.dtype, *, fe
     )
 
 
-def _choose(tensors: _Tensors, config: ModelConfig, dtype: torch.dtype) -> Few:
-    """Who asks for float32 wants what float32 gives."""
+def _choose(dtype: torch.dtype, *, is_coarse: bool) -> Few:
     if dtype is not torch.bfloat16:
-        return "full"
+        return "full"  # who asks for float32 wants what float32 gives
     if eight_bit.is_available():
         return "8bit"
-    return "4bit" if all(loses_nothing(weight) for weight in _probe(tensors, config)) else "full"
+    return "4bit" if is_coarse else "full"
 
 
 def _probe(tensors: _Tensors, config: ModelConfig) -> Iterator[torch.Tensor]:
@@ -114,7 +116,12 @@ def _probe(tensors: _Tensors, config: ModelConfig) -> Iterator[torch.Tensor]:
         yield tensors.get(f"model.layers.{config.num_layers // 2}.{module}.weight")
 
 
-def _layer(tensors: _Tensors, config: ModelConfig, index: int, few: Few, products: torch.dtype) -> LayerWeights:
+def _layer(
+    tensors: _Tensors,
+    config: ModelConfig,
+    index: int,
+    linear: Callable[[torch.Tensor, torch.Tensor | None], PackedLinear],
+) -> LayerWeights:
     prefix = f"model.layers.{index}."
 
     def fused(name: str) -> PackedLinear:
@@ -122,7 +129,7 @@ def _layer(tensors: _Tensors, config: ModelConfig, index: int, few: Few, product
         biases = [tensors.find(f"{prefix}{module}.bias") for module in FUSED[name]]
         given = [bias for bias in biases if bias is not None]
         bias = torch.cat(given) if len(given) == len(biases) else None
-        return PackedLinear(torch.cat(weights), bias, few=few, products=products)
+        return linear(torch.cat(weights), bias)
 
     return LayerWeights(
         input_norm=tensors.get(f"{prefix}input_layernorm.weight"),
