@@ -121,6 +121,8 @@ def test_widened_products_are_the_exact_ones_rounded() -> None:
 def test_smaller_weights_move_the_real_models_loss_by_less_than_half_a_percent(base_model_dir: Path, few: Few) -> None:
     from tunery.datasets.render import Renderer
 
+    if few == "8bit" and not eight_bit.is_available():
+        pytest.skip("this processor does not multiply bytes")
     text = "The harbour was quiet that morning. A few boats came back with fish, and the market opened at nine o'clock."
     ids = Renderer.from_dir(base_model_dir).encode(text * 2)
     losses = []
