@@ -44,9 +44,10 @@ def _documented() -> Iterator[tuple[str, str]]:
     for module in MODULES.split():
         for name, value in sorted(vars(importlib.import_module(module)).items()):
             text = inspect.getdoc(value) if callable(value) and not name.startswith("_") else None
-            if text and text not in seen:
-                seen.add(text)
-                yield f"{module}.{name}", text.split("\n\n")[0].replace("\n", " ").strip()
+            paragraph = (text or "").split("\n\n")[0].replace("\n", " ").strip()
+            if paragraph and paragraph not in seen:
+                seen.add(paragraph)
+                yield f"{module}.{name}", paragraph
 
 
 def _write(path: Path, rows: list[list[dict[str, str]]]) -> Path:

@@ -26,7 +26,9 @@ def test_a_given_key_is_known_before_the_parts_are_up(tmp_path: Path, tiny_model
     at_once.set()
     try:
         assert server.start(at_once) is None
-        with database.connect(settings.resolved_database_url).connect() as conn:
+        engine = database.connect(settings.resolved_database_url)
+        with engine.connect() as conn:
             assert tenants.find_key_by_prefix(conn, lookup_prefix(KEY)) is not None
+        engine.dispose()
     finally:
         server.stop()

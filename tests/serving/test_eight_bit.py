@@ -69,6 +69,15 @@ def test_no_number_in_gives_no_number_out() -> None:
         assert not made[0].isfinite().any() and made[1].isfinite().all()
 
 
+@pytest.mark.parametrize("place", [0, 37])
+def test_a_broken_weight_is_noticed(place: int) -> None:
+    weight = torch.randn(32, 64)
+    weight[3, place] = float("nan")
+    made = multiply(EightBit(weight, None, most=255), torch.randn(2, 64), 32)
+    assert made[:, 3].isnan().all()
+    assert made[:, 4:].isfinite().all()
+
+
 def test_shapes_that_do_not_divide_are_left_to_others() -> None:
     assert fits(64, 64)
     assert not fits(97, 64) and not fits(64, 48)
@@ -87,4 +96,4 @@ made, expected = multiply(EightBit(weight, bias, most=255), x, 24), formula(x, w
 assert (made - expected).norm() < 1e-3 * expected.norm()
 """
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment, cwd=Path(__file__).parents[2])

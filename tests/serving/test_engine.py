@@ -11,6 +11,7 @@ from tests.serving.conftest import make_settings
 from tests.serving.peft_adapters import generate, model_with, write_adapter
 from tests.serving.running import LocalEngine, generation, tokens
 from tunery.domain.errors import InvalidRequest, NotFound
+from tunery.serving.forward import eight_bit
 
 NUM_TOKENS = 24
 ADAPTERS = [None, "full", "wide", "attention", "mlp"]
@@ -91,6 +92,26 @@ def test_projects_do_not_share_prefixes(engine: LocalEngine) -> None:
     again = engine.run(generation(ids, salt="two"))[0]
 
     assert [answer[-1].num_cached_tokens for answer in (first, other, again)] == [0, 0, 32]
+
+
+@pytest.mark.skipif(not eight_bit.is_available(), reason="this processor does not multiply bytes")
+def test_a_scored_prompt_and_its_neighbour_leave_each_other_alone(tiny_model_dir: Path) -> None:
+    """One is computed with the weights as they were given, the other on bytes."""
+    with LocalEngine(make_settings(tiny_model_dir, dtype="bfloat16", weights="8bit")) as local:
+
+        def scored():
+            return generation(prompt(4, 50), max_tokens=0, prompt_logprobs=0)
+
+        def drawn(salt: str):
+            return generation(prompt(5, 40), max_tokens=3, salt=salt)
+
+        alone = [local.run(scored())[0], local.run(drawn("one"))[0]]
+        together = local.run(scored(), drawn("two"))
+        unscored = local.run(generation(prompt(4, 50), max_tokens=1))[0]
+    for one, other in zip(alone, together, strict=True):
+        assert [output.logprobs for output in one] == [output.logprobs for output in other]
+        assert one[-1].prompt_logprobs == other[-1].prompt_logprobs
+    assert unscored[-1].prompt_logprobs is None
 
 
 def test_prompt_logprobs_equal_the_models_own(engine: LocalEngine, tiny_model_dir: Path, adapters: dict) -> None:

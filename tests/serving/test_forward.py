@@ -9,14 +9,16 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from tunery.domain.errors import InvalidRequest
+from tunery.serving import build
 from tunery.serving.forward import eight_bit
 from tunery.serving.forward.config import read_config
 from tunery.serving.forward.eight_bit import group_steps
 from tunery.serving.forward.kv import KeyValueCache
-from tunery.serving.forward.linear import FOUR_BIT_ROWS, Few, PackedLinear, loses_nothing, shared
+from tunery.serving.forward.linear import FOUR_BIT_ROWS, PackedLinear, Precision, loses_nothing, shared
 from tunery.serving.forward.model import Model, Run
 from tunery.serving.forward.weights import load_weights
 
+needs_bytes = pytest.mark.skipif(not eight_bit.is_available(), reason="this processor does not multiply bytes")
 SHAPE: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 256, "initializer_range": 0.1,
@@ -34,9 +36,9 @@ CONFIGS = {
 }
 
 
-def make_model(folder: Path, dtype: torch.dtype, *, few: Few | None = "full") -> Model:
+def make_model(folder: Path, dtype: torch.dtype, *, precision: Precision | None = "full") -> Model:
     config = read_config(folder)
-    weights = load_weights(folder, config, dtype, few=few)
+    weights = load_weights(folder, config, dtype, precision=precision)
     return Model(config, weights, KeyValueCache(config, 32, 16, dtype))
 
 
@@ -100,49 +102,76 @@ def test_four_bit_weights_are_recovered_and_others_are_not_taken_for_them() -> N
 def test_four_bits_of_few_rows_agree_with_the_exact_product() -> None:
     torch.manual_seed(0)
     weight = four_bit_weight(64, 128)
-    packed = PackedLinear(weight, torch.randn(64).to(torch.bfloat16), few="4bit")
+    packed = PackedLinear(weight, torch.randn(64).to(torch.bfloat16), precision="4bit")
     for rows in (FOUR_BIT_ROWS, FOUR_BIT_ROWS + 1):
         x = torch.randn(rows, 128).to(torch.bfloat16)
         few, exact = torch.from_numpy(packed(shared(x), np.float32)), packed.exact(x).float()
         assert (few - exact).norm() < 0.02 * exact.norm()  # both round to 8 bits
+        assert torch.equal(packed.prompt(x).float(), exact)  # however few its rows
 
 
+@needs_bytes
 def test_widened_products_are_the_exact_ones_rounded() -> None:
     torch.manual_seed(0)
     weight, bias = torch.randn(64, 128).bfloat16(), torch.randn(64).bfloat16()
     x = torch.randn(40, 128).bfloat16()
-    wide = PackedLinear(weight, bias, few="8bit", products=torch.float32).exact(x)
+    wide = PackedLinear(weight, bias, precision="8bit", products=torch.float32).exact(x)
 
     expected = torch.nn.functional.linear(x.float(), weight.float(), bias.float()).bfloat16()
     assert torch.equal(wide, expected)
 
 
-@pytest.mark.parametrize("few", ["8bit", "4bit"])
-def test_smaller_weights_move_the_real_models_loss_by_less_than_half_a_percent(base_model_dir: Path, few: Few) -> None:
+@pytest.mark.parametrize("precision", ["8bit", "4bit"])
+def test_smaller_weights_move_the_real_models_loss_by_less_than_half_a_percent(
+    base_model_dir: Path, precision: Precision
+) -> None:
     from tunery.datasets.render import Renderer
 
-    if few == "8bit" and not eight_bit.is_available():
+    if precision == "8bit" and not eight_bit.is_available():
         pytest.skip("this processor does not multiply bytes")
     text = "The harbour was quiet that morning. A few boats came back with fish, and the market opened at nine o'clock."
     ids = Renderer.from_dir(base_model_dir).encode(text * 2)
     losses = []
-    for weights in (few, "full"):
-        model = make_model(base_model_dir, torch.bfloat16, few=weights)
+    for weights in (precision, "full"):
+        model = make_model(base_model_dir, torch.bfloat16, precision=weights)
         logits = torch.cat([model.decode([Run([token], i, list(range(8)), None)]) for i, token in enumerate(ids)])
         losses.append(float(torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:]))))
 
     assert losses[0] == pytest.approx(losses[1], rel=0.005)
 
 
-def test_what_few_rows_use_is_chosen_by_the_processor_and_the_weights(
+@needs_bytes
+def test_prompts_use_bytes_unless_they_are_to_be_exact(base_model_dir: Path) -> None:
+    ids, table = list(range(300, 340)), list(range(8))
+    by_bytes = make_model(base_model_dir, torch.bfloat16, precision="8bit")
+    plain = by_bytes.prefill([Run(ids, 0, table, None)]).float()
+    exact = by_bytes.prefill([Run(ids, 0, table, None)], exact=True).float()
+    reference = make_model(base_model_dir, torch.float32).prefill([Run(ids, 0, table, None)])
+
+    def distance(hidden: torch.Tensor) -> float:
+        return float((hidden - reference).norm() / reference.norm())
+
+    assert distance(exact) < distance(plain) < 0.1
+
+
+@pytest.mark.parametrize("has_bytes", [True, False])
+def test_the_type_is_chosen_by_what_the_processor_is_fast_at(has_bytes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eight_bit, "is_available", lambda: has_bytes)
+    for products in (torch.bfloat16, torch.float32):
+        monkeypatch.setattr(build, "product_dtype", lambda dtype, device, products=products: products)
+        assert build.choose_dtype("auto") is (torch.bfloat16 if has_bytes else products)
+    assert build.choose_dtype("float32") is torch.float32
+
+
+def test_the_precision_is_chosen_by_the_processor_and_the_weights(
     base_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert make_model(base_model_dir, torch.float32, few=None).weights.few == "full"
+    assert make_model(base_model_dir, torch.float32, precision=None).weights.precision == "full"
     for has_bytes, chosen in ((True, "8bit"), (False, "4bit")):
         monkeypatch.setattr(eight_bit, "is_available", lambda has_bytes=has_bytes: has_bytes)
-        assert make_model(base_model_dir, torch.bfloat16, few=None).weights.few == chosen
+        assert make_model(base_model_dir, torch.bfloat16, precision=None).weights.precision == chosen
     with pytest.raises(InvalidRequest, match="does not multiply bytes"):
-        make_model(base_model_dir, torch.bfloat16, few="8bit")
+        make_model(base_model_dir, torch.bfloat16, precision="8bit")
 
 
 def test_unknown_architectures_are_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from hashlib import sha256
 import torch
 
 from tunery.datasets.render import Renderer
+from tunery.modeling.product_dtype import product_dtype
 from tunery.serving.blocks import BlockPool
 from tunery.serving.constraints import Grammars
 from tunery.serving.engine import Engine
@@ -32,7 +33,7 @@ def build_service(settings: EngineSettings, loop: asyncio.AbstractEventLoop) -> 
         settings.model_dir,
         config,
         dtype=choose_dtype(settings.dtype),
-        few=None if settings.weights == "auto" else settings.weights,
+        precision=None if settings.weights == "auto" else settings.weights,
         cache_bytes=settings.cache_bytes,
         block_size=settings.block_size,
         grammars=grammars,
@@ -59,14 +60,13 @@ def build_service(settings: EngineSettings, loop: asyncio.AbstractEventLoop) -> 
 
 
 def choose_dtype(name: str) -> torch.dtype:
-    """`auto`: bfloat16 where the processor computes with it or multiplies bytes instead, else float32."""
+    """`auto`: bfloat16 where the processor is fast at it or multiplies bytes instead, else float32."""
     if name != "auto":
         return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
-    is_fast = eight_bit.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if is_fast else torch.float32
+    return torch.bfloat16 if eight_bit.is_available() else product_dtype(torch.bfloat16, "cpu")
 
 
 def _fingerprint(settings: EngineSettings, runner: Runner) -> str:
     """Changes when answers to the same seed may change."""
-    text = f"{settings.model_dir.name} {runner.dtype} {runner.few} {torch.__version__}"
+    text = f"{settings.model_dir.name} {runner.dtype} {runner.precision} {torch.__version__}"
     return "fp_" + sha256(text.encode()).hexdigest()[:10]

@@ -10,7 +10,7 @@ from tunery.serving.constraints import Grammars
 from tunery.serving.forward.adapters import Adapter, read_adapter
 from tunery.serving.forward.config import ModelConfig
 from tunery.serving.forward.kv import KeyValueCache, block_bytes
-from tunery.serving.forward.linear import Few
+from tunery.serving.forward.linear import Precision
 from tunery.serving.forward.model import Model, Run
 from tunery.serving.forward.weights import load_weights
 from tunery.serving.requests import SamplingParams, TokenLogprob
@@ -19,7 +19,7 @@ from tunery.serving.sequence import Batch, Scheduled
 
 # Logits of so many positions at a time when a prompt's log-probabilities are asked for: 64 × V × 4 bytes.
 _LOGPROB_ROWS = 64
-# Five for every number of answers at once, and those of the last prompts' lengths.
+# Five for every number of answers at once where they are no bytes, and those of the last prompts' lengths.
 _KEPT_PRODUCTS = 128
 
 
@@ -47,12 +47,12 @@ class Runner:
         config: ModelConfig,
         *,
         dtype: torch.dtype,
-        few: Few | None,
+        precision: Precision | None,
         cache_bytes: int,
         block_size: int,
         grammars: Grammars,
     ) -> None:
-        """Reads the weights. `few`: what they are multiplied as; None: chosen.
+        """Reads the weights. `precision` None: chosen.
 
         `cache_bytes` buys whole blocks, never fewer than one full context needs.
         """
@@ -62,8 +62,8 @@ class Runner:
         self.num_blocks = max(
             cache_bytes // block_bytes(config, block_size, dtype), -(-config.context_length // block_size)
         )
-        weights = load_weights(model_dir, config, dtype, few=few)
-        self.few = weights.few
+        weights = load_weights(model_dir, config, dtype, precision=precision)
+        self.precision = weights.precision
         self._cache = KeyValueCache(config, self.num_blocks, block_size, dtype)
         self._model = Model(config, weights, self._cache)
         self._model.warm_up()
@@ -107,8 +107,13 @@ class Runner:
     def execute(self, batch: Batch) -> dict[str, Sampled]:
         """Compute every run and draw a token for each that reached its sequence's end, by sequence id."""
         result: dict[str, Sampled] = {}
-        if batch.prefill:
-            self._prefill(batch.prefill, result)
+        # What is to be compared with a trainer's numbers is computed as the trainer does, and by itself: the others'
+        # must not depend on it.
+        scored = [item for item in batch.prefill if self._is_scored(item)]
+        plain = [item for item in batch.prefill if not self._is_scored(item)]
+        for items, exact in ((plain, False), (scored, True)):
+            if items:
+                self._prefill(items, result, exact=exact)
         if batch.decode:
             # Neighbours of one adapter find its matrices in the cache.
             items = sorted(batch.decode, key=lambda item: item.sequence.adapter or "")
@@ -116,12 +121,13 @@ class Runner:
             self._sample(logits, [item.sequence.id for item in items], result)
         return result
 
-    def _prefill(self, items: list[Scheduled], result: dict[str, Sampled]) -> None:
+    def _is_scored(self, item: Scheduled) -> bool:
+        return self._tracked[item.sequence.id].prompt_logprobs is not None
+
+    def _prefill(self, items: list[Scheduled], result: dict[str, Sampled], *, exact: bool) -> None:
         # Rows of one adapter side by side are one product.
         items = sorted(items, key=lambda item: item.sequence.adapter or "")
-        # What is to be compared with a trainer's numbers is computed as the trainer does.
-        is_scored = any(self._tracked[item.sequence.id].prompt_logprobs is not None for item in items)
-        hidden = self._model.prefill([self._run(item) for item in items], exact=is_scored)
+        hidden = self._model.prefill([self._run(item) for item in items], exact=exact)
         ends: list[int] = []
         sampled: list[str] = []
         first = 0

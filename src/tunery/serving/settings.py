@@ -13,7 +13,7 @@ class EngineSettings:
     host: str
     port: int  # 0: any free one
     dtype: str  # auto, bfloat16, float32
-    weights: Literal["auto", "8bit", "4bit", "full"]  # what few rows are multiplied with
+    weights: Literal["auto", "8bit", "4bit", "full"]  # what they are multiplied as
     max_adapters: int
     cache_bytes: int
     block_size: int
@@ -36,7 +36,8 @@ def parse_arguments(arguments: list[str] | None = None) -> EngineSettings:
         "--weights",
         choices=["auto", "8bit", "4bit", "full"],
         default="auto",
-        help="of the decode steps; auto: 8bit where the processor multiplies bytes, else 4bit where that loses nothing",
+        help="auto: 8bit where the processor multiplies bytes; else 4bit for few answers at once where that loses "
+        "nothing; full with float32",
     )
     add("--max-adapters", type=int, default=64, help="adapters in memory; more may be loaded and take turns")
     add("--cache-bytes", type=int, default=1 << 30, help="memory for keys and values, running and cached")

@@ -21,7 +21,7 @@ from tunery.training.parity import write_parity
 from tunery.training.references import reference_logprobs
 from tunery.training.reports import Report
 from tunery.training.spec import TrainSpec
-from tunery.training.state import Progress, load_state
+from tunery.training.state import Progress, load_state, saved_product_dtype
 from tunery.training.step import MicroBatchLimit, Stepper
 from tunery.training.validation import Validator
 
@@ -50,7 +50,8 @@ def _assemble(workdir: Path, control: Control, report: Report) -> Loop:
     if spec.valid_file is not None:
         valid = read(spec.valid_file, spec.method, renderer, limit, param="validation_file")
     lora = spec.lora if spec.init_adapter_dir is None else LoraConfig.load(spec.init_adapter_dir)
-    model = TrainModel.load(spec.model_dir, lora, seed=spec.seed, device=device)
+    products = saved_product_dtype(workdir / "state")
+    model = TrainModel.load(spec.model_dir, lora, seed=spec.seed, device=device, products=products)
     if spec.init_adapter_dir is not None:
         load_adapter(spec.init_adapter_dir, model.layers)
     micro = MicroBatchLimit(micro_batch_tokens(model.config, device))

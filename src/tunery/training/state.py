@@ -44,7 +44,8 @@ def save_state(folder: Path, model: TrainModel, optimizer: torch.optim.Optimizer
             tensors[f"optimizer.{index}.{name}"] = value.detach().cpu()
     part = folder / f"{STATE_FILE}.part"
     try:
-        save_file(tensors, part, {"progress": json.dumps(asdict(progress))})
+        header = {"progress": json.dumps(asdict(progress)), "product_dtype": _name(model.product_dtype)}
+        save_file(tensors, part, header)
         _replace(part, folder / STATE_FILE)
     finally:
         part.unlink(missing_ok=True)
@@ -69,6 +70,19 @@ def load_state(folder: Path, model: TrainModel, optimizer: torch.optim.Optimizer
     set_adapter_tensors(model.layers, tensors)
     progress["valid_losses"] = [(step, loss) for step, loss in progress["valid_losses"]]
     return Progress(**progress)
+
+
+def saved_product_dtype(folder: Path) -> torch.dtype | None:
+    """What the job computed its products in so far: another type would bend its loss curve. None without a state."""
+    if not (folder / STATE_FILE).exists():
+        return None
+    with safe_open(folder / STATE_FILE, framework="pt") as file:
+        name = file.metadata().get("product_dtype")  # an older state has none
+    return getattr(torch, name) if name else None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _replace(part: Path, target: Path) -> None:

@@ -82,10 +82,13 @@ def pack(weight: Array, most: np.float32, steps: Array, scales: Array, lows: Arr
         block, lane = row // LANES, row % LANES
         for group in range(weight.shape[1] // GROUP):
             own = weight[row, group * GROUP : (group + 1) * GROUP]
-            low = high = load(own[0])
+            low = high = total = load(own[0])
             for i in range(1, GROUP):
                 low, high = min(low, load(own[i])), max(high, load(own[i]))
+                total += load(own[i])
             scale = max((high - low) / most, np.float32(1e-12))
+            if total != total:  # a comparison passes over what is no number
+                scale = total
             store(scales[block, group], lane, scale)
             store(lows[block, group], lane, low)
             for i in range(GROUP):
@@ -114,6 +117,9 @@ def multiply(x: Array, steps: int, scales: int, lows: int, bias: Array, y: Array
     num_rows, num_in = x.shape
     num_groups, num_blocks = num_in // GROUP, y.shape[1] // LANES
     for thread in prange(num_threads):
+        first_block, last_block = num_blocks * thread // num_threads, num_blocks * (thread + 1) // num_threads
+        if first_block == last_block:
+            continue
         # Each thread rounds the inputs for itself: that is shorter than waiting for each other.
         integers = np.empty((num_rows, num_in), np.int8)
         input_scales = np.empty((num_rows, num_groups), np.float32)
@@ -121,7 +127,7 @@ def multiply(x: Array, steps: int, scales: int, lows: int, bias: Array, y: Array
         for row in range(num_rows):
             round_row(x[row], integers[row], input_scales[row], input_sums[row])
         out = np.empty((MOST_ROWS, LANES), np.float32)
-        for block in range(num_blocks * thread // num_threads, num_blocks * (thread + 1) // num_threads):
+        for block in range(first_block, last_block):
             of_steps, of_scales = block * num_in * LANES, block * num_groups * LANES * 2
             first = 0
             while first < num_rows:

@@ -1,8 +1,8 @@
 """A frozen linear layer in the forms that suit its batch.
 
-Many rows, a prompt's, wait for arithmetic and use the weights as they were given. The few rows of a decode step wait
-for memory as well and use smaller weights: bytes where the processor multiplies them, else 4 bits where those lose
-nothing, as with base weights that came out of a 4-bit file.
+Where the processor multiplies bytes, prompts and answers are computed on them. Elsewhere the few rows of a decode step,
+which wait for memory, use 4 bits where those lose nothing, as with base weights that came out of a 4-bit file, and
+prompts the weights as they were given. So does everywhere what is to be compared with a trainer's numbers.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -12,16 +12,15 @@ import torch
 from torch import nn
 
 from tunery.modeling.compiled import Array, as_array
-from tunery.serving.forward.eight_bit import EightBit, group_steps
+from tunery.serving.forward.eight_bit import GROUP, EightBit, group_steps
 from tunery.serving.forward.eight_bit import fits as fits_bytes
 
-Few = Literal["8bit", "4bit", "full"]
-"""What few rows are multiplied with."""
+Precision = Literal["8bit", "4bit", "full"]
 
-GROUP = 32  # weights that share a scale and a minimum: the group of GGUF's Q4_1
 FOUR_BIT_ROWS = 5  # beyond it packed bfloat16 is faster: measured, see docs/serving.md
 # Share of the weights' norm that may get lost by 4 bits. bfloat16 itself loses 0.0017.
 LOSSLESS = 0.006
+_PROBED = 64  # outputs that stand for a layer
 
 
 class Shared(NamedTuple):
@@ -43,21 +42,18 @@ class PackedLinear:
         weight: torch.Tensor,
         bias: torch.Tensor | None = None,
         *,
-        few: Few = "full",
-        most: int = 255,
+        precision: Precision = "full",
         products: torch.dtype | None = None,
     ) -> None:
-        """most: the largest step of bytes; 15 keeps what came out of a 4-bit file as it was.
-
-        products: the type for exact products, see modeling.product_dtype; None: the weights' own.
-        """
+        """products: the type for exact products beside bytes, see modeling.product_dtype; None: the weights' own."""
         self.out_features, self.in_features = weight.shape
         self.bias = bias
         self._bytes: EightBit | None = None
         self._four_bit: FourBit | None = None
-        if few == "8bit" and fits_bytes(*weight.shape):
-            self._bytes = EightBit(weight, bias, most=most)
-        elif few == "4bit":
+        if precision == "8bit" and fits_bytes(*weight.shape):
+            # The 16 steps of a 4-bit file stay as they are.
+            self._bytes = EightBit(weight, bias, most=15 if loses_nothing(weight[:_PROBED]) else 255)
+        elif precision == "4bit":
             self._four_bit = FourBit.pack(weight)
         # To widen weights for a few rows takes longer than their product.
         self._products = products if products and self._bytes else weight.dtype
@@ -65,15 +61,23 @@ class PackedLinear:
         self._dense = weight if self._packed is None else None
 
     def __call__(self, x: Shared, dtype: type[np.generic] | None = None) -> Array:
-        """Few rows: x [N, in] → [N, out] of that type, as the loops read it; None: that of x."""
+        """For a decode step: x [N, in] → [N, out] of that type, as the loops read it; None: that of x."""
         if self._bytes is not None:
-            y = np.empty((len(x.array), self.out_features), dtype or x.array.dtype)
-            self._bytes(x.array, y)
-            return y
-        made = self._few(x.tensor)
+            return self._by_bytes(x, dtype)
+        made = self._by_four_bits(x.tensor)
         return as_array(made.float() if dtype is np.float32 else made)
 
-    def _few(self, x: torch.Tensor) -> torch.Tensor:
+    def prompt(self, x: torch.Tensor) -> torch.Tensor:
+        """For a prompt, which does not depend on the number of its rows: x [N, in] → [N, out]."""
+        return self.exact(x) if self._bytes is None else torch.from_numpy(self._by_bytes(shared(x))).view(x.dtype)
+
+    def _by_bytes(self, x: Shared, dtype: type[np.generic] | None = None) -> Array:
+        assert self._bytes is not None
+        y = np.empty((len(x.array), self.out_features), dtype or x.array.dtype)
+        self._bytes(x.array, y)
+        return y
+
+    def _by_four_bits(self, x: torch.Tensor) -> torch.Tensor:
         if self._four_bit is not None and len(x) <= FOUR_BIT_ROWS:
             y = self._four_bit(x)
             return y if self.bias is None else y.add_(self.bias)
@@ -90,8 +94,8 @@ class PackedLinear:
 
 
 def _pack(weight: torch.Tensor) -> torch.Tensor | None:
-    """oneDNN's own layout; None where there is none, as for fp32 or without oneDNN."""
-    if weight.dtype is not torch.bfloat16 or not torch.backends.mkldnn.is_available():
+    """oneDNN's own layout; None where there is none, as for fp32 or on processors without bfloat16."""
+    if weight.dtype is not torch.bfloat16 or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return None
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 16)
 

@@ -108,7 +108,7 @@ class Model:
     def _linear(
         self, lora: LoraPass | None, exact: bool, linear: PackedLinear, x: torch.Tensor, layer: int, fused: int
     ) -> torch.Tensor:
-        y = linear.exact(x) if exact else torch.from_numpy(linear(shared(x))).view(x.dtype)
+        y = linear.exact(x) if exact else linear.prompt(x)
         if lora is not None:
             lora.add(y, x, layer, fused)
         return y

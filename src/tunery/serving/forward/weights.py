@@ -12,7 +12,7 @@ from tunery.domain.errors import InvalidRequest
 from tunery.modeling.product_dtype import product_dtype
 from tunery.serving.forward import eight_bit
 from tunery.serving.forward.config import ModelConfig
-from tunery.serving.forward.linear import Few, PackedLinear, loses_nothing
+from tunery.serving.forward.linear import PackedLinear, Precision, loses_nothing
 
 # The linear layers of a decoder layer as they are computed: each name is one matrix product, its members one module.
 FUSED: dict[str, tuple[str, ...]] = {
@@ -42,7 +42,7 @@ class ModelWeights:
     norm: torch.Tensor
     head: PackedLinear
     dtype: torch.dtype
-    few: Few
+    precision: Precision
 
 
 def module_sizes(config: ModelConfig) -> dict[str, tuple[int, int]]:
@@ -81,33 +81,35 @@ class _Tensors:
         return tensor
 
 
-def load_weights(model_dir: Path, config: ModelConfig, dtype: torch.dtype, *, few: Few | None) -> ModelWeights:
-    """`few` None: what is fastest here and loses next to nothing. Raises InvalidRequest."""
-    if few == "8bit" and not eight_bit.is_available():
+def load_weights(
+    model_dir: Path, config: ModelConfig, dtype: torch.dtype, *, precision: Precision | None
+) -> ModelWeights:
+    """`precision` None: what is fastest here and loses next to nothing. Raises InvalidRequest."""
+    if precision == "8bit" and not eight_bit.is_available():
         raise InvalidRequest("This processor does not multiply bytes (AVX-512 VNNI or AVX-VNNI): use other weights.")
     tensors = _Tensors(model_dir, dtype)
-    is_coarse = all(loses_nothing(weight) for weight in _probe(tensors, config))
-    few = few or _choose(dtype, is_coarse=is_coarse)
-    products = product_dtype(dtype, "cpu")
-    linear = partial(PackedLinear, few=few, most=15 if is_coarse else 255, products=products)
+    precision = precision or _choose(tensors, config, dtype)
+    products = product_dtype(dtype, "cpu") if precision == "8bit" else dtype
+    linear = partial(PackedLinear, precision=precision, products=products)
     embedding = tensors.get("model.embed_tokens.weight")
     head = embedding if config.tie_word_embeddings else tensors.get("lm_head.weight")
     return ModelWeights(
         embedding=embedding,
         layers=[_layer(tensors, config, index, linear) for index in range(config.num_layers)],
         norm=tensors.get("model.norm.weight"),
-        head=PackedLinear(head, few="full" if few == "4bit" else few, products=products),
+        # Too large to be widened, and never worth 4 bits.
+        head=PackedLinear(head, precision="full" if precision == "4bit" else precision),
         dtype=dtype,
-        few=few,
+        precision=precision,
     )
 
 
-def _choose(dtype: torch.dtype, *, is_coarse: bool) -> Few:
+def _choose(tensors: _Tensors, config: ModelConfig, dtype: torch.dtype) -> Precision:
     if dtype is not torch.bfloat16:
         return "full"  # who asks for float32 wants what float32 gives
     if eight_bit.is_available():
         return "8bit"
-    return "4bit" if is_coarse else "full"
+    return "4bit" if all(loses_nothing(weight) for weight in _probe(tensors, config)) else "full"
 
 
 def _probe(tensors: _Tensors, config: ModelConfig) -> Iterator[torch.Tensor]:
