@@ -19,7 +19,8 @@ INT8, INT16, INT32, INT64, FLOAT = (*map(ir.IntType, (8, 16, 32, 64)), ir.FloatT
 
 def _num_lanes() -> int:
     """Outputs that the processor computes at once; 0 where it has no such instruction."""
-    features = (get_host_cpu_features() if config.CPU_NAME is None else config.CPU_FEATURES or "").split(",")
+    given: Any = config  # numba makes its names at import
+    features = (get_host_cpu_features() if given.CPU_NAME is None else given.CPU_FEATURES or "").split(",")
     if "+avx512vnni" in features:
         return 16
     return 8 if "+avxvnni" in features else 0
