@@ -18,8 +18,8 @@ pytestmark = pytest.mark.skipif(not eight_bit.is_available(), reason="this proce
 
 def formula(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, most: int) -> torch.Tensor:
     """Both sides rounded in groups as the module says, multiplied in float64."""
-    steps, scale, low = group_steps(weight, most)
-    scale, low = (part.bfloat16().double().unsqueeze(-1) for part in (scale, low))
+    steps, scale, low = group_steps(weight, most, kept_in=torch.bfloat16)
+    scale, low = (part.double().unsqueeze(-1) for part in (scale, low))
     weight = (steps.view(*scale.shape[:2], GROUP).double() * scale + low).flatten(1)
     groups = x.double().view(len(x), -1, GROUP)
     unit = groups.abs().amax(-1, keepdim=True) / 127

@@ -13,6 +13,7 @@ from numba import prange, types
 from numba.extending import intrinsic
 
 from tunery.modeling.compiled import (
+    ZERO,
     Array,
     as_array,
     bits_of_float,
@@ -58,11 +59,14 @@ class EightBit:
         multiply(x, *self._addresses, self._bias, y, torch.get_num_threads())
 
 
-def group_steps(weight: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """steps [out, in] in 0…most, scale and low [out, in / 32]: weight ≈ step · scale + low."""
+def group_steps(
+    weight: torch.Tensor, most: int, *, kept_in: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """steps [out, in] in 0…most, scale and low [out, in / 32] as they will be kept: weight ≈ step · scale + low."""
     groups = weight.float().view(len(weight), -1, GROUP)
     low = groups.amin(-1)
-    scale = (groups.amax(-1) - low).div(most).clamp(min=1e-12)
+    scale = (groups.amax(-1) - low).div(most).clamp(min=1e-12).to(kept_in).float()
+    low = low.to(kept_in).float()
     steps = ((groups - low.unsqueeze(-1)) / scale.unsqueeze(-1)).round().clamp(0, most)
     return steps.view(weight.shape), scale, low
 
@@ -77,7 +81,7 @@ def _aligned(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
 
 @kernel
 def pack(weight: Array, most: np.float32, steps: Array, scales: Array, lows: Array) -> None:
-    """group_steps in the layout of block_product: weight [out, in]; the others begin with the blocks [out / LANES]."""
+    """Weights [out, in] in the layout of block_product; the others begin with the blocks [out / LANES]."""
     for row in range(weight.shape[0]):
         block, lane = row // LANES, row % LANES
         for group in range(weight.shape[1] // GROUP):
@@ -91,9 +95,12 @@ def pack(weight: Array, most: np.float32, steps: Array, scales: Array, lows: Arr
                 scale = total
             store(scales[block, group], lane, scale)
             store(lows[block, group], lane, low)
+            # Steps of what was stored, or the error of a rounded `low` would be that of all 32 and add up.
+            scale, low = load(scales[block, group, lane]), load(lows[block, group, lane])
             for i in range(GROUP):
+                step = np.rint((load(own[i]) - low) / scale)
                 place = group * GROUP + i
-                steps[block, place // 4, lane, place % 4] = np.uint8(np.rint((load(own[i]) - low) / scale))
+                steps[block, place // 4, lane, place % 4] = np.uint8(min(max(step, ZERO), most))
 
 
 def _to_address() -> Any:
