@@ -1,6 +1,6 @@
 """Which type the matrix products of bfloat16 weights are computed in.
 
-Processors without bfloat16 instructions, and some whose instructions are slow, multiply float32 two to six times as
+Processors without bfloat16 instructions, and some whose instructions are slow, multiply float32 two to five times as
 fast. There the operands of a product are widened and its result is rounded, which is what a bfloat16 unit does as well:
 its sums are float32.
 """
@@ -9,7 +9,7 @@ import time
 
 import torch
 
-# Widening takes a tenth of a product. Choices so near each other do not matter, but must not change with the weather.
+# Widening costs some of the gain. Choices so near each other do not matter, but must not change with the weather.
 CLEARLY = 1.3
 _ROWS, _IN, _OUT, _TIMES = 256, 512, 1536, 6
 
