@@ -8,12 +8,13 @@ import torch
 from torch.nn import functional as F
 
 from tests.training.conftest import MakeModel, assert_grads_equal, grads
-from tunery.modeling import packed_attention
+from tunery.modeling import frozen_head, packed_attention
 from tunery.modeling.attention import AttentionPlan, reference
 from tunery.modeling.flex import block_mask
+from tunery.modeling.frozen_head import Head
 from tunery.modeling.fused import gated_silu, rms_norm
+from tunery.modeling.layer_memory import Scratch
 from tunery.modeling.packed_attention import packed
-from tunery.training import losses
 from tunery.training.inputs import HeadShape, pack
 from tunery.training.losses import reference_logprobs, token_logprobs, weighted_nll
 from tunery.training.model import TrainModel
@@ -138,7 +139,7 @@ def head_case(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.T
 
 def test_chunked_cross_entropy_equals_the_whole_matrix() -> None:
     hidden, head, labels, weights = head_case()
-    predictions = weighted_nll(hidden, head, labels, weights)
+    predictions = weighted_nll(hidden, Head(head, hidden.dtype, Scratch()), labels, weights)
     (2 * predictions.nll_sum).backward()
     fast = hidden.grad
     hidden.grad = None
@@ -151,11 +152,11 @@ def test_chunked_cross_entropy_equals_the_whole_matrix() -> None:
 
 
 def test_a_head_widened_in_parts_is_the_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "WIDENED", 32 * 300)  # 300 of the 1,000 tokens at once
+    monkeypatch.setattr(frozen_head, "WIDENED", 32 * 300)  # 300 of the 1,000 tokens at once
     hidden, head, labels, weights = head_case()
     results = []
     for matrix in (head.bfloat16(), head.bfloat16().float()):
-        nll_sum = weighted_nll(hidden, matrix, labels, weights).nll_sum
+        nll_sum = weighted_nll(hidden, Head(matrix, hidden.dtype, Scratch()), labels, weights).nll_sum
         results.append([nll_sum.detach(), *torch.autograd.grad(nll_sum, [hidden])])
     for parts, whole in zip(*results, strict=True):
         assert (parts - whole).norm() < 0.01 * whole.norm()  # logits are kept in the head's type
@@ -163,7 +164,7 @@ def test_a_head_widened_in_parts_is_the_whole_one(monkeypatch: pytest.MonkeyPatc
 
 def test_token_logprobs_equal_the_whole_matrix() -> None:
     hidden, head, labels, weights = head_case()
-    logprobs, _ = token_logprobs(hidden, head, labels)
+    logprobs, _ = token_logprobs(hidden, Head(head, hidden.dtype, Scratch()), labels)
     (logprobs * weights).sum().backward()
     fast = hidden.grad
     hidden.grad = None
@@ -179,7 +180,7 @@ def test_certain_and_hopeless_tokens_keep_their_logprobs_in_bf16() -> None:
     hidden = torch.tensor([[7.0, 0, 0, 0, 0, 0, 0, 0], [200.0, 0, 0, 0, 0, 0, 0, 0]], dtype=torch.bfloat16)
     hidden.requires_grad_()
     labels = torch.tensor([0, 1])
-    logprobs, correct = token_logprobs(hidden, head, labels)
+    logprobs, correct = token_logprobs(hidden, Head(head, hidden.dtype, Scratch()), labels)
     exact = reference_logprobs(hidden.float(), head.float(), labels)
     torch.testing.assert_close(logprobs, exact, rtol=0.01, atol=1e-6)
     assert correct.tolist() == [True, False]

@@ -30,7 +30,7 @@ def test_peft_loads_our_adapter_with_equal_logits(
     for row in rows[:3]:
         everywhere = Row(row.token_ids, [1.0] * len(row.token_ids))
         with torch.no_grad():
-            logits = ours.hidden(pack([everywhere], ours.shape)) @ ours.head.t()
+            logits = ours.hidden(pack([everywhere], ours.shape)) @ ours.head.weight.t()
             expected = theirs(input_ids=torch.tensor([row.token_ids])).logits[0, :-1]
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 

@@ -18,89 +18,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tunery.modeling import layer_loops as loops
 from tunery.modeling.attention import AttentionPlan
 from tunery.modeling.compiled import Array, as_array, use_threads
+from tunery.modeling.fused_linear import FusedLinear
+from tunery.modeling.layer_memory import Kept, Scratch
 from tunery.modeling.lora import LoraLinear
 from tunery.modeling.packed_attention import attend, attend_backward
 
 LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"}
 
 
-class FusedLinear:
-    """Several adapted linear layers with one input. Their weights and compute copies become parts of its matrices."""
-
-    def __init__(self, members: list[LoraLinear]) -> None:
-        self.members = members
-        self.product_dtype = members[0].product_dtype
-        self.num_in = members[0].base.in_features
-        outs, ranks = [m.base.out_features for m in members], [m.lora_A.shape[0] for m in members]
-        like = members[0].base.weight
-        self.weight = like.new_zeros(sum(outs), self.num_in + sum(ranks))  # [W, scaling · B], B block by block
-        self.shrink = like.new_zeros(sum(ranks), self.num_in)
-        self.bias: Tensor | None = None
-        if any(m.base.bias is not None for m in members):
-            parts = [
-                like.new_zeros(o) if m.base.bias is None else m.base.bias for m, o in zip(members, outs, strict=True)
-            ]
-            self.bias = torch.cat(parts)
-        self.blocks: list[tuple[slice, slice]] = []  # of each member: its outputs, its ranks
-        out = rank = 0
-        for member, num_out, num_rank in zip(members, outs, ranks, strict=True):
-            rows, columns = slice(out, out + num_out), slice(rank, rank + num_rank)
-            self._adopt(member, rows, columns)
-            self.blocks.append((rows, columns))
-            out, rank = rows.stop, columns.stop
-
-    def _adopt(self, member: LoraLinear, rows: slice, columns: slice) -> None:
-        own = self.weight[rows, : self.num_in]
-        own.copy_(member.base.weight)
-        member.base.weight.data = own
-        member.compute_A = self.shrink[columns]
-        member.compute_B = self.weight[rows, self.num_in + columns.start : self.num_in + columns.stop]
-        member.refresh()
-
-    def room(self, like: Tensor) -> Tensor:
-        """An empty [x, h] for as many rows as `like` has: x is the caller's to write."""
-        return like.new_empty(like.shape[0], self.weight.shape[1], dtype=self.product_dtype)
-
-    def forward(self, extended: Tensor) -> tuple[Tensor, Tensor]:
-        """y and h of an [x, h] whose x is written."""
-        h = extended[:, : self.num_in] @ self.shrink.t().to(self.product_dtype)
-        extended[:, self.num_in :] = h
-        bias = None if self.bias is None else self.bias.to(self.product_dtype)
-        y = F.linear(extended, self.weight.to(self.product_dtype), bias)
-        return y.to(self.weight.dtype), h.to(self.weight.dtype)
-
-    def backward(self, grad: Tensor, x: Tensor, h: Tensor, *, wants_input: bool) -> tuple[Tensor | None, list[Tensor]]:
-        """The gradients of [x, h], of which x's part is the whole one, and of A and B of each member.
-
-        grad [N, out] and x [N, in] in the product type, as is the first result; h as `forward` gave it.
-        """
-        dtype = self.product_dtype
-        both: Tensor | None = None
-        if wants_input:
-            both = grad @ self.weight.to(dtype)
-            grad_h = both[:, self.num_in :]
-            both[:, : self.num_in].addmm_(grad_h, self.shrink.to(dtype))
-        else:
-            grad_h = grad @ self.weight[:, self.num_in :].to(dtype)
-        grad_a = grad_h.t() @ x
-        grad_b = h.to(dtype).t() @ grad  # what belongs to no member costs less than a product for each of them
-        grads: list[Tensor] = []
-        for member, (rows, columns) in zip(self.members, self.blocks, strict=True):
-            grads.append(grad_a[columns].float())
-            grads.append(grad_b[columns, rows].t().float().mul_(member.scaling))
-        return both, grads
-
-
 class FusedLayer(GradientCheckpointingLayer):
     """Stands in the place of transformers' decoder layer."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, scratch: Scratch, kept: Kept, *, is_first: bool) -> None:
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
         # Registered, so that the parameters keep their names and places.
@@ -108,13 +42,14 @@ class FusedLayer(GradientCheckpointingLayer):
         self.input_layernorm, self.post_attention_layernorm = layer.input_layernorm, layer.post_attention_layernorm
         self.eps = layer.input_layernorm.variance_epsilon
         self.head_dim, self.scaling = attention.head_dim, attention.scaling
-        self.qkv = FusedLinear([attention.q_proj, attention.k_proj, attention.v_proj])
-        self.out = FusedLinear([attention.o_proj])
-        self.gate_up = FusedLinear([mlp.gate_proj, mlp.up_proj])
-        self.down = FusedLinear([mlp.down_proj])
+        self.qkv = FusedLinear([attention.q_proj, attention.k_proj, attention.v_proj], scratch)
+        self.out = FusedLinear([attention.o_proj], scratch)
+        self.gate_up = FusedLinear([mlp.gate_proj, mlp.up_proj], scratch)
+        self.down = FusedLinear([mlp.down_proj], scratch)
         linears = (self.qkv, self.out, self.gate_up, self.down)
         self.adapters = [member for linear in linears for member in linear.members]
-        self.product_dtype = self.qkv.product_dtype
+        self.product_dtype, self.scratch = self.qkv.product_dtype, scratch
+        self.kept, self.is_first = kept, is_first
 
     def forward(
         self,
@@ -131,51 +66,68 @@ class FusedLayer(GradientCheckpointingLayer):
         out: Tensor = _Layer.apply(hidden_states[0], cos, sin, plan, self, *parameters)  # type: ignore[assignment]
         return out[None]
 
+    def memory_of_a_pass(self, keeps: bool) -> Kept:
+        """Where this layer puts what its backward reads: with the other layers' unless it goes before they are done."""
+        if not keeps or self.gradient_checkpointing:
+            return Kept()
+        if self.is_first:
+            self.kept.begin()
+        return self.kept
+
 
 class _Layer(Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, plan: AttentionPlan, layer: FusedLayer, *parameters: Tensor
     ) -> Tensor:
-        extended = layer.qkv.room(x)
+        num_tokens, keeps = x.shape[0], any(ctx.needs_input_grad)
+        memory = layer.memory_of_a_pass(keeps)
+        extended = layer.qkv.room(num_tokens)
         _norm(x, layer.input_layernorm.weight, layer.eps, extended)
-        qkv, h_qkv = layer.qkv.forward(extended)
+        qkv = memory.take((num_tokens, layer.qkv.num_out), x.dtype)
+        h_qkv = layer.qkv.forward(extended, qkv)
         rows = qkv.view(-1, layer.head_dim)
         _rotate(rows, cos, sin, plan, 1)
-        wide = rows.to(layer.product_dtype)
-        attended, kept = attend(wide, plan, layer.scaling, keep=any(ctx.needs_input_grad))
-        extended = layer.out.room(x)
-        extended[:, : layer.out.num_in] = attended.view(x.shape[0], -1)
-        middle, h_out = layer.out.forward(extended)
+        # Rounding probabilities and widening them again costs as much as computing them again.
+        keeps_probabilities = keeps and layer.product_dtype is x.dtype
+        wide, kept = attend(rows.to(layer.product_dtype), plan, layer.scaling, layer.scratch, keep=keeps_probabilities)
+        attended = memory.take((num_tokens, layer.out.num_in), x.dtype)
+        attended.copy_(wide.view_as(attended))
+        extended = layer.out.room(num_tokens)
+        extended[:, : layer.out.num_in] = attended
+        middle = memory.take(tuple(x.shape), x.dtype)
+        h_out = layer.out.forward(extended, middle)
         middle.add_(x)
-        extended = layer.gate_up.room(x)
+        extended = layer.gate_up.room(num_tokens)
         _norm(middle, layer.post_attention_layernorm.weight, layer.eps, extended)
-        gate_up, h_gate_up = layer.gate_up.forward(extended)
-        extended = layer.down.room(x)
+        gate_up = memory.take((num_tokens, layer.gate_up.num_out), x.dtype)
+        h_gate_up = layer.gate_up.forward(extended, gate_up)
+        extended = layer.down.room(num_tokens)
         loops.gate(as_array(gate_up), as_array(extended))
-        out, h_down = layer.down.forward(extended)
-        ctx.layer, ctx.plan = layer, plan
+        out = memory.take(tuple(x.shape), x.dtype)
+        h_down = layer.down.forward(extended, out)
+        ctx.layer, ctx.plan, ctx.memory, ctx.pass_ = layer, plan, memory, memory.passes
         ctx.num_kept = len(kept)
         ctx.save_for_backward(
-            *(x, cos, sin, rows, attended.to(x.dtype), h_qkv, h_out, *(part.to(x.dtype) for part in kept)),
-            *(middle, gate_up, h_gate_up, h_down),
+            *(x, cos, sin, rows, attended, h_qkv, h_out, *kept, middle, gate_up, h_gate_up, h_down),
         )
         return out.add_(middle)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.memory.passes != ctx.pass_:
+            raise RuntimeError("Another forward pass has written over what this one kept for its backward.")
         x, cos, sin, rows, attended, h_qkv, h_out, *more = ctx.saved_tensors
         kept, of_mlp = more[: ctx.num_kept], more[ctx.num_kept :]
         layer, plan, dtype = ctx.layer, ctx.plan, ctx.layer.product_dtype
         grad, mlp_grads = _mlp_backward(layer, grads[0], *of_mlp)
-        mixed = attended.view(x.shape[0], -1).to(dtype)
+        mixed = attended.to(dtype)
         grad_mixed, out_grads = layer.out.backward(grad.to(dtype), mixed, h_out, wants_input=True)
         assert grad_mixed is not None
-        grad_mixed = grad_mixed[:, : layer.out.num_in].reshape(attended.shape)
-        kept = [part.to(dtype) for part in kept]
-        grad_rows = attend_backward(grad_mixed, rows.to(dtype), plan, layer.scaling, kept)
+        grad_mixed = grad_mixed[:, : layer.out.num_in].reshape(-1, layer.head_dim)
+        grad_rows = attend_backward(grad_mixed, rows.to(dtype), plan, layer.scaling, layer.scratch, kept)
         _rotate(grad_rows, cos, sin, plan, -1)
-        weight, normed = layer.input_layernorm.weight, torch.empty_like(x, dtype=dtype)
+        weight, normed = layer.input_layernorm.weight, layer.scratch.take("input", tuple(x.shape), dtype)
         inverse = _norm(x, weight, layer.eps, normed)
         wants_input = ctx.needs_input_grad[0]
         grad_normed, qkv_grads = layer.qkv.backward(
@@ -191,13 +143,13 @@ def _mlp_backward(
 ) -> tuple[Tensor, list[Tensor]]:
     """The gradient of the residual stream before the MLP, and the adapters'."""
     dtype = layer.product_dtype
-    act = gate_up.new_empty(gate_up.shape[0], layer.down.num_in, dtype=dtype)
+    act = layer.scratch.take("input", (gate_up.shape[0], layer.down.num_in), dtype)
     loops.gate(as_array(gate_up), as_array(act))
     grad_act, down_grads = layer.down.backward(grad.to(dtype), act, h_down, wants_input=True)
     assert grad_act is not None
-    grad_gate_up = torch.empty_like(gate_up, dtype=dtype)
+    grad_gate_up = layer.scratch.take("output", tuple(gate_up.shape), dtype)
     loops.gate_backward(as_array(grad_act), as_array(gate_up), as_array(grad_gate_up))
-    weight, normed = layer.post_attention_layernorm.weight, torch.empty_like(middle, dtype=dtype)
+    weight, normed = layer.post_attention_layernorm.weight, layer.scratch.take("input", tuple(middle.shape), dtype)
     inverse = _norm(middle, weight, layer.eps, normed)
     grad_normed, gate_up_grads = layer.gate_up.backward(grad_gate_up, normed, h_gate_up, wants_input=True)
     assert grad_normed is not None
@@ -223,13 +175,15 @@ def _rotate(rows: Tensor, cos: Tensor, sin: Tensor, plan: AttentionPlan, directi
     loops.rotate(heads, as_array(cos), as_array(sin), plan.num_heads + plan.num_kv_heads, np.float32(direction))
 
 
-def fuse_layers(model: nn.Module) -> None:
+def fuse_layers(model: nn.Module, scratch: Scratch) -> None:
     """Replace every decoder layer that this module can stand for. Call after the adapters are attached, on a CPU."""
+    kept, is_first = Kept(), True
     modules: list[tuple[str, Any]] = list(model.named_modules())
     for name, module in modules:
         if type(module).__name__ in LAYERS and _is_plain(module):
             parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, FusedLayer(module))
+            setattr(model.get_submodule(parent), leaf, FusedLayer(module, scratch, kept, is_first=is_first))
+            is_first = False
 
 
 def _is_plain(layer: Any) -> bool:

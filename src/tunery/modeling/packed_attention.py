@@ -14,6 +14,7 @@ from torch.autograd import Function
 from tunery.modeling.attention import AttentionPlan, Group
 from tunery.modeling.compiled import as_array
 from tunery.modeling.layer_loops import causal_softmax, causal_softmax_backward
+from tunery.modeling.layer_memory import Scratch
 
 # Queries of a segment are taken in blocks: half of a causal square is never computed and long documents fit.
 # Measured on texts of 200 tokens: smaller blocks pay for more calls, larger ones for more of the square.
@@ -34,7 +35,7 @@ def packed(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, scali
 class _Packed(Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, plan: AttentionPlan, scaling: float) -> Tensor:
-        out, kept = attend(rows, plan, scaling, keep=any(ctx.needs_input_grad))
+        out, kept = attend(rows, plan, scaling, Scratch(), keep=any(ctx.needs_input_grad))
         ctx.plan, ctx.scaling = plan, scaling
         ctx.save_for_backward(rows, *kept)
         return out
@@ -42,31 +43,36 @@ class _Packed(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, *kept = ctx.saved_tensors
-        return attend_backward(grads[0], rows, ctx.plan, ctx.scaling, kept), None, None
+        return attend_backward(grads[0], rows, ctx.plan, ctx.scaling, Scratch(), kept), None, None
 
 
-def attend(rows: Tensor, plan: AttentionPlan, scaling: float, *, keep: bool) -> tuple[Tensor, list[Tensor]]:
+def attend(
+    rows: Tensor, plan: AttentionPlan, scaling: float, scratch: Scratch, *, keep: bool
+) -> tuple[Tensor, list[Tensor]]:
     """rows [N * (H + 2K), D] -> [N * H, D], and the probabilities for the backward where they are small."""
-    slots = rows.new_empty(plan.num_query_slots, rows.shape[1])
+    slots = scratch.take("slots", (plan.num_query_slots, rows.shape[1]), rows.dtype)
     kept: list[Tensor] = []
     for group in plan.groups:
-        view = _View(group, plan, rows, scaling)
+        view = _View(group, plan, rows, scaling, scratch)
         out = view.queries(slots[group.slots])
         for block in reversed(view.blocks()):  # in the order of the backward
-            probabilities = view.probabilities(block)
+            probabilities = view.probabilities(block, keep=keep and plan.keep_probabilities)
             out[:, :, block] = view.unfold(torch.bmm(probabilities, view.seen(view.value, block)))
             if keep and plan.keep_probabilities:
                 kept.append(probabilities)
     return slots.index_select(0, plan.out_slots), kept
 
 
-def attend_backward(grad: Tensor, rows: Tensor, plan: AttentionPlan, scaling: float, kept: Sequence[Tensor]) -> Tensor:
+def attend_backward(
+    grad: Tensor, rows: Tensor, plan: AttentionPlan, scaling: float, scratch: Scratch, kept: Sequence[Tensor]
+) -> Tensor:
     """The gradient of the rows; grad [N * H, D]. `kept` as `attend` gave it; empty: computed again."""
-    slots = rows.new_empty(plan.num_query_slots + 2 * plan.num_key_slots, rows.shape[1])
-    query_slots, key_slots, value_slots = slots.split([plan.num_query_slots, plan.num_key_slots, plan.num_key_slots])
+    counts = [plan.num_query_slots, plan.num_key_slots, plan.num_key_slots]
+    slots = scratch.take("slots", (sum(counts), rows.shape[1]), rows.dtype)
+    query_slots, key_slots, value_slots = slots.split(counts)
     probabilities = iter(kept) if kept else None
     for group in plan.groups:
-        view = _View(group, plan, rows, scaling)
+        view = _View(group, plan, rows, scaling, scratch)
         into = query_slots[group.slots], key_slots[group.key_slots], value_slots[group.key_slots]
         _group_backward(view, group, grad, into, probabilities)
     grad_rows = slots.index_select(0, plan.row_slots)
@@ -77,13 +83,15 @@ def attend_backward(grad: Tensor, rows: Tensor, plan: AttentionPlan, scaling: fl
 class _View:
     """A group's rows in the layout of its products: heads first, then segments, then the G heads of a key head."""
 
-    def __init__(self, group: Group, plan: AttentionPlan, rows: Tensor, scaling: float) -> None:
-        self.scaling = scaling
+    def __init__(self, group: Group, plan: AttentionPlan, rows: Tensor, scaling: float, scratch: Scratch) -> None:
+        self.scaling, self.scratch = scaling, scratch
         self.per_kv, self.dim = plan.num_heads // plan.num_kv_heads, rows.shape[1]
         self.batch = plan.num_kv_heads * group.num_segments
         self.length, self.context = group.length, group.context_length
         num_queries, num_keys = group.out_rows.numel(), self.batch * (self.context + self.length)
-        query, key, value = rows.index_select(0, group.rows).split([num_queries, num_keys, num_keys])
+        gathered = scratch.take("gathered", (num_queries + 2 * num_keys, self.dim), rows.dtype)
+        torch.index_select(rows, 0, group.rows, out=gathered)
+        query, key, value = gathered.split([num_queries, num_keys, num_keys])
         self.query, self.key, self.value = self.queries(query), self.keys(key), self.keys(value)
 
     def queries(self, rows: Tensor) -> Tensor:
@@ -106,9 +114,10 @@ class _View:
         """The keys or values that the queries of a block can see: the context and the segment up to its end."""
         return keys[:, : self.context + block.stop]
 
-    def probabilities(self, block: slice) -> Tensor:
-        """[K * B, G * t, P + stop]"""
-        scores = self.scaled(self.fold(self.query, block), self.seen(self.key, block))
+    def probabilities(self, block: slice, *, keep: bool = False) -> Tensor:
+        """[K * B, G * t, P + stop]. Scratch "probabilities" unless they are kept."""
+        name = None if keep else "probabilities"
+        scores = self.scaled(self.fold(self.query, block), self.seen(self.key, block), name)
         causal_softmax(as_array(scores), block.stop - block.start, self.context + block.start)
         return scores
 
@@ -118,9 +127,11 @@ class _View:
         causal_softmax_backward(as_array(grad), as_array(probabilities), length, self.context + block.start)
         return grad
 
-    def scaled(self, rows: Tensor, keys: Tensor) -> Tensor:
-        """scaling · rows keysᵀ. With beta=0 the first argument is not read."""
-        return torch.baddbmm(rows.new_empty(1), rows, keys.transpose(1, 2), beta=0, alpha=self.scaling)
+    def scaled(self, rows: Tensor, keys: Tensor, name: str | None) -> Tensor:
+        """scaling · rows keysᵀ, in scratch of that name. With beta=0 the first argument is not read."""
+        shape = (*rows.shape[:2], keys.shape[1])
+        out = self.scratch.take(name, shape, rows.dtype) if name else rows.new_empty(shape)
+        return torch.baddbmm(rows.new_empty(1), rows, keys.transpose(1, 2), beta=0, alpha=self.scaling, out=out)
 
 
 def _group_backward(
@@ -128,7 +139,8 @@ def _group_backward(
 ) -> None:
     """Write the gradients of a group's queries, keys and values into their slots."""
     grad_query, grad_key, grad_value = view.queries(into[0]), view.keys(into[1]), view.keys(into[2])
-    grad_rows = grad.index_select(0, group.out_rows)
+    grad_rows = view.scratch.take("gathered gradient", (len(group.out_rows), grad.shape[1]), grad.dtype)
+    torch.index_select(grad, 0, group.out_rows, out=grad_rows)
     if group.pads is not None:
         grad_rows.index_fill_(0, group.pads, 0)
     grad_out = view.queries(grad_rows)
@@ -136,7 +148,8 @@ def _group_backward(
     for number, block in enumerate(reversed(view.blocks())):
         probabilities = view.probabilities(block) if kept is None else next(kept)
         rows, out = view.fold(view.query, block), view.fold(grad_out, block)
-        scores = view.scaled(out, view.seen(view.value, block))  # scaled here, it scales those of query and key
+        # Scaled here, it scales those of query and key.
+        scores = view.scaled(out, view.seen(view.value, block), "scores")
         scores = view.scores_grad(scores, probabilities, block)
         grad_query[:, :, block] = view.unfold(torch.bmm(scores, view.seen(view.key, block)))
         if number == 0:

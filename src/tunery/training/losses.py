@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-CHUNK_ROWS = 256  # with fewer the products are slower: a fifth at 128
-WIDENED = 2**21  # weights of the head that are widened at once, where its type is not that of the products
+from tunery.modeling.frozen_head import Head
+
+CHUNK_ROWS = 384  # with fewer the products are slower: a fifth at 128
 
 
 @dataclass(frozen=True)
@@ -27,60 +28,35 @@ class Predictions:
     correct: Tensor  # [M] bool: no other token is more likely
 
 
-def weighted_nll(hidden: Tensor, head: Tensor, labels: Tensor, weights: Tensor) -> Predictions:
-    """hidden [M, E], head [V, E] frozen, labels [M], weights [M] fp32."""
+def weighted_nll(hidden: Tensor, head: Head, labels: Tensor, weights: Tensor) -> Predictions:
+    """hidden [M, E] in the head's product type, labels [M], weights [M] fp32."""
     nll_sum, logprobs, correct = _WeightedNll.apply(hidden, head, labels, weights)  # type: ignore[misc]
     return Predictions(nll_sum, logprobs, correct)
 
 
-def token_logprobs(hidden: Tensor, head: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def token_logprobs(hidden: Tensor, head: Head, labels: Tensor) -> tuple[Tensor, Tensor]:
     """log p(label) [M] fp32, differentiable, and whether the label was the most likely [M] bool."""
     logprobs, correct = _TokenLogprobs.apply(hidden, head, labels)  # type: ignore[misc]
     return logprobs, correct
 
 
-def reference_logprobs(hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+def reference_logprobs(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """The definition, with the whole matrix: what the chunked forms are tested against."""
-    logits = (hidden @ head.t()).float()
+    logits = (hidden @ weight.t()).float()
     return logits.log_softmax(-1).gather(1, labels[:, None])[:, 0]
-
-
-def _logits(hidden: Tensor, head: Tensor) -> Tensor:
-    """[C, V] in the head's type. hidden [C, E]"""
-    if hidden.dtype is head.dtype:
-        return hidden @ head.t()
-    logits = head.new_empty(len(hidden), len(head))
-    for tokens in _slices(head):
-        logits[:, tokens] = hidden @ head[tokens].t().to(hidden.dtype)
-    return logits
-
-
-def _times_head(error: Tensor, head: Tensor, dtype: torch.dtype) -> Tensor:
-    """error [C, V] · head → [C, E]"""
-    if dtype is head.dtype:
-        return error @ head
-    total = error.new_zeros(len(error), head.shape[1], dtype=dtype)
-    for tokens in _slices(head):
-        total.addmm_(error[:, tokens].to(dtype), head[tokens].to(dtype))
-    return total
-
-
-def _slices(head: Tensor) -> list[slice]:
-    size = max(1, WIDENED // head.shape[1])
-    return [slice(start, start + size) for start in range(0, len(head), size)]
 
 
 class _WeightedNll(Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, hidden: Tensor, head: Head, labels: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
         logprobs = hidden.new_empty(len(labels), dtype=torch.float32)
         correct = torch.empty_like(labels, dtype=torch.bool)
         grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for rows in _chunks(len(labels)):
-            likely = _Softmax(_logits(hidden[rows], head), labels[rows])
+            likely = _Softmax(head.logits(hidden[rows]), labels[rows])
             logprobs[rows], correct[rows] = likely.logprobs, likely.correct
             if grad is not None:
-                grad[rows] = _times_head(likely.error(), head, hidden.dtype).mul_(weights[rows, None])
+                grad[rows] = head.times(likely.error()).mul_(weights[rows, None])
         ctx.save_for_backward(grad)
         ctx.mark_non_differentiable(logprobs, correct)
         return -(logprobs * weights).sum(), logprobs, correct
@@ -93,23 +69,25 @@ class _WeightedNll(Function):
 
 class _TokenLogprobs(Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden: Tensor, head: Head, labels: Tensor) -> tuple[Tensor, Tensor]:
         logprobs = hidden.new_empty(len(labels), dtype=torch.float32)
         correct = torch.empty_like(labels, dtype=torch.bool)
         for rows in _chunks(len(labels)):
-            likely = _Softmax(_logits(hidden[rows], head), labels[rows])
+            likely = _Softmax(head.logits(hidden[rows]), labels[rows])
             logprobs[rows], correct[rows] = likely.logprobs, likely.correct
-        ctx.save_for_backward(hidden, head, labels)
+        ctx.head = head
+        ctx.save_for_backward(hidden, labels)
         ctx.mark_non_differentiable(correct)
         return logprobs, correct
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, head, labels = ctx.saved_tensors
+        hidden, labels = ctx.saved_tensors
+        head: Head = ctx.head
         grad = torch.empty_like(hidden)
         for rows in _chunks(len(labels)):
-            likely = _Softmax(_logits(hidden[rows], head), labels[rows])
-            grad[rows] = _times_head(likely.error(), head, hidden.dtype).mul_(-grads[0][rows, None])
+            likely = _Softmax(head.logits(hidden[rows]), labels[rows])
+            grad[rows] = head.times(likely.error()).mul_(-grads[0][rows, None])
         return grad, None, None
 
 

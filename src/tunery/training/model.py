@@ -10,8 +10,10 @@ from transformers import PreTrainedModel
 
 from tunery.modeling import attention, product_cache
 from tunery.modeling.adapter_config import LoraConfig
+from tunery.modeling.frozen_head import Head
 from tunery.modeling.fused import fuse
 from tunery.modeling.fused_layer import fuse_layers
+from tunery.modeling.layer_memory import Scratch
 from tunery.modeling.loading import load_model
 from tunery.modeling.lora import LoraLinear, attach
 from tunery.modeling.product_dtype import product_dtype
@@ -31,7 +33,7 @@ class UnsupportedModel(ValueError):
 class TrainModel:
     model: PreTrainedModel
     layers: dict[str, LoraLinear]
-    head: Tensor  # [V, E] frozen
+    head: Head
     shape: HeadShape
     product_dtype: torch.dtype
 
@@ -67,13 +69,13 @@ class TrainModel:
         if output is None or getattr(output, "bias", None) is not None:
             raise UnsupportedModel("The base model has no plain linear head, which the trainer needs.")
         products = products or product_dtype(dtype, device)
-        layers = attach(model, lora, seed, products)
+        layers, scratch = attach(model, lora, seed, products), Scratch()
         if device == "cpu" and fused:
-            fuse_layers(model)
+            fuse_layers(model, scratch)
             _own_memory(model)
         fuse(model)
         shape = HeadShape(config.num_attention_heads, config.num_key_value_heads, device)
-        return cls(model, layers, output.weight, shape, products)
+        return cls(model, layers, Head(output.weight, products, scratch), shape, products)
 
     def hidden(self, inputs: PackedInputs) -> Tensor:
         """[M, E] hidden states at the predictors, in the product type."""
