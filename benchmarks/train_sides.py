@@ -30,6 +30,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     from tunery.training.memory import micro_batch_tokens
     from tunery.training.methods.sft import Supervised
     from tunery.training.model import TrainModel
+    from tunery.training.optimizer import AdamW
     from tunery.training.packing import Row
     from tunery.training.step import MicroBatchLimit, Stepper
 
@@ -39,7 +40,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     set_adapter({name: (layer.lora_A, layer.lora_B) for name, layer in model.layers.items()})
     model.refresh()
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=0.0, fused=True)
+    optimizer = AdamW(model.parameters())
     limit = MicroBatchLimit(micro_batch_tokens(model.config, "cpu"))
     stepper = Stepper(model, Supervised(), optimizer, limit)
     started = time.perf_counter()
@@ -89,11 +90,11 @@ def limit_tokens_per_s(config: Any, trained_share: float) -> float:
     something is trained.
     """
     body = sum(
-        config.num_hidden_layers * rows * columns
+        config.num_layers * rows * columns
         for rows, columns in (
-            (config.num_attention_heads * config.head_dim, config.hidden_size),
-            (2 * config.num_key_value_heads * config.head_dim, config.hidden_size),
-            (config.hidden_size, config.num_attention_heads * config.head_dim),
+            (config.num_heads * config.head_dim, config.hidden_size),
+            (2 * config.num_kv_heads * config.head_dim, config.hidden_size),
+            (config.hidden_size, config.num_heads * config.head_dim),
             (3 * config.intermediate_size, config.hidden_size),
         )
     )

@@ -9,9 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from tunery.domain.errors import InvalidRequest
+from tunery.modeling.config import read_config
 from tunery.serving import build
 from tunery.serving.forward import eight_bit
-from tunery.serving.forward.config import read_config
 from tunery.serving.forward.eight_bit import group_steps
 from tunery.serving.forward.kv import KeyValueCache
 from tunery.serving.forward.linear import FOUR_BIT_ROWS, PackedLinear, Precision, loses_nothing, shared

@@ -9,6 +9,7 @@ from tunery.modeling.adapter_config import LoraConfig
 from tunery.training.examples import TrainExample
 from tunery.training.methods.sft import Supervised
 from tunery.training.model import TrainModel
+from tunery.training.optimizer import AdamW
 from tunery.training.packing import Row
 from tunery.training.step import MicroBatchLimit, Stepper
 
@@ -22,7 +23,7 @@ def losses(folder: Path, rows: list[Row], device: str) -> list[float]:
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     model = TrainModel.load(folder, LoraConfig(rank=4, alpha=8), seed=1, device=device, dtype=dtype)
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0, fused=True)
+    optimizer = AdamW(model.parameters())
     stepper = Stepper(model, Supervised(), optimizer, MicroBatchLimit(4096))
     examples = [TrainExample((row,), len(row.token_ids)) for row in rows]
     return [stepper.step(examples, 1e-2).loss for _ in range(10)]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.training.conftest import MakeModel
+from tunery.modeling.transformers_decoder import ATTENTION, TransformersDecoder
 from tunery.training.batching import batch_indices, cursor_of, micro_batches, num_batches
 from tunery.training.examples import TrainExample
 from tunery.training.inputs import PackedInputs
@@ -14,6 +15,7 @@ from tunery.training.methods.base import Sums
 from tunery.training.methods.dpo import Preference, answer_logprobs
 from tunery.training.methods.sft import Supervised
 from tunery.training.model import TrainModel
+from tunery.training.optimizer import AdamW
 from tunery.training.packing import Row
 from tunery.training.schedule import learning_rate
 from tunery.training.step import MicroBatchLimit, OutOfMemory, Stepper, evaluate
@@ -24,7 +26,7 @@ def examples_of(rows: list[Row]) -> list[TrainExample]:
 
 
 def stepper(model: TrainModel, method: object = None, max_tokens: int = 4096) -> Stepper:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
+    optimizer = AdamW(model.parameters())
     return Stepper(model, method or Supervised(), optimizer, MicroBatchLimit(max_tokens))  # type: ignore[arg-type]
 
 
@@ -43,11 +45,11 @@ def test_micro_batches_change_nothing(make_model: MakeModel, rows: list[Row]) ->
 
 def test_only_the_adapter_moves(make_model: MakeModel, rows: list[Row]) -> None:
     model = make_model()
-    adapted = {id(parameter) for parameter in model.parameters()}
-    frozen = {n: p.clone() for n, p in model.model.named_parameters() if id(p) not in adapted}
+    weights = [model.head.weight, *(layer.base.weight for layer in model.layers.values())]
+    frozen = [weight.clone() for weight in weights]
     before = adapter(model)
     stepper(model).step(examples_of(rows), 1e-3)
-    assert all(torch.equal(p, frozen[n]) for n, p in model.model.named_parameters() if n in frozen)
+    assert all(torch.equal(weight, before) for weight, before in zip(weights, frozen, strict=True))
     assert all(not torch.equal(a, b) for a, b in zip(before, adapter(model), strict=True))
 
 
@@ -132,7 +134,7 @@ def dpo_reference(model: TrainModel, examples: list[TrainExample], start: TrainM
     """The published formula, one document at a time, through plain autograd."""
 
     def logprob(which: TrainModel, row: Row) -> torch.Tensor:
-        logits = which.model.get_output_embeddings()(_plain_hidden(which, row))
+        logits = _plain_hidden(which, row) @ which.head.weight.t()
         logprobs = logits.log_softmax(-1).gather(1, torch.tensor(row.token_ids[1:])[:, None])[:, 0]
         return (logprobs * torch.tensor(row.loss_weights[1:])).sum()
 
@@ -144,11 +146,13 @@ def dpo_reference(model: TrainModel, examples: list[TrainExample], start: TrainM
 
 
 def _plain_hidden(model: TrainModel, row: Row) -> torch.Tensor:
-    model.model.set_attn_implementation("eager")
+    assert isinstance(model.body, TransformersDecoder)
+    whole = model.body.model
+    whole.set_attn_implementation("eager")
     try:
-        return model.model.base_model(input_ids=torch.tensor([row.token_ids])).last_hidden_state[0, :-1]
+        return whole.base_model(input_ids=torch.tensor([row.token_ids])).last_hidden_state[0, :-1]
     finally:
-        model.model.set_attn_implementation("tunery_packed")
+        whole.set_attn_implementation(ATTENTION)
 
 
 def test_dpo_equals_the_published_formula(make_model: MakeModel, rows: list[Row]) -> None:

@@ -17,9 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-NAME = "tunery_packed"
 
 # Probabilities of a layer are kept for the backward up to this size; beyond it they are computed again.
 KEEP_BYTES = 32 * 1024**2
@@ -148,33 +145,3 @@ def reference(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, sc
     scores = (query @ key.transpose(2, 3)) * scaling
     scores = scores.masked_fill(~seen, float("-inf"))
     return (scores.softmax(-1) @ value).transpose(1, 2)
-
-
-def attention_forward(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float,
-    plan: AttentionPlan | None = None,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """What transformers calls. Everything this attention cannot do is refused rather than left out."""
-    from tunery.modeling.packed_attention import packed
-
-    if plan is None:
-        raise ValueError("Packed attention needs a plan: call the model with plan=…")
-    window = kwargs.get("sliding_window")
-    if window is not None and plan.max_position >= window:
-        raise ValueError(f"This model looks back {window} tokens only; longer examples cannot be trained on it yet.")
-    if dropout or kwargs.get("softcap") is not None:
-        raise ValueError("This model's attention uses dropout or a soft cap, which packed attention does not have.")
-    return packed(query, key, value, plan, scaling), None
-
-
-def register() -> None:
-    """Make `attn_implementation="tunery_packed"` known to transformers."""
-    ALL_ATTENTION_FUNCTIONS.register(NAME, attention_forward)

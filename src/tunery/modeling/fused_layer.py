@@ -8,134 +8,143 @@ and the adapters' inner products h. Norms and activations are computed again, wh
 What is kept has the type of the weights. What goes into a product has the product type, which may be wider: the loops
 between the products write either.
 
-Used where every linear layer has an adapter without dropout; other layers run through transformers and `LoraLinear`,
-which is also what this is tested against.
+The last layer computes what follows its attention only for the tokens that are asked for, of which some may be asked
+for twice: M rows of the N.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tunery.modeling import layer_loops as loops
 from tunery.modeling.attention import AttentionPlan
-from tunery.modeling.compiled import Array, as_array, use_threads
+from tunery.modeling.compiled import Array, as_array
+from tunery.modeling.config import ModelConfig
 from tunery.modeling.fused_linear import FusedLinear
 from tunery.modeling.layer_memory import Kept, Scratch
 from tunery.modeling.lora import LoraLinear
 from tunery.modeling.packed_attention import attend, attend_backward
 
-LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"}
+
+@dataclass(frozen=True)
+class Place:
+    """Where the tokens of a packed row stand."""
+
+    cos: Tensor  # [N, D / 2]
+    sin: Tensor
+    plan: AttentionPlan
 
 
-class FusedLayer(GradientCheckpointingLayer):
-    """Stands in the place of transformers' decoder layer."""
+class FusedLayer:
+    def __init__(
+        self, members: dict[str, LoraLinear], norms: tuple[Tensor, Tensor], config: ModelConfig, scratch: Scratch
+    ) -> None:
+        """members by their names in transformers; norms: the weights before attention and before the MLP."""
 
-    def __init__(self, layer: Any, scratch: Scratch, kept: Kept, *, is_first: bool) -> None:
-        super().__init__()
-        attention, mlp = layer.self_attn, layer.mlp
-        # Registered, so that the parameters keep their names and places.
-        self.self_attn, self.mlp = attention, mlp
-        self.input_layernorm, self.post_attention_layernorm = layer.input_layernorm, layer.post_attention_layernorm
-        self.eps = layer.input_layernorm.variance_epsilon
-        self.head_dim, self.scaling = attention.head_dim, attention.scaling
-        self.qkv = FusedLinear([attention.q_proj, attention.k_proj, attention.v_proj], scratch)
-        self.out = FusedLinear([attention.o_proj], scratch)
-        self.gate_up = FusedLinear([mlp.gate_proj, mlp.up_proj], scratch)
-        self.down = FusedLinear([mlp.down_proj], scratch)
-        linears = (self.qkv, self.out, self.gate_up, self.down)
-        self.adapters = [member for linear in linears for member in linear.members]
+        def fused(*names: str) -> FusedLinear:
+            return FusedLinear([members[name] for name in names], scratch)
+
+        self.qkv = fused("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        self.out = fused("self_attn.o_proj")
+        self.gate_up = fused("mlp.gate_proj", "mlp.up_proj")
+        self.down = fused("mlp.down_proj")
+        self.input_norm, self.post_norm = norms
+        self.eps, self.head_dim, self.scaling = config.rms_norm_eps, config.head_dim, config.head_dim**-0.5
         self.product_dtype, self.scratch = self.qkv.product_dtype, scratch
-        self.kept, self.is_first = kept, is_first
+        linears = (self.qkv, self.out, self.gate_up, self.down)
+        self._parameters = [p for linear in linears for m in linear.members for p in (m.lora_A, m.lora_B)]
 
-    def forward(
-        self,
-        hidden_states: Tensor,
-        position_embeddings: tuple[Tensor, Tensor] | None = None,
-        plan: AttentionPlan | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        if plan is None or position_embeddings is None:
-            raise ValueError("Packed attention needs a plan: call the model with plan=…")
-        cos, sin = (tensor[0] for tensor in position_embeddings)  # [N, D]
-        use_threads(torch.get_num_threads())
-        parameters = [p for member in self.adapters for p in (member.lora_A, member.lora_B)]
-        out: Tensor = _Layer.apply(hidden_states[0], cos, sin, plan, self, *parameters)  # type: ignore[assignment]
-        return out[None]
-
-    def memory_of_a_pass(self, keeps: bool) -> Kept:
-        """Where this layer puts what its backward reads: with the other layers' unless it goes before they are done."""
-        if not keeps or self.gradient_checkpointing:
-            return Kept()
-        if self.is_first:
-            self.kept.begin()
-        return self.kept
+    def __call__(self, x: Tensor, place: Place, asked: Tensor | None, memory: Kept) -> Tensor:
+        """x [N, E] → [N, E], or [M, E] of the tokens asked for. The backward reads what is left in `memory`."""
+        return _Layer.apply(x, place, asked, self, memory, *self._parameters)  # type: ignore[return-value]
 
 
 class _Layer(Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, plan: AttentionPlan, layer: FusedLayer, *parameters: Tensor
+        ctx: Any,
+        x: Tensor,
+        place: Place,
+        asked: Tensor | None,
+        layer: FusedLayer,
+        memory: Kept,
+        *parameters: Tensor,
     ) -> Tensor:
-        num_tokens, keeps = x.shape[0], any(ctx.needs_input_grad)
-        memory = layer.memory_of_a_pass(keeps)
+        num_tokens, dtype = x.shape[0], x.dtype
+        is_trained = any(ctx.needs_input_grad)
         extended = layer.qkv.room(num_tokens)
-        _norm(x, layer.input_layernorm.weight, layer.eps, extended)
-        qkv = memory.take((num_tokens, layer.qkv.num_out), x.dtype)
+        _norm(x, layer.input_norm, layer.eps, extended)
+        qkv = memory.take((num_tokens, layer.qkv.num_out), dtype)
         h_qkv = layer.qkv.forward(extended, qkv)
         rows = qkv.view(-1, layer.head_dim)
-        _rotate(rows, cos, sin, plan, 1)
+        _rotate(rows, place, 1)
         # Rounding probabilities and widening them again costs as much as computing them again.
-        keeps_probabilities = keeps and layer.product_dtype is x.dtype
-        wide, kept = attend(rows.to(layer.product_dtype), plan, layer.scaling, layer.scratch, keep=keeps_probabilities)
-        attended = memory.take((num_tokens, layer.out.num_in), x.dtype)
-        attended.copy_(wide.view_as(attended))
-        extended = layer.out.room(num_tokens)
+        keeps = is_trained and layer.product_dtype is dtype
+        wide_rows = rows.to(layer.product_dtype)
+        wide, kept = attend(wide_rows, place.plan, layer.scaling, layer.scratch, keep=keeps)
+        wide = _rows(wide.view(num_tokens, -1), asked)
+        attended = memory.take(tuple(wide.shape), dtype).copy_(wide)
+        extended = layer.out.room(attended.shape[0])
         extended[:, : layer.out.num_in] = attended
-        middle = memory.take(tuple(x.shape), x.dtype)
+        middle = memory.take((attended.shape[0], x.shape[1]), dtype)
         h_out = layer.out.forward(extended, middle)
-        middle.add_(x)
-        extended = layer.gate_up.room(num_tokens)
-        _norm(middle, layer.post_attention_layernorm.weight, layer.eps, extended)
-        gate_up = memory.take((num_tokens, layer.gate_up.num_out), x.dtype)
-        h_gate_up = layer.gate_up.forward(extended, gate_up)
-        extended = layer.down.room(num_tokens)
-        loops.gate(as_array(gate_up), as_array(extended))
-        out = memory.take(tuple(x.shape), x.dtype)
-        h_down = layer.down.forward(extended, out)
-        ctx.layer, ctx.plan, ctx.memory, ctx.pass_ = layer, plan, memory, memory.passes
+        middle.add_(_rows(x, asked))
+        out, of_mlp = _mlp(layer, middle, memory)
+        ctx.layer, ctx.place, ctx.asked, ctx.memory, ctx.pass_number = layer, place, asked, memory, memory.passes
         ctx.num_kept = len(kept)
-        ctx.save_for_backward(
-            *(x, cos, sin, rows, attended, h_qkv, h_out, *kept, middle, gate_up, h_gate_up, h_down),
-        )
-        return out.add_(middle)
+        ctx.save_for_backward(x, rows, attended, h_qkv, h_out, *kept, middle, *of_mlp)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.memory.passes != ctx.pass_:
+        if ctx.memory.passes != ctx.pass_number:
             raise RuntimeError("Another forward pass has written over what this one kept for its backward.")
-        x, cos, sin, rows, attended, h_qkv, h_out, *more = ctx.saved_tensors
+        x, rows, attended, h_qkv, h_out, *more = ctx.saved_tensors
         kept, of_mlp = more[: ctx.num_kept], more[ctx.num_kept :]
-        layer, plan, dtype = ctx.layer, ctx.plan, ctx.layer.product_dtype
+        layer, place, dtype = ctx.layer, ctx.place, ctx.layer.product_dtype
         grad, mlp_grads = _mlp_backward(layer, grads[0], *of_mlp)
-        mixed = attended.to(dtype)
-        grad_mixed, out_grads = layer.out.backward(grad.to(dtype), mixed, h_out, wants_input=True)
+        grad_mixed, out_grads = layer.out.backward(grad.to(dtype), attended.to(dtype), h_out, wants_input=True)
         assert grad_mixed is not None
-        grad_mixed = grad_mixed[:, : layer.out.num_in].reshape(-1, layer.head_dim)
-        grad_rows = attend_backward(grad_mixed, rows.to(dtype), plan, layer.scaling, layer.scratch, kept)
-        _rotate(grad_rows, cos, sin, plan, -1)
-        weight, normed = layer.input_layernorm.weight, layer.scratch.take("input", tuple(x.shape), dtype)
-        inverse = _norm(x, weight, layer.eps, normed)
+        grad_mixed = _spread(grad_mixed[:, : layer.out.num_in], ctx.asked, x.shape[0]).reshape(-1, layer.head_dim)
+        grad_rows = attend_backward(grad_mixed, rows.to(dtype), place.plan, layer.scaling, layer.scratch, kept)
+        _rotate(grad_rows, place, -1)
+        normed = layer.scratch.take("input", tuple(x.shape), dtype)
+        inverse = _norm(x, layer.input_norm, layer.eps, normed)
         wants_input = ctx.needs_input_grad[0]
         grad_normed, qkv_grads = layer.qkv.backward(
             grad_rows.view(x.shape[0], -1), normed, h_qkv, wants_input=wants_input
         )
+        grad_x: Tensor | None = None
         if grad_normed is not None:
-            _add_norm_grad(grad_normed, x, weight, inverse, grad)
-        return grad if wants_input else None, None, None, None, None, *qkv_grads, *out_grads, *mlp_grads
+            grad_x = _spread(grad, ctx.asked, x.shape[0])
+            _add_norm_grad(grad_normed, x, layer.input_norm, inverse, grad_x)
+        return grad_x, None, None, None, None, *qkv_grads, *out_grads, *mlp_grads
+
+
+def _rows(tensor: Tensor, asked: Tensor | None) -> Tensor:
+    return tensor if asked is None else tensor.index_select(0, asked)
+
+
+def _spread(grad: Tensor, asked: Tensor | None, num_tokens: int) -> Tensor:
+    """The gradient of all rows from that of the ones asked for."""
+    return grad if asked is None else grad.new_zeros(num_tokens, grad.shape[1]).index_add_(0, asked, grad)
+
+
+def _mlp(layer: FusedLayer, middle: Tensor, memory: Kept) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The layer's output, and what the backward needs besides `middle`."""
+    extended = layer.gate_up.room(middle.shape[0])
+    _norm(middle, layer.post_norm, layer.eps, extended)
+    gate_up = memory.take((middle.shape[0], layer.gate_up.num_out), middle.dtype)
+    h_gate_up = layer.gate_up.forward(extended, gate_up)
+    extended = layer.down.room(middle.shape[0])
+    loops.gate(as_array(gate_up), as_array(extended))
+    out = torch.empty_like(middle)
+    h_down = layer.down.forward(extended, out)
+    return out.add_(middle), (gate_up, h_gate_up, h_down)
 
 
 def _mlp_backward(
@@ -149,12 +158,12 @@ def _mlp_backward(
     assert grad_act is not None
     grad_gate_up = layer.scratch.take("output", tuple(gate_up.shape), dtype)
     loops.gate_backward(as_array(grad_act), as_array(gate_up), as_array(grad_gate_up))
-    weight, normed = layer.post_attention_layernorm.weight, layer.scratch.take("input", tuple(middle.shape), dtype)
-    inverse = _norm(middle, weight, layer.eps, normed)
+    normed = layer.scratch.take("input", tuple(middle.shape), dtype)
+    inverse = _norm(middle, layer.post_norm, layer.eps, normed)
     grad_normed, gate_up_grads = layer.gate_up.backward(grad_gate_up, normed, h_gate_up, wants_input=True)
     assert grad_normed is not None
     before = grad.clone()
-    _add_norm_grad(grad_normed, middle, weight, inverse, before)
+    _add_norm_grad(grad_normed, middle, layer.post_norm, inverse, before)
     return before, [*gate_up_grads, *down_grads]
 
 
@@ -169,33 +178,9 @@ def _add_norm_grad(grad: Tensor, x: Tensor, weight: Tensor, inverse: Array, out:
     loops.norm_backward(as_array(grad), as_array(x), as_array(weight), inverse, as_array(out))
 
 
-def _rotate(rows: Tensor, cos: Tensor, sin: Tensor, plan: AttentionPlan, direction: int) -> None:
+def _rotate(rows: Tensor, place: Place, direction: int) -> None:
     """Queries and keys by their positions, in place; back again with direction -1. rows [N * (H + 2K), D]"""
-    heads = as_array(rows.view(cos.shape[0], -1, rows.shape[1]))
-    loops.rotate(heads, as_array(cos), as_array(sin), plan.num_heads + plan.num_kv_heads, np.float32(direction))
-
-
-def fuse_layers(model: nn.Module, scratch: Scratch) -> None:
-    """Replace every decoder layer that this module can stand for. Call after the adapters are attached, on a CPU."""
-    kept, is_first = Kept(), True
-    modules: list[tuple[str, Any]] = list(model.named_modules())
-    for name, module in modules:
-        if type(module).__name__ in LAYERS and _is_plain(module):
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, FusedLayer(module, scratch, kept, is_first=is_first))
-            is_first = False
-
-
-def _is_plain(layer: Any) -> bool:
-    attention, mlp = layer.self_attn, layer.mlp
-    if getattr(attention, "sliding_window", None) is not None or type(mlp.act_fn) is not type(_silu()):
-        return False
-    linears = [getattr(attention, f"{name}_proj") for name in "qkvo"]
-    linears += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
-    return all(isinstance(linear, LoraLinear) and not linear.dropout for linear in linears)
-
-
-def _silu() -> nn.Module:
-    from transformers.activations import ACT2FN
-
-    return ACT2FN["silu"]
+    plan = place.plan
+    heads = as_array(rows.view(place.cos.shape[0], -1, rows.shape[1]))
+    num_rotated = plan.num_heads + plan.num_kv_heads
+    loops.rotate(heads, as_array(place.cos), as_array(place.sin), num_rotated, np.float32(direction))

@@ -81,8 +81,7 @@ def gate_backward(grad: Array, gate_up: Array, out: Array) -> None:
 def rotate(rows: Array, cos: Array, sin: Array, num_rotated: int, direction: np.float32) -> None:
     """Rotary embedding of the first heads of each token, in place; direction -1 turns back.
 
-    rows [N, H + 2K, D]; cos, sin [N, D], of which the first half is read. The halves of a head are the pairs, as in
-    transformers.
+    rows [N, H + 2K, D]; cos, sin [N, D / 2]. The halves of a head are the pairs, as in transformers.
     """
     half = rows.shape[2] // 2
     for token in prange(rows.shape[0]):

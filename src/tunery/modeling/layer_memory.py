@@ -37,9 +37,13 @@ class Kept:
         self.passes = 0
 
     def begin(self) -> None:
-        """A new forward pass. What was taken before is no longer valid: see `passes`."""
-        self._chunk = self._used = 0
+        """A new forward pass: what was taken before is no longer valid, which the change of `passes` tells."""
+        self.rewind()
         self.passes += 1
+
+    def rewind(self) -> None:
+        """Take from the start again, in the same pass."""
+        self._chunk = self._used = 0
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """An uninitialized tensor, of which autograd does not know that it shares its memory."""

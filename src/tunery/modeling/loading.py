@@ -1,4 +1,4 @@
-"""Loads the model of a model dir with transformers, our attention in place, no progress bars, nothing from the net."""
+"""Loads the model of a model dir with transformers: no progress bars, nothing from the net."""
 
 import logging
 from pathlib import Path
@@ -6,8 +6,6 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
-
-from tunery.modeling.attention import register
 
 
 def load_model(
@@ -19,9 +17,8 @@ def load_model(
 ) -> PreTrainedModel:
     """The causal language model with frozen weights, in eval mode. Only safetensors are read.
 
-    `attention` is a name of transformers or `tunery_packed`, which training uses.
+    `attention` is a name that transformers knows.
     """
-    register()
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     model = AutoModelForCausalLM.from_pretrained(

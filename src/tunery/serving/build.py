@@ -6,12 +6,12 @@ from hashlib import sha256
 import torch
 
 from tunery.datasets.render import Renderer
+from tunery.modeling.config import read_config
 from tunery.modeling.product_dtype import product_dtype
 from tunery.serving.blocks import BlockPool
 from tunery.serving.constraints import Grammars
 from tunery.serving.engine import Engine
 from tunery.serving.forward import eight_bit
-from tunery.serving.forward.config import read_config
 from tunery.serving.http.broker import Broker
 from tunery.serving.http.service import Service
 from tunery.serving.runner import Runner

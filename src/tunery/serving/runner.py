@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from tunery.modeling import product_cache
+from tunery.modeling.config import ModelConfig
 from tunery.serving.constraints import Grammars
 from tunery.serving.forward.adapters import Adapter, read_adapter
-from tunery.serving.forward.config import ModelConfig
 from tunery.serving.forward.kv import KeyValueCache, block_bytes
 from tunery.serving.forward.linear import Precision
 from tunery.serving.forward.model import Model, Run

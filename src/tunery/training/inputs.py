@@ -14,8 +14,8 @@ from tunery.training.packing import Row, Tree, build_tree, families, packed_posi
 class PackedInputs:
     """N packed tokens, M predictions."""
 
-    token_ids: Tensor  # [1, N]
-    position_ids: Tensor  # [1, N]
+    token_ids: Tensor  # [N]
+    position_ids: Tensor  # [N]
     plan: AttentionPlan
     predictors: Tensor  # [M] packed positions whose hidden state predicts
     labels: Tensor  # [M] the tokens to predict
@@ -24,7 +24,7 @@ class PackedInputs:
 
     @property
     def num_tokens(self) -> int:
-        return self.token_ids.shape[1]
+        return len(self.token_ids)
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,8 @@ def pack(rows: Sequence[Row], shape: HeadShape, *, share: bool = True) -> Packed
     predictors, labels, weights, row_of = _predictions(rows, tree)
     device = shape.device
     return PackedInputs(
-        token_ids=torch.tensor([[token for s in tree.segments for token in s.token_ids]], device=device),
-        position_ids=torch.tensor(
-            [[s.start + i for s in tree.segments for i in range(len(s.token_ids))]], device=device
-        ),
+        token_ids=torch.tensor([token for s in tree.segments for token in s.token_ids], device=device),
+        position_ids=torch.tensor([s.start + i for s in tree.segments for i in range(len(s.token_ids))], device=device),
         plan=_plan(tree, shape),
         predictors=torch.tensor(predictors, dtype=torch.long, device=device),
         labels=torch.tensor(labels, dtype=torch.long, device=device),

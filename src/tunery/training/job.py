@@ -17,6 +17,7 @@ from tunery.training.methods.base import Method
 from tunery.training.methods.dpo import Preference
 from tunery.training.methods.sft import Supervised
 from tunery.training.model import TrainModel
+from tunery.training.optimizer import AdamW
 from tunery.training.parity import write_parity
 from tunery.training.references import reference_logprobs
 from tunery.training.reports import Report
@@ -59,7 +60,7 @@ def _assemble(workdir: Path, control: Control, report: Report) -> Loop:
     if spec.method == "dpo":
         reference = reference_logprobs(workdir, model, [*examples, *valid], micro, control.check)
         method = Preference(spec.beta, reference)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=0.0, fused=True)
+    optimizer = AdamW(model.parameters())
     progress = load_state(workdir / "state", model, optimizer) or Progress()
     micro.max_tokens = min(micro.max_tokens, progress.max_tokens or micro.max_tokens)
     model.train()

@@ -2,9 +2,10 @@
 
 import resource
 from pathlib import Path
-from typing import Any
 
 import torch
+
+from tunery.modeling.config import Sizes
 
 # Beyond this a larger micro-batch is no faster on a CPU, it only needs more memory.
 MAX_CPU_TOKENS = 4096
@@ -13,16 +14,16 @@ MIN_TOKENS = 256
 SHARE = 0.35  # of what is free: the rest is for the vocabulary head, the optimizer and everybody else
 
 
-def micro_batch_tokens(config: Any, device: str) -> int:
+def micro_batch_tokens(config: Sizes, device: str) -> int:
     """Tokens of a micro-batch whose kept activations fit into the memory that is free now."""
     most = MAX_CUDA_TOKENS if device.startswith("cuda") else MAX_CPU_TOKENS
     fitting = int(SHARE * free_bytes(device) / bytes_per_token(config))
     return max(MIN_TOKENS, min(most, fitting))
 
 
-def bytes_per_token(config: Any) -> int:
+def bytes_per_token(config: Sizes) -> int:
     """Activations kept for the backward, bf16: about ten of the hidden size and four of the inner size a layer."""
-    return 2 * config.num_hidden_layers * (10 * config.hidden_size + 4 * config.intermediate_size)
+    return 2 * config.num_layers * (10 * config.hidden_size + 4 * config.intermediate_size)
 
 
 def free_bytes(device: str) -> int:

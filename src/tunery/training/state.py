@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from tunery.modeling.adapters import adapter_tensors, set_adapter_tensors
 from tunery.training.model import TrainModel
+from tunery.training.optimizer import AdamW
 
 STATE_FILE = "state.safetensors"
 META_FILE = "meta.json"  # the step, for those who read no safetensors
@@ -35,7 +36,7 @@ class Progress:
     last_metrics: dict[str, Any] = field(default_factory=dict)
 
 
-def save_state(folder: Path, model: TrainModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save_state(folder: Path, model: TrainModel, optimizer: AdamW, progress: Progress) -> None:
     """Replace the state. A crash at any line leaves the old one or the new one. Raises OSError on a full disk."""
     folder.mkdir(exist_ok=True)
     tensors = adapter_tensors(model.layers)
@@ -54,7 +55,7 @@ def save_state(folder: Path, model: TrainModel, optimizer: torch.optim.Optimizer
     _replace(meta, folder / META_FILE)
 
 
-def load_state(folder: Path, model: TrainModel, optimizer: torch.optim.Optimizer) -> Progress | None:
+def load_state(folder: Path, model: TrainModel, optimizer: AdamW) -> Progress | None:
     """Put a saved state back; None when there is none."""
     path = folder / STATE_FILE
     if not path.exists():

@@ -12,6 +12,7 @@ from tunery.training.inputs import pack
 from tunery.training.memory import is_out_of_memory
 from tunery.training.methods.base import Method, Sums
 from tunery.training.model import TrainModel
+from tunery.training.optimizer import AdamW
 
 MAX_GRAD_NORM = 1.0
 MIN_MICRO_BATCH_TOKENS = 32
@@ -50,7 +51,7 @@ class StepResult:
 class Stepper:
     model: TrainModel
     method: Method
-    optimizer: torch.optim.Optimizer
+    optimizer: AdamW
     limit: MicroBatchLimit
     check: Callable[[], None] = lambda: None  # called between micro-batches; raises to give the step up
 
@@ -62,11 +63,9 @@ class Stepper:
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM, foreach=True))
         is_finite = norm == norm and norm != float("inf") and sums.mean_loss == sums.mean_loss
         if is_finite:
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
-            self.optimizer.step()
+            self.optimizer.step(lr)
             self.model.refresh()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         return StepResult(
             loss=sums.mean_loss,
             accuracy=sums.accuracy,
@@ -87,7 +86,7 @@ class Stepper:
             except (RuntimeError, MemoryError) as exc:
                 if not is_out_of_memory(exc):
                     raise
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad()
             self.limit.halve()
             halvings += 1
 

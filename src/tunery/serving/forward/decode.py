@@ -11,9 +11,9 @@ import torch
 
 from tunery.modeling import layer_loops
 from tunery.modeling.compiled import Array, as_array, use_threads
+from tunery.modeling.config import ModelConfig
 from tunery.serving.forward import kernels
 from tunery.serving.forward.adapters import Adapter
-from tunery.serving.forward.config import ModelConfig
 from tunery.serving.forward.kv import KeyValueCache
 from tunery.serving.forward.linear import PackedLinear, Shared, shared
 from tunery.serving.forward.lora import Lora, LoraPass

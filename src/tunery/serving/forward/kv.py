@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from tunery.serving.forward.config import ModelConfig
+from tunery.modeling.config import ModelConfig
 
 
 class KeyValueCache:

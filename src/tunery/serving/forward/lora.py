@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from tunery.modeling.compiled import Array, as_array
+from tunery.modeling.config import ModelConfig, module_sizes
 from tunery.serving.forward import kernels
 from tunery.serving.forward.adapters import Adapter, no_adapter
-from tunery.serving.forward.config import ModelConfig
-from tunery.serving.forward.weights import FUSED, module_sizes
+from tunery.serving.forward.weights import FUSED
 
 LONG_RUN = 128  # rows; measured: with fewer, calling the products costs more than the loop
 

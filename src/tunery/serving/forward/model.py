@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from tunery.modeling import layer_loops
 from tunery.modeling.compiled import as_array, use_threads
+from tunery.modeling.config import ModelConfig
 from tunery.serving.forward.adapters import Adapter, no_adapter
-from tunery.serving.forward.config import ModelConfig
 from tunery.serving.forward.decode import DecodePass, Run
 from tunery.serving.forward.kv import KeyValueCache
 from tunery.serving.forward.linear import PackedLinear, shared

@@ -6,12 +6,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
 from tunery.domain.errors import InvalidRequest
+from tunery.modeling.config import ModelConfig, module_sizes
 from tunery.modeling.product_dtype import product_dtype
+from tunery.modeling.weight_files import WeightFiles
 from tunery.serving.forward import eight_bit
-from tunery.serving.forward.config import ModelConfig
 from tunery.serving.forward.linear import PackedLinear, Precision, loses_nothing
 
 # The linear layers of a decoder layer as they are computed: each name is one matrix product, its members one module.
@@ -45,49 +45,13 @@ class ModelWeights:
     precision: Precision
 
 
-def module_sizes(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """(in, out) of each module of a layer."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    return {
-        "self_attn.q_proj": (hidden, query),
-        "self_attn.k_proj": (hidden, key),
-        "self_attn.v_proj": (hidden, key),
-        "self_attn.o_proj": (query, hidden),
-        "mlp.gate_proj": (hidden, inner),
-        "mlp.up_proj": (hidden, inner),
-        "mlp.down_proj": (inner, hidden),
-    }
-
-
-class _Tensors:
-    """The tensors of all safetensors files of a folder, by name."""
-
-    def __init__(self, model_dir: Path, dtype: torch.dtype) -> None:
-        self._dtype = dtype
-        self._files = [safe_open(path, framework="pt") for path in sorted(model_dir.glob("*.safetensors"))]
-        self._file_of = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118 - no mapping
-        if not self._file_of:
-            raise InvalidRequest(f"{str(model_dir)!r} holds no .safetensors file.")
-
-    def find(self, name: str) -> torch.Tensor | None:
-        file = self._file_of.get(name)
-        return None if file is None else file.get_tensor(name).to(self._dtype)
-
-    def get(self, name: str) -> torch.Tensor:
-        tensor = self.find(name)
-        if tensor is None:
-            raise InvalidRequest(f"The weights have no tensor {name!r}.")
-        return tensor
-
-
 def load_weights(
     model_dir: Path, config: ModelConfig, dtype: torch.dtype, *, precision: Precision | None
 ) -> ModelWeights:
     """`precision` None: what is fastest here and loses next to nothing. Raises InvalidRequest."""
     if precision == "8bit" and not eight_bit.is_available():
         raise InvalidRequest("This processor does not multiply bytes (AVX-512 VNNI or AVX-VNNI): use other weights.")
-    tensors = _Tensors(model_dir, dtype)
+    tensors = WeightFiles(model_dir, dtype)
     precision = precision or _choose(tensors, config, dtype)
     products = product_dtype(dtype, "cpu") if precision == "8bit" else dtype
     linear = partial(PackedLinear, precision=precision, products=products)
@@ -104,7 +68,7 @@ def load_weights(
     )
 
 
-def _choose(tensors: _Tensors, config: ModelConfig, dtype: torch.dtype) -> Precision:
+def _choose(tensors: WeightFiles, config: ModelConfig, dtype: torch.dtype) -> Precision:
     if dtype is not torch.bfloat16:
         return "full"  # who asks for float32 wants what float32 gives
     if eight_bit.is_available():
@@ -112,14 +76,14 @@ def _choose(tensors: _Tensors, config: ModelConfig, dtype: torch.dtype) -> Preci
     return "4bit" if all(loses_nothing(weight) for weight in _probe(tensors, config)) else "full"
 
 
-def _probe(tensors: _Tensors, config: ModelConfig) -> Iterator[torch.Tensor]:
+def _probe(tensors: WeightFiles, config: ModelConfig) -> Iterator[torch.Tensor]:
     """One layer's weights stand for all: a file's linear layers are quantised alike."""
     for module in module_sizes(config):
         yield tensors.get(f"model.layers.{config.num_layers // 2}.{module}.weight")
 
 
 def _layer(
-    tensors: _Tensors,
+    tensors: WeightFiles,
     config: ModelConfig,
     index: int,
     linear: Callable[[torch.Tensor, torch.Tensor | None], PackedLinear],

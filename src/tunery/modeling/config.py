@@ -1,4 +1,5 @@
-"""The shape of a Llama-like model, read from its config.json. Imports no torch."""
+"""The shape of a Llama-like model, read from its config.json: what the engine serves and the trainer's own decoder
+trains. Imports no torch."""
 
 import json
 from dataclasses import dataclass
@@ -11,8 +12,7 @@ ARCHITECTURES = {"llama", "mistral", "qwen2", "qwen3"}
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    model_type: str
+class Sizes:
     hidden_size: int
     intermediate_size: int
     num_layers: int
@@ -20,11 +20,17 @@ class ModelConfig:
     num_kv_heads: int
     head_dim: int
     vocab_size: int
+
+
+@dataclass(frozen=True)
+class ModelConfig(Sizes):
+    model_type: str
     context_length: int
     rms_norm_eps: float
     rope: dict[str, Any]  # rope_theta, rope_type and what that type needs
     has_qk_norm: bool
     tie_word_embeddings: bool
+    is_windowed: bool  # the context is that of a sliding window, up to whose length both attentions are the same
 
     @property
     def kv_width(self) -> int:
@@ -45,10 +51,8 @@ def read_config(model_dir: Path) -> ModelConfig:
         )
     if raw.get("hidden_act", "silu") != "silu":
         raise InvalidRequest(f"The engine computes SiLU; {str(model_dir)!r} asks for {raw['hidden_act']!r}.")
-    window = raw.get("sliding_window")
-    context = raw["max_position_embeddings"]
-    if window and raw.get("use_sliding_window", kind == "mistral"):
-        context = min(context, window)  # up to the window's length both attentions are the same
+    context, window = raw["max_position_embeddings"], raw.get("sliding_window")
+    is_windowed = bool(window) and raw.get("use_sliding_window", kind == "mistral")
     heads = raw["num_attention_heads"]
     return ModelConfig(
         model_type=kind,
@@ -59,11 +63,12 @@ def read_config(model_dir: Path) -> ModelConfig:
         num_kv_heads=raw.get("num_key_value_heads") or heads,
         head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
         vocab_size=raw["vocab_size"],
-        context_length=context,
+        context_length=min(context, window) if is_windowed else context,
         rms_norm_eps=raw["rms_norm_eps"],
         rope=_rope(raw),
         has_qk_norm=kind == "qwen3",
         tie_word_embeddings=raw.get("tie_word_embeddings", False),
+        is_windowed=is_windowed,
     )
 
 
@@ -75,3 +80,18 @@ def _rope(raw: dict[str, Any]) -> dict[str, Any]:
     if rope["rope_type"] not in ("default", "linear", "llama3"):
         raise InvalidRequest(f"The engine does not compute rotary embeddings of type {rope['rope_type']!r}.")
     return rope
+
+
+def module_sizes(config: Sizes) -> dict[str, tuple[int, int]]:
+    """(in, out) of each module of a layer."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return {
+        "self_attn.q_proj": (hidden, query),
+        "self_attn.k_proj": (hidden, key),
+        "self_attn.v_proj": (hidden, key),
+        "self_attn.o_proj": (query, hidden),
+        "mlp.gate_proj": (hidden, inner),
+        "mlp.up_proj": (hidden, inner),
+        "mlp.down_proj": (inner, hidden),
+    }

@@ -1,0 +1,50 @@
+"""AdamW by torch's own function for it.
+
+The class `torch.optim.AdamW` calls that function as well. But it imports torch's compiler, 75 MB and a second of it, to
+say that it is not to be compiled.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch.nn import Parameter
+from torch.optim.adamw import adamw
+
+
+class AdamW:
+    """Without weight decay: an adapter starts at nothing. `state` has the names of torch's."""
+
+    def __init__(self, parameters: Iterable[Parameter], betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        self.betas = betas
+        self.state = {parameter: _zeros(parameter) for parameter in parameters}
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Parameters without a gradient stay as they are."""
+        moved = [parameter for parameter in self.state if parameter.grad is not None]
+        states = [self.state[parameter] for parameter in moved]
+        adamw(
+            list(moved),
+            [parameter.grad for parameter in moved if parameter.grad is not None],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=True,
+            amsgrad=False,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            lr=lr,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
+
+    def zero_grad(self) -> None:
+        for parameter in self.state:
+            parameter.grad = None
+
+
+def _zeros(parameter: Parameter) -> dict[str, torch.Tensor]:
+    step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+    return {"step": step, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
