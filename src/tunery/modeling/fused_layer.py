@@ -83,9 +83,8 @@ class _Layer(Function):
         rows = qkv.view(-1, layer.head_dim)
         _rotate(rows, place, 1)
         # Rounding probabilities and widening them again costs as much as computing them again.
-        keeps = is_trained and layer.product_dtype is dtype
-        wide_rows = rows.to(layer.product_dtype)
-        wide, kept = attend(wide_rows, place.plan, layer.scaling, layer.scratch, keep=keeps)
+        keep = memory if is_trained and layer.product_dtype is dtype else None
+        wide, kept = attend(rows.to(layer.product_dtype), place.plan, layer.scaling, layer.scratch, keep)
         wide = _rows(wide.view(num_tokens, -1), asked)
         attended = memory.take(tuple(wide.shape), dtype).copy_(wide)
         extended = layer.out.room(attended.shape[0])

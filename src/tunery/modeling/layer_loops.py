@@ -12,6 +12,7 @@ from numba import prange
 from tunery.modeling.compiled import LOWEST, ONE, ZERO, Array, exp, inline, largest, load, parallel, store
 
 LANES = 64
+ROWS = 16  # that a thread takes at once, with one buffer
 
 
 @inline
@@ -101,23 +102,30 @@ def causal_softmax(scores: Array, length: int, num_before: int) -> None:
 
     scores [B, G · length, W]: row r is query r mod length, which sees num_before + r mod length + 1 positions.
     """
-    num_rows = scores.shape[1]
-    for item in prange(scores.shape[0] * num_rows):
-        row = item % num_rows
-        own, seen = scores[item // num_rows, row], num_before + row % length + 1
+    num_rows, width = scores.shape[1:]
+    total_rows = scores.shape[0] * num_rows
+    for part in prange((total_rows + ROWS - 1) // ROWS):
         # Up to a multiple of what the vector unit takes at once: the rest of a loop is done one by one.
-        weights = np.empty((seen + LANES - 1) // LANES * LANES, np.float32)
-        for i in range(seen):
-            weights[i] = load(own[i])
-        weights[seen:] = LOWEST
-        highest, total = largest(weights), ZERO
-        for i in range(len(weights)):
-            weights[i] = exp(weights[i] - highest)
-            total += weights[i]
-        share = ONE / total
-        for i in range(seen):
-            store(own, i, weights[i] * share)
-        own[seen:] = 0
+        weights = np.empty((width + LANES - 1) // LANES * LANES, np.float32)
+        for item in range(part * ROWS, min((part + 1) * ROWS, total_rows)):
+            row = item % num_rows
+            seen = num_before + row % length + 1
+            _softmax_row(scores[item // num_rows, row], seen, weights[: (seen + LANES - 1) // LANES * LANES])
+
+
+@inline
+def _softmax_row(own: Array, seen: int, weights: Array) -> None:
+    for i in range(seen):
+        weights[i] = load(own[i])
+    weights[seen:] = LOWEST
+    highest, total = largest(weights), ZERO
+    for i in range(len(weights)):
+        weights[i] = exp(weights[i] - highest)
+        total += weights[i]
+    share = ONE / total
+    for i in range(seen):
+        store(own, i, weights[i] * share)
+    own[seen:] = 0
 
 
 @parallel

@@ -14,7 +14,7 @@ from torch.autograd import Function
 from tunery.modeling.attention import AttentionPlan, Group
 from tunery.modeling.compiled import as_array
 from tunery.modeling.layer_loops import causal_softmax, causal_softmax_backward
-from tunery.modeling.layer_memory import Scratch
+from tunery.modeling.layer_memory import Kept, Scratch
 
 # Queries of a segment are taken in blocks: half of a causal square is never computed and long documents fit.
 # Measured on texts of 200 tokens: smaller blocks pay for more calls, larger ones for more of the square.
@@ -35,7 +35,7 @@ def packed(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, scali
 class _Packed(Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, plan: AttentionPlan, scaling: float) -> Tensor:
-        out, kept = attend(rows, plan, scaling, Scratch(), keep=any(ctx.needs_input_grad))
+        out, kept = attend(rows, plan, scaling, Scratch(), Kept() if any(ctx.needs_input_grad) else None)
         ctx.plan, ctx.scaling = plan, scaling
         ctx.save_for_backward(rows, *kept)
         return out
@@ -47,19 +47,22 @@ class _Packed(Function):
 
 
 def attend(
-    rows: Tensor, plan: AttentionPlan, scaling: float, scratch: Scratch, *, keep: bool
+    rows: Tensor, plan: AttentionPlan, scaling: float, scratch: Scratch, memory: Kept | None
 ) -> tuple[Tensor, list[Tensor]]:
-    """rows [N * (H + 2K), D] -> [N * H, D], and the probabilities for the backward where they are small."""
+    """rows [N * (H + 2K), D] -> [N * H, D], and the probabilities for the backward, in `memory`, where they are small.
+
+    memory None: the backward computes them again.
+    """
     slots = scratch.take("slots", (plan.num_query_slots, rows.shape[1]), rows.dtype)
     kept: list[Tensor] = []
     for group in plan.groups:
         view = _View(group, plan, rows, scaling, scratch)
         out = view.queries(slots[group.slots])
         for block in reversed(view.blocks()):  # in the order of the backward
-            probabilities = view.probabilities(block, keep=keep and plan.keep_probabilities)
-            out[:, :, block] = view.unfold(torch.bmm(probabilities, view.seen(view.value, block)))
-            if keep and plan.keep_probabilities:
-                kept.append(probabilities)
+            probabilities = view.probabilities(block)
+            view.put(out, block, probabilities, view.seen(view.value, block))
+            if memory is not None and plan.keep_probabilities:
+                kept.append(memory.take(tuple(probabilities.shape), probabilities.dtype).copy_(probabilities))
     return slots.index_select(0, plan.out_slots), kept
 
 
@@ -114,10 +117,16 @@ class _View:
         """The keys or values that the queries of a block can see: the context and the segment up to its end."""
         return keys[:, : self.context + block.stop]
 
-    def probabilities(self, block: slice, *, keep: bool = False) -> Tensor:
-        """[K * B, G * t, P + stop]. Scratch "probabilities" unless they are kept."""
-        name = None if keep else "probabilities"
-        scores = self.scaled(self.fold(self.query, block), self.seen(self.key, block), name)
+    def put(self, out: Tensor, block: slice, weights: Tensor, keys: Tensor) -> None:
+        """The block's part of out [K * B, G, T, D] = weights · keys."""
+        if block.stop - block.start == self.length:
+            torch.bmm(weights, keys, out=out.view(self.batch, -1, self.dim))
+        else:
+            out[:, :, block] = self.unfold(torch.bmm(weights, keys))
+
+    def probabilities(self, block: slice) -> Tensor:
+        """[K * B, G * t, P + stop]. Scratch "probabilities"."""
+        scores = self.scaled(self.fold(self.query, block), self.seen(self.key, block), "probabilities")
         causal_softmax(as_array(scores), block.stop - block.start, self.context + block.start)
         return scores
 
@@ -127,10 +136,9 @@ class _View:
         causal_softmax_backward(as_array(grad), as_array(probabilities), length, self.context + block.start)
         return grad
 
-    def scaled(self, rows: Tensor, keys: Tensor, name: str | None) -> Tensor:
+    def scaled(self, rows: Tensor, keys: Tensor, name: str) -> Tensor:
         """scaling · rows keysᵀ, in scratch of that name. With beta=0 the first argument is not read."""
-        shape = (*rows.shape[:2], keys.shape[1])
-        out = self.scratch.take(name, shape, rows.dtype) if name else rows.new_empty(shape)
+        out = self.scratch.take(name, (*rows.shape[:2], keys.shape[1]), rows.dtype)
         return torch.baddbmm(rows.new_empty(1), rows, keys.transpose(1, 2), beta=0, alpha=self.scaling, out=out)
 
 
@@ -151,7 +159,7 @@ def _group_backward(
         # Scaled here, it scales those of query and key.
         scores = view.scaled(out, view.seen(view.value, block), "scores")
         scores = view.scores_grad(scores, probabilities, block)
-        grad_query[:, :, block] = view.unfold(torch.bmm(scores, view.seen(view.key, block)))
+        view.put(grad_query, block, scores, view.seen(view.key, block))
         if number == 0:
             torch.bmm(probabilities.transpose(1, 2), out, out=grad_value)
             torch.bmm(scores.transpose(1, 2), rows, out=grad_key)
