@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
-        # torch and transformers take seconds to import: from here on every failure is reported.
+        # torch takes seconds to import: from here on every failure is reported.
         from tunery.training.job import run
 
         return {"left": EXIT_LEFT}.get(run(workdir, report), 0)
