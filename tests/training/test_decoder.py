@@ -1,17 +1,21 @@
 """The trainer's own decoder against transformers', and which models and adapters it takes."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
 
 from tests.training.conftest import assert_grads_equal, grads
 from tunery.modeling.adapter_config import LINEAR_MODULES, LoraConfig
-from tunery.modeling.decoder import Decoder
+from tunery.modeling.decoder import Decoder, UnsupportedModel, trainable_config
 from tunery.modeling.layer_memory import Kept
 from tunery.modeling.transformers_decoder import TransformersDecoder
+from tunery.training.child import failure_of
 from tunery.training.inputs import pack
 from tunery.training.losses import weighted_nll
 from tunery.training.model import TrainModel
@@ -40,6 +44,7 @@ LEFT_TO_TRANSFORMERS = {
     ),
 }
 LORA = LoraConfig(rank=4, alpha=8)
+FEWER, MORE = LINEAR_MODULES[:2], (*LINEAR_MODULES, "lm_head")
 
 
 def saved(config: PreTrainedConfig, folder: Path) -> Path:
@@ -49,6 +54,12 @@ def saved(config: PreTrainedConfig, folder: Path) -> Path:
         parameter.data += torch.randn_like(parameter) * 0.02
     model.save_pretrained(folder)
     return folder
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    path = folder / "model.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    save_file({name: tensor.contiguous() for name, tensor in change(tensors).items()}, path, {"format": "pt"})
 
 
 def load(folder: Path, lora: LoraConfig = LORA, *, fused: bool = True) -> TrainModel:
@@ -95,9 +106,68 @@ def test_other_models_are_left_to_transformers(name: str, rows: list[Row], tmp_p
         assert loss_and_grads(model, rows)[0] > 0
 
 
-@pytest.mark.parametrize("lora", [LoraConfig(dropout=0.1), LoraConfig(target_modules=LINEAR_MODULES[:2])])
+@pytest.mark.parametrize(
+    "lora", [LoraConfig(dropout=0.1), LoraConfig(target_modules=FEWER), LoraConfig(target_modules=MORE)]
+)
 def test_other_adapters_are_left_to_transformers(lora: LoraConfig, tmp_path: Path) -> None:
     assert isinstance(load(saved(OWN["mistral"], tmp_path), lora).body, TransformersDecoder)
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "scales beside the weights": lambda config: config.update(quantization_config={"quant_method": "fp8"}),
+    "a size that transformers assumes": lambda config: config.pop("num_key_value_heads"),
+    "no norm's epsilon": lambda config: config.pop("rms_norm_eps"),
+    "a window that transformers assumes": lambda config: config.pop("sliding_window"),
+    "half a head's rotation": lambda config: config["rope_parameters"].update(partial_rotary_factor=0.5),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_configuration_that_is_read_otherwise_is_left_to_transformers(name: str, tmp_path: Path) -> None:
+    path = saved(OWN["mistral"], tmp_path) / "config.json"
+    assert trainable_config(tmp_path, LORA, "cpu") is not None
+    config = json.loads(path.read_text())
+    CHANGES[name](config)
+    path.write_text(json.dumps(config))
+    assert trainable_config(tmp_path, LORA, "cpu") is None
+
+
+def test_tensors_of_another_layout_are_left_to_transformers(rows: list[Row], tmp_path: Path) -> None:
+    config = OWN["llama, one matrix for embedding and head"]
+    rewrite(saved(config, tmp_path), lambda tensors: {n.removeprefix("model."): t for n, t in tensors.items()})
+    model = load(tmp_path)
+    assert isinstance(model.body, TransformersDecoder) and loss_and_grads(model, rows)[0] > 0
+
+
+def test_a_head_of_its_own_beside_a_tied_embedding_counts(rows: list[Row], tmp_path: Path) -> None:
+    folder = saved(OWN["llama, one matrix for embedding and head"], tmp_path)
+    before = loss_and_grads(load(folder), rows)[0]
+    for scale in (1.0, 1.1):
+        rewrite(folder, lambda t: {**t, "lm_head.weight": t["model.embed_tokens.weight"] * scale})  # noqa: B023
+        assert (loss_and_grads(load(folder), rows)[0] == before) == (scale == 1.0)
+
+
+DAMAGES: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]] = {
+    "no tensor 'model.norm.weight'": lambda t: {n: v for n, v in t.items() if n != "model.norm.weight"},
+    "'model.layers.1.mlp.up_proj.weight' is": lambda t: {**t, "model.layers.1.mlp.up_proj.weight": torch.ones(3, 4)},
+    "holds torch.int8": lambda t: {n: v.char() if n.endswith("q_proj.weight") else v for n, v in t.items()},
+}
+
+
+@pytest.mark.parametrize("said", DAMAGES)
+def test_damaged_weights_are_refused_by_name(said: str, tmp_path: Path) -> None:
+    rewrite(saved(OWN["mistral"], tmp_path), DAMAGES[said])
+    with pytest.raises(UnsupportedModel, match=said) as caught:
+        load(tmp_path)
+    assert failure_of(caught.value)["code"] == "model_not_trainable"
+    assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_rows_without_anything_to_learn_give_nothing(fused: bool, rows: list[Row], tmp_path: Path) -> None:
+    model = load(saved(OWN["mistral"], tmp_path), fused=fused)
+    loss, found = loss_and_grads(model, [Row(row.token_ids, [0.0] * len(row.token_ids)) for row in rows])
+    assert loss == 0 and all(float(grad.abs().max()) == 0 for grad in found)
 
 
 def test_a_backward_after_another_forward_is_an_error_and_no_wrong_gradient(rows: list[Row], tmp_path: Path) -> None:
@@ -122,3 +192,16 @@ def test_kept_memory_grows_and_is_used_again() -> None:
     kept.begin()
     again = [kept.take((1000, 33), torch.bfloat16) for _ in range(3)]
     assert [tensor.data_ptr() for tensor in again] == places[:3]
+
+
+def test_kept_memory_stays_near_the_largest_pass() -> None:
+    """Parts larger than a chunk, in passes that grow: old chunks must not pile up behind new ones."""
+    kept = Kept(chunk_bytes=1000)
+    for size in range(600, 4000, 40):
+        kept.begin()
+        for _ in range(10):
+            kept.take((size // 10,), torch.uint8)
+            kept.take((size,), torch.uint8)
+    assert kept.num_bytes < 1.6 * 10 * 1.1 * 4000
+    kept.release()
+    assert kept.num_bytes == 0

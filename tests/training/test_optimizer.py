@@ -12,15 +12,17 @@ JOB = """
 import sys, tunery.training.job
 from pathlib import Path
 from tunery.modeling.adapter_config import LoraConfig
+from tunery.training.examples import TrainExample
+from tunery.training.methods.sft import Supervised
 from tunery.training.model import TrainModel
 from tunery.training.optimizer import AdamW
+from tunery.training.packing import Row
+from tunery.training.step import MicroBatchLimit, Stepper
 model = TrainModel.load(Path(sys.argv[1]), LoraConfig(rank=2), seed=0, device="cpu")
-for parameter in model.parameters():
-    parameter.grad = parameter.detach().clone()
-optimizer = AdamW(model.parameters())
-torch = sys.modules["torch"]
-torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
-optimizer.step(1e-3)
+stepper = Stepper(model, Supervised(), AdamW(model.parameters()), MicroBatchLimit(64))
+for length in (20, 100):  # kept, and longer than the limit: computed again
+    row = Row([5] * length, [1.0] * length)
+    assert stepper.step([TrainExample((row,), length)], 1e-3).is_finite
 print(*(name for name in ("transformers", "torch._dynamo", "sympy") if name in sys.modules))
 """
 
@@ -42,6 +44,20 @@ def test_it_moves_as_torchs_class() -> None:
     for one, two in zip(mine, theirs, strict=True):
         torch.testing.assert_close(one, two)
         assert set(ours.state[one]) == set(reference.state[two])
+
+
+def test_it_goes_on_from_the_state_of_torchs_class() -> None:
+    """Jobs of the version before saved that one."""
+    theirs, mine = (torch.nn.Parameter(torch.ones(3, 4)) for _ in range(2))
+    reference, ours = torch.optim.AdamW([theirs], lr=1e-2, weight_decay=0.0, fused=True), AdamW([mine])
+    theirs.grad = torch.randn(3, 4)
+    reference.step()
+    ours.state[mine] = {name: value.clone() for name, value in reference.state[theirs].items()}
+    mine.data.copy_(theirs.data)
+    theirs.grad, mine.grad = torch.full((3, 4), 0.5), torch.full((3, 4), 0.5)
+    reference.step()
+    ours.step(1e-2)
+    assert torch.equal(mine, theirs)
 
 
 def test_a_small_job_imports_neither_transformers_nor_torchs_compiler(tiny_model_dir: Path) -> None:

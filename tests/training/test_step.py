@@ -97,6 +97,20 @@ def test_out_of_memory_halves_the_micro_batch_and_goes_on(make_model: MakeModel,
     assert result.loss == pytest.approx(undisturbed.loss, rel=1e-5)
 
 
+def test_out_of_memory_gives_back_what_the_layers_hold(
+    make_model: MakeModel, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model()
+    made = stepper(model)
+    made.step(examples_of(rows), 1e-3)
+    held: list[int] = []
+    memory = model.body._kept  # type: ignore[attr-defined]
+    begin = memory.begin
+    monkeypatch.setattr(memory, "begin", lambda: (held.append(memory.num_bytes), begin()))
+    stepper(model, Fails(memory=1)).step(examples_of(rows), 1e-3)
+    assert held == [0, 0]  # when it was given back, and when the pass was tried again
+
+
 def test_out_of_memory_to_the_end_is_said(make_model: MakeModel, rows: list[Row]) -> None:
     made = stepper(make_model(), Fails(memory=100))
     with pytest.raises(OutOfMemory, match="does not fit"):

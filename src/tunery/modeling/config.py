@@ -39,7 +39,7 @@ class ModelConfig(Sizes):
 
 
 def read_config(model_dir: Path) -> ModelConfig:
-    """Raises InvalidRequest for an architecture or a variant that this engine does not compute."""
+    """Raises InvalidRequest for an architecture or a variant that is not computed here."""
     try:
         raw = json.loads((model_dir / "config.json").read_text("utf-8"))
     except (OSError, ValueError) as exc:
@@ -51,16 +51,27 @@ def read_config(model_dir: Path) -> ModelConfig:
         )
     if raw.get("hidden_act", "silu") != "silu":
         raise InvalidRequest(f"The engine computes SiLU; {str(model_dir)!r} asks for {raw['hidden_act']!r}.")
-    context, window = raw["max_position_embeddings"], raw.get("sliding_window")
+    if raw.get("quantization_config"):
+        raise InvalidRequest(f"The weights of {str(model_dir)!r} are quantised; the engine reads plain ones.")
+    try:
+        return _config(raw, kind)
+    except KeyError as exc:
+        raise InvalidRequest(f"The config.json of {str(model_dir)!r} does not say {exc.args[0]!r}.") from exc
+
+
+def _config(raw: dict[str, Any], kind: str) -> ModelConfig:
+    context = raw["max_position_embeddings"]
+    window = raw.get("sliding_window", 4096 if kind == "mistral" else None)  # what transformers assumes
     is_windowed = bool(window) and raw.get("use_sliding_window", kind == "mistral")
     heads = raw["num_attention_heads"]
+    kv_heads = raw.get("num_key_value_heads") if kind == "llama" else raw["num_key_value_heads"]
     return ModelConfig(
         model_type=kind,
         hidden_size=raw["hidden_size"],
         intermediate_size=raw["intermediate_size"],
         num_layers=raw["num_hidden_layers"],
         num_heads=heads,
-        num_kv_heads=raw.get("num_key_value_heads") or heads,
+        num_kv_heads=kv_heads or heads,
         head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
         vocab_size=raw["vocab_size"],
         context_length=min(context, window) if is_windowed else context,
@@ -72,13 +83,28 @@ def read_config(model_dir: Path) -> ModelConfig:
     )
 
 
+# What each type of rotary embedding needs to know.
+_ROPE_KEYS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+}
+
+
 def _rope(raw: dict[str, Any]) -> dict[str, Any]:
-    """Both spellings: `rope_parameters` (transformers 5), `rope_theta` with `rope_scaling` (before)."""
-    rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    """Both spellings: `rope_parameters` (transformers 5), `rope_theta` with `rope_scaling` (before, and preferred)."""
+    rope = dict(raw.get("rope_scaling") or raw.get("rope_parameters") or {})
     rope.setdefault("rope_theta", raw.get("rope_theta", 10000.0))
-    rope["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
-    if rope["rope_type"] not in ("default", "linear", "llama3"):
-        raise InvalidRequest(f"The engine does not compute rotary embeddings of type {rope['rope_type']!r}.")
+    kind = rope["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in _ROPE_KEYS:
+        raise InvalidRequest(f"The engine does not compute rotary embeddings of type {kind!r}.")
+    if (rope.get("partial_rotary_factor") or 1) != 1 or any(isinstance(value, dict) for value in rope.values()):
+        raise InvalidRequest("The engine rotates whole heads, in all layers alike.")
+    for key in _ROPE_KEYS[kind]:
+        rope[key]
+    if kind == "llama3":
+        own = rope.get("original_max_position_embeddings", raw["max_position_embeddings"])
+        rope["original_max_position_embeddings"] = raw.get("original_max_position_embeddings", own)
     return rope
 
 

@@ -1,14 +1,13 @@
 """The llama family's decoder as the trainer computes it on a CPU.
 
-transformers has the same model, and what this is tested against (transformers_decoder). It takes 110 MB and a second to
-import, which is a tenth of a small job's memory, and knows nothing of a layer that computes only what is asked for.
+transformers computes the same, and this is tested against it (transformers_decoder). But it takes 110 MB and a second
+to import, a tenth of a small job's memory, and knows no layer that computes only what is asked for.
 """
 
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from tunery.domain.errors import InvalidRequest
 from tunery.modeling.adapter_config import LINEAR_MODULES, LoraConfig
@@ -24,15 +23,20 @@ from tunery.modeling.rope import rope_frequencies
 from tunery.modeling.weight_files import WeightFiles
 
 
+class UnsupportedModel(ValueError):
+    """The base model needs something the trainer does not have; the message names it."""
+
+
 def trainable_config(folder: Path, lora: LoraConfig, device: str) -> ModelConfig | None:
     """The configuration of a model that this decoder computes with such an adapter; None: it does not."""
-    if device != "cpu" or lora.dropout or not set(LINEAR_MODULES) <= set(lora.target_modules):
+    if device != "cpu" or lora.dropout or set(LINEAR_MODULES) != set(lora.target_modules):
         return None
     try:
         config = read_config(folder)
+        has_our_names = "model.embed_tokens.weight" in WeightFiles(folder, torch.bfloat16)
     except InvalidRequest:
         return None
-    return None if config.is_windowed or config.has_qk_norm else config
+    return None if config.is_windowed or config.has_qk_norm or not has_our_names else config
 
 
 class Decoder:
@@ -48,29 +52,38 @@ class Decoder:
         dtype: torch.dtype,
         products: torch.dtype,
     ) -> None:
-        """Raises InvalidRequest when a tensor is missing."""
-        files, generator = WeightFiles(folder, dtype), torch.Generator().manual_seed(seed)
+        """Raises UnsupportedModel when the weights are not those that the configuration describes."""
         self.config = config
         self.adapters: dict[str, LoraLinear] = {}  # by transformers' names of the modules
         self.recomputes = False
         self._scratch, self._kept = Scratch(), Kept()
-        self._embedding = files.get("model.embed_tokens.weight").clone()
-        for index in range(config.num_layers):
-            for name, (num_in, num_out) in module_sizes(config).items():
-                name = f"model.layers.{index}.{name}"
-                self.adapters[name] = LoraLinear(_linear(files, name, num_in, num_out), lora, generator, products)
-        self._layers = [self._layer(files, f"model.layers.{index}.") for index in range(config.num_layers)]
-        self._norm = files.get("model.norm.weight").clone()
-        weight = self._embedding if config.tie_word_embeddings else files.get("lm_head.weight").clone()
-        self.head = Head(weight, products, self._scratch)
         self._frequencies = rope_frequencies(config.rope, config.head_dim)
+        generator = torch.Generator().manual_seed(seed)
+        try:
+            files = WeightFiles(folder, dtype)
+            embedding, head = files.embedding_and_head(config)
+            self._embedding = embedding.clone()
+            self.head = Head(self._embedding if head is embedding else head.clone(), products, self._scratch)
+            self._layers = [
+                self._layer(files, f"model.layers.{index}.", lora, generator, products)
+                for index in range(config.num_layers)
+            ]
+            self._norm = files.get("model.norm.weight", (config.hidden_size,)).clone()
+        except InvalidRequest as exc:
+            raise UnsupportedModel(str(exc)) from exc
 
-    def _layer(self, files: WeightFiles, prefix: str) -> FusedLayer:
-        members = {name: self.adapters[prefix + name] for name in module_sizes(self.config)}
-        norms = [
-            files.get(f"{prefix}{name}.weight").clone() for name in ("input_layernorm", "post_attention_layernorm")
-        ]
-        return FusedLayer(members, (norms[0], norms[1]), self.config, self._scratch)
+    def _layer(
+        self, files: WeightFiles, prefix: str, lora: LoraConfig, generator: torch.Generator, products: torch.dtype
+    ) -> FusedLayer:
+        members: dict[str, LoraLinear] = {}
+        for name, (num_in, num_out) in module_sizes(self.config).items():
+            linear = _linear(files, prefix + name, num_in, num_out)
+            members[name] = self.adapters[prefix + name] = LoraLinear(linear, lora, generator, products)
+        before, behind = (
+            files.get(f"{prefix}{name}.weight", (self.config.hidden_size,)).clone()
+            for name in ("input_layernorm", "post_attention_layernorm")
+        )
+        return FusedLayer(members, (before, behind), self.config, self._scratch)
 
     def hidden(self, token_ids: Tensor, position_ids: Tensor, plan: AttentionPlan, predictors: Tensor) -> Tensor:
         """[M, E] after the final norm. token_ids and position_ids [N], predictors [M] places among the N."""
@@ -78,25 +91,19 @@ class Decoder:
         x = self._embedding.index_select(0, token_ids)
         angles = torch.outer(position_ids.float(), self._frequencies)
         place = Place(angles.cos().to(x.dtype), angles.sin().to(x.dtype), plan)
-        is_trained = torch.is_grad_enabled()
+        keeps = torch.is_grad_enabled() and not self.recomputes
         self._kept.begin()
         for layer in self._layers:
             asked = predictors if layer is self._layers[-1] else None
-            if not is_trained:
-                x = self._alone(layer, x, place, asked)
-            elif self.recomputes:
-                x = checkpoint(self._alone, layer, x, place, asked, use_reentrant=False)  # type: ignore[assignment]
-            else:
-                x = layer(x, place, asked, self._kept)
+            x = layer(x, place, asked, self._kept, keeps=keeps)
         return rms_norm(x, self._norm, self.config.rms_norm_eps)
-
-    def _alone(self, layer: FusedLayer, x: Tensor, place: Place, asked: Tensor | None) -> Tensor:
-        """Only its result outlives the layer, or its backward if that follows at once."""
-        self._kept.rewind()
-        return layer(x, place, asked, self._kept)
 
     def recompute(self, wanted: bool) -> None:
         self.recomputes = wanted
+
+    def release(self) -> None:
+        self._kept.release()
+        self._scratch.release()
 
     def train(self, mode: bool) -> None:
         """There is no dropout here."""
@@ -106,7 +113,7 @@ def _linear(files: WeightFiles, name: str, num_in: int, num_out: int) -> nn.Line
     """Frozen; its weight may still be a view of the file."""
     bias = files.find(f"{name}.bias")
     linear = nn.Linear(num_in, num_out, bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(files.get(f"{name}.weight"), requires_grad=False)
+    linear.weight = nn.Parameter(files.get(f"{name}.weight", (num_out, num_in)), requires_grad=False)
     if bias is not None:
-        linear.bias = nn.Parameter(bias.clone(), requires_grad=False)
+        linear.bias = nn.Parameter(files.get(f"{name}.bias", (num_out,)).clone(), requires_grad=False)
     return linear

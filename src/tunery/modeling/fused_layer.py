@@ -58,9 +58,12 @@ class FusedLayer:
         linears = (self.qkv, self.out, self.gate_up, self.down)
         self._parameters = [p for linear in linears for m in linear.members for p in (m.lora_A, m.lora_B)]
 
-    def __call__(self, x: Tensor, place: Place, asked: Tensor | None, memory: Kept) -> Tensor:
-        """x [N, E] → [N, E], or [M, E] of the tokens asked for. The backward reads what is left in `memory`."""
-        return _Layer.apply(x, place, asked, self, memory, *self._parameters)  # type: ignore[return-value]
+    def __call__(self, x: Tensor, place: Place, asked: Tensor | None, memory: Kept, *, keeps: bool) -> Tensor:
+        """x [N, E] → [N, E], or [M, E] of the tokens asked for.
+
+        keeps: the backward reads what is left in `memory`; otherwise it runs the layer again from x.
+        """
+        return _Layer.apply(x, place, asked, self, memory, keeps, *self._parameters)  # type: ignore[return-value]
 
 
 class _Layer(Function):
@@ -72,56 +75,68 @@ class _Layer(Function):
         asked: Tensor | None,
         layer: FusedLayer,
         memory: Kept,
+        keeps: bool,
         *parameters: Tensor,
     ) -> Tensor:
-        num_tokens, dtype = x.shape[0], x.dtype
-        is_trained = any(ctx.needs_input_grad)
-        extended = layer.qkv.room(num_tokens)
-        _norm(x, layer.input_norm, layer.eps, extended)
-        qkv = memory.take((num_tokens, layer.qkv.num_out), dtype)
-        h_qkv = layer.qkv.forward(extended, qkv)
-        rows = qkv.view(-1, layer.head_dim)
-        _rotate(rows, place, 1)
-        # Rounding probabilities and widening them again costs as much as computing them again.
-        keep = memory if is_trained and layer.product_dtype is dtype else None
-        wide, kept = attend(rows.to(layer.product_dtype), place.plan, layer.scaling, layer.scratch, keep)
-        wide = _rows(wide.view(num_tokens, -1), asked)
-        attended = memory.take(tuple(wide.shape), dtype).copy_(wide)
-        extended = layer.out.room(attended.shape[0])
-        extended[:, : layer.out.num_in] = attended
-        middle = memory.take((attended.shape[0], x.shape[1]), dtype)
-        h_out = layer.out.forward(extended, middle)
-        middle.add_(_rows(x, asked))
-        out, of_mlp = _mlp(layer, middle, memory)
-        ctx.layer, ctx.place, ctx.asked, ctx.memory, ctx.pass_number = layer, place, asked, memory, memory.passes
-        ctx.num_kept = len(kept)
-        ctx.save_for_backward(x, rows, attended, h_qkv, h_out, *kept, middle, *of_mlp)
+        ctx.given, ctx.pass_number = (layer, place, asked, memory), memory.passes if keeps else None
+        if not keeps:
+            memory.rewind()
+        out, kept = _forward(x, *ctx.given)
+        ctx.save_for_backward(x, *(kept if keeps else ()))
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.memory.passes != ctx.pass_number:
+        x, *kept = ctx.saved_tensors
+        layer, place, asked, memory = ctx.given
+        if ctx.pass_number is None:
+            memory.rewind()
+            _, kept = _forward(x, *ctx.given)
+        elif ctx.pass_number != memory.passes:
             raise RuntimeError("Another forward pass has written over what this one kept for its backward.")
-        x, rows, attended, h_qkv, h_out, *more = ctx.saved_tensors
-        kept, of_mlp = more[: ctx.num_kept], more[ctx.num_kept :]
-        layer, place, dtype = ctx.layer, ctx.place, ctx.layer.product_dtype
-        grad, mlp_grads = _mlp_backward(layer, grads[0], *of_mlp)
+        rows, attended, h_qkv, h_out, middle, gate_up, h_gate_up, h_down, *probabilities = kept
+        dtype, wants_input = layer.product_dtype, ctx.needs_input_grad[0]
+        grad, mlp_grads = _mlp_backward(layer, grads[0], middle, gate_up, h_gate_up, h_down)
         grad_mixed, out_grads = layer.out.backward(grad.to(dtype), attended.to(dtype), h_out, wants_input=True)
         assert grad_mixed is not None
-        grad_mixed = _spread(grad_mixed[:, : layer.out.num_in], ctx.asked, x.shape[0]).reshape(-1, layer.head_dim)
-        grad_rows = attend_backward(grad_mixed, rows.to(dtype), place.plan, layer.scaling, layer.scratch, kept)
+        grad_mixed = _spread(grad_mixed[:, : layer.out.num_in], asked, x.shape[0]).reshape(-1, layer.head_dim)
+        grad_rows = attend_backward(grad_mixed, rows.to(dtype), place.plan, layer.scaling, layer.scratch, probabilities)
         _rotate(grad_rows, place, -1)
         normed = layer.scratch.take("input", tuple(x.shape), dtype)
         inverse = _norm(x, layer.input_norm, layer.eps, normed)
-        wants_input = ctx.needs_input_grad[0]
         grad_normed, qkv_grads = layer.qkv.backward(
             grad_rows.view(x.shape[0], -1), normed, h_qkv, wants_input=wants_input
         )
         grad_x: Tensor | None = None
         if grad_normed is not None:
-            grad_x = _spread(grad, ctx.asked, x.shape[0])
+            grad_x = _spread(grad, asked, x.shape[0])
             _add_norm_grad(grad_normed, x, layer.input_norm, inverse, grad_x)
-        return grad_x, None, None, None, None, *qkv_grads, *out_grads, *mlp_grads
+        return grad_x, None, None, None, None, None, *qkv_grads, *out_grads, *mlp_grads
+
+
+def _forward(
+    x: Tensor, layer: FusedLayer, place: Place, asked: Tensor | None, memory: Kept
+) -> tuple[Tensor, list[Tensor]]:
+    """The layer's output, and what the backward needs besides x."""
+    num_tokens, dtype = x.shape[0], x.dtype
+    extended = layer.qkv.room(num_tokens)
+    _norm(x, layer.input_norm, layer.eps, extended)
+    qkv = memory.take((num_tokens, layer.qkv.num_out), dtype)
+    h_qkv = layer.qkv.forward(extended, qkv)
+    rows = qkv.view(-1, layer.head_dim)
+    _rotate(rows, place, 1)
+    # Rounding probabilities and widening them again costs as much as computing them again.
+    keep = memory if layer.product_dtype is dtype else None
+    wide, probabilities = attend(rows.to(layer.product_dtype), place.plan, layer.scaling, layer.scratch, keep)
+    wide = _rows(wide.view(num_tokens, -1), asked)
+    attended = memory.take(tuple(wide.shape), dtype).copy_(wide)
+    extended = layer.out.room(attended.shape[0])
+    extended[:, : layer.out.num_in] = attended
+    middle = memory.take((attended.shape[0], x.shape[1]), dtype)
+    h_out = layer.out.forward(extended, middle)
+    middle.add_(_rows(x, asked))
+    out, of_mlp = _mlp(layer, middle, memory)
+    return out, [rows, attended, h_qkv, h_out, middle, *of_mlp, *probabilities]
 
 
 def _rows(tensor: Tensor, asked: Tensor | None) -> Tensor:

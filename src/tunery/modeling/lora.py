@@ -32,7 +32,7 @@ class LoraLinear(nn.Module):
         a = torch.empty(shape_a, dtype=torch.float32).uniform_(-1, 1, generator=generator) / math.sqrt(base.in_features)
         self.lora_A = nn.Parameter(a.to(base.weight.device))
         self.lora_B = nn.Parameter(torch.zeros(shape_b, dtype=torch.float32, device=base.weight.device))
-        # What the products use: the compute dtype, B already scaled. May be parts of a larger matrix (fused_layer).
+        # What the products use: the compute dtype, B already scaled. May be parts of a larger matrix (fused_linear).
         self.compute_A = torch.empty_like(self.lora_A, dtype=base.weight.dtype)
         self.compute_B = torch.empty_like(self.lora_B, dtype=base.weight.dtype)
         self.refresh()

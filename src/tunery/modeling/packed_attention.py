@@ -35,7 +35,7 @@ def packed(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, scali
 class _Packed(Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, plan: AttentionPlan, scaling: float) -> Tensor:
-        out, kept = attend(rows, plan, scaling, Scratch(), Kept() if any(ctx.needs_input_grad) else None)
+        out, kept = attend(rows, plan, scaling, Scratch(), Kept(0) if any(ctx.needs_input_grad) else None)
         ctx.plan, ctx.scaling = plan, scaling
         ctx.save_for_backward(rows, *kept)
         return out

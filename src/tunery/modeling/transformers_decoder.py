@@ -1,4 +1,4 @@
-"""Any causal language model of transformers with our attention, our LoRA and our pointwise parts in it.
+"""A causal language model of transformers with our attention, our LoRA and our pointwise parts in it.
 
 For what `decoder` does not compute: other architectures, adapters with dropout or beside some layers only, CUDA. It is
 also the slow and obvious form that `decoder` is tested against.
@@ -14,6 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from tunery.modeling.adapter_config import LoraConfig
 from tunery.modeling.attention import AttentionPlan
 from tunery.modeling.config import Sizes
+from tunery.modeling.decoder import UnsupportedModel
 from tunery.modeling.frozen_head import Head
 from tunery.modeling.fused import fuse
 from tunery.modeling.layer_memory import Scratch
@@ -24,10 +25,6 @@ from tunery.modeling.packed_attention import packed
 ATTENTION = "tunery_packed"
 # Models that bend their logits after the head: the chunked cross-entropy does not, so they are refused.
 _LOGIT_TWISTS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-
-
-class UnsupportedModel(ValueError):
-    """The base model needs something the trainer does not have; the message names it."""
 
 
 class TransformersDecoder:
@@ -44,9 +41,10 @@ class TransformersDecoder:
         output = self.model.get_output_embeddings()
         if output is None or getattr(output, "bias", None) is not None:
             raise UnsupportedModel("The base model has no plain linear head, which the trainer needs.")
+        self._scratch = Scratch(output.weight.device)
         self.adapters = attach(self.model, lora, seed, products)
         fuse(self.model)
-        self.head = Head(output.weight, products, Scratch())
+        self.head = Head(output.weight, products, self._scratch)
         self.config = _sizes(config)
 
     def hidden(self, token_ids: Tensor, position_ids: Tensor, plan: AttentionPlan, predictors: Tensor) -> Tensor:
@@ -61,6 +59,9 @@ class TransformersDecoder:
             self.model.activation_checkpointing_enable({"use_reentrant": False})
         elif not wanted and self.model.is_activation_checkpointing:
             self.model.activation_checkpointing_disable()
+
+    def release(self) -> None:
+        self._scratch.release()
 
     def train(self, mode: bool) -> None:
         self.model.train(mode)

@@ -6,6 +6,9 @@ import torch
 from safetensors import safe_open
 
 from tunery.domain.errors import InvalidRequest
+from tunery.modeling.config import ModelConfig
+
+_PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 class WeightFiles:
@@ -18,14 +21,32 @@ class WeightFiles:
         if not self._file_of:
             raise InvalidRequest(f"{str(model_dir)!r} holds no .safetensors file.")
 
-    def find(self, name: str) -> torch.Tensor | None:
-        """A view of the file where its type is the wanted one."""
-        file = self._file_of.get(name)
-        return None if file is None else file.get_tensor(name).to(self._dtype)
+    def __contains__(self, name: str) -> bool:
+        return name in self._file_of
 
-    def get(self, name: str) -> torch.Tensor:
-        """Raises InvalidRequest."""
+    def find(self, name: str) -> torch.Tensor | None:
+        """A view of the file where its type is the wanted one. Raises InvalidRequest for numbers with scales."""
+        if name not in self:
+            return None
+        tensor = self._file_of[name].get_tensor(name)
+        if tensor.dtype not in _PLAIN:
+            raise InvalidRequest(f"The tensor {name!r} holds {tensor.dtype}: only weights in plain floats are read.")
+        return tensor.to(self._dtype)
+
+    def get(self, name: str, shape: tuple[int, ...] | None = None) -> torch.Tensor:
+        """Raises InvalidRequest where it is missing or of another shape."""
         tensor = self.find(name)
         if tensor is None:
             raise InvalidRequest(f"The weights have no tensor {name!r}.")
+        if shape is not None and tensor.shape != shape:
+            raise InvalidRequest(f"The tensor {name!r} is {tuple(tensor.shape)}; config.json says {shape}.")
         return tensor
+
+    def embedding_and_head(self, config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
+        """[V, E] each, and the same tensor where they are one. Files of a tied model may hold an untied head."""
+        shape = (config.vocab_size, config.hidden_size)
+        embedding = self.get("model.embed_tokens.weight", shape)
+        if config.tie_word_embeddings and "lm_head.weight" not in self:
+            return embedding, embedding
+        head = self.get("lm_head.weight", shape)
+        return embedding, embedding if config.tie_word_embeddings and torch.equal(head, embedding) else head

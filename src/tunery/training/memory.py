@@ -22,7 +22,10 @@ def micro_batch_tokens(config: Sizes, device: str) -> int:
 
 
 def bytes_per_token(config: Sizes) -> int:
-    """Activations kept for the backward, bf16: about ten of the hidden size and four of the inner size a layer."""
+    """Activations kept for the backward, bf16: about ten of the hidden size and four of the inner size a layer.
+
+    That is what transformers' layers keep; the trainer's own decoder keeps half, and needs some to compute in.
+    """
     return 2 * config.num_layers * (10 * config.hidden_size + 4 * config.intermediate_size)
 
 

@@ -36,6 +36,10 @@ class Body(Protocol):
 
     def recompute(self, wanted: bool) -> None: ...
 
+    def release(self) -> None:
+        """Give back what is held from one pass to the next."""
+        ...
+
     def train(self, mode: bool) -> None: ...
 
 
@@ -106,3 +110,7 @@ class TrainModel:
     def recompute_layers(self, wanted: bool) -> None:
         """Keep only the layers' inputs for the backward: half the speed, a tenth of the memory."""
         self.body.recompute(wanted)
+
+    def release_memory(self) -> None:
+        """Give back what is held from one micro-batch to the next."""
+        self.body.release()

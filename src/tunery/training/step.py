@@ -87,6 +87,7 @@ class Stepper:
                 if not is_out_of_memory(exc):
                     raise
             self.optimizer.zero_grad()
+            self.model.release_memory()
             self.limit.halve()
             halvings += 1
 

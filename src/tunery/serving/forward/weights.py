@@ -55,8 +55,7 @@ def load_weights(
     precision = precision or _choose(tensors, config, dtype)
     products = product_dtype(dtype, "cpu") if precision == "8bit" else dtype
     linear = partial(PackedLinear, precision=precision, products=products)
-    embedding = tensors.get("model.embed_tokens.weight")
-    head = embedding if config.tie_word_embeddings else tensors.get("lm_head.weight")
+    embedding, head = tensors.embedding_and_head(config)
     return ModelWeights(
         embedding=embedding,
         layers=[_layer(tensors, config, index, linear) for index in range(config.num_layers)],
