@@ -163,6 +163,13 @@ def test_damaged_weights_are_refused_by_name(said: str, tmp_path: Path) -> None:
     assert str(tmp_path) not in str(caught.value)
 
 
+def test_transformers_does_not_make_up_what_is_missing(tmp_path: Path) -> None:
+    said = "no tensor 'model.norm.weight'"
+    rewrite(saved(LEFT_TO_TRANSFORMERS["norms of queries and keys"], tmp_path), DAMAGES[said])
+    with pytest.raises(UnsupportedModel, match=said):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_rows_without_anything_to_learn_give_nothing(fused: bool, rows: list[Row], tmp_path: Path) -> None:
     model = load(saved(OWN["mistral"], tmp_path), fused=fused)

@@ -2,10 +2,13 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
+
+from tunery.modeling.decoder import UnsupportedModel
 
 
 def load_model(
@@ -17,13 +20,22 @@ def load_model(
 ) -> PreTrainedModel:
     """The causal language model with frozen weights, in eval mode. Only safetensors are read.
 
-    `attention` is a name that transformers knows.
+    `attention` is a name that transformers knows. Raises UnsupportedModel where weights are missing: transformers
+    would make them up.
     """
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, use_safetensors=True, attn_implementation=attention
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        local_files_only=True,
+        use_safetensors=True,
+        attn_implementation=attention,
+        output_loading_info=True,
     )
+    model, found = loaded
+    if found["missing_keys"]:
+        raise UnsupportedModel(f"The weights have no tensor {min(found['missing_keys'])!r}.")
     model.requires_grad_(False)
     torch.nn.Module.to(model, device)
     return model.eval()
