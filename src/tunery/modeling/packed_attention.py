@@ -55,14 +55,15 @@ def attend(
     """
     slots = scratch.take("slots", (plan.num_query_slots, rows.shape[1]), rows.dtype)
     kept: list[Tensor] = []
+    memory = memory if plan.keep_probabilities else None
     for group in plan.groups:
         view = _View(group, plan, rows, scaling, scratch)
         out = view.queries(slots[group.slots])
         for block in reversed(view.blocks()):  # in the order of the backward
-            probabilities = view.probabilities(block)
+            probabilities = view.probabilities(block, memory)
             view.put(out, block, probabilities, view.seen(view.value, block))
-            if memory is not None and plan.keep_probabilities:
-                kept.append(memory.take(tuple(probabilities.shape), probabilities.dtype).copy_(probabilities))
+            if memory is not None:
+                kept.append(probabilities)
     return slots.index_select(0, plan.out_slots), kept
 
 
@@ -124,21 +125,22 @@ class _View:
         else:
             out[:, :, block] = self.unfold(torch.bmm(weights, keys))
 
-    def probabilities(self, block: slice) -> Tensor:
-        """[K * B, G * t, P + stop]. Scratch "probabilities"."""
-        scores = self.scaled(self.fold(self.query, block), self.seen(self.key, block), "probabilities")
+    def probabilities(self, block: slice, memory: Kept | None = None) -> Tensor:
+        """[K * B, G * t, P + stop], in `memory` or in scratch "probabilities"."""
+        query, key = self.fold(self.query, block), self.seen(self.key, block)
+        shape = (*query.shape[:2], key.shape[1])
+        out = memory.take(shape, query.dtype) if memory else self.scratch.take("probabilities", shape, query.dtype)
+        scores = self.scaled(query, key, out)
         causal_softmax(as_array(scores), block.stop - block.start, self.context + block.start)
         return scores
 
-    def scores_grad(self, grad: Tensor, probabilities: Tensor, block: slice) -> Tensor:
+    def scores_grad(self, grad: Tensor, probabilities: Tensor, block: slice) -> None:
         """Takes the place of the probabilities' gradient."""
         length = block.stop - block.start
         causal_softmax_backward(as_array(grad), as_array(probabilities), length, self.context + block.start)
-        return grad
 
-    def scaled(self, rows: Tensor, keys: Tensor, name: str) -> Tensor:
-        """scaling · rows keysᵀ, in scratch of that name. With beta=0 the first argument is not read."""
-        out = self.scratch.take(name, (*rows.shape[:2], keys.shape[1]), rows.dtype)
+    def scaled(self, rows: Tensor, keys: Tensor, out: Tensor) -> Tensor:
+        """out = scaling · rows keysᵀ. With beta=0 the first argument is not read."""
         return torch.baddbmm(rows.new_empty(1), rows, keys.transpose(1, 2), beta=0, alpha=self.scaling, out=out)
 
 
@@ -157,8 +159,9 @@ def _group_backward(
         probabilities = view.probabilities(block) if kept is None else next(kept)
         rows, out = view.fold(view.query, block), view.fold(grad_out, block)
         # Scaled here, it scales those of query and key.
-        scores = view.scaled(out, view.seen(view.value, block), "scores")
-        scores = view.scores_grad(scores, probabilities, block)
+        scores = view.scratch.take("scores", tuple(probabilities.shape), out.dtype)
+        view.scaled(out, view.seen(view.value, block), scores)
+        view.scores_grad(scores, probabilities, block)
         view.put(grad_query, block, scores, view.seen(view.key, block))
         if number == 0:
             torch.bmm(probabilities.transpose(1, 2), out, out=grad_value)
