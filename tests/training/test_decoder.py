@@ -163,11 +163,19 @@ def test_damaged_weights_are_refused_by_name(said: str, tmp_path: Path) -> None:
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_transformers_does_not_make_up_what_is_missing(tmp_path: Path) -> None:
-    said = "no tensor 'model.norm.weight'"
+@pytest.mark.parametrize("said", list(DAMAGES)[:2])
+def test_transformers_does_not_make_up_what_is_missing(said: str, tmp_path: Path) -> None:
     rewrite(saved(LEFT_TO_TRANSFORMERS["norms of queries and keys"], tmp_path), DAMAGES[said])
     with pytest.raises(UnsupportedModel, match=said):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_missing_bias_is_refused(fused: bool, tmp_path: Path) -> None:
+    name = "model.layers.0.self_attn.q_proj.bias"
+    rewrite(saved(OWN["qwen2 biases"], tmp_path), lambda tensors: {n: t for n, t in tensors.items() if n != name})
+    with pytest.raises(UnsupportedModel, match=f"no tensor '{name}'"):
+        load(tmp_path, fused=fused)
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -184,6 +192,13 @@ def test_a_backward_after_another_forward_is_an_error_and_no_wrong_gradient(rows
     model.hidden(inputs)
     with pytest.raises(RuntimeError, match="Another forward pass"):
         first.backward()
+    model.recompute_layers(True)
+    again = model.hidden(inputs).sum()
+    model.recompute_layers(False)
+    kept = model.hidden(inputs).sum()
+    again.backward()  # runs its layers once more, over what the other has kept
+    with pytest.raises(RuntimeError, match="Another forward pass"):
+        kept.backward()
 
 
 def test_kept_memory_grows_and_is_used_again() -> None:

@@ -30,6 +30,7 @@ class ModelConfig(Sizes):
     rope: dict[str, Any]  # rope_theta, rope_type and what that type needs
     has_qk_norm: bool
     tie_word_embeddings: bool
+    biased: frozenset[str]  # linear layers with a bias, by the last part of their names
     is_windowed: bool  # the context is that of a sliding window, up to whose length both attentions are the same
 
     @property
@@ -79,8 +80,18 @@ def _config(raw: dict[str, Any], kind: str) -> ModelConfig:
         rope=_rope(raw),
         has_qk_norm=kind == "qwen3",
         tie_word_embeddings=raw.get("tie_word_embeddings", False),
+        biased=_biased(raw, kind),
         is_windowed=is_windowed,
     )
+
+
+def _biased(raw: dict[str, Any], kind: str) -> frozenset[str]:
+    queries, attention, mlp = {"q_proj", "k_proj", "v_proj"}, set[str](), set[str]()
+    if kind in ("llama", "qwen3") and raw.get("attention_bias"):
+        attention = queries | {"o_proj"}
+    if kind == "llama" and raw.get("mlp_bias"):
+        mlp = {"gate_proj", "up_proj", "down_proj"}
+    return frozenset(queries if kind == "qwen2" else attention | mlp)
 
 
 # What each type of rotary embedding needs to know.
@@ -98,7 +109,8 @@ def _rope(raw: dict[str, Any]) -> dict[str, Any]:
     kind = rope["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
     if kind not in _ROPE_KEYS:
         raise InvalidRequest(f"The engine does not compute rotary embeddings of type {kind!r}.")
-    if (rope.get("partial_rotary_factor") or 1) != 1 or any(isinstance(value, dict) for value in rope.values()):
+    factor = rope.get("partial_rotary_factor", raw.get("partial_rotary_factor"))
+    if (factor or 1) != 1 or any(isinstance(value, dict) for value in rope.values()):
         raise InvalidRequest("The engine rotates whole heads, in all layers alike.")
     for key in _ROPE_KEYS[kind]:
         rope[key]

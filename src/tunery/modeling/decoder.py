@@ -77,7 +77,8 @@ class Decoder:
     ) -> FusedLayer:
         members: dict[str, LoraLinear] = {}
         for name, (num_in, num_out) in module_sizes(self.config).items():
-            linear = _linear(files, prefix + name, num_in, num_out)
+            has_bias = name.rpartition(".")[2] in self.config.biased
+            linear = _linear(files, prefix + name, num_in, num_out, has_bias)
             members[name] = self.adapters[prefix + name] = LoraLinear(linear, lora, generator, products)
         before, behind = (
             files.get(f"{prefix}{name}.weight", (self.config.hidden_size,)).clone()
@@ -109,11 +110,10 @@ class Decoder:
         """There is no dropout here."""
 
 
-def _linear(files: WeightFiles, name: str, num_in: int, num_out: int) -> nn.Linear:
+def _linear(files: WeightFiles, name: str, num_in: int, num_out: int, has_bias: bool) -> nn.Linear:
     """Frozen; its weight may still be a view of the file."""
-    bias = files.find(f"{name}.bias")
-    linear = nn.Linear(num_in, num_out, bias=bias is not None, device="meta")
+    linear = nn.Linear(num_in, num_out, bias=has_bias, device="meta")
     linear.weight = nn.Parameter(files.get(f"{name}.weight", (num_out, num_in)), requires_grad=False)
-    if bias is not None:
+    if has_bias:
         linear.bias = nn.Parameter(files.get(f"{name}.bias", (num_out,)).clone(), requires_grad=False)
     return linear

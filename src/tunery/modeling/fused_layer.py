@@ -90,7 +90,7 @@ class _Layer(Function):
         x, *kept = ctx.saved_tensors
         layer, place, asked, memory = ctx.given
         if ctx.pass_number is None:
-            memory.rewind()
+            memory.begin()  # whatever another pass has kept is written over
             _, kept = _forward(x, *ctx.given)
         elif ctx.pass_number != memory.passes:
             raise RuntimeError("Another forward pass has written over what this one kept for its backward.")

@@ -72,7 +72,7 @@ def _config(value: Any, tensor_names: set[str]) -> dict[str, Any]:
         "max_position_embeddings": value("llama.context_length"),
         "rope_parameters": {"rope_type": "default", "rope_theta": float(value("llama.rope.freq_base", 10000.0))},
         "rms_norm_eps": round(float(value("llama.attention.layer_norm_rms_epsilon")), 12),
-        "vocab_size": value("llama.vocab_size"),
+        "vocab_size": len(value("tokenizer.ggml.tokens")),
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,

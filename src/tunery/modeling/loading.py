@@ -20,8 +20,8 @@ def load_model(
 ) -> PreTrainedModel:
     """The causal language model with frozen weights, in eval mode. Only safetensors are read.
 
-    `attention` is a name that transformers knows. Raises UnsupportedModel where weights are missing: transformers
-    would make them up.
+    `attention` is a name that transformers knows. Raises UnsupportedModel where weights are missing or of
+    another shape: transformers would make them up.
     """
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -32,10 +32,13 @@ def load_model(
         use_safetensors=True,
         attn_implementation=attention,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # refused here, with their name
     )
     model, found = loaded
     if found["missing_keys"]:
         raise UnsupportedModel(f"The weights have no tensor {min(found['missing_keys'])!r}.")
+    for name, in_file, wanted in found["mismatched_keys"]:
+        raise UnsupportedModel(f"The tensor {name!r} is {tuple(in_file)}; config.json says {tuple(wanted)}.")
     model.requires_grad_(False)
     torch.nn.Module.to(model, device)
     return model.eval()

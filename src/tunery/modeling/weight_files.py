@@ -24,23 +24,19 @@ class WeightFiles:
     def __contains__(self, name: str) -> bool:
         return name in self._file_of
 
-    def find(self, name: str) -> torch.Tensor | None:
-        """A view of the file where its type is the wanted one. Raises InvalidRequest for numbers with scales."""
+    def get(self, name: str, shape: tuple[int, ...] | None = None) -> torch.Tensor:
+        """A view of the file where its type is the wanted one.
+
+        Raises InvalidRequest where it is missing, of another shape, or of a type whose numbers need scales.
+        """
         if name not in self:
-            return None
+            raise InvalidRequest(f"The weights have no tensor {name!r}.")
         tensor = self._file_of[name].get_tensor(name)
+        if shape is not None and tensor.shape != shape:
+            raise InvalidRequest(f"The tensor {name!r} is {tuple(tensor.shape)}; config.json says {shape}.")
         if tensor.dtype not in _PLAIN:
             raise InvalidRequest(f"The tensor {name!r} holds {tensor.dtype}: only weights in plain floats are read.")
         return tensor.to(self._dtype)
-
-    def get(self, name: str, shape: tuple[int, ...] | None = None) -> torch.Tensor:
-        """Raises InvalidRequest where it is missing or of another shape."""
-        tensor = self.find(name)
-        if tensor is None:
-            raise InvalidRequest(f"The weights have no tensor {name!r}.")
-        if shape is not None and tensor.shape != shape:
-            raise InvalidRequest(f"The tensor {name!r} is {tuple(tensor.shape)}; config.json says {shape}.")
-        return tensor
 
     def embedding_and_head(self, config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
         """[V, E] each, and the same tensor where they are one. Files of a tied model may hold an untied head."""

@@ -91,9 +91,8 @@ def _layer(
 
     def fused(name: str) -> PackedLinear:
         weights = [tensors.get(f"{prefix}{module}.weight") for module in FUSED[name]]
-        biases = [tensors.find(f"{prefix}{module}.bias") for module in FUSED[name]]
-        given = [bias for bias in biases if bias is not None]
-        bias = torch.cat(given) if len(given) == len(biases) else None
+        has_bias = FUSED[name][0].rpartition(".")[2] in config.biased
+        bias = torch.cat([tensors.get(f"{prefix}{module}.bias") for module in FUSED[name]]) if has_bias else None
         return linear(torch.cat(weights), bias)
 
     return LayerWeights(
