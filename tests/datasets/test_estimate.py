@@ -103,6 +103,13 @@ def test_past_jobs_narrow_the_range(tmp_path: Path) -> None:
     assert speed_of(tmp_path, "other", "supervised").num_jobs == 0
 
 
+def test_the_first_jobs_compilation_is_not_expected_of_the_next(tmp_path: Path) -> None:
+    record(tmp_path, "base", "supervised", PastJob(flop=1e9, training_s=0.1, overhead_s=16))
+    assert speed_of(tmp_path, "base", "supervised").seconds(1e9)[0] < 3
+    record(tmp_path, "base", "supervised", PastJob(flop=1e9, training_s=0.1, overhead_s=12))
+    assert speed_of(tmp_path, "base", "supervised").seconds(1e9)[0] > 5
+
+
 def test_only_the_latest_jobs_count(tmp_path: Path) -> None:
     for seconds in range(1, KEPT + 4):
         record(tmp_path, "base", "supervised", PastJob(1e12, seconds, 1))

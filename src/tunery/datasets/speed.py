@@ -22,7 +22,7 @@ _CALIBRATION_S = 0.2
 _MEASURED_MARGIN = (0.5, 2.0)
 # Of the fp32 matrix speed: bf16 units exceed it, small products and a busy machine stay far below.
 _GUESSED_SHARE = (0.12, 1.6)
-_GUESSED_OVERHEAD_S = (4.0, 60.0)
+_GUESSED_OVERHEAD_S = (2.0, 60.0)
 # Far apart on purpose: nothing torch-free tells one card from another.
 _GPU_FLOP_PER_S = (5e12, 4e14)
 
@@ -58,7 +58,10 @@ def measured(jobs: list[PastJob]) -> Speed:
     low, high = _MEASURED_MARGIN
     rates = [job.flop / max(job.training_s, 1e-3) for job in jobs]
     overheads = [job.overhead_s for job in jobs]
-    return Speed(min(rates) * low, max(rates) * high, min(overheads) * low, max(overheads) * high + 3.0, len(jobs))
+    least = min(overheads) * low
+    if len(jobs) == 1:  # perhaps the first of an installation: it compiles, for as long as a small job lasts
+        least = min(least, _GUESSED_OVERHEAD_S[0])
+    return Speed(min(rates) * low, max(rates) * high, least, max(overheads) * high + 3.0, len(jobs))
 
 
 def guessed() -> Speed:
