@@ -1,13 +1,13 @@
 """The arithmetic itself: architectures against transformers, packed weights against plain ones."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
+from tests.random_models import LLAMA3, SHAPE, save_random
 from tunery.domain.errors import InvalidRequest
 from tunery.modeling.config import read_config
 from tunery.serving import build
@@ -19,14 +19,6 @@ from tunery.serving.forward.model import Model, Run
 from tunery.serving.forward.weights import load_weights
 
 needs_bytes = pytest.mark.skipif(not eight_bit.is_available(), reason="this processor does not multiply bytes")
-SHAPE: dict[str, Any] = {
-    "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 256, "initializer_range": 0.1,
-}  # fmt: skip
-LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}  # fmt: skip
 CONFIGS = {
     "llama": LlamaConfig(**SHAPE, tie_word_embeddings=True),
     "llama3 rope": LlamaConfig(**SHAPE, rope_parameters=LLAMA3, attention_bias=True),
@@ -44,13 +36,9 @@ def make_model(folder: Path, dtype: torch.dtype, *, precision: Precision | None 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_architecture_equals_transformers(name: str, tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    reference = AutoModelForCausalLM.from_config(CONFIGS[name], dtype=torch.float32).eval()
-    for parameter in reference.parameters():  # biases and norms are born as zeros and ones, which prove nothing
-        parameter.data += torch.randn_like(parameter) * 0.02
-    reference.save_pretrained(tmp_path)
+    reference = save_random(CONFIGS[name], tmp_path)
     model = make_model(tmp_path, torch.float32)
-    ids = torch.randint(0, 97, (60,)).tolist()
+    ids = torch.randint(0, 256, (60,)).tolist()
     with torch.inference_mode():
         expected = reference(torch.tensor([ids])).logits[0]
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
+from transformers import LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
 
+from tests.random_models import LLAMA3, SHAPE, save_random
 from tests.training.conftest import assert_grads_equal, grads
 from tunery.modeling.adapter_config import LINEAR_MODULES, LoraConfig
 from tunery.modeling.decoder import Decoder, UnsupportedModel, trainable_config
@@ -21,14 +22,6 @@ from tunery.training.losses import weighted_nll
 from tunery.training.model import TrainModel
 from tunery.training.packing import Row
 
-SHAPE: dict[str, Any] = {
-    "vocab_size": 256, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 256, "initializer_range": 0.1,
-}  # fmt: skip
-LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}  # fmt: skip
 OWN = {
     "llama, one matrix for embedding and head": LlamaConfig(**SHAPE, tie_word_embeddings=True),
     "llama3 rope, biases": LlamaConfig(**SHAPE, rope_parameters=LLAMA3, attention_bias=True, mlp_bias=True),
@@ -48,11 +41,7 @@ FEWER, MORE = LINEAR_MODULES[:2], (*LINEAR_MODULES, "lm_head")
 
 
 def saved(config: PreTrainedConfig, folder: Path) -> Path:
-    torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    for parameter in model.parameters():  # biases and norms are born as zeros and ones, which prove nothing
-        parameter.data += torch.randn_like(parameter) * 0.02
-    model.save_pretrained(folder)
+    save_random(config, folder)
     return folder
 
 

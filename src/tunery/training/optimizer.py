@@ -14,8 +14,7 @@ from torch.optim.adamw import adamw
 class AdamW:
     """Without weight decay: an adapter starts at nothing. `state` has the names of torch's."""
 
-    def __init__(self, parameters: Iterable[Parameter], betas: tuple[float, float] = (0.9, 0.999)) -> None:
-        self.betas = betas
+    def __init__(self, parameters: Iterable[Parameter]) -> None:
         self.state = {parameter: _zeros(parameter) for parameter in parameters}
 
     @torch.no_grad()
@@ -32,8 +31,8 @@ class AdamW:
             [state["step"] for state in states],
             fused=True,
             amsgrad=False,
-            beta1=self.betas[0],
-            beta2=self.betas[1],
+            beta1=0.9,
+            beta2=0.999,
             lr=lr,
             weight_decay=0.0,
             eps=1e-8,
