@@ -5,6 +5,7 @@ import pytest
 from tests.architecture.imports import Import, all_imports, top_package
 
 LEVELS = {
+    "texts": 0,
     "domain": 0,
     "settings": 0,
     "logs": 0,
@@ -26,8 +27,8 @@ LEVELS = {
 }
 """A package imports from lower levels and from itself."""
 
-SIDEWAYS = {("notify", "metering"), ("jobs", "metering"), ("jobs", "notify")}
-"""The only arrows within one level: a job's end is paid for and told."""
+SIDEWAYS = {("notify", "metering"), ("jobs", "metering"), ("jobs", "notify"), ("domain", "texts")}
+"""The only arrows within one level: a job's end is paid for and told, and an error has its sentence."""
 
 FORBIDDEN = {
     # what computes knows nothing of requests and rows, so that it runs alone in a child process or on a cluster
@@ -37,11 +38,23 @@ FORBIDDEN = {
     # what keeps books knows nothing of tensors, so that it starts in a second and fits in 100 MB
     **{
         name: {"torch", "transformers", "safetensors"}
-        for name in ("domain", "settings", "store", "datasets", "metering", "notify", "jobs", "api", "dashboard", "cli")
+        for name in (
+            "texts",
+            "domain",
+            "settings",
+            "store",
+            "datasets",
+            "metering",
+            "notify",
+            "jobs",
+            "api",
+            "dashboard",
+            "cli",
+        )
     },
 }
 
-PAGES_MAY_USE = {"dashboard", "domain", "settings", "datasets"}
+PAGES_MAY_USE = {"dashboard", "domain", "settings", "datasets", "texts"}
 """The dashboard is a client of the HTTP API: what it cannot do through that, no user can either."""
 
 IMPORTS = all_imports()

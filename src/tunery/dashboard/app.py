@@ -16,9 +16,9 @@ from tunery.dashboard.drafts import Drafts
 from tunery.dashboard.pages import PAGES, PageSpec, sign_in
 from tunery.dashboard.routes import plain_routes
 from tunery.dashboard.sessions import COOKIE, Sessions
-from tunery.dashboard.text import choose_language, translator
 from tunery.dashboard.visit import BASE, Visit
 from tunery.settings import Settings
+from tunery.texts import choose_language, translator
 
 STATIC = Path(__file__).with_name("static")
 BUILD_TIMEOUT_S = 30.0  # pages read the API before they are sent, so that they arrive complete

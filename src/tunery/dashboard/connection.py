@@ -8,8 +8,8 @@ from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 from starlette.requests import HTTPConnection
 
 from tunery.dashboard.sessions import Session
-from tunery.dashboard.text import Translator
 from tunery.settings import Settings
+from tunery.texts import Translator
 
 TIMEOUT_S = 120.0
 MAX_CONNECTIONS = 64

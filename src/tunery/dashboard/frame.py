@@ -11,8 +11,8 @@ from nicegui import ui
 from tunery.dashboard.components.html import icon
 from tunery.dashboard.connection import is_expired
 from tunery.dashboard.pages.spec import PageSpec
-from tunery.dashboard.text import LANGUAGES
 from tunery.dashboard.visit import BASE, Visit, to_sign_in
+from tunery.texts import LANGUAGES
 
 WORK = (
     ("jobs", "/", "tune"),

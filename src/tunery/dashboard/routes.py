@@ -12,10 +12,10 @@ from tunery.dashboard.drafts import Drafts
 from tunery.dashboard.examples import upload_example
 from tunery.dashboard.result_file import as_plain_csv
 from tunery.dashboard.sessions import COOKIE, LIFETIME_S, Session, Sessions
-from tunery.dashboard.text import LANGUAGES, Translator, choose_language, translator
 from tunery.dashboard.visit import BASE
 from tunery.domain.files import MAX_FILE_BYTES
 from tunery.settings import Settings
+from tunery.texts import LANGUAGES, Translator, choose_language, translator
 
 THEMES = ("auto", "light", "dark")
 SPOOL_BYTES = 8 * 1024 * 1024  # larger uploads go to a temporary file

@@ -8,8 +8,8 @@ from nicegui import background_tasks
 from tunery.dashboard.comparison import Comparison, Plan, Runner
 from tunery.dashboard.connection import Connection, explain
 from tunery.dashboard.models import Model
-from tunery.dashboard.text import Translator
 from tunery.domain.ids import random_text
+from tunery.texts import Translator
 
 MAX_KEPT = 50
 

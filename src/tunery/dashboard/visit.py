@@ -12,7 +12,7 @@ from starlette.requests import Request
 from tunery.dashboard.connection import Connection, explain, is_expired
 from tunery.dashboard.drafts import Drafts
 from tunery.dashboard.sessions import Session
-from tunery.dashboard.text import Translator
+from tunery.texts import Translator
 
 BASE = "/dashboard"
 

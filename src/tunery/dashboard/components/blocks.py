@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 from nicegui import ui
 
 from tunery.dashboard.components.html import icon, show
-from tunery.dashboard.text import Translator
+from tunery.texts import Translator
 
 Action = Callable[[], Awaitable[Any] | Any]
 

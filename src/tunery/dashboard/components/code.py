@@ -12,7 +12,7 @@ from pygments.lexers import get_lexer_by_name
 
 from tunery.dashboard.components.blocks import button
 from tunery.dashboard.components.html import show
-from tunery.dashboard.text import Translator
+from tunery.texts import Translator
 
 LANGUAGES = {"Python": "python", "Node": "javascript", "curl": "bash"}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tunery.dashboard.text import Translator
+from tunery.texts import Translator
 
 MAX_SHOWN = 600  # characters of an answer; the file has all of it
 

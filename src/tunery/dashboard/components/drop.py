@@ -6,9 +6,9 @@ from typing import Any
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
-from tunery.dashboard.text import Translator
 from tunery.dashboard.visit import BASE
 from tunery.domain.files import MAX_FILE_BYTES
+from tunery.texts import Translator
 
 
 class Drop(ui.element, component="drop.js"):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from markupsafe import Markup
 from nicegui import ui
 
-from tunery.dashboard.text import Translator
+from tunery.texts import Translator
 
 DASH = "–"
 NO_BREAK = "\u00a0"

@@ -1,6 +1,6 @@
 """How many examples stand before a question: few-shot prompting, to choose from and to say."""
 
-from tunery.dashboard.text import Translator
+from tunery.texts import Translator
 
 SHOTS = (0, 1, 3, 5, 10)
 

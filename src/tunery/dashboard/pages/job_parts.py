@@ -13,8 +13,8 @@ from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.table import Row
 from tunery.dashboard.models import playground_path
 from tunery.dashboard.pages.report import problem_table
-from tunery.dashboard.text import Translator
 from tunery.dashboard.visit import BASE, Visit
+from tunery.texts import Translator
 
 MAX_PROBLEMS = 20
 

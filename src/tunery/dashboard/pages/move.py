@@ -9,8 +9,8 @@ from openai.types import FileObject
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.parity import PREFIX, PURPOSE, NotAReport, Parity, read_head
-from tunery.dashboard.text import Translator
 from tunery.dashboard.visit import BASE, Visit
+from tunery.texts import Translator
 
 PAGE = 20
 LISTED = 1000  # files a request to the server: reports are picked out by their names

@@ -7,8 +7,8 @@ from tunery.dashboard.components.table import Cell, Column, Row, Table
 from tunery.dashboard.pages.move import VERDICTS, command
 from tunery.dashboard.pages.parity_rows import PAGE, RowList
 from tunery.dashboard.parity import Interval, Money, NotAReport, Parity, Summary, read_part
-from tunery.dashboard.text import Translator
 from tunery.dashboard.visit import BASE, Visit
+from tunery.texts import Translator
 
 
 async def build(visit: Visit) -> None:

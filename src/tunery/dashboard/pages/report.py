@@ -10,8 +10,8 @@ from tunery.dashboard.checks import validate
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.chart import histogram
 from tunery.dashboard.components.table import Column, Row, Table
-from tunery.dashboard.text import Translator
 from tunery.dashboard.visit import Visit
+from tunery.texts import Translator
 
 MAX_PROBLEMS = 50
 

@@ -6,8 +6,8 @@ from starlette.requests import Request
 
 from tunery.dashboard.components.html import icon, show
 from tunery.dashboard.frame import begin_document
-from tunery.dashboard.text import Translator
 from tunery.dashboard.visit import BASE
+from tunery.texts import Translator
 
 REASONS = {"expired": "warn", "wrong": "bad", "unreachable": "bad", "origin": "bad"}
 

@@ -3,8 +3,8 @@
 from markupsafe import Markup
 
 from tunery.dashboard.components import blocks, html
-from tunery.dashboard.text import Translator
 from tunery.dashboard.visit import BASE
+from tunery.texts import Translator
 
 
 def first_steps(t: Translator) -> None:

@@ -13,8 +13,8 @@ from nicegui import ui
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.chart import bars
 from tunery.dashboard.components.table import Column, Row, Table
-from tunery.dashboard.text import Translator
 from tunery.dashboard.visit import BASE, Visit
+from tunery.texts import Translator
 
 DAY_S = 86_400
 RANGES = (7, 30)
