@@ -1,8 +1,15 @@
+import os
 from pathlib import Path
 
 import pytest
 
 from tunery.settings import Settings, SettingsError, load_settings
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_this_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("TUNERY_")]:
+        monkeypatch.delenv(name)
 
 
 def test_defaults_lie_in_home(home: Path) -> None:
