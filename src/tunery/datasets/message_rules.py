@@ -72,18 +72,18 @@ def _check_name(message: dict[str, Any], role: str, path: str, findings: Finding
 
 def _check_content(message: dict[str, Any], role: str, path: str, findings: Findings) -> None:
     content = message.get("content")
+    calls = role == "assistant" and bool(message.keys() & {"tool_calls", "function_call"})
     if content is None:
-        excused = role == "assistant" and any(message.get(k) for k in ("tool_calls", "function_call", "refusal"))
-        if not excused:
+        if not calls and not (role == "assistant" and message.get("refusal")):
             findings.add("missing_content", path, f"The {role} message has no content.")
     elif isinstance(content, list):
-        if not content:
+        if not content and not calls:
             findings.add("empty_content", f"{path}.content", "The content is an empty list.")
         for index, part in enumerate(content):
             _check_part(part, role, f"{path}.content[{index}]", findings)
     elif not isinstance(content, str):
         findings.add("content_not_text", f"{path}.content", f"The content is {shown(content)}, not a text.")
-    elif role == "assistant" and not content.strip() and not message.get("tool_calls"):
+    elif role == "assistant" and not content.strip() and not calls:
         findings.add("empty_content", f"{path}.content", "The answer is empty.")
 
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunery.datasets.examples import ChatExample, CompletionExample, Example, PreferenceExample
+from tunery.datasets.examples import ChatExample, CompletionExample, Example, PreferenceExample, Tool
 from tunery.datasets.jsonline import decode
 from tunery.datasets.lines import MAX_LINE_BYTES, Line, read_chunks, read_lines
 from tunery.datasets.message_rules import check_message, check_messages
 from tunery.datasets.messages import legacy_calls, legacy_tools
 from tunery.datasets.problems import Findings, Problem, shown
+from tunery.datasets.tidy import is_absent, tidy_row
 from tunery.datasets.tool_rules import check_tools
 
 # OpenAI refuses these in any text, whatever the base model.
@@ -22,6 +23,18 @@ _OUTPUTS = {
     "preferred_output": ("missing_preferred_output", "preferred_completion"),
     "non_preferred_output": ("missing_non_preferred_output", "non_preferred_completion"),
 }
+# What keeps a row from being trained on, and not from being read as a conversation.
+_ONLY_OF_TRAINING = frozenset(
+    (
+        "extra_key",
+        "unsupported_reinforcement",
+        "no_assistant_message",
+        "last_message_not_assistant",
+        "last_weight_zero",
+        "input_ends_with_assistant",
+        "special_token",
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +63,29 @@ def load_examples(path: Path) -> list[Example]:
 def parse_line(line: Line, forbidden: tuple[str, ...] = ()) -> Parsed:
     """`forbidden`: the control tokens of the base model, refused in texts beside OpenAI's own."""
     findings = Findings(line.number, line.example)
+    example = _parse(line, forbidden, findings)
+    return Parsed(None if findings.has_errors else example, findings.problems)
+
+
+def readable_example(line: Line) -> Example | Problem:
+    """The example of a line that can be read, whether or not it can be trained on; else what stands against it."""
+    findings = Findings(line.number, line.example)
+    example = _parse(line, (), findings)
+    if example is not None:
+        return example
+    return next(problem for problem in findings.problems if problem.severity == "error")
+
+
+def _parse(line: Line, forbidden: tuple[str, ...], findings: Findings) -> Example | None:
     if line.is_too_long:
         findings.add("line_too_long", "", f"The line has {line.size:,} bytes, more than {MAX_LINE_BYTES:,}.")
-        return Parsed(None, findings.problems)
+        return None
     row = decode(line.content, findings)
     if row is None:
-        return Parsed(None, findings.problems)
+        return None
+    tidy_row(row, findings)
     _check_special_tokens(row, line.content, (*SPECIAL_TOKENS, *forbidden), findings)
-    example = _read(row, findings)
-    return Parsed(None if findings.has_errors else example, findings.problems)
+    return _read(row, findings)
 
 
 def _read(row: dict[str, Any], findings: Findings) -> Example | None:
@@ -81,19 +108,29 @@ def _read_chat(row: dict[str, Any], findings: Findings) -> ChatExample | None:
     extra = row.keys() - _CHAT_KEYS
     last = messages[-1] if isinstance(messages, list) and messages else None
     ends_with = last.get("role") if isinstance(last, dict) else None
-    if extra and ends_with in ("user", "developer", "tool"):
-        findings.add("unsupported_reinforcement", "", "This is the format of reinforcement fine-tuning.")
-        return None
-    for key in sorted(extra):
-        findings.add("extra_key", key[:60], f"The key {shown(key)} is not known.", value=key)
     names = check_tools(row, "", findings)
     check_messages(messages, "messages", findings, names)
-    if isinstance(messages, list) and messages:
-        _check_answers(messages, findings)
-    if findings.has_errors:
+    if extra and ends_with in ("user", "developer", "tool"):
+        findings.add("unsupported_reinforcement", "", "This is the format of reinforcement fine-tuning.")
+    else:
+        _check_extra(extra, findings)
+        if isinstance(messages, list) and messages:
+            _check_answers(messages, findings)
+    if findings.has_errors_but(_ONLY_OF_TRAINING):
         return None
-    tools = row.get("tools") or legacy_tools(row.get("functions"))
-    return ChatExample(findings.line, [_modern(message) for message in messages], tools)
+    return ChatExample(findings.line, [_modern(message) for message in messages], _tools_of(row))
+
+
+def _tools_of(holder: dict[str, Any]) -> list[Tool] | None:
+    tools, functions = holder.get("tools"), holder.get("functions")
+    if not is_absent(tools):
+        return tools
+    return None if is_absent(functions) else legacy_tools(functions)
+
+
+def _check_extra(keys: Iterable[str], findings: Findings, path: str = "") -> None:
+    for key in sorted(keys):
+        findings.add("extra_key", f"{path}{key[:60]}", f"The key {shown(key)} is not known.", value=key)
 
 
 def _check_answers(messages: list[Any], findings: Findings) -> None:
@@ -108,8 +145,8 @@ def _check_answers(messages: list[Any], findings: Findings) -> None:
 
 
 def _modern(message: dict[str, Any]) -> dict[str, Any]:
-    """Without null values, and `function_call` as `tool_calls`."""
-    kept = {key: value for key, value in message.items() if value is not None and key != "function_call"}
+    """`function_call` as `tool_calls`."""
+    kept = {key: value for key, value in message.items() if key != "function_call"}
     if calls := legacy_calls(message):
         kept["tool_calls"] = calls
     return kept
@@ -117,17 +154,16 @@ def _modern(message: dict[str, Any]) -> dict[str, Any]:
 
 def _read_preference(row: dict[str, Any], findings: Findings) -> PreferenceExample | None:
     known = {"input", *_OUTPUTS, *(alias for _, alias in _OUTPUTS.values())}
-    for key in sorted(row.keys() - known):
-        findings.add("extra_key", key[:60], f"The key {shown(key)} is not known.", value=key)
+    _check_extra(row.keys() - known, findings)
     names = _check_input(row, findings)
     outputs = [_read_output(row, name, findings, names) for name in _OUTPUTS]
-    if findings.has_errors or outputs[0] is None or outputs[1] is None:
+    if findings.has_errors_but(_ONLY_OF_TRAINING) or outputs[0] is None or outputs[1] is None:
         return None
     if outputs[0] == outputs[1]:
         findings.add("equal_outputs", "non_preferred_output", "Both outputs are the same.")
     prompt = row["input"]
     messages = [_modern(message) for message in prompt["messages"]]
-    return PreferenceExample(findings.line, messages, outputs[0], outputs[1], prompt.get("tools") or None)
+    return PreferenceExample(findings.line, messages, outputs[0], outputs[1], _tools_of(prompt))
 
 
 def _check_input(row: dict[str, Any], findings: Findings) -> set[str] | None:
@@ -138,8 +174,7 @@ def _check_input(row: dict[str, Any], findings: Findings) -> set[str] | None:
     if not isinstance(prompt, dict):
         findings.add("invalid_input", "input", "input is not an object.")
         return None
-    for key in sorted(prompt.keys() - _INPUT_KEYS):
-        findings.add("extra_key", f"input.{key[:60]}", f"The key {shown(key)} is not known.", value=key)
+    _check_extra(prompt.keys() - _INPUT_KEYS, findings, "input.")
     if "messages" not in prompt:
         findings.add("missing_messages", "input", 'input has no "messages".', value="messages")
         return None
@@ -172,8 +207,7 @@ def _read_output(
 
 
 def _read_completion(row: dict[str, Any], findings: Findings) -> CompletionExample | None:
-    for key in sorted(row.keys() - {"prompt", "completion"}):
-        findings.add("extra_key", key[:60], f"The key {shown(key)} is not known.", value=key)
+    _check_extra(row.keys() - {"prompt", "completion"}, findings)
     if len(row.keys() & {"prompt", "completion"}) < 2:
         absent = "completion" if "prompt" in row else "prompt"
         findings.add("missing_completion", "", f'The example has no "{absent}".', value=absent)
@@ -185,7 +219,9 @@ def _read_completion(row: dict[str, Any], findings: Findings) -> CompletionExamp
         findings.add("completion_not_text", "completion", f"completion is {shown(completion)}.")
     elif not completion:
         findings.add("empty_completion", "completion", "completion is empty.")
-    return None if findings.has_errors else CompletionExample(findings.line, prompt, completion)
+    if findings.has_errors_but(_ONLY_OF_TRAINING):
+        return None
+    return CompletionExample(findings.line, prompt, completion)
 
 
 def _check_special_tokens(row: dict[str, Any], content: bytes, tokens: tuple[str, ...], findings: Findings) -> None:

@@ -95,6 +95,7 @@ CODES: dict[str, Code] = {
     "tool_calls_not_allowed": _error("Only assistant messages call tools."),
     "invalid_tool_call": _error('A call is {"id", "type": "function", "function": {"name", "arguments"}}.'),
     "arguments_not_json": _error("arguments is a string that holds a JSON object."),
+    "arguments_not_text": _warning('arguments is JSON text of an object, encoded once; a call without any has "{}".'),
     "undefined_tool": _warning("Define the function in tools, as you will when you use the model."),
     "missing_tool_call_id": _error("Name the call that the tool message answers."),
     "unknown_tool_call_id": _warning("The id must be one of the calls of the assistant message before."),
@@ -132,7 +133,11 @@ class Findings:
 
     @property
     def has_errors(self) -> bool:
-        return any(problem.severity == "error" for problem in self.problems)
+        return self.has_errors_but(frozenset())
+
+    def has_errors_but(self, codes: frozenset[str]) -> bool:
+        """Whether there are errors of other codes than these."""
+        return any(problem.severity == "error" and problem.code not in codes for problem in self.problems)
 
 
 def shown(value: object, limit: int = 60) -> str:

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from tunery.datasets.problems import Findings, shown
+from tunery.datasets.tidy import is_absent
 
 MAX_FUNCTIONS = 128
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -12,11 +13,12 @@ _KEYS = {"name", "description", "parameters", "strict"}
 
 def check_tools(holder: dict[str, Any], path: str, findings: Findings) -> set[str] | None:
     """The defined names; None when they cannot be known, so that calls are not held against them."""
-    if holder.get("parallel_tool_calls") is not None and not isinstance(holder["parallel_tool_calls"], bool):
+    parallel = holder.get("parallel_tool_calls")
+    if not is_absent(parallel) and not isinstance(parallel, bool):
         findings.add(
             "invalid_parallel_tool_calls", f"{path}parallel_tool_calls", "parallel_tool_calls is not a boolean."
         )
-    tools, functions = holder.get("tools"), holder.get("functions")
+    tools, functions = (None if is_absent(holder.get(key)) else holder[key] for key in ("tools", "functions"))
     if tools is not None and functions is not None:
         findings.add("functions_and_tools", f"{path}functions", "The example has both functions and tools.")
         return None

@@ -1,0 +1,184 @@
+"""A row as its writer meant it, before the rules look at it: keys that hold nothing are absent, and a call's arguments
+are JSON text of an object.
+
+Tables fill every key of every row with null, and the SDK's `model_dump()` writes every field of its type.
+"""
+
+import json
+from typing import Any
+
+from tunery.datasets.problems import Findings
+
+# Keys of OpenAI's message types that may be left out, in whichever role they are met.
+_OPTIONAL = frozenset(
+    ("name", "tool_calls", "function_call", "refusal", "weight", "audio", "annotations", "tool_call_id")
+)
+# What these roles cannot do without: empty is wrong there, not absent.
+_NEEDED = {"tool": frozenset({"tool_call_id"}), "function": frozenset({"name"})}
+# What a server adds to its answer beside what the model wrote: no part of a conversation.
+_ADDED_TO_ANSWERS = ("annotations",)
+# Keywords of JSON Schema that may well be null.
+_MAY_BE_NULL = frozenset(("default", "const"))
+_MAX_ENCODINGS = 4
+_SHOWN = 120
+
+
+def is_absent(value: Any) -> bool:
+    """null, empty, or a structure of nothing but such: what a table writes for one that a row does not have."""
+    if isinstance(value, dict):
+        return all(is_absent(item) for item in value.values())
+    return value is None or value == "" or (isinstance(value, list) and all(is_absent(item) for item in value))
+
+
+def tidy_row(row: dict[str, Any], findings: Findings) -> None:
+    """Changes the row in place. What is not in OpenAI's form at all is left as it stands, for the rules to find."""
+    has_messages = "messages" in row
+    _drop_nulls(row)
+    if has_messages and not row:
+        row["messages"] = None  # the one key it has is the one that is wrong
+    prompt = row.get("input")
+    if isinstance(prompt, dict):
+        _drop_nulls(prompt)
+        _tidy_conversation(prompt, "input.", findings)
+    schemas = _tidy_conversation(row, "", findings) if not isinstance(prompt, dict) else _schemas_of(prompt)
+    for name in ("preferred_output", "non_preferred_output", "preferred_completion", "non_preferred_completion"):
+        output = row.get(name)
+        for index, message in enumerate(output if isinstance(output, list) else [output]):
+            _tidy_message(message, f"{name}[{index}]", schemas, findings)
+
+
+def _tidy_conversation(holder: dict[str, Any], path: str, findings: Findings) -> dict[str, Any]:
+    for name in ("tools", "functions"):
+        for tool in _objects(holder.get(name)):
+            _tidy_tool(tool)
+    schemas = _schemas_of(holder)
+    messages = holder.get("messages")
+    if isinstance(messages, list):
+        for index, message in enumerate(messages):
+            _tidy_message(message, f"{path}messages[{index}]", schemas, findings)
+    return schemas
+
+
+def _tidy_tool(tool: dict[str, Any]) -> None:
+    """A tool, or the definition alone as `functions` holds it."""
+    _drop_nulls(tool)
+    for function in (tool, tool.get("function")):
+        if isinstance(function, dict):
+            _drop_nulls(function)
+            if isinstance(function.get("parameters"), dict):
+                function["parameters"] = _without_nulls(function["parameters"])
+
+
+def _without_nulls(schema: Any) -> Any:
+    """A JSON Schema without the keywords and properties that a table gave to all schemas of a file."""
+    if isinstance(schema, dict):
+        return {key: _without_nulls(value) for key, value in schema.items() if value is not None or key in _MAY_BE_NULL}
+    return [_without_nulls(item) for item in schema] if isinstance(schema, list) else schema
+
+
+def _schemas_of(holder: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of each function by its name."""
+    functions = [tool.get("function") for tool in _objects(holder.get("tools"))]
+    return {
+        function["name"]: function.get("parameters")
+        for function in [*functions, *_objects(holder.get("functions"))]
+        if isinstance(function, dict) and isinstance(function.get("name"), str)
+    }
+
+
+def _tidy_message(message: Any, path: str, schemas: dict[str, Any], findings: Findings) -> None:
+    if not isinstance(message, dict):
+        return
+    _drop_nulls(message)
+    role = message.get("role")
+    _drop_absent(message, _OPTIONAL - _NEEDED.get(role if isinstance(role, str) else "", frozenset()))
+    if role == "assistant":
+        for key in _ADDED_TO_ANSWERS:
+            if isinstance(message.get(key), list):
+                del message[key]
+    for part in _objects(message.get("content")):
+        _drop_nulls(part)
+    for index, call in enumerate(_objects(message.get("tool_calls"))):
+        _drop_nulls(call)
+        if isinstance(call.get("index"), int):  # of a call that was put together from a stream
+            del call["index"]
+        _tidy_arguments(call.get("function"), f"{path}.tool_calls[{index}].function", schemas, findings)
+    _tidy_arguments(message.get("function_call"), f"{path}.function_call", schemas, findings)
+
+
+def _tidy_arguments(function: Any, path: str, schemas: dict[str, Any], findings: Findings) -> None:
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        return
+    given = function.get("arguments")
+    if isinstance(given, dict):
+        given = _without_unset(given, schemas.get(function["name"]))
+    text = arguments_text(given)
+    if text is None or text == function.get("arguments"):
+        return
+    function["arguments"] = text
+    right = json.dumps(text, ensure_ascii=False)
+    right = right if len(right) <= _SHOWN else right[:_SHOWN] + "…"
+    findings.add("arguments_not_text", f"{path}.arguments", f'Read as "arguments": {right}.')
+
+
+def arguments_text(given: Any) -> str | None:
+    """JSON text of the object that a call's arguments mean: an object, one encoded several times, or nothing at all.
+    None: they mean no object. Text that is right comes back as it is, letter for letter."""
+    if isinstance(given, dict):
+        return json.dumps(given, ensure_ascii=False)
+    for _ in range(_MAX_ENCODINGS):
+        if is_absent(given) or (isinstance(given, str) and given.isspace()):
+            return "{}"
+        if not isinstance(given, str):
+            return None
+        text = given
+        try:
+            given = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+        if isinstance(given, dict):
+            return text
+    return None
+
+
+def _without_unset(value: Any, schema: Any) -> Any:
+    """Arguments as an object come from tables, which give each call the arguments of all: null is unset, unless the
+    function's schema lets it be null."""
+    below = schema if isinstance(schema, dict) else {}
+    if isinstance(value, list):
+        return [_without_unset(item, below.get("items")) for item in value]
+    if not isinstance(value, dict):
+        return value
+    properties = below.get("properties") if isinstance(below.get("properties"), dict) else {}
+    return {
+        name: _without_unset(item, properties.get(name))
+        for name, item in value.items()
+        if item is not None or _allows_null(properties.get(name))
+    }
+
+
+def _allows_null(schema: Any) -> bool:
+    if not isinstance(schema, dict):
+        return False
+    kinds, values = schema.get("type"), schema.get("enum")
+    if kinds == "null" or (isinstance(kinds, list) and "null" in kinds) or schema.get("nullable") is True:
+        return True
+    if (isinstance(values, list) and None in values) or ("const" in schema and schema["const"] is None):
+        return True
+    return any(_allows_null(option) for word in ("anyOf", "oneOf") for option in _objects(schema.get(word)))
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    """The items of a list that are objects; none of anything else."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _drop_nulls(holder: dict[str, Any]) -> None:
+    for key in [key for key, value in holder.items() if value is None]:
+        del holder[key]
+
+
+def _drop_absent(holder: dict[str, Any], keys: frozenset[str]) -> None:
+    for key in keys & holder.keys():
+        if is_absent(holder[key]):
+            del holder[key]
