@@ -43,8 +43,10 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids], dict[str, Any]]] = {
     ("DELETE", "/tunery/v1/aliases"): lambda ids: {"params": {"name": ids["alias"]}},
     ("POST", "/tunery/v1/aliases/revert"): lambda ids: {"json": {"name": ids["alias"]}},
     ("GET", "/tunery/v1/aliases/history"): lambda ids: {"params": {"name": ids["alias"]}},
+    ("GET", "/tunery/v1/model_name"): lambda _: {"params": {"model": TUNED}},
 }
-REFUSALS = {("POST", "/v1/fine_tuning/jobs"): 400}  # OpenAI's own status there
+# OpenAI's own status for a model that a job cannot be created on.
+REFUSALS = {("POST", "/v1/fine_tuning/jobs"): 400, ("GET", "/tunery/v1/model_name"): 400}
 EMPTY_LISTS = {("GET", "/tunery/v1/aliases/history")}  # a name without a history has an empty one
 CREATES = {  # they name nobody's object
     ("POST", "/v1/files"),

@@ -22,7 +22,7 @@ def test_new_job_is_complete_for_closed_types(api: Api) -> None:
     assert job["object"] == "fine_tuning.job"
     assert job["model"] == BASE
     assert job["status"] == "validating_files"
-    assert (job["seed"], job["user_provided_suffix"], job["metadata"]) == (7, "my-suffix", {"team": "a"})
+    assert (job["seed"], job["user_provided_suffix"], job["metadata"]) == (7, "my suffix", {"team": "a"})
     assert job["error"] is None
     assert job["result_files"] == []
     auto = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}

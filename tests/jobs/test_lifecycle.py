@@ -44,7 +44,7 @@ def test_new_job_waits_for_validation_with_auto_where_nothing_was_chosen(site: S
     job = site.job(site.create(suffix="my model: v2", metadata={"a": "b"}).id)
     assert job.status is JobStatus.VALIDATING_FILES
     assert job.hyperparameters == Hyperparameters()
-    assert job.suffix == "my-model-v2"
+    assert job.suffix == "my model: v2"
     assert 0 <= job.seed < 2**31
     assert (job.fine_tuned_model, job.error, job.finished_at, job.trained_tokens) == (None, None, None, None)
 

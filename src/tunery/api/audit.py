@@ -36,6 +36,8 @@ EVENTS: dict[tuple[str, str], str] = {
     ("POST", JOB + "/{job_id}/cancel"): "fine_tuning.job.cancelled",
     ("POST", JOB + "/{job_id}/pause"): "fine_tuning.job.paused",
     ("POST", JOB + "/{job_id}/resume"): "fine_tuning.job.resumed",
+    ("POST", "/tunery/v1/jobs/{job_id}"): "fine_tuning.job.renamed",
+    ("POST", "/tunery/v1/models/{model}"): "model.renamed",
     ("DELETE", "/v1/models/{model}"): "model.deleted",
     ("POST", PERMISSIONS): "checkpoint.permission.created",
     ("DELETE", PERMISSIONS + "/{permission_id}"): "checkpoint.permission.deleted",
@@ -65,7 +67,17 @@ UNLOGGED = frozenset(  # they change nothing that somebody else could miss; the 
         ("POST", "/tunery/v1/scores"),
     }
 )
-TOLD = ("filename", "purpose", "model", "training_file", "name", "url", "target", "project_id")  # no secret, no prompt
+TOLD = (
+    "filename",
+    "purpose",
+    "display_name",
+    "model",
+    "training_file",
+    "name",
+    "url",
+    "target",
+    "project_id",
+)  # no secret, no prompt
 
 
 class AuditTrail:

@@ -31,7 +31,7 @@ ALLOWED: dict[JobStatus, frozenset[JobStatus]] = {
     ),
     JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.VALIDATING_FILES, JobStatus.CANCELLED}),
     JobStatus.SUCCEEDED: frozenset(),
-    JobStatus.FAILED: frozenset(),
+    JobStatus.FAILED: frozenset({JobStatus.QUEUED}),  # resumed, where what it had reached was kept
     JobStatus.CANCELLED: frozenset(),
 }
 
@@ -62,7 +62,8 @@ class FineTuningJob:
     method: Method
     hyperparameters: Hyperparameters  # as asked for; numbers once the job has started
     seed: int
-    suffix: str | None = None
+    suffix: str | None = None  # as sent; names.suffix_in_name tells how it stands in the model's name
+    display_name: str | None = None  # its owner's own words for the job, free and changeable; models begin with it
     created_by: str | None = None  # the id of the key's owner; receives the mail
     finished_at: int | None = None
     started_at: int | None = None
@@ -74,10 +75,14 @@ class FineTuningJob:
     metadata: dict[str, str] | None = None
     integrations: list[dict[str, Any]] | None = None
     cancel_requested: bool = False
-    pause_requested: bool = False
+    pause_requested: bool = False  # of a running job, which pauses within seconds
+    paused_at: int | None = None  # set while the job is paused
+    paused_s: int = 0  # of the pauses that are over, and of the time between a failure and its resume
+    resumable: bool = False  # of a failed job: what it had reached is kept, and resume goes on from there
     worker_id: str | None = None
     lease_expires_at: float | None = None
-    attempts: int = 0
+    attempts: int = 0  # deaths of its trainer since the last progress: a lost worker or server is no fault of the job's
+    died_at_step: int | None = None  # the step of the newest state when its trainer died last
     step: int = 0  # optimizer steps done
     total_steps: int | None = None
     details: dict[str, Any] = field(default_factory=dict)  # ours, under /tunery/v1: reasons, advice, parity, timings
@@ -85,6 +90,13 @@ class FineTuningJob:
     @property
     def is_terminal(self) -> bool:
         return self.status in TERMINAL
+
+    def elapsed_s(self, now: float) -> int | None:
+        """Seconds since the first start, up to the end when it has ended, pauses left out. None before the start."""
+        if self.started_at is None:
+            return None
+        until = self.finished_at or self.paused_at or int(now)
+        return max(0, until - self.started_at - self.paused_s)
 
 
 @dataclass(frozen=True)

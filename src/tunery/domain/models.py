@@ -16,6 +16,7 @@ class FineTunedModel:
     blob: str  # folder of adapter_config.json and adapter_model.safetensors
     owned_by: str
     trained_tokens: int = 0
+    display_name: str | None = None  # its owner's own words for it; the name stays what calls it
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
 """Names of fine-tuned models: `ft:<base snapshot>:<org>:<suffix>:<8 characters>[:ckpt-step-<N>]`."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
+
+from anyascii import anyascii
 
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.ids import random_text
@@ -23,7 +26,8 @@ class FineTunedName:
 
 
 def new_name(*, base: str, organization: str, suffix: str | None, step: int | None = None) -> FineTunedName:
-    return FineTunedName(base, organization, suffix or "", random_text(8), step)
+    """`suffix` as its owner sent it; None gives a name without one."""
+    return FineTunedName(base, organization, "" if suffix is None else suffix_in_name(suffix), random_text(8), step)
 
 
 def parse_name(text: str) -> FineTunedName | None:
@@ -35,18 +39,38 @@ def parse_name(text: str) -> FineTunedName | None:
     return FineTunedName(base, organization, suffix, ident, None if step is None else int(step))
 
 
-def normalise_suffix(suffix: str) -> str:
-    """The suffix as it stands in the name. A colon would split the name and a slash its path: both become `-`.
-
-    Raises InvalidRequest when it has no or more than 64 characters.
-    """
+def check_suffix(suffix: str) -> None:
+    """Raises InvalidRequest when it has no or more than 64 characters."""
     if not 1 <= len(suffix) <= MAX_SUFFIX:
         raise InvalidRequest(
             f"Invalid 'suffix': it must have 1 to {MAX_SUFFIX} characters, this one has {len(suffix)}.", param="suffix"
         )
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", suffix).strip("-") or "model"
+
+
+def suffix_in_name(suffix: str) -> str:
+    """The suffix as it stands in the name; applied twice it changes nothing more.
+
+    Letters and digits of any script stay, since OpenAI names no alphabet, and full-width ones become plain. A symbol
+    becomes its ASCII spelling (`€` gives `EUR`). What is left joins words and becomes `-`: a colon would split the name
+    and a slash its path.
+    """
+    plain = unicodedata.normalize("NFKC", suffix)
+    spelt = "".join(char if _is_letter(char) or char.isascii() else _spelt(char) for char in plain)
+    kept = "".join(char if _is_letter(char) or char in "._-" else " " for char in spelt)
+    joined = unicodedata.normalize("NFKC", "-".join(kept.split())).strip("-")
+    return joined[:MAX_SUFFIX].rstrip("-") or "model"
+
+
+def _is_letter(char: str) -> bool:
+    """Letters, the marks that belong to them (vowels, in many scripts) and digits."""
+    return unicodedata.category(char)[0] in "LMN"
+
+
+def _spelt(char: str) -> str:
+    """`:rocket:` for a picture. A mark that is drawn with no width of its own gives nothing."""
+    return anyascii(char).replace(":", " ")
 
 
 def slug(text: str) -> str:
-    """An organisation's name as it stands in model names: lower case, words joined by `-`."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "org"
+    """An organisation's name as it stands in model names: lower case ASCII as OpenAI's, words joined by `-`."""
+    return re.sub(r"[^a-z0-9]+", "-", anyascii(text).lower()).strip("-") or "org"

@@ -13,7 +13,6 @@ from tunery.domain.errors import InvalidRequest, NotFound
 from tunery.domain.files import FilePurpose
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob, JobStatus
-from tunery.domain.names import normalise_suffix
 from tunery.domain.tenants import Caller
 from tunery.jobs import narrative
 from tunery.jobs.endings import tell_cancellation
@@ -45,7 +44,7 @@ def create_job(
         if earlier is not None:
             return earlier
     method = check(request)
-    model, base_model = _trainable(conn, request.model, caller.project_id, catalog)
+    model, base_model = trainable(conn, request.model, caller.project_id, catalog)
     _check_file(conn, request.training_file, caller.project_id, "training_file")
     if request.validation_file is not None:
         _check_file(conn, request.validation_file, caller.project_id, "validation_file")
@@ -74,7 +73,7 @@ def create_job(
         method=method,
         hyperparameters=request.hyperparameters,
         seed=secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed,
-        suffix=None if request.suffix is None else normalise_suffix(request.suffix),
+        suffix=request.suffix,
         created_by=caller.user_id,
         metadata=request.metadata,
         integrations=_integrations(request, job_id, settings),
@@ -121,9 +120,9 @@ def _hash(request: JobRequest) -> str:
     return hashlib.sha256(json.dumps(asdict(request), sort_keys=True).encode()).hexdigest()
 
 
-def _trainable(conn: Connection, name: str, project_id: str, catalog: Catalog) -> tuple[str, str]:
+def trainable(conn: Connection, name: str, project_id: str, catalog: Catalog) -> tuple[str, str]:
     """The model's full name and the base snapshot it stands on. A fine-tune or checkpoint of the project goes on
-    from its weights."""
+    from its weights. Raises InvalidRequest with OpenAI's code for any other name."""
     own = models.find_model(conn, name, project_id)
     if own is not None:
         return own.name, own.base_model

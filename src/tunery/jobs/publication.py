@@ -112,6 +112,7 @@ def publish_checkpoints(
                 blob=checkpoint.blob,
                 owned_by=job.organization_id,
                 trained_tokens=trained_tokens if is_final else 0,
+                display_name=job.display_name,
             ),
         )
         events.add_checkpoint(

@@ -6,7 +6,7 @@ from typing import Any, cast
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.hyperparameters import AUTO, Hyperparameters
 from tunery.domain.jobs import Method
-from tunery.domain.names import normalise_suffix
+from tunery.domain.names import check_suffix
 
 METHODS = ("supervised", "dpo")
 MAX_SEED = 2**31 - 1
@@ -40,7 +40,7 @@ def check(request: JobRequest) -> Method:
     if request.seed is not None:
         _within(request.seed, "seed", least=0, most=MAX_SEED)
     if request.suffix is not None:
-        normalise_suffix(request.suffix)
+        check_suffix(request.suffix)
     _check_metadata(request.metadata)
     _check_integrations(request.integrations)
     return method

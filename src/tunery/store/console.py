@@ -10,7 +10,7 @@ from tunery.store.jobs import to_job
 from tunery.store.paging import Page, fetch_page
 from tunery.store.tables import job_events, jobs
 
-SEARCHED = (jobs.c.id, jobs.c.suffix, jobs.c.fine_tuned_model, jobs.c.model, jobs.c.training_file)
+SEARCHED = (jobs.c.id, jobs.c.display_name, jobs.c.suffix, jobs.c.fine_tuned_model, jobs.c.model, jobs.c.training_file)
 
 
 def search_jobs(
@@ -22,7 +22,7 @@ def search_jobs(
     after: str | None = None,
     limit: int = 20,
 ) -> Page[FineTuningJob]:
-    """Newest first. `text` may stand anywhere in a job's id, suffix, models or training file, in either case."""
+    """Newest first. `text` may stand anywhere in a job's id, names, suffix, models or training file, in either case."""
     query = select(jobs).where(jobs.c.project_id == project_id)
     if text:
         query = query.where(or_(*(column.icontains(text, autoescape=True) for column in SEARCHED)))

@@ -86,6 +86,19 @@ def is_file_in_use(conn: Connection, file_id: str, project_id: str) -> bool:
     return exists(conn, query)
 
 
+def set_display_name(conn: Connection, job_id: str, project_id: str, display_name: str | None) -> FineTuningJob:
+    """In any state. Models that the job makes afterwards begin with it. Raises no_such_job."""
+    row = conn.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.project_id == project_id)
+        .values(display_name=display_name)
+        .returning(jobs)
+    ).first()
+    if row is None:
+        raise no_such_job(job_id)
+    return to_job(row)
+
+
 def update_details(conn: Connection, job_id: str, details: dict[str, Any]) -> None:
     """Merge into `details`; only the job's worker calls this, so read and write need no guard."""
     known = conn.execute(select(jobs.c.details).where(jobs.c.id == job_id)).scalar_one()

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, Row, bindparam, delete, insert, or_, select
+from sqlalchemy import BindParameter, Connection, Row, bindparam, delete, insert, or_, select, update
 
 from tunery.domain.errors import no_such_model
 from tunery.domain.ids import new_id
@@ -47,6 +47,19 @@ def list_models(conn: Connection, project_id: str) -> tuple[FineTunedModel, ...]
 def list_models_of_job(conn: Connection, job_id: str) -> tuple[FineTunedModel, ...]:
     query = select(models).where(models.c.job_id == job_id).order_by(models.c.step_number.desc())
     return tuple(_to_model(row) for row in conn.execute(query))
+
+
+def set_display_name(conn: Connection, name: str, project_id: str, display_name: str | None) -> FineTunedModel:
+    """Raises no_such_model, also for a model that is only shared with the project."""
+    row = conn.execute(
+        update(models)
+        .where(models.c.name == name, models.c.project_id == project_id)
+        .values(display_name=display_name)
+        .returning(models)
+    ).first()
+    if row is None:
+        raise no_such_model(name)
+    return _to_model(row)
 
 
 def delete_model(conn: Connection, name: str, project_id: str) -> FineTunedModel:

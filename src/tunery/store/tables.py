@@ -167,6 +167,7 @@ jobs = Table(
     Column("hyperparameters", Json, nullable=False),
     Column("seed", BigInteger, nullable=False),
     Column("suffix", String),
+    Column("display_name", String),
     Column("created_by", String),
     Column("finished_at", BigInteger),
     Column("started_at", BigInteger),
@@ -179,10 +180,14 @@ jobs = Table(
     Column("integrations", Json),
     flag("cancel_requested"),
     flag("pause_requested"),
+    Column("paused_at", BigInteger),
+    count("paused_s"),
+    flag("resumable"),
     flag("validated"),  # where a paused job goes when it is resumed
     Column("worker_id", String),
     Column("lease_expires_at", Float),
     count("attempts"),
+    Column("died_at_step", BigInteger),
     count("step"),
     Column("total_steps", BigInteger),
     Column("details", Json, nullable=False),
@@ -252,6 +257,7 @@ models = Table(
     Column("blob", String, nullable=False),
     Column("owned_by", String, nullable=False),
     count("trained_tokens"),
+    Column("display_name", String),
     Index(None, "project_id", "created_at", "seq"),
 )
 

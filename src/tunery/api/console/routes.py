@@ -2,15 +2,17 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
-from tunery.api.auth import JobsReader, ModelsReader, ModelsUser
+from tunery.api.auth import JobsReader, JobsWriter, ModelsReader, ModelsUser, ModelsWriter
 from tunery.api.console import pricing, scoring, service
 from tunery.api.console.schemas import (
     CatalogEntry,
     CatalogOut,
     Curves,
+    DisplayName,
     JobDetail,
     JobList,
     JobSummary,
+    ModelName,
     ScoreOut,
     ScoreRequest,
     SessionOut,
@@ -18,6 +20,7 @@ from tunery.api.console.schemas import (
 from tunery.api.paging import After, Limit
 from tunery.api.services import Services, ServicesDep
 from tunery.domain.jobs import FineTuningJob, JobStatus
+from tunery.domain.models import FineTunedModel
 from tunery.domain.names import parse_name
 
 router = APIRouter(prefix="/tunery/v1", tags=["Console"])
@@ -36,7 +39,9 @@ def search_jobs(
     after: After = None,
     limit: Limit = 20,
     status: JobStatus | None = None,
-    search: Annotated[str, Query(max_length=200, description="Text in the id, suffix, models or training file.")] = "",
+    search: Annotated[
+        str, Query(max_length=200, description="Text in the id, names, suffix, models or training file.")
+    ] = "",
 ) -> JobList:
     """Jobs with progress and cost, newest first."""
     page = service.search_jobs(services, caller, text=search, status=status, after=after, limit=limit)
@@ -45,7 +50,33 @@ def search_jobs(
 
 @router.get("/jobs/{job_id}")
 def get_job(job_id: str, caller: JobsReader, services: ServicesDep) -> JobDetail:
-    job = service.job(services, caller, job_id)
+    return _detail(services, service.job(services, caller, job_id))
+
+
+@router.post("/jobs/{job_id}")
+def name_job(job_id: str, body: DisplayName, caller: JobsWriter, services: ServicesDep) -> JobDetail:
+    """Give a job a display name, whatever its state; models that it makes afterwards begin with it."""
+    return _detail(services, service.name_job(services, caller, job_id, body.display_name))
+
+
+@router.post("/models/{model:path}")
+def name_model(model: str, body: DisplayName, caller: ModelsWriter, services: ServicesDep) -> CatalogEntry:
+    """Give a model a display name. Its name, which requests use, stays as it is."""
+    return _own_entry(services, service.name_model(services, caller, model, body.display_name))
+
+
+@router.get("/model_name")
+def preview_model_name(
+    caller: JobsReader,
+    services: ServicesDep,
+    model: Annotated[str, Query(min_length=1, max_length=256, description="What the job will be created on.")],
+    suffix: Annotated[str | None, Query(max_length=1000)] = None,
+) -> ModelName:
+    """The name that a job's model will have, before the job is created."""
+    return service.model_name(services, caller, model, suffix or None)
+
+
+def _detail(services: Services, job: FineTuningJob) -> JobDetail:
     request = service.recipe(job)
     return JobDetail(
         **_summary(services, job).model_dump(),
@@ -82,8 +113,12 @@ def _summary(services: Services, job: FineTuningJob) -> JobSummary:
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
+        elapsed_s=job.elapsed_s(services.clock()),
         estimated_finish=job.estimated_finish,
         status=job.status.value,
+        pausing=job.pause_requested and job.status is JobStatus.RUNNING,
+        resumable=job.resumable or job.status is JobStatus.PAUSED,
+        display_name=job.display_name,
         model=job.model,
         fine_tuned_model=job.fine_tuned_model,
         suffix=job.suffix,
@@ -97,26 +132,26 @@ def _summary(services: Services, job: FineTuningJob) -> JobSummary:
 
 
 def _own_entries(services: Services, caller: ModelsReader) -> list[CatalogEntry]:
-    entries = []
-    for model in service.models(services, caller):
-        base = services.catalog.find(model.base_model)
-        name = parse_name(model.name)
-        entries.append(
-            CatalogEntry(
-                name=model.name,
-                aliases=[],
-                kind="fine-tuned",
-                base=model.base_model,
-                training=base is not None and base.training,
-                context_length=base.context_length if base else 0,
-                max_example_tokens=base.max_example_tokens if base else 0,
-                price=pricing.price_of(services, model.name, model.base_model),
-                job_id=model.job_id,
-                step_number=name.step if name else None,
-                created_at=model.created_at,
-            )
-        )
-    return entries
+    return [_own_entry(services, model) for model in service.models(services, caller)]
+
+
+def _own_entry(services: Services, model: FineTunedModel) -> CatalogEntry:
+    base = services.catalog.find(model.base_model)
+    name = parse_name(model.name)
+    return CatalogEntry(
+        name=model.name,
+        aliases=[],
+        kind="fine-tuned",
+        base=model.base_model,
+        training=base is not None and base.training,
+        context_length=base.context_length if base else 0,
+        max_example_tokens=base.max_example_tokens if base else 0,
+        price=pricing.price_of(services, model.name, model.base_model),
+        display_name=model.display_name,
+        job_id=model.job_id,
+        step_number=name.step if name else None,
+        created_at=model.created_at,
+    )
 
 
 def _base_entries(services: Services) -> list[CatalogEntry]:
@@ -130,6 +165,7 @@ def _base_entries(services: Services) -> list[CatalogEntry]:
             context_length=base.context_length,
             max_example_tokens=base.max_example_tokens,
             price=pricing.price_of(services, base.name, base.name),
+            display_name=None,
             job_id=None,
             step_number=None,
             created_at=None,

@@ -1,8 +1,10 @@
 """What the dashboard and the command line ask beyond OpenAI's API, on the wire."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from tunery.api.body import Body
 
 Curve = list[tuple[int, float]]
 
@@ -27,11 +29,17 @@ class JobSummary(BaseModel):
     created_at: int
     started_at: int | None
     finished_at: int | None
+    elapsed_s: int | None = Field(
+        description="Seconds from the first start to now or to the end, without pauses; null before the start."
+    )
     estimated_finish: int | None = Field(description="Unix seconds; null unless the job is running.")
     status: Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
+    pausing: bool = Field(description="Asked to pause while running; it will have paused within seconds.")
+    resumable: bool = Field(description="May be resumed: it is paused, or has failed and what it had reached is kept.")
+    display_name: str | None = Field(description="Its owner's own words for it.")
     model: str
     fine_tuned_model: str | None
-    suffix: str | None
+    suffix: str | None = Field(description="As it was sent.")
     method: Literal["supervised", "dpo"]
     step: int = Field(description="Optimizer steps done.")
     total_steps: int | None
@@ -51,6 +59,18 @@ class JobDetail(JobSummary):
     reasons: dict[str, str] = Field(description="Why each hyperparameter has its value, in a sentence.")
     details: dict[str, Any] = Field(description="What the worker noted: advice, parity with the engine, timings.")
     request: dict[str, Any] = Field(description="The body that creates this job again.")
+
+
+class DisplayName(Body):
+    display_name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)] | None = Field(
+        description="At most 200 characters; null removes it."
+    )
+
+
+class ModelName(BaseModel):
+    object: Literal["tunery.model_name"] = "tunery.model_name"
+    name: str = Field(description="The name a job's model will have; `…` stands for the eight characters drawn then.")
+    suffix: str = Field(description="The suffix as it stands in the name.")
 
 
 class Curves(BaseModel):
@@ -83,6 +103,7 @@ class CatalogEntry(BaseModel):
     context_length: int
     max_example_tokens: int
     price: PriceOut
+    display_name: str | None = Field(description="Its owner's own words for it.")
     job_id: str | None
     step_number: int | None = Field(description="Set for a checkpoint before the last.")
     created_at: int | None

@@ -1,20 +1,23 @@
-"""Answers for the dashboard. Reads what others wrote; changes nothing."""
+"""Answers for the dashboard. Reads what others wrote; changes nothing but display names."""
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from sqlalchemy import Connection
 
-from tunery.api.console.schemas import Curves, ProjectRef, SessionOut
+from tunery.api.console.schemas import Curves, ModelName, ProjectRef, SessionOut
 from tunery.api.services import Services
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.domain.models import FineTunedModel
+from tunery.domain.names import check_suffix, new_name
 from tunery.domain.tenants import Caller, Role
+from tunery.jobs.lifecycle import trainable
 from tunery.store import console as store
+from tunery.store import models as models_store
 from tunery.store import tenants
-from tunery.store.database import read
-from tunery.store.jobs import get_job
+from tunery.store.database import read, write
+from tunery.store.jobs import get_job, set_display_name
 from tunery.store.models import list_models
 from tunery.store.paging import Page
 
@@ -56,6 +59,27 @@ def search_jobs(
 def job(services: Services, caller: Caller, job_id: str) -> FineTuningJob:
     with read(services.engine) as conn:
         return get_job(conn, job_id, caller.project_id)
+
+
+def name_job(services: Services, caller: Caller, job_id: str, display_name: str | None) -> FineTuningJob:
+    with write(services.engine) as conn:
+        return set_display_name(conn, job_id, caller.project_id, display_name)
+
+
+def name_model(services: Services, caller: Caller, name: str, display_name: str | None) -> FineTunedModel:
+    with write(services.engine) as conn:
+        return models_store.set_display_name(conn, name, caller.project_id, display_name)
+
+
+def model_name(services: Services, caller: Caller, model: str, suffix: str | None) -> ModelName:
+    """What a job's model will be called. Raises InvalidRequest when model or suffix cannot be taken."""
+    with read(services.engine) as conn:
+        _, base = trainable(conn, model, caller.project_id, services.catalog)
+        organization = tenants.get_organization(conn, caller.organization_id)
+    if suffix is not None:
+        check_suffix(suffix)
+    named = new_name(base=base, organization=organization.slug, suffix=suffix)
+    return ModelName(name=str(replace(named, id="…")), suffix=named.suffix)
 
 
 def curves(services: Services, caller: Caller, job_id: str, points: int) -> Curves:

@@ -1,8 +1,8 @@
 """Fine-tuning on the wire: what a request may say, and domain objects as OpenAI's JSON."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from tunery.api.body import Body
 from tunery.domain.hyperparameters import AUTO, Hyperparameters
@@ -11,7 +11,14 @@ from tunery.domain.models import CheckpointPermission
 from tunery.jobs.request import JobRequest
 from tunery.settings import Settings
 
-AutoInt = Literal["auto"] | int
+
+def _whole(value: Any) -> Any:
+    """`3.0` is 3: languages with one number type, and tables, send every integer so."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Int = Annotated[int, BeforeValidator(_whole)]
+AutoInt = Literal["auto"] | Int
 AutoFloat = Literal["auto"] | float
 
 
@@ -61,7 +68,7 @@ class JobCreate(Body):
     method: MethodIn | None = None
     hyperparameters: HyperparametersIn | None = Field(None, description="Deprecated: use `method`.", deprecated=False)
     suffix: str | None = Field(None, description="1 to 64 characters.")
-    seed: int | None = Field(None, description="0 to 2147483647.")
+    seed: Int | None = Field(None, description="0 to 2147483647.")
     integrations: list[IntegrationIn] | None = None
     metadata: dict[str, str] | None = Field(None, description="At most 16 pairs.")
 
