@@ -37,6 +37,24 @@ def test_purpose_may_follow_the_file(api: Api) -> None:
     assert (answer.json()["filename"], answer.json()["bytes"]) == ("a.jsonl", len(EXAMPLE))
 
 
+@pytest.mark.parametrize(
+    ("disposition", "filename"),
+    [
+        ("filename*=utf-8''gr%C3%B6%C3%9Fe.jsonl", "größe.jsonl"),
+        ("filename*=UTF-8'de'gr%C3%B6%C3%9Fe.jsonl", "größe.jsonl"),
+        ("filename=\"x.jsonl\"; filename*=utf-8''%E8%B3%AA%E5%95%8F.jsonl", "質問.jsonl"),
+        ("filename*=utf-8''%E8%B3%AA%E5%95%8F.jsonl; filename=\"x.jsonl\"", "質問.jsonl"),
+        ("filename*=iso-8859-1''gr%F6%DFe.jsonl", "größe.jsonl"),
+        ('filename="質問 [final].jsonl"', "質問 [final].jsonl"),
+        ('filename="a; b \\"c\\".jsonl"', 'a; b "c".jsonl'),
+        ("filename*=utf-9''a.jsonl", "a.jsonl"),
+    ],
+)
+def test_names_of_files_as_clients_write_them(api: Api, disposition: str, filename: str) -> None:
+    answer = post(api, form((f'name="file"; {disposition}', EXAMPLE), ('name="purpose"', b"fine-tune")))
+    assert answer.json()["filename"] == filename
+
+
 def test_content_comes_back_byte_for_byte(api: Api) -> None:
     content = bytes(range(256)) * 5000
     file = api.make_file(content, purpose="user_data")

@@ -6,6 +6,8 @@ Starlette's own form reader writes each file to a temporary folder first, which 
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from email.message import Message
+from email.utils import collapse_rfc2231_value
 
 import anyio.from_thread
 from fastapi import Request
@@ -78,16 +80,23 @@ class _Collector:
         self._header_name = self._header_value = b""
 
     def _headers_finished(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        if b"name" not in options:
+        options = _disposition_options(self._disposition)
+        if "name" not in options:
             raise InvalidRequest("A part of the form has no name.")
-        filename = options.get(b"filename")
-        self.events.append(
-            PartHead(
-                options[b"name"].decode("utf-8", "replace"),
-                None if filename is None else filename.decode("utf-8", "replace"),
-            )
-        )
+        self.events.append(PartHead(options["name"], options.get("filename")))
+
+
+def _disposition_options(value: bytes) -> dict[str, str]:
+    """RFC 7578 forbids `filename*=utf-8''…` in forms, but urllib3 before 2 and .NET send it: it wins, as in RFC 6266."""
+    header = Message()
+    header["content-disposition"] = value.decode("latin-1")
+    options: dict[str, str] = {}
+    for name, option in header.get_params(failobj=[], header="content-disposition")[1:]:
+        if isinstance(option, tuple):
+            options[name] = collapse_rfc2231_value(option)
+        else:
+            options.setdefault(name, option.encode("latin-1").decode("utf-8", "replace"))
+    return options
 
 
 def body_chunks(request: Request, max_bytes: int) -> Iterator[bytes]:

@@ -36,7 +36,7 @@ def chat(
 
 
 def _converse(client: "OpenAI", messages: list[dict[str, str]], options: dict[str, Any]) -> None:
-    notes.print("[dim]Ctrl-D or an empty line ends the conversation.[/dim]")
+    notes.print("Ctrl-D or an empty line ends the conversation.", style="dim")
     while True:
         try:
             question = input("> ").strip()
@@ -62,8 +62,9 @@ def _answer(client: "OpenAI", messages: list[dict[str, str]], options: dict[str,
             cached = chunk.usage.prompt_tokens_details.cached_tokens if chunk.usage.prompt_tokens_details else 0
             typer.echo()
             notes.print(
-                f"[dim]{chunk.usage.prompt_tokens} prompt tokens ({cached or 0} cached), "
-                f"{chunk.usage.completion_tokens} answer tokens[/dim]"
+                f"{chunk.usage.prompt_tokens} prompt tokens ({cached or 0} cached), "
+                f"{chunk.usage.completion_tokens} answer tokens",
+                style="dim",
             )
     return "".join(pieces)
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from tunery.cli.output import styled
 from tunery.cli.tasks import Message, Question, Task
 
 if TYPE_CHECKING:
@@ -49,8 +50,11 @@ def ask_all(client: "OpenAI", model: str, task: Task, prompt: Callable[[Question
         assert completion.usage is not None
         return Answer((completion.choices[0].message.content or "").strip(), completion.usage.prompt_tokens)
 
-    with ThreadPoolExecutor(STREAMS) as pool:
+    pool = ThreadPoolExecutor(STREAMS)
+    try:
         return list(pool.map(ask, task.questions))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for answers that are under way
 
 
 def score(way: str, task: Task, answers: list[Answer]) -> Score:
@@ -71,12 +75,12 @@ def side_by_side(task: Task, base: list[Answer], tuned: list[Answer]) -> Rendera
     for column in ("question", "base model, few-shot", "tuned model, zero-shot"):
         found.add_column(column, ratio=1)
     for question, before, after in zip(task.questions, base, tuned, strict=True):
-        found.add_row(escape(question.text), _cell(before), _cell(after))
+        found.add_row(question.text, _cell(before), _cell(after))
     return found
 
 
-def _cell(answer: Answer) -> str:
-    return f"{escape(answer.text)}\n[dim]{answer.prompt_tokens} prompt tokens[/dim]"
+def _cell(answer: Answer) -> Text:
+    return styled("{}\n[dim]{} prompt tokens[/dim]", answer.text, answer.prompt_tokens)
 
 
 def score_table(scores: list[Score]) -> RenderableType:

@@ -1,7 +1,7 @@
 """Which server and key the commands use."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -35,6 +35,27 @@ class Connection:
             return self.base_url
         running = running_server(load_settings().home)
         return f"{running.url}/v1" if running else DEFAULT_URL
+
+
+def server_root(client: "OpenAI") -> str:
+    """The address without `/v1`: dashboard and our own routes lie beside OpenAI's."""
+    return str(client.base_url).rstrip("/").removesuffix("/v1")
+
+
+def get_own(client: "OpenAI", path: str, **query: Any) -> Any:
+    """What a route of ours answers; `path` begins behind `/tunery/v1`."""
+    return client.get(f"{server_root(client)}/tunery/v1{path}", cast_to=object, options={"params": query})
+
+
+def post_own(client: "OpenAI", path: str, body: dict[str, Any]) -> Any:
+    """As `get_own`."""
+    return client.post(f"{server_root(client)}/tunery/v1{path}", cast_to=object, body=body)
+
+
+def catalog_by_name(client: "OpenAI") -> dict[str, dict[str, Any]]:
+    """Every model of the key's project by each of its names, with limits, prices and whether it can be trained."""
+    entries = get_own(client, "/catalog")["data"]
+    return {name: entry for entry in entries for name in (*entry["aliases"], entry["name"])}
 
 
 def client_of(ctx: typer.Context) -> "OpenAI":

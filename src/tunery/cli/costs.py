@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from tunery.cli.connection import client_of
-from tunery.cli.output import Json, console, emit_json, table, when
+from tunery.cli.output import Json, console, emit_json, styled, table, when
 from tunery.cli.usage import start_of
 
 
@@ -32,5 +32,5 @@ def costs(
             total += value
             rows.append((when(bucket.start_time)[:10], str(row.get(by) or "-"), f"{value:.6f}"))
     if rows:
-        rows.append(("", "[bold]total[/bold]", f"[bold]{total:.6f}[/bold]"))
+        rows.append(("", styled("[bold]total[/bold]"), styled("[bold]{}[/bold]", f"{total:.6f}")))
     console.print(table(("day", by, f">{currency or 'cost'}"), rows, empty=f"No costs in the last {days} days."))

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, cast
 import typer
 
 from tunery.cli.data_files import refuse_overwriting, whole_file
-from tunery.cli.output import Json, console, emit_json, notes
+from tunery.cli.output import Json, console, emit_json, notes, styled
 from tunery.domain.jobs import Method
 
 app = typer.Typer(no_args_is_help=True, help="Prepare, check, price and split training files, on this machine.")
@@ -99,7 +99,9 @@ def prepare_file(
         for row in prepare(read_table(file), mapping, system=system):
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
             num_rows += 1
-    console.print(f"{num_rows:,} rows written to {target}. Next: [bold]tunery data check {target}[/bold]")
+    console.print(
+        styled("{} rows written to {}. Next: [bold]tunery data check {}[/bold]", f"{num_rows:,}", target, target)
+    )
 
 
 @app.command()

@@ -20,7 +20,11 @@ BAR_AFTER_S = 1.0
 def late_bar(title: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
     """A progress bar that shows itself only when the work lasts longer than a second."""
     bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=notes
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=notes,
     )
     task = bar.add_task(title, total=total_bytes)
     begun = time.monotonic()

@@ -1,9 +1,8 @@
 """Reports, estimates and examples for people at a terminal."""
 
-from rich.markup import escape
 from rich.text import Text
 
-from tunery.cli.output import console, duration, facts, size, table
+from tunery.cli.output import console, duration, facts, size, styled, table
 from tunery.datasets.estimate import Estimate
 from tunery.datasets.report import Advice, Distribution, Report, TokenCounts
 from tunery.datasets.rows import Row
@@ -15,11 +14,11 @@ STYLES = {"context": "dim", "trained": "bold green", "cut": "strike red"}
 
 
 def print_report(report: Report, name: str) -> None:
-    verdict = "[green]good[/green]" if report.is_valid else f"[red]{report.num_errors:,} errors[/red]"
+    verdict = ("green", "good") if report.is_valid else ("red", f"{report.num_errors:,} errors")
     warnings = f", {report.num_warnings:,} warnings" if report.num_warnings else ""
     console.print(
-        f"[bold]{escape(name)}[/bold]: {verdict}{warnings}. {report.num_examples:,} examples, "
-        f"{report.num_lines:,} lines, {size(report.num_bytes)}"
+        styled(f"[bold]{{}}[/bold]: [{verdict[0]}]{{}}[/]", name, verdict[1])
+        + f"{warnings}. {report.num_examples:,} examples, {report.num_lines:,} lines, {size(report.num_bytes)}"
     )
     _print_problems(report)
     if report.tokens is not None:
@@ -31,14 +30,14 @@ def _print_problems(report: Report) -> None:
     if not report.problems:
         return
     colour = {"error": "red", "warning": "yellow"}
-    rows: list[tuple[str, str, str]] = []
+    rows: list[tuple[str, Text, Text]] = []
     suggested: set[str] = set()
     for problem in report.problems[:MAX_SHOWN]:
-        text = f"{escape(problem.message)} [dim]{escape(problem.path)}[/dim]"
+        text = styled("{} [dim]{}[/dim]", problem.message, problem.path)
         if problem.code not in suggested:  # once is enough
             suggested.add(problem.code)
-            text += f"\n[dim]{escape(problem.suggestion)}[/dim]"
-        rows.append((str(problem.line or "–"), f"[{colour[problem.severity]}]{problem.code}[/]", text))
+            text += styled("\n[dim]{}[/dim]", problem.suggestion)
+        rows.append((str(problem.line or "–"), Text(problem.code, colour[problem.severity]), text))
     console.print(table((">line", "code", "problem"), rows, empty=""))
     hidden = report.problem_counts.total() - len(rows)
     if hidden > 0:
@@ -48,7 +47,7 @@ def _print_problems(report: Report) -> None:
 
 def _print_tokens(counts: TokenCounts) -> None:
     tokens, trained = counts.tokens, counts.trained_tokens
-    pairs = [
+    pairs: list[tuple[str, str | Text]] = [
         ("tokens an epoch", f"{tokens.total:,}"),
         ("trained tokens", f"{trained.total:,} ({trained.total / max(1, tokens.total):.0%})"),
         ("per example", f"{tokens.min:,} to {tokens.max:,}, half of them up to {tokens.median:,}"),
@@ -56,7 +55,7 @@ def _print_tokens(counts: TokenCounts) -> None:
     ]
     if counts.num_truncated_examples:
         cut = f"{counts.num_truncated_examples:,} examples lose {counts.num_truncated_tokens:,} tokens"
-        pairs.append(("cut", f"[yellow]{cut}[/yellow] (limit {counts.max_example_tokens:,})"))
+        pairs.append(("cut", styled("[yellow]{}[/yellow] (limit {})", cut, f"{counts.max_example_tokens:,}")))
     console.print(facts(pairs))
     _print_histogram(tokens)
 
@@ -74,13 +73,13 @@ def _print_histogram(tokens: Distribution) -> None:
 
 def print_advice(advice: list[Advice]) -> None:
     for item in advice:
-        console.print(f"[yellow]•[/yellow] {escape(item.message)} {escape(item.suggestion)}")
+        console.print(styled("[yellow]•[/yellow] {} {}", item.message, item.suggestion))
         for evidence in item.evidence:
-            console.print(f"    [dim]{escape(evidence)}[/dim]")
+            console.print(styled("    [dim]{}[/dim]", evidence))
         if item.lines:
             lines = ", ".join(map(str, item.lines[:MAX_LINES]))
             more = " …" if item.count > MAX_LINES else ""
-            console.print(f"    [dim]lines {lines}{more}[/dim]")
+            console.print(styled("    [dim]lines {}{}[/dim]", lines, more))
 
 
 def print_estimate(found: Estimate, model: str) -> None:
@@ -91,16 +90,20 @@ def print_estimate(found: Estimate, model: str) -> None:
             [
                 ("model", model),
                 ("examples", f"{found.num_examples:,}"),
-                ("epochs", f"{chosen.n_epochs} [dim]{reasons['n_epochs']}[/dim]"),
-                ("batch size", f"{chosen.batch_size} [dim]{reasons['batch_size']}[/dim]"),
+                ("epochs", styled("{} [dim]{}[/dim]", chosen.n_epochs, reasons["n_epochs"])),
+                ("batch size", styled("{} [dim]{}[/dim]", chosen.batch_size, reasons["batch_size"])),
                 (
                     "learning rate ×",
-                    f"{chosen.learning_rate_multiplier:g} [dim]{reasons['learning_rate_multiplier']}[/dim]",
+                    styled(
+                        "{} [dim]{}[/dim]",
+                        f"{chosen.learning_rate_multiplier:g}",
+                        reasons["learning_rate_multiplier"],
+                    ),
                 ),
                 ("steps", f"{found.num_steps:,}"),
                 ("trained tokens", f"{found.trained_tokens:,}"),
                 ("price", f"{found.cost:.4f} {found.currency}"),
-                ("time", f"{duration(found.min_s)} to {duration(found.max_s)} [dim]{basis}[/dim]"),
+                ("time", styled("{} to {} [dim]{}[/dim]", duration(found.min_s), duration(found.max_s), basis)),
                 ("memory", size(found.peak_memory_bytes)),
             ]
         )
@@ -112,7 +115,7 @@ def print_row(row: Row) -> None:
     counts = "" if row.num_tokens is None else f": {row.num_tokens:,} tokens, {row.num_trained_tokens:,} trained"
     console.rule(f"line {row.line}{counts}", align="left")
     for problem in row.problems:
-        console.print(f"[red]{problem.code}[/red] {escape(problem.message)}")
+        console.print(styled("[red]{}[/red] {}", problem.code, problem.message))
     text = Text()
     for part in row.segments:
         text.append(part.text, STYLES[part.kind])

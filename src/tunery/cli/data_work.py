@@ -1,11 +1,11 @@
 """What the commands of `tunery data` do with a file and the base model that the job will use."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
+from tunery.cli.connection import post_own
 from tunery.cli.data_files import late_bar
 from tunery.cli.models import download_bar
 from tunery.datasets.advise import no_validation_file
@@ -65,6 +65,14 @@ def _report(path: Path, base: Base | None, method: Method, role: Role, against: 
         )
 
 
+def refuse_unusable(reports: list[Report], paths: Sequence[Path | None]) -> None:
+    """Raises InvalidRequest with the words in which the job would fail."""
+    for report, path in zip(reports, paths, strict=False):
+        error = first_job_error(report, str(path))
+        if error is not None:
+            raise InvalidRequest(f"{error.message} (`tunery data check {path}` says more.)")
+
+
 def estimate_here(
     training: Path, validation: Path | None, model: str, method: str, hyperparameters: dict[str, Any]
 ) -> Estimate:
@@ -89,9 +97,7 @@ def estimate_there(
         **({"validation_file": validation} if validation else {}),
         "method": {"type": method, method: {"hyperparameters": hyperparameters}},
     }
-    root = str(client.base_url).rstrip("/").removesuffix("/v1")
-    answer = client.post(f"{root}/tunery/v1/estimates", cast_to=httpx.Response, body=body)
-    return read_estimate(answer.json())
+    return read_estimate(post_own(client, "/estimates", body))
 
 
 def make_estimate(
@@ -99,10 +105,7 @@ def make_estimate(
 ) -> Estimate:
     """Raises InvalidRequest with the words in which the job would fail."""
     reports = make_reports(training, validation, base, method)
-    for report, path in zip(reports, (training, validation), strict=False):
-        error = first_job_error(report, str(path))
-        if error is not None:
-            raise InvalidRequest(f"{error.message} (`tunery data check {path}` says more.)")
+    refuse_unusable(reports, (training, validation))
     num_examples, prices = reports[0].num_examples, PriceTable.load(base.settings.prices)
     found = estimate(
         reports[0],

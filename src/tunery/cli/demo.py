@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunery.cli.comparison import ask_all, saving, score, score_table, side_by_side
-from tunery.cli.output import console, duration
-from tunery.cli.serve import prepared, start
+from tunery.cli.output import console, duration, styled
+from tunery.cli.serve import interruptible, prepared, start
 from tunery.cli.tasks import Question, Task, load_task
 from tunery.cli.watch import watch
 from tunery.launch.server import Address, Server, is_free
@@ -46,7 +46,7 @@ def demo(
         assert address is not None
         key = address.first_key or server.issue_key("demo")
         with supervised(server):
-            console.print(f"[bold]Server[/bold]  {address.base_url}")
+            console.print(styled("[bold]Server[/bold]  {}", address.base_url))
             tuned = run_loop(connect(address, key), chosen)
             console.print(how_to_use(address, key, tuned), soft_wrap=True)
             if sys.stdout.isatty() and sys.stdin.isatty():
@@ -60,15 +60,17 @@ def run_loop(client: "OpenAI", task: Task) -> str:
     """Returns the tuned model's name. Raises typer.Exit when the job does not succeed."""
     with task.training_file.open("rb") as file:
         uploaded = client.files.create(file=file, purpose="fine-tune")
-    console.print(f"[bold]Upload[/bold]  {task.training_file.name} is {uploaded.id}")
+    console.print(styled("[bold]Upload[/bold]  {} is {}", task.training_file.name, uploaded.id))
     job = client.fine_tuning.jobs.create(model=BASE, training_file=uploaded.id, suffix=task.suffix, seed=SEED)
-    console.print(f"[bold]Job[/bold]     {job.id} on {BASE}")
+    console.print(styled("[bold]Job[/bold]     {} on {}", job.id, BASE))
     job = watch(client, job.id, console)
     if job.status != "succeeded" or job.fine_tuned_model is None:
         raise typer.Exit(1)
     if job.finished_at:
         console.print(
-            f"[bold]Model[/bold]   {job.fine_tuned_model} after {duration(job.finished_at - job.created_at)}\n"
+            styled(
+                "[bold]Model[/bold]   {} after {}\n", job.fine_tuned_model, duration(job.finished_at - job.created_at)
+            )
         )
     compare(client, task, job.fine_tuned_model)
     return job.fine_tuned_model
@@ -118,17 +120,3 @@ def supervised(server: Server) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does: through the `finally` blocks that stop the server."""
-
-    def handle(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

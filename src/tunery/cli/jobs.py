@@ -1,14 +1,16 @@
 """`tunery jobs`: fine-tuning jobs."""
 
+import time
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
-from tunery.cli.connection import client_of
-from tunery.cli.output import Json, Limit, console, emit_json, facts, notes, status, table, when
+from tunery.cli.connection import CommandFailed, catalog_by_name, client_of, get_own
+from tunery.cli.output import Json, Limit, console, duration, emit_json, facts, notes, status, table, when
 from tunery.cli.watch import follow, watch
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 
 app = typer.Typer(no_args_is_help=True, help="Create and follow fine-tuning jobs.")
+
+PAGE = 100
 
 JobId = Annotated[str, typer.Argument(help="A job's id, `ftjob-…`.")]
 Number = Annotated[str, typer.Option(help="A number or `auto`.")]
@@ -52,16 +56,18 @@ def create(
         return _estimate(ctx, training_file, validation_file, model, method, hyperparameters, as_json)
     client = client_of(ctx)
     optional = {
-        "validation_file": _file_id(client, validation_file) if validation_file else None,
         "suffix": suffix,
         "seed": seed,
         "metadata": dict(_pair(text) for text in metadata) if metadata else None,
     }
+    given = {name: value for name, value in optional.items() if value is not None}
+    _check_before_upload(client, training_file, validation_file, model, method, hyperparameters, given)
     body: dict[str, Any] = {
         "model": model,
         "training_file": _file_id(client, training_file),
+        **({"validation_file": _file_id(client, validation_file)} if validation_file else {}),
         "method": {"type": method, method: {"hyperparameters": hyperparameters}},
-        **{name: value for name, value in optional.items() if value is not None},
+        **given,
     }
     job = client.fine_tuning.jobs.create(**body)
     if follow_it:
@@ -75,20 +81,21 @@ def create(
 def list_jobs(ctx: typer.Context, limit: Limit = 20, as_json: Json = False) -> None:
     """List jobs, newest first."""
     client = client_of(ctx)
-    found = list(islice(client.fine_tuning.jobs.list(limit=min(limit, 100)), limit))
     if as_json:
-        return emit_json(found)
-    rows = ((job.id, status(job.status), job.fine_tuned_model or job.model, when(job.created_at)) for job in found)
-    console.print(table(("id", "status", "model", "created"), rows, empty="No jobs yet: `tunery jobs create FILE`."))
+        return emit_json(list(islice(client.fine_tuning.jobs.list(limit=min(limit, 100)), limit)))
+    found = islice(_summaries(client), limit)
+    columns = ("id", "status", "suffix", "model", "progress", "time", ">cost", "created")
+    console.print(table(columns, map(_row, found), empty="No jobs yet: `tunery jobs create FILE`."))
 
 
 @app.command()
 def get(ctx: typer.Context, job_id: JobId, as_json: Json = False) -> None:
     """Show one job."""
-    job = client_of(ctx).fine_tuning.jobs.retrieve(job_id)
+    client = client_of(ctx)
+    job = client.fine_tuning.jobs.retrieve(job_id)
     if as_json:
         return emit_json(job)
-    console.print(facts(_facts(job)))
+    _show(client, job)
 
 
 @app.command("watch")
@@ -121,7 +128,7 @@ def events(ctx: typer.Context, job_id: JobId, limit: Limit = 50, as_json: Json =
     found = list(islice(client_of(ctx).fine_tuning.jobs.list_events(job_id, limit=min(limit, 100)), limit))
     if as_json:
         return emit_json(found)
-    rows = ((when(event.created_at), event.level, escape(event.message)) for event in found)
+    rows = ((when(event.created_at), event.level, event.message) for event in found)
     console.print(table(("time", "level", "message"), rows, empty="No events."))
 
 
@@ -136,7 +143,9 @@ def checkpoints(ctx: typer.Context, job_id: JobId, as_json: Json = False) -> Non
         for point in found
     )
     console.print(
-        table((">step", "model", ">training loss"), rows, empty="No checkpoints: they come with the success.")
+        table(
+            (">step", "model", ">training loss"), rows, empty="No checkpoints yet: one comes with the end of an epoch."
+        )
     )
 
 
@@ -168,11 +177,11 @@ def _watch(client: "OpenAI", job_id: str, as_json: bool) -> None:
         job = follow(client, job_id, _print_events) if as_json else watch(client, job_id, console)
     except KeyboardInterrupt:
         notes.print(f"The job goes on. See it again with: tunery jobs watch {job_id}")
-        raise typer.Exit(1) from None
+        raise
     if as_json:
         typer.echo(job.to_json(indent=None))
     else:
-        console.print(facts(_facts(job)))
+        _show(client, job)
     if job.status != "succeeded":
         raise typer.Exit(1)
 
@@ -182,23 +191,73 @@ def _print_events(_job: "FineTuningJob", events: "list[FineTuningJobEvent]") -> 
         typer.echo(event.to_json(indent=None))
 
 
-def _facts(job: "FineTuningJob") -> list[tuple[str, str]]:
+def _summaries(client: "OpenAI") -> Iterator[dict[str, Any]]:
+    """Every job, newest first, with what OpenAI's object leaves out: progress and cost."""
+    query: dict[str, Any] = {"limit": PAGE}
+    while True:
+        page = get_own(client, "/jobs", **query)
+        yield from page["data"]
+        if not page["has_more"]:
+            return
+        query["after"] = page["data"][-1]["id"]
+
+
+def _row(job: dict[str, Any]) -> tuple[str | Text, ...]:
+    return (
+        job["id"],
+        status(job["status"]),
+        job["suffix"] or "",
+        job["fine_tuned_model"] or job["model"],
+        _progress(job),
+        _time(job),
+        _cost(job),
+        when(job["created_at"]),
+    )
+
+
+def _progress(job: dict[str, Any]) -> str:
+    total = job["total_steps"]
+    return f"{job['step']:,} of {total:,} steps" if total else ""
+
+
+def _time(job: dict[str, Any]) -> str:
+    """What is left of a running job, what an ended one took."""
+    if job["estimated_finish"]:
+        return f"{duration(job['estimated_finish'] - time.time())} left"
+    if job["started_at"] and job["finished_at"]:
+        return duration(job["finished_at"] - job["started_at"])
+    return ""
+
+
+def _cost(job: dict[str, Any]) -> str:
+    return "" if job["cost"] is None else f"{job['cost']:.4f} {job['currency'].upper()}"
+
+
+def _show(client: "OpenAI", job: "FineTuningJob") -> None:
+    console.print(facts(_facts(job, get_own(client, f"/jobs/{job.id}"))))
+
+
+def _facts(job: "FineTuningJob", summary: dict[str, Any]) -> list[tuple[str, str | Text]]:
     chosen = job.hyperparameters
-    pairs = [
+    pairs: list[tuple[str, str | Text]] = [
         ("id", job.id),
         ("status", status(job.status)),
         ("model", job.model),
+        ("suffix", summary["suffix"] or ""),
         ("fine-tuned model", job.fine_tuned_model or ""),
+        ("progress", _progress(summary)),
+        ("time", _time(summary)),
         ("training file", job.training_file),
         ("validation file", job.validation_file or ""),
         ("epochs, batch size", f"{chosen.n_epochs}, {chosen.batch_size}"),
         ("learning rate multiplier", str(chosen.learning_rate_multiplier)),
         ("seed", str(job.seed)),
         ("trained tokens", f"{job.trained_tokens:,}" if job.trained_tokens else ""),
+        ("cost", _cost(summary)),
         ("result files", ", ".join(job.result_files)),
         ("created", when(job.created_at)),
         ("finished", when(job.finished_at)),
-        ("error", f"[red]{escape(job.error.message)}[/red]" if job.error and job.error.message else ""),
+        ("error", Text(job.error.message if job.error and job.error.message else "", "red")),
     ]
     return [(name, value) for name, value in pairs if value]
 
@@ -209,12 +268,51 @@ def _changed(job: "FineTuningJob", as_json: bool) -> None:
     console.print(f"{job.id} {status(job.status)}")
 
 
-def _file_id(client: "OpenAI", given: str) -> str:
-    """An existing path is uploaded; anything else is taken for an id, which the server judges."""
+def _check_before_upload(
+    client: "OpenAI",
+    training_file: str,
+    validation_file: str | None,
+    model: str,
+    method: str,
+    hyperparameters: dict[str, Any],
+    given: dict[str, Any],
+) -> None:
+    """Finds on this machine what would make the job fail, so that nothing is uploaded for it. Raises CommandFailed
+    or InvalidRequest with what to mend."""
+    from tunery.cli.data_work import make_reports, refuse_unusable
+    from tunery.domain.hyperparameters import Hyperparameters
+    from tunery.jobs.request import JobRequest, check
+
+    training, validation = _path(training_file), _path(validation_file) if validation_file else None
+    chosen = Hyperparameters(**hyperparameters)
+    checked = check(JobRequest(model, training_file, method=method, hyperparameters=chosen, **given))
+    _check_model(client, model)
+    if training is not None:
+        refuse_unusable(make_reports(training, validation, None, checked), (training, validation))
+
+
+def _check_model(client: "OpenAI", model: str) -> None:
+    entries = catalog_by_name(client)
+    if model not in entries:
+        trainable = dict.fromkeys(entry["name"] for entry in entries.values() if entry["training"])
+        raise CommandFailed(f"The model {model} is not there. These can be trained: {', '.join(trainable) or 'none'}.")
+    if not entries[model]["training"]:
+        raise CommandFailed(f"The model {model} can be asked but not trained.")
+
+
+def _path(given: str) -> Path | None:
+    """None for what is taken for an id, which the server judges."""
     path = Path(given)
-    if not path.is_file():
-        if path.suffix or "/" in given:
-            raise typer.BadParameter(f"There is no file {given}.")
+    if path.is_file():
+        return path
+    if path.suffix or "/" in given:
+        raise typer.BadParameter(f"There is no file {given}.")
+    return None
+
+
+def _file_id(client: "OpenAI", given: str) -> str:
+    path = _path(given)
+    if path is None:
         return given
     with path.open("rb") as file:
         uploaded = client.files.create(file=file, purpose="fine-tune")

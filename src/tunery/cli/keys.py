@@ -51,7 +51,7 @@ def create(
     if as_json:
         return emit_json({"name": name, "key": secret})
     console.print(secret, soft_wrap=True)
-    notes.print("[dim]Keep it now: it is not shown again.[/dim]")
+    notes.print("Keep it now: it is not shown again.", style="dim")
 
 
 @app.command()

@@ -12,7 +12,7 @@ import typer
 from tunery import __version__
 from tunery.cli import chat, costs, data, demo, files, jobs, keys, migrate, models, serve, usage
 from tunery.cli.connection import CommandFailed, Connection
-from tunery.cli.output import notes
+from tunery.cli.output import notes, styled
 
 app = typer.Typer(
     name="tunery",
@@ -54,7 +54,6 @@ app.command()(chat.chat)
 app.add_typer(keys.app, name="keys")
 app.command()(usage.usage)
 app.command()(costs.costs)
-app.add_typer(data.app, name="data")
 app.add_typer(migrate.app, name="migrate")
 
 
@@ -62,7 +61,7 @@ def main() -> None:
     try:
         app()
     except Exception as exc:
-        notes.print(f"[red]Error:[/red] {explain(exc)}", soft_wrap=True)
+        notes.print(styled("[red]Error:[/red] {}", explain(exc)), soft_wrap=True)
         sys.exit(1)
 
 

@@ -101,7 +101,11 @@ def pull(
 def download_bar() -> Iterator[sources.Progress]:
     """A progress bar that shows itself with the first report: a cached model needs none."""
     bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=notes
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=notes,
     )
     tasks: dict[str, TaskID] = {}
 

@@ -8,12 +8,16 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 PIPED_WIDTH = 240  # a program that reads lines must not meet cut-off ids
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
-notes = Console(stderr=True, highlight=False)
+# Names, messages and answers may hold `[final]` or `:smile:`: nothing printed is markup but a `styled` template.
+_PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, **_PLAIN)
+notes = Console(stderr=True, **_PLAIN)
 """Progress and remarks: not part of what a program reads."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -30,6 +34,11 @@ STATUS_STYLES = {
     "error": "red",
     "cancelled": "dim",
 }
+
+
+def styled(template: str, *values: object) -> Text:
+    """`styled("[red]Error:[/red] {}", why)`: the template is rich's markup, the values are text as they stand."""
+    return Text.from_markup(template.format(*(escape(str(value)) for value in values)), emoji=False)
 
 
 def emit_json(value: Any) -> None:
@@ -60,9 +69,8 @@ def facts(pairs: Iterable[tuple[str, RenderableType]]) -> Table:
     return found
 
 
-def status(text: str) -> str:
-    style = STATUS_STYLES.get(text)
-    return f"[{style}]{text}[/{style}]" if style else text
+def status(text: str) -> Text:
+    return Text(text, STATUS_STYLES.get(text, ""))
 
 
 def when(unix_s: float | None) -> str:

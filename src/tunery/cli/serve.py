@@ -28,7 +28,7 @@ def serve(
 ) -> None:
     """Start the server: API, dashboard, worker and engine. Ctrl-C stops it; a running job goes on at the next start."""
     settings = load_settings(config, host=host, port=port, home=home)
-    with stop_signals() as stop, prepared(settings, echo=logs) as server:
+    with interruptible(), prepared(settings, echo=logs) as server, stop_signals() as stop:
         address = start(server, stop)
         if address is not None:
             print_banner(settings, address)
@@ -38,7 +38,7 @@ def serve(
 @contextmanager
 def prepared(settings: Settings, *, echo: bool = False) -> Iterator[Server]:
     """A server that can be started; stopped at the end of the block."""
-    server = Server(settings, say=lambda event: notes.print(f"[yellow]{event}[/yellow]"), echo=echo)
+    server = Server(settings, say=lambda event: notes.print(event, style="yellow"), echo=echo)
     try:
         with download_bar() as report:
             server.prepare(report)
@@ -50,6 +50,20 @@ def prepared(settings: Settings, *, echo: bool = False) -> Iterator[Server]:
 def start(server: Server, stop: threading.Event) -> Address | None:
     with notes.status("Starting …"):
         return server.start(stop)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does: through the `finally` blocks that stop the server."""
+
+    def handle(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -76,8 +90,8 @@ def print_banner(settings: Settings, address: Address) -> None:
         lines.append(("Key", f"{address.first_key}  (shown this once: keep it)"))
     elif settings.api_key:
         lines.append(("Key", "the one in TUNERY_API_KEY"))
-    console.print("[bold]Tunery is up.[/bold]")
+    console.print("Tunery is up.", style="bold")
     for name, value in lines:
         console.print(f"  {name:<10} {value}", soft_wrap=True)
     if settings.host not in ("127.0.0.1", "localhost", "::1"):
-        notes.print("[yellow]Other machines may reach this server: put TLS in front of it.[/yellow]")
+        notes.print("Other machines may reach this server: put TLS in front of it.", style="yellow")

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.text import Text
 
 from tunery.cli.output import duration, status
 
@@ -57,17 +58,22 @@ def watch(client: "OpenAI", job_id: str, console: Console) -> "FineTuningJob":
         return follow(client, job_id, bar.tell)
 
 
+class StatusColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return status(task.description)
+
+
 class JobBar:
     """Event lines above, progress below. Where the output is no terminal there are only lines."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            StatusColumn(),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[loss]}"),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[loss]}", markup=False),
+            TextColumn("{task.fields[left]}", markup=False),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -88,7 +94,7 @@ class JobBar:
         left = ""
         if job.status == "running" and job.estimated_finish:
             left = f"{duration(job.estimated_finish - time.time())} left"
-        self._bar.update(self._task, description=status(job.status), left=left)
+        self._bar.update(self._task, description=job.status, left=left)
 
     def _tell_event(self, event: "FineTuningJobEvent") -> None:
         if event.type == "metrics":
@@ -100,7 +106,7 @@ class JobBar:
                 return
         style = {"warn": "yellow", "error": "red"}.get(event.level, "")
         clock = time.strftime("%H:%M:%S", time.localtime(event.created_at))
-        self._console.print(f"[dim]{clock}[/dim]", f"[{style}]{event.message}[/{style}]" if style else event.message)
+        self._console.print(Text(clock, "dim"), Text(event.message, style))
 
     def _is_due(self, is_last: bool) -> bool:
         if not is_last and time.monotonic() - self._told_at < METRICS_EVERY_S:

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from tunery.cli.connection import client_of
 from tunery.cli.migrate.options import OPENAI, Bars, MaxTokens, SourceKey, SourceUrl, source_client
-from tunery.cli.output import Json, console, emit_json, notes
+from tunery.cli.output import Json, console, emit_json, notes, styled
 
 if TYPE_CHECKING:
     from tunery.domain.usage import Price
@@ -81,7 +80,7 @@ def _tell_captured(out: Path, answers: "list[Golden]", *, wanted: int, spent: st
         return emit_json({"file": str(out), "asked": len(answers), "failed": len(failed), "spent": spent})
     console.print(f"{len(answers) - len(failed)} answers in {out}; spent {spent}.")
     for golden in failed[:5]:
-        notes.print(f"[yellow]row {golden.row}:[/yellow] {escape(golden.error or '')}")
+        notes.print(styled("[yellow]row {}:[/yellow] {}", golden.row, golden.error or ""))
     if failed:
         notes.print(f"{len(failed)} rows failed: run the command again to ask them.")
     if len(answers) < wanted:

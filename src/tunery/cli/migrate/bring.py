@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from tunery.cli.migrate.options import (
     DEFAULT_BUNDLE,
@@ -16,7 +16,7 @@ from tunery.cli.migrate.options import (
     SourceUrl,
     source_client,
 )
-from tunery.cli.output import Json, console, emit_json, notes, table
+from tunery.cli.output import Json, console, emit_json, notes, styled, table
 
 if TYPE_CHECKING:
     from tunery.migrate.fetch import Fetched
@@ -44,22 +44,22 @@ def inventory(
     if as_json:
         return emit_json({**found.as_json(), "items": [{**vars(item), "ends": str(item.ends)} for item in found.items]})
     rows = (
-        (item.kind, item.id, escape(item.detail), ", ".join(item.depends_on), _days(item.days_left))
+        (item.kind, item.id, item.detail, ", ".join(item.depends_on), _days(item.days_left))
         for item in sorted(found.items, key=lambda item: (item.days_left is None, item.days_left or 0))
     )
     console.print(table(("kind", "id", "what", "needs", ">days left"), rows, empty="The account holds nothing."))
     if found.training_ends_in is not None:
-        notes.print(f"New fine-tuning jobs there: {_days(found.training_ends_in)} days left.")
+        notes.print("New fine-tuning jobs there:", _days(found.training_ends_in), "days left.")
     for kind, why in found.closed.items():
-        notes.print(f"[yellow]{kind} could not be listed:[/yellow] {escape(why)}")
+        notes.print(styled("[yellow]{} could not be listed:[/yellow] {}", kind, why))
     notes.print("Next: `tunery migrate openai import`.")
 
 
-def _days(left: int | None) -> str:
+def _days(left: int | None) -> Text:
     if left is None:
-        return ""
+        return Text()
     style = "red" if left <= SOON_DAYS else "yellow"
-    return f"[{style}]{left}[/{style}]" if left <= 2 * SOON_DAYS else str(left)
+    return Text(str(left), style if left <= 2 * SOON_DAYS else "")
 
 
 def import_(
@@ -126,13 +126,13 @@ def _tell(to: Path, fetched: "Fetched | None", loaded: "Loaded | None") -> None:
         rows.append((kind, *brought, *put))
     console.print(table(("", ">fetched", ">had", ">loaded", ">already here"), rows, empty=""))
     for kind, why in (fetched.closed if fetched else {}).items():
-        notes.print(f"[yellow]{kind} are closed to this account:[/yellow] {escape(why)}")
+        notes.print(styled("[yellow]{} are closed to this account:[/yellow] {}", kind, why))
     for title, failures in (
         ("failed", fetched.failures if fetched else {}),
         ("not loaded", loaded.skipped if loaded else {}),
     ):
         for (kind, ident), why in failures.items():
-            notes.print(f"[yellow]{title}:[/yellow] {kind}/{ident}: {escape(why)}")
+            notes.print(styled("[yellow]{}:[/yellow] {}/{}: {}", title, kind, ident, why))
     if fetched and fetched.failures:
         notes.print("Run the command again to fetch what failed.")
     notes.print(f"The bundle is in {to}. Next: `tunery migrate openai capture MODEL FILE`.")

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from tunery.cli.connection import client_of
+from tunery.cli.connection import catalog_by_name, client_of, server_root
 from tunery.cli.migrate.options import Bars, MaxTokens
-from tunery.cli.output import Json, console, emit_json, notes, table
+from tunery.cli.output import Json, console, emit_json, notes, styled, table
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -85,8 +84,7 @@ def _tariffs(client: "OpenAI", *, old: str, new: str, base: str) -> "Tariffs":
     from tunery.migrate.report_cost import Tariffs
 
     try:
-        catalog: Any = client.get(f"{_root(client)}/tunery/v1/catalog", cast_to=object)
-        entries = {name: entry for entry in catalog["data"] for name in (*entry["aliases"], entry["name"])}
+        entries = catalog_by_name(client)
     except OpenAIError:
         entries = {}
     return Tariffs(old=_openai_tariff(old), new=_own_tariff(entries.get(new)), base=_own_tariff(entries.get(base)))
@@ -123,13 +121,9 @@ def _keep(client: "OpenAI", made: "Report") -> Kept | None:
     try:
         stored = client.files.create(file=(f"parity-{model}.jsonl", b"".join(made.as_json_lines())), purpose=PURPOSE)
     except OpenAIError as error:
-        notes.print(f"[yellow]The dashboard does not have this report:[/yellow] {escape(explain(error))}")
+        notes.print(styled("[yellow]The dashboard does not have this report:[/yellow] {}", explain(error)))
         return None
-    return Kept(stored.id, f"{_root(client)}/dashboard/move/{stored.id}")
-
-
-def _root(client: "OpenAI") -> str:
-    return str(client.base_url).rstrip("/").removesuffix("/v1")
+    return Kept(stored.id, f"{server_root(client)}/dashboard/move/{stored.id}")
 
 
 def _tell(made: "Report") -> None:
@@ -155,8 +149,8 @@ def _tell(made: "Report") -> None:
     columns = ("", "model", ">score", ">95 % interval", ">latency p50", ">prompt tokens", ">cost of 1,000", ">failed")
     console.print(table(columns, rows, empty=""))
     style = {"yes": "green", "no": "red"}.get(made.decision.safe_to_switch, "yellow")
-    console.print(f"Safe to switch: [bold {style}]{made.decision.safe_to_switch}[/bold {style}]")
-    console.print(escape(made.decision.reason))
+    console.print(styled(f"Safe to switch: [bold {style}]{{}}[/]", made.decision.safe_to_switch))
+    console.print(made.decision.reason)
 
 
 def _money(cost: "Money | None") -> str:

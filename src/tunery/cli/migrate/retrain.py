@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from tunery.cli.connection import client_of
 from tunery.cli.migrate.options import DEFAULT_BUNDLE
@@ -31,7 +30,7 @@ def retrain(
         made = list(retrain_all(client, _chosen(bundle, jobs), base=base))
     if as_json:
         return emit_json([vars(each) for each in made])
-    rows = ((each.old_job, each.new_job or "", escape(each.reason)) for each in made)
+    rows = ((each.old_job, each.new_job or "", each.reason) for each in made)
     console.print(table(("old job", "new job", "why not"), rows, empty="The bundle holds no jobs."))
     if any(each.new_job for each in made):
         notes.print("They train one after another: `tunery jobs list`. Then `tunery migrate openai report`.")
