@@ -74,3 +74,25 @@ def test_lost_key_is_replaced_on_the_servers_own_machine(home: Path) -> None:
 def test_numbers_for_people() -> None:
     assert [duration(s) for s in (4.4, 75, 3700)] == ["4 s", "1 min 15 s", "1 h 01 min"]
     assert [size(n) for n in (12, 1_500, 2_340_000, 5e9)] == ["12 B", "1.5 kB", "2.3 MB", "5.0 GB"]
+
+
+@pytest.mark.parametrize("when", ["in the imports", "beside a thread that waits"])
+def test_ctrl_c_is_one_line_at_any_moment(home: Path, tmp_path: Path, when: str) -> None:
+    """`sitecustomize` raises what Ctrl-C raises where a key press would only hit by luck."""
+    hook = {
+        "in the imports": "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'tunery.cli.jobs': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder())\n",
+        "beside a thread that waits": "import threading, time, tunery.cli.models as m\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "def wait(*_):\n"
+        "    ThreadPoolExecutor(1).submit(time.sleep, 300)\n"
+        "    raise KeyboardInterrupt\n"
+        "m.load_settings = wait\n",
+    }[when]
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = tunery("models", "list", "--local", home=home, PYTHONPATH=path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")

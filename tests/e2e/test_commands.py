@@ -20,6 +20,10 @@ def test_commands_go_round_the_loop(served: Served, tmp_path: Path) -> None:
     assert json.loads(served.tunery("jobs", "get", job["id"], "--json").stdout) == job
     assert "successfully completed" in served.tunery("jobs", "events", job["id"]).stdout
 
+    for shown in (served.tunery("jobs", "list").stdout, served.tunery("jobs", "get", job["id"]).stdout):
+        for fact in (job["id"], "cli", job["fine_tuned_model"], " steps", " s", " USD"):
+            assert fact in shown
+
     csv = tmp_path / "metrics.csv"
     assert served.tunery("files", "download", job["result_files"][0], "--to", str(csv)).returncode == 0
     assert csv.read_text().startswith("step,train_loss")
@@ -32,9 +36,36 @@ def test_commands_go_round_the_loop(served: Served, tmp_path: Path) -> None:
 def test_failed_job_ends_with_exit_code_1_and_the_reason(served: Served, tmp_path: Path) -> None:
     few = tmp_path / "few.jsonl"
     few.write_text("".join(MARV.read_text().splitlines(keepends=True)[:7]))
-    done = served.tunery("jobs", "create", str(few), "--watch")
+    uploaded = served.tunery("files", "upload", str(few)).stdout.strip()
+    done = served.tunery("jobs", "create", uploaded, "--watch")
     assert done.returncode == 1
     assert "at least 10 examples" in done.stdout
+
+
+def test_nothing_is_uploaded_for_a_job_that_would_fail(served: Served, tmp_path: Path) -> None:
+    (few := tmp_path / "few.jsonl").write_text("".join(MARV.read_text().splitlines(keepends=True)[:7]))
+    (broken := tmp_path / "broken.jsonl").write_text(MARV.read_text() + "{}\n")
+    before = served.tunery("files", "list", "--json").stdout
+    for arguments, reason in [
+        ((str(MARV), "--model", "gpt-9"), "The model gpt-9 is not there."),
+        ((str(few),), "at least 10 examples"),
+        ((str(MARV), "--validation", str(broken)), "broken.jsonl"),
+        ((str(MARV), "--validation", str(tmp_path / "none.jsonl")), "There is no file"),
+        ((str(MARV), "--epochs", "900"), "n_epochs"),
+        ((str(MARV), "--method", "reinforcement"), "not available"),
+    ]:
+        done = served.tunery("jobs", "create", *arguments)
+        assert done.returncode in (1, 2) and reason in done.stderr, done
+    assert served.tunery("files", "list", "--json").stdout == before
+
+
+def test_brackets_in_names_are_text(served: Served, tmp_path: Path) -> None:
+    (named := tmp_path / "train [final] :smile: [red].jsonl").write_text(MARV.read_text())
+    uploaded = served.tunery("files", "upload", str(named)).stdout.strip()
+    assert named.name in served.tunery("files", "list").stdout
+    assert named.name in served.tunery("files", "get", uploaded).stdout
+    assert named.name in served.tunery("data", "check", str(named), "--no-tokens").stdout
+    assert named.name in served.tunery("files", "get", f"file-{named.name}").stderr
 
 
 def test_unknown_job_and_model_are_sentences(served: Served) -> None:

@@ -87,7 +87,7 @@ class _Collector:
 
 
 def _disposition_options(value: bytes) -> dict[str, str]:
-    """RFC 7578 forbids `filename*=utf-8''…` in forms, but urllib3 before 2 and .NET send it: it wins, as in RFC 6266."""
+    """RFC 7578 forbids `filename*=utf-8''…` here, but urllib3 before 2 and .NET send it: it wins, as in RFC 6266."""
     header = Message()
     header["content-disposition"] = value.decode("latin-1")
     options: dict[str, str] = {}
