@@ -1,6 +1,8 @@
 """Each page in a real browser: it comes, it says nothing wrong, it can be used by everyone."""
 
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from tests.dashboard.rows import SUFFIXES, every_state, insert_curve
 from tests.dashboard.stand import Stand
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.domain.tenants import Role
+from tunery.store import files, tenants
+from tunery.store.database import read, write
 
 PATHS = (
     "/", "/jobs/new", "/playground", "/datasets", "/compare", "/move", "/usage", "/keys", "/webhooks", "/members",
@@ -116,6 +120,46 @@ def test_signing_out_closes_the_session(signed_in: Visitor, stand: Stand) -> Non
     expect(signed_in.page.locator("h1")).to_have_text("Sign in")
     signed_in.page.goto(f"{stand.url}/dashboard/")
     expect(signed_in.page.locator("h1")).to_have_text("Sign in")
+
+
+def test_signing_out_ends_every_open_page(signed_in: Visitor, stand: Stand) -> None:
+    paths = ("/keys", "/datasets", "/")
+    tabs = [signed_in.open_tab() for _ in paths]
+    for tab, path in zip(tabs, paths, strict=True):
+        tab.goto(f"{stand.url}/dashboard{path}")
+        tab.wait_for_function("window.did_handshake === true")
+    signed_in.page.locator(".side").get_by_role("button", name="Sign out").click()
+    for tab in tabs:
+        expect(tab.locator("h1")).to_have_text("Sign in")
+
+
+def end_by_file(stand: Stand, key_id: str) -> None:
+    for path in (stand.home / "dashboard" / "sessions").iterdir():
+        path.unlink()
+
+
+def end_by_revoking(stand: Stand, key_id: str) -> None:
+    with write(stand.database) as conn:
+        tenants.revoke_key(conn, key_id, time.time())
+
+
+@pytest.mark.parametrize("end", [end_by_file, end_by_revoking])
+def test_an_open_page_does_nothing_once_its_session_or_key_is_no_more(
+    visitor: Visitor, stand: Stand, end: Callable[[Stand, str], None]
+) -> None:
+    project, secret = stand.new_project("ended")
+    file = stand.client(secret).files.create(file=("mine.jsonl", (GOOD % (1, 1)).encode()), purpose="fine-tune")
+    visitor.sign_in(secret)
+    page, other = visitor.go("/datasets"), visitor.open_tab()
+    other.goto(f"{stand.url}/dashboard/keys")
+    page.get_by_role("button", name="Delete").click()
+    (key,) = stand.admin_client().admin.organization.projects.api_keys.list(project).data
+    end(stand, key.id)
+    page.locator(".dialog").get_by_role("button", name="Delete").click()
+    for tab in (page, other):  # the whole session is over, not the page alone
+        expect(tab.locator("h1")).to_have_text("Sign in")
+    with read(stand.database) as conn:
+        assert files.find_file(conn, file.id, project) is not None
 
 
 def test_language_and_colours_are_chosen_and_kept(signed_in: Visitor) -> None:

@@ -1,12 +1,15 @@
 """The plain HTTP side: what other sites may not do, and what comes down."""
 
 import base64
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.dashboard.stand import Stand
+from tunery.dashboard.guard import MAX_FAILURES, WINDOW_S, Throttle
 from tunery.dashboard.result_file import as_plain_csv
 from tunery.dashboard.sessions import COOKIE
 
@@ -73,3 +76,76 @@ def test_the_result_file_comes_down_as_plain_csv() -> None:
     plain = b"step,train_loss\n1,0.5\n"
     assert as_plain_csv(base64.b64encode(plain)) == plain
     assert as_plain_csv(plain) == plain
+
+
+ELSEWHERE = {"origin": "https://elsewhere.example"}
+
+
+@pytest.mark.parametrize("path", ["/dashboard/sign-in", "/dashboard/static/theme.css", "/v1/models", "/nowhere", "/"])
+def test_every_answer_says_what_a_browser_may_do_with_it(stand: Stand, path: str) -> None:
+    headers = httpx.get(f"{stand.url}{path}").headers
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "same-origin"
+
+
+def test_a_page_runs_only_scripts_with_the_nonce_of_its_request(stand: Stand) -> None:
+    first, second = (httpx.get(f"{stand.url}/dashboard/sign-in") for _ in range(2))
+    policies = [answer.headers["content-security-policy"] for answer in (first, second)]
+    assert policies[0] != policies[1]
+    scripts = next(part for part in policies[0].split("; ") if part.startswith("script-src"))
+    assert "unsafe-inline" not in scripts
+    nonce = scripts.split("'nonce-")[1].split("'")[0]
+    inline = [tag for tag in re.findall(r"<script[^>]*>", first.text) if " src=" not in tag]
+    assert len(inline) > 3 and all(f'nonce="{nonce}"' in tag for tag in inline)
+    assert not re.search(r"<[a-z][^>]* on[a-z]+=", first.text)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ELSEWHERE,
+        {"origin": "null"},
+        {"origin": "https://127.0.0.1.elsewhere.example"},
+        {"sec-fetch-site": "cross-site"},
+    ],
+)
+def test_a_page_of_another_site_gets_no_socket(stand: Stand, headers: dict[str, str]) -> None:
+    socket = f"{stand.url}/dashboard/_nicegui_ws/socket.io/?EIO=4&transport="
+    assert httpx.get(f"{socket}polling", headers=headers).status_code == 403
+    upgrade = {
+        "connection": "Upgrade",
+        "upgrade": "websocket",
+        "sec-websocket-version": "13",
+        "sec-websocket-key": base64.b64encode(b"0123456789abcdef").decode(),
+    }
+    assert httpx.get(f"{socket}websocket", headers=headers | upgrade).status_code == 403
+    assert httpx.get(f"{socket}polling", headers={"origin": stand.url}).status_code == 200
+
+
+def test_tries_at_keys_are_counted_by_address_and_by_the_beginning_of_the_key() -> None:
+    now = [0.0]
+    throttle = Throttle(lambda: now[0])
+    for number in range(MAX_FAILURES):
+        assert not throttle.wait_s("10.0.0.1", "key sk-abc")
+        throttle.note_failure(f"10.0.0.{number}", "key sk-abc")
+    assert throttle.wait_s("10.0.0.99", "key sk-abc") == WINDOW_S  # another address, the same key
+    assert not throttle.wait_s("10.0.0.99", "key sk-other")
+    for number in range(MAX_FAILURES):
+        throttle.note_failure("10.0.0.1", f"key {number}")
+    assert throttle.wait_s("10.0.0.1", "key sk-other")  # another key, the same address
+    now[0] = WINDOW_S
+    assert not throttle.wait_s("10.0.0.1", "key sk-abc")
+
+
+def test_too_many_wrong_keys_are_refused_unheard(tmp_path: Path, base_model_dir: Path) -> None:
+    stand = Stand(tmp_path, model_cache=base_model_dir.parent)
+    stand.start_web()
+    try:
+        for number in range(MAX_FAILURES):
+            answer = httpx.post(f"{stand.url}/dashboard/session", data={"key": f"sk-guess-{number}-of-many"})
+            assert answer.status_code == 303
+        answer = httpx.post(f"{stand.url}/dashboard/session", data={"key": stand.key})
+        assert answer.status_code == 429 and int(answer.headers["retry-after"]) > 0
+        assert COOKIE not in answer.cookies
+    finally:
+        stand.stop_all()

@@ -1,9 +1,14 @@
+import asyncio
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from starlette.requests import HTTPConnection
 
+from tunery.dashboard.connection import Connections, SessionEnded
 from tunery.dashboard.sessions import LIFETIME_S, Sessions
+from tunery.settings import load_settings
 
 KEY = "sk-0123456789abcdef"
 
@@ -62,3 +67,28 @@ def test_preferences_are_kept_beside_the_key(sessions: Sessions) -> None:
 @pytest.mark.parametrize("token", [None, "", "short", "../../../../etc/passwd", "a" * 500, "ünicode" * 5])
 def test_a_malformed_token_opens_nothing(sessions: Sessions, token: str | None) -> None:
     assert sessions.find(token) is None
+
+
+@pytest.mark.parametrize("change", [bytes.upper, lambda sealed: sealed[:-1], lambda _: b'{"sealed": "00"}'])
+def test_a_file_that_was_changed_opens_nothing(sessions: Sessions, change: Callable[[bytes], bytes]) -> None:
+    token = sessions.open(KEY).token
+    (path,) = sessions.folder.iterdir()
+    path.write_bytes(change(path.read_bytes()))
+    assert sessions.find(token) is None
+    assert list(sessions.folder.iterdir()) == []
+
+
+def test_nothing_is_asked_once_the_session_is_closed(sessions: Sessions) -> None:
+    session = sessions.open(KEY)
+    connections = Connections(load_settings(home=sessions.folder), sessions)
+    request = HTTPConnection({"type": "http", "headers": [], "server": ("127.0.0.1", 9)})  # nobody listens there
+    connection = connections.for_session(request, session)
+    sessions.close(session.token)
+    calls = [
+        lambda: connection.client.files.delete("file-x"),
+        lambda: connection.get("/tunery/v1/session"),
+        lambda: connection.client.admin.organization.users.retrieve("user-x"),
+    ]
+    for call in calls:
+        with pytest.raises(SessionEnded):
+            asyncio.run(call())  # type: ignore[arg-type]

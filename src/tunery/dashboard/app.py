@@ -7,12 +7,13 @@ from urllib.parse import quote
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
 from nicegui import app as pages_app
-from nicegui import ui
+from nicegui import background_tasks, ui
 from starlette.responses import Response
 
-from tunery.dashboard import frame
+from tunery.dashboard import frame, open_pages
 from tunery.dashboard.connection import Connections
 from tunery.dashboard.drafts import Drafts
+from tunery.dashboard.guard import Guard, give_nonces_to_the_framework
 from tunery.dashboard.pages import PAGES, PageSpec, sign_in
 from tunery.dashboard.routes import plain_routes
 from tunery.dashboard.sessions import COOKIE, Sessions
@@ -29,10 +30,14 @@ def mount(app: FastAPI, settings: Settings) -> None:
     """Pages under `/dashboard`; `/` leads there."""
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # the api logs each request of ours itself
     folder = settings.home / "dashboard"
-    sessions, drafts, connections = Sessions(folder / "sessions"), Drafts(folder / "drafts"), Connections(settings)
+    sessions, drafts = Sessions(folder / "sessions"), Drafts(folder / "drafts")
+    connections = Connections(settings, sessions)
+    app.add_middleware(Guard, settings=settings)
+    give_nonces_to_the_framework()
     app.include_router(plain_routes(sessions, drafts, connections))
     pages_app.add_static_files("/static", STATIC, max_cache_age=3600)
     frame.add_shared_head(STATIC)
+    pages_app.on_startup(lambda: background_tasks.create(open_pages.watch(sessions, connections)))
     _add_sign_in(sessions)
     for spec in PAGES:
         _add_page(spec, sessions, drafts, connections)
@@ -67,8 +72,12 @@ def _add_page(spec: PageSpec, sessions: Sessions, drafts: Drafts, connections: C
             reason = "&reason=expired" if request.cookies.get(COOKIE) else ""
             return RedirectResponse(f"{BASE}/sign-in?next={quote(target, safe='')}{reason}", status_code=303)
         language = choose_language(session.language, request.headers.get("accept-language", ""))
-        visit = Visit(
-            request, session, connections.for_session(request, session), drafts, language, translator(language)
-        )
+        connection = connections.for_session(request, session)
+
+        def end_session() -> None:
+            sessions.close(session.token)
+            open_pages.end_pages(session.token)
+
+        visit = Visit(request, session, connection, drafts, language, translator(language), end_session)
         await frame.show(visit, spec)
         return None

@@ -1,13 +1,13 @@
 """The dashboard's only way to the server: its public HTTP API, through the official client, with the visitor's key."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI, AsyncStream
 from starlette.requests import HTTPConnection
 
-from tunery.dashboard.sessions import Session
+from tunery.dashboard.sessions import Session, Sessions
 from tunery.settings import Settings
 from tunery.texts import Translator
 
@@ -15,12 +15,30 @@ TIMEOUT_S = 120.0
 MAX_CONNECTIONS = 64
 
 
-class Connection:
-    """`client` for what OpenAI's API has; `get`, `post` and `delete` for our own endpoints under `/tunery/v1`."""
+class SessionEnded(Exception):
+    """The visitor signed out, here or in another tab, or the session's time is up."""
 
-    def __init__(self, address: str, key: str, project: str = "") -> None:
+
+class _Client(AsyncOpenAI):
+    """Asks before each request whether it may still be made: a page outlives its session."""
+
+    is_open: Callable[[], bool]
+
+    async def _prepare_options(self, options: Any) -> Any:
+        if not self.is_open():
+            raise SessionEnded
+        return await super()._prepare_options(options)
+
+
+class Connection:
+    """`client` for what OpenAI's API has; `get`, `post` and `delete` for our own endpoints under `/tunery/v1`.
+
+    Every request raises SessionEnded once `is_open` says no.
+    """
+
+    def __init__(self, address: str, key: str, project: str = "", is_open: Callable[[], bool] = lambda: True) -> None:
         self.address = address
-        self.client = AsyncOpenAI(
+        self.client = _Client(
             api_key=key,
             admin_api_key=key,
             base_url=f"{address}/v1",
@@ -28,6 +46,14 @@ class Connection:
             timeout=TIMEOUT_S,
             max_retries=1,
         )
+        self.client.is_open = is_open
+
+    def is_open(self) -> bool:
+        return self.client.is_open()
+
+    def for_background(self) -> "Connection":
+        """For work that a visitor started and that goes on when the page, or the session, is no more."""
+        return Connection(self.address, self.client.api_key, self.client.project or "")
 
     async def get(self, path: str, **query: Any) -> Any:
         given = {name: value for name, value in query.items() if value not in (None, "")}
@@ -52,17 +78,21 @@ class Connection:
 class Connections:
     """Keeps the latest clients: making one costs tens of milliseconds (it builds a TLS context)."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, sessions: Sessions) -> None:
+        self.settings, self.sessions = settings, sessions
         self._kept: OrderedDict[tuple[str, str, str], Connection] = OrderedDict()
 
     def for_session(self, request: HTTPConnection, session: Session) -> Connection:
-        wanted = (self.address(request), session.key, session.project)
-        connection = self._kept.pop(wanted, None) or Connection(*wanted)
+        wanted = (self.address(request), session.token, session.project)
+        connection = self._kept.pop(wanted, None) or self._connect(wanted[0], session)
         self._kept[wanted] = connection
         while len(self._kept) > MAX_CONNECTIONS:
             self._kept.popitem(last=False)
         return connection
+
+    def _connect(self, address: str, session: Session) -> Connection:
+        token = session.token
+        return Connection(address, session.key, session.project, lambda: self.sessions.find(token) is not None)
 
     def address(self, request: HTTPConnection) -> str:
         """This server, by the socket that took the request: the port may have been chosen by the system, and the Host
@@ -73,6 +103,8 @@ class Connections:
 
 def explain(error: Exception, t: Translator) -> str:
     """A sentence for people: the server's own words where it has any."""
+    if isinstance(error, SessionEnded):
+        return t("error.expired")
     if isinstance(error, APITimeoutError):
         return t("error.timeout")
     if isinstance(error, APIConnectionError):
@@ -95,5 +127,5 @@ def _status_message(error: APIStatusError, t: Translator) -> str:
 
 
 def is_expired(error: Exception) -> bool:
-    """The key no longer opens anything: revoked, or expired since the visitor signed in."""
-    return isinstance(error, APIStatusError) and error.status_code == 401
+    """The session has ended, or its key no longer opens anything: revoked, or expired since the visitor signed in."""
+    return isinstance(error, SessionEnded) or (isinstance(error, APIStatusError) and error.status_code == 401)

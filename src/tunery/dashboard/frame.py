@@ -7,12 +7,13 @@ from typing import Any
 
 from markupsafe import Markup
 from nicegui import ui
+from starlette.requests import Request
 
 from tunery.dashboard.components.html import icon
-from tunery.dashboard.connection import is_expired
+from tunery.dashboard.guard import script
 from tunery.dashboard.pages.spec import PageSpec
-from tunery.dashboard.visit import BASE, Visit, to_sign_in
-from tunery.texts import LANGUAGES
+from tunery.dashboard.visit import BASE, Visit
+from tunery.texts import LANGUAGES, Translator
 
 WORK = (
     ("jobs", "/", "tune"),
@@ -33,13 +34,17 @@ FOR_OWNERS = ("usage", "keys", "members", "limits", "audit")
 
 
 def add_shared_head(static: Path) -> None:
-    """Our stylesheet, for all pages. Its digest is in the address, so that an update is seen at once."""
-    digest = hashlib.sha256((static / "theme.css").read_bytes()).hexdigest()[:12]
-    ui.add_head_html(f'<link rel="stylesheet" href="{BASE}/static/theme.css?v={digest}">', shared=True)
+    """Our stylesheet and script, for all pages. A digest is in the address, so that an update is seen at once."""
+    style, code = (f"{BASE}/static/{name}?v={_digest(static / name)}" for name in ("theme.css", "pages.js"))
+    ui.add_head_html(f'<link rel="stylesheet" href="{style}"><script src="{code}" defer></script>', shared=True)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 async def show(visit: Visit, spec: PageSpec) -> None:
-    begin_document(visit.language, visit.session.theme, visit.t("connection.lost"), visit.t("connection.retrying"))
+    begin_document(visit.request, visit.language, visit.session.theme, visit.t)
     ui.page_title(f"{visit.t(spec.title)} · Tunery")
     who = await _who(visit)
     with ui.element("div").classes("shell"):
@@ -53,19 +58,25 @@ async def show(visit: Visit, spec: PageSpec) -> None:
                     _failed(visit, error)
 
 
-def begin_document(language: str, theme: str, lost: str, retrying: str) -> None:
+def begin_document(request: Request, language: str, theme: str, t: Translator) -> None:
     """Language and colours are set before the first paint: no flash of the other theme."""
     chosen = {"light": "'light'", "dark": "'dark'"}.get(
         theme, "matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light'"
     )
+    words = json.dumps([t("connection.lost"), t("connection.retrying")])
     ui.add_head_html(
-        f"<script>document.documentElement.lang = {json.dumps(language)};"
-        f"document.documentElement.dataset.theme = {chosen};</script>"
+        script(
+            request,
+            f"document.documentElement.lang = {json.dumps(language)};"
+            f"document.documentElement.dataset.theme = {chosen};",
+        )
     )
     ui.add_body_html(
-        "<script>addEventListener('DOMContentLoaded', () => {"
-        f"const words = document.querySelectorAll('#popup span'); words[0].textContent = {json.dumps(lost)};"
-        f"words[1].textContent = {json.dumps(retrying)}; }});</script>"
+        script(
+            request,
+            "addEventListener('DOMContentLoaded', () => {"
+            f"{words}.forEach((text, at) => document.querySelectorAll('#popup span')[at].textContent = text); }});",
+        )
     )
     ui.dark_mode({"light": False, "dark": True}.get(theme))
 
@@ -144,13 +155,11 @@ def _choice(name: str, label: str, options: dict[str, str], chosen: str, here: s
     )
     return Markup(
         '<form method="post" action="{}/preferences"><input type="hidden" name="next" value="{}">'
-        '<label><span>{}</span><select name="{}" onchange="this.form.submit()">{}</select></label></form>'
+        '<label><span>{}</span><select name="{}" data-sends-form>{}</select></label></form>'
     ).format(BASE, here, label, name, items)
 
 
 def _failed(visit: Visit, error: Exception) -> None:
-    if is_expired(error):
-        to_sign_in(visit.request.url.path, visit.request.url.query)
     message = visit.fail(error)
     with ui.element("section").classes("empty").props("role=alert"):
         ui.html(icon("cloud_off"), sanitize=False, tag="div").classes("empty-icon")

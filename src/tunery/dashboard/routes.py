@@ -1,7 +1,8 @@
 """The plain HTTP side of the dashboard: what a WebSocket cannot do (cookies, uploads, downloads)."""
 
+import math
 import tempfile
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
@@ -10,14 +11,16 @@ from starlette.background import BackgroundTask
 from tunery.dashboard.connection import Connection, Connections, explain
 from tunery.dashboard.drafts import Drafts
 from tunery.dashboard.examples import upload_example
+from tunery.dashboard.guard import Throttle, is_same_origin
+from tunery.dashboard.open_pages import end_pages
 from tunery.dashboard.result_file import as_plain_csv
 from tunery.dashboard.sessions import COOKIE, LIFETIME_S, Session, Sessions
 from tunery.dashboard.visit import BASE
 from tunery.domain.files import MAX_FILE_BYTES
-from tunery.settings import Settings
 from tunery.texts import LANGUAGES, Translator, choose_language, translator
 
 THEMES = ("auto", "light", "dark")
+KEY_START = 10  # characters of a key by which tries at it are counted
 SPOOL_BYTES = 8 * 1024 * 1024  # larger uploads go to a temporary file
 
 
@@ -36,16 +39,25 @@ def plain_routes(sessions: Sessions, drafts: Drafts, connections: Connections) -
 
 
 def _session_routes(router: APIRouter, sessions: Sessions, drafts: Drafts, connections: Connections) -> None:
+    throttle = Throttle()
+
     @router.post(f"{BASE}/session")
     async def sign_in(request: Request) -> Response:
         form = await request.form()
         key, target = str(form.get("key", "")).strip(), _own_path(str(form.get("next", "")))
-        if not _same_origin(request, connections.settings):
+        if not is_same_origin(request, connections.settings):
             return RedirectResponse(f"{BASE}/sign-in?reason=origin", status_code=303)
+        tried = (request.client.host if request.client else "", f"key {key[:KEY_START]}")
+        if wait_s := throttle.wait_s(*tried):
+            t = translator(choose_language("", request.headers.get("accept-language", "")))
+            headers = {"retry-after": str(math.ceil(wait_s))}
+            return Response(t("signin.throttled"), status_code=429, headers=headers, media_type="text/plain")
         try:
             await Connection(connections.address(request), key or "none").client.models.list()
         except Exception as error:
             reason = "wrong" if getattr(error, "status_code", 0) == 401 else "unreachable"
+            if reason == "wrong":
+                throttle.note_failure(*tried)
             return RedirectResponse(f"{BASE}/sign-in?reason={reason}&next={quote(target, safe='')}", status_code=303)
         session = sessions.open(key)
         response = RedirectResponse(target, status_code=303)
@@ -61,10 +73,11 @@ def _session_routes(router: APIRouter, sessions: Sessions, drafts: Drafts, conne
 
     @router.post(f"{BASE}/sign-out")
     async def sign_out(request: Request) -> Response:
-        if not _same_origin(request, connections.settings):
+        if not is_same_origin(request, connections.settings):
             return RedirectResponse(f"{BASE}/", status_code=303)
         if token := request.cookies.get(COOKIE):
             sessions.close(token)
+            end_pages(token)
             drafts.clear(token)
         response = RedirectResponse(f"{BASE}/sign-in", status_code=303)
         response.delete_cookie(COOKIE)
@@ -74,7 +87,7 @@ def _session_routes(router: APIRouter, sessions: Sessions, drafts: Drafts, conne
     async def preferences(request: Request) -> Response:
         form = await request.form()
         session = sessions.find(request.cookies.get(COOKIE))
-        if session is not None and _same_origin(request, connections.settings):
+        if session is not None and is_same_origin(request, connections.settings):
             sessions.change(session, **_valid_preferences({name: str(value) for name, value in form.items()}))
         return RedirectResponse(_own_path(str(form.get("next", ""))), status_code=303)
 
@@ -83,7 +96,7 @@ def _upload_routes(router: APIRouter, sessions: Sessions, connections: Connectio
     @router.post(f"{BASE}/upload")
     async def upload(request: Request) -> Response:
         session, t = _visitor(request, sessions)
-        if session is None or not _same_origin(request, connections.settings):
+        if session is None or not is_same_origin(request, connections.settings):
             return JSONResponse({"message": t("error.expired")}, status_code=401)
         name = unquote(request.headers.get("x-filename", "")) or "data.jsonl"
         purpose = request.query_params.get("purpose", "fine-tune")
@@ -104,7 +117,7 @@ def _upload_routes(router: APIRouter, sessions: Sessions, connections: Connectio
     async def use_example(request: Request) -> Response:
         """The three-step start's dataset, uploaded; on to creating a job with it."""
         session, _ = _visitor(request, sessions)
-        if session is None or not _same_origin(request, connections.settings):
+        if session is None or not is_same_origin(request, connections.settings):
             return RedirectResponse(f"{BASE}/sign-in?reason=expired", status_code=303)
         try:
             stored = await upload_example(connections.for_session(request, session))
@@ -144,13 +157,6 @@ def _visitor(request: Request, sessions: Sessions) -> tuple[Session | None, Tran
     session = sessions.find(request.cookies.get(COOKIE))
     wish = session.language if session else ""
     return session, translator(choose_language(wish, request.headers.get("accept-language", "")))
-
-
-def _same_origin(request: Request, settings: Settings) -> bool:
-    """A form of another site carries its own Origin. Absent is fine: the cookie is SameSite."""
-    origin = request.headers.get("origin")
-    own = {request.headers.get("host"), request.headers.get("x-forwarded-host"), urlsplit(settings.base_url).netloc}
-    return origin is None or urlsplit(origin).netloc in own
 
 
 def _own_path(target: str) -> str:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from nicegui import background_tasks
 
 from tunery.dashboard.comparison import Comparison, Plan, Runner
-from tunery.dashboard.connection import Connection, explain
+from tunery.dashboard.connection import Connection, SessionEnded, explain
 from tunery.dashboard.models import Model
 from tunery.domain.ids import random_text
 from tunery.texts import Translator
@@ -19,6 +19,10 @@ _running: OrderedDict[str, tuple[Owner, Comparison]] = OrderedDict()
 
 
 def start(connection: Connection, models: dict[str, Model], plan: Plan, t: Translator) -> Comparison:
+    """Raises SessionEnded."""
+    if not connection.is_open():
+        raise SessionEnded
+    background = connection.for_background()
     comparison = Comparison(f"run-{random_text(12)}", plan, time.time())
     _running[comparison.id] = (_owner(connection), comparison)
     while len(_running) > MAX_KEPT:
@@ -26,7 +30,7 @@ def start(connection: Connection, models: dict[str, Model], plan: Plan, t: Trans
 
     async def run() -> None:
         try:
-            await Runner(connection, models, comparison).run()
+            await Runner(background, models, comparison).run()
         except ValueError:
             comparison.error = t("compare.no_examples")
         except Exception as error:

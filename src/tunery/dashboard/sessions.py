@@ -1,17 +1,20 @@
 """Who is signed in. The browser holds a random token and nothing else; the server, a file that is useless without it.
 
-The key in the file is sealed with a stream made from the token, which is never stored: neither the disk alone nor the
-file's name gives the key away. The token is random and used for one key, so the stream is never used twice.
+The file is encrypted and authenticated (Fernet) with a key made from the token, which is never stored: neither the
+disk alone nor the file's name gives the API key away, and a file that was changed opens nothing.
 """
 
+import base64
 import hashlib
 import json
 import os
 import re
 import secrets
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+from cryptography.fernet import Fernet, InvalidToken
 
 from tunery.domain.clock import Clock
 
@@ -43,18 +46,21 @@ class Sessions:
         return session
 
     def find(self, token: str | None) -> Session | None:
-        """None when the token is unknown, malformed or has expired."""
+        """None when the token is unknown, malformed or has expired, or when its file is not as it was written."""
         if not token or not re.fullmatch(r"[A-Za-z0-9_-]{20,128}", token):
             return None
         try:
-            stored = json.loads(self._path(token).read_text())
-        except (FileNotFoundError, ValueError):
+            sealed = self._path(token).read_bytes()
+            session = Session(token, **json.loads(_cipher(token).decrypt(sealed)))
+        except FileNotFoundError:
             return None
-        if stored["expires_at"] <= self.clock():
+        except (InvalidToken, ValueError, TypeError):  # an earlier version's, or damaged
             self.close(token)
             return None
-        key = _seal(bytes.fromhex(stored["sealed"]), token).decode()
-        return Session(token, key, stored["expires_at"], stored["language"], stored["theme"], stored["project"])
+        if session.expires_at <= self.clock():
+            self.close(token)
+            return None
+        return session
 
     def change(self, session: Session, **values: str) -> Session:
         """Keeps new preferences (language, theme, project) under the same token."""
@@ -70,17 +76,11 @@ class Sessions:
 
     def _write(self, session: Session) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        stored = {
-            "sealed": _seal(session.key.encode(), session.token).hex(),
-            "expires_at": session.expires_at,
-            "language": session.language,
-            "theme": session.theme,
-            "project": session.project,
-        }
+        content = {name: value for name, value in asdict(session).items() if name != "token"}
         path = self._path(session.token)
         part = path.with_suffix(f".{secrets.token_hex(4)}.part")
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump(stored, file)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(_cipher(session.token).encrypt(json.dumps(content).encode()))
         part.replace(path)
 
     def _sweep(self) -> None:
@@ -89,7 +89,6 @@ class Sessions:
                 path.unlink(missing_ok=True)
 
 
-def _seal(data: bytes, token: str) -> bytes:
-    """Seals and unseals: exclusive or with a stream from the token."""
-    stream = hashlib.shake_256(b"tunery dashboard session\0" + token.encode()).digest(len(data))
-    return bytes(a ^ b for a, b in zip(data, stream, strict=True))
+def _cipher(token: str) -> Fernet:
+    """The token holds 256 random bits, so one hash makes a good key of it."""
+    return Fernet(base64.urlsafe_b64encode(hashlib.sha256(b"tunery dashboard session\0" + token.encode()).digest()))

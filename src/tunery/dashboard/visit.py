@@ -4,7 +4,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 from nicegui import ui
 from starlette.requests import Request
@@ -27,6 +26,7 @@ class Visit:
     drafts: Drafts
     language: str
     t: Translator
+    end_session: Callable[[], None]  # for all its pages
 
     def param(self, name: str) -> str:
         return self.request.path_params[name]
@@ -38,12 +38,13 @@ class Visit:
         return self.drafts.load(self.session.token, page)
 
     def save_draft(self, page: str, draft: dict[str, Any]) -> None:
-        self.drafts.save(self.session.token, page, draft)
+        if self.connection.is_open():
+            self.drafts.save(self.session.token, page, draft)
 
     def fail(self, error: Exception) -> str:
-        """The sentence to show for `error`. A key that opens nothing any more leads back to signing in."""
+        """The sentence to show for `error`. A key that opens nothing any more ends the session and all its pages."""
         if is_expired(error):
-            to_sign_in(self.request.url.path, self.request.url.query)
+            self.end_session()
         elif explain(error, self.t) == self.t("error.unexpected"):
             log.error("a page of the dashboard failed", exc_info=error)
         return explain(error, self.t)
@@ -72,11 +73,6 @@ def notify(message: str, *, bad: bool = False) -> None:
         timeout=8000 if bad else 3000,
         multi_line=True,
     )
-
-
-def to_sign_in(path: str, query: str = "") -> None:
-    target = quote(f"{path}?{query}" if query else path, safe="")
-    ui.run_javascript(f'window.location.href = "{BASE}/sign-in?reason=expired&next={target}"')
 
 
 Body = Callable[[Visit], Awaitable[None]]

@@ -13,7 +13,7 @@ REASONS = {"expired": "warn", "wrong": "bad", "unreachable": "bad", "origin": "b
 
 
 def build(request: Request, language: str, t: Translator) -> None:
-    begin_document(language, "auto", t("connection.lost"), t("connection.retrying"))
+    begin_document(request, language, "auto", t)
     ui.page_title(f"{t('signin.title')} · Tunery")
     reason = request.query_params.get("reason", "")
     remark = (

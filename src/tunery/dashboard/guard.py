@@ -1,0 +1,140 @@
+"""What a browser may do with our pages, and whose requests are taken: headers, origins, and how often one may try keys.
+
+The pages' scripts carry a nonce, so a script that got into a page by its data does not run. Two things stay open
+because the framework needs them: `unsafe-eval` for scripts (it compiles its components' templates in the browser) and
+`unsafe-inline` for styles (its widgets set style attributes).
+"""
+
+import hashlib
+import secrets
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import jinja2
+import nicegui.client
+from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse
+from starlette.templating import Jinja2Templates
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tunery.dashboard.visit import BASE
+from tunery.domain.clock import Clock
+from tunery.settings import Settings
+
+SOCKET = f"{BASE}/_nicegui_ws"
+NONCE = "csp_nonce"  # where the request's scope keeps it
+HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "same-origin"}
+FRAMES = "frame-ancestors 'none'"
+POLICY = (
+    "default-src 'self'; script-src 'self' 'nonce-{nonce}' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; font-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; " + FRAMES
+)
+
+
+class Guard:
+    """The outermost layer: headers on every answer, and no WebSocket for the page of another site."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app, self.settings = app, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        if scope["path"].startswith(SOCKET) and not is_same_origin(HTTPConnection(scope), self.settings):
+            await _refuse(scope, receive, send)
+            return
+        nonce = scope[NONCE] = secrets.token_urlsafe(18)
+        policy = POLICY.format(nonce=nonce) if scope["path"].startswith(BASE) else FRAMES
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("content-security-policy", policy)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 1008, "reason": "another origin"})  # before accept: a 403
+        return
+    await PlainTextResponse("This page belongs to another site.", status_code=403, headers=HEADERS)(
+        scope, receive, send
+    )
+
+
+def is_same_origin(connection: HTTPConnection, settings: Settings) -> bool:
+    """A form or a socket of another site carries its own Origin. Absent is fine: the cookie is SameSite."""
+    headers = connection.headers
+    if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        return False
+    origin = headers.get("origin")
+    if origin is None:
+        return True
+    own = {headers.get("host"), headers.get("x-forwarded-host"), urlsplit(settings.base_url).netloc}
+    return bool(host := urlsplit(origin).netloc) and host in own
+
+
+# ---- scripts that are part of a page
+def script(connection: HTTPConnection, code: str) -> str:
+    """A tag whose script runs. `code` is ours: it may hold no data of others."""
+    return f'<script nonce="{connection.scope[NONCE]}">{code}</script>'
+
+
+class _NonceLoader(jinja2.FileSystemLoader):
+    """The framework's page templates, each script in them with the request's nonce. What is put into a template
+    gets none."""
+
+    def get_source(self, environment: jinja2.Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
+        source, path, is_current = super().get_source(environment, template)
+        return source.replace("<script", f'<script nonce="{{{{ request.scope.{NONCE} }}}}"'), path, is_current
+
+
+def give_nonces_to_the_framework() -> None:
+    folder = Path(nicegui.client.__file__).with_name("templates")
+    environment = jinja2.Environment(loader=_NonceLoader(folder), autoescape=True)
+    nicegui.client.templates = Jinja2Templates(env=environment)
+
+
+# ---- signing in
+WINDOW_S = 300.0
+MAX_FAILURES = 10
+MAX_REMEMBERED = 10_000
+
+
+class Throttle:
+    """Counts failures by whatever names are given, an address or the beginning of a key; forgets after `WINDOW_S`.
+
+    Names are kept as hashes, the latest `MAX_REMEMBERED` of them.
+    """
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self.clock = clock
+        self._failures: OrderedDict[bytes, deque[float]] = OrderedDict()
+
+    def wait_s(self, *names: str) -> float:
+        """Seconds until the next try is taken; 0: now."""
+        now = self.clock()
+        kept = [self._failures.get(_digest(name), deque[float]()) for name in names]
+        return max((times[0] + WINDOW_S - now for times in kept if len(times) >= MAX_FAILURES), default=0.0)
+
+    def note_failure(self, *names: str) -> None:
+        for name in names:
+            times = self._failures.setdefault(_digest(name), deque(maxlen=MAX_FAILURES))
+            times.append(self.clock())
+            self._failures.move_to_end(_digest(name))
+        while len(self._failures) > MAX_REMEMBERED:
+            self._failures.popitem(last=False)
+
+
+def _digest(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()[:16]

@@ -1,0 +1,86 @@
+"""The pages that are open in browsers: when their session ends, they end.
+
+What a page asks of the server is refused as soon as its session is closed (`Connection`); here the page itself is led
+to signing in and what it holds on the server is dropped. A session may end elsewhere, by its time, in another process
+or because its key was revoked, so all are looked at now and then.
+"""
+
+import asyncio
+import logging
+from urllib.parse import quote
+
+from nicegui import Client, background_tasks
+from starlette.requests import Request
+
+from tunery.dashboard.connection import Connections, is_expired
+from tunery.dashboard.sessions import COOKIE, Sessions
+from tunery.dashboard.visit import BASE
+
+LOOK_EVERY_S = 20.0
+GRACE_S = 2.0  # for the browser to hear where to go
+
+log = logging.getLogger(__name__)
+
+
+def end_pages(token: str) -> None:
+    """Every open page of this session goes to signing in, and its state on the server is gone."""
+    for client in _pages_of(token):
+        url = client.request.url
+        here = quote(url.path + (f"?{url.query}" if url.query else ""), safe="")
+        client.run_javascript(f'window.location.href = "{BASE}/sign-in?reason=expired&next={here}"')
+        background_tasks.create(_drop(client))
+
+
+async def watch(sessions: Sessions, connections: Connections) -> None:
+    """Runs as long as the server: ends pages whose session or key is no more, reloads those whose rights changed."""
+    rights: dict[str, object] = {}
+    while True:
+        await asyncio.sleep(LOOK_EVERY_S)
+        open_now = {token: client.request for client in _pages() if (token := _token_of(client))}
+        rights = {token: found for token, found in rights.items() if token in open_now}
+        for token, request in open_now.items():
+            try:
+                found = await _rights(sessions, connections, token, request)
+            except Exception:  # the server may be busy or going down: the next look tells
+                log.debug("a session could not be looked at", exc_info=True)
+                continue
+            if found is None:
+                sessions.close(token)
+                end_pages(token)
+            elif rights.setdefault(token, found) != found:
+                rights[token] = found
+                for client in _pages_of(token):
+                    client.run_javascript("window.location.reload()")
+
+
+async def _rights(sessions: Sessions, connections: Connections, token: str, request: Request) -> object | None:
+    """What the key may do now; None when the session or its key is no more."""
+    session = sessions.find(token)
+    if session is None:
+        return None
+    try:
+        who = await connections.for_session(request, session).get("/tunery/v1/session")
+    except Exception as error:
+        if is_expired(error):
+            return None
+        raise
+    return who["role"], who["is_owner"]
+
+
+def _pages() -> list[Client]:
+    return [client for client in Client.instances.values() if client.has_socket_connection]
+
+
+def _token_of(client: Client) -> str:
+    return client.request.cookies.get(COOKIE, "")
+
+
+def _pages_of(token: str) -> list[Client]:
+    """Those without a browser at the moment too: they may come back."""
+    return [client for client in Client.instances.values() if _token_of(client) == token]
+
+
+async def _drop(client: Client) -> None:
+    await asyncio.sleep(GRACE_S)
+    if not client.is_deleted:
+        client.delete()
