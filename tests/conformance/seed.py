@@ -99,6 +99,7 @@ def _clear_people(conn: Connection) -> None:
 
 
 def _insert_people(conn: Connection) -> None:
+    tenants.set_membership(conn, PROJECT, OWNER, Role.OWNER, NOW)
     tenants.insert_user(conn, _user("user_id", Role.MEMBER))
     tenants.set_membership(conn, ADMINISTERED, "user_id", Role.MEMBER, NOW)
     account = replace(_user("service_account_id", Role.MEMBER), is_service_account=True, project_id=ADMINISTERED)

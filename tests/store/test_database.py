@@ -12,6 +12,7 @@ from tests.fixtures_services import Postgres
 from tunery.settings import SettingsError
 from tunery.store.database import connect, migrate, read, write
 from tunery.store.tables import metadata
+from tunery.store.tenants import find_key
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -52,6 +53,28 @@ def test_a_migration_that_fails_leaves_nothing(empty_url: str, monkeypatch: pyte
     monkeypatch.undo()
     assert inspect(engine).get_table_names() == []
     migrate(engine)
+    engine.dispose()
+
+
+OLD_KEYS = """
+INSERT INTO organizations (id, name, slug, created_at) VALUES ('org', 'o', 'o', 1);
+INSERT INTO api_keys (id, organization_id, name, prefix, hash, hint, created_at, role, scopes) VALUES
+  ('all', 'org', 'n', 'p1', 'h', 'h', 1, 'owner', '[]'),
+  ('some', 'org', 'n', 'p2', 'h', 'h', 1, 'owner', '["api.files.read"]');
+"""
+
+
+def test_a_key_of_the_version_before_that_could_do_everything_still_can(empty_url: str) -> None:
+    engine = connect(empty_url)
+    migrate(engine, "0001")
+    with write(engine) as conn:
+        for statement in OLD_KEYS.split(";\n"):
+            if statement.strip():
+                conn.execute(text(statement))
+    migrate(engine)
+    with read(engine) as conn:
+        scopes = {key_id: key.scopes for key_id in ("all", "some") if (key := find_key(conn, key_id))}
+    assert scopes == {"all": ("api.all",), "some": ("api.files.read",)}
     engine.dispose()
 
 

@@ -12,7 +12,18 @@ from starlette.concurrency import run_in_threadpool
 
 from tunery.api.services import Services, ServicesDep
 from tunery.domain.errors import AuthenticationFailed, NotFound, PermissionDenied
-from tunery.domain.tenants import ApiKey, Caller, Project, Role, hash_secret, lookup_prefix
+from tunery.domain.tenants import (
+    ApiKey,
+    Caller,
+    Project,
+    Rights,
+    Role,
+    Scope,
+    grants,
+    hash_secret,
+    lookup_prefix,
+    rights_of,
+)
 from tunery.store import tenants
 from tunery.store.database import read, write
 
@@ -20,7 +31,6 @@ NO_KEY = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
     "(i.e. Authorization: Bearer YOUR_KEY). `tunery serve` printed one at its first start."
 )
-ALL_READ = "api.all.read"  # OpenAI's scope for everything that only looks
 TOUCH_EVERY_S = 60  # last-used times are for people: one write a minute and key is enough
 
 # Only for the OpenAPI document: the header itself is read below, so that a missing key gets OpenAI's 401.
@@ -38,16 +48,18 @@ def masked(secret: str) -> str:
     return secret if len(secret) <= 8 else f"{secret[:4]}{'*' * 8}{secret[-4:]}"
 
 
-def find_key(conn: Connection, secret: str, now: float) -> ApiKey:
-    """The live key that this secret opens. Every way to fail reads alike, so that probing teaches nothing."""
-    key = tenants.find_key_by_prefix(conn, lookup_prefix(secret))
-    known = key is not None and hmac.compare_digest(key.hash, hash_secret(secret))
-    if key is None or not known or key.revoked_at is not None or (key.expires_at or now + 1) <= now:
-        raise AuthenticationFailed(f"Incorrect API key provided: {masked(secret)}.", code="invalid_api_key")
-    return key
+def find_key(conn: Connection, secret: str, now: float) -> tuple[ApiKey, Rights]:
+    """The live key that this secret opens, and what it may do now. Every way to fail reads alike, so that probing
+    teaches nothing."""
+    found = tenants.find_credential(conn, lookup_prefix(secret))
+    if found is not None and hmac.compare_digest(found[0].hash, hash_secret(secret)):
+        key, rights = found[0], rights_of(*found)
+        if rights is not None and key.revoked_at is None and (key.expires_at or now + 1) > now:
+            return key, rights
+    raise AuthenticationFailed(f"Incorrect API key provided: {masked(secret)}.", code="invalid_api_key")
 
 
-def caller_of(conn: Connection, key: ApiKey, organization: str | None, project: str | None) -> Caller:
+def caller_of(conn: Connection, key: ApiKey, rights: Rights, organization: str | None, project: str | None) -> Caller:
     """`organization` and `project` are the optional headers; they may only name what the key reaches anyway."""
     if organization and organization != key.organization_id:
         own = tenants.get_organization(conn, key.organization_id)
@@ -60,8 +72,8 @@ def caller_of(conn: Connection, key: ApiKey, organization: str | None, project: 
         organization_id=key.organization_id,
         project_id=_project(conn, key, project),
         user_id=key.user_id,
-        role=key.role,
-        is_admin=key.is_admin,
+        role=rights.role,
+        is_admin=rights.is_admin,
         scopes=key.scopes,
     )
 
@@ -77,13 +89,18 @@ def _project(conn: Connection, key: ApiKey, wanted: str | None) -> str:
 
 
 def _project_of_admin_key(conn: Connection, organization_id: str, wanted: str | None) -> Project:
-    """An admin key belongs to no project: the header names one, else it is the organisation's first."""
+    """An admin key belongs to no project: the header names one, else it is the organisation's first active one."""
     if not wanted:
-        return tenants.list_projects(conn, organization_id, limit=1, include_archived=True).items[0]
+        return tenants.list_projects(conn, organization_id, limit=1).items[0]
     try:
-        return tenants.get_project(conn, wanted, organization_id)
+        project = tenants.get_project(conn, wanted, organization_id)
     except NotFound as exc:
         raise AuthenticationFailed(f"No such project: {wanted}", code="mismatched_project") from exc
+    if project.archived_at is not None:
+        raise AuthenticationFailed(
+            f"The project {wanted} is archived and can no longer be used.", code="project_archived"
+        )
+    return project
 
 
 async def authenticate(services: Services, request: Request) -> Caller:
@@ -101,8 +118,8 @@ def _identify(
     services: Services, secret: str, organization: str | None, project: str | None, now: float
 ) -> tuple[ApiKey, Caller]:
     with read(services.engine) as conn:
-        key = find_key(conn, secret, now)
-        return key, caller_of(conn, key, organization, project)
+        key, rights = find_key(conn, secret, now)
+        return key, caller_of(conn, key, rights, organization, project)
 
 
 def _touch(services: Services, key_id: str, now: float) -> None:
@@ -110,9 +127,9 @@ def _touch(services: Services, key_id: str, now: float) -> None:
         tenants.touch_key(conn, key_id, now)
 
 
-def check_scope(caller: Caller, scope: str) -> None:
+def check_scope(caller: Caller, scope: Scope) -> None:
     is_read = scope.endswith(".read")
-    if caller.scopes and scope not in caller.scopes and not (is_read and ALL_READ in caller.scopes):
+    if not grants(caller.scopes, scope):
         raise PermissionDenied(
             f"You have insufficient permissions for this operation. Missing scopes: {scope}.", code="missing_scope"
         )
@@ -125,7 +142,7 @@ def require_owner(caller: Caller) -> None:
         raise PermissionDenied("This operation needs the role owner.")
 
 
-def access(scope: str) -> Callable[..., Awaitable[Caller]]:
+def access(scope: Scope) -> Callable[..., Awaitable[Caller]]:
     """A dependency that lets a request in when its key is valid and has `scope`."""
 
     async def dependency(request: Request, services: ServicesDep, _: Annotated[object, Security(bearer)]) -> Caller:
@@ -139,27 +156,19 @@ def access(scope: str) -> Callable[..., Awaitable[Caller]]:
 async def admin(request: Request, services: ServicesDep, _: Annotated[object, Security(bearer)]) -> Caller:
     """The key must be an admin key, or belong to an owner of the organisation: owning a project is not enough."""
     caller = await authenticate(services, request)
-    check_scope(caller, "api.management.read" if request.method == "GET" else "api.management.write")
-    if not caller.is_admin and not await services.look(partial(_owns_organization, services, caller)):
+    check_scope(caller, Scope.MANAGEMENT_READ if request.method == "GET" else Scope.MANAGEMENT_WRITE)
+    if not caller.is_admin:
         raise PermissionDenied("This operation needs an admin key, or the key of an owner of the organization.")
     return caller
 
 
-def _owns_organization(services: Services, caller: Caller) -> bool:
-    if caller.role is not Role.OWNER or caller.user_id is None:
-        return False
-    with read(services.engine) as conn:
-        user = tenants.find_user(conn, caller.user_id)
-    return user is not None and user.role is Role.OWNER and not user.is_service_account
-
-
-FilesReader = Annotated[Caller, Depends(access("api.files.read"))]
-FilesWriter = Annotated[Caller, Depends(access("api.files.write"))]
-JobsReader = Annotated[Caller, Depends(access("api.fine_tuning.jobs.read"))]
-JobsWriter = Annotated[Caller, Depends(access("api.fine_tuning.jobs.write"))]
-ModelsReader = Annotated[Caller, Depends(access("api.model.read"))]
-ModelsWriter = Annotated[Caller, Depends(access("api.model.write"))]
-ModelsUser = Annotated[Caller, Depends(access("model.request"))]
-WebhooksReader = Annotated[Caller, Depends(access("api.webhooks.read"))]
-WebhooksWriter = Annotated[Caller, Depends(access("api.webhooks.write"))]
+FilesReader = Annotated[Caller, Depends(access(Scope.FILES_READ))]
+FilesWriter = Annotated[Caller, Depends(access(Scope.FILES_WRITE))]
+JobsReader = Annotated[Caller, Depends(access(Scope.JOBS_READ))]
+JobsWriter = Annotated[Caller, Depends(access(Scope.JOBS_WRITE))]
+ModelsReader = Annotated[Caller, Depends(access(Scope.MODELS_READ))]
+ModelsWriter = Annotated[Caller, Depends(access(Scope.MODELS_WRITE))]
+ModelsUser = Annotated[Caller, Depends(access(Scope.MODELS_REQUEST))]
+WebhooksReader = Annotated[Caller, Depends(access(Scope.WEBHOOKS_READ))]
+WebhooksWriter = Annotated[Caller, Depends(access(Scope.WEBHOOKS_WRITE))]
 Admin = Annotated[Caller, Depends(admin)]

@@ -13,6 +13,32 @@ class Role(StrEnum):
     READER = "reader"
 
 
+class Scope(StrEnum):
+    """What a key may be restricted to. A scope that ends in `.read` only looks."""
+
+    ALL = "api.all"
+    ALL_READ = "api.all.read"
+    FILES_READ = "api.files.read"
+    FILES_WRITE = "api.files.write"
+    JOBS_READ = "api.fine_tuning.jobs.read"
+    JOBS_WRITE = "api.fine_tuning.jobs.write"
+    MODELS_READ = "api.model.read"
+    MODELS_WRITE = "api.model.write"
+    MODELS_REQUEST = "model.request"
+    WEBHOOKS_READ = "api.webhooks.read"
+    WEBHOOKS_WRITE = "api.webhooks.write"
+    MANAGEMENT_READ = "api.management.read"
+    MANAGEMENT_WRITE = "api.management.write"
+
+
+UNRESTRICTED: tuple[str, ...] = (Scope.ALL.value,)
+
+
+def grants(scopes: tuple[str, ...], wanted: str) -> bool:
+    """Whether a key with `scopes` may do what `wanted` names. No scopes grant nothing."""
+    return wanted in scopes or Scope.ALL in scopes or (wanted.endswith(".read") and Scope.ALL_READ in scopes)
+
+
 @dataclass(frozen=True)
 class Organization:
     id: str
@@ -82,12 +108,50 @@ class ApiKey:
     hash: str
     hint: str  # `sk-…abcd`, for lists
     created_at: int
-    role: Role = Role.OWNER
-    scopes: tuple[str, ...] = ()  # empty: all
+    role: Role = Role.OWNER  # counts for a key that nobody owns; another has what its owner has now, see rights_of
+    scopes: tuple[str, ...] = UNRESTRICTED
     expires_at: int | None = None
     revoked_at: int | None = None
     last_used_at: int | None = None
     is_admin: bool = False
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the owner of a key is at this moment, and the key's project."""
+
+    organization_role: Role | None = None  # of a service account: its role in its project
+    project_role: Role | None = None  # of a member of the key's project
+    is_service_account: bool = False
+    account_project_id: str | None = None
+    is_archived: bool = False  # the key's project is
+
+
+@dataclass(frozen=True)
+class Rights:
+    role: Role  # in the project
+    is_admin: bool  # may administer the organisation
+
+
+def rights_of(key: ApiKey, owner: Standing) -> Rights | None:
+    """What the key may do now: never more than its owner, whatever the owner was when it was made. None: nothing.
+
+    A key that nobody owns was made by whoever holds the machine and keeps what it was given; the keys of a person who
+    is gone are revoked.
+    """
+    if owner.is_archived:
+        return None
+    if key.user_id is None:
+        return Rights(key.role, key.is_admin)
+    if owner.is_service_account:
+        is_home = owner.account_project_id == key.project_id
+        return Rights(owner.organization_role, False) if is_home and owner.organization_role else None
+    owns = owner.organization_role is Role.OWNER
+    if key.is_admin and owns:
+        return Rights(Role.OWNER, True)
+    if owner.project_role is None:
+        return None
+    return Rights(owner.project_role, owns and owner.project_role is Role.OWNER)
 
 
 @dataclass(frozen=True)
@@ -98,6 +162,6 @@ class Caller:
     organization_id: str
     project_id: str
     user_id: str | None
-    role: Role
-    is_admin: bool = False
-    scopes: tuple[str, ...] = ()
+    role: Role  # in the project, now
+    is_admin: bool = False  # administers the organisation, now
+    scopes: tuple[str, ...] = UNRESTRICTED

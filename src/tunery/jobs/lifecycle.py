@@ -21,7 +21,7 @@ from tunery.metering import limits
 from tunery.metering.budget import check_budget
 from tunery.modeling.catalog import Catalog
 from tunery.settings import Settings
-from tunery.store import events, files, idempotency, jobs, models
+from tunery.store import events, files, idempotency, jobs, models, tenants
 
 
 def create_job(
@@ -49,6 +49,7 @@ def create_job(
     if request.validation_file is not None:
         _check_file(conn, request.validation_file, caller.project_id, "validation_file")
     now = clock()
+    tenants.get_active_project(conn, caller.project_id)
     limits.check_new_job(conn, settings, caller.project_id, model=model, now=now)
     check_budget(conn, caller.project_id, limits.project_limits(conn, settings, caller.project_id), now=now)
     job_id = new_id("job")
@@ -92,6 +93,12 @@ def cancel_job(conn: Connection, job_id: str, project_id: str, *, clock: Clock =
     if job.status is JobStatus.CANCELLED:
         tell_cancellation(conn, job, now=now)
     return job
+
+
+def cancel_all(conn: Connection, project_id: str, *, clock: Clock = system_clock) -> None:
+    """Every job of the project that has not ended: nobody could look at it any more."""
+    for job_id in jobs.list_unfinished(conn, project_id):
+        cancel_job(conn, job_id, project_id, clock=clock)
 
 
 def pause_job(conn: Connection, job_id: str, project_id: str, *, clock: Clock = system_clock) -> FineTuningJob:

@@ -4,6 +4,7 @@ from sqlalchemy import Connection
 
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob
+from tunery.domain.tenants import Role
 from tunery.notify.summary import Amount, Problem, summarise
 from tunery.store import outbox, tenants, webhooks
 
@@ -35,6 +36,9 @@ def announce_end(conn: Connection, job: FineTuningJob, *, now: float, cost: Amou
 
 
 def _recipient(conn: Connection, job: FineTuningJob) -> str | None:
-    """The creator's address. A service account reads no mail."""
+    """The creator's address. A service account reads no mail, and who has left the project hears nothing of it."""
     user = tenants.find_user(conn, job.created_by) if job.created_by else None
-    return user.email if user and user.email and not user.is_service_account else None
+    if user is None or user.is_service_account or not user.email:
+        return None
+    belongs = user.role is Role.OWNER or tenants.find_membership(conn, job.project_id, user.id) is not None
+    return user.email if belongs else None

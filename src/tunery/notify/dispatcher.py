@@ -23,7 +23,7 @@ from tunery.notify.smtp import MailFolder, MailRefused, SmtpServer
 from tunery.notify.summary import JobSummary
 from tunery.notify.webhooks import deliver, encode_event
 from tunery.settings import Settings
-from tunery.store import outbox, webhooks
+from tunery.store import outbox, tenants, webhooks
 from tunery.store.database import read, write
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class Dispatcher:
     def _webhook(self, notice: Notice) -> Attempt:
         endpoint = self._endpoint(notice)
         if endpoint is None:
-            return Attempt(False, error="the endpoint was deleted", is_final=True)
+            return Attempt(False, error="the endpoint was deleted or its project archived", is_final=True)
         now = self._clock()
         answer = deliver(
             url=endpoint.url,
@@ -100,6 +100,8 @@ class Dispatcher:
 
     def _endpoint(self, notice: Notice) -> WebhookEndpoint | None:
         with read(self._engine) as conn:
+            if tenants.get_project(conn, notice.project_id).archived_at is not None:
+                return None
             return webhooks.find_endpoint(conn, notice.endpoint_id or "", notice.project_id)
 
     def _mail(self, notice: Notice) -> Attempt:

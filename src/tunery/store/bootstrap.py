@@ -62,7 +62,7 @@ def _make_organization(conn: Connection, now: int) -> tuple[User, Project]:
 
 
 def _owner(conn: Connection, organization: Organization) -> tuple[User | None, Project]:
-    project = tenants.list_projects(conn, organization.id, include_archived=True, limit=1).items[0]
+    project = tenants.list_projects(conn, organization.id, limit=1).items[0]
     people = tenants.list_users(conn, organization.id, limit=1000).items
     owners = [user for user in reversed(people) if user.role is Role.OWNER]
     return (owners[0] if owners else None), project

@@ -65,7 +65,11 @@ def _next_queued(max_running: int) -> Any:
         .join(projects, projects.c.id == queued.c.project_id)
         .outerjoin(busy, busy.c.project_id == queued.c.project_id)
         .outerjoin(limits, limits.c.subject_id == queued.c.project_id)
-        .where(queued.c.status == JobStatus.QUEUED, or_(allowed == 0, running < allowed))
+        .where(
+            queued.c.status == JobStatus.QUEUED,
+            projects.c.archived_at.is_(None),
+            or_(allowed == 0, running < allowed),
+        )
         .order_by(running, func.coalesce(projects.c.last_claimed_at, 0), queued.c.created_at, queued.c.seq)
         .limit(1)
         .with_for_update(of=queued, skip_locked=True)

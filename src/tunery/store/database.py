@@ -79,12 +79,12 @@ def lock_across_processes(conn: Connection, key: int) -> None:
         conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
 
 
-def migrate(engine: Engine) -> None:
-    """Bring the schema to the newest revision. Safe when several processes start at once: one does it, others wait."""
+def migrate(engine: Engine, revision: str = "head") -> None:
+    """Bring the schema to the newest revision, or to an earlier one. Safe when several processes start at once: one does it, others wait."""
     config = alembic.config.Config()
     config.set_main_option("script_location", "tunery.store:migrations")
     config.set_main_option("path_separator", "os")
     with write(engine) as conn:
         lock_across_processes(conn, MIGRATION_LOCK)
         config.attributes["connection"] = conn
-        alembic.command.upgrade(config, "head")
+        alembic.command.upgrade(config, revision)

@@ -58,6 +58,12 @@ def list_jobs(
     return fetch_page(conn, query, jobs, to_job, after=after, limit=limit)
 
 
+def list_unfinished(conn: Connection, project_id: str) -> tuple[str, ...]:
+    """The ids of the project's jobs that have not ended."""
+    query = select(jobs.c.id).where(jobs.c.project_id == project_id, jobs.c.status.not_in(TERMINAL))
+    return tuple(conn.execute(query).scalars())
+
+
 def count_jobs(conn: Connection, project_id: str, *, created_since: float | None = None) -> int:
     query = select(func.count()).select_from(jobs).where(jobs.c.project_id == project_id)
     if created_since is not None:

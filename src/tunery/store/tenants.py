@@ -1,12 +1,12 @@
 """Organisations, projects, people, keys, and the first start that makes one of each."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, delete, insert, select, update
 
-from tunery.domain.errors import NotFound
-from tunery.domain.tenants import ApiKey, Membership, Organization, Project, Role, User
+from tunery.domain.errors import InvalidRequest, NotFound
+from tunery.domain.tenants import ApiKey, Membership, Organization, Project, Role, Standing, User
 from tunery.store.paging import Page, fetch_page, values_of
 from tunery.store.tables import api_keys, memberships, organizations, projects, users
 from tunery.store.upsert import insert_or
@@ -41,6 +41,19 @@ def get_project(conn: Connection, project_id: str, organization_id: str | None =
     if row is None:
         raise NotFound(f"No such project: {project_id}", param="project_id")
     return _to_project(row)
+
+
+def get_active_project(conn: Connection, project_id: str, organization_id: str | None = None) -> Project:
+    """For what is put into the project: raises InvalidRequest when it is archived. Until the transaction ends nobody
+    archives it."""
+    query = select(projects.c.id).where(projects.c.id == project_id).with_for_update(read=True)
+    conn.execute(query)
+    project = get_project(conn, project_id, organization_id)
+    if project.archived_at is not None:
+        raise InvalidRequest(
+            f"Project {project.name} is archived and takes nothing new.", param="project_id", code="project_archived"
+        )
+    return project
 
 
 def list_projects(
@@ -140,8 +153,7 @@ def count_owners_for_update(conn: Connection, organization_id: str) -> int:
 
 
 def set_membership(conn: Connection, project_id: str, user_id: str, role: Role, now: float) -> None:
-    """Add the user to the project, or change the role of a member; the member's keys for it change along."""
-    set_role_of_keys(conn, project_id, user_id, role)
+    """Add the user to the project, or change the role of a member."""
     row = {"project_id": project_id, "user_id": user_id, "role": role.value, "created_at": int(now)}
     statement = insert_or(conn, memberships).values(row)
     conn.execute(statement.on_conflict_do_update(index_elements=["project_id", "user_id"], set_={"role": role.value}))
@@ -173,13 +185,37 @@ def insert_key(conn: Connection, key: ApiKey) -> None:
 
 
 # Made once: every request asks it, and building a query takes longer than running it.
-_KEY_BY_PREFIX = select(api_keys).where(api_keys.c.prefix == bindparam("prefix"))
+_CREDENTIAL = (
+    select(
+        api_keys,
+        users.c.role.label("owner_role"),
+        users.c.is_service_account.label("owner_is_account"),
+        users.c.project_id.label("owner_project_id"),
+        memberships.c.role.label("member_role"),
+        projects.c.archived_at.label("archived_at"),
+    )
+    .select_from(api_keys)
+    .outerjoin(users, users.c.id == api_keys.c.user_id)
+    .outerjoin(
+        memberships,
+        and_(memberships.c.project_id == api_keys.c.project_id, memberships.c.user_id == api_keys.c.user_id),
+    )
+    .outerjoin(projects, projects.c.id == api_keys.c.project_id)
+    .where(api_keys.c.prefix == bindparam("prefix"))
+)
+_KEY_FIELDS = frozenset(each.name for each in fields(ApiKey))
+
+
+def find_credential(conn: Connection, prefix: str) -> tuple[ApiKey, Standing] | None:
+    """The key and what its owner is now; revoked and expired keys too: the caller decides.
+    `prefix` is domain.tenants.lookup_prefix(secret)."""
+    row = conn.execute(_CREDENTIAL, {"prefix": prefix}).first()
+    return None if row is None else (_to_key(row), _to_standing(row))
 
 
 def find_key_by_prefix(conn: Connection, prefix: str) -> ApiKey | None:
-    """Revoked and expired keys too: the caller decides. `prefix` is domain.tenants.lookup_prefix(secret)."""
-    row = conn.execute(_KEY_BY_PREFIX, {"prefix": prefix}).first()
-    return None if row is None else _to_key(row)
+    found = find_credential(conn, prefix)
+    return None if found is None else found[0]
 
 
 def find_key(conn: Connection, key_id: str) -> ApiKey | None:
@@ -207,15 +243,6 @@ def list_keys(
 
 def update_key(conn: Connection, key_id: str, *, expires_at: int | None, scopes: tuple[str, ...]) -> None:
     conn.execute(update(api_keys).where(api_keys.c.id == key_id).values(expires_at=expires_at, scopes=list(scopes)))
-
-
-def set_role_of_keys(conn: Connection, project_id: str, user_id: str, role: Role) -> None:
-    """Of one user, for one project."""
-    conn.execute(
-        update(api_keys)
-        .where(api_keys.c.project_id == project_id, api_keys.c.user_id == user_id)
-        .values(role=role.value)
-    )
 
 
 def touch_key(conn: Connection, key_id: str, now: float) -> None:
@@ -275,4 +302,15 @@ def _to_membership(row: Row[Any]) -> Membership:
 
 
 def _to_key(row: Row[Any]) -> ApiKey:
-    return ApiKey(**values_of(row, scopes=tuple(row.scopes), role=Role(row.role)))
+    values = {name: value for name, value in values_of(row).items() if name in _KEY_FIELDS}
+    return ApiKey(**values | {"scopes": tuple(row.scopes), "role": Role(row.role)})
+
+
+def _to_standing(row: Row[Any]) -> Standing:
+    return Standing(
+        organization_role=Role(row.owner_role) if row.owner_role else None,
+        project_role=Role(row.member_role) if row.member_role else None,
+        is_service_account=bool(row.owner_is_account),
+        account_project_id=row.owner_project_id,
+        is_archived=row.archived_at is not None,
+    )

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from tunery.domain.errors import NotFound
 from tunery.domain.notices import WebhookEndpoint
 from tunery.store.paging import Page, fetch_page, values_of
-from tunery.store.tables import webhook_endpoints
+from tunery.store.tables import projects, webhook_endpoints
 
 
 def insert_endpoint(conn: Connection, endpoint: WebhookEndpoint) -> None:
@@ -35,8 +35,12 @@ def list_endpoints(
 
 
 def endpoints_for(conn: Connection, project_id: str, event_type: str) -> tuple[WebhookEndpoint, ...]:
-    """Those that asked for events of this type."""
-    query = select(webhook_endpoints).where(webhook_endpoints.c.project_id == project_id)
+    """Those that asked for events of this type. An archived project tells nobody anything."""
+    query = (
+        select(webhook_endpoints)
+        .join(projects, projects.c.id == webhook_endpoints.c.project_id)
+        .where(webhook_endpoints.c.project_id == project_id, projects.c.archived_at.is_(None))
+    )
     found = [_to_endpoint(row) for row in conn.execute(query.order_by(webhook_endpoints.c.seq))]
     return tuple(endpoint for endpoint in found if event_type in endpoint.event_types)
 

@@ -14,7 +14,7 @@ from tunery.domain.ids import new_id
 from tunery.domain.tenants import Caller
 from tunery.metering import limits
 from tunery.store import files as store
-from tunery.store import jobs
+from tunery.store import jobs, tenants
 from tunery.store.blobs import BlobInfo
 from tunery.store.database import read, write
 from tunery.store.paging import Page
@@ -73,6 +73,7 @@ def upload_file(services: Services, caller: Caller, events: Iterator[Event]) -> 
         file = as_file(services, caller, received, purpose, lifetime_s)
         with write(services.engine) as conn:
             limits.check_storage(conn, services.settings, caller.project_id, file.bytes)
+            tenants.get_active_project(conn, caller.project_id)
             store.insert_file(conn, file)
         return file
     except BaseException:

@@ -7,9 +7,19 @@ from sqlalchemy import Connection
 from tunery.api.organization.schemas import KeyUpdate, PersonalKeyCreate, ServiceAccountCreate, ServiceAccountUpdate
 from tunery.api.organization.trail import Operator, record
 from tunery.api.services import Services
-from tunery.domain.errors import NotFound
+from tunery.domain.errors import NotFound, PermissionDenied
 from tunery.domain.ids import new_id
-from tunery.domain.tenants import ApiKey, Role, User, hash_secret, key_hint, lookup_prefix, new_secret
+from tunery.domain.tenants import (
+    UNRESTRICTED,
+    ApiKey,
+    Role,
+    User,
+    grants,
+    hash_secret,
+    key_hint,
+    lookup_prefix,
+    new_secret,
+)
 from tunery.store import tenants
 from tunery.store.database import read, write
 from tunery.store.paging import Page
@@ -31,7 +41,7 @@ def new_key(
     role: Role,
     project_id: str | None = None,
     expires_in_s: int | None = None,
-    scopes: tuple[str, ...] = (),
+    scopes: tuple[str, ...] = UNRESTRICTED,
 ) -> tuple[ApiKey, str]:
     """The row and the secret. Without a project it is an admin key."""
     secret = new_secret(is_admin=project_id is None)
@@ -54,6 +64,7 @@ def new_key(
 
 
 def _store(conn: Connection, operator: Operator, key: ApiKey) -> None:
+    _check_grant(operator, key.scopes)
     tenants.insert_key(conn, key)
     details = {"data": {"scopes": list(key.scopes)}}
     record(
@@ -65,6 +76,16 @@ def _store(conn: Connection, operator: Operator, key: ApiKey) -> None:
         project_id=key.project_id,
         details=details,
     )
+
+
+def _check_grant(operator: Operator, scopes: tuple[str, ...]) -> None:
+    """A restricted key gives nobody more than it has. Raises PermissionDenied."""
+    if missing := [scope for scope in scopes if not grants(operator.caller.scopes, scope)]:
+        raise PermissionDenied(
+            f"Your API key does not have the scope {missing[0]} and so cannot give it to another key.",
+            param="scopes",
+            code="missing_scope",
+        )
 
 
 def list_keys(
@@ -87,6 +108,8 @@ def update_key(services: Services, operator: Operator, project_id: str, key_id: 
         key = _project_key(conn, operator, project_id, key_id)
         expires_at = key.expires_at if body.expires_in_seconds is None else now + body.expires_in_seconds
         scopes = key.scopes if body.scopes is None else tuple(body.scopes)
+        if body.scopes is not None:
+            _check_grant(operator, scopes)
         tenants.update_key(conn, key_id, expires_at=expires_at, scopes=scopes)
         details = {"changes_requested": body.model_dump(exclude_none=True)}
         record(conn, operator, "api_key.updated", now=now, resource_id=key_id, project_id=project_id, details=details)
@@ -97,7 +120,7 @@ def create_personal_key(
     services: Services, operator: Operator, project_id: str, body: PersonalKeyCreate
 ) -> tuple[OwnedKey, str]:
     with write(services.engine) as conn:
-        tenants.get_project(conn, project_id, operator.organization_id)
+        tenants.get_active_project(conn, project_id, operator.organization_id)
         member = tenants.find_membership(conn, project_id, body.user_id)
         if member is None:
             raise NotFound(f"No such user in this project: {body.user_id}", param="user_id")
@@ -156,7 +179,7 @@ def create_service_account(
         project_id=project_id,
     )
     with write(services.engine) as conn:
-        tenants.get_project(conn, project_id, operator.organization_id)
+        tenants.get_active_project(conn, project_id, operator.organization_id)
         tenants.insert_user(conn, account)
         details = {"data": {"role": account.role.value}}
         record(
@@ -170,13 +193,13 @@ def create_service_account(
         )
         if body.create_service_account_only:
             return account, None
-        key, secret = _account_key(operator, account, body.name, now, body.expires_in_seconds)
+        key, secret = _account_key(operator, account, body.name, now, body.expires_in_seconds, UNRESTRICTED)
         _store(conn, operator, key)
     return account, (key, secret)
 
 
 def _account_key(
-    operator: Operator, account: User, name: str, now: int, expires_in_s: int | None, scopes: tuple[str, ...] = ()
+    operator: Operator, account: User, name: str, now: int, expires_in_s: int | None, scopes: tuple[str, ...]
 ) -> tuple[ApiKey, str]:
     return new_key(
         operator,
@@ -201,6 +224,7 @@ def create_account_key(
     scopes: tuple[str, ...],
 ) -> tuple[ApiKey, str]:
     with write(services.engine) as conn:
+        tenants.get_active_project(conn, project_id, operator.organization_id)
         account = _account(conn, operator, project_id, account_id)
         key, secret = _account_key(operator, account, name or account.name, services.now(), expires_in_s, scopes)
         _store(conn, operator, key)
@@ -225,12 +249,11 @@ def update_service_account(
 ) -> User:
     changes = body.model_dump(exclude_none=True)
     with write(services.engine) as conn:
+        tenants.get_active_project(conn, project_id, operator.organization_id)
         account = _account(conn, operator, project_id, account_id)
         if not changes:
             return account
         tenants.update_user(conn, account_id, **changes)
-        if body.role is not None:
-            tenants.set_role_of_keys(conn, project_id, account_id, Role(body.role))
         record(
             conn,
             operator,

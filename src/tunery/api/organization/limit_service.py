@@ -46,6 +46,7 @@ def _own(conn: Connection, operator: Operator, project_id: str) -> Limits:
 def change_limits(services: Services, operator: Operator, project_id: str, changes: dict[str, Any]) -> Limits:
     """`changes` by the names of Limits; those not named stay."""
     with write(services.engine) as conn:
+        tenants.get_active_project(conn, project_id, operator.organization_id)
         limits = replace(_own(conn, operator, project_id), **changes)
         store.set_limits(conn, project_id, limits, services.clock())
         record(
@@ -71,6 +72,7 @@ def set_key_limits(
 ) -> Limits:
     get_key(services, operator, project_id, key_id)
     with write(services.engine) as conn:
+        tenants.get_active_project(conn, project_id, operator.organization_id)
         limits = replace(store.get_limits(conn, key_id).get(key_id, Limits()), **changes)
         store.set_limits(conn, key_id, limits, services.clock())
         record(

@@ -8,6 +8,7 @@ from tunery.api.services import Services
 from tunery.domain.errors import InvalidRequest, NotFound
 from tunery.domain.ids import new_id
 from tunery.domain.tenants import Membership, Project, Role, User
+from tunery.jobs.lifecycle import cancel_all
 from tunery.store import tenants
 from tunery.store.database import read, write
 from tunery.store.paging import Page
@@ -39,7 +40,7 @@ def list_projects(
 
 def rename_project(services: Services, operator: Operator, project_id: str, name: str | None) -> Project:
     with write(services.engine) as conn:
-        project = tenants.get_project(conn, project_id, operator.organization_id)
+        project = tenants.get_active_project(conn, project_id, operator.organization_id)
         if name is not None and name != project.name:
             tenants.rename_project(conn, project_id, name)
             _record_in(conn, services, operator, "project.updated", project_id, {"changes_requested": {"title": name}})
@@ -47,7 +48,7 @@ def rename_project(services: Services, operator: Operator, project_id: str, name
 
 
 def archive_project(services: Services, operator: Operator, project_id: str) -> Project:
-    """Its keys stop at once. The last active project stays: there would be nowhere to work."""
+    """Its keys stop at once and its jobs are cancelled. The last active project stays: nowhere else could one work."""
     with write(services.engine) as conn:
         project = tenants.get_project(conn, project_id, operator.organization_id)
         if project.archived_at is not None:
@@ -55,6 +56,7 @@ def archive_project(services: Services, operator: Operator, project_id: str) -> 
         if len(tenants.list_projects(conn, operator.organization_id, limit=2).items) == 1:
             raise InvalidRequest("The organization's only active project cannot be archived.", param="project_id")
         tenants.archive_project(conn, project_id, services.clock())
+        cancel_all(conn, project_id, clock=services.clock)
         _record_in(conn, services, operator, "project.archived", project_id)
         return tenants.get_project(conn, project_id)
 
@@ -106,7 +108,7 @@ def _keep_one_owner(conn: Connection, user: User) -> None:
 def add_member(services: Services, operator: Operator, project_id: str, body: MemberCreate) -> Membership:
     now = services.clock()
     with write(services.engine) as conn:
-        tenants.get_project(conn, project_id, operator.organization_id)
+        tenants.get_active_project(conn, project_id, operator.organization_id)
         user = _member_to_be(conn, operator, body, now)
         tenants.set_membership(conn, project_id, user.id, Role(body.role), now)
         details = {"data": {"role": body.role}}
@@ -147,7 +149,7 @@ def update_member(
 ) -> Membership:
     now = services.clock()
     with write(services.engine) as conn:
-        tenants.get_project(conn, project_id, operator.organization_id)
+        tenants.get_active_project(conn, project_id, operator.organization_id)
         member = _member(conn, project_id, user_id)
         if role is None or role == member.role:
             return member

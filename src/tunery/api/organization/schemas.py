@@ -5,11 +5,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from tunery.api.body import Body
-from tunery.domain.tenants import ApiKey, Membership, Project, Role, User
+from tunery.domain.tenants import ApiKey, Membership, Project, Role, Scope, User
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 ExpiresIn = Annotated[int | None, Field(ge=1, le=10 * 365 * 86_400)]
-Scopes = Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]], Field(max_length=64)]
+Scopes = Annotated[
+    list[Annotated[Scope, Field(strict=False)]],
+    Field(max_length=64, description="What the key may do: nothing with an empty list, everything with `api.all`."),
+]
 RoleName = Literal["owner", "member", "reader"]
 
 
@@ -99,7 +102,7 @@ class ServiceAccountOut(BaseModel):
 class ServiceAccountKeyCreate(Body):
     name: Name | None = None
     expires_in_seconds: ExpiresIn = None
-    scopes: Scopes = Field(default_factory=list)
+    scopes: Scopes = Field(default_factory=lambda: [Scope.ALL])
 
 
 class ServiceAccountKey(BaseModel):
@@ -123,7 +126,7 @@ class PersonalKeyCreate(Body):
     name: Name
     user_id: str
     expires_in_seconds: ExpiresIn = None
-    scopes: Scopes = Field(default_factory=list)
+    scopes: Scopes = Field(default_factory=lambda: [Scope.ALL])
 
 
 class KeyUpdate(Body):

@@ -15,6 +15,7 @@ from tunery.domain.ids import new_id
 from tunery.domain.tenants import Caller
 from tunery.metering import limits
 from tunery.store import files as store
+from tunery.store import tenants
 from tunery.store.blobs import NoSuchBlob
 from tunery.store.database import read, write
 
@@ -35,6 +36,7 @@ def create_upload(services: Services, caller: Caller, body: UploadCreate) -> Upl
         file_expires_after_s=body.expires_after.seconds if body.expires_after else None,
     )
     with write(services.engine) as conn:
+        tenants.get_active_project(conn, caller.project_id)
         store.insert_upload(conn, upload)
     return upload
 
@@ -143,6 +145,7 @@ def finish(services: Services, upload: Upload, status: str, file: File | None = 
             raise InvalidRequest(f"Upload {upload.id} has ended meanwhile and can no longer be changed.")
         if file is not None:
             limits.check_storage(conn, services.settings, upload.project_id, file.bytes)
+            tenants.get_active_project(conn, upload.project_id)
             store.insert_file(conn, file)
         store.delete_parts(conn, upload.id)
     for part in parts:

@@ -10,7 +10,7 @@ from tunery.domain.notices import Delivery, WebhookEndpoint
 from tunery.domain.tenants import Caller
 from tunery.notify.signing import new_secret
 from tunery.notify.webhooks import deliver, event_body
-from tunery.store import outbox
+from tunery.store import outbox, tenants
 from tunery.store import webhooks as store
 from tunery.store.database import read, write
 from tunery.store.paging import Page
@@ -31,6 +31,7 @@ def create(services: Services, caller: Caller, body: EndpointCreate) -> WebhookE
         updated_at=now,
     )
     with write(services.engine) as conn:
+        tenants.get_active_project(conn, caller.project_id)
         store.insert_endpoint(conn, endpoint)
     return endpoint
 
