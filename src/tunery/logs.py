@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -48,13 +49,33 @@ def _extras(record: logging.LogRecord) -> dict[str, Any]:
     return {name: value for name, value in record.__dict__.items() if name not in _PLAIN and value is not None}
 
 
+# What may change how a line is shown or where it ends: control and format characters, separators of lines, surrogates.
+_ODD = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+def escaped(text: str) -> str:
+    """`text` on one line, as it is: each character that could forge a line or its look, written as its escape."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escape(char) if unicodedata.category(char) in _ODD else char for char in text)
+
+
+def _escape(char: str) -> str:
+    return json.dumps(char)[1:-1] if char != "\x7f" else "\\u007f"
+
+
 class _TextFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         extras = " ".join(f"{name}={value}" for name, value in _extras(record).items())
-        return super().formatMessage(record) + (f" [{extras}]" if extras else "")
+        return escaped(super().formatMessage(record) + (f" [{extras}]" if extras else ""))
+
+    def formatException(self, ei: Any) -> str:
+        """Its lines stay lines; the message of an error may hold what a client sent, so that they are indented."""
+        lines = super().formatException(ei).split("\n")
+        return "\n".join("  " + escaped(line) for line in lines)
 
 
 class _JsonFormatter(logging.Formatter):
@@ -68,4 +89,5 @@ class _JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        # In JSON an escape is part of the text: only what JSON itself leaves as it is has to be escaped.
+        return escaped(json.dumps(line, ensure_ascii=False, default=str))

@@ -3,6 +3,7 @@
 An unknown key is an error in both: a misspelt limit must not pass for a limit. Secrets are masked when printed.
 """
 
+import ipaddress
 import os
 import tomllib
 from pathlib import Path
@@ -40,6 +41,7 @@ class Settings(BaseSettings):
 
     # access
     api_key: SecretStr | None = None  # the first key; None = one is made and printed once
+    trusted_proxies: Annotated[list[str], NoDecode] = []  # addresses or networks whose X-Forwarded-For and -Proto count
 
     # engine and worker
     engine_kind: Literal["local", "vllm"] = "local"
@@ -73,6 +75,8 @@ class Settings(BaseSettings):
     max_storage_bytes: int = Field(0, ge=0)
     monthly_budget: int = Field(0, ge=0)  # millionths of the price table's currency
 
+    keep_alive_s: int = Field(75, ge=5, le=3600)  # how long an idle connection is kept
+    access_log: Literal["changes", "all", "none"] = "changes"  # which requests are logged; changes: and every refusal
     log_format: Literal["json", "text"] = "text"
 
     @field_validator("home", "model_cache", "catalog", "prices", mode="after")
@@ -80,10 +84,17 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
 
-    @field_validator("engine_urls", mode="before")
+    @field_validator("engine_urls", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies", mode="after")
+    @classmethod
+    def _networks(cls, value: list[str]) -> list[str]:
+        for network in value:
+            ipaddress.ip_network(network)  # says what is wrong with it
+        return value
 
     @property
     def resolved_database_url(self) -> str:

@@ -11,13 +11,14 @@ import httpx
 import pytest
 
 from tests.api.conftest import BASE, NOW, Api
+from tunery.api.openapi import OPEN_PATHS
 from tunery.domain.completions import StoredCompletion
 from tunery.domain.jobs import JobStatus
 from tunery.domain.tenants import Role
 from tunery.store import completions, models, outbox
 from tunery.store.database import write
 
-OPEN = {"/health", "/metrics"}
+OPEN = set(OPEN_PATHS)
 TUNED = f"ft:{BASE}:personal::AbCd1234"
 CHAT = [{"role": "user", "content": "Hi"}]
 

@@ -10,6 +10,7 @@ LEVELS = {
     "settings": 0,
     "logs": 0,
     "tracing": 1,
+    "http_server": 1,
     "store": 1,
     "datasets": 1,
     "modeling": 1,

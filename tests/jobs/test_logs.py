@@ -45,3 +45,29 @@ def test_text_line_ends_with_the_ids(capsys: pytest.CaptureFixture[str]) -> None
     first, second = capsys.readouterr().err.splitlines()
     assert first.endswith("INFO a: hello [job_id=ftjob-1]")
     assert second.endswith("INFO a: bye")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize(
+    "char",
+    ["\n", "\r\n", "\x1b", "\x00", "\x7f", "\x9b", "\u2028", "\u2029", "\u202e", "\u200b", "\ufeff", "\ud800"],
+)
+def test_what_a_client_sent_cannot_forge_a_line(capsys: pytest.CaptureFixture[str], form: str, char: str) -> None:
+    logs.configure(form)  # type: ignore[arg-type]
+    logging.getLogger("a").warning("GET /x%s2026-01-01 INFO forged 日本語", char, extra={"project_id": f"p{char}q"})
+    err = capsys.readouterr().err
+    assert err.endswith("\n") and not any(part in err[:-1] for part in char)
+    assert "日本語" in err
+    if form == "json":
+        assert json.loads(err)["project_id"] == f"p{char}q"
+
+
+def test_lines_of_a_traceback_do_not_look_like_records(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("text")
+    try:
+        raise ValueError("no\n2026-01-01 00:00:00,000 INFO a: forged\r\x1b[2K")
+    except ValueError:
+        logging.getLogger("a").exception("broken")
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first.endswith("broken")
+    assert all(line.startswith("  ") for line in rest)

@@ -53,6 +53,8 @@ def make_settings(model_dir: Path, **changes: object) -> EngineSettings:
         "threads": 0,
         "cached_token_rule": "block",
         "log_level": "warning",
+        "log_format": "text",
+        "keep_alive_s": 75,
         **changes,
     }
     return EngineSettings(**values)  # type: ignore[arg-type]

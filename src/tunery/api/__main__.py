@@ -2,7 +2,7 @@
 
 import uvicorn
 
-from tunery import logs, tracing
+from tunery import http_server, logs, tracing
 from tunery.api.app import create_app
 from tunery.settings import load_settings
 from tunery.store.database import connect, migrate
@@ -13,13 +13,14 @@ def main() -> None:
     logs.configure(settings.log_format)
     tracing.configure("tunery-api")
     migrate(connect(settings.resolved_database_url))
-    uvicorn.run(
+    config = http_server.configure(
         create_app(settings),
+        keep_alive_s=settings.keep_alive_s,
+        stop_within_s=10,
         host=settings.host,
         port=settings.port,
-        access_log=False,  # our middleware logs each request, with its id
-        timeout_graceful_shutdown=10,
     )
+    uvicorn.Server(config).run()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 from sqlalchemy.exc import SQLAlchemyError
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from tunery import __version__, tracing
 from tunery.api import errors, health, metrics, openapi
@@ -124,9 +125,11 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> FastAPI:
     app.state.services = services
     app.add_middleware(AuditTrail, services=services)
     app.add_middleware(BodyLimit)
-    app.add_middleware(RequestContext)
+    app.add_middleware(RequestContext, access_log=settings.access_log)
     if tracing.is_on():
         app.add_middleware(Traced)
+    # Last, so first: from here on `request.client` is who asks, for audit, limits and sign-in alike.
+    app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)

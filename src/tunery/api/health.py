@@ -1,4 +1,4 @@
-"""`GET /health`: are the parts of this installation up?"""
+"""Are the parts of this installation up? `/health` tells, `/health/live` and `/health/ready` are for load balancers."""
 
 import asyncio
 from typing import Literal
@@ -27,17 +27,41 @@ class Health(BaseModel):
     engine: State
 
 
+class Live(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+@router.get("/health/live")
+async def live() -> Live:
+    """200 while this process answers at all. Looks at nothing else: a restart of it would not help the others."""
+    return Live()
+
+
+@router.get("/health/ready", responses={503: {"model": Health, "description": "A part is down; the body says which."}})
+async def ready(services: ServicesDep, response: Response) -> Health:
+    """200 while database, worker and engine are up: send requests here."""
+    found = await look(services)
+    if found.status != "ok":
+        response.status_code = 503
+    return found
+
+
 @router.get("/health", responses={503: {"model": Health, "description": "The database is down."}})
 async def health(services: ServicesDep, response: Response) -> Health:
     """200 while requests can be answered: without a worker jobs wait, without an engine only inference fails."""
+    found = await look(services)
+    if found.database == "down":
+        response.status_code = 503
+    return found
+
+
+async def look(services: Services) -> Health:
     num_workers, engine_up = await asyncio.gather(asyncio.to_thread(count_workers, services), services.engines.is_up())
     states: dict[str, State] = {
         "database": "down" if num_workers is None else "up",
         "worker": "up" if num_workers else "down",
         "engine": "up" if engine_up else "down",
     }
-    if states["database"] == "down":
-        response.status_code = 503
     all_up = all(state == "up" for state in states.values())
     return Health(status="ok" if all_up else "degraded", version=__version__, **states)
 

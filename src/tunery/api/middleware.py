@@ -51,10 +51,11 @@ class BodyLimit:
 
 
 class RequestContext:
-    """Gives each request its id, says it in `x-request-id`, and counts the request when it has ended."""
+    """Gives each request its id, says it in `x-request-id`, and counts and logs the request when it has ended."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, access_log: str = "changes") -> None:
         self.app = app
+        self.access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -84,7 +85,10 @@ class RequestContext:
                 raise  # in the middle of an answer: all that is left is to break it off
             await envelope(unexpected(state["request_id"]))(scope, receive, send_with_headers)
         finally:
-            finish(scope, status, time.perf_counter() - started)
+            duration_s = time.perf_counter() - started
+            metrics.observe_request(scope["method"], route_of(scope), status, duration_s)
+            if is_told(self.access_log, scope, status):
+                tell(scope, status, duration_s)
 
 
 def add_headers(headers: MutableHeaders, state: dict, started: float) -> None:
@@ -98,9 +102,20 @@ def add_headers(headers: MutableHeaders, state: dict, started: float) -> None:
         headers["openai-project"] = caller.project_id
 
 
-def finish(scope: Scope, status: int, duration_s: float) -> None:
-    route = getattr(scope.get("route"), "path", "unknown")
-    metrics.observe_request(scope["method"], route, status, duration_s)
+def route_of(scope: Scope) -> str:
+    return getattr(scope.get("route"), "path", "unknown")
+
+
+def is_told(access_log: str, scope: Scope, status: int) -> bool:
+    """By default what changes or runs something, and what was refused: neither pages nor polls, of which there are
+    hundreds a minute for each open page."""
+    if access_log == "changes":
+        is_look = scope["method"] in ("GET", "HEAD", "OPTIONS") or not scope["path"].startswith(API_PATHS)
+        return status >= 400 or status == 0 or not is_look
+    return access_log == "all"
+
+
+def tell(scope: Scope, status: int, duration_s: float) -> None:
     state = scope["state"]
     caller = state.get("caller")
     log.info(

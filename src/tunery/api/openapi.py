@@ -31,7 +31,7 @@ ERRORS = {
     "500": "A fault of the server.",
     "503": "A part of the server is down; `Retry-After` says when to try again.",
 }
-OPEN_PATHS = ("/health", "/metrics")
+OPEN_PATHS = ("/health", "/health/live", "/health/ready", "/metrics")
 
 
 def install(app: FastAPI) -> None:

@@ -105,6 +105,7 @@ class Server:
                 str(port),
             )
             arguments += ("--cached-token-rule", settings.cached_token_rule)
+            arguments += ("--keep-alive-s", str(settings.keep_alive_s), "--log-format", settings.log_format)
             specs.append(self._spec("engine", "tunery.serving", arguments, {}))
         environment = settings.as_environment()
         specs.append(self._spec("api", "tunery.launch.web", (), environment))

@@ -2,7 +2,7 @@
 
 import uvicorn
 
-from tunery import logs, tracing
+from tunery import http_server, logs, tracing
 from tunery.api.app import create_app
 from tunery.dashboard.app import mount
 from tunery.settings import load_settings
@@ -14,13 +14,14 @@ def main() -> None:
     tracing.configure("tunery-api")
     app = create_app(settings)
     mount(app, settings)
-    uvicorn.run(
+    config = http_server.configure(
         app,
+        keep_alive_s=settings.keep_alive_s,
+        stop_within_s=5,  # an open page keeps its websocket for ever
         host=settings.host,
         port=settings.port,
-        access_log=False,  # the api's middleware logs each request, with its id
-        timeout_graceful_shutdown=5,  # an open page keeps its websocket for ever
     )
+    uvicorn.Server(config).run()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import uvicorn
 import tunery.serving.threads  # noqa: F401 - must come before anything that imports torch
 # isort: on
 
-from tunery import tracing
+from tunery import http_server, logs, tracing
 from tunery.domain.errors import InvalidRequest
 from tunery.serving.build import build_service
 from tunery.serving.engine import Engine
@@ -21,7 +21,7 @@ from tunery.serving.settings import EngineSettings, parse_arguments
 
 def main() -> int:
     settings = parse_arguments()
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(settings.log_format, logging.getLevelNamesMapping()[settings.log_level.upper()])
     tracing.configure("tunery-engine")
     # The engine's thread gives the interpreter up in every operation and wants it back at once.
     sys.setswitchinterval(0.00002)
@@ -38,9 +38,7 @@ async def serve(settings: EngineSettings) -> int:
     service = await asyncio.to_thread(build_service, settings, asyncio.get_running_loop())
     service.engine.start()
     server = uvicorn.Server(
-        uvicorn.Config(
-            tracing.Traced(create_app(service)), log_level="warning", access_log=False, timeout_graceful_shutdown=5
-        )
+        http_server.configure(tracing.Traced(create_app(service)), keep_alive_s=settings.keep_alive_s, stop_within_s=5)
     )
     watch = asyncio.create_task(_watch(service.engine, server))
     announce = asyncio.create_task(_announce(server, settings.host, listener.getsockname()[1]))

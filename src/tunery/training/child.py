@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tunery import logs
 from tunery.training.reports import ParentGone, Report, own_stdout
 
 EXIT_FAILED = 1
@@ -23,7 +24,7 @@ log = logging.getLogger("tunery.training")
 
 def main(arguments: list[str]) -> int:
     workdir = Path(arguments[0]).resolve()
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logs.configure("text")
     report = own_stdout()
     # The math library's threads would spin while they wait for each other. On a machine whose cores are busy with the
     # engine and the api, that is what all the time goes to: steps took twenty times as long. Threads that

@@ -1,0 +1,90 @@
+"""Whose word counts for where a request came from, and which requests the log tells of."""
+
+import logging
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.api.conftest import SECRET, Api
+from tunery.api.health import Health
+from tunery.settings import SettingsError, load_settings
+from tunery.store.audit import list_audit
+from tunery.store.database import read
+
+PROXY = "10.1.2.3"
+
+
+def address_in_audit(api: Api, peer: str, headers: dict[str, str]) -> str | None:
+    with TestClient(api.client.app, client=(peer, 1), headers=api.as_key(SECRET)) as client:
+        made = client.post("/v1/organization/projects", json={"name": "p"}, headers=headers)
+        assert made.status_code == 200
+        client.post("/v1/files", files={"file": ("a.bin", b"x")}, data={"purpose": "user_data"}, headers=headers)
+    with read(api.engine) as conn:
+        by_route, by_middleware = list_audit(conn, api.organization_id).items[:2]
+    assert by_route.actor.ip_address == by_middleware.actor.ip_address
+    return by_route.actor.ip_address
+
+
+def test_nobody_is_believed_by_default(make_api) -> None:
+    api = make_api()
+    for peer in ("127.0.0.1", PROXY, "203.0.113.9"):
+        assert address_in_audit(api, peer, {"x-forwarded-for": "198.51.100.7"}) == peer
+
+
+@pytest.mark.parametrize(
+    ("peer", "sent", "believed"),
+    [
+        (PROXY, "198.51.100.7", "198.51.100.7"),
+        (PROXY, "6.6.6.6, 198.51.100.7", "198.51.100.7"),  # the first is the client's own word
+        (PROXY, "198.51.100.7, 10.9.9.9", "198.51.100.7"),  # two proxies of ours
+        ("127.0.0.1", "198.51.100.7", "127.0.0.1"),
+        ("203.0.113.9", "198.51.100.7", "203.0.113.9"),
+    ],
+)
+def test_configured_proxies_are_believed(make_api, peer: str, sent: str, believed: str) -> None:
+    api = make_api(trusted_proxies=["10.0.0.0/8"])
+    assert address_in_audit(api, peer, {"x-forwarded-for": sent}) == believed
+
+
+def test_a_proxy_that_is_no_address_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNERY_TRUSTED_PROXIES", "10.0.0.0/8,*")
+    with pytest.raises(SettingsError, match="trusted_proxies"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("access_log", "told"),
+    [
+        (
+            "changes",
+            {"POST /v1/fine_tuning/alpha/graders/validate 400", "GET /v1/files/nope 404", "GET /v1/models 401"},
+        ),
+        ("none", set()),
+    ],
+)
+def test_log_tells_of_changes_and_refusals(
+    make_api, caplog: pytest.LogCaptureFixture, access_log: str, told: set[str]
+) -> None:
+    client = make_api(access_log=access_log).client
+    with caplog.at_level(logging.INFO, "tunery.api.access"):
+        for path in ("/v1/models", "/health", "/v1/fine_tuning/jobs", "/metrics", "/v1/files/nope"):
+            client.get(path)
+        client.get("/v1/models", headers={"authorization": "Bearer sk-wrong"})
+        client.post("/v1/fine_tuning/alpha/graders/validate", json={})
+    assert {record.getMessage() for record in caplog.records} == told
+
+
+def test_all_requests_are_told_when_asked_for(make_api, caplog: pytest.LogCaptureFixture) -> None:
+    client = make_api(access_log="all").client
+    with caplog.at_level(logging.INFO, "tunery.api.access"):
+        client.get("/v1/models")
+    assert [record.getMessage() for record in caplog.records] == ["GET /v1/models 200"]
+
+
+def test_live_and_ready_differ_while_a_part_is_down(api: Api) -> None:
+    """There is neither worker nor engine here."""
+    assert api.client.get("/health/live").status_code == 200
+    ready, report = api.client.get("/health/ready"), api.client.get("/health")
+    assert (ready.status_code, report.status_code) == (503, 200)
+    assert Health.model_validate(ready.json()) == Health.model_validate(report.json())
+    assert (ready.json()["worker"], ready.json()["engine"], ready.json()["database"]) == ("down", "down", "up")
