@@ -67,7 +67,7 @@ def test_prepare_then_check(run: Callable[..., Result], tmp_path: Path) -> None:
 
 def test_prepare_that_fails_leaves_nothing(run: Callable[..., Result], tmp_path: Path) -> None:
     table = tmp_path / "faq.csv"
-    table.write_text("question,answer\nQ?,A\nQ?,\n")
+    table.write_text("question,answer\nQ?,\n,A\n")
     assert run("prepare", table).exit_code != 0
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["faq.csv"]
 

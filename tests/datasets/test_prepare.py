@@ -10,9 +10,9 @@ import pytest
 
 from tests.datasets.conftest import chat_row
 from tunery.datasets.lines import read_chunks
-from tunery.datasets.prepare import Mapping, guess_mapping, prepare
+from tunery.datasets.prepare import Mapping, UnclearColumns, guess_mapping, prepare
 from tunery.datasets.split import Split, split_file
-from tunery.datasets.tables import read_table
+from tunery.datasets.tables import encoding_of, read_table
 from tunery.domain.errors import InvalidRequest
 
 Write = Callable[..., Path]
@@ -71,7 +71,6 @@ def test_every_kind_of_table_becomes_the_same_chat(name: str, tmp_path: Path) ->
     ("name", "content"),
     [
         ("a.csv", b"question,answer\n1,2,3\n"),
-        ("a.csv", b"question,answer\n\xff,2\n"),
         ("a.json", b"{"),
         ("a.json", b'"text"'),
         ("a.jsonl", b"{\n"),
@@ -84,6 +83,7 @@ def test_every_kind_of_table_becomes_the_same_chat(name: str, tmp_path: Path) ->
         ("a.json", b"[]"),
         ("a.jsonl", b""),
         ("a.csv", b"question,answer\n1,\n"),
+        ("a.csv", "番号,日付\n1,2026-01-02\n".encode("cp932")),
     ],
 )
 def test_tables_that_cannot_be_used_are_refused_in_words(name: str, content: bytes, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_instructions_stand_before_rows_that_bring_none() -> None:
 
 def test_instruction_data_keeps_its_input() -> None:
     record = {"instruction": "Translate.", "input": "chat", "output": "cat"}
-    assert guess_mapping(record) == Mapping("instruction", "output", "", "input")
+    assert guess_mapping([record]) == Mapping("instruction", "output", "", "input")
     (row,) = prepare([record])
     assert row["messages"][0]["content"] == "Translate.\n\nchat"
 
@@ -115,6 +115,93 @@ def test_other_dialects_of_conversations() -> None:
     assert row["messages"][1]["content"] == "b"
     with pytest.raises(InvalidRequest, match="Row 1"):
         list(prepare([{"conversations": [{"from": "dog", "value": "wuff"}]}]))
+
+
+@pytest.mark.parametrize(
+    ("record", "question", "answer"),
+    [
+        ({"質問": "天気は?", "回答": "晴れ"}, "質問", "回答"),
+        (
+            {"No": "1", "お客様の質問": "天気は?", "担当者の回答": "晴れ", "更新日": "2026-01-02"},
+            "お客様の質問",
+            "担当者の回答",
+        ),
+        ({"Frage": "Wie?", "Antwort": "So."}, "Frage", "Antwort"),
+        ({"Customer_Question": "How?", "Model Answer": "So."}, "Customer_Question", "Model Answer"),
+        ({"问题": "怎么?", "答案": "这样"}, "问题", "答案"),
+        ({"prompt_id": "p-1", "utterance": "Help me", "intent": "help"}, "utterance", "intent"),
+        ({"件名": "返品したい", "対応": "返品"}, "件名", "対応"),
+        ({"ＱＵＥＳＴＩＯＮ": "How?", " answer ": "So."}, "ＱＵＥＳＴＩＯＮ", " answer "),
+    ],
+)
+def test_columns_are_found_by_name_and_by_what_they_hold(record: dict[str, str], question: str, answer: str) -> None:
+    found = guess_mapping([record] * 3)
+    assert (found.user, found.assistant) == (question, answer)
+
+
+def test_columns_that_tell_nothing_are_listed_with_what_they_hold() -> None:
+    with pytest.raises(UnclearColumns, match="'a' \\(one two\\)") as raised:
+        guess_mapping([{"a": "one two", "b": "three", "c": "four"}])
+    assert list(raised.value.columns) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "question", "answer"),
+    [
+        ("cp932", "東京の天気は?", "晴れです①"),
+        ("cp932", "ﾃｽﾄ", "日本"),
+        ("cp1252", "Wie heißt “du”?", "Jürgen – für 5 €"),
+        ("cp1252", "Où est Noël ?", "À l’église"),
+        ("utf-16", "質問です", "こたえ"),
+        ("utf-16-le", "How?", "So 質"),
+        ("utf-8-sig", "größe", "質"),
+    ],
+)
+def test_tables_in_the_encodings_that_people_save(encoding: str, question: str, answer: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(f" question ,answer\r\n{question},{answer}\r\n".encode(encoding))
+    (row,) = prepare(read_table(path, encoding_of(path)))
+    assert [message["content"] for message in row["messages"]] == [question, answer]
+
+
+def test_a_row_without_question_or_answer_is_left_out_and_counted() -> None:
+    records = [{"question": "a", "answer": ""}, *RECORDS, {"question": None, "answer": "b"}, {"answer": "c"}]
+    prepared = prepare(records)
+    assert list(prepared) == EXPECTED
+    assert [each.row for each in prepared.skipped] == [1, 4, 5]
+    turns = [
+        {"conversations": [{"from": "dog", "value": "wuff"}]},
+        {"conversations": [{"from": "human", "value": "a"}]},
+    ]
+    assert len(list(prepared := prepare(turns))) == 1 and [each.row for each in prepared.skipped] == [1]
+
+
+def test_a_mapping_that_names_no_column_is_refused() -> None:
+    for mapping in (Mapping("q", "answer"), Mapping("question", "a"), Mapping(system="s")):
+        with pytest.raises(InvalidRequest, match="There is no column"):
+            prepare(RECORDS, mapping)
+
+
+def test_chat_rows_keep_their_tools() -> None:
+    row = {
+        "messages": [{"role": "user", "content": "a"}],
+        "tools": [{"type": "function"}],
+        "parallel_tool_calls": False,
+    }
+    assert list(prepare([row])) == [row]
+
+
+def test_cells_may_be_long_and_lists_may_be_called_jsonl(tmp_path: Path) -> None:
+    (long := tmp_path / "a.csv").write_text("question,answer\n" + "x" * 400_000 + ",b\n")
+    (row,) = prepare(read_table(long))
+    assert len(row["messages"][0]["content"]) == 400_000
+    (listed := tmp_path / "b.jsonl").write_text(json.dumps(RECORDS))
+    assert list(prepare(read_table(listed))) == EXPECTED
+    (separators := tmp_path / "c.jsonl").write_text(
+        json.dumps({"question": "a\u2028b", "answer": "c\x85d"}, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    (row,) = prepare(read_table(separators))
+    assert row["messages"][0]["content"] == "a\u2028b"
 
 
 # ---- split

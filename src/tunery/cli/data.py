@@ -4,15 +4,20 @@ Most imports stand inside the commands: numpy and the tokenizer take half a seco
 """
 
 import json
+import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
 from tunery.cli.data_files import refuse_overwriting, whole_file
 from tunery.cli.output import Json, console, emit_json, notes, styled
 from tunery.domain.jobs import Method
+
+if TYPE_CHECKING:
+    from tunery.datasets.prepare import Mapping, Prepared
 
 app = typer.Typer(no_args_is_help=True, help="Prepare, check, price and split training files, on this machine.")
 
@@ -24,6 +29,7 @@ Validation = Annotated[
 ]
 Number = Annotated[str, typer.Option(help="A number or `auto`.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")]
+MAX_SHOWN = 10
 DEFAULT_MODEL = "gpt-4o-mini-2024-07-18"
 
 
@@ -83,25 +89,76 @@ def prepare_file(
     assistant: Annotated[str, typer.Option(help="The column of answers; guessed from the names.")] = "",
     system: Annotated[str, typer.Option(help="A system message for every row that has none.")] = "",
     system_column: Annotated[str, typer.Option(help="The column of system messages.")] = "",
+    encoding: Annotated[str, typer.Option(help="Such as cp932; found out from the file when not given.")] = "",
     force: Force = False,
 ) -> None:
-    """Turn a table into chat JSONL."""
-    from tunery.datasets.prepare import Mapping, prepare
-    from tunery.datasets.tables import read_table
+    """Turn a table into chat JSONL. Rows without a question or an answer are left out and counted."""
+    from tunery.datasets.prepare import Mapping
 
     if bool(user) != bool(assistant):
         raise typer.BadParameter("--user and --assistant go together")
-    mapping = Mapping(user, assistant, system_column) if user else None
+    mapping = Mapping(user, assistant, system_column)
     target = output or file.with_name(f"{file.stem}-chat.jsonl")
     refuse_overwriting(file, target, force=force)
+    prepared = _prepared(file, mapping, system, _encoding(file, encoding))
     num_rows = 0
     with whole_file(target) as out:
-        for row in prepare(read_table(file), mapping, system=system):
+        for row in prepared:
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
             num_rows += 1
+    if prepared.skipped:
+        rows = ", ".join(str(each.row) for each in prepared.skipped[:MAX_SHOWN])
+        more = " …" if len(prepared.skipped) > MAX_SHOWN else ""
+        total = num_rows + len(prepared.skipped)
+        left_out = f"{len(prepared.skipped):,} of {total:,} rows left out (row {rows}{more})"
+        notes.print(f"{left_out}: {prepared.skipped[0].reason}")
     console.print(
         styled("{} rows written to {}. Next: [bold]tunery data check {}[/bold]", f"{num_rows:,}", target, target)
     )
+
+
+def _encoding(file: Path, given: str) -> str:
+    from tunery.datasets.tables import UTF_8, encoding_of, is_text
+
+    if given or not is_text(file):
+        return given or UTF_8
+    found = encoding_of(file)
+    if found != UTF_8:
+        notes.print(f"{file.name} is read as {found}; --encoding says otherwise.")
+    return found
+
+
+def _prepared(file: Path, mapping: "Mapping", system: str, encoding: str) -> "Prepared":
+    """Asks for the columns when none is telling and somebody is there to answer."""
+    from tunery.datasets.prepare import UnclearColumns, prepare
+    from tunery.datasets.tables import read_table
+
+    try:
+        prepared = prepare(read_table(file, encoding), mapping, system=system)
+    except UnclearColumns as exc:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise
+        question, answer = _ask_columns(exc.columns)
+        mapping = replace(mapping, user=question, assistant=answer)
+        return prepare(read_table(file, encoding), mapping, system=system)
+    if not mapping.user and prepared.mapping.user:
+        chosen = prepared.mapping
+        notes.print(f"Question: column {chosen.user!r}. Answer: column {chosen.assistant!r}.")
+    return prepared
+
+
+def _ask_columns(columns: dict[str, str]) -> tuple[str, str]:
+    names = list(columns)
+    for number, name in enumerate(names, 1):
+        notes.print(f"{number:>3}  {name}: {columns[name]}")
+    return _ask_column("question", names), _ask_column("answer", names)
+
+
+def _ask_column(role: str, names: list[str]) -> str:
+    number = 0
+    while not 1 <= number <= len(names):
+        number = typer.prompt(f"Number of the column that holds the {role}", type=int, err=True)
+    return names[number - 1]
 
 
 @app.command()
