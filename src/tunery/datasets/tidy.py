@@ -149,7 +149,7 @@ def _without_unset(value: Any, schema: Any) -> Any:
         return [_without_unset(item, below.get("items")) for item in value]
     if not isinstance(value, dict):
         return value
-    properties = below.get("properties") if isinstance(below.get("properties"), dict) else {}
+    properties = given if isinstance(given := below.get("properties"), dict) else {}
     return {
         name: _without_unset(item, properties.get(name))
         for name, item in value.items()

@@ -80,7 +80,8 @@ def lock_across_processes(conn: Connection, key: int) -> None:
 
 
 def migrate(engine: Engine, revision: str = "head") -> None:
-    """Bring the schema to the newest revision, or to an earlier one. Safe when several processes start at once: one does it, others wait."""
+    """Bring the schema to the newest revision, or to an earlier one. Safe when several processes start at once: one
+    does it, others wait."""
     config = alembic.config.Config()
     config.set_main_option("script_location", "tunery.store:migrations")
     config.set_main_option("path_separator", "os")
