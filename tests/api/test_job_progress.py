@@ -23,7 +23,7 @@ def test_failed_job_tells_which_lines_to_mend(api: Api) -> None:
     problem = {"line": 10, "message": "no role", "suggestion": "Add the role."}
     job = api.make_job(status=JobStatus.FAILED, details={"problems": [problem]})
     told = api.client.get(f"/tunery/v1/fine_tuning/jobs/{job.id}").json()
-    assert told["problems"] == [problem]
+    assert told["problems"] == [problem | {"texts": {}}]
     assert told["eta_s"] is None
 
 

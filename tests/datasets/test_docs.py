@@ -4,13 +4,14 @@ import re
 from pathlib import Path
 
 from tunery.datasets.problems import CODES
+from tunery.texts import say
 
 PAGE = Path(__file__).parents[2] / "docs" / "datasets.md"
 SOURCES = Path(__file__).parents[2] / "src" / "tunery" / "datasets"
 
 
 def table() -> str:
-    rows = [f"| `{name}` | {code.severity} | {code.suggestion} |" for name, code in CODES.items()]
+    rows = [f"| `{name}` | {severity} | {say(f'mend.{name}')} |" for name, severity in CODES.items()]
     return "\n".join(["| code | severity | what to do |", "|---|---|---|", *rows])
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from tunery import texts
+from tunery.datasets.problems import CODES
+from tunery.datasets.validate import validate_file
 from tunery.domain.jobs import JobStatus
 from tunery.texts import Text, reference, say, translator, with_texts
 
@@ -40,8 +42,8 @@ def fields(sentence: str) -> set[str]:
     return {name.split(".")[0].split("[")[0] for _, name, _, _ in string.Formatter().parse(sentence) if name}
 
 
-def calls(name: str) -> Iterator[tuple[str, ast.Call]]:
-    """Every call of the function with a constant first argument, and where it stands."""
+def calls(name: str, kind: type[ast.expr] = ast.Constant) -> Iterator[tuple[str, ast.Call]]:
+    """Every call of the function whose first argument is a constant, or of another kind, and where it stands."""
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if (
@@ -49,7 +51,7 @@ def calls(name: str) -> Iterator[tuple[str, ast.Call]]:
                 and isinstance(node.func, ast.Name)
                 and node.func.id == name
                 and node.args
-                and isinstance(node.args[0], ast.Constant)
+                and isinstance(node.args[0], kind)
             ):
                 yield f"{path.name}:{node.lineno}", node
 
@@ -111,8 +113,19 @@ def test_every_sentence_of_the_server_is_there_and_gets_the_values_it_takes() ->
 
 def test_every_key_is_asked_for() -> None:
     code = "\n".join(path.read_text() for path in SOURCES)
-    unused = [key for key in texts.load("en") if f'"{key}"' not in code and key.split(".")[0] not in BUILT]
+    put_together = re.compile("|".join(pattern(call.args[0]) for _, call in calls("say", ast.JoinedStr)))
+    unused = [
+        key
+        for key in texts.load("en")
+        if f'"{key}"' not in code and key.split(".")[0] not in BUILT and not put_together.fullmatch(key)
+    ]
     assert unused == []
+
+
+def pattern(key: ast.expr) -> str:
+    """Of `f"mend.{code}"`: what its keys look like."""
+    assert isinstance(key, ast.JoinedStr)
+    return "".join(re.escape(part.value) if isinstance(part, ast.Constant) else "[a-z0-9_]+" for part in key.values)
 
 
 def test_every_status_has_a_word() -> None:
@@ -156,3 +169,25 @@ def test_a_sentence_inside_a_sentence_is_worded_too() -> None:
 )
 def test_a_sentence_without_a_usable_reference_stays_as_it_came(known: dict) -> None:
     assert JAPANESE.reword("as it came", known) in ("as it came", [1])
+
+
+def test_every_problem_says_what_to_do_about_it() -> None:
+    assert [code for code in CODES if f"mend.{code}" not in texts.load("en")] == []
+
+
+def test_a_report_can_be_worded_again() -> None:
+    rows = [
+        '{"messages": [{"role": "boss", "content": "x"}, {"role": "assistant", "content": "y"}]}',
+        '{"messages": [{"role": "user", "content": 3}, {"role": "assistant", "content": "y"}], "extra": 1}',
+        '{"messages": [}',
+        "[1]",
+        '{"input": {"messages": []}, "preferred_output": []}',
+        '{"prompt": "a"}',
+        *['{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}'] * 12,
+    ]
+    report = json.loads(json.dumps(validate_file(["\n".join(rows).encode()], method=None).to_dict()))
+    sentences = [JAPANESE.word(item, name) for item in report["problems"] for name in ("message", "suggestion")]
+    sentences += [JAPANESE.word(item, name) for item in report["advice"] for name in ("message", "suggestion")]
+    sentences += [line for item in report["advice"] for line in JAPANESE.word_all(item, "evidence")]
+    assert len(report["problems"]) > 6 and len(report["advice"]) > 2
+    assert [sentence for sentence in sentences if not re.search("[ぁ-ん]", sentence)] == []

@@ -1,11 +1,16 @@
 """The base of every JSON request body: strict types, no unknown keys, no character that a database cannot hold."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_DEPTH = 64
+
+Texts = Annotated[
+    dict[str, Any],
+    Field(description="Of each sentence above its `key` and `params`, to word it in another language."),
+]
 
 
 class Body(BaseModel):

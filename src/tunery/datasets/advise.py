@@ -9,6 +9,7 @@ from tunery.datasets.facts import Facts
 from tunery.datasets.features import MAX_EVIDENCE, MAX_SIGHTED_LINES, Sightings
 from tunery.datasets.report import Advice, Role
 from tunery.datasets.similarity import NearIndex
+from tunery.texts import say
 
 FEW_EXAMPLES = 50
 DOMINATING_SHARE = 0.3  # one answer in this share of the examples
@@ -33,21 +34,25 @@ def no_validation_file(num_examples: int) -> Advice:
     """For whoever knows that a job has none."""
     return Advice(
         "no_validation_file",
-        "There is no validation file: nothing will show when the model stops learning and starts to memorise.",
-        f"Hold back about {max(10, num_examples // 10)} examples: `tunery data split FILE` does it without leaks.",
+        say("advice.no_validation_file"),
+        say("advice.no_validation_file.mend", count=max(10, num_examples // 10)),
     )
 
 
-def _from(code: str, sightings: Sightings, message: str, suggestion: str) -> Advice:
-    return Advice(code, message, suggestion, sightings.total, sightings.lines, sightings.evidence)
+def _from(code: str, sightings: Sightings, message: str) -> Advice:
+    return Advice(code, message, _mend(code), sightings.total, sightings.lines, sightings.evidence)
+
+
+def _mend(code: str) -> str:
+    return say(f"advice.{code}.mend")
 
 
 def _few_examples(facts: Facts) -> Iterator[Advice]:
     if facts.num_good < FEW_EXAMPLES:
         yield Advice(
             "few_examples",
-            f"The file has {facts.num_good} examples; a clear gain usually shows from 50 to 100 on.",
-            "Start with 50 examples that each show exactly what you want.",
+            say("advice.few_examples", count=facts.num_good),
+            _mend("few_examples"),
             facts.num_good,
         )
 
@@ -55,13 +60,9 @@ def _few_examples(facts: Facts) -> Iterator[Advice]:
 def _instructions(facts: Facts) -> Iterator[Advice]:
     missing = facts.sighted("no_system")
     if missing.total:
-        share = "No" if missing.total == facts.num_good else f"{missing.total} of {facts.num_good}"
-        yield _from(
-            "no_system_message",
-            missing,
-            f"{share} example{'s have no' if share != 'No' else ' has a'} system message.",
-            "Put the instructions that work best into every example, and use the same ones afterwards.",
-        )
+        some = say("advice.some_without_system_message", count=missing.total, total=facts.num_good)
+        message = say("advice.no_system_message") if missing.total == facts.num_good else some
+        yield _from("no_system_message", missing, message)
     if len(facts.systems) < 2:
         return
     uses = sorted(facts.systems.values(), key=lambda use: -use.sightings.total)
@@ -69,13 +70,8 @@ def _instructions(facts: Facts) -> Iterator[Advice]:
     for use in uses[1:]:
         others.merge(use.sightings)
     others.evidence = [f"{use.sightings.total} × {use.excerpt[:100]!r}" for use in uses[:MAX_EVIDENCE]]
-    more = "more than " if facts.sighted("more_systems").total else ""
-    yield _from(
-        "several_system_messages",
-        others,
-        f"The examples have {more}{len(uses)} different system messages.",
-        "Keep one set of instructions for one task, unless you will use all of them.",
-    )
+    key = "advice.many_system_messages" if facts.sighted("more_systems").total else "advice.several_system_messages"
+    yield _from("several_system_messages", others, say(key, count=len(uses)))
     yield from _almost_equal(facts)
 
 
@@ -87,16 +83,11 @@ def _almost_equal(facts: Facts) -> Iterator[Advice]:
         for other in uses[:index]:
             if fuzz.ratio(use.excerpt, other.excerpt, score_cutoff=ALMOST_EQUAL):
                 sightings.merge(use.sightings)
-                sightings.evidence.append(f"{other.excerpt[:80]!r} and {use.excerpt[:80]!r}")
+                sightings.evidence.append(say("advice.two_texts", one=other.excerpt[:80], other=use.excerpt[:80]))
                 break
     if sightings.total:
         sightings.evidence = sightings.evidence[:MAX_EVIDENCE]
-        yield _from(
-            "instructions_differ",
-            sightings,
-            "Some system messages are nearly, but not quite, the same.",
-            "Write the same instructions letter for letter: the differences teach nothing and hinder caching.",
-        )
+        yield _from("instructions_differ", sightings, say("advice.instructions_differ"))
 
 
 def _duplicates(facts: Facts) -> Iterator[Advice]:
@@ -107,8 +98,8 @@ def _duplicates(facts: Facts) -> Iterator[Advice]:
     if len(doubled):
         yield Advice(
             "duplicates",
-            f"{len(doubled)} examples stand in the file more than once.",
-            "Remove the copies: they count double in training and in the bill.",
+            say("advice.duplicates", count=len(doubled)),
+            _mend("duplicates"),
             len(doubled),
             doubled[:MAX_SIGHTED_LINES].tolist(),
         )
@@ -126,11 +117,11 @@ def _contradictions(facts: Facts) -> Iterator[Advice]:
         pairs = [(int(lines[index]), int(lines[first[index]])) for index in differs[:MAX_SIGHTED_LINES]]
         yield Advice(
             "contradictory_answers",
-            f"{len(differs)} examples answer an input differently than another example does.",
-            "Decide on one answer, unless variety is what you want to teach.",
+            say("advice.contradictory_answers", count=len(differs)),
+            _mend("contradictory_answers"),
             len(differs),
             [line for line, _ in pairs],
-            [f"line {line} asks what line {other} asks" for line, other in pairs[:MAX_EVIDENCE]],
+            [say("advice.same_question", line=line, other=other) for line, other in pairs[:MAX_EVIDENCE]],
         )
 
 
@@ -150,16 +141,13 @@ def _near_duplicates(facts: Facts) -> Iterator[Advice]:
         known.add(signed.text)
         best = max(index.near(signed), key=lambda hit: hit[1], default=None)
         if best is not None:
-            sightings.add(line, f"line {line} is {best[1]:.0f} % line {best[0]}")
+            sightings.add(line, say("advice.alike", line=line, percent=best[1], other=best[0]))
         index.add(line, signed)
     if sightings.total:
-        looked = "" if len(facts.sample) == facts.num_good else f" among the first {len(facts.sample):,}"
-        yield _from(
-            "near_duplicates",
-            sightings,
-            f"{sightings.total} examples{looked} are almost copies of an earlier one.",
-            "Keep the best of each group; variety teaches more than repetition.",
-        )
+        message = say("advice.near_duplicates", count=sightings.total)
+        if len(facts.sample) != facts.num_good:
+            message = say("advice.near_duplicates_among", count=sightings.total, looked=len(facts.sample))
+        yield _from("near_duplicates", sightings, message)
 
 
 def _dominating_answer(facts: Facts) -> Iterator[Advice]:
@@ -175,8 +163,8 @@ def _dominating_answer(facts: Facts) -> Iterator[Advice]:
     excerpt = facts.answers.get(int(values[top]), "")
     yield Advice(
         "dominating_answer",
-        f"{share:.0%} of the examples have the same answer.",
-        "Balance the answers, or the model may give the frequent one whatever it is asked.",
+        say("advice.dominating_answer", share=share),
+        _mend("dominating_answer"),
         int(counts[top]),
         lines[answers == values[top]][:MAX_SIGHTED_LINES].tolist(),
         [repr(excerpt)] if excerpt else [],
@@ -191,59 +179,34 @@ def _lengths(facts: Facts) -> Iterator[Advice]:
     if lengths.largest > UNEVEN_RATIO * median and facts.longest:
         yield Advice(
             "uneven_lengths",
-            f"The longest example has {facts.longest[0][0]:,} tokens, the middle one {median:,}.",
-            "Look at the longest ones: often something slipped into them that does not belong there.",
+            say("advice.uneven_lengths", longest=facts.longest[0][0], median=median),
+            _mend("uneven_lengths"),
             len(facts.longest),
             [line for _, line in facts.longest],
-            [f"line {line}: {tokens:,} tokens" for tokens, line in facts.longest[:5]],
+            [say("advice.length", line=line, tokens=tokens) for tokens, line in facts.longest[:5]],
         )
 
 
-def _sighted(code: str, what: str, message: str, suggestion: str) -> Callable[[Facts], Iterator[Advice]]:
-    """An adviser on something that was noted line by line; {n} in the message is how often."""
+def _sighted(code: str, what: str) -> Callable[[Facts], Iterator[Advice]]:
+    """An adviser on something that was noted line by line."""
 
     def adviser(facts: Facts) -> Iterator[Advice]:
         sightings = facts.sighted(what)
         if sightings.total:
-            yield _from(code, sightings, message.format(n=sightings.total), suggestion)
+            yield _from(code, sightings, say(f"advice.{code}", count=sightings.total))
 
     return adviser
 
 
-_secrets = _sighted(
-    "secrets",
-    "api_key",
-    "{n} texts hold what looks like a real key.",
-    "Remove it, and revoke the key: a model can repeat what it was trained on.",
-)
-_cards = _sighted(
-    "card_numbers",
-    "card_number",
-    "{n} texts hold a number that passes the check of a payment card.",
-    "Replace it by a made-up number of the same form.",
-)
-_emails = _sighted(
-    "personal_data",
-    "email",
-    "{n} e-mail addresses look real.",
-    "Replace them by addresses at example.com, unless the model shall know them.",
-)
-_cut_answers = _sighted(
-    "answers_look_cut",
-    "cut_answer",
-    "{n} answers end in the middle of a sentence.",
-    "Complete them: a model trained on cut answers stops in the middle too.",
-)
+_secrets = _sighted("secrets", "api_key")
+_cards = _sighted("card_numbers", "card_number")
+_emails = _sighted("personal_data", "email")
+_cut_answers = _sighted("answers_look_cut", "cut_answer")
 
 
 def _truncated(facts: Facts, max_example_tokens: int | None) -> Advice:
-    return _from(
-        "truncated_examples",
-        facts.sighted("truncated"),
-        f"{facts.sighted('truncated').total} examples are longer than {max_example_tokens:,} tokens and will be cut "
-        "from the end, where the answer stands.",
-        "Shorten or split them.",
-    )
+    cut = facts.sighted("truncated")
+    return _from("truncated_examples", cut, say("advice.truncated_examples", count=cut.total, most=max_example_tokens))
 
 
 def _overlap(facts: Facts, training: Facts) -> Iterator[Advice]:
@@ -253,8 +216,8 @@ def _overlap(facts: Facts, training: Facts) -> Iterator[Advice]:
     if len(both):
         yield Advice(
             "rows_in_both_files",
-            f"{len(both)} examples of the validation file have an input that stands in the training file too.",
-            "Remove them from one of the files: they make the model look better than it is.",
+            say("advice.rows_in_both_files", count=len(both)),
+            _mend("rows_in_both_files"),
             len(both),
             both[:MAX_SIGHTED_LINES].tolist(),
         )
@@ -265,14 +228,10 @@ def _overlap(facts: Facts, training: Facts) -> Iterator[Advice]:
     for line, signed in facts.sample:
         best = max(index.near(signed), key=lambda hit: hit[1], default=None)
         if best is not None and line not in exact:
-            sightings.add(line, f"line {line} is {best[1]:.0f} % line {best[0]} of the training file")
+            sightings.add(line, say("advice.alike_in_training", line=line, percent=best[1], other=best[0]))
     if sightings.total:
-        yield _from(
-            "rows_nearly_in_both_files",
-            sightings,
-            f"{sightings.total} examples of the validation file are almost copies of training examples.",
-            "`tunery data split` keeps such groups on one side.",
-        )
+        message = say("advice.rows_nearly_in_both_files", count=sightings.total)
+        yield _from("rows_nearly_in_both_files", sightings, message)
 
 
 _PRIVATE = (_secrets, _cards, _emails)

@@ -1,15 +1,16 @@
 """What a job will come to before it is created: steps, billed tokens, price, time and memory, each with its reason."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from tunery.datasets.report import Advice, Report, TokenCounts
+from tunery.datasets.report import Advice, Report, TokenCounts, read_advice
 from tunery.datasets.speed import Speed
 from tunery.datasets.work import EpochCounts, ModelShape, training_flop
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.hyperparameters import ResolvedHyperparameters
 from tunery.domain.jobs import Method
 from tunery.domain.usage import PICO
+from tunery.texts import with_texts
 
 # What a training process holds besides the model: Python, torch, its threads' buffers.
 _RUNTIME_BYTES = 700 * 1024**2
@@ -41,32 +42,34 @@ class Estimate:
 
     def to_dict(self) -> dict[str, Any]:
         chosen = self.hyperparameters
-        return {
-            "num_examples": self.num_examples,
-            "num_steps": self.num_steps,
-            "trained_tokens": self.trained_tokens,
-            "hyperparameters": {
-                "n_epochs": chosen.n_epochs,
-                "batch_size": chosen.batch_size,
-                "learning_rate_multiplier": chosen.learning_rate_multiplier,
-                "beta": chosen.beta,
-            },
-            "reasons": chosen.reasons,
-            "cost": self.cost,
-            "currency": self.currency,
-            "min_s": round(self.min_s, 1),
-            "max_s": round(self.max_s, 1),
-            "time": time_text(self.min_s, self.max_s),
-            "num_measured_jobs": self.num_measured_jobs,
-            "peak_memory_bytes": self.peak_memory_bytes,
-            "advice": [asdict(advice) for advice in self.advice],
-        }
+        return with_texts(
+            {
+                "num_examples": self.num_examples,
+                "num_steps": self.num_steps,
+                "trained_tokens": self.trained_tokens,
+                "hyperparameters": {
+                    "n_epochs": chosen.n_epochs,
+                    "batch_size": chosen.batch_size,
+                    "learning_rate_multiplier": chosen.learning_rate_multiplier,
+                    "beta": chosen.beta,
+                },
+                "reasons": chosen.reasons,
+                "cost": self.cost,
+                "currency": self.currency,
+                "min_s": round(self.min_s, 1),
+                "max_s": round(self.max_s, 1),
+                "time": time_text(self.min_s, self.max_s),
+                "num_measured_jobs": self.num_measured_jobs,
+                "peak_memory_bytes": self.peak_memory_bytes,
+                "advice": [advice.to_dict() for advice in self.advice],
+            }
+        )
 
 
 def read_estimate(document: dict[str, Any]) -> Estimate:
     """What `to_dict` wrote, as the API sends it; keys beside it are left alone."""
     chosen = ResolvedHyperparameters(**document["hyperparameters"], reasons=document["reasons"])
-    derived = {"hyperparameters": chosen, "advice": [Advice(**advice) for advice in document["advice"]]}
+    derived = {"hyperparameters": chosen, "advice": [read_advice(advice) for advice in document["advice"]]}
     names = {field.name for field in fields(Estimate)} - derived.keys()
     return Estimate(**{name: document[name] for name in names}, **derived)
 

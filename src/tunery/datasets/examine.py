@@ -16,6 +16,7 @@ from tunery.datasets.render import Measured, Renderer
 from tunery.datasets.similarity import Signed, sign
 from tunery.datasets.template import RenderError
 from tunery.domain.jobs import Method
+from tunery.texts import say
 
 MAX_PER_CODE = 50  # problems of one code that a block hands on; all are counted
 MAX_SYSTEMS = 50
@@ -106,7 +107,7 @@ def _accept(example: Example, line: Line, method: Method | None, facts: BlockFac
     if method is None or form in ACCEPTS[method]:
         return True
     findings = Findings(line.number, line.example)
-    findings.add("wrong_format", "", f"The example is in the {form} format, the method is {method}.", value=form)
+    findings.add("wrong_format", "", say("problem.wrong_format", form=form, method=method), value=form)
     facts.report(findings.problems)
     return False
 

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from tunery.datasets.problems import Findings, shown
+from tunery.texts import say
 
 MAX_DEPTH = 64
 MAX_INTEGER = 2**64 - 1
@@ -25,24 +26,24 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         seen: set[str] = set()
         double = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise _Reject("duplicate_key", f"The key {shown(double)} stands twice in one object.", double)
+        raise _Reject("duplicate_key", say("problem.duplicate_key", key=shown(double)), double)
     return result
 
 
 def _constant(name: str) -> Any:
-    raise _Reject("non_finite_number", f"{name} is not a JSON number.", name)
+    raise _Reject("non_finite_number", say("problem.non_finite_number", name=name), name)
 
 
 def _integer(digits: str) -> int:
     if len(digits) > 21 or abs(int(digits)) > MAX_INTEGER:
-        raise _Reject("number_too_large", f"The number {shown(digits, 24)} does not fit in 64 bits.")
+        raise _Reject("number_too_large", say("problem.number_too_large", number=shown(digits, 24)))
     return int(digits)
 
 
 def _float(digits: str) -> float:
     value = float(digits)
     if value in (float("inf"), float("-inf")):
-        raise _Reject("number_too_large", f"The number {shown(digits, 24)} is beyond what JSON readers can hold.")
+        raise _Reject("number_too_large", say("problem.number_beyond_readers", number=shown(digits, 24)))
     return value
 
 
@@ -55,25 +56,46 @@ def decode(content: bytes, findings: Findings) -> dict[str, Any] | None:
     """The object, or None with the reason added to `findings`."""
     if content.startswith(BOM):
         content = content[len(BOM) :]
-        findings.add("byte_order_mark", "", "The line begins with a byte-order mark.")
+        findings.add("byte_order_mark", "", say("problem.byte_order_mark"))
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as exc:
-        findings.add("invalid_utf8", "", f"Byte {exc.start + 1} of the line is not UTF-8: 0x{content[exc.start]:02x}.")
+        findings.add("invalid_utf8", "", say("problem.invalid_utf8", byte=exc.start + 1, found=content[exc.start]))
         return None
     value = _decode_text(text, findings)
     if value is None:
         return None
     if not isinstance(value, dict):
-        findings.add("not_an_object", "", f"The line holds a {_kind(value)}, not a JSON object.")
+        findings.add("not_an_object", "", say("problem.not_an_object", kind=say(f"kind.{_kind(value)}")))
         return None
     if "\\u" in text and (path := _surrogate_path(value)) is not None:
-        findings.add("lone_surrogate", path, "The text holds half of a surrogate pair.")
+        findings.add("lone_surrogate", path, say("problem.lone_surrogate"))
         return None
     return value
 
 
 _NULL = object()
+
+# Python's words for what is wrong with JSON
+_REASONS = {
+    "Expecting property name enclosed in double quotes": "json.property_name",
+    "Expecting ',' delimiter": "json.comma",
+    "Expecting ':' delimiter": "json.colon",
+    "Expecting value": "json.value",
+    "Extra data": "json.extra_data",
+    "Unterminated string starting at": "json.unterminated",
+    "Invalid control character at": "json.control_character",
+    "Invalid \\escape": "json.escape",
+    "Invalid \\uXXXX escape": "json.unicode_escape",
+    "Illegal trailing comma before end of object": "json.trailing_comma",
+    "Illegal trailing comma before end of array": "json.trailing_comma_in_array",
+}
+
+
+def _reason(exc: json.JSONDecodeError) -> str:
+    key = _REASONS.get(exc.msg.removesuffix(": "))
+    what = say(key) if key else exc.msg
+    return say("json.at", what=what, line=exc.lineno, column=exc.colno, char=exc.pos)
 
 
 def _decode_text(text: str, findings: Findings) -> Any:
@@ -84,13 +106,13 @@ def _decode_text(text: str, findings: Findings) -> Any:
         findings.add(exc.code, "", exc.message, value=exc.value)
         return None
     except json.JSONDecodeError as exc:
-        findings.add("invalid_json", "", f"The line is not JSON: {exc}.", value=str(exc))
+        findings.add("invalid_json", "", say("problem.invalid_json", reason=_reason(exc)), value=str(exc))
         return None
     except RecursionError:
-        findings.add("nesting_too_deep", "", f"The line is nested deeper than {MAX_DEPTH} levels.")
+        findings.add("nesting_too_deep", "", say("problem.nesting_too_deep", most=MAX_DEPTH))
         return None
     if text.count("{") + text.count("[") > MAX_DEPTH and _is_deep(value):
-        findings.add("nesting_too_deep", "", f"The line is nested deeper than {MAX_DEPTH} levels.")
+        findings.add("nesting_too_deep", "", say("problem.nesting_too_deep", most=MAX_DEPTH))
         return None
     return _NULL if value is None else value
 

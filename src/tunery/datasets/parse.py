@@ -13,6 +13,7 @@ from tunery.datasets.messages import legacy_calls, legacy_tools
 from tunery.datasets.problems import Findings, Problem, shown
 from tunery.datasets.tidy import is_absent, tidy_row
 from tunery.datasets.tool_rules import check_tools
+from tunery.texts import say
 
 # OpenAI refuses these in any text, whatever the base model.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|endofprompt|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>")
@@ -78,7 +79,7 @@ def readable_example(line: Line) -> Example | Problem:
 
 def _parse(line: Line, forbidden: tuple[str, ...], findings: Findings) -> Example | None:
     if line.is_too_long:
-        findings.add("line_too_long", "", f"The line has {line.size:,} bytes, more than {MAX_LINE_BYTES:,}.")
+        findings.add("line_too_long", "", say("problem.line_too_long", size=line.size, most=MAX_LINE_BYTES))
         return None
     row = decode(line.content, findings)
     if row is None:
@@ -96,10 +97,10 @@ def _read(row: dict[str, Any], findings: Findings) -> Example | None:
     if "prompt" in row or "completion" in row:
         return _read_completion(row, findings)
     if row.keys() & _CHAT_KEYS:
-        findings.add("missing_messages", "", 'The example has no "messages".', value="messages")
+        findings.add("missing_messages", "", say("problem.missing_messages"), value="messages")
         return None
-    keys = ", ".join(shown(key) for key in list(row)[:5]) or "no key"
-    findings.add("unknown_format", "", f"The example is neither chat, preference pair nor completion: it has {keys}.")
+    keys = ", ".join(shown(key) for key in list(row)[:5]) or say("problem.no_key")
+    findings.add("unknown_format", "", say("problem.unknown_format", keys=keys))
     return None
 
 
@@ -111,7 +112,7 @@ def _read_chat(row: dict[str, Any], findings: Findings) -> ChatExample | None:
     names = check_tools(row, "", findings)
     check_messages(messages, "messages", findings, names)
     if extra and ends_with in ("user", "developer", "tool"):
-        findings.add("unsupported_reinforcement", "", "This is the format of reinforcement fine-tuning.")
+        findings.add("unsupported_reinforcement", "", say("problem.unsupported_reinforcement"))
     else:
         _check_extra(extra, findings)
         if isinstance(messages, list) and messages:
@@ -130,18 +131,18 @@ def _tools_of(holder: dict[str, Any]) -> list[Tool] | None:
 
 def _check_extra(keys: Iterable[str], findings: Findings, path: str = "") -> None:
     for key in sorted(keys):
-        findings.add("extra_key", f"{path}{key[:60]}", f"The key {shown(key)} is not known.", value=key)
+        findings.add("extra_key", f"{path}{key[:60]}", say("problem.extra_key", key=shown(key)), value=key)
 
 
 def _check_answers(messages: list[Any], findings: Findings) -> None:
     answers = [m for m in messages if isinstance(m, dict) and m.get("role") == "assistant"]
     last, path = messages[-1], f"messages[{len(messages) - 1}]"
     if not answers:
-        findings.add("no_assistant_message", "messages", "The example has no assistant message.")
+        findings.add("no_assistant_message", "messages", say("problem.no_assistant_message"))
     elif not isinstance(last, dict) or last.get("role") != "assistant":
-        findings.add("last_message_not_assistant", path, "The last message is not the assistant's.")
+        findings.add("last_message_not_assistant", path, say("problem.last_message_not_assistant"))
     elif last.get("weight") == 0:
-        findings.add("last_weight_zero", f"{path}.weight", "The last answer has weight 0.")
+        findings.add("last_weight_zero", f"{path}.weight", say("problem.last_weight_zero"))
 
 
 def _modern(message: dict[str, Any]) -> dict[str, Any]:
@@ -160,7 +161,7 @@ def _read_preference(row: dict[str, Any], findings: Findings) -> PreferenceExamp
     if findings.has_errors_but(_ONLY_OF_TRAINING) or outputs[0] is None or outputs[1] is None:
         return None
     if outputs[0] == outputs[1]:
-        findings.add("equal_outputs", "non_preferred_output", "Both outputs are the same.")
+        findings.add("equal_outputs", "non_preferred_output", say("problem.equal_outputs"))
     prompt = row["input"]
     messages = [_modern(message) for message in prompt["messages"]]
     return PreferenceExample(findings.line, messages, outputs[0], outputs[1], _tools_of(prompt))
@@ -169,21 +170,21 @@ def _read_preference(row: dict[str, Any], findings: Findings) -> PreferenceExamp
 def _check_input(row: dict[str, Any], findings: Findings) -> set[str] | None:
     prompt = row.get("input")
     if prompt is None:
-        findings.add("missing_input", "", 'The example has no "input".', value="input")
+        findings.add("missing_input", "", say("problem.missing_input"), value="input")
         return None
     if not isinstance(prompt, dict):
-        findings.add("invalid_input", "input", "input is not an object.")
+        findings.add("invalid_input", "input", say("problem.invalid_input"))
         return None
     _check_extra(prompt.keys() - _INPUT_KEYS, findings, "input.")
     if "messages" not in prompt:
-        findings.add("missing_messages", "input", 'input has no "messages".', value="messages")
+        findings.add("missing_messages", "input", say("problem.input_without_messages"), value="messages")
         return None
     names = check_tools(prompt, "input.", findings)
     messages = prompt["messages"]
     check_messages(messages, "input.messages", findings, names)
     last = messages[-1] if isinstance(messages, list) and messages else None
     if isinstance(last, dict) and last.get("role") == "assistant":
-        findings.add("input_ends_with_assistant", "input.messages", "The prompt ends with an assistant message.")
+        findings.add("input_ends_with_assistant", "input.messages", say("problem.input_ends_with_assistant"))
     return names
 
 
@@ -192,15 +193,15 @@ def _read_output(
 ) -> dict[str, Any] | None:
     missing, alias = _OUTPUTS[name]
     if name not in row and alias in row:
-        findings.add("output_alias", alias, f"{alias} is the older name of {name}.", value=alias)
+        findings.add("output_alias", alias, say("problem.output_alias", alias=alias, name=name), value=alias)
     output = row.get(name, row.get(alias))
     if output is None:
-        findings.add(missing, "", f'The example has no "{name}".', value=name)
+        findings.add(missing, "", say("problem.missing_output", name=name), value=name)
         return None
     answers = output if isinstance(output, list) else [output]
     answer = answers[0] if len(answers) == 1 else None
     if not isinstance(answer, dict) or answer.get("role") != "assistant":
-        findings.add("invalid_output", name, f"{name} is not a list of one assistant message.")
+        findings.add("invalid_output", name, say("problem.invalid_output", name=name))
         return None
     check_message(answer, f"{name}[0]", findings, tool_names)
     return _modern({key: value for key, value in answer.items() if key != "weight"})
@@ -210,15 +211,17 @@ def _read_completion(row: dict[str, Any], findings: Findings) -> CompletionExamp
     _check_extra(row.keys() - {"prompt", "completion"}, findings)
     if len(row.keys() & {"prompt", "completion"}) < 2:
         absent = "completion" if "prompt" in row else "prompt"
-        findings.add("missing_completion", "", f'The example has no "{absent}".', value=absent)
+        findings.add("missing_completion", "", say("problem.missing_completion", absent=absent), value=absent)
         return None
     prompt, completion = row["prompt"], row["completion"]
     if not isinstance(prompt, str):
-        findings.add("prompt_not_text", "prompt", f"prompt is {shown(prompt)}.")
+        findings.add("prompt_not_text", "prompt", say("problem.prompt_not_text", prompt=shown(prompt)))
     if not isinstance(completion, str):
-        findings.add("completion_not_text", "completion", f"completion is {shown(completion)}.")
+        findings.add(
+            "completion_not_text", "completion", say("problem.completion_not_text", completion=shown(completion))
+        )
     elif not completion:
-        findings.add("empty_completion", "completion", "completion is empty.")
+        findings.add("empty_completion", "completion", say("problem.empty_completion"))
     if findings.has_errors_but(_ONLY_OF_TRAINING):
         return None
     return CompletionExample(findings.line, prompt, completion)
@@ -230,7 +233,7 @@ def _check_special_tokens(row: dict[str, Any], content: bytes, tokens: tuple[str
         return
     for path, text in _texts(row, ""):
         for token in dict.fromkeys(token for token in tokens if token in text):
-            findings.add("special_token", path, f"The text holds the token {token}.", value=token)
+            findings.add("special_token", path, say("problem.special_token", token=token), value=token)
 
 
 def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:

@@ -1,13 +1,14 @@
 """The outcome of a validation, the same for the command line, the API, the dashboard and a job."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from tunery.datasets.examples import Format
 from tunery.datasets.facts import Facts, Lengths
 from tunery.datasets.problems import Problem
 from tunery.domain.jobs import Method
+from tunery.texts import with_texts
 
 Role = Literal["training", "validation"]
 
@@ -47,6 +48,14 @@ class Advice:
     count: int = 0  # examples concerned
     lines: list[int] = field(default_factory=list)  # the first of them, 1-based
     evidence: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return with_texts(asdict(self))
+
+
+def read_advice(document: dict[str, Any]) -> Advice:
+    """What `to_dict` wrote; keys beside it are left alone."""
+    return Advice(**{name.name: document[name.name] for name in fields(Advice) if name.name in document})
 
 
 @dataclass(frozen=True)
@@ -95,19 +104,21 @@ class Report:
             "messages": self.messages and asdict(self.messages),
             "token_counts": self.tokens and asdict(self.tokens),
             "longest": [{"line": line, "tokens": tokens} for tokens, line in self.longest],
-            "advice": [asdict(advice) for advice in self.advice],
+            "advice": [advice.to_dict() for advice in self.advice],
         }
 
 
 def problem_dict(problem: Problem) -> dict[str, Any]:
-    return {
-        "code": problem.code,
-        "severity": problem.severity,
-        "line": problem.line or None,
-        "path": problem.path or None,
-        "message": problem.message,
-        "suggestion": problem.suggestion,
-    }
+    return with_texts(
+        {
+            "code": problem.code,
+            "severity": problem.severity,
+            "line": problem.line or None,
+            "path": problem.path or None,
+            "message": problem.message,
+            "suggestion": problem.suggestion,
+        }
+    )
 
 
 def distribution(lengths: Lengths) -> Distribution | None:

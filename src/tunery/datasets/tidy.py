@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from tunery.datasets.problems import Findings
+from tunery.texts import say
 
 # Keys of OpenAI's message types that may be left out, in whichever role they are met.
 _OPTIONAL = frozenset(
@@ -118,7 +119,7 @@ def _tidy_arguments(function: Any, path: str, schemas: dict[str, Any], findings:
     function["arguments"] = text
     right = json.dumps(text, ensure_ascii=False)
     right = right if len(right) <= _SHOWN else right[:_SHOWN] + "…"
-    findings.add("arguments_not_text", f"{path}.arguments", f'Read as "arguments": {right}.')
+    findings.add("arguments_not_text", f"{path}.arguments", say("problem.arguments_not_text", right=right))
 
 
 def arguments_text(given: Any) -> str | None:

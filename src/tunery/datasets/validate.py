@@ -14,6 +14,7 @@ from tunery.datasets.problems import Problem
 from tunery.datasets.render import Renderer
 from tunery.datasets.report import Report, Role, TokenCounts, distribution
 from tunery.domain.jobs import Method
+from tunery.texts import say
 
 MIN_EXAMPLES: dict[Role, int] = {"training": 10, "validation": 1}
 # Texts of the first bytes are kept, to look for near-duplicates among them.
@@ -77,7 +78,7 @@ def validation_steps(
     head, chunks = _peek(chunks)
     facts = Facts()
     if _is_binary(head):
-        facts.report(Problem("binary_file", 0, "", "The file is not text: it holds bytes that no text has."))
+        facts.report(Problem("binary_file", 0, "", say("problem.binary_file")))
     else:
         task = Task(renderer.model_dir if renderer else None, method, max_example_tokens)
         wanted = num_processes or (num_cores() if len(head) >= POOL_BYTES else 1)
@@ -119,19 +120,19 @@ def _examined(
 
 def _judge_file(facts: Facts, role: Role, method: Method | None) -> None:
     if facts.num_examples == 0:
-        facts.report(Problem("empty_file", 0, "", "The file has no example."))
+        facts.report(Problem("empty_file", 0, "", say("problem.empty_file")))
         return
     accepted = {form: seen for form, seen in facts.formats.items() if method is None or form in ACCEPTS[method]}
     first_of_each = sorted(accepted.items(), key=lambda item: item[1][1])
     for form, (count, line, example) in first_of_each[1:]:
         main = first_of_each[0][0]
-        text = f"The file begins with the {main} format, but {count} example(s) are in the {form} format."
+        text = say("problem.mixed_formats", main=main, count=count, form=form)
         facts.report(Problem("mixed_formats", line, "", text, form, example))
     if facts.loss_tokens.num_values and not facts.loss_tokens.total:
-        facts.report(Problem("nothing_to_train", 0, "", "No example has an answer within the model's limit."))
+        facts.report(Problem("nothing_to_train", 0, "", say("problem.nothing_to_train")))
     least = MIN_EXAMPLES[role]
     if facts.num_examples < least:
-        text = f"{role.capitalize()} file has {facts.num_examples} example(s), but must have at least {least} examples"
+        text = say(f"problem.too_few_examples_{role}", count=facts.num_examples, least=least)
         facts.report(Problem("too_few_examples", 0, "", text))
 
 

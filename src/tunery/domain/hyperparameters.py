@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from tunery.texts import say
+
 Auto = Literal["auto"]
 AUTO: Auto = "auto"
 
@@ -54,24 +56,24 @@ def resolve(chosen: Hyperparameters, *, num_examples: int, default_multiplier: f
     reasons: dict[str, str] = {}
 
     def pick(name: str, value: float | Auto, automatic: float, why: str) -> float:
-        reasons[name] = why if value == AUTO else "chosen by you"
+        reasons[name] = why if value == AUTO else say("reason.chosen")
         return automatic if value == AUTO else value
 
     epochs = auto_epochs(num_examples)
     batch = auto_batch_size(num_examples)
     return ResolvedHyperparameters(
-        n_epochs=int(pick("n_epochs", chosen.n_epochs, epochs, f"{num_examples} examples: {epochs} passes over them")),
-        batch_size=int(
-            pick("batch_size", chosen.batch_size, batch, f"about 0.2 % of {num_examples} examples, at least 4")
+        n_epochs=int(
+            pick("n_epochs", chosen.n_epochs, epochs, say("reason.n_epochs", examples=num_examples, epochs=epochs))
         ),
+        batch_size=int(pick("batch_size", chosen.batch_size, batch, say("reason.batch_size", examples=num_examples))),
         learning_rate_multiplier=float(
             pick(
                 "learning_rate_multiplier",
                 chosen.learning_rate_multiplier,
                 default_multiplier,
-                "the base model's usual rate",
+                say("reason.learning_rate_multiplier"),
             )
         ),
-        beta=float(pick("beta", chosen.beta, 0.1, "the usual strength of the preference")),
+        beta=float(pick("beta", chosen.beta, 0.1, say("reason.beta"))),
         reasons=reasons,
     )

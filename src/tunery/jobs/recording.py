@@ -18,6 +18,7 @@ from tunery.jobs.runners.process import Message
 from tunery.jobs.workspace import SavedState, Workspace
 from tunery.store import claims, events, jobs
 from tunery.store.database import write
+from tunery.texts import reference
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,12 @@ class Recorder:
                 jobs.update_details(
                     conn,
                     self._job.id,
-                    {"hyperparameter_reasons": reasons, "source": prepared.source, "device": message.get("device")},
+                    {
+                        "hyperparameter_reasons": reasons,
+                        "texts": reference({"reasons": reasons}),
+                        "source": prepared.source,
+                        "device": message.get("device"),
+                    },
                 )
                 events.add_event(conn, self._job.id, narrative.STARTED, now=now)
                 text = narrative.hyperparameters_chosen(_shown(asdict(numbers), self._job.method), reasons)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +20,7 @@ from tunery.jobs.workspace import fetch_file
 from tunery.modeling import sources
 from tunery.store import claims, events, jobs
 from tunery.store.database import write
+from tunery.texts import say, with_texts
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def validate_job(job: FineTuningJob, resources: Resources, worker_id: str) -> No
             verdict = Verdict(JobError(exc.code or "server_error", exc.message, exc.param))
         except Exception:
             log.exception("the files of %s could not be checked", job.id)
-            verdict = Verdict(JobError("server_error", "The job failed because its files could not be checked."))
+            verdict = Verdict(JobError("server_error", say("event.files_not_checked")))
     now = resources.clock()
     try:
         with write(resources.engine) as conn:
@@ -104,15 +105,18 @@ def _facts(reports: dict[Role, Report]) -> dict[str, Any]:
         "num_examples": training.num_examples,
         "num_tokens": training.tokens.tokens.total if training.tokens else None,  # of one epoch
         measuring.COUNTS: measuring.counts_of(training),
-        "data_advice": [asdict(advice) for report in reports.values() for advice in report.advice],
+        "data_advice": [advice.to_dict() for report in reports.values() for advice in report.advice],
     }
 
 
 def _remarks(reports: dict[Role, Report]) -> list[str]:
     """What is done to the files without being asked."""
     return [
-        f"{report.tokens.num_truncated_examples} example(s) of the {role} file are longer than "
-        f"{report.tokens.max_example_tokens} tokens and will be cut at their end"
+        say(
+            f"event.truncated_{role}",
+            count=report.tokens.num_truncated_examples,
+            most=report.tokens.max_example_tokens,
+        )
         for role, report in reports.items()
         if report.tokens and report.tokens.num_truncated_examples
     ]
@@ -121,6 +125,6 @@ def _remarks(reports: dict[Role, Report]) -> list[str]:
 def _problems(report: Report) -> list[dict[str, Any]]:
     found = [problem for problem in report.problems if problem.severity == "error"]
     return [
-        {"line": problem.line or None, "message": problem.message, "suggestion": problem.suggestion}
+        with_texts({"line": problem.line or None, "message": problem.message, "suggestion": problem.suggestion})
         for problem in found[:MAX_PROBLEMS]
     ]

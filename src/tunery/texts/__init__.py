@@ -43,7 +43,7 @@ def load(language: str) -> dict[str, str]:
     return json.loads((TEXTS / f"{language}.json").read_text(encoding="utf-8"))
 
 
-def say(key: str, **params: Any) -> Text:
+def say(key: str, /, **params: Any) -> Text:
     """The English sentence of `key`. Values: strings, numbers, other Texts, and lists of these. An unknown key or a
     value too few is an error of ours."""
     return Text(_worded(load("en"), key, params), key, params)
@@ -89,13 +89,19 @@ class Translator:
         self.language = language
         self._texts = load(language)
 
-    def __call__(self, key: str, **values: Any) -> str:
+    def __call__(self, key: str, /, **values: Any) -> str:
         """With its values put in. An unknown key is an error of ours."""
         return _worded(self._texts, key, values)
 
     def word(self, document: Mapping[str, Any], field: str) -> str:
         """A sentence that came with its reference (`with_texts`); as it came where it has none."""
         return self.reword(document.get(field) or "", (document.get("texts") or {}).get(field))
+
+    def word_all(self, document: Mapping[str, Any], field: str) -> list[str]:
+        """The sentences of a list."""
+        sentences = document.get(field) or []
+        known = (document.get("texts") or {}).get(field) or [None] * len(sentences)
+        return [self.reword(*pair) for pair in zip(sentences, known, strict=True)]
 
     def reword(self, message: str, known: Reference | None) -> str:
         """`message` by its reference. A key of a newer server, or a sentence of somebody else, stays as it came."""

@@ -84,6 +84,7 @@ def _detail(services: Services, job: FineTuningJob) -> JobDetail:
         reasons=job.details.get("hyperparameter_reasons", {}),
         details=job.details,
         request=request,
+        texts=job.details.get("texts") or {},
     )
 
 

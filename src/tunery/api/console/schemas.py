@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from tunery.api.body import Body
+from tunery.api.body import Body, Texts
 
 Curve = list[tuple[int, float]]
 
@@ -59,6 +59,7 @@ class JobDetail(JobSummary):
     reasons: dict[str, str] = Field(description="Why each hyperparameter has its value, in a sentence.")
     details: dict[str, Any] = Field(description="What the worker noted: advice, parity with the engine, timings.")
     request: dict[str, Any] = Field(description="The body that creates this job again.")
+    texts: Texts
 
 
 class DisplayName(Body):

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from tunery.api.body import Body
+from tunery.api.body import Body, Texts
 
 MethodName = Literal["supervised", "dpo"]
 RoleName = Literal["training", "validation"]
@@ -30,6 +30,7 @@ class ProblemOut(BaseModel):
     path: str | None = Field(description="Inside the example, such as `messages[1].content`.")
     message: str
     suggestion: str
+    texts: Texts
 
 
 class BinOut(BaseModel):
@@ -64,6 +65,7 @@ class AdviceOut(BaseModel):
     count: int = Field(description="Examples concerned.")
     lines: list[int] = Field(description="The first of them.")
     evidence: list[str]
+    texts: Texts
 
 
 class LongestOut(BaseModel):
@@ -116,6 +118,7 @@ class EstimateOut(BaseModel):
     num_measured_jobs: int = Field(description="Past jobs the time rests on; 0: a short calibration.")
     peak_memory_bytes: int
     advice: list[AdviceOut]
+    texts: Texts
 
 
 class SegmentOut(BaseModel):

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from tunery.api.auth import JobsReader
+from tunery.api.body import Texts
 from tunery.api.fine_tuning import service
 from tunery.api.services import ServicesDep
 from tunery.domain.jobs import FineTuningJob
@@ -17,6 +18,7 @@ class LineProblem(BaseModel):
     line: int | None = Field(description="1-based; null when the whole file is meant.")
     message: str
     suggestion: str | None
+    texts: Texts = {}
 
 
 class DataAdvice(BaseModel):
@@ -26,6 +28,7 @@ class DataAdvice(BaseModel):
     count: int = Field(description="Examples concerned.")
     lines: list[int]
     evidence: list[str]
+    texts: Texts = {}
 
 
 class JobProgress(BaseModel):
@@ -44,6 +47,7 @@ class JobProgress(BaseModel):
     training_advice: dict[str, Any] | None = Field(description="Such as to stop when the validation loss has turned.")
     parity: dict[str, Any] | None = Field(description="How far the served model is from the trained one.")
     problems: list[LineProblem] = Field(description="The first lines to mend, when the files cannot be used.")
+    texts: Texts
 
 
 @router.get("/{job_id}")
@@ -69,4 +73,5 @@ def wire_progress(job: FineTuningJob) -> JobProgress:
         training_advice=details.get("training_advice"),
         parity=details.get("parity"),
         problems=details.get("problems") or [],
+        texts=details.get("texts") or {},
     )

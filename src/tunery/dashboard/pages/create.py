@@ -143,7 +143,7 @@ class CreateForm:
         show_advice(forecast["advice"], t)  # the report's, and what only the whole job shows
         used = {*HYPERPARAMETERS, *(["beta"] if self.method.value == "dpo" else [])}
         chosen = {name: value for name, value in forecast["hyperparameters"].items() if name in used}
-        html.show(hyperparameter_rows(chosen, forecast["reasons"], t))
+        html.show(hyperparameter_rows(chosen, forecast, t))
 
     # ---- what is sent
     def _file_and_model(self) -> dict[str, str]:

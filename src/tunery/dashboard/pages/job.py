@@ -134,7 +134,7 @@ class JobPage:
         self.checkpoint_table.update(checkpoint_rows(self.checkpoints, job, t))
         self.checkpoint_panel.visible = bool(self.checkpoints)
         self.details.set_content(self._details())
-        self.hyperparameters.set_content(hyperparameter_rows(facts["hyperparameters"], facts["reasons"], t))
+        self.hyperparameters.set_content(hyperparameter_rows(facts["hyperparameters"], facts, t))
 
     def _details(self) -> Markup:
         job, t = self.job, self.t

@@ -76,8 +76,10 @@ def _metrics(checkpoint: FineTuningJobCheckpoint, t: Translator) -> str:
     )
 
 
-def hyperparameter_rows(chosen: Mapping[str, Any], reasons: Mapping[str, str], t: Translator) -> Markup:
-    """Each value with why it has it."""
+def hyperparameter_rows(chosen: Mapping[str, Any], document: Mapping[str, Any], t: Translator) -> Markup:
+    """Each value with why it has it: the `reasons` of a forecast or of a job's facts."""
+    known = document["texts"].get("reasons") or {}
+    reasons = {name: t.reword(why, known.get(name)) for name, why in document["reasons"].items()}
     pairs: list[tuple[str, str | Markup]] = [
         (
             t(f"create.{name}"),

@@ -67,8 +67,8 @@ def problem_table(problems: Sequence[dict[str, Any]], t: Translator) -> None:
             str(index),
             [
                 html.number(problem["line"]) if problem["line"] else html.DASH,
-                html.two_lines(problem["message"], html.code(problem["path"] or problem["code"])),
-                problem["suggestion"],
+                html.two_lines(t.word(problem, "message"), html.code(problem["path"] or problem["code"])),
+                t.word(problem, "suggestion"),
             ],
         )
         for index, problem in enumerate(problems)
@@ -114,10 +114,10 @@ def show_advice(found: Sequence[dict[str, Any]], t: Translator) -> None:
 def _advice_note(advice: dict[str, Any], t: Translator) -> None:
     """A remark with its evidence; never a reason to stop."""
     lines = ", ".join(str(line) for line in advice["lines"][:10])
-    evidence = Markup("").join(Markup("<li>{}</li>").format(item) for item in advice["evidence"][:3])
+    evidence = Markup("").join(Markup("<li>{}</li>").format(item) for item in t.word_all(advice, "evidence")[:3])
     text = Markup("<strong>{}</strong><br>{}{}{}").format(
-        advice["message"],
-        advice["suggestion"],
+        t.word(advice, "message"),
+        t.word(advice, "suggestion"),
         Markup('<br><span class="muted small">{}</span>').format(t("report.lines", lines=lines)) if lines else "",
         Markup('<ul class="evidence small">{}</ul>').format(evidence) if evidence else "",
     )
