@@ -66,7 +66,7 @@ INSERT INTO api_keys (id, organization_id, name, prefix, hash, hint, created_at,
 
 def test_a_key_of_the_version_before_that_could_do_everything_still_can(empty_url: str) -> None:
     engine = connect(empty_url)
-    migrate(engine, "0001")
+    migrate(engine, "0002")
     with write(engine) as conn:
         for statement in OLD_KEYS.split(";\n"):
             if statement.strip():
