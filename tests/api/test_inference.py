@@ -218,3 +218,35 @@ def test_without_an_engine_the_answer_is_503(make_api: Callable[..., Api]) -> No
     answer = ask(make_api())
     assert answer.status_code == 503
     assert "retry-after" in answer.headers
+
+
+@pytest.mark.parametrize("values", [{"prompt": ""}, {"prompt": [""]}, {"prompt": "", "echo": True}, {}])
+def test_a_completion_needs_no_prompt(api: Api, values: Any) -> None:
+    answer = ask(api, path=COMPLETIONS, **values)
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    ("values", "status"),
+    [
+        ({"best_of": 1}, 200),
+        ({"n": 2, "best_of": 2}, 200),
+        ({"n": 1, "best_of": 2}, 400),
+        ({"n": 2, "best_of": 1}, 400),
+    ],
+)
+def test_the_best_of_as_many_answers_as_are_wanted_are_all_of_them(api: Api, values: Any, status: int) -> None:
+    answer = ask(api, path=COMPLETIONS, prompt="a", **values)
+    assert answer.status_code == status, answer.text
+    if status == 400:
+        assert answer.json()["error"]["param"] == "best_of"
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_tokens_are_taken_ahead_no_further_than_the_context(
+    make_api: Callable[..., Api], engine_url: str, path: str
+) -> None:
+    api = make_api(engine_url=engine_url, tokens_per_minute=30_000)
+    prompt = {"prompt": ["a", "b"]} if path == COMPLETIONS else {}
+    assert ask(api, path=path, max_tokens=16_384, stop=["a", "e", "o", "\n"], **prompt).status_code == 200
+    assert ask(api, path=path, max_tokens=16_384, n=8, **prompt).status_code == 429

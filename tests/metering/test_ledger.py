@@ -1,5 +1,6 @@
 import random
 import threading
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import Connection, Engine
@@ -68,7 +69,7 @@ def test_a_retry_of_an_answer_that_did_not_arrive_takes_its_place(
     database: Engine, tenant: Tenant, caller: Caller, prices: PriceTable
 ) -> None:
     count(database, caller, prices, ids(1, "mine"), TokenUsage(100, 0, 9))
-    count(database, caller, prices, ids(2, "mine"), TokenUsage(100, 64, 12))
+    count(database, caller, prices, replace(ids(2, "mine"), lost="req_1"), TokenUsage(100, 64, 12))
     with read(database) as conn:
         found = total(conn, tenant)
         records = list_records(conn, tenant.project_id, start=0, end=NOW + 1)
@@ -103,7 +104,7 @@ def test_the_same_client_id_in_another_project_is_another_request(
 def test_writers_at_once_count_each_request_once(
     database: Engine, tenant: Tenant, caller: Caller, prices: PriceTable, client: str | None
 ) -> None:
-    """Six requests; with one client id they are retries of each other, and one of them counts."""
+    """Six requests, each counted twice. Under one client's id they are six all the same: each got its answer."""
     line = threading.Barrier(6)
     failures: list[BaseException] = []
 
@@ -123,8 +124,40 @@ def test_writers_at_once_count_each_request_once(
     assert not failures
     with read(database) as conn:
         found = total(conn, tenant)
-    assert found and found.num_requests == (6 if client is None else 1)
-    assert found.usage.input_tokens == 100 * found.num_requests
+    assert found and found.num_requests == 6
+    assert found.usage.input_tokens == 600
+
+
+def test_an_answer_that_arrived_in_the_meantime_is_not_replaced(
+    database: Engine, tenant: Tenant, caller: Caller, make_meter: MakeMeter
+) -> None:
+    """Three requests under one id: two at once, one after the first was counted and before its mark was written."""
+    meter, elsewhere = make_meter(), make_meter()
+    first, second = (meter.open_request(caller, ids(number, "mine"), model=TUNED) for number in (1, 2))
+    meter.settle(first, model=TUNED, usage=USAGE)
+    third = elsewhere.open_request(caller, ids(3, "mine"), model=TUNED)
+    assert (second.ids.lost, third.ids.lost) == (None, "req_1")
+    meter.delivered(first)
+    meter.flush()
+    for late, ticket in ((meter, second), (elsewhere, third)):
+        late.settle(ticket, model=TUNED, usage=USAGE)
+    with read(database) as conn:
+        found = total(conn, tenant)
+    assert found and found.num_requests == 3
+
+
+def test_one_lost_answer_is_replaced_once(
+    database: Engine, tenant: Tenant, caller: Caller, make_meter: MakeMeter
+) -> None:
+    meter = make_meter()
+    meter.settle(meter.open_request(caller, ids(1, "mine"), model=TUNED), model=TUNED, usage=USAGE)
+    retries = [meter.open_request(caller, ids(number, "mine"), model=TUNED) for number in (2, 3)]
+    for ticket in retries:
+        assert ticket.ids.lost == "req_1"
+        meter.settle(ticket, model=TUNED, usage=USAGE)
+    with read(database) as conn:
+        found = total(conn, tenant)
+    assert found and found.num_requests == 2
 
 
 def test_a_job_is_counted_once_and_is_no_request(

@@ -219,7 +219,6 @@ REFUSALS = [
     ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "invalid_value"),
     ({"messages": [{"role": "user"}]}, "messages[0].content", "invalid_type"),
     ({"messages": [{"role": "user", "content": "x" * 3000}]}, "messages", "context_length_exceeded"),
-    ({"max_completion_tokens": 2047}, "messages", "context_length_exceeded"),
     ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "array_above_max_length"),
     ({"logit_bias": {"word": 1}}, "logit_bias", "invalid_value"),
     ({"response_format": {"type": "yaml"}}, "response_format.type", "invalid_value"),
@@ -309,3 +308,84 @@ def test_a_stopped_engine_says_so_and_when_to_come_back(settings: EngineSettings
         assert down.value.status_code == 503
         assert down.value.response.headers["retry-after"] == "2"
         assert httpx.get(f"{stopping.url}/health").status_code == 503
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("wanted", [2047, 4096, 16_384, 2**40])
+def test_more_tokens_than_the_context_leaves_are_cut_to_it(client: OpenAI, name: str, wanted: int) -> None:
+    """Clients ask for what the model's name allows at OpenAI."""
+    long = [{"role": "user", "content": "x" * 2020}]
+    asked = {"max_completion_tokens": None, name: wanted, "messages": long, "extra_body": {"ignore_eos": True}}
+    answer = ask(client, **asked)
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage.total_tokens == 2048
+
+
+def test_a_completion_of_more_tokens_than_the_context_leaves_is_cut_to_it(client: OpenAI) -> None:
+    answer = client.completions.create(
+        model="base", prompt="x" * 2030, max_tokens=99_999, extra_body={"ignore_eos": True}
+    )
+    assert answer.usage is not None and answer.usage.total_tokens == 2048
+
+
+@pytest.mark.parametrize("prompt", ["", [""], [[]], ["", "b"], None])
+@pytest.mark.parametrize("more", [{}, {"echo": True}, {"echo": True, "logprobs": 2}, {"stream": True, "echo": True}])
+def test_an_empty_prompt_is_the_beginning_of_a_text(server: EngineServer, prompt: Any, more: dict[str, Any]) -> None:
+    body = {"model": "base", "max_tokens": 3, "ignore_eos": True, **more} | (
+        {} if prompt is None else {"prompt": prompt}
+    )
+    answer = httpx.post(f"{server.url}/v1/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    if "stream" in more:
+        return
+    document = answer.json()
+    first = document["choices"][0]
+    assert document["usage"]["completion_tokens"] == 3 * len(document["choices"])
+    assert document["usage"]["prompt_tokens"] == len(document["choices"])
+    if "logprobs" in more:
+        assert len(first["logprobs"]["tokens"]) == 3 and None not in first["logprobs"]["token_logprobs"]
+
+
+TEXTS = ["plain", "\U0001f600漢字\U0001f1ef\U0001f1f5 ok", "ends with é", "漢", "a\u0301<|im_end|>\U0001f600"]
+
+
+def completion(client: OpenAI, **values: Any) -> Any:
+    return client.completions.create(**{"model": "base", "max_tokens": 9, "temperature": 1, "seed": 3, **values})
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("echo", [True, False])
+def test_each_token_of_a_completion_has_its_place_in_the_text(client: OpenAI, text: str, echo: bool) -> None:
+    choice = completion(client, prompt=text, echo=echo, logprobs=3).choices[0]
+    logprobs = choice.logprobs
+
+    assert choice.text.startswith(text if echo else "")
+    assert len({len(each) for each in logprobs.model_dump(exclude_none=True).values()}) == 1
+    assert logprobs.text_offset == sorted(logprobs.text_offset)
+    assert all(0 <= offset < max(1, len(choice.text)) for offset in logprobs.text_offset)
+    for token, offset in zip(logprobs.tokens, logprobs.text_offset, strict=True):
+        if not token.startswith(("bytes:", "<|")):
+            assert choice.text.startswith(token, offset)
+    assert all(len(top) == 3 for top in logprobs.top_logprobs if top is not None)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_places_in_a_streamed_completion_are_those_of_the_whole(client: OpenAI, text: str) -> None:
+    whole = completion(client, prompt=text, echo=True, logprobs=2).choices[0]
+    chunks = [chunk.choices[0] for chunk in completion(client, prompt=text, echo=True, logprobs=2, stream=True)]
+
+    assert "".join(chunk.text for chunk in chunks) == whole.text
+    for name in ("tokens", "text_offset", "token_logprobs", "top_logprobs"):
+        assert [each for chunk in chunks for each in getattr(chunk.logprobs, name)] == getattr(whole.logprobs, name)
+
+
+def test_the_bytes_of_a_chats_tokens_join_to_its_text(client: OpenAI) -> None:
+    """Also of tokens that hold a part of a character, which are written as OpenAI does."""
+    choice = ask(client, temperature=1, seed=8, logprobs=True, top_logprobs=20, max_completion_tokens=60).choices[0]
+    joined = b"".join(bytes(entry.bytes or b"") for entry in choice.logprobs.content)
+
+    assert joined.decode("utf-8", "replace").rstrip("\ufffd") == choice.message.content.rstrip("\ufffd")
+    broken = [
+        token for entry in choice.logprobs.content for token in entry.top_logprobs if max(token.bytes or [0]) > 127
+    ]
+    assert broken and all(token.token == "".join(f"\\x{byte:02x}" for byte in token.bytes) for token in broken)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tunery.serving.answer import Answer
+from tunery.serving.http.envelope import completion_logprobs
 from tunery.serving.requests import Generation, SamplingParams, TokenLogprob
 from tunery.serving.text import StopMatcher, TextStream, TokenTable
 
@@ -35,7 +36,7 @@ def run(table: TokenTable, ids: list[int], **params: object) -> list:
 
 def test_a_character_of_several_tokens_is_sent_when_it_is_whole(tokenizer: Tokenizer, table: TokenTable) -> None:
     ids = tokenizer.encode("a🎉b").ids  # one token a byte
-    stream = TextStream(table)
+    stream = TextStream(table.bytes_of)
 
     assert [stream.push(token_id) for token_id in ids] == ["a", "", "", "", "🎉", "b"]
 
@@ -117,3 +118,26 @@ def test_sentencepiece_vocabularies_are_read_too() -> None:
     stream = TextStream(TokenTable(tokenizer, 5))
 
     assert "".join(stream.push(token_id) for token_id in (1, 4, 2, 3)) == " thesé"
+
+
+def test_candidates_never_share_a_key(table: TokenTable, tokenizer: Tokenizer) -> None:
+    """Broken characters by their bytes; of tokens that spell the same the later ones by bytes and by number."""
+    halves = tokenizer.encode("é").ids
+    same = [halves[0], halves[1], 70, 71]
+    twins = TokenTable(tokenizer, table.vocab_size + 3)  # ids beyond the vocabulary have no text at all
+    nameless = [table.vocab_size, table.vocab_size + 1, table.vocab_size + 2]
+    entry = TokenLogprob(70, -1.0, top=tuple((token_id, -1.0) for token_id in same + nameless))
+
+    (found,) = completion_logprobs([entry], [0], twins)["top_logprobs"]
+    assert list(found)[:2] == ["bytes:\\xc3", "bytes:\\xa9"]
+    assert list(found)[4:] == ["", "bytes:", f"token_id:{nameless[2]}"]
+
+
+def test_a_place_is_the_character_that_a_tokens_first_byte_belongs_to(tokenizer: Tokenizer, table: TokenTable) -> None:
+    outputs = run(table, [*tokenizer.encode("a🎉é").ids, 2])
+    assert [offset for output in outputs for offset in output.offsets] == [0, 1, 1, 1, 1, 2, 2]
+
+
+def test_bytes_that_never_become_a_character_count_to_the_last_one(tokenizer: Tokenizer, table: TokenTable) -> None:
+    outputs = run(table, [*tokenizer.encode("ab🎉").ids[:-1], 2])
+    assert [offset for output in outputs for offset in output.offsets] == [0, 1, 1, 1, 1]

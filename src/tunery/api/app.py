@@ -106,6 +106,7 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> FastAPI:
         flusher = asyncio.create_task(flush_now_and_then(services))
         yield
         flusher.cancel()
+        await services.running.close()
         services.meter.flush()
         await services.engines.close()
         await services.upstream.close()

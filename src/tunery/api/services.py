@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from tunery.api.data.reports import ReportCache
 from tunery.api.inference.engines import Engines
+from tunery.api.inference.running import Running
 from tunery.api.inference.upstream import Upstream
 from tunery.domain.clock import Clock
 from tunery.metering.meter import Meter
@@ -33,6 +34,7 @@ class Services:
     engines: Engines
     upstream: Upstream
     reports: ReportCache = field(default_factory=ReportCache)
+    running: Running = field(default_factory=Running)
 
     def now(self) -> int:
         return int(self.clock())

@@ -1,6 +1,6 @@
 """Writes what was used into the ledger, at the price of the day."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
@@ -17,6 +17,17 @@ class RequestIds:
 
     server: str
     client: str | None = None
+    lost: str | None = None  # the server's id of an answer under the client's that never arrived: this one replaces it
+
+
+def find_lost(conn: Connection, caller: Caller, ids: RequestIds) -> RequestIds:
+    """With the answer that was counted under the client's id before and never left its server, which has died.
+
+    Looked for when a request comes: of requests that run at the same time none is the retry of another.
+    """
+    if ids.client is None:
+        return ids
+    return replace(ids, lost=store.find_undelivered(conn, caller.project_id, ids.client))
 
 
 def record_completion(
@@ -45,7 +56,7 @@ def record_completion(
         currency=prices.currency,
         is_batch=is_batch,
     )
-    store.record_usage(conn, record)
+    store.record_usage(conn, record, replaces=ids.lost)
     return record
 
 

@@ -2,10 +2,12 @@
 
 The order of things makes the count exact when a process dies at any line:
 1. `open_request` before the engine is asked: limits and budget. Writes nothing that costs.
-2. `settle` when the usage is known and before the answer's last byte leaves. If the process dies before, the client
-   has no answer and nothing is counted; if after, the answer is counted though it may not have arrived.
-3. `delivered` after the last byte. Until then a retry with the same client id (Idempotency-Key or X-Client-Request-Id)
-   takes the place of the record, so that the client is charged for the one answer that it got.
+2. `settle` when the usage is known and before the answer's last byte leaves, also for an answer that its client broke
+   off. If the process dies before, the client has no whole answer and nothing is counted; if after, the answer is
+   counted though it may not have arrived.
+3. `delivered` after the last byte, or when the client went away before it. A record without this mark is that of a
+   process that died: a retry with the same client id (Idempotency-Key or X-Client-Request-Id) that comes later takes
+   its place, so that the client is charged for the one answer that it got.
 """
 
 import threading
@@ -18,7 +20,7 @@ from tunery.domain.limits import Limits
 from tunery.domain.tenants import Caller
 from tunery.domain.usage import TokenUsage, UsageRecord
 from tunery.metering.budget import check_budget, warn_about_budget
-from tunery.metering.ledger import RequestIds, record_completion
+from tunery.metering.ledger import RequestIds, find_lost, record_completion
 from tunery.metering.limits import subject_limits
 from tunery.metering.prices import PriceTable
 from tunery.metering.rates import Reading, Subjects, give_back, has_rates, headers_of, take
@@ -60,6 +62,7 @@ class Meter:
         """Raises RateLimited. `estimated_tokens`: the prompt and the longest answer asked for; corrected at the end."""
         with read(self._engine) as conn:
             subjects = self.look(conn, caller)
+            ids = find_lost(conn, caller, ids)
         return self.let_in(caller, ids, subjects, model=model, estimated_tokens=estimated_tokens)
 
     def look(self, conn: Connection, caller: Caller) -> Subjects:
@@ -114,8 +117,8 @@ class Meter:
                 give_back(conn, ticket.readings, tokens=ticket.estimated_tokens, now=self._clock())
 
     def delivered(self, ticket: Ticket) -> None:
-        """The last byte went out. Written with the next settle, or by flush; only answers that may be asked for again
-        need it."""
+        """The answer went out, or its client did not wait for it. Written with the next settle, or by flush; only
+        answers that may be asked for again need it."""
         if ticket.ids.client is not None:
             with self._lock:
                 self._delivered.append(ticket.ids.server)

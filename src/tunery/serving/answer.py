@@ -10,11 +10,10 @@ class Answer:
         self._params = generation.params
         self._eos_ids = frozenset() if generation.params.ignore_eos else eos_ids
         self._room = min(generation.params.max_tokens, context_length - len(generation.prompt_ids))
-        self._stream = TextStream(table)
+        self._stream = TextStream(table.bytes_of)
         self._stops = StopMatcher(generation.params.stop)
-        self._decoded = 0  # characters that came out of the tokens
         self._sent = 0  # characters given out
-        self._pending: list[tuple[int, TokenLogprob]] = []  # where the token's text begins
+        self._pending: list[tuple[int, TokenLogprob]] = []  # the character that the token's first byte belongs to
         self.num_tokens = 0
 
     def push(self, token_id: int, logprob: TokenLogprob | None, *, is_complete: bool = False) -> Output:
@@ -23,9 +22,8 @@ class Answer:
         if token_id in self._eos_ids:
             return self._end("stop", self._stops.flush())
         if logprob is not None:
-            self._pending.append((self._decoded, logprob))
+            self._pending.append((self._stream.place_of(token_id), logprob))
         text = self._stream.push(token_id)
-        self._decoded += len(text)
         free, is_stopped = self._stops.push(text)
         if is_stopped:
             return self._end("stop", free, drop_rest=True)
@@ -42,14 +40,23 @@ class Answer:
 
     def _end(self, reason: FinishReason, text: str, *, drop_rest: bool = False) -> Output:
         self._sent += len(text)
-        entries = self._take(self._sent) if drop_rest else self._take(self._decoded + 1)
+        entries = self._take(self._sent) if drop_rest else self._take(self._stream.num_characters + 2)
         return self._output(text, entries, reason)
 
-    def _take(self, limit: int) -> tuple[TokenLogprob, ...]:
+    def _take(self, limit: int) -> list[tuple[int, TokenLogprob]]:
         """Entries of the tokens whose text begins before `limit`."""
-        taken = [entry for start, entry in self._pending if start < limit]
+        taken = [entry for entry in self._pending if entry[0] < limit]
         self._pending = self._pending[len(taken) :]
-        return tuple(taken)
+        return taken
 
-    def _output(self, text: str, logprobs: tuple[TokenLogprob, ...], reason: FinishReason | None) -> Output:
-        return Output(self._id, text, logprobs, self.num_tokens, finish_reason=reason)
+    def _output(self, text: str, entries: list[tuple[int, TokenLogprob]], reason: FinishReason | None) -> Output:
+        # Bytes that never became a character have no place of their own: they count to the last one that was sent.
+        last = max(0, self._sent - 1) if reason is not None else self._sent
+        return Output(
+            self._id,
+            text,
+            tuple(entry for _, entry in entries),
+            tuple(min(start, last) for start, _ in entries),
+            self.num_tokens,
+            finish_reason=reason,
+        )

@@ -17,7 +17,7 @@ from tunery.serving.answer import Answer
 from tunery.serving.metrics import EngineMetrics
 from tunery.serving.registry import AdapterRegistry
 from tunery.serving.requests import Generation, Output
-from tunery.serving.runner import Runner, Tracked
+from tunery.serving.runner import Runner
 from tunery.serving.sampler import Sampled
 from tunery.serving.scheduler import Scheduler
 from tunery.serving.sequence import Batch, Sequence
@@ -37,6 +37,20 @@ class _Request:
     answer: Answer
     arrived_at: float
     last_token_at: float | None = None
+
+    def aborted(self) -> Output:
+        """What was computed of it until now."""
+        sequence, num_tokens = self.sequence, self.answer.num_tokens
+        prompt = sequence.num_prompt_tokens
+        if not num_tokens:
+            prompt = min(prompt, sequence.num_computed_tokens)
+        return Output(
+            sequence.id,
+            num_output_tokens=num_tokens,
+            num_cached_tokens=min(prompt, sequence.num_cached_tokens),
+            num_prompt_tokens=prompt,
+            finish_reason="abort",
+        )
 
 
 class Engine:
@@ -88,9 +102,12 @@ class Engine:
         arrived_at = time.monotonic()
         self._commands.put(lambda: self._add_all(generations, arrived_at))
 
-    def abort(self, ids: list[str]) -> None:
-        """Forget these sequences; no output follows. Unknown and finished ids are fine."""
-        self._commands.put(lambda: self._abort_all(ids))
+    def abort(self, ids: list[str], *, report: bool = False) -> None:
+        """End these sequences. With `report` a last output of each says what it came to; without, none follows.
+
+        Unknown and finished ids are fine.
+        """
+        self._commands.put(lambda: self._abort_all(ids, report=report))
 
     def load(self, name: str, folder: Path) -> "Future[None]":
         """Register an adapter and read it. Done when it can answer; InvalidRequest when its files are no good."""
@@ -154,6 +171,7 @@ class Engine:
     def _answer(self, request: _Request, draw: Sampled | None, now: float) -> Output:
         """`draw` None: the request asked for no token, only for its prompt."""
         sequence = request.sequence
+        is_first = request.last_token_at is None
         self._observe(request, now)
         if draw is None:
             output = request.answer.empty()
@@ -164,11 +182,13 @@ class Engine:
             is_complete = self._runner.is_complete(sequence.id)
             output = request.answer.push(draw.token_id, draw.logprob, is_complete=is_complete)
         output = replace(output, num_cached_tokens=sequence.num_cached_tokens)
-        if output.finish_reason is None:
-            return output
-        tracked = self._drop(sequence.id, output.finish_reason)
-        scores = tracked.prompt_logprobs if tracked else None
-        return replace(output, prompt_logprobs=tuple(scores)) if scores is not None else output
+        if is_first or output.finish_reason is not None:
+            scores = self._runner.prompt_logprobs(sequence.id)
+            if scores is not None:
+                output = replace(output, prompt_logprobs=tuple(scores))
+        if output.finish_reason is not None:
+            self._drop(sequence.id, output.finish_reason)
+        return output
 
     def _astray(self, sequence: Sequence) -> Output:
         """Weights gave something that is no number: it must not stay in the cache, where it would spread."""
@@ -208,20 +228,23 @@ class Engine:
         self._requests[generation.id] = _Request(sequence, answer, arrived_at)
         self._scheduler.add(sequence)
 
-    def _abort_all(self, ids: list[str]) -> None:
-        for sequence_id in ids:
-            self._drop(sequence_id, "abort")
+    def _abort_all(self, ids: list[str], *, report: bool) -> None:
+        known = [self._requests[sequence_id] for sequence_id in ids if sequence_id in self._requests]
+        outputs = [request.aborted() for request in known]
+        for request in known:
+            self._drop(request.sequence.id, "abort")
+        if report and outputs:
+            self._sink(outputs)
 
-    def _drop(self, sequence_id: str, reason: str) -> Tracked | None:
+    def _drop(self, sequence_id: str, reason: str) -> None:
         request = self._requests.pop(sequence_id, None)
         if request is None:
-            return None
+            return
         self._scheduler.finish(request.sequence)
         self.metrics.finished.labels(reason).inc()
-        tracked = self._runner.forget(sequence_id)
+        self._runner.forget(sequence_id)
         if request.sequence.adapter is not None:
             self._registry.release(request.sequence.adapter)
-        return tracked
 
     def _fail(self, ids: list[str], message: str) -> None:
         for sequence_id in ids:

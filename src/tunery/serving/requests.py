@@ -29,6 +29,7 @@ class Generation:
     params: SamplingParams
     adapter: str | None = None  # registered name; None: the base
     salt: str = ""
+    request_id: str = ""  # the request that it is an answer of: what `abort` names
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,10 @@ class Output:
     id: str
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()  # of the tokens that `text` is the end of; stop sequences are left out
+    offsets: tuple[int, ...] = ()  # for each of those, the character of the answer that its first byte belongs to
     num_output_tokens: int = 0  # so far
     num_cached_tokens: int = 0  # prompt tokens that were not computed anew
+    num_prompt_tokens: int | None = None  # of an aborted one: how far its prompt had come, cached tokens included
     finish_reason: FinishReason | None = None
-    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None  # with the last output, if asked for
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None  # with the first and the last output, if asked for
     error: str | None = None

@@ -94,8 +94,11 @@ class Runner:
         wants_prompt = params.prompt_logprobs is not None
         self._tracked[sequence_id] = Tracked(RowState(params, constraint), [None] if wants_prompt else None)
 
-    def forget(self, sequence_id: str) -> Tracked | None:
-        return self._tracked.pop(sequence_id, None)
+    def forget(self, sequence_id: str) -> None:
+        self._tracked.pop(sequence_id, None)
+
+    def prompt_logprobs(self, sequence_id: str) -> list[TokenLogprob | None] | None:
+        return self._tracked[sequence_id].prompt_logprobs
 
     def is_complete(self, sequence_id: str) -> bool:
         """The sequence's grammar is satisfied and allows nothing more."""

@@ -2,6 +2,7 @@
 
 import codecs
 import re
+from collections.abc import Callable
 
 from tokenizers import Tokenizer
 
@@ -36,9 +37,32 @@ class TokenTable:
     def bytes_of(self, token_id: int) -> bytes:
         return self._bytes[token_id]
 
+    def shown_bytes(self, token_id: int) -> bytes:
+        """The same, with special tokens by their names: what they are in a text that shows them."""
+        special = self._special.get(token_id)
+        return self._bytes[token_id] if special is None else special.encode()
+
+    def is_text(self, token_id: int) -> bool:
+        """Whether its bytes are whole characters."""
+        return decodable(self.shown_bytes(token_id))
+
     def text_of(self, token_id: int) -> str:
-        """For people: special tokens by name, broken characters replaced."""
-        return self._special.get(token_id) or self._bytes[token_id].decode("utf-8", "replace")
+        """For people: special tokens by name, and as OpenAI writes them, bytes that are no whole characters."""
+        raw = self.shown_bytes(token_id)
+        return raw.decode() if decodable(raw) else escaped(raw)
+
+
+def decodable(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def escaped(raw: bytes) -> str:
+    """`\\xf0\\x9f`: the backslashes are characters of the text."""
+    return "".join(f"\\x{byte:02x}" for byte in raw)
 
 
 def _byte_level(text: str, alphabet: dict[str, int]) -> bytes:
@@ -53,12 +77,30 @@ def _sentencepiece(text: str) -> bytes:
 class TextStream:
     """Joins tokens' bytes and gives out whole characters. Bytes of a character that never ends are dropped."""
 
-    def __init__(self, table: TokenTable) -> None:
-        self._table = table
+    def __init__(self, bytes_of: Callable[[int], bytes]) -> None:
+        """`bytes_of`: the table's, or `shown_bytes` for a text that shows special tokens."""
+        self._bytes_of = bytes_of
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.num_characters = 0
+
+    def place_of(self, token_id: int) -> int:
+        """The character that the first byte of the token will belong to when it is pushed next."""
+        begun, _ = self._decoder.getstate()
+        return self.num_characters + (bool(begun) and not _goes_on(begun, self._bytes_of(token_id)[:1]))
 
     def push(self, token_id: int) -> str:
-        return self._decoder.decode(self._table.bytes_of(token_id))
+        text = self._decoder.decode(self._bytes_of(token_id))
+        self.num_characters += len(text)
+        return text
+
+
+def _goes_on(begun: bytes, byte: bytes) -> bool:
+    """Whether the byte is the next one of the character; else that stays incomplete, and is a sign of its own."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(begun + byte)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class StopMatcher:

@@ -17,36 +17,49 @@ _KEY = ("width_s", "start_time", *GROUPS)
 _SUMS = ("num_requests", *TOKENS, *(f"{name}_cost" for name in COSTS))
 
 
-def record_usage(conn: Connection, record: UsageRecord) -> bool:
+def record_usage(conn: Connection, record: UsageRecord, *, replaces: str | None = None) -> bool:
     """Count the record once. False when its request_id was counted before.
 
-    A record with the client_request_id of one whose answer may not have arrived takes that one's place: the client
-    asked again because it had got nothing.
+    `replaces`: the request_id of a record whose answer did not arrive, see `find_undelivered`. Its client asked again
+    because it had got nothing; when it is still there and undelivered, the new one takes its place.
     """
-    if (replaced := _replace_undelivered(conn, record)) is None:
-        if conn.execute(_record_insert(conn.dialect.name), _to_row(record)).first() is not None:
-            _add_to_rollups(conn, (record, 1))
-            return True
-        if (replaced := _replace_undelivered(conn, record)) is None:  # another one was there first: is it this one?
-            return False
-    _add_to_rollups(conn, (replaced, -1), (record, 1))
-    return True
+    if replaces is not None and (replaced := _replace_undelivered(conn, record, replaces)) is not None:
+        _add_to_rollups(conn, (replaced, -1), (record, 1))
+        return True
+    if _insert(conn, record):
+        _add_to_rollups(conn, (record, 1))
+        return True
+    return False
 
 
-def _replace_undelivered(conn: Connection, record: UsageRecord) -> UsageRecord | None:
+def _insert(conn: Connection, record: UsageRecord) -> bool:
+    """False when the request_id is there. One undelivered record at most stands under a client's id: where two of its
+    requests run at once, the second one stands under its own alone and can never be replaced."""
+    row = _to_row(record)
+    if conn.execute(_record_insert(conn.dialect.name), row).first() is not None:
+        return True
+    if record.client_request_id is None:
+        return False
+    return conn.execute(_record_insert(conn.dialect.name), row | {"client_request_id": None}).first() is not None
+
+
+def find_undelivered(conn: Connection, project_id: str, client_request_id: str) -> str | None:
+    """The request_id of the record under the client's id whose answer may not have arrived."""
+    table = usage_records
+    return conn.execute(
+        select(table.c.request_id).where(
+            table.c.project_id == project_id,
+            table.c.client_request_id == client_request_id,
+            ~table.c.is_delivered,
+        )
+    ).scalar_one_or_none()
+
+
+def _replace_undelivered(conn: Connection, record: UsageRecord, request_id: str) -> UsageRecord | None:
     """The record that stood there."""
     table = usage_records
-    if record.client_request_id is None:
-        return None
     row = conn.execute(
-        select(table)
-        .where(
-            table.c.project_id == record.project_id,
-            table.c.client_request_id == record.client_request_id,
-            ~table.c.is_delivered,
-            table.c.request_id != record.request_id,
-        )
-        .with_for_update()
+        select(table).where(table.c.request_id == request_id, ~table.c.is_delivered).with_for_update()
     ).first()
     if row is None:
         return None

@@ -12,8 +12,9 @@ import aiohttp
 from tunery import tracing
 from tunery.api.inference.engine_errors import EngineLost, lost
 
-# Tokens may take long to come, a connection may not.
-TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=600)
+# Tokens may take long to come, a connection may not. What a client does not wait for is ended by its going away: a
+# limit here would end it uncounted.
+TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=None)
 # uvicorn, which our engine and vLLM run on, closes a connection that was idle for five seconds. A request that is sent
 # at that very moment is lost, so ours are closed earlier.
 KEEP_ALIVE_S = 4

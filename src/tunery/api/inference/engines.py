@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 LOAD_TIMEOUT_S = 60.0
 DISCOVER_TIMEOUT_S = 2.0
+STOP_TIMEOUT_S = 5.0
 # How long a server that did not answer is left alone while others do.
 DOWN_FOR_S = 5.0
 
@@ -45,6 +46,10 @@ class Engines:
         self._folder = settings.home / "adapters"
         self._http = EngineHttp()
         self._served: dict[str, list[str]] = {}  # url -> the base names it serves
+        self._ours: set[str] = (
+            set()
+        )  # urls of this project's own engine, which can end a request early and say its usage
+        self._asked: dict[str, str] = {}  # request_id -> the url that works on it
         self._down_until: dict[str, float] = {}  # url -> time.monotonic()
         self._loading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -61,6 +66,17 @@ class Engines:
                 continue
         return False
 
+    async def stop(self, request_id: str) -> bool:
+        """Ask the engine that works on the request to end it now. False when it could not be told."""
+        url = self._asked.get(request_id)
+        if url is None or url not in self._ours:
+            return True
+        try:
+            await self._http.post(f"{url}/abort_requests", {"request_ids": [request_id]}, timeout_s=STOP_TIMEOUT_S)
+        except DOWN:
+            return False
+        return True
+
     @asynccontextmanager
     async def post(self, path: str, body: dict[str, Any], target: Target) -> AsyncIterator[Answer]:
         """The engine's answer to `body`, to be read in the block: what fails there becomes EngineLost.
@@ -71,17 +87,20 @@ class Engines:
             raise unavailable("No engine is configured: set engine_url, or start the server with `tunery serve`.")
         last: Exception | None = None
         for url in await self._candidates(target):
+            request_id = body.get("request_id", "")
+            self._asked[request_id] = url
             try:
                 response = await self._send(url, path, body, target)
+                # Closed in the end whatever was read: what is not read to its end ends in the engine, too.
+                async with response:
+                    with until_the_end():
+                        yield Answer(response.read, response.content.iter_any, ends_with_usage=url in self._ours)
+                return
             except Unreachable as exc:
                 self._mark_down(url)
                 last = exc
-                continue
-            # Closed in the end whatever was read: a client that goes away ends its answer in the engine, too.
-            async with response:
-                with until_the_end():
-                    yield Answer(response.read, response.content.iter_any)
-            return
+            finally:
+                self._asked.pop(request_id, None)
         if last is None and all(url in self._served for url in self._urls):
             raise not_served(target)
         log.warning("no engine answers for %s: %r", target.source, last)
@@ -103,7 +122,10 @@ class Engines:
     async def _request(self, url: str, path: str, body: dict[str, Any], target: Target) -> aiohttp.ClientResponse:
         # Another request may have marked the server as down meanwhile: then the source's own name is as good.
         name = target.adapter.id if target.adapter else self._base_name(url, target) or target.source
-        return await self._http.start(f"{url}{path}", orjson.dumps({**body, "model": name}))
+        sent = {**body, "model": name}
+        if body.get("stream") and url not in self._ours:
+            sent["stream_options"] = {**(body.get("stream_options") or {}), "continuous_usage_stats": True}
+        return await self._http.start(f"{url}{path}", orjson.dumps(sent))
 
     async def _candidates(self, target: Target) -> list[str]:
         """Servers that have the base, the adapter's usual one first, so that its cache and slot are warm."""
@@ -126,6 +148,8 @@ class Engines:
             rows = []
         if rows:
             self._served[url] = [row["id"] for row in rows if not row.get("parent")]
+            is_ours = all(row.get("owned_by") == "tunery" for row in rows)
+            self._ours = self._ours | {url} if is_ours else self._ours - {url}
         else:
             self._mark_down(url)
 

@@ -21,7 +21,7 @@ COMMON: dict[str, Parameter] = {
     "model": Parameter("honoured", "a base model, an `ft:` name, a checkpoint's name or an alias"),
     "frequency_penalty": HONOURED,
     "logit_bias": HONOURED,
-    "max_tokens": HONOURED,
+    "max_tokens": Parameter("honoured", "cut to what the prompt leaves of the context"),
     "n": HONOURED,
     "presence_penalty": HONOURED,
     "seed": Parameter("honoured", "the same seed, model and batch give the same tokens; a different batch may not"),
@@ -36,7 +36,7 @@ COMMON: dict[str, Parameter] = {
 CHAT: dict[str, Parameter] = {
     **COMMON,
     "messages": Parameter("honoured", "text; images and audio are refused"),
-    "max_completion_tokens": HONOURED,
+    "max_completion_tokens": Parameter("honoured", "cut to what the prompt leaves of the context"),
     "logprobs": HONOURED,
     "top_logprobs": HONOURED,
     "response_format": Parameter("honoured", "`text`, `json_object`, `json_schema`"),
@@ -63,16 +63,15 @@ CHAT: dict[str, Parameter] = {
 
 COMPLETIONS: dict[str, Parameter] = {
     **COMMON,
-    "prompt": Parameter("honoured", "text or token ids, one or several"),
-    "best_of": Parameter("refused", "more than one; ask for `n` and choose"),
-    "echo": Parameter("honoured", "where the engine does"),
+    "prompt": Parameter("honoured", "text or token ids, one or several; without one, from the beginning of a text"),
+    "best_of": Parameter("refused", "more than `n`; ask for more answers and choose"),
+    "echo": HONOURED,
     "logprobs": HONOURED,
     "suffix": Parameter("refused", "the base models here were not trained to fill in"),
 }
 
 # Values that say no more than leaving the parameter out.
 NEUTRAL: dict[str, Any] = {
-    "best_of": 1,
     "modalities": ["text"],
     "reasoning_effort": "none",
     "suffix": "",
@@ -89,7 +88,7 @@ def check(body: Mapping[str, Any], table: Mapping[str, Parameter]) -> dict[str, 
             raise InvalidRequest(
                 f"Unrecognized request argument supplied: {name[:100]}", param=name[:100], code="unknown_parameter"
             )
-        if value is None or (name in NEUTRAL and value == NEUTRAL[name]):
+        if value is None or (name in NEUTRAL and value == NEUTRAL[name]) or _chooses_all(name, value, body):
             continue
         if parameter.state == "refused" or name == "modalities":
             raise InvalidRequest(
@@ -100,3 +99,8 @@ def check(body: Mapping[str, Any], table: Mapping[str, Parameter]) -> dict[str, 
         if parameter.state == "honoured":
             forwarded[name] = value
     return forwarded
+
+
+def _chooses_all(name: str, value: Any, body: Mapping[str, Any]) -> bool:
+    """The best `n` of `n` answers are all of them."""
+    return name == "best_of" and value == (body.get("n") or 1) and not isinstance(value, bool)

@@ -1,16 +1,17 @@
+import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
-from starlette.background import BackgroundTask
+from starlette.types import Receive, Scope, Send
 
 from tunery.api.auth import ModelsUser
 from tunery.api.inference import service
-from tunery.api.inference.disconnect import ClientGone, while_connected
+from tunery.api.inference.running import ClientGone, Stream, while_connected
 from tunery.api.inference.schemas import ChatRequest, CompletionRequest
 from tunery.api.services import Services, ServicesDep
 from tunery.domain.tenants import Caller
@@ -46,28 +47,64 @@ async def answer(
     request: Request, services: Services, caller: Caller, kind: service.Kind, sent: dict[str, Any]
 ) -> Response:
     ask = await service.admit(services, caller, request_ids(request, sent), kind, sent)
-    delivered = BackgroundTask(_run_inline, services, ask)
+    if sent.get("stream"):
+        return await _stream(request, services, ask)
+    task = services.running.start(service.complete(services, ask))
+    leave = partial(service.leave, services, ask, task)
     try:
-        if sent.get("stream"):
-            events = service.stream(services, ask)
-            first = await while_connected(request, partial(anext, events, b""))
-            return StreamingResponse(
-                follow(first, events), media_type="text/event-stream", headers=ask.headers, background=delivered
-            )
-        result = await while_connected(request, partial(service.complete, services, ask))
-    except ClientGone:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return Response(orjson.dumps(result), media_type="application/json", headers=ask.headers, background=delivered)
+        result = await while_connected(request, task)
+    except BaseException as exc:
+        leave()
+        if isinstance(exc, ClientGone):
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        raise
+    return Watched(Response(orjson.dumps(result), media_type="application/json", headers=ask.headers), leave)
 
 
-async def _run_inline(services: Services, ask: service.Ask) -> None:
-    services.meter.delivered(ask.ticket)
+async def _stream(request: Request, services: Services, ask: service.Ask) -> Response:
+    events = Stream()
+    task = services.running.start(events.pump(service.stream(services, ask, lambda: events.is_left)))
+    taking = asyncio.create_task(events.take())
+
+    def leave() -> None:
+        taking.cancel()
+        events.leave()
+        service.leave(services, ask, task)
+
+    try:
+        first = await while_connected(request, taking)
+        if first is None:
+            await task  # raises why
+    except BaseException as exc:
+        leave()
+        if isinstance(exc, ClientGone):
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        raise
+    return Watched(
+        StreamingResponse(_follow(first, events, task), media_type="text/event-stream", headers=ask.headers), leave
+    )
 
 
-async def follow(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for event in rest:
+async def _follow(first: bytes | None, events: Stream, task: asyncio.Task[None]) -> AsyncIterator[bytes]:
+    event = first
+    while event is not None:
         yield event
+        event = await events.take()
+    await task
+
+
+class Watched(Response):
+    """Another response; `leave` is called when it is over, whatever ended it."""
+
+    def __init__(self, response: Response, leave: Callable[[], None]) -> None:
+        self._response, self._leave = response, leave
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._response(scope, receive, send)
+        finally:
+            self._leave()
 
 
 def request_ids(request: Request, sent: dict[str, Any]) -> RequestIds:

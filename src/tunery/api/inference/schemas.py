@@ -40,7 +40,7 @@ class CompletionRequest(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     model: ModelName
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | list[str] | list[int] | list[list[int]] = ""
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
 

@@ -1,7 +1,7 @@
 """One completion from the request to the ledger."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -15,14 +15,15 @@ from tunery.api.inference.engine_errors import EngineLost
 from tunery.api.inference.engines import Engines
 from tunery.api.inference.parameters import CHAT, COMPLETIONS, check
 from tunery.api.inference.resolve import Target, resolve
+from tunery.api.inference.running import end_early
 from tunery.api.inference.sse import DONE, read_chunks, write_chunk
 from tunery.api.inference.upstream import Upstream
-from tunery.api.inference.usage import completed, estimated_tokens, for_ledger
+from tunery.api.inference.usage import Received, completed, estimated_tokens, for_ledger
 from tunery.api.services import Services
 from tunery.domain.completions import StoredCompletion
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.tenants import Caller
-from tunery.metering.ledger import RequestIds
+from tunery.metering.ledger import RequestIds, find_lost
 from tunery.metering.meter import Ticket
 from tunery.metering.rates import Subjects, has_rates
 from tunery.store import completions
@@ -71,9 +72,10 @@ async def admit(services: Services, caller: Caller, ids: RequestIds, kind: Kind,
         forwarded["stream_options"] = {"include_usage": True}
     # Blocks of the prefix cache are never shared between projects: what is cached tells what was asked.
     forwarded["cache_salt"] = caller.project_id
+    forwarded["request_id"] = ids.server
     _check_json(forwarded)
-    target, subjects = await services.look(partial(_look, services, caller, sent["model"]))
-    tokens = estimated_tokens(sent)
+    target, subjects, ids = await services.look(partial(_look, services, caller, ids, sent["model"]))
+    tokens = estimated_tokens(sent, target.base.context_length if target.base else None)
     let_in = partial(services.meter.let_in, caller, ids, subjects, model=target.weights_name, estimated_tokens=tokens)
     ticket = await asyncio.to_thread(let_in) if has_rates(subjects) else let_in()
     return Ask(kind, sent, forwarded, target, ticket)
@@ -89,9 +91,10 @@ def _check_json(forwarded: Json) -> None:
         raise InvalidRequest("The request holds a number that is not finite.")
 
 
-def _look(services: Services, caller: Caller, model: str) -> tuple[Target, Subjects]:
+def _look(services: Services, caller: Caller, ids: RequestIds, model: str) -> tuple[Target, Subjects, RequestIds]:
     with read(services.engine) as conn:
-        return resolve(conn, services.catalog, model, caller.project_id), services.meter.look(conn, caller)
+        target = resolve(conn, services.catalog, model, caller.project_id)
+        return target, services.meter.look(conn, caller), find_lost(conn, caller, ids)
 
 
 def _backend(services: Services, target: Target) -> Engines | Upstream:
@@ -114,13 +117,15 @@ async def complete(services: Services, ask: Ask) -> Json:
     return answer
 
 
-async def stream(services: Services, ask: Ask) -> AsyncIterator[bytes]:
+async def stream(services: Services, ask: Ask, is_left: Callable[[], bool] = lambda: False) -> AsyncGenerator[bytes]:
     """The answer as server-sent events.
 
     The caller awaits the first one before the response starts, so that an error of the engine still has its status;
-    later ones can only be told in the stream. The ledger has the usage before the last event leaves.
+    later ones can only be told in the stream. The ledger has the usage before the last event leaves. Read it to its
+    end also when the client has gone; `is_left` says so.
     """
     assembly = Assembly() if ask.is_stored else None
+    received = Received(ask.sent)
     settled = False
     try:
         async with _backend(services, ask.target).post(PATHS[ask.kind], ask.forwarded, ask.target) as given:
@@ -128,6 +133,7 @@ async def stream(services: Services, ask: Ask) -> AsyncIterator[bytes]:
                 if "error" in chunk:
                     yield write_chunk(chunk)
                     return
+                received.take(chunk)
                 if chunk.get("usage"):
                     chunk["usage"] = completed(chunk["usage"], services.settings.cached_token_rule)
                 shown = _shown(ask, chunk)
@@ -139,6 +145,12 @@ async def stream(services: Services, ask: Ask) -> AsyncIterator[bytes]:
                     settled = True
                 if shown is not None:
                     yield write_chunk(shown)
+                if is_left() and not given.ends_with_usage:
+                    break
+        if not settled:  # it was broken off, or the engine keeps no count
+            usage = completed(received.usage(), services.settings.cached_token_rule)
+            await asyncio.to_thread(_keep, services, ask, usage, None)
+            settled = True
     except EngineLost as exc:
         yield write_chunk(exc.body())
         return
@@ -148,13 +160,29 @@ async def stream(services: Services, ask: Ask) -> AsyncIterator[bytes]:
     yield DONE
 
 
+def leave(services: Services, ask: Ask, task: asyncio.Task[Any]) -> None:
+    """The client has its answer, or has gone. Either way it was the one answer of its request: a retry is another."""
+    if task.done():
+        services.meter.delivered(ask.ticket)
+    if not task.done() or ask.ticket.ids.client is not None:
+        services.running.start(_leave(services, ask, task))
+
+
+async def _leave(services: Services, ask: Ask, task: asyncio.Task[Any]) -> None:
+    if not task.done():
+        await end_early(task, partial(services.engines.stop, ask.ticket.ids.server))
+        services.meter.delivered(ask.ticket)
+    if ask.ticket.ids.client is not None:  # at once, since the retry may come to another server
+        await asyncio.to_thread(services.meter.flush)
+
+
 def _shown(ask: Ask, chunk: Json) -> Json | None:
     """The chunk for the client; None for the one with only the usage when the client did not ask for it."""
     shown = {**chunk, "model": ask.target.public_name}
     if legacy.is_legacy(ask.sent):
         shown = legacy.as_function_call(shown)
     if ask.wants_usage:
-        return {"usage": None, **shown}
+        return {**shown, "usage": None if shown.get("choices") else shown.get("usage")}
     shown.pop("usage", None)
     return shown if shown.get("choices") else None
 

@@ -17,7 +17,7 @@ from tunery.domain.errors import InvalidRequest, RateLimited, TuneryError
 from tunery.settings import Settings
 
 TIMEOUT = httpx.Timeout(600, connect=10)
-OURS = ("cache_salt",)  # not a parameter of OpenAI's
+OURS = ("cache_salt", "request_id")  # no parameters of OpenAI's
 
 
 class Upstream:

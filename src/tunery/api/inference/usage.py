@@ -45,14 +45,53 @@ def for_ledger(usage: Json) -> TokenUsage:
     )
 
 
-def estimated_tokens(sent: Json) -> int:
-    """The prompt and the longest answer that was asked for."""
+class Received:
+    """What of a stream has come, to be counted when it is broken off and its engine does not say what it came to.
+
+    vLLM says with each chunk what the choice in it has come to (`continuous_usage_stats`). Where an engine does not,
+    each chunk with a choice counts as a token and the prompt as it was estimated.
+    """
+
+    def __init__(self, sent: Json) -> None:
+        self._sent = sent
+        self._usages: dict[int, Json] = {}
+        self._pieces = 0
+
+    def take(self, chunk: Json) -> None:
+        for choice in chunk.get("choices", ()):
+            self._pieces += 1
+            if chunk.get("usage"):
+                self._usages[choice.get("index", 0)] = chunk["usage"]
+
+    def usage(self) -> Json:
+        if not self._usages:
+            return {"prompt_tokens": estimated_prompt_tokens(self._sent), "completion_tokens": self._pieces}
+        count = self._sent.get("n") or 1
+        prompts: dict[int, int] = {}  # answers to one prompt stand side by side
+        for index, usage in self._usages.items():
+            prompts[index // count] = usage.get("prompt_tokens") or 0
+        output = sum(usage.get("completion_tokens") or 0 for usage in self._usages.values())
+        return {"prompt_tokens": sum(prompts.values()), "completion_tokens": output}
+
+
+def estimated_tokens(sent: Json, context_length: int | None) -> int:
+    """The prompts and the longest answers that were asked for, as far as the context lets them grow."""
     longest = sent.get("max_completion_tokens") or sent.get("max_tokens") or 0
     count = sent.get("n") or 1
+    if not isinstance(longest, int) or not isinstance(count, int):  # the engine refuses it
+        return estimated_prompt_tokens(sent)
+    if context_length is not None:
+        longest = min(longest, context_length)
+    return estimated_prompt_tokens(sent) + max(0, longest * count * _num_prompts(sent.get("prompt")))
+
+
+def estimated_prompt_tokens(sent: Json) -> int:
     text = sum(_length(message.get("content")) for message in sent.get("messages", ()))
-    text += _length(sent.get("prompt"))
-    answers = longest * count if isinstance(longest, int) and isinstance(count, int) else 0
-    return text // CHARACTERS_A_TOKEN + max(0, answers)
+    return (text + _length(sent.get("prompt"))) // CHARACTERS_A_TOKEN
+
+
+def _num_prompts(prompt: Any) -> int:
+    return len(prompt) if isinstance(prompt, list) and not (prompt and isinstance(prompt[0], int)) else 1
 
 
 def _length(content: Any) -> int:

@@ -18,7 +18,14 @@ from starlette.routing import Route
 from tunery.domain.errors import InvalidRequest, NotFound, ServerFault, TuneryError
 from tunery.serving.http import chat, completions
 from tunery.serving.http.broker import engine_down
-from tunery.serving.http.schemas import ChatRequest, CompletionRequest, LoadAdapter, TokenizeRequest, UnloadAdapter
+from tunery.serving.http.schemas import (
+    AbortRequests,
+    ChatRequest,
+    CompletionRequest,
+    LoadAdapter,
+    TokenizeRequest,
+    UnloadAdapter,
+)
 from tunery.serving.http.service import Service
 from tunery.serving.http.validation import parse
 
@@ -37,6 +44,7 @@ def create_app(service: Service) -> Starlette:
             Route("/v1/completions", routes.completions, methods=["POST"]),
             Route("/v1/load_lora_adapter", routes.load, methods=["POST"]),
             Route("/v1/unload_lora_adapter", routes.unload, methods=["POST"]),
+            Route("/abort_requests", routes.abort, methods=["POST"]),
             Route("/v1/models", routes.models),
             Route("/tokenize", routes.tokenize, methods=["POST"]),
             Route("/health", routes.health),
@@ -95,6 +103,13 @@ class Routes:
         wanted = parse(UnloadAdapter, await request.body())
         await asyncio.wrap_future(self._service.engine.unload(wanted.lora_name))
         return Response(f"Success: LoRA adapter '{wanted.lora_name}' removed successfully.", media_type="text/plain")
+
+    async def abort(self, request: Request) -> Response:
+        """Requests that run end now: their answers come as far as they are, with the usage until then."""
+        wanted = parse(AbortRequests, await request.body())
+        service = self._service
+        known = [each for each in wanted.request_ids if service.broker.abort(service.engine, each)]
+        return _json({"aborted": known})
 
     async def models(self, request: Request) -> Response:
         base = self._service.base_names[0]

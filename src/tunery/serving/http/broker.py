@@ -12,6 +12,7 @@ class Broker:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._inboxes: dict[str, asyncio.Queue[Output]] = {}
+        self._running: dict[str, set[str]] = {}  # by request, its sequences that have not ended
 
     def sink(self, outputs: list[Output]) -> None:
         """In the engine's thread: one wake-up of the loop for all outputs of a step."""
@@ -27,14 +28,17 @@ class Broker:
     async def run(self, engine: Engine, generations: list[Generation]) -> AsyncIterator[Output]:
         """Outputs of all generations as they come, until each has finished.
 
-        Whoever stops listening, because its client has gone, aborts what still runs. Raises Unavailable when the
-        engine has died and ServerFault when it gave up on a sequence.
+        Whoever stops listening, because its client has gone, aborts what still runs. `abort` instead has each sequence
+        end with an output that says what it came to. Raises Unavailable when the engine has died and ServerFault when
+        it gave up on a sequence.
         """
         if not engine.is_alive:
             raise engine_down()
         inbox: asyncio.Queue[Output] = asyncio.Queue()
         open_ids = {generation.id for generation in generations}
         self._inboxes.update(dict.fromkeys(open_ids, inbox))
+        request_id = generations[0].request_id
+        self._running[request_id] = open_ids
         try:
             engine.submit(generations)
             while open_ids:
@@ -47,8 +51,16 @@ class Broker:
         finally:
             for generation in generations:
                 self._inboxes.pop(generation.id, None)
+            self._running.pop(request_id, None)
             if open_ids:
                 engine.abort(list(open_ids))
+
+    def abort(self, engine: Engine, request_id: str) -> bool:
+        """End a request early: its answer comes now, as far as it is. False when no such request runs."""
+        open_ids = self._running.get(request_id)
+        if open_ids:
+            engine.abort(list(open_ids), report=True)
+        return open_ids is not None
 
 
 def engine_down() -> Unavailable:
@@ -58,21 +70,17 @@ def engine_down() -> Unavailable:
 
 
 def check_length(num_prompt: int, max_tokens: int | None, context_length: int, *, param: str) -> int:
-    """How many tokens may be drawn. Raises InvalidRequest `context_length_exceeded` in OpenAI's words."""
-    limit = f"This model's maximum context length is {context_length} tokens. However, "
+    """How many tokens may be drawn: as many as were asked for, cut to what the prompt leaves of the context.
+
+    Clients ask for what the model's name allows at OpenAI, where contexts are longer. Raises InvalidRequest
+    `context_length_exceeded`, in OpenAI's words, for a prompt that leaves nothing.
+    """
     if num_prompt >= context_length:
         raise InvalidRequest(
-            f"{limit}your {param} resulted in {num_prompt} tokens. Please reduce the length of the {param}.",
+            f"This model's maximum context length is {context_length} tokens. However, your {param} resulted in "
+            f"{num_prompt} tokens. Please reduce the length of the {param}.",
             param=param,
             code="context_length_exceeded",
         )
-    if max_tokens is None:
-        return context_length - num_prompt
-    if num_prompt + max_tokens > context_length:
-        raise InvalidRequest(
-            f"{limit}you requested {num_prompt + max_tokens} tokens ({num_prompt} in the {param}, {max_tokens} in the "
-            f"completion). Please reduce the length of the {param} or completion.",
-            param=param,
-            code="context_length_exceeded",
-        )
-    return max_tokens
+    room = context_length - num_prompt
+    return room if max_tokens is None else min(max_tokens, room)

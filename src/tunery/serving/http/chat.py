@@ -48,7 +48,7 @@ def prepare(service: Service, request: ChatRequest) -> Chat:
     )
     generations = service.generations(request, prompt_ids, params, request.n or 1)
     heading = Heading(new_id("chat"), request.model, service.fingerprint)
-    return Chat(request, heading, policy, generations, Usage(len(prompt_ids)))
+    return Chat(request, heading, policy, generations, Usage([generations], service.cached_tokens))
 
 
 def _check(request: ChatRequest) -> None:
@@ -148,18 +148,12 @@ def _choices(chat: Chat) -> dict[str, _Choice]:
     }
 
 
-def _count(service: Service, chat: Chat, output: Output) -> None:
-    chat.usage.num_output_tokens[output.id] = output.num_output_tokens
-    if output.id == chat.generations[0].id:
-        chat.usage.num_cached_tokens = service.cached_tokens(output.num_cached_tokens)
-
-
 async def complete(service: Service, chat: Chat) -> dict[str, Any]:
     """The whole answer at once."""
     choices = _choices(chat)
     async for output in service.run(chat.generations):
         choice = choices[output.id]
-        _count(service, chat, output)
+        chat.usage.take(output)
         choice.logprobs += output.logprobs
         for piece in choice.pieces(output):
             choice.text += piece.text
@@ -204,7 +198,7 @@ async def stream(service: Service, chat: Chat) -> AsyncIterator[dict[str, Any]]:
     has_begun: set[int] = set()
     async for output in service.run(chat.generations):
         choice = choices[output.id]
-        _count(service, chat, output)
+        chat.usage.take(output)
         if choice.index not in has_begun:
             has_begun.add(choice.index)
             yield _chunk(chat, choice, {"role": "assistant", "content": "", "refusal": None})

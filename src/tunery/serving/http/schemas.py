@@ -47,6 +47,7 @@ class Generating(_Wire):
     stop: Stop | None = None
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     # vLLM's
+    request_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None  # what `/abort_requests` names
     cache_salt: str | None = None
     ignore_eos: bool = False
     prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -112,7 +113,7 @@ class ChatRequest(Generating):
 
 
 class CompletionRequest(Generating):
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | list[str] | list[int] | list[list[int]] = ""  # empty: from the beginning of a text
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
@@ -124,6 +125,10 @@ class LoadAdapter(BaseModel):
 
 class UnloadAdapter(BaseModel):
     lora_name: Annotated[str, Field(min_length=1)]
+
+
+class AbortRequests(BaseModel):
+    request_ids: list[str]
 
 
 class TokenizeRequest(BaseModel):

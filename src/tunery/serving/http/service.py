@@ -29,6 +29,13 @@ class Service:
     def vocab_size(self) -> int:
         return self.table.vocab_size
 
+    @property
+    def text_start_ids(self) -> list[int]:
+        """What stands for an empty prompt: the token that begins a text or, where a model has none, ends one."""
+        names = self.renderer.special_tokens
+        start = self.renderer.tokenizer.token_to_id(names.get("bos_token") or names.get("eos_token") or "")
+        return [min(self.renderer.eos_ids) if start is None else start]
+
     def adapter_of(self, model: str) -> str | None:
         """None for the base. Raises NotFound."""
         if model in self.base_names:
@@ -59,6 +66,7 @@ class Service:
                 params=_seeded(params, request.seed, f"{salt_seed}{index}"),
                 adapter=adapter,
                 salt=request.cache_salt or "",
+                request_id=request.request_id or ident,
             )
             for index in range(count)
         ]

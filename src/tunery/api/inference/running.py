@@ -1,0 +1,110 @@
+"""Answers in the making. Each is a task of its own, so that it comes to its end, the ledger, whether its client waits
+for it or not.
+
+A client that goes away ends its answer early: the engine is told to stop, and says what the answer had come to.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+from tunery.domain.errors import TuneryError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+STOP_AGAIN_S = 0.5  # an engine may be told to stop before it has the request
+UNHEARD_S = 60.0  # an engine that cannot be told for so long will not end the answer either
+CLOSE_S = 10.0
+AHEAD = 64  # events of a stream that may wait for a slow client
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class Running:
+    """The tasks. They outlive the requests that they were begun for, not the process."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def close(self) -> None:
+        """At shutdown, when no client is left: what runs has been told to end, and now has a moment for it."""
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=CLOSE_S)
+            for task in late:
+                task.cancel()
+
+
+class Stream:
+    """The events of an answer on their way from its task to the client."""
+
+    def __init__(self) -> None:
+        self.is_left = False
+        self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue(AHEAD)
+
+    async def pump(self, events: AsyncGenerator[bytes]) -> None:
+        """The task's part: to the end of the answer, also when nobody takes the events any more."""
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    if not self.is_left:
+                        await self._waiting.put(event)
+        finally:
+            if not self.is_left:
+                await self._waiting.put(None)
+
+    async def take(self) -> bytes | None:
+        """The next event; None after the last one, or where the task failed."""
+        return await self._waiting.get()
+
+    def leave(self) -> None:
+        self.is_left = True
+        while not self._waiting.empty():
+            self._waiting.get_nowait()
+
+
+async def while_connected(request: Request, task: asyncio.Task[T]) -> T:
+    """The task's result. Raises what it raised, and ClientGone: then the task runs on.
+
+    The request's body must be read already.
+    """
+    gone = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        gone.cancel()
+    if not task.done():
+        raise ClientGone
+    return task.result()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def end_early(task: asyncio.Task[Any], stop: Callable[[], Awaitable[bool]]) -> None:
+    """Until the task is over. `stop` asks its engine for that; False: the engine did not hear it."""
+    clock = asyncio.get_running_loop().time
+    heard_at = clock()
+    while not task.done():
+        if await stop():
+            heard_at = clock()
+        await asyncio.wait({task}, timeout=STOP_AGAIN_S)
+        if clock() > heard_at + UNHEARD_S:
+            task.cancel()
+    if not task.cancelled() and (problem := task.exception()) is not None and not isinstance(problem, TuneryError):
+        log.error("an answer whose client had gone failed", exc_info=problem)
