@@ -10,7 +10,6 @@ from tunery.datasets.parse import parse_line
 from tunery.datasets.problems import CODES
 
 CORPUS = Path(__file__).parent / "corpus" / "bad_lines.txt"
-CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>")
 ANSWER = b'{"role": "assistant", "content": "b"}'
 # Of the whole file, or of its rendering: tested with files in test_validate.py.
 OF_FILES = {
@@ -62,7 +61,7 @@ def test_every_code_has_a_bad_line() -> None:
 def test_a_bad_line_gets_its_code(code: str, content: bytes) -> None:
     (line,) = [line for line in read_lines([b"\n\n", content]) if not line.is_blank]
     assert (line.number, line.example) == (3, 1)
-    parsed = parse_line(line, CONTROL_TOKENS)
+    parsed = parse_line(line)
     found = {problem.code: problem for problem in parsed.problems}
     assert code in found, parsed.problems
     problem = found[code]
@@ -76,7 +75,7 @@ def test_a_bad_line_has_no_other_error() -> None:
     """One slip is one problem: a list of followers would hide it."""
     for code, content in BAD_LINES:
         line = Line(1, 1, b"" if code == "line_too_long" else content, len(content))
-        errors = {problem.code for problem in parse_line(line, CONTROL_TOKENS).problems if problem.severity == "error"}
+        errors = {problem.code for problem in parse_line(line).problems if problem.severity == "error"}
         assert errors <= {code}, (errors, content[:200])
 
 

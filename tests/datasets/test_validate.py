@@ -79,7 +79,6 @@ def test_words_for_a_missing_role_number_the_example_not_the_line(write_rows: Wr
     [
         ({"text": "a"}, "Unexpected file format, expected either prompt/completion pairs or chat messages."),
         ({"tools": []}, "Invalid file format. Example 1 is missing key 'messages'."),
-        (chat_row(answer="a<|fim_suffix|>"), "Example 1 message contains an invalid token: <|fim_suffix|>."),
         ('{"messages": [}', "line contains invalid json: Expecting value: line 1 column 15 (char 14) (line 1)"),
     ],
 )

@@ -81,14 +81,13 @@ class BlockFacts:
 
 def examine(block: Block, task: Task, renderer: Renderer | None) -> BlockFacts:
     facts = BlockFacts(block.size)
-    forbidden = renderer.control_tokens if renderer else ()
     examples: list[tuple[int, Example]] = []
     for line in _lines(block):
         facts.num_lines = line.number
         if line.is_blank:
             continue
         facts.num_examples = line.example
-        parsed = parse_line(line, forbidden)
+        parsed = parse_line(line)
         facts.report(parsed.problems)
         if parsed.example is not None and _accept(parsed.example, line, task.method, facts):
             examples.append((line.example, parsed.example))

@@ -64,8 +64,6 @@ def _detail(problem: Problem, report: Report, file_id: str) -> tuple[str, str]:
             return _FILE_FORMAT, (
                 f"{example} cannot be parsed. Error: line contains invalid json: {problem.value} (line {problem.line})"
             )
-        case "special_token":
-            return _FILE_FORMAT, f"{example} message contains an invalid token: {problem.value}."
         case code if code in _MISSING_KEYS:
             return _FILE_FORMAT, f"{example} is missing key '{problem.value}'."
         case code if code in _EXTRA_KEYS:

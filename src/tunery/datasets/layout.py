@@ -23,6 +23,7 @@ class Span:
 class Layout:
     text: str
     spans: tuple[Span, ...]  # one for each assistant message, in order
+    quoted: tuple[tuple[int, int], ...] = ()  # where a control token is text, as marks tells
 
 
 def lay_out(

@@ -15,9 +15,6 @@ from tunery.datasets.tidy import is_absent, tidy_row
 from tunery.datasets.tool_rules import check_tools
 from tunery.texts import say
 
-# OpenAI refuses these in any text, whatever the base model.
-SPECIAL_TOKENS = ("<|endoftext|>", "<|endofprompt|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>")
-
 _CHAT_KEYS = {"messages", "tools", "parallel_tool_calls", "functions"}
 _INPUT_KEYS = {"messages", "tools", "parallel_tool_calls"}
 _OUTPUTS = {
@@ -33,7 +30,6 @@ _ONLY_OF_TRAINING = frozenset(
         "last_message_not_assistant",
         "last_weight_zero",
         "input_ends_with_assistant",
-        "special_token",
     )
 )
 
@@ -46,11 +42,11 @@ class Parsed:
     problems: list[Problem]
 
 
-def read_examples(lines: Iterable[Line], forbidden: tuple[str, ...] = ()) -> Iterator[Example | Problem]:
+def read_examples(lines: Iterable[Line]) -> Iterator[Example | Problem]:
     """Every example and every problem, in the order of the lines."""
     for line in lines:
         if not line.is_blank:
-            parsed = parse_line(line, forbidden)
+            parsed = parse_line(line)
             yield from parsed.problems
             if parsed.example is not None:
                 yield parsed.example
@@ -61,23 +57,22 @@ def load_examples(path: Path) -> list[Example]:
     return [item for item in read_examples(read_lines(read_chunks(path))) if not isinstance(item, Problem)]
 
 
-def parse_line(line: Line, forbidden: tuple[str, ...] = ()) -> Parsed:
-    """`forbidden`: the control tokens of the base model, refused in texts beside OpenAI's own."""
+def parse_line(line: Line) -> Parsed:
     findings = Findings(line.number, line.example)
-    example = _parse(line, forbidden, findings)
+    example = _parse(line, findings)
     return Parsed(None if findings.has_errors else example, findings.problems)
 
 
 def readable_example(line: Line) -> Example | Problem:
     """The example of a line that can be read, whether or not it can be trained on; else what stands against it."""
     findings = Findings(line.number, line.example)
-    example = _parse(line, (), findings)
+    example = _parse(line, findings)
     if example is not None:
         return example
     return next(problem for problem in findings.problems if problem.severity == "error")
 
 
-def _parse(line: Line, forbidden: tuple[str, ...], findings: Findings) -> Example | None:
+def _parse(line: Line, findings: Findings) -> Example | None:
     if line.is_too_long:
         findings.add("line_too_long", "", say("problem.line_too_long", size=line.size, most=MAX_LINE_BYTES))
         return None
@@ -85,7 +80,6 @@ def _parse(line: Line, forbidden: tuple[str, ...], findings: Findings) -> Exampl
     if row is None:
         return None
     tidy_row(row, findings)
-    _check_special_tokens(row, line.content, (*SPECIAL_TOKENS, *forbidden), findings)
     return _read(row, findings)
 
 
@@ -225,23 +219,3 @@ def _read_completion(row: dict[str, Any], findings: Findings) -> CompletionExamp
     if findings.has_errors_but(_ONLY_OF_TRAINING):
         return None
     return CompletionExample(findings.line, prompt, completion)
-
-
-def _check_special_tokens(row: dict[str, Any], content: bytes, tokens: tuple[str, ...], findings: Findings) -> None:
-    """The bytes are asked first: a walk over every text of every example would cost more than parsing it."""
-    if b"\\u" not in content and not any(token.encode() in content for token in tokens):
-        return
-    for path, text in _texts(row, ""):
-        for token in dict.fromkeys(token for token in tokens if token in text):
-            findings.add("special_token", path, say("problem.special_token", token=token), value=token)
-
-
-def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, str):
-        yield path, value
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _texts(item, f"{path}[{index}]")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _texts(item, f"{path}.{key}" if path else key)

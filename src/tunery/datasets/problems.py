@@ -70,7 +70,6 @@ CODES: dict[str, Severity] = {
     "content_not_text": "error",
     "empty_content": "warning",
     "invalid_content_part": "error",
-    "special_token": "error",
     # tools
     "tools_not_a_list": "error",
     "invalid_tool": "error",

@@ -1,8 +1,9 @@
 """Example → token ids and loss weights. The one renderer of checking, training and serving.
 
 The whole text is rendered by the base's chat template and tokenized at once, as transformers' apply_chat_template
-does, so a model is trained on exactly the ids that it is served with. The trained part is found in the text (layout)
-and carried over to tokens by the tokenizer's offsets.
+does, so a model is trained on exactly the ids that it is served with; but for control tokens that somebody spelt in a
+text, which stay text (marks). The trained part is found in the text (layout) and carried over to tokens by the
+tokenizer's offsets.
 """
 
 import json
@@ -12,14 +13,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
 from tunery.datasets.examples import ChatExample, CompletionExample, Example, Message, PreferenceExample, Tool
 from tunery.datasets.layout import Layout, Span, lay_out
+from tunery.datasets.marks import Encoded, Marks, Settled
 from tunery.datasets.messages import plain
 from tunery.datasets.template import ChatTemplate, RenderError, load_template
-from tunery.datasets.tools import CALL_OPEN, with_tools
+from tunery.datasets.tools import CALL_OPEN, FORM, read_arguments, with_tools
 
+_ROLES = frozenset(("system", "user", "assistant", "tool"))
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -87,10 +90,25 @@ class Renderer:
 
     @cached_property
     def control_tokens(self) -> tuple[str, ...]:
-        """Special tokens that steer the conversation: a text that holds one would break out of its message."""
+        """Special tokens that steer the conversation."""
         added = [token.content for token in self.tokenizer.get_added_tokens_decoder().values() if token.special]
         steering = set(self.special_tokens.values())
         return tuple(text for text in added if text in steering or text in self.template.source)
+
+    @cached_property
+    def marks(self) -> Marks:
+        """What is a control token when the template writes it, and text when anybody else does."""
+        return Marks(self.tokenizer, self.template.source + FORM, self._spoken())
+
+    def _spoken(self) -> str:
+        """A plain conversation, in which marks that the template puts together stand whole."""
+        turns = [{"role": role, "content": "."} for role in ("system", "user", "assistant")]
+        for messages in (turns, turns[1:], turns[1:2]):  # some templates refuse a system message
+            try:
+                return self.template.render(messages)
+            except RenderError:
+                continue
+        return ""
 
     @cached_property
     def _generation_prompt(self) -> str:
@@ -99,41 +117,59 @@ class Renderer:
         return self.template.render(asked, add_generation_prompt=True)[len(before) :]
 
     def prepare(self, messages: list[Message], tools: list[Tool] | None) -> tuple[list[Message], list[Tool] | None]:
-        """Messages and tools as the template receives them. Raises RenderError when a message lacks a part."""
+        """Messages and tools as the template receives them, guarded. Raises RenderError when a message lacks a part."""
         try:
-            reduced = plain(messages)
-            if self.knows_tools:
-                return [_with_parsed_arguments(message) for message in reduced], tools or None
-            return with_tools(reduced, tools), None
+            guarded = [self._guarded(message) for message in plain(messages)]
+            known = self.marks.guard_all(tools) if tools else None
+            return (guarded, known) if self.knows_tools else (with_tools(guarded, known), None)
         except (KeyError, TypeError, AttributeError) as exc:
             raise RenderError(f"A message is not in the form of a chat message: {exc}", param="messages") from exc
+
+    def _guarded(self, message: Message) -> Message:
+        """Arguments become objects, which templates that know tools expect where OpenAI has JSON text."""
+        marks, role = self.marks, message["role"]
+        guarded = {
+            **message,
+            "role": role if role in _ROLES else marks.guard(role),
+            "content": marks.guard(message["content"], answer=role == "assistant"),
+        }
+        if "tool_calls" in message:
+            guarded["tool_calls"] = [marks.guard_all(_with_parsed_arguments(call)) for call in message["tool_calls"]]
+        if "tool_call_id" in message:
+            guarded["tool_call_id"] = marks.guard_all(message["tool_call_id"])
+        return guarded
+
+    def _render(self, messages: list[Message], tools: list[Tool] | None, *, add_generation_prompt: bool) -> Settled:
+        prepared, known = self.prepare(messages, tools)
+        return self.marks.settle(self.template.render(prepared, known, add_generation_prompt=add_generation_prompt))
 
     def render_chat(
         self, messages: list[Message], tools: list[Tool] | None = None, *, add_generation_prompt: bool = False
     ) -> str:
-        prepared, known = self.prepare(messages, tools)
-        return self.template.render(prepared, known, add_generation_prompt=add_generation_prompt)
+        """The text to look at. It does not tell which of its marks are the template's: `prompt_ids` does."""
+        return self._render(messages, tools, add_generation_prompt=add_generation_prompt).text
 
     def prompt_ids(
         self, messages: list[Message], tools: list[Tool] | None = None, *, add_generation_prompt: bool = True
     ) -> list[int]:
         """What the engine prefills for a chat request."""
-        return self.encode(self.render_chat(messages, tools, add_generation_prompt=add_generation_prompt))
+        return self._encode([self._render(messages, tools, add_generation_prompt=add_generation_prompt)])[0].ids
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text; nothing is put before or behind it. Raises RenderError for a lone surrogate."""
-        return self._encode([text])[0].ids
+        """Token ids of a raw text, in which control tokens mean what they spell; nothing is put before or behind it.
+        Raises RenderError for a lone surrogate."""
+        return self._encode([Settled(text)])[0].ids
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
 
-    def length_within(self, text: str, max_tokens: int | None) -> int:
-        """How many characters of the text its first `max_tokens` tokens hold."""
-        encoding = self._encode([text])[0]
-        if max_tokens is None or len(encoding) <= max_tokens:
-            return len(text)
-        held = encoding.token_to_chars(max_tokens)
-        return held[0] if held else len(text)
+    def length_within(self, layout: Layout, max_tokens: int | None) -> int:
+        """How many characters of the layout's text its first `max_tokens` tokens hold."""
+        encoded = self._encode_layouts([layout])[0]
+        if max_tokens is None or len(encoded.ids) <= max_tokens:
+            return len(layout.text)
+        begin = encoded.begin_of(max_tokens)
+        return len(layout.text) if begin is None else begin
 
     def layout(self, example: ChatExample | CompletionExample) -> Layout:
         """The text of an example with its trained spans."""
@@ -142,7 +178,7 @@ class Renderer:
             return Layout(text, (Span(len(example.prompt), len(text), 1.0),))
         prepared, tools = self.prepare(example.messages, example.tools)
         weights = [float(m.get("weight", 1)) for m in example.messages if m["role"] == "assistant"]
-        return lay_out(
+        guarded = lay_out(
             self.template,
             prepared,
             tools,
@@ -150,6 +186,9 @@ class Renderer:
             generation_prompt=self._generation_prompt,
             end_of_turn=self.end_of_turn,
         )
+        settled = self.marks.settle(guarded.text)
+        spans = (Span(settled.position(each.start), settled.position(each.end), each.weight) for each in guarded.spans)
+        return Layout(settled.text, tuple(spans), settled.quoted)
 
     @cached_property
     def end_of_turn(self) -> str:
@@ -159,16 +198,16 @@ class Renderer:
         closing = [token for token in self.control_tokens if token in tail[tail.rfind(".") :]]
         return min(closing, key=lambda token: tail.find(token, tail.rfind(".")), default="")
 
-    def pair_texts(self, example: PreferenceExample) -> tuple[str, str, str]:
+    def pair_texts(self, example: PreferenceExample) -> tuple[Settled, Settled, Settled]:
         """The prompt, and the prompt followed by each answer up to its end-of-turn token."""
-        prompt = self.render_chat(example.messages, example.tools, add_generation_prompt=True)
+        prompt = self._render(example.messages, example.tools, add_generation_prompt=True)
         answers = []
         for answer in (example.preferred, example.non_preferred):
             chat = ChatExample(
                 example.line, [*[{**m, "weight": 0} for m in example.messages], answer], tools=example.tools
             )
             layout = self.layout(chat)
-            answers.append(layout.text[: layout.spans[-1].end])
+            answers.append(Settled(layout.text, layout.quoted).cut(0, layout.spans[-1].end))
         return prompt, answers[0], answers[1]
 
     def render(self, example: ChatExample | CompletionExample, max_tokens: int | None = None) -> Rendered:
@@ -179,7 +218,7 @@ class Renderer:
         self, examples: Sequence[ChatExample | CompletionExample], max_tokens: int | None = None
     ) -> list[Rendered]:
         layouts = [self.layout(example) for example in examples]
-        encodings = self._encode([layout.text for layout in layouts])
+        encodings = self._encode_layouts(layouts)
         return [_rendered(layout, enc, max_tokens) for layout, enc in zip(layouts, encodings, strict=True)]
 
     def render_pair(self, example: PreferenceExample, max_tokens: int | None = None) -> RenderedPair:
@@ -201,7 +240,7 @@ class Renderer:
     def measure_batch(self, examples: Sequence[Example], max_tokens: int | None = None) -> list[Measured | RenderError]:
         """Token counts of many examples, equal to the lengths that `render` gives; the error of one that has none."""
         laid_out = [self._try_layout(example) for example in examples]
-        encodings = iter(self._encode([layout.text for layout in laid_out if isinstance(layout, Layout)]))
+        encodings = iter(self._encode_layouts([layout for layout in laid_out if isinstance(layout, Layout)]))
         measured: list[Measured | RenderError] = []
         for example, layout in zip(examples, laid_out, strict=True):
             if isinstance(example, PreferenceExample):
@@ -229,75 +268,67 @@ class Renderer:
         prompt = self.render_chat(example.messages, example.tools, add_generation_prompt=True)
         return Measured(len(pair.prompt_ids) + trained, trained, pair.truncated, prompt)
 
-    def _answer_ids(self, prompt: str, prompt_ids: list[int], text: str, ids: list[int]) -> list[int]:
+    def _answer_ids(self, prompt: Settled, prompt_ids: list[int], whole: Settled, ids: list[int]) -> list[int]:
         """An answer that begins with white space may melt into the prompt's last token: then it stands alone."""
         if ids[: len(prompt_ids)] == prompt_ids:
             return ids[len(prompt_ids) :]
-        return self.encode(text[len(prompt) :])
+        return self._encode([whole.cut(len(prompt.text), len(whole.text))])[0].ids
 
-    def _encode(self, texts: list[str]) -> list[Encoding]:
+    def _encode_layouts(self, layouts: list[Layout]) -> list[Encoded]:
+        return self._encode([Settled(layout.text, layout.quoted) for layout in layouts])
+
+    def _encode(self, texts: list[Settled]) -> list[Encoded]:
         try:
-            return self.tokenizer.encode_batch(texts, add_special_tokens=False)
+            return self.marks.encode(texts)
         except (UnicodeEncodeError, TypeError) as exc:
             raise RenderError(
                 "The text holds half of a surrogate pair, which no encoding can carry.", param="messages"
             ) from exc
 
 
-def _rendered(layout: Layout, encoding: Encoding, max_tokens: int | None) -> Rendered:
-    ids = encoding.ids
+def _rendered(layout: Layout, encoded: Encoded, max_tokens: int | None) -> Rendered:
+    ids = encoded.ids
     weights = [0.0] * len(ids)
     for span in layout.spans:
-        first, last = _token_range(encoding, span)
+        first, last = _token_range(encoded, span)
         weights[first:last] = [span.weight] * (last - first)
     kept = len(ids) if max_tokens is None else min(len(ids), max_tokens)
     return Rendered(ids[:kept], weights[:kept], truncated=len(ids) - kept)
 
 
-def _measured(layout: Layout, encoding: Encoding, max_tokens: int | None) -> Measured:
-    total = len(encoding)
+def _measured(layout: Layout, encoded: Encoded, max_tokens: int | None) -> Measured:
+    total = len(encoded.encoding)
     kept = total if max_tokens is None else min(total, max_tokens)
     trained = 0
     for span in layout.spans:
         if span.weight:
-            first, last = _token_range(encoding, span)
+            first, last = _token_range(encoded, span)
             trained += max(0, min(last, kept) - min(first, kept))
     return Measured(kept, trained, total - kept, layout.text)
 
 
-def _token_range(encoding: Encoding, span: Span) -> tuple[int, int]:
+def _token_range(encoded: Encoded, span: Span) -> tuple[int, int]:
     """Tokens that hold at least one character of the span. Asking for two positions is cheaper than all offsets."""
-    if span.start == span.end:
+    encoding, start, end = encoded.encoding, encoded.position(span.start), encoded.position(span.end)
+    if start == end:
         return 0, 0
-    first = encoding.char_to_token(span.start)
-    last = encoding.char_to_token(span.end - 1)
+    first = encoding.char_to_token(start)
+    last = encoding.char_to_token(end - 1)
     if first is None or last is None:  # the tokenizer dropped a character: look at every token
-        held = [i for i, (a, b) in enumerate(encoding.offsets) if a < span.end and b > span.start]
+        held = [i for i, (a, b) in enumerate(encoding.offsets) if a < end and b > start]
         return (held[0], held[-1] + 1) if held else (0, 0)
     size = len(encoding)
     while last < size:  # one character may be spread over several tokens
         begins_at = encoding.token_to_chars(last)
-        if begins_at is not None and begins_at[0] >= span.end:
+        if begins_at is not None and begins_at[0] >= end:
             break
         last += 1
     return first, last
 
 
-def _with_parsed_arguments(message: Message) -> Message:
-    """Templates that know tools expect the arguments as an object, where OpenAI has JSON text."""
-    calls = message.get("tool_calls")
-    if not calls:
-        return message
-    return {**message, "tool_calls": [_parsed_call(call) for call in calls]}
-
-
-def _parsed_call(call: dict[str, Any]) -> dict[str, Any]:
+def _with_parsed_arguments(call: dict[str, Any]) -> dict[str, Any]:
     function = call["function"]
-    try:
-        arguments = json.loads(function["arguments"])
-    except (ValueError, RecursionError):
-        return call
-    return {**call, "function": {**function, "arguments": arguments}}
+    return {**call, "function": {**function, "arguments": read_arguments(function["arguments"])}}
 
 
 def _token_text(token: str | dict[str, Any]) -> str:

@@ -68,7 +68,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _row(line: Line, row: dict[str, Any] | None, renderer: Renderer | None, max_tokens: int | None) -> Row:
-    parsed = parse_line(line, renderer.control_tokens if renderer else ())
+    parsed = parse_line(line)
     if parsed.example is None or renderer is None:
         return Row(line.number, row, parsed.problems)
     measured = renderer.measure_batch([parsed.example], max_tokens)[0]
@@ -90,12 +90,12 @@ def segments(example: Example, renderer: Renderer, max_tokens: int | None = None
     """The rendered text in pieces; of a preference example the prompt and both answers. Raises RenderError."""
     if isinstance(example, PreferenceExample):
         prompt, preferred, other = renderer.pair_texts(example)
-        yield Segment("context", prompt)
-        yield Segment("trained", preferred[len(prompt) :])
-        yield Segment("trained", other[len(prompt) :])
+        yield Segment("context", prompt.text)
+        yield Segment("trained", preferred.text[len(prompt.text) :])
+        yield Segment("trained", other.text[len(prompt.text) :])
         return
     layout = renderer.layout(example)
-    kept = renderer.length_within(layout.text, max_tokens)
+    kept = renderer.length_within(layout, max_tokens)
     position = 0
     for span in [span for span in layout.spans if span.weight]:
         yield from _pieces(layout.text, position, span.start, kept, "context")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunery.datasets.examples import Message, Tool
+from tunery.datasets.tidy import arguments_text
 
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 RESPONSE_OPEN, RESPONSE_CLOSE = "<tool_response>", "</tool_response>"
@@ -33,6 +34,9 @@ For each function call, return a json object with function name and arguments wi
 {{"name": <function-name>, "arguments": <args-json-object>}}
 </tool_call>"""
 
+FORM = "".join((_INTRODUCTION, CALL_OPEN, CALL_CLOSE, RESPONSE_OPEN, RESPONSE_CLOSE))
+"""All that this form writes of its own."""
+
 
 @dataclass(frozen=True)
 class ToolCall:
@@ -46,14 +50,22 @@ def introduce(tools: list[Tool]) -> str:
     return _INTRODUCTION.format(definitions=definitions)
 
 
-def write_call(name: str, arguments: str) -> str:
+def write_call(name: str, arguments: Any) -> str:
     """One call as the model shall write it. Arguments that are no JSON stay a string: nothing is lost."""
-    try:
-        value = json.loads(arguments)
-    except (ValueError, RecursionError):
-        value = arguments
-    body = json.dumps({"name": name, "arguments": value}, ensure_ascii=False)
+    body = json.dumps({"name": name, "arguments": read_arguments(arguments)}, ensure_ascii=False)
     return f"{CALL_OPEN}\n{body}\n{CALL_CLOSE}"
+
+
+def read_arguments(given: Any) -> Any:
+    """The value of a call's arguments, however they came: as OpenAI's JSON text, as an object, encoded twice, empty.
+    Text that means no object stays as it is."""
+    if not isinstance(given, str):
+        return given if given is not None else {}
+    text = arguments_text(given)
+    try:
+        return json.loads(given if text is None else text)
+    except (ValueError, RecursionError):
+        return given
 
 
 def with_tools(messages: list[Message], tools: list[Tool] | None) -> list[Message]:
