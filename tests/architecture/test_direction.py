@@ -7,6 +7,7 @@ from tests.architecture.imports import Import, all_imports, top_package
 LEVELS = {
     "texts": 0,
     "domain": 0,
+    "atomic": 0,
     "settings": 0,
     "logs": 0,
     "tracing": 1,
@@ -55,7 +56,7 @@ FORBIDDEN = {
     },
 }
 
-PAGES_MAY_USE = {"dashboard", "domain", "settings", "datasets", "texts"}
+PAGES_MAY_USE = {"dashboard", "domain", "settings", "atomic", "datasets", "texts"}
 """The dashboard is a client of the HTTP API: what it cannot do through that, no user can either."""
 
 IMPORTS = all_imports()

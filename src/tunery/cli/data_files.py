@@ -1,7 +1,5 @@
 """What `tunery data` writes, and the bar it shows while it reads."""
 
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +9,7 @@ from typing import TextIO
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tunery import atomic
 from tunery.cli.output import notes
 
 BAR_AFTER_S = 1.0
@@ -43,14 +42,8 @@ def late_bar(title: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
     """The file appears when it is complete; a command that breaks off leaves nothing half-written."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            yield out
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with atomic.replacing(path) as part, part.open("w", encoding="utf-8") as out:
+        yield out
 
 
 def refuse_overwriting(source: Path, *targets: Path, force: bool) -> None:

@@ -6,9 +6,10 @@ One file a session and page, readable by the server's user only; signing out rem
 import hashlib
 import json
 import os
-import secrets
 from pathlib import Path
 from typing import Any
+
+from tunery import atomic
 
 
 class Drafts:
@@ -24,10 +25,11 @@ class Drafts:
     def save(self, token: str, page: str, draft: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = self._path(token, page)
-        part = path.with_suffix(f".{secrets.token_hex(4)}.part")
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with (
+            atomic.replacing(path) as part,
+            os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file,
+        ):
             json.dump(draft, file, ensure_ascii=False)
-        part.replace(path)
 
     def clear(self, token: str) -> None:
         for path in self.folder.glob(f"{_name(token)}-*.json"):

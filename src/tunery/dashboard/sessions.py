@@ -16,6 +16,7 @@ from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken
 
+from tunery import atomic
 from tunery.domain.clock import Clock
 
 COOKIE = "tunery_session"
@@ -78,10 +79,11 @@ class Sessions:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         content = {name: value for name, value in asdict(session).items() if name != "token"}
         path = self._path(session.token)
-        part = path.with_suffix(f".{secrets.token_hex(4)}.part")
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        with (
+            atomic.replacing(path) as part,
+            os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file,
+        ):
             file.write(_cipher(session.token).encrypt(json.dumps(content).encode()))
-        part.replace(path)
 
     def _sweep(self) -> None:
         for path in self.folder.glob("*.json"):

@@ -4,8 +4,6 @@ Past jobs stand in `<home>/speed.json`, a few for each base model and method.
 """
 
 import json
-import os
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tunery import atomic
 from tunery.datasets.pool import num_cores
 
 FILE = "speed.json"
@@ -92,10 +91,7 @@ def record(home: Path, source: str, method: str, job: PastJob) -> None:
     known[key] = [*known.get(key, []), job][-KEPT:]
     document = {name: [asdict(past) for past in jobs] for name, jobs in known.items()}
     home.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".speed-", dir=home)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(document, file, indent=1)
-    os.replace(name, home / FILE)
+    atomic.write_text(home / FILE, json.dumps(document, indent=1))
 
 
 def _read(home: Path) -> dict[str, list[PastJob]]:

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunery import atomic
 from tunery.datasets.report import Role
 from tunery.domain.errors import NotFound
 from tunery.domain.jobs import FineTuningJob
@@ -60,22 +61,17 @@ class Workspace:
         here = self.local_step()
         if saved is None or (here is not None and here >= saved.step):
             return here or 0
-        incoming = self.root / "state.incoming"
-        shutil.rmtree(incoming, ignore_errors=True)
-        blobs.download_dir(saved.prefix, incoming)
-        shutil.rmtree(self.state, ignore_errors=True)
-        incoming.rename(self.state)
+        with atomic.replacing_folder(self.state) as incoming:
+            blobs.download_dir(saved.prefix, incoming)
         return saved.step
 
     def restore_checkpoint(self, blobs: Blobs, step: int, prefix: str) -> None:
         """The trainer counts on the checkpoints that its state names."""
         folder = self.root / "checkpoints" / f"step-{step}"
         if not folder.exists():
-            incoming = self.root / "checkpoint.incoming"
-            shutil.rmtree(incoming, ignore_errors=True)
-            blobs.download_dir(prefix, incoming)
             folder.parent.mkdir(exist_ok=True)
-            incoming.rename(folder)
+            with atomic.replacing_folder(folder) as incoming:
+                blobs.download_dir(prefix, incoming)
 
     def save(self, blobs: Blobs, job_id: str) -> SavedState | None:
         """Upload the state that lies here. None when the trainer replaced it meanwhile: its next word names a newer."""
@@ -83,7 +79,7 @@ class Workspace:
         shutil.rmtree(snapshot, ignore_errors=True)
         try:
             # The trainer replaces files and never writes into one, so links keep what they name now.
-            shutil.copytree(self.state, snapshot, copy_function=os.link)
+            shutil.copytree(self.state, snapshot, copy_function=os.link, ignore=shutil.ignore_patterns(atomic.PARTS))
         except (OSError, shutil.Error):
             return None
         step = _step_of(snapshot)

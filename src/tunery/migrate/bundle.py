@@ -12,8 +12,6 @@ Every file appears whole or not at all, so an importer that is killed can be sta
 """
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -21,6 +19,7 @@ from urllib.parse import quote, unquote
 
 import orjson
 
+from tunery import atomic
 from tunery.domain.errors import InvalidRequest
 from tunery.migrate.source import Json
 
@@ -90,12 +89,8 @@ def dump(value: object) -> bytes:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with atomic.replacing(path) as part:
+        part.write_bytes(data)
 
 
 def sha256_of(path: Path) -> str:

@@ -1,10 +1,10 @@
 """Source → bundle. Fetches what is new, again and again: a second run asks only for what the first did not finish."""
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
+from tunery import atomic
 from tunery.domain.jobs import TERMINAL
 from tunery.migrate.bundle import Bundle, Kind, sha256_of
 from tunery.migrate.source import Json, Source, explain, is_absent
@@ -86,17 +86,15 @@ def is_complete(kind: Kind, bundle: Bundle, object_id: str) -> bool:
 def fetch_file(source: Source, bundle: Bundle, item: Json) -> None:
     """Bytes first, then the description: a description in the bundle means that the bytes are there."""
     target = bundle.content(item["id"])
-    part = target.with_name(f".part-{target.name}")
     try:
-        source.download(item["id"], part)
+        with atomic.replacing(target) as part:
+            source.download(item["id"], part)
+            digest = sha256_of(part)
     except Exception as error:
-        part.unlink(missing_ok=True)
         if not is_absent(error):
             raise
         bundle.put("files", item["id"], {"file": item, "absent": explain(error)})
         return
-    digest = sha256_of(part)
-    os.replace(part, target)
     bundle.put("files", item["id"], {"file": item, "sha256": digest})
 
 

@@ -10,11 +10,11 @@ import hashlib
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tunery import atomic
 from tunery.domain.errors import Unavailable
 
 Progress = Callable[[str, int, int | None], None]
@@ -78,9 +78,7 @@ def _fetchers() -> dict[str, Callable[[str, Path, Progress], None]]:
 def _make(source: str, cache: Path, fill: Callable[[Path], None]) -> Path:
     """Fill a temporary folder beside the target and rename it: nobody ever sees half a model."""
     target = cache / _slug(source)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=cache) as name:
-        partial = Path(name) / "model"
-        partial.mkdir()
+    with atomic.replacing_folder(target) as partial:
         fill(partial)
         (partial / MANIFEST).write_text(json.dumps({"source": source, "layout": LAYOUT}) + "\n", "utf-8")
         missing = [item for item in REQUIRED if not (partial / item).exists()]
@@ -88,9 +86,6 @@ def _make(source: str, cache: Path, fill: Callable[[Path], None]) -> Path:
             raise SourceError(
                 f"The model {source!r} has no {missing[0]}. It needs safetensors, tokenizer.json and a chat template."
             )
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
     return target
 
 

@@ -9,6 +9,8 @@ from email.policy import SMTP
 from pathlib import Path
 from typing import Literal
 
+from tunery import atomic
+
 log = logging.getLogger(__name__)
 
 Security = Literal["none", "starttls", "tls"]
@@ -64,7 +66,6 @@ class MailFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         name = str(mail["Message-ID"]).strip("<>").partition("@")[0]
         path = self.folder / f"{name}.eml"
-        part = path.with_suffix(".part")
-        part.write_bytes(mail.as_bytes(policy=SMTP))
-        part.replace(path)
+        with atomic.replacing(path) as part:
+            part.write_bytes(mail.as_bytes(policy=SMTP))
         log.info("no SMTP server is configured: mail to %s was written to %s", mail["To"], path)

@@ -1,8 +1,6 @@
 """Bytes by path, in a directory or in S3, always as streams. An object is there whole or not at all."""
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 import obstore
 from obstore.store import LocalStore, S3Store
 
+from tunery import atomic
 from tunery.domain.errors import NotFound
 from tunery.settings import Settings, SettingsError
 
@@ -54,6 +53,9 @@ class Blobs:
         """Store the stream. When it breaks off, nothing is stored and the error goes on to the caller."""
         meter = _Meter(source)
         obstore.put(self._store, _checked(path), meter.chunks(), chunk_size=CHUNK_BYTES)
+        if self._folder is not None:  # a row that names the object must not outlive it in a power cut
+            atomic.sync(self._folder / path)
+            atomic.sync((self._folder / path).parent)
         return BlobInfo(path, meter.num_bytes, meter.sha256.hexdigest())
 
     def get(self, path: str) -> Iterator[bytes]:
@@ -83,15 +85,9 @@ class Blobs:
     def download(self, path: str, to: Path) -> None:
         """Atomic: `to` is absent or whole."""
         to.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=to.parent, prefix=f".{to.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as out:
-                for piece in self.get(path):
-                    out.write(piece)
-            os.replace(name, to)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with atomic.replacing(to) as part, part.open("wb") as out:
+            for piece in self.get(path):
+                out.write(piece)
 
     def upload_dir(self, prefix: str, folder: Path) -> tuple[BlobInfo, ...]:
         """Every file below `folder`, under its relative path."""

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from tunery import atomic
 from tunery.modeling.adapter_config import LoraConfig
 from tunery.modeling.adapters import save_adapter
 from tunery.training.model import TrainModel
@@ -16,18 +17,11 @@ def checkpoint_dir(workdir: Path, step: int) -> Path:
 
 def save_checkpoint(workdir: Path, step: int, model: TrainModel, lora: LoraConfig, base_model: str) -> Path:
     """Write the adapter as it is. One rename makes it visible. Raises OSError on a full disk."""
-    target = checkpoint_dir(workdir, step)
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    target = checkpoint_dir(workdir, step)  # it is there already when a resumed job does its last steps again
+    target.parent.mkdir(parents=True, exist_ok=True)
+    atomic.remove_parts(target.parent)
+    with atomic.replacing_folder(target) as part:
         save_adapter(part, model.layers, lora, base_model)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    if target.exists():  # a resumed job does its last steps again
-        shutil.rmtree(target)
-    part.rename(target)
     return target
 
 

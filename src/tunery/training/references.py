@@ -1,10 +1,10 @@
 """The reference log-probabilities of DPO: computed once, before the first step, and kept for a resumed job."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tunery import atomic
 from tunery.training.batching import micro_batches
 from tunery.training.examples import TrainExample
 from tunery.training.methods.dpo import answer_logprobs
@@ -34,7 +34,5 @@ def reference_logprobs(
         check()
         chosen = [examples[index] for index in indices]
         found |= zip(chosen, answer_logprobs(model, chosen), strict=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps([found[example] for example in examples]), "utf-8")
-    os.replace(part, path)
+    atomic.write_text(path, json.dumps([found[example] for example in examples]))
     return found

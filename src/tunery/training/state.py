@@ -5,7 +5,6 @@ and the random numbers of a step follow from the seed and the step, so they need
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from tunery import atomic
 from tunery.modeling.adapters import adapter_tensors, set_adapter_tensors
 from tunery.training.model import TrainModel
 from tunery.training.optimizer import AdamW
@@ -43,16 +43,11 @@ def save_state(folder: Path, model: TrainModel, optimizer: AdamW, progress: Prog
     for index, parameter in enumerate(model.parameters()):
         for name, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{index}.{name}"] = value.detach().cpu()
-    part = folder / f"{STATE_FILE}.part"
-    try:
-        header = {"progress": json.dumps(asdict(progress)), "product_dtype": _name(model.product_dtype)}
+    header = {"progress": json.dumps(asdict(progress)), "product_dtype": _name(model.product_dtype)}
+    atomic.remove_parts(folder)
+    with atomic.replacing(folder / STATE_FILE) as part:
         save_file(tensors, part, header)
-        _replace(part, folder / STATE_FILE)
-    finally:
-        part.unlink(missing_ok=True)
-    meta = folder / f"{META_FILE}.part"
-    meta.write_text(json.dumps({"step": progress.step}) + "\n", "utf-8")
-    _replace(meta, folder / META_FILE)
+    atomic.write_text(folder / META_FILE, json.dumps({"step": progress.step}) + "\n")
 
 
 def load_state(folder: Path, model: TrainModel, optimizer: AdamW) -> Progress | None:
@@ -84,9 +79,3 @@ def saved_product_dtype(folder: Path) -> torch.dtype | None:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _replace(part: Path, target: Path) -> None:
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(target)

@@ -5,10 +5,8 @@ is away. An engine that was restarted has forgotten its adapters: the first requ
 """
 
 import asyncio
-import contextlib
 import hashlib
 import logging
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -19,6 +17,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from tunery import atomic
 from tunery.api.inference.answer import Answer
 from tunery.api.inference.engine_errors import engine_error, not_served, unavailable
 from tunery.api.inference.engine_http import DOWN, EngineHttp, Unreachable, until_the_end
@@ -183,9 +182,7 @@ class Engines:
         folder = self._folder / model.id
         if not folder.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self._folder, prefix=".part-") as part:
-                if self._blobs.download_dir(model.blob, Path(part) / model.id) == 0:
+            with atomic.replacing_folder(folder, unless_there=True) as part:
+                if self._blobs.download_dir(model.blob, part) == 0:
                     raise ServerFault(f"The weights of {model.name} are missing from the blob store.")
-                with contextlib.suppress(OSError):  # another process was faster
-                    (Path(part) / model.id).rename(folder)
         return folder

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO
 
+from tunery import atomic
+
 log = logging.getLogger(__name__)
 
 TRAINER = (sys.executable, "-m", "tunery.training.child")
@@ -59,9 +61,7 @@ class TrainerProcess:
 
     def ask(self, wish: Wish) -> None:
         """Takes effect between two optimizer steps. Written whole, so that the trainer never reads half a word."""
-        part = self.workdir / f"{CONTROL}.part"
-        part.write_text(wish)
-        part.replace(self.workdir / CONTROL)
+        atomic.write_text(self.workdir / CONTROL, wish)
 
     def wait(self, timeout_s: float) -> int:
         """The exit status, negative for a signal. Kills a trainer that does not end in time."""
