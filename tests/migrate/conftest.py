@@ -64,6 +64,8 @@ class RecordedOpenAI:
     files: list[str] = field(default_factory=lambda: ["file-train", "file-result", "file-gone"])
     rate_limits: int = 0  # how many of the next requests get 429
     answers: dict[str, str] = field(default_factory=dict)  # last message -> what the old model says
+    calls: list[dict[str, Any]] = field(default_factory=list)  # what it answers to a request with tools
+    refusals: dict[str, int] = field(default_factory=dict)  # path -> status it answers with
     keys: set[str] = field(default_factory=set)  # that requests came with
     requests: Counter[str] = field(default_factory=Counter)
     base_url: str = ""
@@ -87,6 +89,8 @@ def build(account: RecordedOpenAI) -> FastAPI:  # noqa: C901 - one route after a
         if account.rate_limits:
             account.rate_limits -= 1
             return error(429, "Rate limit reached", "rate_limit_exceeded", {"retry-after": "0.01"})
+        if status := account.refusals.get(request.url.path):
+            return error(status, f"Not allowed: {request.url.path}")
         return await call_next(request)
 
     def page(items: list[dict[str, Any]], after: str | None, limit: int) -> dict[str, Any]:
@@ -142,9 +146,19 @@ def build(account: RecordedOpenAI) -> FastAPI:  # noqa: C901 - one route after a
         body = await request.json()
         if not body["model"].startswith("ft:"):
             return error(404, f"The model `{body['model']}` does not exist", "model_not_found")
+        if body.get("tools") and account.calls:
+            return calling(body, account.calls)
         return answer(body, account.answers.get(body["messages"][-1]["content"], "I cannot say."))
 
     return app
+
+
+def calling(body: dict[str, Any], calls: list[dict[str, Any]]) -> Response:
+    message = {"role": "assistant", "content": None, "refusal": None, "tool_calls": calls}
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls", "logprobs": None}
+    usage = {"prompt_tokens": 20, "completion_tokens": 9, "total_tokens": 29}
+    head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": 1_795_000_000, "model": body["model"]}
+    return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
 
 
 def answer(body: dict[str, Any], text: str) -> Response:

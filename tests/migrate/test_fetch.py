@@ -40,6 +40,28 @@ def test_a_deleted_file_is_kept_as_absent_with_its_reason(source: Source, bundle
     assert bundle.get("files", "file-gone")["absent"] == "404: No such File object: file-gone"
 
 
+@pytest.mark.parametrize("status", [400, 403, 404, 410, 451])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/files/file-train/content",
+        f"/fine_tuning/jobs/ftjob-{1:024d}/events",
+        f"/fine_tuning/jobs/ftjob-{1:024d}/checkpoints",
+        "/chat/completions/chatcmpl-1/messages",
+    ],
+)
+def test_what_the_account_cannot_give_is_gone_and_no_failure(
+    recorded_openai: Any, source: Source, bundle: Bundle, path: str, status: int
+) -> None:
+    recorded_openai.refusals[f"/v1{path}"] = status
+    assert fetch_all(source, bundle).failures == {}
+    recorded_openai.requests.clear()
+    fetch_all(source, bundle)
+    assert f"/v1{path}" not in recorded_openai.requests
+    if path.endswith("content"):
+        assert bundle.get("files", "file-train")["absent"].startswith(f"{status}: ")
+
+
 def test_a_closed_endpoint_does_not_stop_the_rest(source: Source, bundle: Bundle) -> None:
     fetched = fetch_all(source, bundle)
     assert "winding down" in fetched.closed["evals"]

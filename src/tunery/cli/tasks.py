@@ -78,4 +78,4 @@ def example(name: str) -> Path:
 
 
 def _rows(path: Path) -> list[list[Message]]:
-    return [json.loads(line)["messages"] for line in path.read_text("utf-8").splitlines()]
+    return [json.loads(line)["messages"] for line in path.read_text("utf-8").split("\n") if line]

@@ -14,6 +14,9 @@ import orjson
 from openai import OpenAI, OpenAIError
 from openai.types.chat import ChatCompletion
 
+from tunery.datasets.conversations import Conversation, read_conversations
+from tunery.datasets.lines import read_chunks
+from tunery.datasets.problems import Problem
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.usage import Price, TokenUsage
 from tunery.migrate.source import Json, explain
@@ -26,7 +29,7 @@ CHARACTERS_A_TOKEN = 3.5  # English text under OpenAI's tokenizers has about 4; 
 class Prompt:
     row: int  # 1-based line of its file
     messages: list[Json]
-    expected: str | None = None  # the file's own last answer, when it has one
+    expected: str | None = None  # the file's own last answer as `said` writes it, when it has one
     tools: list[Json] | None = None
 
 
@@ -45,39 +48,54 @@ class Golden:
     latency_ms: float = 0.0
     finish_reason: str | None = None
     error: str | None = None
+    tools: list[Json] | None = None
+
+    @property
+    def text(self) -> str:
+        """What is compared: the words, and the calls of tools."""
+        return said(self.answer, self.tool_calls)
+
+    @property
+    def is_cut(self) -> bool:
+        return self.finish_reason == "length"
+
+
+def said(content: str | None, calls: Iterable[Json] = ()) -> str:
+    """The words of an answer and a line for each call: the same call is the same text, however its JSON is written."""
+    called = [f"{call['function']['name']}({_canonical(call['function']['arguments'])})" for call in calls]
+    return "\n".join(filter(None, [content, *called]))
+
+
+def _canonical(arguments: str) -> str:
+    try:
+        return orjson.dumps(orjson.loads(arguments), option=orjson.OPT_SORT_KEYS).decode()
+    except orjson.JSONDecodeError:  # a call that was cut
+        return arguments
 
 
 def read_prompts(path: Path, *, limit: int | None = None) -> list[Prompt]:
-    """Rows of a chat JSONL file; a last assistant message becomes `expected`. Takes every k-th row to meet `limit`.
-
-    Raises InvalidRequest naming the line that has no messages.
-    """
-    prompts = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        if line.strip():
-            prompts.append(_prompt(number, line))
+    """Rows of a training file of any format; a last assistant message becomes `expected`. Takes every k-th row to meet
+    `limit`. Raises InvalidRequest naming the line that cannot be read or has nothing to answer."""
+    prompts = [_prompt(row) for row in read_conversations(read_chunks(path))]
     if limit is None or limit >= len(prompts):
         return prompts
     return [prompts[index * len(prompts) // limit] for index in range(limit)]
 
 
-def _prompt(number: int, line: bytes) -> Prompt:
-    try:
-        row = orjson.loads(line)
-        messages = [{key: value for key, value in each.items() if key != "weight"} for each in row["messages"]]
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidRequest(f"Line {number} is not a chat example with `messages`.") from error
-    expected = messages.pop()["content"] if messages and messages[-1]["role"] == "assistant" else None
-    if not messages:
-        raise InvalidRequest(f"Line {number} has no message to answer.")
-    return Prompt(number, messages, expected, row.get("tools"))
+def _prompt(row: Conversation | Problem) -> Prompt:
+    if isinstance(row, Problem):
+        raise InvalidRequest(f"Line {row.line}: {row.message}")
+    if not row.messages:
+        raise InvalidRequest(f"Line {row.line} has no message to answer.")
+    expected = None if row.answer is None else said(row.answer_text, row.answer.get("tool_calls") or ())
+    return Prompt(row.line, row.messages, expected, row.tools)
 
 
 def estimate_cost(prompts: Iterable[Prompt], price: Price, *, max_tokens: int) -> int:
     """In the ledger's unit, from above: prompts by their characters, answers by their expected or greatest length."""
     total = 0
     for prompt in prompts:
-        characters = sum(len(str(message.get("content") or "")) + 16 for message in prompt.messages)
+        characters = len(orjson.dumps([prompt.messages, prompt.tools]))
         answer = max_tokens if prompt.expected is None else min(max_tokens, int(len(prompt.expected) / 2) + 16)
         total += price.cost(TokenUsage(int(characters / CHARACTERS_A_TOKEN), output_tokens=answer)).total
     return total
@@ -133,7 +151,7 @@ def ask(client: OpenAI, model: str, prompt: Prompt, *, max_tokens: int) -> Golde
     try:
         answer = client.chat.completions.create(**request)
     except OpenAIError as error:
-        return Golden(prompt.row, prompt.messages, model, prompt.expected, error=explain(error))
+        return Golden(prompt.row, prompt.messages, model, prompt.expected, error=explain(error), tools=prompt.tools)
     return _golden(prompt, model, answer, (time.perf_counter() - started) * 1000)
 
 
@@ -147,11 +165,12 @@ def _golden(prompt: Prompt, model: str, answer: ChatCompletion, latency_ms: floa
         model=model,
         expected=prompt.expected,
         answer=choice.message.content or "",
-        tool_calls=[call.model_dump() for call in choice.message.tool_calls or []],
+        tool_calls=[call.model_dump(exclude_none=True) for call in choice.message.tool_calls or []],
         logprobs=[token.logprob for token in tokens],
         usage={"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens} if usage else {},
         latency_ms=latency_ms,
         finish_reason=choice.finish_reason,
+        tools=prompt.tools,
     )
 
 
@@ -159,10 +178,16 @@ def recorded_answers(client: OpenAI, name: str) -> Iterator[Golden]:
     """Stored completions of a model as answers, in the order in which they were given: row 1 is the oldest."""
     for row, stored in enumerate(client.chat.completions.list(model=name, order="asc", limit=100), 1):
         messages = [
-            {"role": message.role, "content": message.content}
-            for message in client.chat.completions.messages.list(stored.id, limit=100)
+            _asked(message.to_dict()) for message in client.chat.completions.messages.list(stored.id, limit=100)
         ]
-        yield _golden(Prompt(row, messages), name, stored, latency_ms=0.0)
+        tools: Any = (stored.model_extra or {}).get("tools")
+        yield _golden(Prompt(row, messages, tools=tools), name, stored, latency_ms=0.0)
+
+
+def _asked(stored: Json) -> Json:
+    """A stored message as the request had it: parts again where the list shows their text as well."""
+    message = {key: value for key, value in stored.items() if key not in ("id", "content_parts") and value is not None}
+    return {**message, "content": stored.get("content_parts") or stored.get("content")}
 
 
 def write_golden(path: Path, answers: Iterable[Golden]) -> list[Golden]:
@@ -179,18 +204,29 @@ def write_golden(path: Path, answers: Iterable[Golden]) -> list[Golden]:
 def read_golden(path: Path) -> list[Golden]:
     """The last answer for each row: a second capture after a failure replaces the failed ones."""
     rows: dict[int, Golden] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            golden = Golden(**orjson.loads(line))
-        except (orjson.JSONDecodeError, TypeError) as error:
-            raise InvalidRequest(f"{path}, line {number}, is not an answer that `migrate capture` wrote.") from error
-        rows[golden.row] = golden
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                golden = Golden(**orjson.loads(line))
+            except (orjson.JSONDecodeError, TypeError) as error:
+                raise InvalidRequest(
+                    f"{path}, line {number}, is not an answer that `migrate capture` wrote."
+                ) from error
+            rows[golden.row] = golden
     return [rows[row] for row in sorted(rows)]
 
 
 def to_training_rows(answers: Iterable[Golden]) -> Iterator[bytes]:
-    """Chat JSONL lines that teach a new model what the old one answered."""
+    """Chat JSONL lines that teach a new model what the old one answered. An answer that was cut would teach to stop in
+    the middle: it is left out."""
     for answer in answers:
-        if answer.error is None and answer.answer:
-            row = {"messages": [*answer.messages, {"role": "assistant", "content": answer.answer}]}
-            yield orjson.dumps(row) + b"\n"
+        if answer.error is None and answer.text and not answer.is_cut:
+            yield orjson.dumps(_training_row(answer)) + b"\n"
+
+
+def _training_row(answer: Golden) -> Json:
+    learned: Json = {"role": "assistant", "content": answer.answer or None}
+    if answer.tool_calls:
+        learned["tool_calls"] = answer.tool_calls
+    row: Json = {"messages": [*answer.messages, learned]}
+    return {**row, "tools": answer.tools} if answer.tools else row

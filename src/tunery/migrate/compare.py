@@ -100,13 +100,13 @@ def score_rows(answers: Sequence[Golden], reference: Sequence[Golden]) -> np.nda
     exact = is_exact_task(reference)
     scores = []
     for answer, old in zip(answers, reference, strict=True):
-        wanted = old.answer if answer.expected is None else answer.expected
+        wanted = old.text if answer.expected is None else answer.expected
         if answer.error is not None:
             scores.append(0.0)
         elif exact:
-            scores.append(float(normalise(answer.answer) == normalise(wanted)))
+            scores.append(float(normalise(answer.text) == normalise(wanted)))
         else:
-            scores.append(similarity(answer.answer, wanted))
+            scores.append(similarity(answer.text, wanted))
     return np.array(scores)
 
 
@@ -130,9 +130,9 @@ def summarise(answers: Sequence[Golden], old: Sequence[Golden]) -> ModelSummary:
         num_rows=len(answers),
         num_errors=len(answers) - len(good),
         score=bootstrap(score_rows(answers, old)),
-        exact_match=_mean([normalise(a.answer) == normalise(a.expected) for a in labelled]),
-        similarity=_mean([similarity(a.answer, a.expected) for a in labelled]),
-        agreement=_mean([similarity(a.answer, b.answer) for a, b in zip(answers, old, strict=True)]) or 0.0,
+        exact_match=_mean([normalise(a.text) == normalise(a.expected) for a in labelled]),
+        similarity=_mean([similarity(a.text, a.expected) for a in labelled]),
+        agreement=_mean([similarity(a.text, b.text) for a, b in zip(answers, old, strict=True)]) or 0.0,
         refusals=_mean([bool(REFUSAL.search(a.answer or "")) for a in good]) or 0.0,
         mean_words=_mean([len((a.answer or "").split()) for a in good]) or 0.0,
         mean_logprob=_mean(logprobs),

@@ -99,16 +99,31 @@ def fetch_file(source: Source, bundle: Bundle, item: Json) -> None:
 
 
 def fetch_job(source: Source, bundle: Bundle, item: Json) -> None:
-    entry = {"job": item, "events": source.events(item["id"]), "checkpoints": source.checkpoints(item["id"])}
-    bundle.put("jobs", item["id"], entry)
+    events, checkpoints = _what_is_left(source.events, item["id"]), _what_is_left(source.checkpoints, item["id"])
+    bundle.put("jobs", item["id"], {"job": item, "events": events, "checkpoints": checkpoints})
+
+
+def _what_is_left(read: Callable[..., list[Json]], *ids: str) -> list[Json]:
+    """Nothing where the account has forgotten it: the object itself is worth keeping all the same."""
+    try:
+        return read(*ids)
+    except Exception as error:
+        if not is_absent(error):
+            raise
+        return []
 
 
 def fetch_eval(source: Source, bundle: Bundle, item: Json) -> None:
     runs = [
-        {"run": run, "output_items": source.eval_items(item["id"], run["id"])} for run in source.eval_runs(item["id"])
+        {"run": run, "output_items": _what_is_left(source.eval_items, item["id"], run["id"])}
+        for run in source.eval_runs(item["id"])
     ]
     bundle.put("evals", item["id"], {"eval": item, "runs": runs})
 
 
 def fetch_completion(source: Source, bundle: Bundle, item: Json) -> None:
-    bundle.put("completions", item["id"], {"completion": item, "messages": source.completion_messages(item["id"])})
+    bundle.put(
+        "completions",
+        item["id"],
+        {"completion": item, "messages": _what_is_left(source.completion_messages, item["id"])},
+    )

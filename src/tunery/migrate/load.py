@@ -72,7 +72,7 @@ def load_file(bundle: Bundle, target: Target, file_id: str) -> bool:
     """False when it is there already. The blob is written before the row: a row promises its bytes."""
     entry = bundle.get("files", file_id)
     if "absent" in entry:
-        raise NotLoadable(f"the source has no content for it ({entry['absent']})")
+        raise NotLoadable(f"gone at the source ({entry['absent']})")
     with read(target.engine) as conn:
         if files.find_file(conn, file_id, target.project_id):
             return False

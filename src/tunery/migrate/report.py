@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 from jinja2 import Environment, PackageLoader, select_autoescape
 
+from tunery.datasets.messages import text_of
 from tunery.domain.errors import InvalidRequest
 from tunery.migrate.capture import Golden
 from tunery.migrate.compare import (
@@ -47,7 +48,7 @@ class ReportRow:
 
     @property
     def question(self) -> str:
-        return str(self.messages[-1].get("content") or "") if self.messages else ""
+        return text_of(self.messages[-1]) if self.messages else ""
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _rows(old: Sequence[Golden], new: Sequence[Golden]) -> list[ReportRow]:
             expected=before.expected,
             old=_answer(before, float(old_score)),
             new=_answer(after, float(new_score)),
-            similarity=similarity(before.answer, after.answer),
+            similarity=similarity(before.text, after.text),
         )
         for before, after, old_score, new_score in pairs
     ]
@@ -125,7 +126,7 @@ def _rows(old: Sequence[Golden], new: Sequence[Golden]) -> list[ReportRow]:
 
 
 def _answer(golden: Golden, score: float) -> RowAnswer:
-    return RowAnswer(golden.error or golden.answer or "", golden.error is not None, score)
+    return RowAnswer(golden.error or golden.text, golden.error is not None, score)
 
 
 def to_html(report: Report) -> str:

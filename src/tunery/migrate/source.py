@@ -15,6 +15,7 @@ from openai import OpenAI
 
 Json = dict[str, Any]
 
+GONE = frozenset({400, 403, 404, 405, 410, 451, 501})
 MAX_WAIT_S = 600  # the official client itself waits for up to 120 s of `retry-after`, and gives up beyond
 
 
@@ -85,8 +86,9 @@ class Source:
 
 
 def is_absent(error: Exception) -> bool:
-    """Whether the account simply has no such thing: deleted, closed to it, or an endpoint that this server lacks."""
-    return isinstance(error, openai.NotFoundError | openai.PermissionDeniedError)
+    """Whether asking again would be as vain: deleted, closed to the account, of a purpose that may not be downloaded
+    (OpenAI says 400 to that), or an endpoint that this server lacks."""
+    return isinstance(error, openai.APIStatusError) and error.status_code in GONE
 
 
 def explain(error: Exception) -> str:

@@ -45,7 +45,7 @@ def report(
     from tunery.migrate.report import make_report, to_html
 
     golden = [answer for answer in read_golden(old) if answer.error is None]
-    prompts = [Prompt(answer.row, answer.messages, answer.expected) for answer in golden]
+    prompts = [Prompt(answer.row, answer.messages, answer.expected, answer.tools) for answer in golden]
     client = client_of(ctx)
     with Bars() as bars:
         new_answers = _ask(client, new, prompts, max_tokens, bars)
