@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from tests.api.conftest import Api
-from tunery.api.middleware import MAX_JSON_BYTES
+from tunery.api.body import MAX_JSON_BYTES
 from tunery.store.database import write
 
 ENVELOPE_KEYS = ["message", "type", "param", "code"]

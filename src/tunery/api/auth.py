@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
-from tunery.api.services import Services, ServicesDep
+from tunery.api.services import Services
 from tunery.domain.errors import AuthenticationFailed, NotFound, PermissionDenied
 from tunery.domain.tenants import (
     ApiKey,
@@ -142,18 +142,33 @@ def require_owner(caller: Caller) -> None:
         raise PermissionDenied("This operation needs the role owner.")
 
 
-def access(scope: Scope) -> Callable[..., Awaitable[Caller]]:
-    """A dependency that lets a request in when its key is valid and has `scope`."""
+class Gate:
+    """A dependency that decides who comes in. A route asks it before anything of the body is read (`routing.Route`);
+    what depends on it gets the caller whom it let in."""
 
-    async def dependency(request: Request, services: ServicesDep, _: Annotated[object, Security(bearer)]) -> Caller:
+    def __init__(self, check: Callable[[Services, Request], Awaitable[Caller]]) -> None:
+        self._check = check
+
+    async def admit(self, request: Request) -> None:
+        """Raises AuthenticationFailed or PermissionDenied."""
+        request.state.admitted = await self._check(request.app.state.services, request)
+
+    async def __call__(self, request: Request, _: Annotated[object, Security(bearer)]) -> Caller:
+        return request.state.admitted
+
+
+def access(scope: Scope) -> Gate:
+    """Lets a request in when its key is valid and has `scope`."""
+
+    async def check(services: Services, request: Request) -> Caller:
         caller = await authenticate(services, request)
         check_scope(caller, scope)
         return caller
 
-    return dependency
+    return Gate(check)
 
 
-async def admin(request: Request, services: ServicesDep, _: Annotated[object, Security(bearer)]) -> Caller:
+async def _check_admin(services: Services, request: Request) -> Caller:
     """The key must be an admin key, or belong to an owner of the organisation: owning a project is not enough."""
     caller = await authenticate(services, request)
     check_scope(caller, Scope.MANAGEMENT_READ if request.method == "GET" else Scope.MANAGEMENT_WRITE)
@@ -171,4 +186,4 @@ ModelsWriter = Annotated[Caller, Depends(access(Scope.MODELS_WRITE))]
 ModelsUser = Annotated[Caller, Depends(access(Scope.MODELS_REQUEST))]
 WebhooksReader = Annotated[Caller, Depends(access(Scope.WEBHOOKS_READ))]
 WebhooksWriter = Annotated[Caller, Depends(access(Scope.WEBHOOKS_WRITE))]
-Admin = Annotated[Caller, Depends(admin)]
+Admin = Annotated[Caller, Depends(Gate(_check_admin))]

@@ -10,11 +10,6 @@ from starlette.exceptions import HTTPException
 
 from tunery.domain.errors import InvalidRequest, ServerFault, TuneryError
 
-BODY_NOT_JSON = (
-    "We could not parse the JSON body of your request. "
-    "(HINT: this server expects a JSON payload, but what was sent was not valid JSON.)"
-)
-
 SOURCES = frozenset({"body", "query", "path", "header"})
 # What pydantic calls the branches of unions: types, and the tags of graders.
 BRANCHES = frozenset(
@@ -90,8 +85,6 @@ def _type(problem: dict[str, Any]) -> str | None:
 def from_validation(problem: dict[str, Any]) -> InvalidRequest:
     """The first of pydantic's problems in the words of OpenAI's own parameter errors."""
     kind, context = problem["type"], problem.get("ctx", {})
-    if kind == "json_invalid":
-        return InvalidRequest(BODY_NOT_JSON)
     param = dotted(tuple(problem["loc"])) or None
     if kind == "missing":
         return _missing(problem, param)

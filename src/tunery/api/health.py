@@ -3,16 +3,17 @@
 import asyncio
 from typing import Literal
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
 from tunery import __version__
+from tunery.api.routing import Router
 from tunery.api.services import Services, ServicesDep
 from tunery.store import workers
 from tunery.store.database import read
 
-router = APIRouter(tags=["Operation"])
+router = Router(tags=["Operation"])
 
 WORKER_SILENT_S = 30  # a worker says that it lives every few seconds
 

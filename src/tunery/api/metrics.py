@@ -2,17 +2,17 @@
 
 from collections.abc import Iterator
 
-from fastapi import APIRouter
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from tunery.api.routing import Router
 from tunery.api.services import Services, ServicesDep
 from tunery.domain.jobs import JobStatus
 from tunery.store import jobs, outbox
 from tunery.store.database import read
 
-router = APIRouter(tags=["Operation"])
+router = Router(tags=["Operation"])
 
 requests = Counter("tunery_api_requests_total", "Requests that ended.", ["method", "route", "status"])
 latency = Histogram(

@@ -8,8 +8,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunery.api import metrics
+from tunery.api.body import MAX_UNDECLARED_BYTES, too_large
 from tunery.api.errors import envelope, unexpected
-from tunery.api.multipart import too_large
 from tunery.domain.errors import InvalidRequest
 
 log = logging.getLogger("tunery.api.access")
@@ -20,34 +20,51 @@ OPENAI_VERSION = "2020-10-01"
 # Postgres has no place for U+0000, and no object of ours has it in its name.
 NUL_IN_ADDRESS = envelope(InvalidRequest("The address holds the character U+0000."))
 API_PATHS = ("/v1/", "/tunery/")
-MAX_JSON_BYTES = 64 * 1024 * 1024  # forms have limits of their own, since their files never lie in memory
 
 
 class BodyLimit:
-    """Refuses a body, other than a form, that would not fit in memory; also one that does not say its length.
+    """Answers 413 once a body is larger than its route allows, and lets the handler see a client that went away.
 
-    For the API's own paths: what is mounted beside it streams its uploads under limits of its own.
+    A route says more than the default in `state.max_body_bytes`, after it has looked at the key. Nothing of a body is
+    kept before it is asked for, so that one that nobody reads costs nothing.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_ours = scope["type"] == "http" and scope["path"].startswith(API_PATHS)
-        if not is_ours or Headers(scope=scope).get("content-type", "").startswith("multipart/"):
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        left = MAX_JSON_BYTES
+        state = scope.setdefault("state", {})
+        declared = Headers(scope=scope).get("content-length", "")
+        num_bytes, is_answered, is_refused = 0, False, False
 
         async def counted() -> Message:
-            nonlocal left
-            message = await receive()
-            left -= len(message.get("body", b""))
-            if left < 0:
-                raise too_large(MAX_JSON_BYTES)
-            return message
+            nonlocal num_bytes, is_refused
+            limit = state.get("max_body_bytes", MAX_UNDECLARED_BYTES)
+            message: Message = {"type": "http.disconnect"}
+            if not is_refused and (num_bytes or not declared.isdigit() or int(declared[:19]) <= limit):
+                message = await receive()
+                num_bytes += len(message.get("body", b""))
+                if num_bytes <= limit:
+                    return message
+            if not is_refused and not is_answered:
+                await envelope(too_large(limit))(scope, receive, send)
+            is_refused = True
+            return {"type": "http.disconnect"}
 
-        await self.app(scope, counted, send)
+        async def send_unless_refused(message: Message) -> None:
+            nonlocal is_answered
+            is_answered = True
+            if not is_refused:
+                await send(message)
+
+        try:
+            await self.app(scope, counted, send_unless_refused)
+        except Exception:
+            if not is_refused:  # else it is about the client that seems to have gone
+                raise
 
 
 class RequestContext:

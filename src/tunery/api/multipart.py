@@ -11,7 +11,7 @@ from email.utils import collapse_rfc2231_value
 
 import anyio.from_thread
 from fastapi import Request
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
@@ -99,12 +99,9 @@ def _disposition_options(value: bytes) -> dict[str, str]:
     return options
 
 
-def body_chunks(request: Request, max_bytes: int) -> Iterator[bytes]:
-    """The body as it arrives, for a handler that runs in a thread. Raises InvalidRequest beyond `max_bytes`."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > max_bytes:
-        raise too_large(max_bytes)
-    stream, total = request.stream(), 0
+def body_chunks(request: Request) -> Iterator[bytes]:
+    """The body as it arrives, for a handler that runs in a thread."""
+    stream = request.stream()
     while True:
         try:
             chunk = anyio.from_thread.run(anext, stream, b"")
@@ -112,21 +109,10 @@ def body_chunks(request: Request, max_bytes: int) -> Iterator[bytes]:
             raise InvalidRequest("The client went away before the body was complete.") from exc
         if not chunk:
             return
-        total += len(chunk)
-        if total > max_bytes:
-            raise too_large(max_bytes)
         yield chunk
 
 
-def too_large(max_bytes: int) -> InvalidRequest:
-    error = InvalidRequest(
-        f"The request is larger than the limit of {max_bytes // 1024**2} MB.", code="request_too_large"
-    )
-    error.status = 413
-    return error
-
-
-def read_events(request: Request, max_bytes: int) -> Iterator[Event]:
+def read_events(request: Request) -> Iterator[Event]:
     """The form's parts in the order of the body. Raises InvalidRequest on a body that is not a complete form."""
     kind, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary")
@@ -140,11 +126,11 @@ def read_events(request: Request, max_bytes: int) -> Iterator[Event]:
 
     try:
         parser = MultipartParser(boundary, {**collector.callbacks(), "on_end": on_end})  # pyright: ignore[reportArgumentType]
-        for chunk in body_chunks(request, max_bytes):
+        for chunk in body_chunks(request):
             parser.write(chunk)
             while collector.events:
                 yield collector.events.popleft()
-    except MultipartParseError as exc:
+    except FormParserError as exc:
         raise InvalidRequest(f"The form cannot be read: {exc}") from exc
     if not complete:
         raise InvalidRequest("The form ends before its last boundary.")

@@ -26,6 +26,7 @@ from tunery.domain.clock import Clock
 from tunery.settings import Settings
 
 SOCKET = f"{BASE}/_nicegui_ws"
+MAX_EVENT_BYTES = 1024 * 1024  # as engine.io's own limit
 NONCE = "csp_nonce"  # where the request's scope keeps it
 HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "same-origin"}
 FRAMES = "frame-ancestors 'none'"
@@ -48,6 +49,8 @@ class Guard:
         if scope["path"].startswith(SOCKET) and not is_same_origin(HTTPConnection(scope), self.settings):
             await _refuse(scope, receive, send)
             return
+        if scope["path"].startswith(SOCKET):  # events of a browser without WebSocket come as bodies
+            scope.setdefault("state", {})["max_body_bytes"] = MAX_EVENT_BYTES
         nonce = scope[NONCE] = secrets.token_urlsafe(18)
         policy = POLICY.format(nonce=nonce) if scope["path"].startswith(BASE) else FRAMES
 

@@ -67,7 +67,7 @@ def _session_routes(router: APIRouter, sessions: Sessions, drafts: Drafts, conne
             max_age=LIFETIME_S,
             httponly=True,
             samesite="lax",
-            secure=request.headers.get("x-forwarded-proto", request.url.scheme) == "https",
+            secure=request.url.scheme == "https",  # as a proxy of the settings says
         )
         return response
 
@@ -98,13 +98,12 @@ def _upload_routes(router: APIRouter, sessions: Sessions, connections: Connectio
         session, t = _visitor(request, sessions)
         if session is None or not is_same_origin(request, connections.settings):
             return JSONResponse({"message": t("error.expired")}, status_code=401)
+        request.state.max_body_bytes = MAX_FILE_BYTES  # only now: what the server takes from anybody is small
         name = unquote(request.headers.get("x-filename", "")) or "data.jsonl"
         purpose = request.query_params.get("purpose", "fine-tune")
         with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as file:
             async for chunk in request.stream():
                 file.write(chunk)
-                if file.tell() > MAX_FILE_BYTES:
-                    return JSONResponse({"message": t("upload.too_large")}, status_code=413)
             file.seek(0)
             try:
                 client = connections.for_session(request, session).client

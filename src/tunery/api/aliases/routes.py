@@ -1,6 +1,6 @@
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from tunery.api.aliases import service
 from tunery.api.aliases.schemas import (
@@ -14,9 +14,10 @@ from tunery.api.aliases.schemas import (
     wire_change,
 )
 from tunery.api.auth import ModelsReader, ModelsWriter
+from tunery.api.routing import Router
 from tunery.api.services import ServicesDep
 
-router = APIRouter(tags=["Aliases"])
+router = Router(tags=["Aliases"])
 
 Name = Annotated[str, Query(min_length=1, max_length=256)]
 

@@ -1,8 +1,9 @@
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 
 from tunery.api.auth import JobsReader, JobsWriter, ModelsReader, ModelsUser, ModelsWriter
+from tunery.api.body import MAX_PROMPT_BYTES, takes_up_to
 from tunery.api.console import pricing, scoring, service
 from tunery.api.console.schemas import (
     CatalogEntry,
@@ -18,12 +19,13 @@ from tunery.api.console.schemas import (
     SessionOut,
 )
 from tunery.api.paging import After, Limit
+from tunery.api.routing import Router
 from tunery.api.services import Services, ServicesDep
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.domain.models import FineTunedModel
 from tunery.domain.names import parse_name
 
-router = APIRouter(prefix="/tunery/v1", tags=["Console"])
+router = Router(prefix="/tunery/v1", tags=["Console"])
 
 
 @router.get("/session")
@@ -103,6 +105,7 @@ def get_catalog(caller: ModelsReader, services: ServicesDep) -> CatalogOut:
 
 
 @router.post("/scores")
+@takes_up_to(MAX_PROMPT_BYTES)
 async def create_score(request: Request, body: ScoreRequest, caller: ModelsUser, services: ServicesDep) -> ScoreOut:
     """How likely a model finds the last message; nothing is generated."""
     return await scoring.score(services, caller, request.state.request_id, body)

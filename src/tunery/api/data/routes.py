@@ -2,7 +2,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.responses import StreamingResponse
 
 from tunery.api.auth import FilesReader, FilesWriter, JobsReader
@@ -18,13 +18,14 @@ from tunery.api.data.schemas import (
     ValidationCreate,
 )
 from tunery.api.fine_tuning.schemas import JobCreate
+from tunery.api.routing import Router
 from tunery.api.services import ServicesDep
 from tunery.datasets.report import Report, problem_dict
 from tunery.datasets.rows import Row
 from tunery.domain.errors import TuneryError
 from tunery.domain.files import File
 
-router = APIRouter(prefix="/tunery/v1", tags=["Datasets"])
+router = Router(prefix="/tunery/v1", tags=["Datasets"])
 
 PROGRESS_EVERY_S = 0.5
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}

@@ -1,18 +1,20 @@
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import StreamingResponse
 
 from tunery.api.auth import FilesReader, FilesWriter
+from tunery.api.body import takes_up_to
 from tunery.api.files import service
 from tunery.api.files.schemas import PURPOSES, DeletedFile, FileObject, wire_file
 from tunery.api.multipart import read_events
 from tunery.api.paging import MAX_FILE_PAGE, After, CursorListing, FileLimit, cursor_listing
+from tunery.api.routing import Router
 from tunery.api.services import ServicesDep
 from tunery.domain.files import MAX_FILE_BYTES
 
-router = APIRouter(prefix="/v1/files", tags=["Files"])
+router = Router(prefix="/v1/files", tags=["Files"])
 
 FORM_OVERHEAD = 1024 * 1024  # the other fields and the boundaries
 FORM: dict[str, Any] = {
@@ -40,8 +42,9 @@ CONTENT: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("", openapi_extra=FORM)
+@takes_up_to(MAX_FILE_BYTES + FORM_OVERHEAD)
 def create_file(request: Request, caller: FilesWriter, services: ServicesDep) -> FileObject:
-    events = read_events(request, MAX_FILE_BYTES + FORM_OVERHEAD)
+    events = read_events(request)
     return wire_file(service.upload_file(services, caller, events))
 
 

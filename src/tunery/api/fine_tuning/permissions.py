@@ -2,11 +2,12 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from tunery.api.auth import ModelsReader, ModelsWriter, require_owner
 from tunery.api.fine_tuning.schemas import DeletedPermission, Permission, PermissionsCreate, wire_permission
 from tunery.api.paging import After, CursorListing, Limit, cursor_listing
+from tunery.api.routing import Router
 from tunery.api.services import Services, ServicesDep
 from tunery.domain.errors import NotFound
 from tunery.domain.models import CheckpointPermission
@@ -14,7 +15,7 @@ from tunery.domain.tenants import Caller
 from tunery.store import models, tenants
 from tunery.store.database import read, write
 
-router = APIRouter(prefix="/v1/fine_tuning/checkpoints", tags=["Checkpoint permissions"])
+router = Router(prefix="/v1/fine_tuning/checkpoints", tags=["Checkpoint permissions"])
 
 
 @router.post("/{checkpoint:path}/permissions")

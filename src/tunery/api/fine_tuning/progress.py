@@ -2,16 +2,16 @@
 
 from typing import Any, Literal
 
-from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from tunery.api.auth import JobsReader
 from tunery.api.body import Texts
 from tunery.api.fine_tuning import service
+from tunery.api.routing import Router
 from tunery.api.services import ServicesDep
 from tunery.domain.jobs import FineTuningJob
 
-router = APIRouter(prefix="/tunery/v1/fine_tuning/jobs", tags=["Fine-tuning"])
+router = Router(prefix="/tunery/v1/fine_tuning/jobs", tags=["Fine-tuning"])
 
 
 class LineProblem(BaseModel):

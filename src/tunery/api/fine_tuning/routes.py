@@ -1,6 +1,6 @@
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Request
+from fastapi import Header, Request
 
 from tunery.api.auth import JobsReader, JobsWriter
 from tunery.api.fine_tuning import service
@@ -15,9 +15,10 @@ from tunery.api.fine_tuning.schemas import (
     wire_job,
 )
 from tunery.api.paging import After, CursorListing, Limit, Listing, cursor_listing
+from tunery.api.routing import Router
 from tunery.api.services import ServicesDep
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"])
+router = Router(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"])
 
 IdempotencyKey = Annotated[
     str | None,

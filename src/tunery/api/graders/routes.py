@@ -1,13 +1,14 @@
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 
 from tunery.api.auth import JobsWriter
 from tunery.api.graders import service
 from tunery.api.graders.schemas import GraderResult, GraderRun, GraderValidate, Validated
+from tunery.api.routing import Router
 from tunery.api.services import ServicesDep
 
-router = APIRouter(prefix="/v1/fine_tuning/alpha/graders", tags=["Graders"])
+router = Router(prefix="/v1/fine_tuning/alpha/graders", tags=["Graders"])
 
 
 @router.post("/run")

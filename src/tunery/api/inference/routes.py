@@ -5,19 +5,21 @@ from functools import partial
 from typing import Any
 
 import orjson
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from tunery.api.auth import ModelsUser
+from tunery.api.body import MAX_PROMPT_BYTES, takes_up_to
 from tunery.api.inference import service
 from tunery.api.inference.running import ClientGone, Stream, while_connected
 from tunery.api.inference.schemas import ChatRequest, CompletionRequest
+from tunery.api.routing import Router
 from tunery.api.services import Services, ServicesDep
 from tunery.domain.tenants import Caller
 from tunery.metering.ledger import RequestIds
 
-router = APIRouter(tags=["Inference"])
+router = Router(tags=["Inference"])
 
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it; the log line has it
 MAX_CLIENT_ID = 200
@@ -30,6 +32,7 @@ ANSWER: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/v1/chat/completions", response_class=Response, responses=ANSWER)
+@takes_up_to(MAX_PROMPT_BYTES)
 async def create_chat_completion(
     body: ChatRequest, request: Request, caller: ModelsUser, services: ServicesDep
 ) -> Response:
@@ -37,6 +40,7 @@ async def create_chat_completion(
 
 
 @router.post("/v1/completions", response_class=Response, responses=ANSWER)
+@takes_up_to(MAX_PROMPT_BYTES)
 async def create_completion(
     body: CompletionRequest, request: Request, caller: ModelsUser, services: ServicesDep
 ) -> Response:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import orjson
 
-from tunery.api.body import is_finite, without_nul
+from tunery.api.body import without_nul
 from tunery.api.inference import legacy
 from tunery.api.inference.assemble import Assembly
 from tunery.api.inference.engine_errors import EngineLost
@@ -21,7 +21,6 @@ from tunery.api.inference.upstream import Upstream
 from tunery.api.inference.usage import Received, completed, estimated_tokens, for_ledger
 from tunery.api.services import Services
 from tunery.domain.completions import StoredCompletion
-from tunery.domain.errors import InvalidRequest
 from tunery.domain.tenants import Caller
 from tunery.metering.ledger import RequestIds, find_lost
 from tunery.metering.meter import Ticket
@@ -73,22 +72,11 @@ async def admit(services: Services, caller: Caller, ids: RequestIds, kind: Kind,
     # Blocks of the prefix cache are never shared between projects: what is cached tells what was asked.
     forwarded["cache_salt"] = caller.project_id
     forwarded["request_id"] = ids.server
-    _check_json(forwarded)
     target, subjects, ids = await services.look(partial(_look, services, caller, ids, sent["model"]))
     tokens = estimated_tokens(sent, target.base.context_length if target.base else None)
     let_in = partial(services.meter.let_in, caller, ids, subjects, model=target.weights_name, estimated_tokens=tokens)
     ticket = await asyncio.to_thread(let_in) if has_rates(subjects) else let_in()
     return Ask(kind, sent, forwarded, target, ticket)
-
-
-def _check_json(forwarded: Json) -> None:
-    """Python's JSON takes half of a surrogate pair, and NaN; no engine can be sent them."""
-    try:
-        orjson.dumps(forwarded)
-    except TypeError as exc:
-        raise InvalidRequest("The request holds text that is not valid Unicode, or an integer out of range.") from exc
-    if not is_finite(forwarded):
-        raise InvalidRequest("The request holds a number that is not finite.")
 
 
 def _look(services: Services, caller: Caller, ids: RequestIds, model: str) -> tuple[Target, Subjects, RequestIds]:

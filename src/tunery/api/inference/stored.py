@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 
 from tunery.api.auth import ModelsReader, ModelsUser
 from tunery.api.fine_tuning.filters import METADATA_PARAMETER, metadata_filter
@@ -15,12 +15,13 @@ from tunery.api.inference.schemas import (
     wire_message,
 )
 from tunery.api.paging import After, CursorListing, Limit, cursor_listing
+from tunery.api.routing import Router
 from tunery.api.services import ServicesDep
 from tunery.domain.errors import NotFound
 from tunery.store import completions
 from tunery.store.database import read, write
 
-router = APIRouter(prefix="/v1/chat/completions", tags=["Stored completions"])
+router = Router(prefix="/v1/chat/completions", tags=["Stored completions"])
 
 Order = Literal["asc", "desc"]
 

@@ -1,11 +1,10 @@
-from fastapi import APIRouter
-
 from tunery.api.auth import ModelsReader, ModelsWriter
 from tunery.api.models import service
 from tunery.api.models.schemas import DeletedModel, Model, ModelList
+from tunery.api.routing import Router
 from tunery.api.services import ServicesDep
 
-router = APIRouter(prefix="/v1/models", tags=["Models"])
+router = Router(prefix="/v1/models", tags=["Models"])
 
 
 @router.get("")

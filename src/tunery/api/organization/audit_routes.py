@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 from pydantic import BaseModel, ConfigDict
 
 from tunery.api.organization.trail import OperatorDep
 from tunery.api.paging import After, CursorListing, Limit, cursor_listing
+from tunery.api.routing import Router
 from tunery.api.services import ServicesDep
 from tunery.domain.audit import Actor, AuditEvent
 from tunery.domain.tenants import Project
@@ -15,7 +16,7 @@ from tunery.store import tenants
 from tunery.store.audit import list_audit
 from tunery.store.database import read
 
-router = APIRouter(prefix="/v1/organization", tags=["Administration"])
+router = Router(prefix="/v1/organization", tags=["Administration"])
 
 # What this server logs and OpenAI's API has a name for. A strict client fails on any other name, so that the others,
 # such as file.deleted, come only when they are asked for.

@@ -1,6 +1,6 @@
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from tunery.api.organization import key_service as service
 from tunery.api.organization.schemas import (
@@ -25,9 +25,10 @@ from tunery.api.organization.schemas import (
 )
 from tunery.api.organization.trail import OperatorDep
 from tunery.api.paging import After, CursorListing, Limit, cursor_listing
+from tunery.api.routing import Router
 from tunery.api.services import ServicesDep
 
-router = APIRouter(tags=["Administration"])
+router = Router(tags=["Administration"])
 
 PROJECT = "/v1/organization/projects/{project_id}"
 ACCOUNT = PROJECT + "/service_accounts/{service_account_id}"

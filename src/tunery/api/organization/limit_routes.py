@@ -1,7 +1,5 @@
 from dataclasses import asdict
 
-from fastapi import APIRouter
-
 from tunery.api.organization import limit_service as service
 from tunery.api.organization.limit_schemas import (
     UNLIMITED,
@@ -18,10 +16,11 @@ from tunery.api.organization.limit_schemas import (
 )
 from tunery.api.organization.trail import Operator, OperatorDep
 from tunery.api.paging import After, CursorListing, Limit, cursor_listing
+from tunery.api.routing import Router
 from tunery.api.services import Services, ServicesDep
 from tunery.domain.limits import Limits
 
-router = APIRouter(tags=["Limits"])
+router = Router(tags=["Limits"])
 
 PROJECT = "/v1/organization/projects/{project_id}"
 OURS = "/tunery/v1/organization/projects/{project_id}"

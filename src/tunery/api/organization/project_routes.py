@@ -1,6 +1,6 @@
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from tunery.api.organization import project_service as service
 from tunery.api.organization.schemas import (
@@ -19,9 +19,10 @@ from tunery.api.organization.schemas import (
 )
 from tunery.api.organization.trail import OperatorDep
 from tunery.api.paging import After, CursorListing, Limit, cursor_listing
+from tunery.api.routing import Router
 from tunery.api.services import ServicesDep
 
-router = APIRouter(prefix="/v1/organization", tags=["Administration"])
+router = Router(prefix="/v1/organization", tags=["Administration"])
 
 Emails = Annotated[list[str] | None, Query(alias="emails[]", max_length=100)]
 

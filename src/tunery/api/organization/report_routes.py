@@ -4,14 +4,15 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
 from tunery.api.organization import report_service as service
 from tunery.api.organization.report_schemas import BucketPage, CostResult, UsageResult
 from tunery.api.organization.trail import OperatorDep
+from tunery.api.routing import Router
 from tunery.api.services import ServicesDep
 
-router = APIRouter(tags=["Usage"])
+router = Router(tags=["Usage"])
 
 Width = Literal["1m", "1h", "1d"]
 UsageGroup = Literal["project_id", "user_id", "api_key_id", "model", "batch", "service_tier", "api_source"]

@@ -1,13 +1,15 @@
-from fastapi import APIRouter, Request
+from fastapi import Request
 
 from tunery.api.auth import FilesWriter
+from tunery.api.body import takes_up_to
 from tunery.api.multipart import read_events
+from tunery.api.routing import Router
 from tunery.api.services import ServicesDep
 from tunery.api.uploads import service
 from tunery.api.uploads.schemas import Part, UploadComplete, UploadCreate, UploadObject, wire_part, wire_upload
 from tunery.domain.files import MAX_PART_BYTES
 
-router = APIRouter(prefix="/v1/uploads", tags=["Uploads"])
+router = Router(prefix="/v1/uploads", tags=["Uploads"])
 
 FORM_OVERHEAD = 64 * 1024
 FORM = {
@@ -32,8 +34,9 @@ def create_upload(body: UploadCreate, caller: FilesWriter, services: ServicesDep
 
 
 @router.post("/{upload_id}/parts", openapi_extra=FORM)
+@takes_up_to(MAX_PART_BYTES + FORM_OVERHEAD)
 def create_part(upload_id: str, request: Request, caller: FilesWriter, services: ServicesDep) -> Part:
-    events = read_events(request, MAX_PART_BYTES + FORM_OVERHEAD)
+    events = read_events(request)
     return wire_part(service.add_part(services, caller, upload_id, events))
 
 

@@ -1,7 +1,6 @@
-from fastapi import APIRouter
-
 from tunery.api.auth import WebhooksReader, WebhooksWriter
 from tunery.api.paging import After, CursorListing, Limit, cursor_listing
+from tunery.api.routing import Router
 from tunery.api.services import ServicesDep
 from tunery.api.webhooks import service
 from tunery.api.webhooks.schemas import (
@@ -22,7 +21,7 @@ from tunery.api.webhooks.schemas import (
     wire_endpoint_with_secret,
 )
 
-router = APIRouter(tags=["Webhooks"])
+router = Router(tags=["Webhooks"])
 
 
 @router.post("/v1/webhook_endpoints")
