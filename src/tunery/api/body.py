@@ -109,6 +109,7 @@ def is_deep(value: Any) -> bool:
             return False
     return True
 
+
 Texts = Annotated[
     dict[str, Any],
     Field(description="Of each sentence above its `key` and `params`, to word it in another language."),
