@@ -170,7 +170,9 @@ def shared_tokens(url: str) -> int:
     ids = []
     for number in (1, 2):
         messages = body(number, system=f"Edition 2. {SYSTEM}")["messages"]
-        request = urllib.request.Request(f"{url}/tokenize", json.dumps({"messages": messages}).encode())
+        request = urllib.request.Request(
+            f"{url}/tokenize", json.dumps({"messages": messages}).encode(), {"Content-Type": "application/json"}
+        )
         ids.append(json.loads(urllib.request.urlopen(request).read())["tokens"])
     return next(i for i, (first, second) in enumerate(zip(*ids, strict=False)) if first != second)
 

@@ -47,8 +47,8 @@ async def ask(url: str, body: dict[str, Any]) -> Answer:
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     payload = json.dumps({**body, "stream": True, "stream_options": {"include_usage": True}}).encode()
     writer.write(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nConnection: close\r\n"
-        b"Content-Length: %d\r\n\r\n%s" % (len(payload), payload)
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(payload), payload)
     )
     first_at, usage, num_events = None, {}, 0
     async for line in reader:

@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     engine_kind: Literal["local", "vllm"] = "local"
     engine_url: str = ""  # "" = `tunery serve` starts one
     engine_urls: Annotated[list[str], NoDecode] = []  # more engines, or vLLM; in the environment separated by commas
+    engine_api_key: SecretStr | None = (
+        None  # of all engines (vLLM: --api-key); None = `tunery serve` makes its engine's
+    )
     worker_concurrency: int = Field(1, ge=1)  # jobs that one worker trains at once
     lease_s: float = Field(30, gt=0)  # a job whose worker is silent for so long goes back to the queue
     state_interval_s: float = Field(20, gt=0)  # how often a running job saves what it resumes from

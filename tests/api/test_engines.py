@@ -14,6 +14,7 @@ from tests.api.conftest import BASE, Api, start_engine
 from tunery.api.inference.engine_errors import engine_error
 from tunery.api.inference.resolve import Target
 from tunery.api.inference.sse import DONE, read_chunks, write_chunk
+from tunery.jobs.parity import EngineScorer
 
 CHAT = "/v1/chat/completions"
 
@@ -209,3 +210,29 @@ def test_weights_that_are_no_adapter_are_a_fault_without_paths(
     answer = ask(api, model.name)
     assert answer.status_code == 500
     assert str(tmp_path) not in answer.text
+
+
+@pytest.mark.parametrize(("key", "status"), [("right", 200), ("wrong", 503), (None, 503)])
+def test_an_engine_is_asked_with_its_key(
+    make_api: Callable[..., Api],
+    tiny_model_dir: Path,
+    tiny_adapter_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str | None,
+    status: int,
+) -> None:
+    """In every kind of request: a base, an adapter that has to be loaded, a score, the look at its health."""
+    monkeypatch.setenv("TUNERY_ENGINE_API_KEY", "right")
+    engine = start_engine(tiny_model_dir)
+    monkeypatch.delenv("TUNERY_ENGINE_API_KEY")
+    api = make_api(engine_url=engine.url, engine_api_key=key)
+    model = api.make_model()
+    api.services.blobs.upload_dir(model.blob, tiny_adapter_dir)
+    try:
+        answers = [ask(api), ask(api, model.name), ask(api, stream=True)]
+        scorer = EngineScorer(engine.url, api.services.settings.engine_api_key)
+        assert bool(scorer.bases()) == (status == 200)
+    finally:
+        engine.kill()
+    assert [answer.status_code for answer in answers] == [status] * 3
+    assert "right" not in answers[0].text

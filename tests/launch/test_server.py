@@ -3,6 +3,7 @@
 import threading
 from pathlib import Path
 
+import pytest
 from pydantic import SecretStr
 
 from tunery.domain.tenants import lookup_prefix
@@ -32,3 +33,29 @@ def test_a_given_key_is_known_before_the_parts_are_up(tmp_path: Path, tiny_model
         engine.dispose()
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("given", [None, "chosen-by-the-owner"])
+def test_the_engines_key_is_told_to_the_parts_and_to_nobody_else(
+    tmp_path: Path, tiny_model_dir: Path, given: str | None
+) -> None:
+    """What a process is called with can be read by everybody on the machine; its environment cannot."""
+    catalog = tmp_path / "catalog.toml"
+    catalog.write_text(
+        f'[bases.tiny]\nsource = "path:{tiny_model_dir}"\ncontext_length = 2048\n\n'
+        '[[models]]\nname = "tiny"\nbase = "tiny"\n'
+    )
+    secret = None if given is None else SecretStr(given)
+    server = Server(Settings(home=tmp_path, port=0, catalog=catalog, engine_api_key=secret), say=print)
+    server.prepare()
+    server.stop()
+    specs = [child.spec for child in server._children]
+
+    keys = {spec.environment["TUNERY_ENGINE_API_KEY"] for spec in specs}
+    assert len(specs) == 3 and len(keys) == 1
+    key = keys.pop()
+    assert key == given if given else len(key) > 40
+    assert not any(key in argument for spec in specs for argument in spec.arguments)
+    engine = specs[0].arguments
+    folders = [engine[index + 1] for index, name in enumerate(engine) if name == "--adapters-dir"]
+    assert [Path(folder).relative_to(tmp_path).parts[0] for folder in folders] == ["adapters", "work", "blobs"]

@@ -286,7 +286,8 @@ def test_metrics_count_tokens_and_times(server: EngineServer, client: OpenAI) ->
 
 def test_unknown_addresses_and_broken_bodies_get_the_envelope(server: EngineServer) -> None:
     missing = httpx.get(f"{server.url}/v1/nothing")
-    broken = httpx.post(f"{server.url}/v1/chat/completions", content=b"{")
+    kind = {"content-type": "application/json"}
+    broken = httpx.post(f"{server.url}/v1/chat/completions", content=b"{", headers=kind)
 
     assert missing.status_code == 404 and missing.json()["error"]["message"] == "Invalid URL (GET /v1/nothing)"
     assert broken.status_code == 400 and broken.json()["error"]["type"] == "invalid_request_error"

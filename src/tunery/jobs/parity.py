@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
+from pydantic import SecretStr
 
 from tunery.tracing import outgoing_headers
 
@@ -81,6 +82,7 @@ class EngineScorer:
     """An engine that speaks vLLM's dialect: ours or vLLM itself."""
 
     base_url: str
+    key: SecretStr | None = None
 
     def score(self, model: str, token_ids: list[int]) -> list[float]:
         request = {
@@ -108,14 +110,18 @@ class EngineScorer:
     def bases(self) -> list[str]:
         """What it serves besides adapters; nothing when it does not answer."""
         try:
-            answer = httpx.get(f"{self.base_url}/v1/models", timeout=5)
+            answer = httpx.get(f"{self.base_url}/v1/models", headers=self._headers(), timeout=5)
             return [row["id"] for row in answer.raise_for_status().json()["data"] if not row.get("parent")]
         except (httpx.HTTPError, ValueError, KeyError):
             return []
 
+    def _headers(self) -> dict[str, str]:
+        known = {} if self.key is None else {"authorization": f"Bearer {self.key.get_secret_value()}"}
+        return {**known, **outgoing_headers()}
+
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         try:
-            answer = httpx.post(self.base_url + path, json=body, headers=outgoing_headers(), timeout=REQUEST_TIMEOUT_S)
+            answer = httpx.post(self.base_url + path, json=body, headers=self._headers(), timeout=REQUEST_TIMEOUT_S)
         except httpx.HTTPError as exc:
             raise EngineUnreachable(f"{path}: {type(exc).__name__}: {exc}") from exc
         if not answer.is_success:

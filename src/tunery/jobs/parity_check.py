@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from tunery.domain.jobs import Level
 from tunery.jobs.parity import EngineScorer, EngineUnreachable, Parity, compare, read_samples
 from tunery.modeling.catalog import Catalog
@@ -32,15 +34,17 @@ def check_parity(
     source: str,
     engines: list[str],
     catalog: Catalog,
+    key: SecretStr | None = None,
     wait_s: float = WAIT_FOR_ENGINE_S,
 ) -> ParityReport:
     """Raises ParityBroken. An engine that cannot be asked costs the check, not the job: the report says so.
 
-    `source`: the base that the adapter was trained on, as in the catalog; `engines`: addresses.
+    `source`: the base that the adapter was trained on, as in the catalog; `engines`: addresses; `key`: of all
+    of them.
     """
     if samples_file is None or not engines:
         return _unchecked("no engine is configured" if not engines else "the trainer named no examples")
-    engine = _find_engine(engines, source, catalog, wait_s)
+    engine = _find_engine([EngineScorer(url, key) for url in engines], source, catalog, wait_s)
     if engine is None:
         return _unchecked(f"no engine with {source} answered for {wait_s:.0f} s")
     name = f"{model_id}-parity"
@@ -63,11 +67,11 @@ def check_parity(
     )
 
 
-def _find_engine(engines: list[str], source: str, catalog: Catalog, wait_s: float) -> EngineScorer | None:
+def _find_engine(engines: list[EngineScorer], source: str, catalog: Catalog, wait_s: float) -> EngineScorer | None:
     """The first that has the base; an engine may be starting."""
     deadline = time.monotonic() + wait_s
     while True:
-        for engine in map(EngineScorer, engines):
+        for engine in engines:
             if catalog.served_as(source, engine.bases(), is_only_engine=len(engines) == 1):
                 return engine
         if time.monotonic() >= deadline:

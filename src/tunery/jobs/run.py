@@ -155,6 +155,7 @@ class JobRun:
             source=prepared.source,
             engines=resources.settings.engines,
             catalog=resources.catalog,
+            key=resources.settings.engine_api_key,
         )
         result_file = publication.store_result_file(job, resources)
         self._lease.stop()

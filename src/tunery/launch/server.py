@@ -1,12 +1,15 @@
 """All of Tunery on one machine: makes the home ready, starts engine, api and worker, and keeps them running."""
 
+import secrets
 import socket
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
+from pydantic import SecretStr
 from sqlalchemy.exc import OperationalError
 
 from tunery.domain.clock import system_clock
@@ -93,7 +96,8 @@ class Server:
             self._tell_what_is_not_served(catalog, source)
             model_dir = sources.ensure(source, settings.models_dir, progress)
             port = free_port(LOOPBACK)
-            settings = settings.model_copy(update={"engine_url": f"http://{LOOPBACK}:{port}"})
+            key = settings.engine_api_key or SecretStr(secrets.token_urlsafe(32))
+            settings = settings.model_copy(update={"engine_url": f"http://{LOOPBACK}:{port}", "engine_api_key": key})
             arguments = (
                 "--model-dir",
                 str(model_dir),
@@ -105,8 +109,11 @@ class Server:
                 str(port),
             )
             arguments += ("--cached-token-rule", settings.cached_token_rule)
+            for folder in _adapter_folders(settings):
+                arguments += ("--adapters-dir", str(folder))
             arguments += ("--keep-alive-s", str(settings.keep_alive_s), "--log-format", settings.log_format)
-            specs.append(self._spec("engine", "tunery.serving", arguments, {}))
+            secret = {"TUNERY_ENGINE_API_KEY": key.get_secret_value()}
+            specs.append(self._spec("engine", "tunery.serving", arguments, secret))
         environment = settings.as_environment()
         specs.append(self._spec("api", "tunery.launch.web", (), environment))
         specs.append(self._spec("worker", "tunery.jobs", (), environment))
@@ -186,6 +193,12 @@ class Server:
             return httpx.get(f"{self.url}/health", timeout=2).json().get("status") == "ok"
         except (httpx.HTTPError, ValueError):
             return False
+
+
+def _adapter_folders(settings: Settings) -> list[Path]:
+    """Where api and worker lay adapters for the engine: a bucket's copies, a job's own folder, the blobs."""
+    blobs = Blobs.open(settings).local_path("adapters")
+    return [settings.home / "adapters", settings.home / "work", *([] if blobs is None else [blobs])]
 
 
 def _look_into_named_files(settings: Settings) -> None:

@@ -56,7 +56,7 @@ class AdapterRegistry:
     def register(self, name: str, folder: Path, future: "Future[None]") -> None:
         known = self._entries.get(name)
         if known is not None and (known.is_leaving or known.folder != folder):
-            problem = "is still in use, being unloaded" if known.is_leaving else f"is loaded from {str(known.folder)!r}"
+            problem = "is still in use, being unloaded" if known.is_leaving else "is loaded from another folder"
             future.set_exception(InvalidRequest(f"The adapter {name!r} {problem}.", param="lora_name"))
             return
         entry = known or _Entry(folder)

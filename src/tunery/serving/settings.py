@@ -1,9 +1,14 @@
 """How one engine process is set up: its command line."""
 
 import argparse
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from tunery.serving.http.door import is_loopback
+
+API_KEY = "TUNERY_ENGINE_API_KEY"
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,8 @@ class EngineSettings:
     keep_alive_s: int  # how long an idle connection is kept
     log_level: str
     log_format: Literal["json", "text"]
+    adapters_below: tuple[Path, ...] = ()  # the only folders that adapters are read from; empty: any
+    api_key: str = ""  # what every request must carry; "": nothing
 
 
 def parse_arguments(arguments: list[str] | None = None) -> EngineSettings:
@@ -51,8 +58,19 @@ def parse_arguments(arguments: list[str] | None = None) -> EngineSettings:
     add("--keep-alive-s", type=int, default=75, help="how long an idle connection is kept")
     add("--log-level", default="warning", choices=["debug", "info", "warning", "error"])
     add("--log-format", choices=["json", "text"], default="text")
+    add(
+        "--adapters-dir",
+        type=Path,
+        action="append",
+        default=[],
+        help="adapters are read from below it only; may be given several times. Without one, from anywhere",
+    )
     given = vars(parser.parse_args(arguments))
     names = tuple(given.pop("served_name")) or (given["model_dir"].name,)
+    given["adapters_below"] = tuple(given.pop("adapters_dir"))
+    given["api_key"] = os.environ.get(API_KEY, "")  # an argument could be read by everybody on the machine
+    if not given["api_key"] and not is_loopback(given["host"]):
+        parser.error(f"--host {given['host']} is reached from other machines: set {API_KEY}, here and for the server")
     if given["max_num_batched_tokens"] < given["max_num_seqs"]:
         parser.error("--max-num-batched-tokens must not be below --max-num-seqs: every running answer needs its token")
     return EngineSettings(served_names=names, **given)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import aiohttp
+from pydantic import SecretStr
 
 from tunery import tracing
 from tunery.api.inference.engine_errors import EngineLost, lost
@@ -26,7 +27,8 @@ class Unreachable(Exception):
 
 
 class EngineHttp:
-    def __init__(self) -> None:
+    def __init__(self, key: SecretStr | None) -> None:
+        self._headers = {} if key is None else {"authorization": f"Bearer {key.get_secret_value()}"}
         self._opened: aiohttp.ClientSession | None = None
 
     def _session(self) -> aiohttp.ClientSession:
@@ -43,7 +45,7 @@ class EngineHttp:
 
     async def start(self, url: str, content: bytes) -> aiohttp.ClientResponse:
         """POST, until the head of the answer is there; whoever called closes it. Raises Unreachable and EngineLost."""
-        headers = {"content-type": "application/json", **tracing.outgoing_headers()}
+        headers = {"content-type": "application/json", **self._headers, **tracing.outgoing_headers()}
         with _in_our_words():
             try:
                 return await self._session().post(url, data=content, headers=headers)
@@ -61,7 +63,7 @@ class EngineHttp:
 
     async def _whole(self, method: str, url: str, timeout_s: float, **values: Any) -> tuple[int, bytes]:
         timeout = aiohttp.ClientTimeout(total=timeout_s)
-        headers = tracing.outgoing_headers()
+        headers = {**self._headers, **tracing.outgoing_headers()}
         with _in_our_words():
             async with self._session().request(method, url, timeout=timeout, headers=headers, **values) as response:
                 return response.status, await response.read()

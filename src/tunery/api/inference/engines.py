@@ -43,7 +43,7 @@ class Engines:
         self._blobs = blobs
         self._catalog = catalog
         self._folder = settings.home / "adapters"
-        self._http = EngineHttp()
+        self._http = EngineHttp(settings.engine_api_key)
         self._served: dict[str, list[str]] = {}  # url -> the base names it serves
         self._ours: set[str] = (
             set()
@@ -143,6 +143,8 @@ class Engines:
         try:
             status, content = await self._http.get(f"{url}/v1/models", timeout_s=DISCOVER_TIMEOUT_S)
             rows = orjson.loads(content)["data"] if status == 200 else []
+            if status == 401:
+                log.error("%s refuses this server's key: engine_api_key must be the one that it was started with", url)
         except (*DOWN, ValueError, KeyError):
             rows = []
         if rows:

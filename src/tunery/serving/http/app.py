@@ -4,13 +4,13 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
-from pathlib import Path
 from typing import Any
 
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
@@ -18,6 +18,7 @@ from starlette.routing import Route
 from tunery.domain.errors import InvalidRequest, NotFound, ServerFault, TuneryError
 from tunery.serving.http import chat, completions
 from tunery.serving.http.broker import engine_down
+from tunery.serving.http.door import Door, adapter_folder
 from tunery.serving.http.schemas import (
     AbortRequests,
     ChatRequest,
@@ -51,6 +52,7 @@ def create_app(service: Service) -> Starlette:
             Route("/metrics", routes.metrics),
         ],
         exception_handlers={TuneryError: _on_error, HTTPException: _on_http_error, Exception: _on_crash},
+        middleware=[Middleware(Door, key=service.api_key, host=service.host)],
     )
     return app
 
@@ -95,7 +97,8 @@ class Routes:
         wanted = parse(LoadAdapter, await request.body())
         if wanted.lora_name in self._service.base_names:
             raise InvalidRequest(f"{wanted.lora_name!r} is the base model's name.", param="lora_name")
-        future = self._service.engine.load(wanted.lora_name, Path(wanted.lora_path).resolve())
+        folder = adapter_folder(wanted.lora_path, self._service.adapters_below)
+        future = self._service.engine.load(wanted.lora_name, folder)
         await asyncio.wrap_future(future)
         return Response(f"Success: LoRA adapter '{wanted.lora_name}' added successfully.", media_type="text/plain")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tunery.datasets.render import Renderer
 from tunery.domain.errors import InvalidRequest, no_such_model
@@ -24,6 +25,9 @@ class Service:
     base_names: tuple[str, ...]  # names of the weights without an adapter
     fingerprint: str
     follows_openai_cache_rule: bool = False
+    api_key: str = ""  # "": none is asked for
+    host: str = "127.0.0.1"
+    adapters_below: tuple[Path, ...] = ()  # empty: anywhere
 
     @property
     def vocab_size(self) -> int:
