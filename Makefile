@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check format bench conformance screenshots clean
+.PHONY: help setup demo serve test check format bench conformance screenshots constraints clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ conformance: $(VENV)/.dev  ## run the official SDK's own test suite against the 
 
 screenshots: $(VENV)/.dev  ## a picture of every dashboard page
 	$(BIN)/python -m tests.dashboard.screenshots
+
+constraints: $(VENV)/.dev  ## write the installed versions to constraints.txt, after trying newer ones
+	@{ head -1 constraints.txt; $(BIN)/python -m pip list --format=freeze --exclude-editable --exclude pip \
+		--exclude setuptools --exclude wheel | sed 's/+.*//'; } > constraints.new && mv constraints.new constraints.txt
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis tests/node/node_modules
