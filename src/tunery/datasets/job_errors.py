@@ -5,6 +5,7 @@ import re
 from tunery.datasets.problems import Problem
 from tunery.datasets.report import Report
 from tunery.domain.jobs import JobError
+from tunery.texts import say
 
 _FILE_FORMAT = "invalid_file_format"
 _FILE = "invalid_training_file"
@@ -33,43 +34,47 @@ def first_job_error(report: Report, file_id: str) -> JobError | None:
 
 
 def _text(problem: Problem, report: Report, file_id: str) -> tuple[str, str]:
-    where = f"{report.role} file"
     code, detail = _detail(problem, report, file_id)
     if code == _COUNT:
         return code, detail
     if code == _FILE_FORMAT:
-        return code, f"The job failed due to a file format error in the {where}. Invalid file format. {detail}"
-    return code, f"The job failed due to an invalid {where}. {detail}"
+        return code, say(f"job_error.format_{report.role}", detail=detail)
+    return code, say(f"job_error.invalid_{report.role}", detail=detail)
 
 
 def _detail(problem: Problem, report: Report, file_id: str) -> tuple[str, str]:
-    example = f"Example {problem.example}"
     match problem.code:
         case "too_few_examples":
             return _COUNT, problem.message
         case "wrong_format":
-            return _FILE, (
-                f"Input file {file_id} is in the {_WIRE_FORMATS[problem.value]} format, but the specified fine-tuning "
-                f"job is not using '{_method_of(problem.value)}' as the training method "
-                f"(provided method={report.method})."
+            return _FILE, say(
+                "job_error.wrong_format",
+                file=file_id,
+                format=_WIRE_FORMATS[problem.value],
+                needed=_method_of(problem.value),
+                method=report.method,
             )
         case "unknown_format":
-            return _FILE, "Unexpected file format, expected either prompt/completion pairs or chat messages."
+            return _FILE, say("job_error.unknown_format")
         case "empty_file" | "binary_file" | "mixed_formats" | "nothing_to_train":
-            return _FILE, f"Invalid file format. {problem.message}"
+            return _FILE, say("job_error.invalid_format", message=problem.message)
         case "missing_role":
             number = _message_number(problem.path)
-            return _FILE, f"Invalid file format. {example}, message {number} Discriminator 'role' is missing in value"
+            return _FILE, say("job_error.missing_role", example=problem.example, number=number)
         case "invalid_json":
-            return _FILE_FORMAT, (
-                f"{example} cannot be parsed. Error: line contains invalid json: {problem.value} (line {problem.line})"
+            reason = getattr(problem.message, "params", {}).get("reason", problem.value)
+            return _FILE_FORMAT, say(
+                "job_error.invalid_json", example=problem.example, reason=reason, line=problem.line
             )
         case code if code in _MISSING_KEYS:
-            return _FILE_FORMAT, f"{example} is missing key '{problem.value}'."
+            return _FILE_FORMAT, say("job_error.missing_key", example=problem.example, name=problem.value)
         case code if code in _EXTRA_KEYS:
-            return _FILE_FORMAT, f'{example} contains an extra "{problem.value}".'
-    place = f", {problem.path}" if problem.path else ""
-    return _FILE_FORMAT, f"{example}{place}: {problem.message}"
+            return _FILE_FORMAT, say("job_error.extra_key", example=problem.example, name=problem.value)
+    if problem.path:
+        return _FILE_FORMAT, say(
+            "job_error.at_path", example=problem.example, path=problem.path, message=problem.message
+        )
+    return _FILE_FORMAT, say("job_error.at_example", example=problem.example, message=problem.message)
 
 
 def _method_of(form: str) -> str:

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from tunery.domain.hyperparameters import Hyperparameters
+from tunery.texts import Reference, reference
 
 Method = Literal["supervised", "dpo"]
 Level = Literal["info", "warn", "error"]
@@ -46,6 +47,11 @@ class JobError:
     code: str
     message: str
     param: str | None = None
+    text: Reference | None = None  # what the message was made from, where it is a sentence of ours
+
+    def __post_init__(self) -> None:
+        if self.text is None:
+            object.__setattr__(self, "text", reference(self.message))
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,7 @@ class JobEvent:
     type: EventType = "message"
     data: dict[str, Any] | None = None
     sequence: int = 0  # grows with each event: created_at alone does not order events of one second
+    text: Reference | None = None  # what the message was made from; None in events of others and of older versions
 
 
 @dataclass(frozen=True)

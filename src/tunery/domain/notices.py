@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
+from tunery.texts import Reference
+
 NoticeKind = Literal["webhook", "email"]
 
 
@@ -44,6 +46,7 @@ class Delivery:
     status_code: int | None
     error: str | None
     duration_ms: int
+    error_text: Reference | None = None
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def tell_stalled(conn: Connection, job: FineTuningJob, *, now: float) -> None:
 def tell_failure(conn: Connection, job: FineTuningJob, *, now: float) -> None:
     assert job.error is not None
     data = {"error_code": job.error.code}
-    events.add_event(conn, job.id, job.error.message, now=now, level="error", data=data)
+    events.add_event(conn, job.id, job.error.message, now=now, level="error", data=data, text=job.error.text)
     announce_end(conn, job, now=now)
 
 

@@ -3,17 +3,21 @@
 import errno
 import signal
 
+from tunery.texts import say
+
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def why_it_ended(status: int, log_tail: str) -> str:
     """For the job's owner. The log's last line says most: an uncaught error ends with its own."""
     if status == -signal.SIGKILL:
-        return "killed by the system, which usually means that memory ran out"
+        return say("event.why.killed")
     if status < 0:
-        return f"ended by signal {signal.Signals(-status).name}"
+        return say("event.why.signal", name=signal.Signals(-status).name)
     lines = [line for line in log_tail.splitlines() if line.strip()]
-    return f"exit status {status}: {lines[-1][:200]}" if lines else f"exit status {status}"
+    if not lines:
+        return say("event.why.status", status=status)
+    return say("event.why.last_line", status=status, line=lines[-1][:200])
 
 
 def is_disk_full(exc: BaseException) -> bool:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from tunery.texts import say
+
 METRIC_KEYS = (
     "train_loss",
     "train_mean_token_accuracy",
@@ -12,36 +14,47 @@ METRIC_KEYS = (
 )
 PROGRESS_KEYS = ("step", "total_steps", "epoch", "lr", "grad_norm", "tokens_per_s", "eta_s")
 
-VALIDATED = "Files validated, moving job to queued state"
-STARTED = "Fine-tuning job started"
+VALIDATED = say("event.validated")
+STARTED = say("event.started")
 # Clients look for "usage policies" to tell that training is over and only checks remain.
-POLICIES = "Evaluating model against our usage policies before enabling"
-COMPLETED = "The job has successfully completed"
-CANCELLED = "Fine-tuning job cancelled"
-PAUSED = "Fine-tuning job paused"
-WORKER_LOST = "The worker was lost; moving job to queued state to continue from its last saved state"
-HANDED_BACK = "The worker is shutting down; moving job to queued state to continue from its saved state"
-DISK_FULL = "The job failed because the server's disk is full. Free some space and create the job again."
-RESUMED = "Fine-tuning job resumed, moving job to queued state"
+POLICIES = say("event.policies")
+COMPLETED = say("event.completed")
+CANCELLED = say("event.cancelled")
+PAUSED = say("event.paused")
+WORKER_LOST = say("event.worker_lost")
+HANDED_BACK = say("event.handed_back")
+DISK_FULL = say("event.disk_full")
+RESUMED = say("event.resumed")
+
+# A step's sentence, by the validation losses that were measured at it.
+_STEPS = {
+    (): "event.step",
+    ("valid_loss",): "event.step.valid_loss",
+    ("full_valid_loss",): "event.step.full_valid_loss",
+    ("valid_loss", "full_valid_loss"): "event.step.both",
+}
 
 
 def created(job_id: str) -> str:
-    return f"Created fine-tuning job: {job_id}"
+    return say("event.created", job=job_id)
 
 
 def validating(training_file: str, validation_file: str | None) -> str:
-    tail = f" and validation file: {validation_file}" if validation_file else ""
-    return f"Validating training file: {training_file}{tail}"
+    if validation_file:
+        return say("event.validating_both", training=training_file, validation=validation_file)
+    return say("event.validating", training=training_file)
 
 
 def step_message(metrics: dict[str, Any]) -> str:
     """`Step 1/303: training loss=0.73, validation loss=1.46`: two decimals, only the losses that were measured."""
-    text = f"Step {metrics['step']}/{metrics['total_steps']}: training loss={_shown(metrics['train_loss'])}"
-    if metrics.get("valid_loss") is not None:
-        text += f", validation loss={metrics['valid_loss']:.2f}"
-    if metrics.get("full_valid_loss") is not None:
-        text += f", full validation loss={metrics['full_valid_loss']:.2f}"
-    return text
+    measured_too = tuple(name for name in ("valid_loss", "full_valid_loss") if metrics.get(name) is not None)
+    return say(
+        _STEPS[measured_too],
+        step=metrics["step"],
+        total=metrics["total_steps"],
+        train_loss=_shown(metrics["train_loss"]),
+        **{name: _shown(metrics[name]) for name in measured_too},
+    )
 
 
 def step_data(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -59,23 +72,23 @@ def _shown(loss: float | None) -> str:
 
 
 def checkpoint_created(step: int, name: str) -> str:
-    return f"Checkpoint created at step {step} with Snapshot ID: {name}"
+    return say("event.checkpoint_created", step=step, name=name)
 
 
 def model_created(name: str) -> str:
-    return f"New fine-tuned model created: {name}"
+    return say("event.model_created", name=name)
 
 
 def continued(step: int) -> str:
-    return f"Fine-tuning job continues from step {step}"
+    return say("event.continued", step=step)
 
 
 def trainer_lost(reason: str, attempt: int, most: int) -> str:
-    return f"The training process ended unexpectedly ({reason}); attempt {attempt} of {most}"
+    return say("event.trainer_lost", reason=reason, attempt=attempt, most=most)
 
 
 def gave_up(reason: str, attempts: int) -> str:
-    return f"The job failed because its training ended unexpectedly {attempts} times, the last time: {reason}"
+    return say("event.gave_up", attempts=attempts, reason=reason)
 
 
 def progress(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -85,5 +98,8 @@ def progress(metrics: dict[str, Any]) -> dict[str, Any]:
 
 def hyperparameters_chosen(values: dict[str, Any], reasons: dict[str, str]) -> str:
     """One sentence with every number and why it is that number."""
-    parts = [f"{name}={value:g} ({reasons.get(name, 'chosen by you')})" for name, value in values.items()]
-    return "Hyperparameters: " + "; ".join(parts)
+    parts = [
+        say("event.hyperparameter", name=name, value=f"{value:g}", reason=reasons.get(name) or say("reason.chosen"))
+        for name, value in values.items()
+    ]
+    return say("event.hyperparameters", values=parts)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import httpx
 from pydantic import SecretStr
 
+from tunery.texts import say
 from tunery.tracing import outgoing_headers
 
 # bf16 keeps 8 significant bits: logits between 16 and 32 stand on a grid of 0.125, and trainer and engine order their
@@ -95,7 +96,7 @@ class EngineScorer:
         answer = self._post("/v1/completions", request)
         entries = answer["choices"][0].get("prompt_logprobs") or answer.get("prompt_logprobs")
         if not entries or len(entries) != len(token_ids):
-            raise EngineUnreachable("the engine answers without prompt_logprobs")
+            raise EngineUnreachable(say("event.parity.no_logprobs"))
         return [_logprob(entry, token) for entry, token in zip(entries[1:], token_ids[1:], strict=True)]
 
     @contextmanager
@@ -125,7 +126,9 @@ class EngineScorer:
         except httpx.HTTPError as exc:
             raise EngineUnreachable(f"{path}: {type(exc).__name__}: {exc}") from exc
         if not answer.is_success:
-            raise EngineUnreachable(f"{path} answered {answer.status_code}: {answer.text[:300]}")
+            raise EngineUnreachable(
+                say("event.parity.answered", path=path, status=answer.status_code, answer=answer.text[:300])
+            )
         # vLLM answers the adapter endpoints with plain text.
         return answer.json() if path == "/v1/completions" else {}
 

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from tunery.domain.jobs import Level
 from tunery.jobs.parity import EngineScorer, EngineUnreachable, Parity, compare, read_samples
 from tunery.modeling.catalog import Catalog
+from tunery.texts import say, with_texts
 
 WAIT_FOR_ENGINE_S = 60.0
 LOOK_AGAIN_S = 1.0
@@ -43,22 +44,20 @@ def check_parity(
     of them.
     """
     if samples_file is None or not engines:
-        return _unchecked("no engine is configured" if not engines else "the trainer named no examples")
+        return _unchecked(say("event.parity.no_engine") if not engines else say("event.parity.no_examples"))
     engine = _find_engine([EngineScorer(url, key) for url in engines], source, catalog, wait_s)
     if engine is None:
-        return _unchecked(f"no engine with {source} answered for {wait_s:.0f} s")
+        return _unchecked(say("event.parity.no_answer", source=source, seconds=wait_s))
     name = f"{model_id}-parity"
     try:
         with engine.adapter(name, adapter):
             parity = compare(read_samples(samples_file), engine, name)
     except EngineUnreachable as exc:
-        return _unchecked(str(exc))
+        return _unchecked(exc.args[0])
     if not parity.holds:
-        raise ParityBroken(
-            f"The job failed because the engine does not serve the model as it was trained: {_say(parity)}."
-        )
+        raise ParityBroken(say("event.parity.broken", difference=_difference(parity)))
     return ParityReport(
-        f"Served and trained model agree: {_say(parity)}",
+        say("event.parity.holds", difference=_difference(parity)),
         details={
             "num_tokens": parity.num_tokens,
             "mean_difference": parity.mean_difference,
@@ -80,11 +79,13 @@ def _find_engine(engines: list[EngineScorer], source: str, catalog: Catalog, wai
 
 
 def _unchecked(why: str) -> ParityReport:
-    return ParityReport(f"Served and trained model were not compared: {why}", level="warn", details={"unchecked": why})
+    return ParityReport(say("event.parity.unchecked", reason=why), level="warn", details=with_texts({"unchecked": why}))
 
 
-def _say(parity: Parity) -> str:
-    return (
-        f"log-probabilities of {parity.num_tokens} tokens differ by {parity.mean_difference:.4f} on average "
-        f"and {parity.max_difference:.4f} at most"
+def _difference(parity: Parity) -> str:
+    return say(
+        "event.parity.difference",
+        tokens=parity.num_tokens,
+        mean=f"{parity.mean_difference:.4f}",  # as text: JSON has no NaN
+        most=f"{parity.max_difference:.4f}",
     )

@@ -131,9 +131,11 @@ class Recorder:
                 now=self._resources.clock(),
                 level=message.get("level", "info"),
                 data=data,
+                text=message.get("text"),
             )
             if "advice" in data:
-                jobs.update_details(conn, self._job.id, {"training_advice": {"message": message["message"], **data}})
+                advice = {"message": message["message"], "texts": {"message": message.get("text")}}
+                jobs.update_details(conn, self._job.id, {"training_advice": advice | data})
 
     def _store_checkpoint(self, message: Message) -> None:
         """Safe in the blobs from now on. Not listed before the job has succeeded, as OpenAI does."""

@@ -7,6 +7,7 @@ from tunery.domain.jobs import FineTuningJob
 from tunery.jobs.integrations.wandb import IntegrationFailed, WandbRun
 from tunery.jobs.preparation import Prepared
 from tunery.jobs.resources import Resources
+from tunery.texts import say
 
 
 class Reports:
@@ -20,7 +21,7 @@ class Reports:
         for integration in self._job.integrations or ():
             try:
                 if key is None:
-                    raise IntegrationFailed("this server has no W&B API key any more")
+                    raise IntegrationFailed(say("event.wandb.no_key"))
                 run = WandbRun.start(
                     self._job,
                     integration["wandb"],
@@ -29,7 +30,7 @@ class Reports:
                     config=self._config(prepared, total_steps),
                 )
             except IntegrationFailed as exc:
-                self._trouble.append(f"The wandb integration does not work and is left out: {exc}")
+                self._trouble.append(say("event.wandb.left_out", reason=exc.args[0]))
             else:
                 self._runs.append(run)
 

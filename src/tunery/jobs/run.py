@@ -26,6 +26,7 @@ from tunery.logs import about
 from tunery.store import claims, events, jobs
 from tunery.store.claims import MAX_ATTEMPTS
 from tunery.store.database import write
+from tunery.texts import say
 
 log = logging.getLogger(__name__)
 
@@ -85,11 +86,11 @@ class JobRun:
         except LeaseLost:
             raise
         except TrainerLost as exc:
-            self._try_again(str(exc))
+            self._try_again(exc.args[0])
         except WorkdirBusy as exc:
-            self._try_again(str(exc))
+            self._try_again(exc.args[0])
         except ParityBroken as exc:
-            self._fail(JobError("train_serve_mismatch", str(exc)), keep_checkpoints=False)
+            self._fail(JobError("train_serve_mismatch", exc.args[0]), keep_checkpoints=False)
         except TuneryError as exc:
             self._fail(JobError(exc.code or "server_error", exc.message, exc.param))
         except Exception as exc:
@@ -139,7 +140,7 @@ class JobRun:
         elif last["type"] == "finished":
             self._succeed(prepared, last)
         elif last["type"] == "failed":
-            self._fail(JobError(last["code"], last["message"], last.get("param")))
+            self._fail(JobError(last["code"], last["message"], last.get("param"), last.get("text")))
         else:
             self._recorder.save_state(prepared.workspace)
             self._rest()
@@ -252,7 +253,7 @@ class JobRun:
         deadline = time.monotonic() + FIRST_RETRY_S * 3 ** (self._job.attempts - 1)
         while time.monotonic() < deadline and not self._wish() and not self._lease.lost:
             self._stop.wait(POLL_S)
-        self._try_again(f"internal error: {type(exc).__name__}")
+        self._try_again(say("event.why.internal", name=type(exc).__name__))
 
     def _clean_up(self) -> None:
         """After the commit; what is left behind by a death in between, the janitor finds."""

@@ -25,6 +25,7 @@ from tunery.notify.webhooks import deliver, encode_event
 from tunery.settings import Settings
 from tunery.store import outbox, tenants, webhooks
 from tunery.store.database import read, write
+from tunery.texts import say
 
 log = logging.getLogger(__name__)
 
@@ -80,13 +81,13 @@ class Dispatcher:
             attempt = self._webhook(notice) if notice.kind == "webhook" else self._mail(notice)
         except Exception:
             log.exception("notice %s could not be sent", notice.id)
-            attempt = Attempt(False, error="internal error, see the log")
+            attempt = Attempt(False, error=say("delivery.internal"))
         self._record(notice, attempt, duration_ms=round((time.monotonic() - started) * 1000))
 
     def _webhook(self, notice: Notice) -> Attempt:
         endpoint = self._endpoint(notice)
         if endpoint is None:
-            return Attempt(False, error="the endpoint was deleted or its project archived", is_final=True)
+            return Attempt(False, error=say("delivery.deleted"), is_final=True)
         now = self._clock()
         answer = deliver(
             url=endpoint.url,

@@ -5,6 +5,8 @@ import socket
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+from tunery.texts import say
+
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -27,16 +29,13 @@ def resolve_target(url: str, *, allow_private: bool) -> Target:
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise RefusedTarget(f"{url!r} is not an http or https address with a host")
+        raise RefusedTarget(say("delivery.not_an_address", url=url))
     port = parts.port or (443 if parts.scheme == "https" else 80)
     addresses = _addresses(parts.hostname, port)
     if not allow_private:
         for address in addresses:
             if not is_public(address):
-                raise RefusedTarget(
-                    f"{parts.hostname!r} is at the private address {address}; "
-                    "set webhook_allow_private_addresses to allow that"
-                )
+                raise RefusedTarget(say("delivery.private_address", host=parts.hostname, address=address))
     return _pinned(parts, addresses[0], port)
 
 
@@ -55,7 +54,7 @@ def _addresses(host: str, port: int) -> list[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
-        raise RefusedTarget(f"the host {host!r} has no address: {exc}") from exc
+        raise RefusedTarget(say("delivery.no_host", host=host, reason=exc)) from exc
     # An IPv6 link-local address carries its zone as `%eth0`.
     return [str(entry[4][0]).partition("%")[0] for entry in found]
 

@@ -10,6 +10,7 @@ import httpx
 
 from tunery.notify.signing import signed_headers
 from tunery.notify.targets import RefusedTarget, resolve_target
+from tunery.texts import say
 
 TIMEOUT_S = 10.0
 USER_AGENT = "Tunery/1.0 (+webhooks)"
@@ -48,7 +49,7 @@ def deliver(
         }
         status = _post(target.url, target.server_name, headers, body)
     except (RefusedTarget, httpx.HTTPError, httpx.InvalidURL) as exc:
-        return DeliveryResult(False, None, _since(started), f"{type(exc).__name__}: {exc}"[:500])
+        return DeliveryResult(False, None, _since(started), _explained(exc))
     delivered = 200 <= status < 300
     return DeliveryResult(delivered, status, _since(started), None if delivered else _failure(status))
 
@@ -65,8 +66,16 @@ def _post(url: str, server_name: str, headers: dict[str, str], body: bytes) -> i
 
 def _failure(status: int) -> str:
     if 300 <= status < 400:
-        return f"answered {status}: redirects are not followed"
-    return f"answered {status}"
+        return say("delivery.redirect", status=status)
+    return say("delivery.status", status=status)
+
+
+def _explained(exc: Exception) -> str:
+    if isinstance(exc, RefusedTarget):
+        return say("delivery.refused", reason=exc.args[0])
+    if isinstance(exc, httpx.TimeoutException):
+        return say("delivery.timeout", name=type(exc).__name__, reason=str(exc)[:400])
+    return say("delivery.failed", name=type(exc).__name__, reason=str(exc)[:400])
 
 
 def _since(started: float) -> int:

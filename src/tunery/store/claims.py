@@ -11,6 +11,7 @@ from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
 from tunery.store.jobs import get_job, to_job
 from tunery.store.tables import jobs, limits, projects
+from tunery.texts import say
 
 MAX_ATTEMPTS = 5  # claims without a new saved state: a job that kills every worker must not go round for ever
 
@@ -222,7 +223,7 @@ def requeue_stalled(conn: Connection, *, now: float, max_attempts: int = MAX_ATT
     Asked to cancel → cancelled; asked to pause → paused; claimed max_attempts times → failed; else → queued.
     The caller writes the events, by the status of each returned job.
     """
-    lost = JobError("server_error", f"The training process was lost {max_attempts} times. Please create the job again.")
+    lost = JobError("server_error", say("event.worker_lost_for_good", times=max_attempts))
     worn_out = jobs.c.attempts >= max_attempts
     ended = or_(jobs.c.cancel_requested, ~jobs.c.pause_requested & worn_out)
     status = case(

@@ -8,6 +8,7 @@ from tunery.domain.ids import new_id
 from tunery.domain.jobs import Checkpoint, EventType, JobEvent, Level
 from tunery.store.paging import Page
 from tunery.store.tables import checkpoints, job_events
+from tunery.texts import Reference, reference
 
 
 def add_event(
@@ -19,7 +20,9 @@ def add_event(
     level: Level = "info",
     type: EventType = "message",
     data: dict[str, Any] | None = None,
+    text: Reference | None = None,
 ) -> JobEvent:
+    """`text`: what the message was made from, where the message itself is no Text any more."""
     values = {
         "id": new_id("event"),
         "job_id": job_id,
@@ -28,6 +31,7 @@ def add_event(
         "type": type,
         "message": message,
         "data": data,
+        "text": text or reference(message),
     }
     row = conn.execute(insert(job_events).values(values).returning(job_events)).one()
     return _to_event(row)
@@ -80,7 +84,7 @@ def _descending(
 
 
 def _to_event(row: Row[Any]) -> JobEvent:
-    return JobEvent(row.id, row.job_id, row.created_at, row.message, row.level, row.type, row.data, row.seq)
+    return JobEvent(row.id, row.job_id, row.created_at, row.message, row.level, row.type, row.data, row.seq, row.text)
 
 
 def _to_checkpoint(row: Row[Any]) -> Checkpoint:

@@ -8,6 +8,7 @@ from tunery.domain.ids import new_id
 from tunery.domain.notices import Delivery, Notice, NoticeKind, NoticeStatus
 from tunery.store.paging import Page, exists, fetch_page, values_of
 from tunery.store.tables import deliveries, outbox
+from tunery.texts import reference
 
 
 def insert_outbox(
@@ -146,6 +147,7 @@ def add_delivery(
             attempt=notice.attempts,
             status_code=status_code,
             error=error,
+            error_text=reference(error),
             duration_ms=duration_ms,
         )
     )

@@ -206,6 +206,7 @@ job_events = Table(
     Column("type", String, nullable=False),
     Column("message", String, nullable=False),
     Column("data", Json),
+    Column("text", Json),  # what the message was made from: its key and values
     Index(None, "job_id", "seq"),
 )
 
@@ -331,6 +332,7 @@ deliveries = Table(
     Column("attempt", Integer, nullable=False),
     Column("status_code", Integer),  # null: no answer, or a mail
     Column("error", String),
+    Column("error_text", Json),
     Column("duration_ms", BigInteger, nullable=False),
     Index(None, "outbox_id", "seq"),
     Index(None, "endpoint_id", "seq"),

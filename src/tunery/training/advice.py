@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from tunery.texts import say
+
 # A validation loss wobbles by about this much between epochs without meaning anything.
 TOLERANCE = 0.01
 
@@ -15,10 +17,7 @@ class Advice:
 
     @property
     def text(self) -> str:
-        return (
-            f"The validation loss has turned: {self.best_loss:.4f} at step {self.best_step}, now {self.loss:.4f}. "
-            f"The checkpoint of step {self.best_step} is likely the better model; more epochs will not help."
-        )
+        return say("event.early_stopping", best_loss=self.best_loss, best_step=self.best_step, loss=self.loss)
 
 
 def early_stopping(valid_losses: list[tuple[int, float]]) -> Advice | None:

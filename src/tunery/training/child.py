@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tunery import logs
+from tunery.texts import reference, say
 from tunery.training.reports import ParentGone, Report, own_stdout
 
 EXIT_FAILED = 1
@@ -57,11 +58,15 @@ def failure_of(exc: Exception) -> dict[str, Any]:
     """`code`, `message` and `param` for the job's owner. Nothing of a traceback, and no text of theirs."""
     name = type(exc).__name__
     if is_disk_full(exc):
-        text = "The disk is full. The last checkpoint was kept; free some space and start the job again."
-        return {"code": "disk_full", "message": text, "param": None}
+        return _failure("disk_full", say("event.trainer_disk_full"))
     if name in _CODES:
-        return {"code": _CODES[name], "message": str(exc), "param": getattr(exc, "param", None)}
-    return {"code": "server_error", "message": f"The trainer stopped with an internal error ({name}).", "param": None}
+        message = exc.args[0] if exc.args and isinstance(exc.args[0], str) else str(exc)
+        return _failure(_CODES[name], message, getattr(exc, "param", None))
+    return _failure("server_error", say("event.trainer_error", name=name))
+
+
+def _failure(code: str, message: str, param: str | None = None) -> dict[str, Any]:
+    return {"code": code, "message": message, "param": param, "text": reference(message)}
 
 
 # By name: their modules import torch, and a failure to import torch must be reportable too.

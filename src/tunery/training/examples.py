@@ -6,6 +6,7 @@ from pathlib import Path
 from tunery.datasets.examples import PreferenceExample
 from tunery.datasets.parse import load_examples
 from tunery.datasets.render import Renderer
+from tunery.texts import say
 from tunery.training.packing import Row
 from tunery.training.spec import Method
 
@@ -36,18 +37,16 @@ def read(path: Path, method: Method, renderer: Renderer, max_tokens: int, *, par
     if method == "dpo":
         pairs = [item for item in parsed if isinstance(item, PreferenceExample)]
         if len(pairs) != len(parsed):
-            raise UnusableFile("The method dpo needs preference pairs; this file has other lines.", param)
+            raise UnusableFile(say("event.dpo_needs_pairs"), param)
         examples = [_pair(pair, renderer, max_tokens) for pair in pairs]
     else:
         rows = [item for item in parsed if not isinstance(item, PreferenceExample)]
         if len(rows) != len(parsed):
-            raise UnusableFile("Preference pairs need the method dpo.", param)
+            raise UnusableFile(say("event.pairs_need_dpo"), param)
         rendered = renderer.render_batch(rows, max_tokens)
         examples = [TrainExample((Row(r.token_ids, r.loss_weights),), len(r.token_ids)) for r in rendered]
     if not any(example.loss_weight for example in examples):
-        raise UnusableFile(
-            f"No example has a token to train on within the first {max_tokens} tokens: shorten the prompts.", param
-        )
+        raise UnusableFile(say("event.nothing_within_limit", most=max_tokens), param)
     return examples
 
 

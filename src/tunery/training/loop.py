@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from tunery.modeling.adapter_config import LoraConfig
+from tunery.texts import say
 from tunery.training.advice import early_stopping
 from tunery.training.batching import batch_indices, cursor_of, num_batches
 from tunery.training.checkpoint import checkpoint_dir, prune, save_checkpoint
@@ -120,18 +121,16 @@ class Loop:
     def _warn(self, result: StepResult, step: int) -> None:
         if result.halvings:
             limit = self.stepper.limit.max_tokens
-            text = f"Memory ran out at step {step}: going on with micro-batches of at most {limit} tokens"
+            text = say("event.smaller_batches", step=step, most=limit)
             self.report(message(text, level="warn", data={"step": step, "max_tokens": limit}))
         if result.is_finite:
             self.progress.skipped_in_row = 0
             return
         self.progress.skipped_in_row += 1
-        text = f"Step {step} was skipped: its loss or gradient is no finite number"
+        text = say("event.step_skipped", step=step)
         self.report(message(text, level="warn", data={"step": step, "skipped": True}))
         if self.progress.skipped_in_row >= MAX_SKIPPED_IN_ROW:
-            raise Diverged(
-                f"{MAX_SKIPPED_IN_ROW} steps in a row gave no finite loss. Try a smaller learning_rate_multiplier."
-            )
+            raise Diverged(say("event.diverged", steps=MAX_SKIPPED_IN_ROW))
 
     def _end_of_epoch(self) -> bool:
         return self.progress.step % self.steps_per_epoch == 0

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from tunery.texts import reference
+
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -41,4 +43,4 @@ def _finite(value: Any) -> Any:
 
 def message(text: str, *, level: str = "info", data: dict[str, Any] | None = None) -> dict[str, Any]:
     """A sentence for the job's owner."""
-    return {"type": "message", "level": level, "message": text, "data": data}
+    return {"type": "message", "level": level, "message": text, "text": reference(text), "data": data}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from tunery.texts import say
 from tunery.training.batching import micro_batches
 from tunery.training.examples import TrainExample
 from tunery.training.inputs import pack
@@ -30,7 +31,7 @@ class MicroBatchLimit:
 
     def halve(self) -> None:
         if self.max_tokens // 2 < MIN_MICRO_BATCH_TOKENS:
-            raise OutOfMemory(f"A micro-batch of {self.max_tokens} tokens does not fit into memory.")
+            raise OutOfMemory(say("event.out_of_memory", tokens=self.max_tokens))
         self.max_tokens //= 2
 
 

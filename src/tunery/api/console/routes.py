@@ -86,7 +86,7 @@ def _detail(services: Services, job: FineTuningJob) -> JobDetail:
         reasons=job.details.get("hyperparameter_reasons", {}),
         details=job.details,
         request=request,
-        texts=job.details.get("texts") or {},
+        texts=(job.details.get("texts") or {}) | ({"error": job.error.text} if job.error and job.error.text else {}),
     )
 
 

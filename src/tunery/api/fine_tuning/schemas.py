@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from tunery.api.body import Body
+from tunery.api.body import Body, Texts
 from tunery.domain.hyperparameters import AUTO, Hyperparameters
 from tunery.domain.jobs import Checkpoint, FineTuningJob, JobEvent, JobStatus
 from tunery.domain.models import CheckpointPermission
@@ -162,6 +162,7 @@ class Event(BaseModel):
     message: str
     data: dict[str, Any] | None
     type: Literal["message", "metrics"]
+    texts: Texts = Field({}, description="Beside OpenAI's fields: the message's `key` and `params`, to translate it.")
 
 
 class CheckpointOut(BaseModel):
@@ -238,6 +239,7 @@ def wire_event(event: JobEvent) -> Event:
         message=event.message,
         data=event.data,
         type=event.type,
+        texts={"message": event.text} if event.text else {},
     )
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from tunery.api.body import Body
+from tunery.api.body import Body, Texts
 from tunery.domain.notices import Delivery, WebhookEndpoint
 
 # All that OpenAI has, so that a set-up script runs unchanged; SENT says which ones happen here.
@@ -122,6 +122,7 @@ class Attempt(BaseModel):
     status_code: int | None = Field(description="Null when there was no answer.")
     error: str | None
     latency_ms: int
+    texts: Texts
 
 
 class Resent(BaseModel):
@@ -159,4 +160,5 @@ def wire_attempt(delivery: Delivery) -> Attempt:
         status_code=delivery.status_code,
         error=delivery.error,
         latency_ms=delivery.duration_ms,
+        texts={"error": delivery.error_text} if delivery.error_text else {},
     )

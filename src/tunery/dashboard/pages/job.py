@@ -176,7 +176,7 @@ class JobPage:
         self.failure.clear()
         if self.job.error is not None and self.facts["status"] == JobStatus.FAILED:
             with self.failure:
-                await failure(self.visit, self.job)
+                await failure(self.visit, self.job, self.facts["texts"])
 
     async def act(self, call: Any, done: str) -> None:
         """A second tab may have been quicker: the server's answer is shown and the page looks again."""

@@ -40,7 +40,7 @@ def events_list(events: Sequence[FineTuningJobEvent], t: Translator) -> Markup:
         return Markup('<p class="muted">{}</p>').format(t("job.no_events"))
     items = [
         Markup('<li class="{}">{}<span>{}</span></li>').format(
-            event.level, html.when(event.created_at, t), event.message
+            event.level, html.when(event.created_at, t), t.word(event.to_dict(), "message")
         )
         for event in events
     ]
@@ -94,11 +94,11 @@ def hyperparameter_rows(chosen: Mapping[str, Any], document: Mapping[str, Any], 
     return html.facts(pairs)
 
 
-async def failure(visit: Visit, job: FineTuningJob) -> None:
+async def failure(visit: Visit, job: FineTuningJob, texts: Mapping[str, Any]) -> None:
     """Why the job failed, and which lines of the file to mend."""
     if job.error is None:
         return
-    blocks.note(job.error.message or job.error.code, kind="bad")
+    blocks.note(visit.t.reword(job.error.message or job.error.code, texts.get("error")), kind="bad")
     if job.error.param not in ("training_file", "validation_file"):
         return
     file_id = job.training_file if job.error.param == "training_file" else job.validation_file

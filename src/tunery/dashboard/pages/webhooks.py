@@ -113,7 +113,7 @@ class WebhooksPage:
             blocks.button(self.t("action.delete"), ask, danger=True)
 
     def delivery_row(self, delivery: dict[str, Any]) -> Row:
-        code_or_error = delivery["status_code"] or delivery["error"] or html.DASH
+        code_or_error = delivery["status_code"] or self.t.word(delivery, "error") or html.DASH
         good = delivery["status_code"] is not None and 200 <= delivery["status_code"] < 300
         path = f"/tunery/v1/webhook_deliveries/{delivery['webhook_id']}/resend"
         names = {endpoint.id: endpoint.name for endpoint in self.endpoints}

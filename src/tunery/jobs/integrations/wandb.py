@@ -8,6 +8,7 @@ from typing import Any
 
 from tunery.domain.jobs import FineTuningJob
 from tunery.jobs.narrative import measured
+from tunery.texts import say
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class WandbRun:
         try:
             wandb = importlib.import_module("wandb")
         except ImportError as exc:
-            raise IntegrationFailed("the package 'wandb' is not installed: pip install 'tunery[wandb]'") from exc
+            raise IntegrationFailed(say("event.wandb.no_package")) from exc
         tags = ["openai/finetune", f"openai/{job.base_model}"[:64], f"openai/{job.id}"[:64]]
         try:
             run = wandb.init(
