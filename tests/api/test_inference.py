@@ -67,6 +67,11 @@ def test_legacy_completion(api: Api) -> None:
     assert body["id"].startswith("cmpl-")
 
 
+MANY_PROPERTIES = {"type": "object", "properties": {f"p{index}": {} for index in range(401)}}
+MANY = {"name": "f", "parameters": MANY_PROPERTIES, "schema": MANY_PROPERTIES}
+INVALID_PARAMETERS = "invalid_function_parameters"
+
+
 @pytest.mark.parametrize(
     ("values", "param", "code"),
     [
@@ -77,6 +82,9 @@ def test_legacy_completion(api: Api) -> None:
         ({"messages": []}, "messages", None),
         ({"n": "two"}, "n", None),
         ({"stream": "yes"}, "stream", "invalid_type"),
+        ({"tools": [{"type": "function", "function": MANY}]}, "tools[0].function.parameters", INVALID_PARAMETERS),
+        ({"functions": [{"name": "g"}, MANY]}, "functions[1].parameters", INVALID_PARAMETERS),
+        ({"response_format": {"type": "json_schema", "json_schema": MANY}}, "response_format", "invalid_json_schema"),
     ],
 )
 def test_parameters_that_cannot_be_honoured_are_400(api: Api, values: Any, param: str, code: str | None) -> None:

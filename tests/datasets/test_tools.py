@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import llguidance
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +11,7 @@ from tests.datasets.test_render import WEATHER, call, say
 from tunery.datasets.examples import ChatExample
 from tunery.datasets.render import Renderer
 from tunery.datasets.template import ChatTemplate
-from tunery.datasets.tools import call_schema, parse_calls, with_tools, write_call
+from tunery.datasets.tools import parse_calls, parse_cut_call, with_tools, write_call
 
 objects = st.dictionaries(
     st.text(max_size=5), st.none() | st.booleans() | st.integers() | st.text(max_size=9), max_size=4
@@ -69,12 +68,29 @@ def test_results_of_one_turn_stand_together() -> None:
     assert written["content"].count("<tool_response>") == 2
 
 
-def test_schema_admits_calls_of_the_tools_and_no_others() -> None:
-    schema = call_schema([WEATHER])
-    grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))
-    assert grammar
-    names = [entry["properties"]["name"]["const"] for entry in schema["anyOf"]]
-    assert names == ["get_weather"]
+CUT_CALLS = [
+    ("", ["a"], ("a", "")),
+    ("\n{", ["a"], ("a", "")),
+    ('\n{"name": "get_w', ["get_weather", "get_time"], ("get_weather", "")),
+    ('\n{"name": "get_weather"', ["get_weather"], ("get_weather", "")),
+    ('\n{"name": "get_weather", "argum', ["get_weather"], ("get_weather", "")),
+    ('\n{"name": "get_weather", "arguments": {"city": "Ro', ["get_weather"], ("get_weather", '{"city": "Ro')),
+    ('{ "name":"get_weather","arguments":{"city":"Rome"}', ["get_weather"], ("get_weather", '{"city":"Rome"}')),
+    ('\n{"name": "f", "arguments": {"a": 1}}\n</tool_', ["f"], ("f", '{"a": 1}')),
+]
+
+
+@pytest.mark.parametrize(("body", "names", "call"), CUT_CALLS)
+def test_a_call_that_breaks_off_has_its_name_and_the_arguments_so_far(
+    body: str, names: list[str], call: tuple[str, str]
+) -> None:
+    found = parse_cut_call(body, names)
+    assert found is not None and (found.name, found.arguments) == call
+
+
+@pytest.mark.parametrize("body", ["", "\n{", '\n{"name": "', '\n{"name": "get_'])
+def test_a_call_whose_name_is_not_clear_is_none(body: str) -> None:
+    assert parse_cut_call(body, ["get_weather", "get_time"]) is None
 
 
 HERMES = (

@@ -171,6 +171,49 @@ def test_legacy_functions_are_answered_in_their_form(client: OpenAI) -> None:
     assert answer.message.tool_calls is None
 
 
+def cut_calls(client: OpenAI, *, stream: bool, **changes: Any) -> list[tuple[str, str, str, str]]:
+    """Of each choice the content, the name and arguments of its call, and its finish_reason."""
+    settings = {"tools": [TOOL], "tool_choice": "required", "temperature": 1, "seed": 1, "stream": stream, **changes}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    answer = ask(client, **settings)
+    chunks = list(answer) if stream else [answer]
+    found: dict[int, list[str]] = {}
+    for choice in (choice for chunk in chunks for choice in chunk.choices):
+        said = choice.delta if stream else choice.message
+        parts = found.setdefault(choice.index, ["", "", "", ""])
+        call = said.tool_calls[0].function if said.tool_calls else said.function_call
+        parts[0] += said.content or ""
+        parts[1] += (call.name or "") if call else ""
+        parts[2] += (call.arguments or "") if call else ""
+        parts[3] = choice.finish_reason or parts[3]
+    return [tuple(parts) for _, parts in sorted(found.items())]  # type: ignore[misc]
+
+
+LEGACY = {"tools": None, "tool_choice": None, "functions": [TOOL["function"]], "function_call": {"name": "paint"}}
+FORCED = {"tool_choice": {"type": "function", "function": {"name": "paint"}}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("changes", [{}, FORCED, {"n": 3}, LEGACY], ids=["required", "forced", "several", "legacy"])
+def test_a_call_that_is_cut_is_a_call(client: OpenAI, changes: dict[str, Any], stream: bool) -> None:
+    opening = '<tool_call>\n{"name": "paint", "arguments": {"size":'
+    for length in (1, 4, 11, 20, len(opening)):
+        for content, name, arguments, reason in cut_calls(
+            client, stream=stream, max_completion_tokens=length, **changes
+        ):
+            assert (content, name, reason) == ("", "paint", "length")
+            assert '{"size":'.startswith(arguments.replace(" ", "").replace("\n", ""))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stop", ["size", '"arguments', "call>\n"])
+def test_a_stop_within_a_call_cuts_it(client: OpenAI, stop: str, stream: bool) -> None:
+    for changes in ({}, FORCED, LEGACY):
+        (found,) = cut_calls(client, stream=stream, stop=[stop], max_completion_tokens=300, **changes)
+        assert (found[0], found[1], found[3]) == ("", "paint", "length")
+        assert found[2].strip() in ("", '{"', '{ "')
+
+
 def test_adapters_come_and_go_while_it_runs(server: EngineServer, client: OpenAI, adapters: dict[str, Path]) -> None:
     with pytest.raises(NotFoundError) as missing:
         ask(client, model="late")
@@ -246,6 +289,26 @@ def test_a_schema_that_is_none_is_refused(client: OpenAI) -> None:
     with pytest.raises(BadRequestError) as refused:
         ask(client, response_format=bad)
     assert refused.value.code == "invalid_json_schema"
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_a_tool_that_cannot_be_held_to_is_refused_by_its_place(client: OpenAI, choice: str) -> None:
+    strict = {"name": "odd", "strict": True, "parameters": {"type": "object", "properties": {"a": {"not": {}}}}}
+    with pytest.raises(BadRequestError, match=r"'odd'.*'not'") as refused:
+        ask(client, tools=[TOOL, {"type": "function", "function": strict}], tool_choice=choice)
+    assert refused.value.param == "tools[1].function.parameters"
+    assert refused.value.code == "invalid_function_parameters"
+
+
+def test_a_schema_beyond_the_limits_is_refused(client: OpenAI) -> None:
+    many = {"type": "object", "properties": {f"p{index}": {} for index in range(500)}}
+    for place in (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": many}}]},
+        {"functions": [{"name": "f", "parameters": many}]},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "f", "schema": many}}},
+    ):
+        with pytest.raises(BadRequestError, match="limit of 400 properties"):
+            ask(client, **place)
 
 
 def test_parameters_that_openai_ignores_are_ignored(client: OpenAI) -> None:

@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from tunery.datasets.tools import CALL_CLOSE, CALL_OPEN, call_schema, write_call
+from tunery.datasets.tools import CALL_CLOSE, CALL_OPEN, write_call
 from tunery.domain.errors import InvalidRequest
-from tunery.serving.constraints import Constraint, Grammars, text_or_calls_grammar
+from tunery.serving.constraints import Constraint, Grammars
 from tunery.serving.http.schemas import ChatRequest
-from tunery.serving.http.tool_use import CallStream, policy_of
+from tunery.serving.http.tool_use import CallStream, policy_of, rules_of
 
 SCHEMA = {
     "type": "object",
@@ -46,10 +46,21 @@ def test_a_call_without_its_closing_mark_counts() -> None:
     assert split(CALL.removesuffix(f"\n{CALL_CLOSE}"), 4)[1] == [("weather", '{"city": "Paris"}')]
 
 
+@pytest.fixture(scope="module")
+def grammars(tiny_model_dir: Path) -> Grammars:
+    return Grammars(tiny_model_dir, 259, frozenset({2}))
+
+
 @pytest.fixture
-def constraint(tiny_model_dir: Path) -> Constraint:
-    grammar = text_or_calls_grammar(call_schema(TOOLS), opening=CALL_OPEN, closing=CALL_CLOSE, is_parallel=True)
-    return Grammars(tiny_model_dir, 259, frozenset({2})).start(grammar)
+def constraint(grammars: Grammars) -> Constraint:
+    return start(grammars, tools=TOOLS)
+
+
+def start(grammars: Grammars, **members: object) -> Constraint:
+    wanted = request(**members)
+    rules = rules_of(wanted, policy_of(wanted))
+    assert rules is not None
+    return grammars.make(rules).start()
 
 
 def feed(constraint: Constraint, tokenizer: Tokenizer, text: str) -> str | None:
@@ -93,10 +104,104 @@ def test_an_unknown_function_cannot_be_forced() -> None:
 def test_the_finish_reason_is_openais(choice: object, reason: str) -> None:
     policy = policy_of(request(tools=TOOLS, tool_choice=choice))
 
-    assert policy.finish_reason("stop", True) == reason
-    assert policy.finish_reason("length", True) == "length"
-    assert policy.finish_reason("stop", False) == "stop"
+    assert policy.finish_reason("stop", has_calls=True, is_cut=False) == reason
+    assert policy.finish_reason("length", has_calls=True, is_cut=False) == "length"
+    assert policy.finish_reason("stop", has_calls=True, is_cut=True) == "length"
+    assert policy.finish_reason("stop", has_calls=False, is_cut=False) == "stop"
 
 
 def test_no_tool_may_be_called_when_the_choice_is_none() -> None:
-    assert policy_of(request(tools=TOOLS, tool_choice="none")).grammar() is None
+    wanted = request(tools=TOOLS, tool_choice="none")
+    assert rules_of(wanted, policy_of(wanted)) is None
+
+
+FORMATS = [
+    {"type": "json_object"},
+    {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}},
+    {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA, "strict": True}},
+]
+
+
+@pytest.mark.parametrize("wanted", FORMATS)
+@pytest.mark.parametrize("text", ['{"city": "Paris"}', CALL, f"{CALL}\n{CALL}"])
+def test_beside_a_format_the_answer_is_calls_or_of_the_format(
+    grammars: Grammars, tiny_model_dir: Path, wanted: dict[str, object], text: str
+) -> None:
+    tokenizer = Tokenizer.from_file(str(tiny_model_dir / "tokenizer.json"))
+    constraint = start(grammars, tools=TOOLS, response_format=wanted)
+
+    assert feed(constraint, tokenizer, text) is None
+    assert constraint.is_complete or constraint.allowed(259)[2]
+    assert feed(start(grammars, tools=TOOLS, response_format=wanted), tokenizer, "Well") == "W"
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_a_mark_in_an_answer_of_the_format_is_data(size: int) -> None:
+    text = f'{{"note": "{CALL_OPEN} begins a call"}}'
+    stream = CallStream(frozenset({"map"}), has_format=True)
+    pieces = [piece for start in range(0, len(text), size) for piece in stream.push(text[start : start + size])]
+    pieces += stream.finish(is_cut=True)
+
+    assert "".join(piece.text for piece in pieces) == text
+    assert not any(piece.call for piece in pieces)
+
+
+def cut(text: str, size: int, **settings: bool) -> tuple[str, list[tuple[str, str]], bool]:
+    stream = CallStream(frozenset({"weather", "map"}), **settings)
+    pieces = [piece for start in range(0, len(text), size) for piece in stream.push(text[start : start + size])]
+    pieces += stream.finish(is_cut=True)
+    calls = [(piece.call.name, piece.call.arguments) for piece in pieces if piece.call]
+    return "".join(piece.text for piece in pieces), calls, any(piece.is_cut for piece in pieces)
+
+
+WHOLE = f"Let me look.\n{CALL}\n{write_call('map', '{}')}"
+
+
+@pytest.mark.parametrize("size", [1, 4, 1000])
+def test_an_answer_that_is_cut_anywhere_shows_no_markup(size: int) -> None:
+    for length in range(len(WHOLE)):
+        words, calls, is_cut = cut(WHOLE[:length], size)
+
+        assert "Let me look.\n".startswith(words) and "<" not in words
+        assert all('{"city": "Paris"}'.startswith(arguments) for name, arguments in calls if name == "weather")
+        num_begun = WHOLE[:length].count('"name": "w') + WHOLE[:length].count('"name": "m')
+        assert len(calls) == num_begun
+        # The end of the object is enough for a whole call.
+        assert is_cut == (num_begun > WHOLE[:length].count("}}"))
+
+
+def test_text_that_is_cut_stays_text() -> None:
+    assert cut("if a < b and", 3) == ("if a < b and", [], False)
+
+
+@pytest.mark.parametrize("text", ["", "<", "<tool_call", "<tool_call>", '<tool_call>\n{"name": "m'])
+def test_a_call_that_must_come_is_one_however_soon_it_is_cut(text: str) -> None:
+    stream = CallStream(frozenset({"map"}), must_call=True)
+    pieces = [*stream.push(text), *stream.finish(is_cut=True)]
+
+    assert [(piece.call.name, piece.call.arguments, piece.text) for piece in pieces if piece.call] == [("map", "", "")]
+
+
+def allowed_tools(mode: str, *names: str) -> dict[str, object]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+@pytest.mark.parametrize(("mode", "before"), [("auto", "Well, "), ("required", "")])
+def test_of_allowed_tools_no_other_is_called(grammars: Grammars, tiny_model_dir: Path, mode: str, before: str) -> None:
+    tokenizer = Tokenizer.from_file(str(tiny_model_dir / "tokenizer.json"))
+    members = {"tools": TOOLS, "tool_choice": allowed_tools(mode, "weather")}
+
+    assert feed(start(grammars, **members), tokenizer, before + CALL) is None
+    assert feed(start(grammars, **members), tokenizer, before + write_call("map", '{"city": "x"}')) == "m"
+    policy = policy_of(request(**members))
+    assert [tool["function"]["name"] for tool in policy.tools] == ["weather", "map"]
+    assert policy.finish_reason("stop", has_calls=True, is_cut=False) == "tool_calls"
+    assert policy.must_call == (mode == "required")
+
+
+@pytest.mark.parametrize("names", [("weather", "fly"), ("fly",)])
+def test_allowed_tools_must_be_defined(names: tuple[str, ...]) -> None:
+    with pytest.raises(InvalidRequest, match="'fly'") as refused:
+        policy_of(request(tools=TOOLS, tool_choice=allowed_tools("auto", *names)))
+    assert refused.value.param == "tool_choice"

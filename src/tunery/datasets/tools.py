@@ -11,6 +11,8 @@ is read back.
 """
 
 import json
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,8 @@ from tunery.datasets.examples import Message, Tool
 from tunery.datasets.tidy import arguments_text
 
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
+_CALL_HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*"(?P<name>[^"\\]*)(?P<end>"?)')
+_ARGUMENTS = re.compile(r'\s*,\s*"arguments"\s*:\s*')
 RESPONSE_OPEN, RESPONSE_CLOSE = "<tool_response>", "</tool_response>"
 
 _INTRODUCTION = """# Tools
@@ -138,19 +142,21 @@ def _parse_call(body: str) -> ToolCall | None:
     )
 
 
-def call_schema(tools: list[Tool]) -> dict[str, Any]:
-    """JSON Schema of the object inside one call, for constrained decoding with `tools` (or the one that is forced)."""
-    return {
-        "anyOf": [
-            {
-                "type": "object",
-                "properties": {
-                    "name": {"const": tool["function"]["name"]},
-                    "arguments": tool["function"].get("parameters") or {"type": "object"},
-                },
-                "required": ["name", "arguments"],
-                "additionalProperties": False,
-            }
-            for tool in tools
-        ]
-    }
+def parse_cut_call(body: str, names: Collection[str]) -> ToolCall | None:
+    """The call whose text breaks off: its name, and the arguments as far as they came.
+
+    `body` follows the opening mark, `names` are the functions that may be called. None where it stops before the name
+    is clear.
+    """
+    head = _CALL_HEAD.match(body)
+    begun, is_whole = (head["name"], bool(head["end"])) if head else ("", False)
+    able = [begun] if is_whole else [name for name in names if name.startswith(begun)]
+    if len(able) != 1:
+        return None
+    start = _ARGUMENTS.match(body, head.end()) if head and is_whole else None
+    arguments = body[start.end() :] if start else ""
+    try:
+        _, end = json.JSONDecoder().raw_decode(arguments)
+    except (ValueError, RecursionError):
+        end = len(arguments)
+    return ToolCall(able[0], arguments[:end])

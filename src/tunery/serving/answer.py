@@ -1,5 +1,7 @@
 """One sequence's answer while it grows: text, log-probabilities, and whether it is over."""
 
+from dataclasses import replace
+
 from tunery.serving.requests import FinishReason, Generation, Output, TokenLogprob
 from tunery.serving.text import StopMatcher, TextStream, TokenTable
 
@@ -41,7 +43,7 @@ class Answer:
     def _end(self, reason: FinishReason, text: str, *, drop_rest: bool = False) -> Output:
         self._sent += len(text)
         entries = self._take(self._sent) if drop_rest else self._take(self._stream.num_characters + 2)
-        return self._output(text, entries, reason)
+        return replace(self._output(text, entries, reason), is_stopped=drop_rest)
 
     def _take(self, limit: int) -> list[tuple[int, TokenLogprob]]:
         """Entries of the tokens whose text begins before `limit`."""

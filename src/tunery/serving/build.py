@@ -36,7 +36,6 @@ def build_service(settings: EngineSettings, loop: asyncio.AbstractEventLoop) -> 
         precision=None if settings.weights == "auto" else settings.weights,
         cache_bytes=settings.cache_bytes,
         block_size=settings.block_size,
-        grammars=grammars,
     )
     torch.set_num_threads(num_threads)
     scheduler = Scheduler(

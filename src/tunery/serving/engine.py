@@ -177,6 +177,10 @@ class Engine:
             output = request.answer.empty()
         elif not draw.is_finite:
             return self._astray(sequence)
+        elif self._runner.has_failed(sequence.id):
+            self._drop(sequence.id, "error")
+            error = "The schema of this request became too complex to be enforced in the middle of its answer."
+            return Output(sequence.id, finish_reason="error", error=error, is_error_of_request=True)
         else:
             self.metrics.output_tokens.inc()
             is_complete = self._runner.is_complete(sequence.id)

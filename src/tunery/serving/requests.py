@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tunery.serving.constraints import Grammar
+
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
@@ -19,7 +21,7 @@ class SamplingParams:
     prompt_logprobs: int | None = None  # the same for the prompt's own tokens
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
-    grammar: str | None = None  # llguidance's serialised form; only what it allows is drawn
+    grammar: Grammar | None = None  # only what it allows is drawn
 
 
 @dataclass(frozen=True)
@@ -53,4 +55,6 @@ class Output:
     num_prompt_tokens: int | None = None  # of an aborted one: how far its prompt had come, cached tokens included
     finish_reason: FinishReason | None = None
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None  # with the first and the last output, if asked for
+    is_stopped: bool = False  # a stop sequence ended it, not the model
     error: str | None = None
+    is_error_of_request: bool = False  # what was asked for caused it

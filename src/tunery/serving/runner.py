@@ -7,7 +7,6 @@ import torch
 
 from tunery.modeling import product_cache
 from tunery.modeling.config import ModelConfig
-from tunery.serving.constraints import Grammars
 from tunery.serving.forward.adapters import Adapter, read_adapter
 from tunery.serving.forward.kv import KeyValueCache, block_bytes
 from tunery.serving.forward.linear import Precision
@@ -50,7 +49,6 @@ class Runner:
         precision: Precision | None,
         cache_bytes: int,
         block_size: int,
-        grammars: Grammars,
     ) -> None:
         """Reads the weights. `precision` None: chosen.
 
@@ -67,7 +65,6 @@ class Runner:
         self._cache = KeyValueCache(config, self.num_blocks, block_size, dtype)
         self._model = Model(config, weights, self._cache)
         self._model.warm_up()
-        self._grammars = grammars
         self._adapters: dict[str, Adapter] = {}
         self._tracked: dict[str, Tracked] = {}
 
@@ -90,7 +87,7 @@ class Runner:
         return sum(adapter.num_bytes for adapter in self._adapters.values())
 
     def track(self, sequence_id: str, params: SamplingParams) -> None:
-        constraint = self._grammars.start(params.grammar) if params.grammar is not None else None
+        constraint = params.grammar.start() if params.grammar is not None else None
         wants_prompt = params.prompt_logprobs is not None
         self._tracked[sequence_id] = Tracked(RowState(params, constraint), [None] if wants_prompt else None)
 
@@ -103,6 +100,10 @@ class Runner:
     def is_complete(self, sequence_id: str) -> bool:
         """The sequence's grammar is satisfied and allows nothing more."""
         return self._tracked[sequence_id].row.is_complete
+
+    def has_failed(self, sequence_id: str) -> bool:
+        """The sequence's grammar, which it must not leave, became too much to be followed."""
+        return self._tracked[sequence_id].row.has_failed
 
     def wipe(self, blocks: list[int]) -> None:
         self._cache.wipe(blocks)

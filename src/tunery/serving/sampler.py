@@ -40,6 +40,10 @@ class RowState:
     def is_complete(self) -> bool:
         return self.constraint is not None and self.constraint.is_complete
 
+    @property
+    def has_failed(self) -> bool:
+        return self.constraint is not None and self.constraint.has_failed
+
 
 @dataclass(frozen=True)
 class Sampled:

@@ -123,7 +123,7 @@ class StopMatcher:
         if found:
             free, self._held = self._held[: min(found)], ""
             return free, True
-        keep = max(_overlap(self._held, stop) for stop in self._stops)
+        keep = max(overlap(self._held, stop) for stop in self._stops)
         free, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         return free, False
 
@@ -133,7 +133,7 @@ class StopMatcher:
         return free
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that is a beginning of `stop`."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if stop.startswith(text[-length:]):

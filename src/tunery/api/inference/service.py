@@ -21,6 +21,7 @@ from tunery.api.inference.upstream import Upstream
 from tunery.api.inference.usage import Received, completed, estimated_tokens, for_ledger
 from tunery.api.services import Services
 from tunery.domain.completions import StoredCompletion
+from tunery.domain.schemas import check_cost, request_schemas
 from tunery.domain.tenants import Caller
 from tunery.metering.ledger import RequestIds, find_lost
 from tunery.metering.meter import Ticket
@@ -72,6 +73,7 @@ async def admit(services: Services, caller: Caller, ids: RequestIds, kind: Kind,
     # Blocks of the prefix cache are never shared between projects: what is cached tells what was asked.
     forwarded["cache_salt"] = caller.project_id
     forwarded["request_id"] = ids.server
+    check_cost(request_schemas(sent))
     target, subjects, ids = await services.look(partial(_look, services, caller, ids, sent["model"]))
     tokens = estimated_tokens(sent, target.base.context_length if target.base else None)
     let_in = partial(services.meter.let_in, caller, ids, subjects, model=target.weights_name, estimated_tokens=tokens)

@@ -82,7 +82,7 @@ class Routes:
         self._service = service
 
     async def chat(self, request: Request) -> Response:
-        accepted = chat.prepare(self._service, parse(ChatRequest, await request.body()))
+        accepted = await chat.prepare(self._service, parse(ChatRequest, await request.body()))
         if accepted.request.stream:
             return await _event_stream(chat.stream(self._service, accepted))
         return await _while_connected(request, chat.complete(self._service, accepted))

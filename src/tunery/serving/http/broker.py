@@ -43,6 +43,8 @@ class Broker:
             engine.submit(generations)
             while open_ids:
                 output = await inbox.get()
+                if output.error is not None and output.is_error_of_request:
+                    raise InvalidRequest(output.error)
                 if output.error is not None:
                     raise engine_down() if not engine.is_alive else ServerFault(output.error)
                 if output.finish_reason is not None:

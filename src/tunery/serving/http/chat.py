@@ -6,12 +6,12 @@ from typing import Any
 
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.ids import new_id
-from tunery.serving.constraints import json_grammar
+from tunery.domain.schemas import check_cost
 from tunery.serving.http.broker import check_length
 from tunery.serving.http.envelope import Heading, Usage, call_document, chat_logprobs, prompt_logprobs
 from tunery.serving.http.schemas import ChatRequest
 from tunery.serving.http.service import Service, sampling_params
-from tunery.serving.http.tool_use import CallStream, Piece, ToolPolicy, new_call_id, policy_of
+from tunery.serving.http.tool_use import CallStream, Piece, ToolPolicy, new_call_id, policy_of, rules_of
 from tunery.serving.requests import Generation, Output, TokenLogprob
 from tunery.serving.text import TokenTable
 
@@ -25,16 +25,19 @@ class Chat:
     request: ChatRequest
     heading: Heading
     policy: ToolPolicy
+    has_format: bool  # the answer must be JSON, unless it is a call
     generations: list[Generation]
     usage: Usage
 
 
-def prepare(service: Service, request: ChatRequest) -> Chat:
+async def prepare(service: Service, request: ChatRequest) -> Chat:
     """Everything that can be refused is refused here, before anything is computed."""
     service.adapter_of(request.model)
     _check(request)
     policy = policy_of(request)
-    grammar = _grammar(service, request, policy)
+    rules = rules_of(request, policy)
+    if rules is not None:
+        check_cost(rules.schemas)
     tools = policy.tools if policy.choice != "none" else []
     prompt_ids = service.renderer.prompt_ids(request.messages, tools or None)
     wanted = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
@@ -43,12 +46,13 @@ def prepare(service: Service, request: ChatRequest) -> Chat:
         request,
         max_tokens=max_tokens,
         top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-        grammar=grammar,
+        grammar=await service.grammars.get(rules) if rules is not None else None,
         vocab_size=service.vocab_size,
     )
     generations = service.generations(request, prompt_ids, params, request.n or 1)
     heading = Heading(new_id("chat"), request.model, service.fingerprint)
-    return Chat(request, heading, policy, generations, Usage([generations], service.cached_tokens))
+    has_format = rules is not None and rules.answer is not None
+    return Chat(request, heading, policy, has_format, generations, Usage([generations], service.cached_tokens))
 
 
 def _check(request: ChatRequest) -> None:
@@ -97,31 +101,6 @@ def _check_message(message: dict[str, Any], path: str) -> None:
         )
 
 
-def _grammar(service: Service, request: ChatRequest, policy: ToolPolicy) -> str | None:
-    """A forced call wins over the response format, which wins over calls the model may make."""
-    if policy.must_call:
-        grammar = policy.grammar()
-        assert grammar is not None
-        service.grammars.check(grammar, "tools")
-        return grammar
-    wanted = request.response_format
-    if wanted is not None and wanted.type != "text":
-        schema: dict[str, Any] = {"type": "object"}
-        if wanted.type == "json_schema":
-            if wanted.json_schema is None:
-                param = "response_format.json_schema"
-                raise InvalidRequest(
-                    f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
-                )
-            schema = wanted.json_schema.schema_ or schema
-        grammar = json_grammar(schema)
-        service.grammars.check(grammar, "response_format")
-        return grammar
-    grammar = policy.grammar()
-    # A tool that the grammar cannot express may still be called, as the model sees fit.
-    return grammar if grammar is not None and service.grammars.accepts(grammar) else None
-
-
 @dataclass
 class _Choice:
     """One answer as far as it has come."""
@@ -131,6 +110,7 @@ class _Choice:
     text: str = ""
     call_documents: list[dict[str, Any]] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    is_cut: bool = False  # within a call
     finish_reason: str | None = None
     prompt_logprobs: list[dict[str, Any] | None] | None = None
 
@@ -138,14 +118,22 @@ class _Choice:
         if self.calls is None:
             return [Piece(output.text)] if output.text else []
         pieces = self.calls.push(output.text)
-        return pieces + self.calls.finish() if output.finish_reason is not None else pieces
+        if output.finish_reason is not None:
+            pieces += self.calls.finish(is_cut=output.finish_reason == "length" or output.is_stopped)
+        self.is_cut = any(piece.is_cut for piece in pieces)
+        return pieces
 
 
 def _choices(chat: Chat) -> dict[str, _Choice]:
     return {
-        generation.id: _Choice(index, CallStream() if chat.policy.may_call else None)
+        generation.id: _Choice(index, _call_stream(chat) if chat.policy.may_call else None)
         for index, generation in enumerate(chat.generations)
     }
+
+
+def _call_stream(chat: Chat) -> CallStream:
+    policy = chat.policy
+    return CallStream(policy.callable_names, must_call=policy.must_call, has_format=chat.has_format)
 
 
 async def complete(service: Service, chat: Chat) -> dict[str, Any]:
@@ -160,7 +148,7 @@ async def complete(service: Service, chat: Chat) -> dict[str, Any]:
             if piece.call is not None:
                 choice.call_documents.append(call_document(piece.call, new_call_id()))
         if output.finish_reason is not None:
-            choice.finish_reason = chat.policy.finish_reason(output.finish_reason, bool(choice.call_documents))
+            choice.finish_reason = _finish_reason(chat, choice, output.finish_reason)
             if output.prompt_logprobs is not None:
                 choice.prompt_logprobs = prompt_logprobs(output.prompt_logprobs, service.table)
     documents = [_choice_document(chat, choice, service.table) for choice in choices.values()]
@@ -169,11 +157,16 @@ async def complete(service: Service, chat: Chat) -> dict[str, Any]:
     )
 
 
+def _finish_reason(chat: Chat, choice: _Choice, reason: str) -> str:
+    return chat.policy.finish_reason(reason, has_calls=bool(choice.call_documents), is_cut=choice.is_cut)
+
+
 def _choice_document(chat: Chat, choice: _Choice, table: TokenTable) -> dict[str, Any]:
-    content = choice.text.rstrip() if choice.call_documents else choice.text
+    has_calls = bool(choice.call_documents) or chat.policy.must_call
+    content = choice.text.rstrip() if has_calls else choice.text
     message: dict[str, Any] = {
         "role": "assistant",
-        "content": None if choice.call_documents and not content else content,
+        "content": None if has_calls and not content else content,
         "refusal": None,
         "annotations": [],
     }
@@ -210,7 +203,7 @@ async def stream(service: Service, chat: Chat) -> AsyncIterator[dict[str, Any]]:
             choice.logprobs = []
             yield _chunk(chat, choice, delta, logprobs=entries)
         if output.finish_reason is not None:
-            reason = chat.policy.finish_reason(output.finish_reason, bool(choice.call_documents))
+            reason = _finish_reason(chat, choice, output.finish_reason)
             left = chat_logprobs(choice.logprobs, service.table) if choice.logprobs else None
             yield _chunk(chat, choice, {}, logprobs=left, finish_reason=reason)
     if _wants_usage(chat):

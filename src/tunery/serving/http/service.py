@@ -7,7 +7,7 @@ from pathlib import Path
 from tunery.datasets.render import Renderer
 from tunery.domain.errors import InvalidRequest, no_such_model
 from tunery.domain.ids import random_text
-from tunery.serving.constraints import Grammars
+from tunery.serving.constraints import Grammar, Grammars
 from tunery.serving.engine import Engine
 from tunery.serving.http.broker import Broker
 from tunery.serving.http.schemas import ChatRequest, CompletionRequest, Generating
@@ -85,7 +85,7 @@ def sampling_params(
     *,
     max_tokens: int,
     top_logprobs: int | None,
-    grammar: str | None,
+    grammar: Grammar | None,
     vocab_size: int,
 ) -> SamplingParams:
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())

@@ -1,20 +1,26 @@
-"""Tools in a chat: what the grammar must allow, and calls found in the answer's text."""
+"""Tools in a chat: what the answer must be, and calls found in its text."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from tunery.datasets.tools import CALL_CLOSE, CALL_OPEN, ToolCall, call_schema, parse_calls
+from tunery.datasets.tools import CALL_CLOSE, CALL_OPEN, ToolCall, parse_calls, parse_cut_call
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.ids import random_text
-from tunery.serving.constraints import calls_grammar, text_or_calls_grammar
-from tunery.serving.http.schemas import ChatRequest, FunctionDefinition, NamedTool
-from tunery.serving.text import StopMatcher
+from tunery.domain.schemas import RequestSchema, format_schema, function_schema
+from tunery.serving.constraints import CallMarks, Function, Rules
+from tunery.serving.http.schemas import AllowedToolChoice, ChatRequest, FunctionDefinition, NamedTool
+from tunery.serving.text import StopMatcher, overlap
+
+_MARKS = CallMarks(CALL_OPEN, CALL_CLOSE)
+_MODES = ("none", "auto", "required")
 
 
 @dataclass(frozen=True)
 class ToolPolicy:
     tools: list[dict[str, Any]]  # as the prompt shows them
+    schemas: list[RequestSchema]  # of their arguments
     choice: str  # none, auto, required, or the name of the one function that must be called
+    callable_names: frozenset[str]
     is_parallel: bool
     is_legacy: bool  # asked for as `functions`: answered as `function_call`
 
@@ -26,23 +32,19 @@ class ToolPolicy:
     def must_call(self) -> bool:
         return self.may_call and self.choice != "auto"
 
-    def grammar(self) -> str | None:
-        """What keeps every call well-formed; None when no tool may be called."""
-        if not self.may_call:
-            return None
-        if self.choice in ("auto", "required"):
-            allowed = self.tools
-        else:
-            allowed = [tool for tool in self.tools if tool["function"]["name"] == self.choice]
-        schema = call_schema(allowed)
-        marks = {"opening": CALL_OPEN, "closing": CALL_CLOSE, "is_parallel": self.is_parallel}
-        return text_or_calls_grammar(schema, **marks) if self.choice == "auto" else calls_grammar(schema, **marks)
+    @property
+    def functions(self) -> list[Function]:
+        """Those that the answer may call."""
+        named = [(tool["function"]["name"], schema) for tool, schema in zip(self.tools, self.schemas, strict=True)]
+        return [Function(name, schema) for name, schema in named if self.may_call and name in self.callable_names]
 
-    def finish_reason(self, reason: str, has_calls: bool) -> str:
-        """As OpenAI: a call that was forced by name ends with `stop`."""
+    def finish_reason(self, reason: str, *, has_calls: bool, is_cut: bool) -> str:
+        """As OpenAI: a call that was forced by name ends with `stop`, one that does not end with `length`."""
+        if is_cut:
+            return "length"
         if not has_calls or reason != "stop":
             return reason
-        if self.choice not in ("auto", "required"):
+        if self.choice not in _MODES:
             return "stop"
         return "function_call" if self.is_legacy else "tool_calls"
 
@@ -59,44 +61,93 @@ def policy_of(request: ChatRequest) -> ToolPolicy:
         raise InvalidRequest(
             f"Invalid value for '{param}': '{param}' is only allowed when 'tools' are specified.", param=param
         )
-    name = _name(choice)
-    if name not in ("none", "auto", "required", *(function.name for function in functions)):
-        raise InvalidRequest(f"Invalid value for '{param}': no function named {name!r} was specified.", param=param)
+    mode, names = _chosen(choice, [function.name for function in functions])
+    for name in names:
+        if name not in {function.name for function in functions}:
+            raise InvalidRequest(f"Invalid value for '{param}': no function named {name!r} was specified.", param=param)
     parallel = request.parallel_tool_calls is not False and not is_legacy
-    forced = name not in ("none", "auto", "required")
-    return ToolPolicy([_tool(function) for function in functions], name, parallel and not forced, is_legacy)
+    path = "functions[{}]" if is_legacy else "tools[{}].function"
+    return ToolPolicy(
+        tools=[_tool(function) for function in functions],
+        schemas=[function_schema(one.model_dump(), path.format(index)) for index, one in enumerate(functions)],
+        choice=mode,
+        callable_names=frozenset(names),
+        is_parallel=parallel and mode in _MODES,
+        is_legacy=is_legacy,
+    )
 
 
-def _name(choice: Any) -> str:
+def _chosen(choice: Any, names: list[str]) -> tuple[str, list[str]]:
+    """The mode, or the name that is forced; and the functions that may be called."""
     if choice is None:
-        return "auto"
+        return "auto", names
     if isinstance(choice, str):
-        return choice
-    return choice.function.name if isinstance(choice, NamedTool) else choice.name
+        return choice, names
+    if isinstance(choice, AllowedToolChoice):
+        return choice.allowed_tools.mode, [tool.function.name for tool in choice.allowed_tools.tools]
+    name = choice.function.name if isinstance(choice, NamedTool) else choice.name
+    return name, [name]
 
 
 def _tool(function: FunctionDefinition) -> dict[str, Any]:
     return {"type": "function", "function": function.model_dump(exclude_none=True, exclude={"strict"})}
 
 
+def rules_of(request: ChatRequest, policy: ToolPolicy) -> Rules | None:
+    """What the answer must be; None when it is free. A call that is forced wins over the response format."""
+    answer = None if policy.must_call else _answer_schema(request)
+    functions = tuple(policy.functions)
+    if not functions and answer is None:
+        return None
+    return Rules(_MARKS, functions, policy.must_call, policy.is_parallel, answer)
+
+
+def _answer_schema(request: ChatRequest) -> RequestSchema | None:
+    wanted = request.response_format
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return RequestSchema("response_format", "response_format", None)
+    if wanted.json_schema is None:
+        param = "response_format.json_schema"
+        raise InvalidRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+    return format_schema(wanted.json_schema.model_dump(by_alias=True))
+
+
 @dataclass(frozen=True)
 class Piece:
-    """What an answer's text came to: words, or a call that is complete."""
+    """What an answer's text came to: words, or a call."""
 
     text: str = ""
     call: ToolCall | None = None
+    is_cut: bool = False  # the call has no end: its arguments are what came of them
 
 
 class CallStream:
     """Splits a growing answer into text and calls. Text that may yet become a call's opening mark is held back."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, names: frozenset[str] = frozenset(), *, must_call: bool = False, has_format: bool = False
+    ) -> None:
+        """`names`: of the functions that may be called.
+
+        `must_call`: the answer is calls and nothing else. `has_format`: it is calls or JSON, in which a mark is data.
+        """
+        self._names = names
+        self._must_call = must_call
+        self._has_format = has_format
         self._before = StopMatcher((CALL_OPEN,))
         self._is_calling = False
+        self._is_data = False  # an answer of the format
+        self._num_calls = 0
         self._written = ""  # from the first opening mark on, without the calls given out
 
     def push(self, text: str) -> list[Piece]:
         pieces: list[Piece] = []
+        begun = (self._before.held + text).lstrip()
+        self._is_data |= self._has_format and not self._is_calling and bool(begun) and begun[0] != CALL_OPEN[0]
+        if self._is_data:
+            return [Piece(self._before.flush() + text)] if text else []
         if not self._is_calling:
             held = self._before.held
             free, self._is_calling = self._before.push(text)
@@ -114,18 +165,33 @@ class CallStream:
             if not calls:
                 break
             self._written = self._written[end + len(CALL_CLOSE) :]
+            self._num_calls += len(calls)
             pieces += [Piece(call=call) for call in calls]
         return pieces
 
-    def finish(self) -> list[Piece]:
-        """What is left: a call without its closing mark, or text that only looked like one."""
-        if not self._is_calling:
-            text = self._before.flush()
-            return [Piece(text)] if text else []
-        text, calls = parse_calls(self._written)
+    def finish(self, *, is_cut: bool = False) -> list[Piece]:
+        """What is left: a call without its end, or text that only looked like one.
+
+        `is_cut`: the answer did not end by itself, so what it had begun is a call. A mark is never given out as text.
+        """
+        rest = self._written if self._is_calling else self._before.flush()
+        text, calls = parse_calls(_without_begun(rest, CALL_CLOSE) if self._is_calling else rest)
         if calls:
-            return [Piece(call=call) for call in calls]
-        return [Piece(text)] if text.strip() else []
+            return [*([Piece(text)] if text.strip() else []), *(Piece(call=call) for call in calls)]
+        if not is_cut:
+            return [Piece(rest)] if rest and (not self._is_calling or rest.strip()) else []
+        before, mark, body = rest.partition(CALL_OPEN)
+        if not mark:
+            before = _without_begun(rest, CALL_OPEN)
+        is_begun = bool(mark) or (self._must_call and not self._num_calls)
+        call = parse_cut_call(body, self._names) if is_begun else None
+        words = [Piece(before)] if before.strip() and not self._must_call else []
+        return words + ([Piece(call=call, is_cut=True)] if call else [])
+
+
+def _without_begun(text: str, mark: str) -> str:
+    """Without the beginning of the mark at the text's end."""
+    return text[: len(text) - overlap(text, mark)]
 
 
 def new_call_id() -> str:
