@@ -41,6 +41,7 @@ class Settings(BaseSettings):
 
     # access
     api_key: SecretStr | None = None  # the first key; None = one is made and printed once
+    strict_account_headers: bool = False  # refuse OpenAI-Organization and -Project headers that name nothing known here
     trusted_proxies: Annotated[list[str], NoDecode] = []  # addresses or networks whose X-Forwarded-For and -Proto count
 
     # engine and worker

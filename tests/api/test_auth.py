@@ -3,6 +3,8 @@
 import pytest
 
 from tests.api.conftest import NOW, Api
+from tunery.cli.connection import client_to
+from tunery.dashboard.connection import Connection
 from tunery.domain.tenants import Role
 from tunery.store import tenants
 from tunery.store.database import read, write
@@ -53,12 +55,61 @@ def test_use_of_a_key_is_noted(api: Api) -> None:
     assert key.last_used_at == int(NOW)
 
 
+def account_headers_elsewhere(api: Api) -> list[dict[str, str]]:
+    """What others have on this server."""
+    api.make_stranger()
+    with read(api.engine) as conn:
+        stranger = tenants.list_organizations(conn)[-1]
+        foreign = tenants.list_projects(conn, stranger.id).items[0].id
+    return [
+        {"openai-organization": stranger.id},
+        {"openai-organization": stranger.slug},
+        {"openai-project": api.make_project()},
+        {"openai-project": foreign},
+    ]
+
+
 def test_headers_may_only_name_what_the_key_reaches(api: Api) -> None:
     secret = api.as_key(api.make_key())
     own = {"openai-organization": api.organization_id, "openai-project": api.project_id}
-    assert status_with(api, {**secret, **own}) == 200
-    assert status_with(api, {**secret, "openai-project": "proj_other"}) == 401
-    assert status_with(api, {**secret, "openai-organization": "org-other"}) == 401
+    answer = api.client.get("/v1/files", headers={**secret, **own})
+    assert answer.status_code == 200 and "x-tunery-ignored-headers" not in answer.headers
+    for headers in account_headers_elsewhere(api):
+        assert status_with(api, {**secret, **headers}) == 401, headers
+
+
+OLD_ACCOUNT = [
+    ({"openai-project": "proj_old"}, "openai-project"),
+    ({"openai-organization": "org-old"}, "openai-organization"),
+    ({"openai-organization": "old name", "openai-project": "proj_old"}, "openai-organization, openai-project"),
+]
+
+
+@pytest.mark.parametrize(("headers", "ignored"), OLD_ACCOUNT)
+def test_headers_of_an_old_account_are_ignored_and_named(api: Api, headers: dict[str, str], ignored: str) -> None:
+    for path in ("/v1/models", "/v1/files", "/v1/fine_tuning/jobs"):
+        answer = api.client.get(path, headers=headers | api.as_key(api.make_key()))
+        assert answer.status_code == 200
+        assert answer.headers["x-tunery-ignored-headers"] == ignored
+        assert answer.headers["openai-project"] == api.project_id
+
+
+@pytest.mark.parametrize(("headers", "ignored"), OLD_ACCOUNT)
+def test_a_setting_refuses_them(make_api, headers: dict[str, str], ignored: str) -> None:
+    api = make_api(strict_account_headers=True)
+    assert status_with(api, headers | api.as_key(api.make_key())) == 401
+
+
+def test_our_own_clients_send_nothing_of_an_old_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-old")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj_old")
+    for client, project in (
+        (client_to("http://x/v1", "sk-x"), None),
+        (Connection("http://x", "sk-x").client, None),
+        (Connection("http://x", "sk-x", "proj_mine").client, "proj_mine"),
+    ):
+        sent = {name.lower(): value for name, value in client.default_headers.items() if isinstance(value, str)}
+        assert "openai-organization" not in sent and sent.get("openai-project") == project
 
 
 def test_admin_key_chooses_its_project_by_header(api: Api) -> None:

@@ -28,10 +28,42 @@ def test_unknown_path_names_method_and_url(api: Api) -> None:
     assert error_of(answer)["message"] == "Invalid URL (POST /v1/no/such/thing)"
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "named"),
+    [
+        ("POST", "/v1/responses", "POST /v1/chat/completions"),
+        ("GET", "/v1/responses/resp_1", "POST /v1/chat/completions"),
+        ("POST", "/v1/assistants", "POST /v1/chat/completions"),
+        ("POST", "/v1/threads/thread_1/runs", "POST /v1/chat/completions"),
+        ("POST", "/v1/embeddings", "no embedding models"),
+        ("POST", "/v1/fine-tunes", "POST /v1/fine_tuning/jobs"),
+        ("POST", "/v1/fine-tuning/jobs", "Did you mean POST /v1/fine_tuning/jobs?"),
+        ("POST", "/chat/completions", "Did you mean POST /v1/chat/completions? Set the client's base URL"),
+        ("GET", "/models", "Did you mean GET /v1/models?"),
+        ("POST", "/v1/v1/files", "Did you mean POST /v1/files?"),
+        ("POST", "/v1/v1/v1/chat/completions", "Did you mean POST /v1/chat/completions?"),
+        ("GET", "/v1/files/", "Did you mean GET /v1/files?"),
+        ("POST", "//v1//completions", "Did you mean POST /v1/completions?"),
+        ("POST", "/openai/deployments/gpt/chat/completions", "Did you mean POST /v1/chat/completions?"),
+        ("POST", "/v1/engines/davinci/completions", "Did you mean POST /v1/completions?"),
+        ("GET", "/v1/uploads/upload_1/nothing/here", "POST /v1/uploads/{upload_id}/parts"),
+    ],
+)
+def test_unknown_path_names_the_right_one(api: Api, method: str, path: str, named: str) -> None:
+    answer = api.client.request(method, f"http://testserver{path}")
+    assert answer.status_code == 404
+    error = error_of(answer)
+    assert (error["type"], error["code"]) == ("invalid_request_error", "unknown_url")
+    assert error["message"].startswith(f"Invalid URL ({method} {path})") and named in error["message"]
+
+
 def test_wrong_method_is_405(api: Api) -> None:
     answer = api.client.put("/v1/files", json={})
     assert answer.status_code == 405
     assert error_of(answer)["message"].startswith("Not allowed to PUT on /v1/files.")
+    assert answer.headers["allow"] == "GET, POST"
+    assert api.client.patch("/v1/models/m").headers["allow"] == "GET, DELETE"
+    assert api.client.get("/v1/completions").headers["allow"] == "POST"
 
 
 @pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b'{"model": "gpt-4o-mini",}', b"[" * 100_000])

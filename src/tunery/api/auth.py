@@ -2,6 +2,7 @@
 
 import hmac
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
@@ -59,8 +60,37 @@ def find_key(conn: Connection, secret: str, now: float) -> tuple[ApiKey, Rights]
     raise AuthenticationFailed(f"Incorrect API key provided: {masked(secret)}.", code="invalid_api_key")
 
 
-def caller_of(conn: Connection, key: ApiKey, rights: Rights, organization: str | None, project: str | None) -> Caller:
-    """`organization` and `project` are the optional headers; they may only name what the key reaches anyway."""
+@dataclass(frozen=True)
+class Account:
+    """The optional headers OpenAI-Organization and OpenAI-Project. They may only name what the key reaches anyway."""
+
+    organization: str | None = None
+    project: str | None = None
+
+    @classmethod
+    def of(cls, request: Request) -> "Account":
+        return cls(request.headers.get("openai-organization"), request.headers.get("openai-project"))
+
+    def unknown(self, conn: Connection, key: ApiKey) -> tuple[str, ...]:
+        """The headers that name nothing of this server: those of an old account at OpenAI, which SDKs send by
+        themselves from the environment. The key decides without them, unless it is an admin key, which reaches several
+        projects."""
+        names = []
+        if self.organization and not tenants.is_organization(conn, self.organization):
+            names.append("openai-organization")
+        if self.project and key.project_id is not None and not tenants.is_project(conn, self.project):
+            names.append("openai-project")
+        return tuple(names)
+
+    def without(self, names: tuple[str, ...]) -> "Account":
+        return Account(
+            None if "openai-organization" in names else self.organization,
+            None if "openai-project" in names else self.project,
+        )
+
+
+def caller_of(conn: Connection, key: ApiKey, rights: Rights, account: Account) -> Caller:
+    organization = account.organization
     if organization and organization != key.organization_id:
         own = tenants.get_organization(conn, key.organization_id)
         if organization not in (own.slug, own.name):
@@ -70,7 +100,7 @@ def caller_of(conn: Connection, key: ApiKey, rights: Rights, organization: str |
     return Caller(
         key_id=key.id,
         organization_id=key.organization_id,
-        project_id=_project(conn, key, project),
+        project_id=_project(conn, key, account.project),
         user_id=key.user_id,
         role=rights.role,
         is_admin=rights.is_admin,
@@ -106,20 +136,18 @@ def _project_of_admin_key(conn: Connection, organization_id: str, wanted: str | 
 async def authenticate(services: Services, request: Request) -> Caller:
     secret = bearer_secret(request.headers.get("authorization"))
     now = services.clock()
-    organization, project = request.headers.get("openai-organization"), request.headers.get("openai-project")
-    key, caller = await services.look(partial(_identify, services, secret, organization, project, now))
+    key, caller, ignored = await services.look(partial(_identify, services, secret, Account.of(request), now))
     if (key.last_used_at or 0) < now - TOUCH_EVERY_S:
         await run_in_threadpool(_touch, services, key.id, now)
-    request.state.caller = caller
+    request.state.caller, request.state.ignored_headers = caller, ignored
     return caller
 
 
-def _identify(
-    services: Services, secret: str, organization: str | None, project: str | None, now: float
-) -> tuple[ApiKey, Caller]:
+def _identify(services: Services, secret: str, account: Account, now: float) -> tuple[ApiKey, Caller, tuple[str, ...]]:
     with read(services.engine) as conn:
         key, rights = find_key(conn, secret, now)
-        return key, caller_of(conn, key, rights, organization, project)
+        ignored = () if services.settings.strict_account_headers else account.unknown(conn, key)
+        return key, caller_of(conn, key, rights, account.without(ignored)), ignored
 
 
 def _touch(services: Services, key_id: str, now: float) -> None:

@@ -8,7 +8,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from tunery.api import wayfinding
 from tunery.domain.errors import InvalidRequest, ServerFault, TuneryError
+
+MAX_PATH = 500  # of it is said again
 
 SOURCES = frozenset({"body", "query", "path", "header"})
 # What pydantic calls the branches of unions: types, and the tags of graders.
@@ -120,11 +123,16 @@ def from_http(request: Request, error: HTTPException) -> TuneryError:
     """Routing errors of the framework: no such path, wrong method, a body it could not read."""
     path, method = request.url.path, request.method
     if error.status_code == 404:
-        found = InvalidRequest(f"Invalid URL ({method} {path})", code="unknown_url")
+        hint = wayfinding.hint(request.app, method, path)
+        found = InvalidRequest(f"Invalid URL ({method} {path[:MAX_PATH]}){hint}", code="unknown_url")
     elif error.status_code == 405:
-        hint = "(HINT: Perhaps you meant to use a different HTTP method?)"
-        found = InvalidRequest(f"Not allowed to {method} on {path}. {hint}", code="method_not_supported")
-        found.headers = dict(error.headers or {})
+        allowed = ", ".join(wayfinding.methods_at(request.app, path))
+        found = InvalidRequest(
+            f"Not allowed to {method} on {path[:MAX_PATH]}. (HINT: Perhaps you meant to use a different HTTP method? "
+            f"This route takes {allowed}.)",
+            code="method_not_supported",
+        )
+        found.headers = {"allow": allowed}
     else:
         found = InvalidRequest(str(error.detail))
     found.status = error.status_code

@@ -113,6 +113,8 @@ def add_headers(headers: MutableHeaders, state: dict, started: float) -> None:
     headers["x-request-id"] = state["request_id"]
     headers["openai-version"] = OPENAI_VERSION
     headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
+    if state.get("ignored_headers"):  # of an old account: what a client sent without effect, it should be able to see
+        headers["x-tunery-ignored-headers"] = ", ".join(state["ignored_headers"])
     caller = state.get("caller")
     if caller is not None:
         headers["openai-organization"] = caller.organization_id

@@ -60,12 +60,18 @@ def catalog_by_name(client: "OpenAI") -> dict[str, dict[str, Any]]:
 
 def client_of(ctx: typer.Context) -> "OpenAI":
     """Raises a usage error when there is no key."""
-    # Imported late: the client takes most of a second, which `--help` need not pay.
-    from openai import OpenAI
-
     connection: Connection = ctx.obj
     if not connection.api_key:
         raise typer.BadParameter(NO_KEY, param_hint="--api-key")
-    return OpenAI(
-        base_url=connection.resolved_url(), api_key=connection.api_key, admin_api_key=connection.api_key, max_retries=1
-    )
+    return client_to(connection.resolved_url(), connection.api_key)
+
+
+def client_to(base_url: str, key: str) -> "OpenAI":
+    """The key alone decides: the client takes organisation and project from the environment, where those of an old
+    account at OpenAI may still stand."""
+    # Imported late: the client takes most of a second, which `--help` need not pay.
+    from openai import OpenAI
+
+    client = OpenAI(base_url=base_url, api_key=key, admin_api_key=key, max_retries=1)
+    client.organization = client.project = None
+    return client

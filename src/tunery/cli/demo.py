@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunery.cli.comparison import ask_all, saving, score, score_table, side_by_side
+from tunery.cli.connection import client_to
 from tunery.cli.output import console, duration, styled
 from tunery.cli.serve import interruptible, prepared, start
 from tunery.cli.tasks import Question, Task, load_task
@@ -47,7 +48,7 @@ def demo(
         key = address.first_key or server.issue_key("demo")
         with supervised(server):
             console.print(styled("[bold]Server[/bold]  {}", address.base_url))
-            tuned = run_loop(connect(address, key), chosen)
+            tuned = run_loop(client_to(address.base_url, key), chosen)
             console.print(how_to_use(address, key, tuned), soft_wrap=True)
             if sys.stdout.isatty() and sys.stdin.isatty():
                 console.print(
@@ -101,12 +102,6 @@ def how_to_use(address: Address, key: str, model: str) -> str:
         f'    base_url="{address.base_url}"\n    api_key="{key}"\n    model="{model}"\n\n'
         f"Dashboard: {address.url}/dashboard (sign in with the key)"
     )
-
-
-def connect(address: Address, key: str) -> "OpenAI":
-    from openai import OpenAI  # imported late, as in cli.connection
-
-    return OpenAI(base_url=address.base_url, api_key=key)
 
 
 @contextmanager

@@ -42,10 +42,11 @@ class Connection:
             api_key=key,
             admin_api_key=key,
             base_url=f"{address}/v1",
-            project=project or None,
             timeout=TIMEOUT_S,
             max_retries=1,
         )
+        # Set after, since the client takes what is None from the environment, where an old account may still stand.
+        self.client.organization, self.client.project = None, project or None
         self.client.is_open = is_open
 
     def is_open(self) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import asdict, fields
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, delete, insert, or_, select, update
 
 from tunery.domain.errors import InvalidRequest, NotFound
 from tunery.domain.tenants import ApiKey, Membership, Organization, Project, Role, Standing, User
@@ -21,6 +21,18 @@ def get_organization(conn: Connection, organization_id: str) -> Organization:
     if row is None:
         raise NotFound(f"No such organization: {organization_id}", param="id")
     return Organization(row.id, row.name, row.slug, row.created_at)
+
+
+def is_organization(conn: Connection, name: str) -> bool:
+    """Whether any organisation has this id, slug or name."""
+    columns = (organizations.c.id, organizations.c.slug, organizations.c.name)
+    query = select(organizations.c.id).where(or_(*(column == name for column in columns)))
+    return conn.execute(query.limit(1)).first() is not None
+
+
+def is_project(conn: Connection, project_id: str) -> bool:
+    """Whether any organisation has it."""
+    return conn.execute(select(projects.c.id).where(projects.c.id == project_id)).first() is not None
 
 
 def list_organizations(conn: Connection) -> tuple[Organization, ...]:
