@@ -453,3 +453,36 @@ def test_the_bytes_of_a_chats_tokens_join_to_its_text(client: OpenAI) -> None:
         token for entry in choice.logprobs.content for token in entry.top_logprobs if max(token.bytes or [0]) > 127
     ]
     assert broken and all(token.token == "".join(f"\\x{byte:02x}" for byte in token.bytes) for token in broken)
+
+
+MANY_IDS = {str(token): 1 for token in range(200)}
+
+
+@pytest.mark.parametrize(
+    ("path", "changes", "param"),
+    [
+        ("chat/completions", {"logit_bias": {"9" * 5000: 1}}, "logit_bias"),
+        ("chat/completions", {"logit_bias": {"٣": 1}}, "logit_bias"),
+        ("completions", {"logit_bias": {str(token): 1 for token in range(1025)}}, "logit_bias"),
+        ("completions", {"prompt": ["a", "b"], "n": 128, "max_tokens": 16_384}, "n"),
+        ("chat/completions", {"n": 128, "max_tokens": 1000, "logprobs": True, "top_logprobs": 20}, "n"),
+        ("completions", {"prompt": ["a"] * 1000, "max_tokens": 400}, "n"),
+        ("completions", {"prompt": ["a"] * 100, "n": 21}, "prompt"),
+        ("completions", {"prompt": ["a" * 1000] * 60, "n": 2, "echo": True, "logprobs": 20, "max_tokens": 1}, "prompt"),
+        ("chat/completions", {"stop": "x" * 1001}, "stop"),
+        ("completions", {"stop": ["a", "b" * 1001]}, "stop[1]"),
+    ],
+)
+def test_what_would_take_too_much_is_refused_before_it_starts(
+    server: EngineServer, path: str, changes: dict[str, Any], param: str
+) -> None:
+    body = {"model": "base", **({"messages": MESSAGES} if "chat" in path else {"prompt": "x"}), **changes}
+    answer = httpx.post(f"{server.url}/v1/{path}", json=body)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == param
+    assert len(answer.text) < 1000
+
+
+def test_many_answers_without_a_length_are_as_long_as_one_request_may_ask_for(client: OpenAI) -> None:
+    answer = ask(client, n=128, max_completion_tokens=None, logit_bias={"2": 100, **MANY_IDS}, frequency_penalty=1)
+    assert len(answer.choices) == 128

@@ -1,8 +1,10 @@
 import subprocess
 import sys
+from collections import Counter
 
 from tests.serving.builders import compute, make_scheduler, make_sequence, step
-from tunery.serving.sequence import SequenceStatus
+from tunery.serving.scheduler import Scheduler
+from tunery.serving.sequence import Sequence, SequenceStatus
 
 
 def test_prompt_is_computed_first_then_one_token_a_step() -> None:
@@ -139,7 +141,7 @@ def test_the_youngest_gives_way_when_blocks_run_out_and_catches_up_later() -> No
         step(scheduler)
 
     assert young.status is SequenceStatus.WAITING
-    assert scheduler.waiting[0] is young
+    assert next(iter(scheduler.waiting)) is young
     assert old.status is SequenceStatus.RUNNING
 
     outputs = young.num_output_tokens
@@ -262,3 +264,73 @@ def test_deciding_needs_no_torch() -> None:
     code = "import sys\n" + "".join(f"import tunery.serving.{name}\n" for name in modules.split())
     code += "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def many(scheduler: Scheduler, tenant: str, number: int, prompt: int = 3) -> list[Sequence]:
+    sequences = [make_sequence([index, *range(prompt - 1)], salt=tenant) for index in range(number)]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    return sequences
+
+
+def running(scheduler: Scheduler) -> Counter[str]:
+    return Counter(sequence.salt for sequence in scheduler.running)
+
+
+def test_tenants_take_turns_in_starting_whoever_came_first() -> None:
+    scheduler = make_scheduler(max_num_seqs=6, num_blocks=64)
+    for tenant, number in (("a", 20), ("b", 20), ("c", 1)):
+        many(scheduler, tenant, number)
+    step(scheduler)
+
+    assert running(scheduler) == {"a": 3, "b": 2, "c": 1}
+
+
+def test_a_tenant_alone_has_every_place_in_order_of_arrival() -> None:
+    scheduler = make_scheduler(max_num_seqs=6)
+    sequences = many(scheduler, "a", 20)
+    step(scheduler)
+
+    assert scheduler.running == sequences[:6] and not scheduler.num_preemptions
+
+
+def test_who_has_taken_every_place_gives_back_for_a_newcomer_until_both_have_the_same() -> None:
+    scheduler = make_scheduler(max_num_seqs=6, num_blocks=64)
+    many(scheduler, "a", 20)
+    for _ in range(3):
+        step(scheduler)
+    many(scheduler, "b", 2)
+    for _ in range(10):
+        step(scheduler)
+    assert running(scheduler) == {"a": 4, "b": 2}
+    preempted = scheduler.num_preemptions
+    many(scheduler, "c", 20)
+    for _ in range(10):
+        step(scheduler)
+
+    assert running(scheduler) == {"a": 2, "b": 2, "c": 2}
+    assert preempted == 2 and scheduler.num_preemptions == 4, "no more than needed, and none in turns"
+
+
+def test_a_long_prompt_of_one_tenant_leaves_half_a_step_to_the_others() -> None:
+    scheduler = make_scheduler(num_blocks=200, max_num_batched_tokens=16)
+    long, longer = many(scheduler, "a", 2, prompt=200)
+    step(scheduler)
+    (short,) = many(scheduler, "b", 1, prompt=12)
+    batches = [step(scheduler) for _ in range(2)]
+
+    shares = [[run.num_tokens for run in batch.prefill] for batch in batches if batch]
+    assert shares == [[8, 8], [12, 4]]
+    assert short.num_output_tokens == 1 and not long.num_output_tokens and not longer.num_output_tokens
+
+
+def test_blocks_are_given_back_by_who_has_the_most_sequences_and_not_by_the_newcomer() -> None:
+    scheduler = make_scheduler(num_blocks=12)
+    many(scheduler, "a", 3, prompt=12)
+    step(scheduler)
+    (newcomer,) = many(scheduler, "b", 1, prompt=8)
+    for _ in range(4):
+        step(scheduler)
+
+    assert newcomer.num_output_tokens >= 3
+    assert {sequence.salt for sequence in scheduler.waiting} == {"a"}

@@ -105,3 +105,38 @@ def test_an_hour_of_arrivals_breaks_no_invariant_and_starves_nobody() -> None:
     assert max(simulation.waits) < 60
     assert scheduler.blocks.num_used == 0
     assert not scheduler.has_work
+
+
+def test_a_flood_of_one_tenant_delays_another_by_few_steps() -> None:
+    """Requests of 128 long answers, some of long prompts; now and then a short one of another."""
+    chance = random.Random(3)
+    scheduler = make_scheduler(num_blocks=400, block_size=16, max_num_seqs=12, max_num_batched_tokens=256)
+    waited: dict[str, int] = {}
+    short: dict[str, Sequence] = {}
+    for number in range(1500):
+        if number % 25 == 0 and number < 1000:
+            prompt = [chance.randrange(1000) for _ in range(chance.choice((20, 900)))]
+            for _ in range(128):
+                scheduler.add(make_sequence(prompt, salt="flood"))
+        if number % 40 == 7:
+            sequence = make_sequence([chance.randrange(1000) for _ in range(100)], salt="other")
+            scheduler.add(sequence)
+            short[sequence.id], waited[sequence.id] = sequence, 0
+        batch = scheduler.schedule()
+        scheduler.check()
+        if batch is None:
+            break
+        assert sum(run.num_tokens for run in batch.runs) <= scheduler.limits.max_num_batched_tokens
+        for name, sequence in short.items():
+            waited[name] += not sequence.num_output_tokens
+        ended = [run.sequence for run in batch.runs if run.needs_sample]
+        scheduler.update(batch, {sequence.id: 1 for sequence in ended})
+        for sequence in ended:
+            if sequence.num_output_tokens >= (10 if sequence.id in short else 300):
+                scheduler.finish(sequence)
+                short.pop(sequence.id, None)
+        scheduler.check()
+
+    assert len(waited) > 20
+    assert max(waited.values()) <= 4, "a place is given back in one step, and a hundred tokens are half of the next"
+    assert scheduler.num_preemptions <= 3 * len(waited) + 60

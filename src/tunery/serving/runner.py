@@ -157,10 +157,8 @@ class Runner:
         for low in range(start, end, _LOGPROB_ROWS):
             high = min(low + _LOGPROB_ROWS, end)
             logits = self._model.exact_logits(hidden[low:high])
-            normalisers = torch.logsumexp(logits, -1).tolist()
-            for offset in range(high - low):
-                target = sequence.token_ids[item.start + low + offset + 1]
-                scores.append(describe(logits[offset], normalisers[offset], target, wanted))
+            targets = sequence.token_ids[item.start + low + 1 : item.start + high + 1]
+            scores += describe(logits, torch.logsumexp(logits, -1), targets, [wanted] * (high - low))
 
     def _sample(self, logits: torch.Tensor, ids: list[str], result: dict[str, Sampled]) -> None:
         rows = [self._tracked[sequence_id].row for sequence_id in ids]

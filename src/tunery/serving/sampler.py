@@ -3,7 +3,9 @@
 import random
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
 from tunery.serving.constraints import Constraint
@@ -19,20 +21,39 @@ class RowState:
     def __init__(self, params: SamplingParams, constraint: Constraint | None) -> None:
         self.params = params
         self.constraint = constraint
-        self.counts: Counter[int] = Counter()  # of the answer's tokens
+        self._counts: Counter[int] = Counter()  # of the answer's tokens, where they have a penalty
+        self._shift: np.ndarray[Any, np.dtype[np.float32]] | None = None
         self._random = random.Random(params.seed) if params.seed is not None else random.Random()
 
     @property
     def changes_logits(self) -> bool:
-        params = self.params
-        has_penalty = bool(params.presence_penalty or params.frequency_penalty)
-        return has_penalty or bool(params.logit_bias) or self.constraint is not None
+        return self.is_shifted or self.constraint is not None
+
+    @property
+    def is_shifted(self) -> bool:
+        return self._has_penalty or bool(self.params.logit_bias)
+
+    @property
+    def _has_penalty(self) -> bool:
+        return bool(self.params.presence_penalty or self.params.frequency_penalty)
+
+    def shift(self, vocab_size: int) -> torch.Tensor:
+        """What bias and penalties add to the logits [V]. Kept from step to step, since a step changes one number of it;
+        made with the first draw, since a sequence may wait for long."""
+        if self._shift is None:
+            self._shift = np.zeros(vocab_size, np.float32)
+            if self.params.logit_bias:
+                self._shift[list(self.params.logit_bias)] = list(self.params.logit_bias.values())
+        return torch.from_numpy(self._shift)
 
     def draw(self) -> float:
         return self._random.random()
 
     def accept(self, token_id: int) -> None:
-        self.counts[token_id] += 1
+        if self._has_penalty and self._shift is not None:
+            self._counts[token_id] += 1
+            penalty = self._counts[token_id] * self.params.frequency_penalty + self.params.presence_penalty
+            self._shift[token_id] = self.params.logit_bias.get(token_id, 0.0) - penalty
         if self.constraint is not None:
             self.constraint.advance(token_id)
 
@@ -65,38 +86,38 @@ def sample(logits: torch.Tensor, rows: list[RowState]) -> list[Sampled]:
     drawn = [index for index, row in enumerate(rows) if row.params.temperature > 0 and finite[index]]
     for index, token in zip(drawn, _draw(logits, rows, drawn), strict=True):
         tokens[index] = token
-    sampled = []
-    for index, (row, token) in enumerate(zip(rows, tokens, strict=True)):
-        wanted = row.params.top_logprobs
-        entry = None
-        if wanted is not None and normalisers is not None:
-            entry = describe(original[index], float(normalisers[index]), token, wanted)
-        sampled.append(Sampled(token, entry, finite[index]))
-    return sampled
+    entries: dict[int, TokenLogprob] = {}
+    if normalisers is not None:
+        told = [index for index, row in enumerate(rows) if row.params.top_logprobs is not None]
+        chosen = original if len(told) == len(rows) else original[told]
+        num_top = [rows[index].params.top_logprobs or 0 for index in told]
+        described = describe(chosen, normalisers[told], [tokens[index] for index in told], num_top)
+        entries = dict(zip(told, described, strict=True))
+    return [Sampled(token, entries.get(index), finite[index]) for index, token in enumerate(tokens)]
 
 
-def describe(logits: torch.Tensor, normaliser: float, token: int, num_top: int) -> TokenLogprob:
-    """The log-probability of a token and of the most likely ones. logits [V]."""
-    top: tuple[tuple[int, float], ...] = ()
-    if num_top:
-        values, ids = logits.topk(num_top)
-        top = tuple(
-            (token_id, value - normaliser) for token_id, value in zip(ids.tolist(), values.tolist(), strict=True)
-        )
-    own = logits[token]
-    return TokenLogprob(token, float(own) - normaliser, int((logits > own).sum()) + 1, top)
+def describe(
+    logits: torch.Tensor, normalisers: torch.Tensor, tokens: list[int], num_top: list[int]
+) -> list[TokenLogprob]:
+    """The log-probability of each row's token and of its most likely ones. logits [B, V], normalisers [B]."""
+    own = logits.gather(1, torch.tensor(tokens).unsqueeze(1))
+    ranks = (logits > own).sum(-1) + 1
+    logprobs = (own.squeeze(1) - normalisers).tolist()
+    tops: list[tuple[tuple[int, float], ...]] = [()] * len(tokens)
+    if most := max(num_top):
+        values, ids = logits.topk(most)
+        values = (values - normalisers.unsqueeze(1)).tolist()
+        tops = [
+            tuple(zip(row_ids[:num], row_values[:num], strict=True))
+            for row_ids, row_values, num in zip(ids.tolist(), values, num_top, strict=True)
+        ]
+    return [TokenLogprob(*entry) for entry in zip(tokens, logprobs, ranks.tolist(), tops, strict=True)]
 
 
 def _apply_rules(logits: torch.Tensor, row: RowState) -> None:
     """Penalties, bias, then the grammar, which nothing may overrule. logits [V]."""
-    params = row.params
-    if row.counts and (params.presence_penalty or params.frequency_penalty):
-        ids = torch.tensor(list(row.counts))
-        counts = torch.tensor(list(row.counts.values()), dtype=torch.float32)
-        logits[ids] -= counts * params.frequency_penalty + params.presence_penalty
-    if params.logit_bias:
-        ids = torch.tensor(list(params.logit_bias))
-        logits[ids] += torch.tensor(list(params.logit_bias.values()))
+    if row.is_shifted:
+        logits += row.shift(logits.shape[0])
     if row.constraint is not None:
         allowed = torch.from_numpy(row.constraint.allowed(logits.shape[0]))
         logits.masked_fill_(~allowed, float("-inf"))

@@ -3,14 +3,20 @@
 Every sequence has tokens and a count of those computed; a step lets the counts catch up. Running sequences go first,
 then waiting ones while tokens, sequences, blocks and adapter slots last. When a running sequence cannot get a block,
 the youngest running one gives all of its blocks back and waits at the front to be computed anew.
+
+Tenants (projects, told apart by `Sequence.salt`) share a step: its tokens for prompts go in equal parts to those that
+want some, the one with the fewest running sequences starts the next, and when all room is taken, the one with the most
+gives a sequence back for one that waits with less. A tenant alone has everything.
 """
 
-from collections import deque
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tunery.serving.blocks import BlockPool, root_hash
 from tunery.serving.sequence import Batch, Scheduled, Sequence, SequenceStatus
 from tunery.serving.slots import AdapterSlots
+from tunery.serving.waiting import Waiting
 
 
 @dataclass(frozen=True)
@@ -25,9 +31,11 @@ class Scheduler:
         self.limits = limits
         self.blocks = blocks
         self.slots = slots
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = Waiting()
         self.running: list[Sequence] = []  # oldest admission first
         self.num_preemptions = 0
+        self._num_started = 0
+        self._last_start: dict[str, int] = {}  # of each tenant
         self._roots: dict[tuple[str | None, str], bytes] = {}
         self._generations: dict[str, int] = {}
 
@@ -43,7 +51,7 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. It must fit the cache by itself, or it would wait for ever."""
         assert sequence.num_tokens <= self.max_sequence_tokens, "the caller checks the length"
-        self.waiting.append(sequence)
+        self.waiting.add(sequence)
 
     def schedule(self) -> Batch | None:
         """The next forward pass; None when nothing can run, be it that weights of an adapter are still on their way.
@@ -51,29 +59,40 @@ class Scheduler:
         A block filled by a prompt counts as cached at once: within one pass every key and value of a layer is written
         before the first one is read, so sequences that start in the same step already share it.
         """
+        self._make_room()
         budget = self.limits.max_num_batched_tokens
         before = self.num_preemptions
         runs: list[Scheduled] = []
         # Answers first: a long prompt must not hold them up.
-        for sequence in sorted(self.running, key=lambda sequence: sequence.num_new_tokens > 1):
-            num_tokens = min(sequence.num_new_tokens, budget)
-            if sequence.status is SequenceStatus.RUNNING and num_tokens and self._grow(sequence, num_tokens):
+        answers = [sequence for sequence in self.running if sequence.num_new_tokens <= 1]
+        prompts = [sequence for sequence in self.running if sequence.num_new_tokens > 1]
+        shares = self._shares(prompts, budget - len(answers))
+        for sequence in answers + prompts:
+            is_prompt = sequence.num_new_tokens > 1
+            num_tokens = min(sequence.num_new_tokens, budget, shares.get(sequence.salt, 0) if is_prompt else budget)
+            if sequence.status is SequenceStatus.RUNNING and num_tokens > 0 and self._grow(sequence, num_tokens):
                 runs.append(Scheduled(sequence, sequence.num_computed_tokens, num_tokens))
                 budget -= num_tokens
+                if is_prompt:
+                    shares[sequence.salt] -= num_tokens
         runs = [run for run in runs if run.sequence.status is SequenceStatus.RUNNING]  # some may have given way
         decode = [run for run in runs if run.is_decode]
         prefill = [run for run in runs if not run.is_decode]
         for run in prefill:
             self._remember(run.sequence, run.start + run.num_tokens)
         if self.num_preemptions == before:  # else the victim would take back what it has just given
-            prefill += self._admit(budget)
+            lines = self._lines()
+            started = self._admit(lines, budget, shares)
+            budget -= sum(run.num_tokens for run in started)
+            # What was found in the cache leaves tokens to others.
+            prefill += started + self._admit(lines, budget, dict.fromkeys(lines, budget))
         return Batch(prefill, decode) if prefill or decode else None
 
     def _grow(self, sequence: Sequence, num_tokens: int) -> bool:
         """Blocks for the next tokens, if need be from younger sequences. False: the sequence itself gave way."""
         wanted = self.blocks.blocks_for(sequence.num_computed_tokens + num_tokens) - len(sequence.block_table)
         while wanted > self.blocks.num_available:
-            victim = self.running[-1]
+            victim = self._youngest_of_largest()
             self._preempt(victim)
             if victim is sequence:
                 return False
@@ -85,7 +104,7 @@ class Scheduler:
         sequence.status = SequenceStatus.WAITING
         sequence.num_preemptions += 1
         self.num_preemptions += 1
-        self.waiting.appendleft(sequence)
+        self.waiting.put_back(sequence)
 
     def _leave(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
@@ -95,32 +114,88 @@ class Scheduler:
         if sequence.adapter is not None:
             self.slots.unpin(sequence.adapter)
 
-    def _admit(self, budget: int) -> list[Scheduled]:
-        """Start waiting sequences in order. One that lacks its adapter is skipped; one that lacks blocks stops all."""
-        started: list[Scheduled] = []
-        skipped: list[Sequence] = []
-        slots_reserved = False
-        while self.waiting and budget > 0 and len(self.running) < self.limits.max_num_seqs:
-            sequence = self.waiting.popleft()
-            if sequence.adapter is not None and (slots_reserved or not self._adapter_ready(sequence)):
-                slots_reserved = slots_reserved or self._is_starving(sequence)
-                skipped.append(sequence)
+    def _make_room(self) -> None:
+        """One sequence of the tenant that runs the most gives way to one of another tenant that could start."""
+        counts = Counter(sequence.salt for sequence in self.running)
+        largest = max(counts.values(), default=0)
+        for tenant in self._by_turn(self.waiting.tenants):
+            ready = next((sequence for sequence in self.waiting.of(tenant) if self._has_adapter(sequence)), None)
+            if ready is None or counts[tenant] + 1 >= largest:
                 continue
-            run = self._start(sequence, budget)
+            wanted = self.blocks.blocks_for(min(ready.num_tokens, self.limits.max_num_batched_tokens))
+            if len(self.running) >= self.limits.max_num_seqs or wanted > self.blocks.num_available:
+                self._preempt(self._youngest_of_largest())
+            return
+
+    def _youngest_of_largest(self) -> Sequence:
+        """The youngest running sequence of the tenant that has the most of them."""
+        counts = Counter(sequence.salt for sequence in self.running)
+        largest = max(counts.values())
+        return next(sequence for sequence in reversed(self.running) if counts[sequence.salt] == largest)
+
+    def _shares(self, prompts: list[Sequence], budget: int) -> dict[str, int]:
+        """How many tokens of its prompts each tenant may have computed: equal parts, and what one does not want goes to
+        the others. `prompts`: those that run already."""
+        wanted = Counter[str]()
+        for sequence in prompts:
+            wanted[sequence.salt] += sequence.num_new_tokens
+        for sequence in self.waiting:
+            wanted[sequence.salt] += sequence.num_tokens
+        shares: dict[str, int] = {}
+        for number, tenant in enumerate(sorted(wanted, key=lambda tenant: wanted[tenant])):
+            part = max(1, budget // (len(wanted) - number))
+            shares[tenant] = max(0, min(wanted[tenant], part, budget))
+            budget -= shares[tenant]
+        return shares
+
+    def _admit(self, lines: dict[str, Iterator[Sequence]], budget: int, shares: dict[str, int]) -> list[Scheduled]:
+        """Start waiting sequences, the tenants in turns. One that lacks blocks stops all."""
+        started: list[Scheduled] = []
+        open_tenants = [tenant for tenant in lines if shares.get(tenant, 0) > 0]
+        while open_tenants and budget > 0 and len(self.running) < self.limits.max_num_seqs:
+            tenant = self._by_turn(open_tenants)[0]
+            sequence = next(lines[tenant], None)
+            if sequence is None:
+                open_tenants.remove(tenant)
+                continue
+            run = self._start(sequence, min(budget, shares[tenant]))
             if run is None:
-                self.waiting.appendleft(sequence)
+                lines.clear()
                 break
             started.append(run)
             budget -= run.num_tokens
-        self.waiting.extendleft(reversed(skipped))
+            shares[tenant] -= run.num_tokens
+            if shares[tenant] <= 0:
+                open_tenants.remove(tenant)
         return started
 
+    def _lines(self) -> dict[str, Iterator[Sequence]]:
+        """Of each tenant the sequences that may start, in order. One that lacks its adapter is skipped.
+
+        While one has waited too long for a slot, nothing else that pins an adapter is among them.
+        """
+        starving = next((each for each in self.waiting if self._is_starving(each)), None)
+
+        def may_start(sequence: Sequence) -> bool:
+            is_barred = starving is not None and sequence is not starving and sequence.adapter is not None
+            return not is_barred and self._adapter_ready(sequence)
+
+        return {tenant: filter(may_start, self.waiting.of(tenant)) for tenant in self.waiting.tenants}
+
+    def _by_turn(self, tenants: list[str]) -> list[str]:
+        """The fewest running sequences first; of equals, the one whose last start is longest ago."""
+        counts = Counter(sequence.salt for sequence in self.running)
+        return sorted(tenants, key=lambda tenant: (counts[tenant], self._last_start.get(tenant, 0)))
+
+    def _has_adapter(self, sequence: Sequence) -> bool:
+        return sequence.adapter is None or self.slots.is_ready(sequence.adapter)
+
     def _adapter_ready(self, sequence: Sequence) -> bool:
-        adapter = sequence.adapter
-        assert adapter is not None
-        if self.slots.is_ready(adapter):
+        """Whether its weights are here; else they are asked for."""
+        if self._has_adapter(sequence):
             return True
-        if not self.slots.request(adapter):
+        assert sequence.adapter is not None
+        if not self.slots.request(sequence.adapter):
             sequence.num_skipped_steps += 1
         return False
 
@@ -145,7 +220,10 @@ class Scheduler:
             self.slots.pin(sequence.adapter)
         sequence.status = SequenceStatus.RUNNING
         sequence.num_skipped_steps = 0
+        self.waiting.remove(sequence)
         self.running.append(sequence)
+        self._num_started += 1
+        self._last_start[sequence.salt] = self._num_started
         self._remember(sequence, num_cached + num_tokens)
         return Scheduled(sequence, num_cached, num_tokens)
 

@@ -7,6 +7,10 @@ from tunery.domain.errors import InvalidRequest, ServerFault, Unavailable
 from tunery.serving.engine import Engine
 from tunery.serving.requests import Generation, Output
 
+# What one request may ask for, over all its answers: minutes of the engine's time, which others share meanwhile.
+MAX_ANSWER_TOKENS = 1 << 18
+MAX_CANDIDATES = 1 << 20  # log-probabilities that an answer holds, some hundred bytes each
+
 
 class Broker:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -71,11 +75,21 @@ def engine_down() -> Unavailable:
     )
 
 
-def check_length(num_prompt: int, max_tokens: int | None, context_length: int, *, param: str) -> int:
-    """How many tokens may be drawn: as many as were asked for, cut to what the prompt leaves of the context.
+def check_length(
+    num_prompt: int,
+    max_tokens: int | None,
+    context_length: int,
+    *,
+    param: str,
+    num_answers: int = 1,
+    num_top: int | None = None,
+) -> int:
+    """How many tokens of each answer may be drawn: as many as were asked for, cut to what the prompt leaves of the
+    context.
 
     Clients ask for what the model's name allows at OpenAI, where contexts are longer. Raises InvalidRequest
-    `context_length_exceeded`, in OpenAI's words, for a prompt that leaves nothing.
+    `context_length_exceeded`, in OpenAI's words, for a prompt that leaves nothing, and for more answers of such a
+    length, or more of their log-probabilities, than one request may have computed.
     """
     if num_prompt >= context_length:
         raise InvalidRequest(
@@ -85,4 +99,17 @@ def check_length(num_prompt: int, max_tokens: int | None, context_length: int, *
             code="context_length_exceeded",
         )
     room = context_length - num_prompt
-    return room if max_tokens is None else min(max_tokens, room)
+    most = MAX_ANSWER_TOKENS // num_answers
+    if num_top is not None:
+        most = min(most, MAX_CANDIDATES // (num_answers * (1 + num_top)))
+    if max_tokens is None:
+        return max(1, min(room, most))
+    if min(max_tokens, room) > most:
+        kind = "" if num_top is None else f" with {num_top} log-probabilities each"
+        raise InvalidRequest(
+            f"This request asks for {num_answers} answers of up to {min(max_tokens, room)} tokens{kind}. One "
+            f"request may ask for {most} tokens of each of so many: ask for fewer or shorter ones, or several times.",
+            param="max_tokens" if num_answers == 1 else "n",
+            code="invalid_value",
+        )
+    return min(max_tokens, room)

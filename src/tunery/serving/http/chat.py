@@ -41,11 +41,19 @@ async def prepare(service: Service, request: ChatRequest) -> Chat:
     tools = policy.tools if policy.choice != "none" else []
     prompt_ids = service.renderer.prompt_ids(request.messages, tools or None)
     wanted = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
-    max_tokens = check_length(len(prompt_ids), wanted, service.engine.context_length, param="messages")
+    num_top = (request.top_logprobs or 0) if request.logprobs else None
+    max_tokens = check_length(
+        len(prompt_ids),
+        wanted,
+        service.engine.context_length,
+        param="messages",
+        num_answers=request.n or 1,
+        num_top=num_top,
+    )
     params = sampling_params(
         request,
         max_tokens=max_tokens,
-        top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        top_logprobs=num_top,
         grammar=await service.grammars.get(rules) if rules is not None else None,
         vocab_size=service.vocab_size,
     )

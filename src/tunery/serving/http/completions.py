@@ -1,19 +1,19 @@
 """The old completions endpoint: plain text or token ids in, text out. Also scores texts."""
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.ids import new_id
-from tunery.serving.http.broker import check_length
+from tunery.serving.http.broker import MAX_CANDIDATES, check_length
 from tunery.serving.http.envelope import Heading, Usage, completion_logprobs, echoed_logprobs, prompt_logprobs
 from tunery.serving.http.schemas import CompletionRequest
 from tunery.serving.http.service import Service, sampling_params
 from tunery.serving.requests import Generation, Output, SamplingParams, TokenLogprob
 
 _DEFAULT_MAX_TOKENS = 16
-_MAX_PROMPTS = 2048
+_MAX_ANSWERS = 2048  # over all prompts
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,22 @@ class Completion:
 
 def prepare(service: Service, request: CompletionRequest) -> Completion:
     service.adapter_of(request.model)
-    prompts = _prompts(service, request)
     count = request.n or 1
-    answers = [
-        service.generations(request, prompt.ids, _params(service, request, prompt.ids), count, f"{number}:")
-        for number, prompt in enumerate(prompts)
-    ]
+    prompts = _prompts(service, request, count)
+    params = _params(service, request)
+    answers = []
+    for number, prompt in enumerate(prompts):
+        max_tokens = check_length(
+            len(prompt.ids),
+            _DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens,
+            service.engine.context_length,
+            param="prompt",
+            num_answers=count * len(prompts),
+            num_top=request.logprobs,
+        )
+        mine = replace(params, max_tokens=max_tokens)
+        answers.append(service.generations(request, prompt.ids, mine, count, f"{number}:"))
+    _check_scores(params, prompts, count)
     places = [(each, prompt) for prompt, same in zip(prompts, answers, strict=True) for each in same]
     choices = {each.id: _Choice(index, prompt) for index, (each, prompt) in enumerate(places)}
     heading = Heading(new_id("completion"), request.model, service.fingerprint)
@@ -63,25 +73,43 @@ def prepare(service: Service, request: CompletionRequest) -> Completion:
     return Completion(request, heading, [each for each, _ in places], choices, usage)
 
 
-def _params(service: Service, request: CompletionRequest, prompt_ids: list[int]) -> SamplingParams:
-    wanted = _DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
-    max_tokens = check_length(len(prompt_ids), wanted, service.engine.context_length, param="prompt")
+def _params(service: Service, request: CompletionRequest) -> SamplingParams:
+    """Of every answer; how long it may be depends on its prompt."""
     params_request = request
     if request.echo and request.logprobs is not None and request.prompt_logprobs is None:
         params_request = request.model_copy(update={"prompt_logprobs": request.logprobs})
     return sampling_params(
         params_request,
-        max_tokens=max_tokens,
+        max_tokens=0,
         top_logprobs=request.logprobs,
         grammar=None,
         vocab_size=service.vocab_size,
     )
 
 
-def _prompts(service: Service, request: CompletionRequest) -> list[_Prompt]:
-    prompts = [_prompt(service, prompt) for prompt in _listed(request)]
-    if not 1 <= len(prompts) <= _MAX_PROMPTS:
-        raise InvalidRequest(f"'prompt' must hold 1 to {_MAX_PROMPTS} prompts.", param="prompt", code="invalid_value")
+def _check_scores(params: SamplingParams, prompts: list[_Prompt], count: int) -> None:
+    """Log-probabilities of the prompts are part of the answer, too."""
+    if params.prompt_logprobs is None:
+        return
+    wanted = sum(len(prompt.ids) for prompt in prompts) * count * (1 + params.prompt_logprobs)
+    if wanted > MAX_CANDIDATES:
+        raise InvalidRequest(
+            f"This request asks for {wanted} log-probabilities of its prompts; one may ask for {MAX_CANDIDATES}. "
+            "Ask for fewer prompts, answers or candidates.",
+            param="prompt",
+            code="invalid_value",
+        )
+
+
+def _prompts(service: Service, request: CompletionRequest, count: int) -> list[_Prompt]:
+    listed = _listed(request)
+    if not 1 <= len(listed) * count <= _MAX_ANSWERS:
+        raise InvalidRequest(
+            f"'prompt' must hold 1 to {_MAX_ANSWERS // count} prompts where each has {count} answers.",
+            param="prompt",
+            code="invalid_value",
+        )
+    prompts = [_prompt(service, prompt) for prompt in listed]
     for prompt in prompts:
         if not all(0 <= token < service.vocab_size for token in prompt.ids):
             raise InvalidRequest(f"Token ids are 0 to {service.vocab_size - 1}.", param="prompt", code="invalid_value")

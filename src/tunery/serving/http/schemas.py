@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
-Stop = str | Annotated[list[str], Field(max_length=4)]
+# Each step looks for them in all that may yet become one: a limit that OpenAI does not state.
+StopText = Annotated[str, Field(max_length=1000)]
+Stop = StopText | Annotated[list[StopText], Field(max_length=4)]
 
 REFUSED = {
     "audio": "This model does not speak.",

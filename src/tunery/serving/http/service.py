@@ -104,12 +104,22 @@ def sampling_params(
     )
 
 
+MAX_BIASES = 1024
+
+
 def _biases(given: dict[str, float] | None, vocab_size: int) -> dict[int, float]:
+    if given is not None and len(given) > MAX_BIASES:
+        raise InvalidRequest(
+            f"Invalid 'logit_bias': it names {len(given)} tokens, and at most {MAX_BIASES} can be biased.",
+            param="logit_bias",
+            code="object_above_max_properties",
+        )
     biases: dict[int, float] = {}
     for key, value in (given or {}).items():
-        if not key.isdecimal() or int(key) >= vocab_size:
+        # Its length first: Python refuses to read a number of thousands of digits.
+        if not (key.isascii() and key.isdecimal() and len(key) <= 10) or int(key) >= vocab_size:
             raise InvalidRequest(
-                f"Invalid key in 'logit_bias': {key}. Expected a token id below {vocab_size}.",
+                f"Invalid key in 'logit_bias': {key[:20]}. Expected a token id below {vocab_size}.",
                 param="logit_bias",
                 code="invalid_value",
             )
