@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,17 @@ def test_calls_are_found_however_the_text_is_cut(size: int) -> None:
 @pytest.mark.parametrize("text", ["plain", "a < b", "<tool_cal", "<tool_call> is a mark", "", "x <tool_call>\n{broken"])
 def test_text_that_is_no_call_stays_text(text: str, size: int) -> None:
     assert split(text, size) == (text, [])
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize("mark", [CALL_CLOSE, CALL_OPEN, f"{CALL_OPEN}\n{{}}\n{CALL_CLOSE}"])
+def test_a_mark_in_an_argument_is_data(mark: str, size: int) -> None:
+    arguments = json.dumps({"city": f"x {mark} y"})
+
+    assert split(f"{write_call('weather', arguments)}\n{CALL}", size) == (
+        "",
+        [("weather", arguments), ("weather", '{"city": "Paris"}')],
+    )
 
 
 def test_a_call_without_its_closing_mark_counts() -> None:

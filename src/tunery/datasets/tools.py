@@ -117,29 +117,34 @@ def parse_calls(text: str) -> tuple[str, list[ToolCall]]:
     """
     content, calls, rest = "", [], text
     while (start := rest.find(CALL_OPEN)) >= 0:
-        end = rest.find(CALL_CLOSE, start)
-        body = rest[start + len(CALL_OPEN) : end if end >= 0 else None]
-        call = _parse_call(body)
-        if call is None:
+        found = parse_call(rest[start:])
+        if found is None:
             return text, []
         if not calls:
             content = rest[:start]
-        calls.append(call)
-        rest = rest[end + len(CALL_CLOSE) :] if end >= 0 else ""
+        calls.append(found[0])
+        rest = rest[start + found[1] :]
     return (content.rstrip(), calls) if calls else (text, [])
 
 
-def _parse_call(body: str) -> ToolCall | None:
+def parse_call(text: str) -> tuple[ToolCall, int] | None:
+    """The call that the text begins with, and where it ends: after its closing mark, or with the text.
+
+    The object's own end counts, not the first closing mark, which may stand in an argument.
+    """
+    start = len(CALL_OPEN) + len(text[len(CALL_OPEN) :]) - len(text[len(CALL_OPEN) :].lstrip())
     try:
-        value = json.loads(body)
+        value, end = json.JSONDecoder().raw_decode(text, start)
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         return None
+    after = text[end:].lstrip()
+    if after and not after.startswith(CALL_CLOSE):
+        return None
     arguments = value.get("arguments", {})
-    return ToolCall(
-        value["name"], arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    )
+    written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return ToolCall(value["name"], written), len(text) - len(after.removeprefix(CALL_CLOSE))
 
 
 def parse_cut_call(body: str, names: Collection[str]) -> ToolCall | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tunery.datasets.tools import CALL_CLOSE, CALL_OPEN, ToolCall, parse_calls, parse_cut_call
+from tunery.datasets.tools import CALL_CLOSE, CALL_OPEN, ToolCall, parse_call, parse_calls, parse_cut_call
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.ids import random_text
 from tunery.domain.schemas import RequestSchema, format_schema, function_schema
@@ -160,13 +160,14 @@ class CallStream:
 
     def _complete_calls(self) -> list[Piece]:
         pieces: list[Piece] = []
-        while (end := self._written.find(CALL_CLOSE)) >= 0:
-            _, calls = parse_calls(self._written[: end + len(CALL_CLOSE)])
-            if not calls:
+        while CALL_CLOSE in self._written:
+            start = self._written.find(CALL_OPEN)
+            found = parse_call(self._written[start:]) if start >= 0 else None
+            if found is None or not self._written[: start + found[1]].endswith(CALL_CLOSE):
                 break
-            self._written = self._written[end + len(CALL_CLOSE) :]
-            self._num_calls += len(calls)
-            pieces += [Piece(call=call) for call in calls]
+            self._written = self._written[start + found[1] :]
+            self._num_calls += 1
+            pieces.append(Piece(call=found[0]))
         return pieces
 
     def finish(self, *, is_cut: bool = False) -> list[Piece]:
