@@ -20,6 +20,9 @@ OF_FILES = {
     "nothing_to_train",
     "wrong_format",
     "cannot_render",
+    "wrong_encoding",
+    "turned_into_chat",
+    "answer_cut",
 }
 
 

@@ -2,15 +2,20 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
+import tunery.datasets.speed as speed_module
 from tests.datasets.conftest import chat_row, pair_row
-from tunery.datasets.estimate import Estimate, estimate
+from tunery.datasets.estimate import Estimate, estimate, read_estimate
+from tunery.datasets.pool import num_cores
 from tunery.datasets.render import Renderer
-from tunery.datasets.speed import FILE, KEPT, PastJob, Speed, guessed, record, speed_of
+from tunery.datasets.speed import FILE, KEPT, PastJob, Speed, guessed, matrix_flop_per_s, record, speed_of
 from tunery.datasets.validate import validate_file
 from tunery.datasets.work import ModelShape
 from tunery.domain.errors import InvalidRequest
@@ -127,6 +132,38 @@ def test_a_damaged_memory_is_as_good_as_none(content: str, tmp_path: Path) -> No
 def test_a_guess_is_within_what_processors_can_do() -> None:
     speed = guessed()
     assert 1e9 < speed.slowest < speed.fastest < 1e16
+
+
+@pytest.mark.parametrize("measured", [1e-12, 1e-5, 60.0])
+def test_no_measurement_leads_beyond_what_a_core_can_do(measured: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+
+    def clock(_: np.ndarray) -> float:
+        threads.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return measured
+
+    monkeypatch.setattr(speed_module, "_seconds", clock)
+    matrix_flop_per_s.cache_clear()
+    found = matrix_flop_per_s()
+    matrix_flop_per_s.cache_clear()
+    assert 1e9 <= found / num_cores() <= 5e11
+    assert set(threads) == {1}  # threads that wait for each other are what a busy machine makes slow
+
+
+def test_a_machine_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix_flop_per_s.cache_clear()
+    first = matrix_flop_per_s()
+    monkeypatch.setattr(speed_module, "_seconds", lambda _: 60.0)
+    assert matrix_flop_per_s() == first
+
+
+def test_a_time_that_rests_on_no_job_is_called_a_rough_guess(
+    write_rows: Write, renderer: Renderer, shape: ModelShape
+) -> None:
+    guess = estimated(write_rows([chat_row(f"{n}?") for n in range(10)]), renderer, shape)
+    measured = replace(guess, num_measured_jobs=2)
+    assert (guess.to_dict()["is_rough_guess"], measured.to_dict()["is_rough_guess"]) == (True, False)
+    assert read_estimate(json.loads(json.dumps(guess.to_dict()))).is_rough_guess
 
 
 @pytest.mark.parametrize(

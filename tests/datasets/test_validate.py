@@ -13,17 +13,20 @@ from hypothesis import strategies as st
 
 from tests.datasets.conftest import chat_row, pair_row
 from tunery.datasets.blocks import BLOCK_BYTES, read_blocks
-from tunery.datasets.examples import PreferenceExample
+from tunery.datasets.examples import ChatExample, PreferenceExample
 from tunery.datasets.job_errors import first_job_error
 from tunery.datasets.lines import MAX_LINE_BYTES, read_lines
 from tunery.datasets.parse import load_examples
 from tunery.datasets.problems import CODES
 from tunery.datasets.render import Renderer
 from tunery.datasets.report import Report
+from tunery.datasets.rows import read_rows
 from tunery.datasets.template import ChatTemplate
 from tunery.datasets.upload_check import UploadCheck
 from tunery.datasets.validate import validate_file
 from tunery.domain.errors import TuneryError
+from tunery.modeling.catalog import Catalog
+from tunery.training.examples import read
 
 Write = Callable[..., Path]
 GOOD = [chat_row(f"Question {n}?", f"Answer {n}.") for n in range(10)]
@@ -199,7 +202,7 @@ def test_a_file_whose_answers_are_all_cut_is_refused(write_rows: Write, renderer
         (b"PK\x03\x04 an xlsx file", "binary_file"),
         (b"PAR1....", "binary_file"),
         (b"\x00\x01\x02\x03" * 100, "binary_file"),
-        ('{"messages": []}'.encode("utf-16"), "binary_file"),
+        ('{"messages": []}'.encode("utf-16"), "wrong_encoding"),
         (random.Random(1).randbytes(5000), "binary_file"),
         (b"question,answer\n1+1,2\n", "invalid_json"),
         (b'{"messages": ' + b"[" * 3_000_000, "nesting_too_deep"),
@@ -324,3 +327,112 @@ def test_errors_of_ours_are_no_part_of_bad_input() -> None:
 
     with pytest.raises(TuneryError):
         validate_file(broken())
+
+
+# ---- rows that are taken otherwise than they stand
+
+
+def test_an_example_whose_answer_is_cut_away_is_left_out_everywhere(
+    write_rows: Write, renderer: Renderer, tmp_path: Path
+) -> None:
+    long = {"messages": [{"role": "user", "content": "word " * 400}, {"role": "assistant", "content": "b"}]}
+    rows = [*GOOD, long, long]
+    report = validate_file(write_rows(rows), renderer=renderer, max_example_tokens=100)
+    alone = validate_file(write_rows(GOOD, "good.jsonl"), renderer=renderer, max_example_tokens=100)
+    assert report.is_valid
+    assert report.problem_counts == {"answer_cut": 2}
+    assert [problem.line for problem in report.problems] == [len(GOOD) + 1, len(GOOD) + 2]
+    assert (report.num_examples, report.tokens) == (alone.num_examples, alone.tokens)
+    examples = read(tmp_path / "train.jsonl", "supervised", renderer, 100, param="training_file")
+    assert report.tokens is not None
+    assert (len(examples), sum(each.num_tokens for each in examples)) == (len(GOOD), report.tokens.tokens.total)
+
+
+def test_a_pair_whose_prompt_is_too_long_is_left_out(write_rows: Write, renderer: Renderer, tmp_path: Path) -> None:
+    pairs = [pair_row(question=f"Say {n}.") for n in range(10)]
+    path = write_rows([*pairs, pair_row(question="word " * 400)])
+    report = validate_file(path, method="dpo", renderer=renderer, max_example_tokens=100)
+    assert (report.is_valid, report.num_examples, dict(report.problem_counts)) == (True, 10, {"answer_cut": 1})
+    assert len(read(path, "dpo", renderer, 100, param="training_file")) == 10
+
+
+LABELS = [{"prompt": f"part {n} belt ->", "completion": f" Belt {n}"} for n in range(12)]
+
+
+def test_prompts_and_completions_become_chats_for_a_model_that_chats(write_rows: Write, renderer: Renderer) -> None:
+    path = write_rows(LABELS)
+    report = validate_file(path, renderer=renderer, max_example_tokens=100)
+    assert report.is_valid
+    assert report.problem_counts == {"turned_into_chat": 1}
+    first = read(path, "supervised", renderer, 100, param="training_file")[0].rows[0]
+    chat = ChatExample(1, [{"role": "user", "content": "part 0 belt ->"}, {"role": "assistant", "content": "Belt 0"}])
+    assert first.token_ids == renderer.render(chat).token_ids
+    assert report.tokens is not None and report.tokens.tokens.total > len(LABELS) * len(
+        renderer.encode("<|im_start|>user")
+    )
+    (row, *_) = read_rows([path.read_bytes()], renderer)
+    assert [part.text for part in row.segments if part.kind == "trained"] == ["Belt 0<|im_end|>"]
+
+
+def test_they_stay_raw_text_for_a_model_of_completions(
+    write_rows: Write, renderer: Renderer, base_model_dir: Path
+) -> None:
+    completing = Renderer.from_dir(base_model_dir, completes=True)
+    path = write_rows(LABELS)
+    report = validate_file(path, renderer=completing, max_example_tokens=100, num_processes=2)
+    assert report.is_valid and not report.problem_counts
+    first = read(path, "supervised", completing, 100, param="training_file")[0].rows[0]
+    assert first.token_ids == renderer.encode("part 0 belt -> Belt 0<|im_end|>")
+    assert report.tokens is not None
+    assert report.tokens.tokens.min == len(first.token_ids)
+
+
+@pytest.mark.parametrize(
+    "name", ["babbage-002", "davinci-002", "gpt-4o-mini", "gpt-3.5-turbo", "smollm2-135m-instruct"]
+)
+def test_the_catalog_tells_which_models_complete(name: str) -> None:
+    assert Catalog.load().resolve(name).completes == (name in ("babbage-002", "davinci-002"))
+
+
+# ---- encodings
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [
+        ("utf-16", "UTF-16"),
+        ("utf-16-le", "UTF-16"),
+        ("utf-16-be", "UTF-16"),
+        ("utf-32", "UTF-32"),
+        ("utf-32-le", "UTF-32"),
+        ("utf-32-be", "UTF-32"),
+        ("cp1252", "Windows-1252"),
+        ("latin-1", "Windows-1252"),
+        ("cp932", "Shift-JIS"),
+    ],
+)
+def test_a_wrong_encoding_is_named(encoding: str, name: str, tmp_path: Path) -> None:
+    answer = "はい、これは犬です。" if encoding == "cp932" else "un café très fort"
+    rows = [chat_row(f"Question {n}?", answer) for n in range(12)]
+    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(encoding)
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(content)
+    report = validate_file(path)
+    assert not report.is_valid
+    problem = report.problems[0]
+    assert problem.code in ("wrong_encoding", "invalid_utf8")
+    assert name in problem.message and "UTF-8" in problem.suggestion
+    error = first_job_error(report, "file-abc")
+    assert error is not None and name in error.message
+    check = UploadCheck()
+    for start in range(0, len(content), 1000):
+        check.feed(content[start : start + 1000])
+    refusal = check.finish()
+    assert refusal is not None and name in refusal and "UTF-8" in refusal
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
+def test_a_line_ends_at_a_line_feed_alone(mark: str, write_rows: Write) -> None:
+    report = validate_file(write_rows([chat_row(f"a{mark}b {n}", f"c{mark}d") for n in range(10)]))
+    assert (report.is_valid, report.num_examples, report.num_lines) == (True, 10, 10)
+    assert not report.problem_counts

@@ -44,7 +44,7 @@ def open_base(model: str) -> Base:
     catalog = Catalog.load(settings.catalog).resolve(model)
     with download_bar() as progress:
         model_dir = sources.ensure(catalog.source, settings.models_dir, progress)
-    return Base(settings, catalog, model_dir, Renderer.from_dir(model_dir))
+    return Base(settings, catalog, model_dir, Renderer.from_dir(model_dir, completes=catalog.completes))
 
 
 def make_reports(training: Path, validation: Path | None, base: Base | None, method: Method) -> list[Report]:

@@ -51,8 +51,7 @@ def as_conversation(example: Example) -> Conversation:
         case PreferenceExample(line=line, messages=messages, preferred=preferred, tools=tools):
             *asked, answer = _as_requested([*messages, preferred])
             return Conversation(line, asked, answer, tools)
-    answer = {"role": "assistant", "content": example.completion}
-    return Conversation(example.line, [{"role": "user", "content": example.prompt}], answer, None)
+    return as_conversation(example.as_chat())
 
 
 def _as_requested(messages: list[Message]) -> list[Message]:

@@ -40,6 +40,11 @@ class Estimate:
     peak_memory_bytes: int
     advice: list[Advice] = field(default_factory=list)
 
+    @property
+    def is_rough_guess(self) -> bool:
+        """Whether the time rests on no job: it may be off several times either way."""
+        return not self.num_measured_jobs
+
     def to_dict(self) -> dict[str, Any]:
         chosen = self.hyperparameters
         return with_texts(
@@ -60,6 +65,7 @@ class Estimate:
                 "max_s": round(self.max_s, 1),
                 "time": time_text(self.min_s, self.max_s),
                 "num_measured_jobs": self.num_measured_jobs,
+                "is_rough_guess": self.is_rough_guess,
                 "peak_memory_bytes": self.peak_memory_bytes,
                 "advice": [advice.to_dict() for advice in self.advice],
             }

@@ -36,6 +36,7 @@ class Task:
     model_dir: Path | None  # None: no tokenizer, so nothing is counted in tokens
     method: Method | None  # None: any format
     max_example_tokens: int | None
+    completes: bool = False  # as the renderer's
 
 
 @dataclass
@@ -114,19 +115,26 @@ def _accept(example: Example, line: Line, method: Method | None, facts: BlockFac
 def _measure(
     examples: list[tuple[int, Example]], task: Task, renderer: Renderer | None, facts: BlockFacts, *, keep_sample: bool
 ) -> None:
-    rows = [example for _, example in examples]
+    rows = [renderer.as_trained(example) if renderer else example for _, example in examples]
     measured = renderer.measure_batch(rows, task.max_example_tokens) if renderer else [None] * len(rows)
+    texts: list[str] = []
     for (number, example), counts in zip(examples, measured, strict=True):
         if isinstance(counts, RenderError):
             findings = Findings(example.line, number)
             findings.add("cannot_render", "", counts.message)
             facts.report(findings.problems)
             continue
+        if counts is not None and counts.truncated and not counts.num_loss_tokens:
+            findings = Findings(example.line, number)
+            findings.add("answer_cut", "", say("problem.answer_cut", most=task.max_example_tokens))
+            facts.report(findings.problems)
+            continue
+        if counts is not None:
+            texts.append(counts.text)
         features = read_features(example)
         _count(example, features, counts, facts)
         if keep_sample:
             facts.sample.append((example.line, sign(features.text)))
-    texts = [counts.text for counts in measured if isinstance(counts, Measured)]
     if texts:
         facts.prefix = os.path.commonprefix([min(texts), max(texts)])
 

@@ -36,6 +36,11 @@ class CompletionExample:
     prompt: str
     completion: str
 
+    def as_chat(self) -> ChatExample:
+        """White space around the completion parted it from the prompt; a chat's template does that."""
+        answer = {"role": "assistant", "content": self.completion.strip()}
+        return ChatExample(self.line, [{"role": "user", "content": self.prompt}, answer])
+
 
 Example = ChatExample | PreferenceExample | CompletionExample
 

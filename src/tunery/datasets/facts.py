@@ -103,6 +103,10 @@ class Facts:
         self.problem_counts[problem.code] += 1
         self._list(problem)
 
+    def forget(self, code: str) -> None:
+        del self.problem_counts[code]
+        self.problems = [problem for problem in self.problems if problem.code != code]
+
     def sighted(self, what: str) -> Sightings:
         return self.sightings.get(what, Sightings())
 

@@ -59,7 +59,7 @@ def _start(task: Task, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process a core already
     _task = task
-    _renderer = Renderer.from_dir(task.model_dir) if task.model_dir else None
+    _renderer = Renderer.from_dir(task.model_dir, completes=task.completes) if task.model_dir else None
     _return_freed_memory()
 
 

@@ -32,6 +32,7 @@ CODES: dict[str, Severity] = {
     # the file
     "empty_file": "error",
     "binary_file": "error",
+    "wrong_encoding": "error",
     "too_few_examples": "error",
     "nothing_to_train": "error",
     "mixed_formats": "error",
@@ -102,6 +103,8 @@ CODES: dict[str, Severity] = {
     "empty_completion": "error",
     # rendering
     "cannot_render": "error",
+    "turned_into_chat": "warning",
+    "answer_cut": "warning",
 }
 
 

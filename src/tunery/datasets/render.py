@@ -64,6 +64,7 @@ class Renderer:
         special_tokens: dict[str, str],
         eos_ids: frozenset[int],
         model_dir: Path | None = None,
+        completes: bool = False,
     ) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -71,22 +72,30 @@ class Renderer:
         self.template = template
         self.special_tokens = special_tokens  # by their name in tokenizer_config.json: eos_token → text
         self.eos_ids = eos_ids  # any of these ends an answer
+        self.completes = completes  # the model is asked for completions of raw text, not in chats
         self.model_dir = model_dir  # where another process can read the same renderer
 
     @classmethod
-    def from_dir(cls, model_dir: Path) -> "Renderer":
+    def from_dir(cls, model_dir: Path, *, completes: bool = False) -> "Renderer":
         """Read tokenizer.json, tokenizer_config.json, generation_config.json and the template of a model directory."""
         config = json.loads((model_dir / "tokenizer_config.json").read_text("utf-8"))
         tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
         special = {name: _token_text(config[name]) for name in _SPECIAL_NAMES if config.get(name)}
         template = ChatTemplate(load_template(model_dir, config), special)
         eos_ids = frozenset(_eos_ids(model_dir, tokenizer, special))
-        return cls(tokenizer, template, special_tokens=special, eos_ids=eos_ids, model_dir=model_dir)
+        return cls(
+            tokenizer, template, special_tokens=special, eos_ids=eos_ids, model_dir=model_dir, completes=completes
+        )
 
     @cached_property
     def knows_tools(self) -> bool:
         """Whether the template itself writes tools, in the form that `tools.parse_calls` reads."""
         return CALL_OPEN in self.template.source
+
+    def as_trained(self, example: Example) -> Example:
+        """A prompt with its completion becomes a turn of a chat for a model that is asked in chats: trained on raw
+        text, it would learn nothing of what it is asked then."""
+        return example.as_chat() if isinstance(example, CompletionExample) and not self.completes else example
 
     @cached_property
     def control_tokens(self) -> tuple[str, ...]:

@@ -71,7 +71,8 @@ def _row(line: Line, row: dict[str, Any] | None, renderer: Renderer | None, max_
     parsed = parse_line(line)
     if parsed.example is None or renderer is None:
         return Row(line.number, row, parsed.problems)
-    measured = renderer.measure_batch([parsed.example], max_tokens)[0]
+    example = renderer.as_trained(parsed.example)
+    measured = renderer.measure_batch([example], max_tokens)[0]
     if not isinstance(measured, Measured):
         findings = Findings(line.number, line.example)
         findings.add("cannot_render", "", measured.message)
@@ -82,7 +83,7 @@ def _row(line: Line, row: dict[str, Any] | None, renderer: Renderer | None, max_
         parsed.problems,
         measured.num_tokens,
         measured.num_loss_tokens,
-        tuple(segments(parsed.example, renderer, max_tokens)),
+        tuple(segments(example, renderer, max_tokens)),
     )
 
 

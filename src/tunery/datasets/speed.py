@@ -6,10 +6,12 @@ Past jobs stand in `<home>/speed.json`, a few for each base model and method.
 import json
 import time
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from tunery import atomic
 from tunery.datasets.pool import num_cores
@@ -19,6 +21,9 @@ KEPT = 8  # jobs remembered for each base and method
 _CALIBRATION_S = 0.2
 # A machine does not repeat itself: other programs run, lengths differ. Around the slowest and fastest job remembered.
 _MEASURED_MARGIN = (0.5, 2.0)
+# What a core of any processor computes in fp32, from the weakest to the widest. A figure outside was not measured.
+_CORE_FLOP_PER_S = (1e9, 5e11)
+_SIZE = 96  # of the matrices: in a core's cache, and long enough for the clock
 # Of the fp32 matrix speed: bf16 units exceed it, small products and a busy machine stay far below.
 _GUESSED_SHARE = (0.12, 1.6)
 _GUESSED_OVERHEAD_S = (2.0, 60.0)
@@ -71,17 +76,31 @@ def guessed() -> Speed:
     return Speed(rate * low, rate * high, *_GUESSED_OVERHEAD_S, num_jobs=0)
 
 
+@lru_cache(maxsize=1)
 def matrix_flop_per_s() -> float:
-    """fp32 products on one core, times the cores. The matrices are small enough that numpy starts no threads, and the
-    best of many short ones counts: a machine that is busy just now is not thought to be slow."""
-    left = np.ones((96, 96), dtype=np.float32)
+    """fp32 products on one core, times the cores. Measured once a process, so that two estimates of one file agree.
+
+    On one thread: those of a BLAS wait for each other, and on a busy machine a product of microseconds then takes
+    milliseconds. The best of many short products counts, by the thread's own processor time: what other programs take
+    meanwhile is not the processor's speed.
+    """
+    left = np.ones((_SIZE, _SIZE), dtype=np.float32)
     best = float("inf")
-    end = time.perf_counter() + _CALIBRATION_S
-    while time.perf_counter() < end:
-        start = time.perf_counter()
+    with threadpool_limits(1, "blas"):
+        end = time.perf_counter() + _CALIBRATION_S
+        while time.perf_counter() < end:
+            best = min(best, _seconds(left))
+    low, high = _CORE_FLOP_PER_S
+    return min(max(2 * _SIZE**3 / best, low), high) * num_cores()
+
+
+def _seconds(left: np.ndarray, times: int = 8) -> float:
+    """Of one product, whichever clock shows less: that of the processor may tick too slowly to see one."""
+    wall, processor = time.perf_counter(), time.thread_time()
+    for _ in range(times):
         np.matmul(left, left)
-        best = min(best, time.perf_counter() - start)
-    return 2 * 96**3 / best * num_cores()
+    wall, processor = time.perf_counter() - wall, time.thread_time() - processor
+    return (min(wall, processor) if processor > 0 else wall) / times
 
 
 def record(home: Path, source: str, method: str, job: PastJob) -> None:

@@ -2,6 +2,7 @@
 
 import orjson
 
+from tunery.datasets.encodings import narrow_encoding, wide_encoding
 from tunery.datasets.jsonline import BOM, decode
 from tunery.datasets.lines import MAX_LINE_BYTES, Line, LineSplitter
 from tunery.datasets.problems import Findings
@@ -18,8 +19,11 @@ class UploadCheck:
         self._splitter = LineSplitter()
         self._problem: str | None = None
         self._seen = False
+        self._wide: str | None = None
 
     def feed(self, chunk: bytes) -> None:
+        if not self._seen and chunk:
+            self._wide = self._wide or wide_encoding(chunk)
         if self._problem is None:
             for line in self._splitter.feed(chunk):
                 self._look(line)
@@ -39,11 +43,27 @@ class UploadCheck:
         if line.is_too_long:
             self._problem = f"Line {line.number} has {line.size:,} bytes; a line may have {MAX_LINE_BYTES:,}."
         elif not _is_object(line.content):
+            encoding = self._wide or _encoding(line.content)
+            if encoding is not None:
+                self._problem = (
+                    f"The file is not UTF-8; it looks like {encoding}. Save it as UTF-8: every editor has it under "
+                    "'Save as', PowerShell under -Encoding utf8."
+                )
+                return
             start = line.content[: 4 * _HINT_CHARACTERS].decode("utf-8", "replace")[:_HINT_CHARACTERS]
             self._problem = (
                 "Expected file to have JSONL format, where every line is a JSON dictionary. "
                 f'Line {line.number} is not a dictionary (HINT: line starts with: "{start}...").'
             )
+
+
+def _encoding(content: bytes) -> str | None:
+    """Of a line that is not UTF-8."""
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return narrow_encoding(content)
+    return None
 
 
 def _is_object(content: bytes) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tunery.datasets.advise import advise
 from tunery.datasets.blocks import read_blocks
+from tunery.datasets.encodings import wide_encoding
 from tunery.datasets.examine import ACCEPTS, BlockFacts, Task
 from tunery.datasets.facts import Facts
 from tunery.datasets.lines import read_chunks
@@ -25,7 +26,7 @@ POOL_BYTES = 4 * 1024 * 1024
 Progress = Callable[[int], None]
 """Bytes examined so far."""
 
-_MAGIC = re.compile(rb"PK\x03\x04|PAR1|\x1f\x8b|%PDF|\xff\xfe|\xfe\xff|\x89PNG|\xd0\xcf\x11\xe0")
+_MAGIC = re.compile(rb"PK\x03\x04|PAR1|\x1f\x8b|%PDF|\x89PNG|\xd0\xcf\x11\xe0")
 
 
 def validate_file(
@@ -77,15 +78,18 @@ def validation_steps(
     chunks = read_chunks(source) if isinstance(source, Path) else source
     head, chunks = _peek(chunks)
     facts = Facts()
-    if _is_binary(head):
+    if encoding := wide_encoding(head):
+        facts.report(Problem("wrong_encoding", 0, "", say("problem.wrong_encoding", encoding=encoding), encoding))
+    elif _is_binary(head):
         facts.report(Problem("binary_file", 0, "", say("problem.binary_file")))
     else:
-        task = Task(renderer.model_dir if renderer else None, method, max_example_tokens)
+        completes = renderer is not None and renderer.completes
+        task = Task(renderer.model_dir if renderer else None, method, max_example_tokens, completes)
         wanted = num_processes or (num_cores() if len(head) >= POOL_BYTES else 1)
         for block in _examined(chunks, task, renderer, wanted):
             facts.add(block)
             yield facts.num_bytes
-        _judge_file(facts, role, method)
+        _judge_file(facts, role, method, renderer)
     return _report(facts, role, method, renderer, max_example_tokens, against)
 
 
@@ -118,7 +122,7 @@ def _examined(
     return examine_here(blocks, task, renderer)
 
 
-def _judge_file(facts: Facts, role: Role, method: Method | None) -> None:
+def _judge_file(facts: Facts, role: Role, method: Method | None, renderer: Renderer | None) -> None:
     if facts.num_examples == 0:
         facts.report(Problem("empty_file", 0, "", say("problem.empty_file")))
         return
@@ -128,7 +132,11 @@ def _judge_file(facts: Facts, role: Role, method: Method | None) -> None:
         main = first_of_each[0][0]
         text = say("problem.mixed_formats", main=main, count=count, form=form)
         facts.report(Problem("mixed_formats", line, "", text, form, example))
-    if facts.loss_tokens.num_values and not facts.loss_tokens.total:
+    if renderer is not None and not renderer.completes and "completion" in accepted:
+        count, line, example = accepted["completion"]
+        facts.report(Problem("turned_into_chat", line, "", say("problem.turned_into_chat", count=count), "", example))
+    if facts.problem_counts["answer_cut"] and not facts.num_good:
+        facts.forget("answer_cut")  # the whole file's is the one to read
         facts.report(Problem("nothing_to_train", 0, "", say("problem.nothing_to_train")))
     least = MIN_EXAMPLES[role]
     if facts.num_examples < least:

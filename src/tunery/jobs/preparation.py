@@ -92,6 +92,7 @@ def _spec(
         beta=chosen.beta,
         seed=job.seed,
         max_example_tokens=base.max_example_tokens,
+        completes=base.completes,
         lora=LoraConfig(rank=base.lora_rank, alpha=float(base.lora_alpha)),
         state_interval_s=settings.state_interval_s,
         early_stopping=is_wanted(job.metadata, EARLY_STOPPING),

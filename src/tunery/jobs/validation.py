@@ -71,7 +71,8 @@ def validate_job(job: FineTuningJob, resources: Resources, worker_id: str) -> No
 
 def _check(job: FineTuningJob, resources: Resources) -> Verdict:
     base = resources.catalog.resolve(job.base_model)
-    renderer = Renderer.from_dir(sources.ensure(base.source, resources.settings.models_dir))
+    model_dir = sources.ensure(base.source, resources.settings.models_dir)
+    renderer = Renderer.from_dir(model_dir, completes=base.completes)
     reports: dict[Role, Report] = {}
     work = resources.settings.home / "work"
     work.mkdir(parents=True, exist_ok=True)
@@ -111,15 +112,15 @@ def _facts(reports: dict[Role, Report]) -> dict[str, Any]:
 
 def _remarks(reports: dict[Role, Report]) -> list[str]:
     """What is done to the files without being asked."""
-    return [
-        say(
-            f"event.truncated_{role}",
-            count=report.tokens.num_truncated_examples,
-            most=report.tokens.max_example_tokens,
-        )
-        for role, report in reports.items()
-        if report.tokens and report.tokens.num_truncated_examples
-    ]
+    remarks: list[str] = []
+    for role, report in reports.items():
+        remarks += [problem.message for problem in report.problems if problem.code == "turned_into_chat"]
+        if untrained := report.problem_counts["answer_cut"]:
+            remarks.append(say(f"event.untrained_{role}", count=untrained))
+        if report.tokens and report.tokens.num_truncated_examples:
+            most = report.tokens.max_example_tokens
+            remarks.append(say(f"event.truncated_{role}", count=report.tokens.num_truncated_examples, most=most))
+    return remarks
 
 
 def _problems(report: Report) -> list[dict[str, Any]]:

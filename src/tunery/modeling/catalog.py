@@ -24,6 +24,7 @@ class CatalogModel:
     training: bool = True
     serving: bool = True
     owned_by: str = "system"
+    completes: bool = False  # its clients ask for completions of raw text, not in chats
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class Catalog:
 
 
 _MODEL_KEYS = {
-    "name", "aliases", "base", "multiplier", "max_example_tokens", "context_length", "training", "serving", "owned_by"
+    "name", "aliases", "base", "multiplier", "max_example_tokens", "context_length", "training", "serving", "owned_by",
+    "completes",
 }  # fmt: skip
 _BASE_KEYS = {"source", "context_length", "learning_rate", "lora_rank", "lora_alpha"}
 
@@ -125,6 +127,7 @@ def _model(row: dict[str, Any], bases: dict[str, dict[str, Any]], where: str) ->
         training=row.get("training", True),
         serving=row.get("serving", True),
         owned_by=row.get("owned_by", "system"),
+        completes=row.get("completes", False),
     )
 
 

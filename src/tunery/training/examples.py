@@ -32,7 +32,7 @@ class TrainExample:
 
 
 def read(path: Path, method: Method, renderer: Renderer, max_tokens: int, *, param: str) -> list[TrainExample]:
-    """Every line of the file. Raises UnusableFile when none of them has a token to train."""
+    """Every line of the file that has a token to train within `max_tokens`. Raises UnusableFile when none has."""
     parsed = load_examples(path)
     if method == "dpo":
         pairs = [item for item in parsed if isinstance(item, PreferenceExample)]
@@ -40,12 +40,14 @@ def read(path: Path, method: Method, renderer: Renderer, max_tokens: int, *, par
             raise UnusableFile(say("event.dpo_needs_pairs"), param)
         examples = [_pair(pair, renderer, max_tokens) for pair in pairs]
     else:
-        rows = [item for item in parsed if not isinstance(item, PreferenceExample)]
+        trained = [renderer.as_trained(item) for item in parsed]
+        rows = [item for item in trained if not isinstance(item, PreferenceExample)]
         if len(rows) != len(parsed):
             raise UnusableFile(say("event.pairs_need_dpo"), param)
         rendered = renderer.render_batch(rows, max_tokens)
         examples = [TrainExample((Row(r.token_ids, r.loss_weights),), len(r.token_ids)) for r in rendered]
-    if not any(example.loss_weight for example in examples):
+    examples = [example for example in examples if example.loss_weight]
+    if not examples:
         raise UnusableFile(say("event.nothing_within_limit", most=max_tokens), param)
     return examples
 

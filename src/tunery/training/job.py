@@ -44,7 +44,7 @@ def _assemble(workdir: Path, control: Control, report: Report) -> Loop:
     spec = TrainSpec.load(workdir)
     torch.set_num_threads(spec.threads or os.cpu_count() or 1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    renderer = Renderer.from_dir(spec.model_dir)
+    renderer = Renderer.from_dir(spec.model_dir, completes=spec.completes)
     limit = spec.max_example_tokens
     examples = read(spec.train_file, spec.method, renderer, limit, param="training_file")
     valid: list[TrainExample] = []

@@ -27,6 +27,7 @@ class TrainSpec:
     beta: float = 0.1  # DPO: how strongly the reference model holds
     seed: int = 0
     max_example_tokens: int = 8192
+    completes: bool = False  # prompts and completions stay raw text; else they become turns of a chat
     lora: LoraConfig = field(default_factory=LoraConfig)
     state_interval_s: float = 20.0
     early_stopping: bool = False  # end when the validation loss has turned; otherwise only advise it

@@ -23,6 +23,7 @@ class ReportKey:
 
     file_id: str
     model_source: str | None
+    completes: bool
     max_example_tokens: int | None
     method: str | None
     role: str

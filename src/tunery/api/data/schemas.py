@@ -116,6 +116,7 @@ class EstimateOut(BaseModel):
     max_s: float
     time: str = Field(description="The same for people.")
     num_measured_jobs: int = Field(description="Past jobs the time rests on; 0: a short calibration.")
+    is_rough_guess: bool = Field(description="The time rests on no job yet and may be off several times either way.")
     peak_memory_bytes: int
     advice: list[AdviceOut]
     texts: Texts

@@ -139,19 +139,27 @@ def find_base(services: Services, caller: Caller, name: str) -> Base:
     folder = cached(source, services.settings.models_dir)
     if folder is None:
         raise unavailable("The base model is still being fetched. Please try again in a moment.")
-    return Base(own.name if own else catalog.name, catalog, source, folder, _renderer(folder))
+    return Base(own.name if own else catalog.name, catalog, source, folder, _renderer(folder, catalog.completes))
 
 
 @lru_cache(maxsize=4)
-def _renderer(folder: Path) -> Renderer:
-    return Renderer.from_dir(folder)
+def _renderer(folder: Path, completes: bool) -> Renderer:
+    return Renderer.from_dir(folder, completes=completes)
 
 
 def _report_steps(
     services: Services, file: File, base: Base | None, method: Method | None, role: str, training: File | None = None
 ) -> Steps:
     limit = base.catalog.max_example_tokens if base else None
-    key = ReportKey(file.id, base.source if base else None, limit, method, role, training.id if training else None)
+    key = ReportKey(
+        file_id=file.id,
+        model_source=base.source if base else None,
+        completes=base is not None and base.catalog.completes,
+        max_example_tokens=limit,
+        method=method,
+        role=role,
+        against=training.id if training else None,
+    )
     against = drain(_report_steps(services, training, base, method, "training")) if training else None
 
     def make() -> Steps:

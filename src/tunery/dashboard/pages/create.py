@@ -133,10 +133,11 @@ class CreateForm:
 
     def _show_forecast(self, forecast: dict[str, Any]) -> None:
         t = self.t
+        time_text = t("create.time_guess" if forecast["is_rough_guess"] else "create.time_text")
         html.tiles(
             [
                 (t("create.cost"), html.money(forecast["cost"], forecast["currency"]), t("create.cost_text")),
-                (t("job.time"), html.time_range(forecast["min_s"], forecast["max_s"], t), t("create.time_text")),
+                (t("job.time"), html.time_range(forecast["min_s"], forecast["max_s"], t), time_text),
                 (t("create.steps"), html.number(forecast["num_steps"]), t("create.steps_text")),
             ]
         )
