@@ -1,9 +1,11 @@
 """Schemathesis over /openapi.json: whatever it sends, no 5xx, and no answer that the document does not describe."""
 
 import time
+from collections.abc import Iterator
 
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from openapi_spec_validator import OpenAPIV31SpecValidator
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
@@ -48,3 +50,18 @@ def probe(operation, ends_at: float) -> None:
 
     probe.count = 0
     check()
+
+
+def test_the_document_is_valid_openapi_3_1(api: Api) -> None:
+    document = api.client.get("/openapi.json").json()
+    assert document["openapi"].startswith("3.1.")
+    OpenAPIV31SpecValidator(document).validate()
+    arrays = [part for part in parts(document) if part.get("type") == "array"]
+    assert len(arrays) > 50 and all("items" in part for part in arrays)
+
+
+def parts(value: object) -> Iterator[dict]:
+    if isinstance(value, dict):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from parts(inner)

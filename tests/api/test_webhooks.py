@@ -136,3 +136,35 @@ def test_event_types_are_those_that_happen_here(api: Api) -> None:
         "fine_tuning.job.failed",
         "fine_tuning.job.cancelled",
     ]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://h:99999/",
+        "https://h:abc/",
+        "https://h:-1/",
+        "https://h:0/",
+        "https://[::1/",
+        "https://[zz]/",
+        "https://",
+        "https:///path",
+        "https://:80/",
+        "https://a..b/",
+        f"https://{'a' * 64}.example/",
+        "https://h/\r\nx: y",
+        "https://h/a b",
+        "https://h\u202e/",
+        "https://h/\u2028",
+    ],
+)
+def test_odd_addresses_are_one_400(api: Api, url: str) -> None:
+    hooked = api.client.post(
+        "/v1/webhook_endpoints",
+        json={"name": "n", "url": "https://example.com/", "event_types": ["fine_tuning.job.succeeded"]},
+    ).json()
+    for path in ("/v1/webhook_endpoints", f"/v1/webhook_endpoints/{hooked['id']}"):
+        body = {"name": "n", "url": url, "event_types": ["fine_tuning.job.succeeded"]}
+        answer = api.client.post(path, json=body)
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["param"] == "url"

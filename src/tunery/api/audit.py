@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunery.api.organization.trail import MAX_USER_AGENT, actor_of
+from tunery.api.refusals import TYPES, Refusals
 from tunery.api.services import Services
 from tunery.domain.audit import AuditEvent
 from tunery.domain.ids import new_id
@@ -21,6 +22,8 @@ from tunery.store.audit import add_audit
 from tunery.store.database import write
 
 log = logging.getLogger(__name__)
+
+API_PATHS = ("/v1/", "/tunery/")
 
 JOB = "/v1/fine_tuning/jobs"
 PERMISSIONS = "/v1/fine_tuning/checkpoints/{checkpoint}/permissions"
@@ -84,15 +87,18 @@ class AuditTrail:
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self.app = app
         self.services = services
+        self.refusals = Refusals(services)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         held: list[Message] = []
 
         async def hold(message: Message) -> None:
             begins = message["type"] == "http.response.start"
+            if begins and message["status"] in TYPES and scope["path"].startswith(API_PATHS):
+                await self.refusals.note(scope, message["status"])
             if not held and not (begins and self._is_logged(scope, message)):
                 await send(message)
                 return

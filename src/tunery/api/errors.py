@@ -141,7 +141,8 @@ def from_http(request: Request, error: HTTPException) -> TuneryError:
 
 def install(app: FastAPI) -> None:
     @app.exception_handler(TuneryError)
-    async def on_known(_: Request, error: TuneryError) -> JSONResponse:
+    async def on_known(request: Request, error: TuneryError) -> JSONResponse:
+        request.state.error = error  # for the audit log
         return envelope(error)
 
     @app.exception_handler(RequestValidationError)

@@ -8,6 +8,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunery.api import metrics
+from tunery.api.audit import API_PATHS
 from tunery.api.body import MAX_UNDECLARED_BYTES, too_large
 from tunery.api.errors import envelope, unexpected
 from tunery.domain.errors import InvalidRequest
@@ -19,7 +20,6 @@ OPENAI_VERSION = "2020-10-01"
 
 # Postgres has no place for U+0000, and no object of ours has it in its name.
 NUL_IN_ADDRESS = envelope(InvalidRequest("The address holds the character U+0000."))
-API_PATHS = ("/v1/", "/tunery/")
 
 
 class BodyLimit:

@@ -49,6 +49,7 @@ def build(app: FastAPI) -> dict[str, Any]:
     schemas["Error"] = ERROR_SCHEMA
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
+    _complete_arrays(schemas)
     for path, operations in document["paths"].items():
         for operation in operations.values():
             responses = operation["responses"]
@@ -56,6 +57,18 @@ def build(app: FastAPI) -> dict[str, Any]:
             for status, description in ({} if path in OPEN_PATHS else ERRORS).items():
                 responses.setdefault(status, error_response(description))
     return document
+
+
+def _complete_arrays(schema: Any) -> None:
+    """OpenAPI wants `items` of every array; pydantic leaves it out of those that have a fixed length."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "array":
+            schema.setdefault("items", {})
+        for value in list(schema.values()):
+            _complete_arrays(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            _complete_arrays(value)
 
 
 def error_response(description: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ OPENAI_TYPES = (
     *(f"user.{verb}" for verb in ("added", "updated", "deleted")),
     *(f"service_account.{verb}" for verb in ("created", "updated", "deleted")),
     "rate_limit.updated",
+    "login.failed",
     "checkpoint.permission.created",
     "checkpoint.permission.deleted",
 )

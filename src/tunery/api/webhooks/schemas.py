@@ -1,6 +1,8 @@
 """Webhook endpoints on the wire."""
 
+import unicodedata
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, Field
 
@@ -48,6 +50,16 @@ def web_address(url: str) -> str:
     # Host and address are looked at when something is sent: a name may come to point elsewhere after this.
     if not url.startswith(("https://", "http://")):
         raise ValueError("must begin with https:// or http://.")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        host.encode("idna")
+    except ValueError as exc:  # brackets without end, a port that is none, a name with an empty or a long part
+        raise ValueError(f"is not an address that can be called: {str(exc)[:100]}.") from exc
+    if not host or port == 0:
+        raise ValueError("must name a host, and a port other than 0 if any.")
+    if any(char <= " " or unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp") for char in url):
+        raise ValueError("must hold neither spaces nor control characters.")
     return url
 
 
