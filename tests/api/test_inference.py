@@ -67,6 +67,20 @@ def test_legacy_completion(api: Api) -> None:
     assert body["id"].startswith("cmpl-")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("values", "param"),
+    [
+        ({"functions": [{"name": "g"}, {"name": "f", "parameters": {"type": "odd"}}]}, "functions[1].parameters"),
+        ({"functions": [{"name": "a name"}]}, "functions[0].name"),
+        ({"functions": [{"name": "f"}], "function_call": {"name": "fly"}}, "function_call"),
+    ],
+)
+def test_errors_of_legacy_functions_name_what_was_sent(api: Api, values: Any, param: str, stream: bool) -> None:
+    answer = ask(api, **values, stream=stream)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
 MANY_PROPERTIES = {"type": "object", "properties": {f"p{index}": {} for index in range(401)}}
 MANY = {"name": "f", "parameters": MANY_PROPERTIES, "schema": MANY_PROPERTIES}
 INVALID_PARAMETERS = "invalid_function_parameters"

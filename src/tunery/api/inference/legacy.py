@@ -1,5 +1,6 @@
 """`functions` and `function_call`, which came before `tools`: served as tools, answered in their own form."""
 
+import re
 from typing import Any
 
 Json = dict[str, Any]
@@ -17,6 +18,14 @@ def as_tools(body: Json) -> Json:
     if isinstance(choice, dict):
         choice = {"type": "function", "function": choice}
     return {**rest, "tools": tools, "tool_choice": choice, "parallel_tool_calls": False}
+
+
+def own_param(param: str | None) -> str | None:
+    """What the client called the parameter that an error of the request with `tools` names."""
+    if param == "tool_choice":
+        return "function_call"
+    place = re.fullmatch(r"tools\[(\d+)\](?:\.function)?(.*)", param or "")
+    return f"functions[{place[1]}]{place[2]}" if place else param
 
 
 def as_function_call(answer: Json) -> Json:

@@ -1,7 +1,8 @@
 """One completion from the request to the ledger."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -10,17 +11,17 @@ import orjson
 
 from tunery.api.body import without_nul
 from tunery.api.inference import legacy
+from tunery.api.inference.answer import Answer
 from tunery.api.inference.assemble import Assembly
 from tunery.api.inference.engine_errors import EngineLost
-from tunery.api.inference.engines import Engines
 from tunery.api.inference.parameters import CHAT, COMPLETIONS, check
 from tunery.api.inference.resolve import Target, resolve
 from tunery.api.inference.running import end_early
 from tunery.api.inference.sse import DONE, read_chunks, write_chunk
-from tunery.api.inference.upstream import Upstream
 from tunery.api.inference.usage import Received, completed, estimated_tokens, for_ledger
 from tunery.api.services import Services
 from tunery.domain.completions import StoredCompletion
+from tunery.domain.errors import InvalidRequest
 from tunery.domain.schemas import check_cost, request_schemas
 from tunery.domain.tenants import Caller
 from tunery.metering.ledger import RequestIds, find_lost
@@ -87,14 +88,23 @@ def _look(services: Services, caller: Caller, ids: RequestIds, model: str) -> tu
         return target, services.meter.look(conn, caller), find_lost(conn, caller, ids)
 
 
-def _backend(services: Services, target: Target) -> Engines | Upstream:
-    return services.engines if target.upstream is None else services.upstream
+@asynccontextmanager
+async def _asked(services: Services, ask: Ask) -> AsyncIterator[Answer]:
+    """The answer of the engine or the upstream, to be read in the block. Its errors name what the client sent."""
+    backend = services.engines if ask.target.upstream is None else services.upstream
+    try:
+        async with backend.post(PATHS[ask.kind], ask.forwarded, ask.target) as given:
+            yield given
+    except InvalidRequest as exc:
+        if legacy.is_legacy(ask.sent):
+            exc.param = legacy.own_param(exc.param)
+        raise
 
 
 async def complete(services: Services, ask: Ask) -> Json:
     """The whole answer. The ledger has it before the client does."""
     try:
-        async with _backend(services, ask.target).post(PATHS[ask.kind], ask.forwarded, ask.target) as given:
+        async with _asked(services, ask) as given:
             answer = orjson.loads(await given.read())
     except BaseException:
         await _abandon(services, ask)
@@ -118,7 +128,7 @@ async def stream(services: Services, ask: Ask, is_left: Callable[[], bool] = lam
     received = Received(ask.sent)
     settled = False
     try:
-        async with _backend(services, ask.target).post(PATHS[ask.kind], ask.forwarded, ask.target) as given:
+        async with _asked(services, ask) as given:
             async for chunk in read_chunks(given.chunks()):
                 if "error" in chunk:
                     yield write_chunk(chunk)
