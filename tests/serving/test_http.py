@@ -486,3 +486,24 @@ def test_what_would_take_too_much_is_refused_before_it_starts(
 def test_many_answers_without_a_length_are_as_long_as_one_request_may_ask_for(client: OpenAI) -> None:
     answer = ask(client, n=128, max_completion_tokens=None, logit_bias={"2": 100, **MANY_IDS}, frequency_penalty=1)
     assert len(answer.choices) == 128
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("completions", {"prompt": "x" * 10**6}),
+        ("completions", {"prompt": ["x" * 10**6, "a"]}),
+        ("chat/completions", {"messages": [{"role": "user", "content": "x" * 10**6}]}),
+        ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "text", "text": "x" * 10**6}]}]}),
+    ],
+)
+def test_a_prompt_that_cannot_fit_is_refused_before_its_tokens_are_counted(
+    server: EngineServer, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
+) -> None:
+    counted: list[int] = []
+    monkeypatch.setattr(server.service.renderer, "_encode", lambda texts, *_, **__: counted.extend(map(len, texts)))
+    answer = httpx.post(f"{server.url}/v1/{path}", json={"model": "base", **body})
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+    assert not counted

@@ -32,6 +32,7 @@ class TokenTable:
         for token_id, token in added.items():
             if token_id < vocab_size:
                 self._bytes[token_id] = b"" if token.special else token.content.encode()
+        self.longest = max(map(len, self._bytes))  # bytes of one token
         self._special = {token_id: token.content for token_id, token in added.items() if token.special}
 
     def bytes_of(self, token_id: int) -> bytes:

@@ -39,6 +39,7 @@ async def prepare(service: Service, request: ChatRequest) -> Chat:
     if rules is not None:
         check_cost(rules.schemas)
     tools = policy.tools if policy.choice != "none" else []
+    service.check_size(sum(map(_size, request.messages)), param="messages")
     prompt_ids = service.renderer.prompt_ids(request.messages, tools or None)
     wanted = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
     num_top = (request.top_logprobs or 0) if request.logprobs else None
@@ -61,6 +62,14 @@ async def prepare(service: Service, request: ChatRequest) -> Chat:
     heading = Heading(new_id("chat"), request.model, service.fingerprint)
     has_format = rules is not None and rules.answer is not None
     return Chat(request, heading, policy, has_format, generations, Usage([generations], service.cached_tokens))
+
+
+def _size(message: dict[str, Any]) -> int:
+    """Characters of its text."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return sum(len(part["text"]) for part in content if isinstance(part.get("text"), str))
+    return len(content or "")
 
 
 def _check(request: ChatRequest) -> None:

@@ -120,6 +120,7 @@ def _prompt(service: Service, given: str | list[int]) -> _Prompt:
     if not given:
         return _Prompt("", service.text_start_ids, is_empty=True)
     if isinstance(given, str):
+        service.check_size(len(given), param="prompt")
         return _Prompt(given, service.renderer.encode(given))
     return _Prompt(service.renderer.decode(given, skip_special_tokens=False), given)
 

@@ -48,6 +48,18 @@ class Service:
             raise no_such_model(model)
         return model
 
+    def check_size(self, num_characters: int, *, param: str) -> None:
+        """Refuse a prompt that cannot fit whatever its tokens are, before they are counted: that takes seconds for
+        megabytes. Raises InvalidRequest `context_length_exceeded`."""
+        limit = self.engine.context_length
+        if num_characters > limit * max(self.table.longest, MAX_SPECIAL):
+            raise InvalidRequest(
+                f"This model's maximum context length is {limit} tokens. However, your {param} has {num_characters} "
+                f"characters. Please reduce the length of the {param}.",
+                param=param,
+                code="context_length_exceeded",
+            )
+
     def cached_tokens(self, num_cached: int) -> int:
         """As they are reported: what was reused, or OpenAI's rule of 1,024 tokens and steps of 128."""
         if not self.follows_openai_cache_rule:
@@ -105,6 +117,7 @@ def sampling_params(
 
 
 MAX_BIASES = 1024
+MAX_SPECIAL = 64  # characters of a special token, whose bytes the table does not know
 
 
 def _biases(given: dict[str, float] | None, vocab_size: int) -> dict[int, float]:
