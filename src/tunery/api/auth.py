@@ -27,6 +27,7 @@ from tunery.domain.tenants import (
 )
 from tunery.store import tenants
 from tunery.store.database import read, write
+from tunery.texts import say
 
 NO_KEY = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
@@ -57,7 +58,7 @@ def find_key(conn: Connection, secret: str, now: float) -> tuple[ApiKey, Rights]
         key, rights = found[0], rights_of(*found)
         if rights is not None and key.revoked_at is None and (key.expires_at or now + 1) > now:
             return key, rights
-    raise AuthenticationFailed(f"Incorrect API key provided: {masked(secret)}.", code="invalid_api_key")
+    raise AuthenticationFailed(say("error.incorrect_api_key_provided", secret=masked(secret)), code="invalid_api_key")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def caller_of(conn: Connection, key: ApiKey, rights: Rights, account: Account) -
         own = tenants.get_organization(conn, key.organization_id)
         if organization not in (own.slug, own.name):
             raise AuthenticationFailed(
-                "OpenAI-Organization header should match organization for API key", code="mismatched_organization"
+                say("error.openai_organization_header_should_match"), code="mismatched_organization"
             )
     return Caller(
         key_id=key.id,
@@ -111,9 +112,7 @@ def caller_of(conn: Connection, key: ApiKey, rights: Rights, account: Account) -
 def _project(conn: Connection, key: ApiKey, wanted: str | None) -> str:
     if key.project_id is not None:
         if wanted and wanted != key.project_id:
-            raise AuthenticationFailed(
-                "OpenAI-Project header should match project for API key", code="mismatched_project"
-            )
+            raise AuthenticationFailed(say("error.openai_project_header_should_match"), code="mismatched_project")
         return key.project_id
     return _project_of_admin_key(conn, key.organization_id, wanted).id
 
@@ -125,11 +124,9 @@ def _project_of_admin_key(conn: Connection, organization_id: str, wanted: str | 
     try:
         project = tenants.get_project(conn, wanted, organization_id)
     except NotFound as exc:
-        raise AuthenticationFailed(f"No such project: {wanted}", code="mismatched_project") from exc
+        raise AuthenticationFailed(say("error.no_such_project", wanted=wanted), code="mismatched_project") from exc
     if project.archived_at is not None:
-        raise AuthenticationFailed(
-            f"The project {wanted} is archived and can no longer be used.", code="project_archived"
-        )
+        raise AuthenticationFailed(say("error.project_archived_can_no_longer", wanted=wanted), code="project_archived")
     return project
 
 
@@ -159,15 +156,15 @@ def check_scope(caller: Caller, scope: Scope) -> None:
     is_read = scope.endswith(".read")
     if not grants(caller.scopes, scope):
         raise PermissionDenied(
-            f"You have insufficient permissions for this operation. Missing scopes: {scope}.", code="missing_scope"
+            say("error.you_have_insufficient_permissions_operation", scope=scope), code="missing_scope"
         )
     if caller.role is Role.READER and not is_read:
-        raise PermissionDenied("Your role in this project is reader, which may look but not change or run anything.")
+        raise PermissionDenied(say("error.your_role_in_project_reader"))
 
 
 def require_owner(caller: Caller) -> None:
     if caller.role is not Role.OWNER:
-        raise PermissionDenied("This operation needs the role owner.")
+        raise PermissionDenied(say("error.operation_needs_role_owner"))
 
 
 class Gate:
@@ -201,7 +198,7 @@ async def _check_admin(services: Services, request: Request) -> Caller:
     caller = await authenticate(services, request)
     check_scope(caller, Scope.MANAGEMENT_READ if request.method == "GET" else Scope.MANAGEMENT_WRITE)
     if not caller.is_admin:
-        raise PermissionDenied("This operation needs an admin key, or the key of an owner of the organization.")
+        raise PermissionDenied(say("error.operation_needs_admin_key_key"))
     return caller
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.concurrency import run_in_threadpool
 
 from tunery.domain.errors import InvalidRequest
+from tunery.texts import say
 
 MAX_UNDECLARED_BYTES = 8 * 1024  # before a key was seen, and wherever no route says more: forms of the dashboard
 MAX_JSON_BYTES = 1024 * 1024  # of a route that does not say more
@@ -43,7 +44,7 @@ def max_bytes_of(endpoint: Callable[..., Any]) -> int | None:
 
 def too_large(max_bytes: int) -> InvalidRequest:
     size = f"{max_bytes // 1024**2} MB" if max_bytes >= 1024**2 else f"{max_bytes // 1024} KB"
-    error = InvalidRequest(f"The request is larger than the limit of {size}.", code="request_too_large")
+    error = InvalidRequest(say("error.request_larger_than_limit", size=size), code="request_too_large")
     error.status = 413
     return error
 
@@ -80,13 +81,13 @@ class JsonRequest(Request):
 def read_json(raw: bytes) -> Any:
     """The document: valid Unicode, finite numbers, integers of 64 bits. Raises InvalidRequest."""
     if num_values(raw) > MAX_VALUES:
-        raise InvalidRequest(f"The body holds more than {MAX_VALUES:,} values.", code="request_too_large")
+        raise InvalidRequest(say("error.body_holds_more_than_values", most=MAX_VALUES), code="request_too_large")
     try:
         value = orjson.loads(raw.removeprefix(BOM))
     except orjson.JSONDecodeError as exc:
         raise InvalidRequest(f"{NOT_JSON}: {exc.msg[:100]} at line {exc.lineno}, column {exc.colno}.)") from exc
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and is_deep(value):
-        raise InvalidRequest(f"The body is nested deeper than {MAX_DEPTH} levels.")
+        raise InvalidRequest(say("error.body_nested_deeper_than_levels", most=MAX_DEPTH))
     return value
 
 

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from tunery.api import wayfinding
 from tunery.domain.errors import InvalidRequest, ServerFault, TuneryError
+from tunery.texts import say
 
 MAX_PATH = 500  # of it is said again
 
@@ -53,7 +54,7 @@ LENGTHS = {
 
 
 def envelope(error: TuneryError) -> JSONResponse:
-    return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
+    return JSONResponse(error.body(), status_code=error.status, headers=error.headers | error.text_header())
 
 
 def dotted(location: tuple[int | str, ...]) -> str:
@@ -92,7 +93,7 @@ def from_validation(problem: dict[str, Any]) -> InvalidRequest:
     if kind == "missing":
         return _missing(problem, param)
     if kind == "extra_forbidden":
-        return InvalidRequest(f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
+        return InvalidRequest(say("error.unknown_parameter", param=param), param=param, code="unknown_parameter")
     if kind in BOUNDS:
         suffix, bound, words = BOUNDS[kind]
         number = "integer" if isinstance(problem.get("input"), int) else "decimal"
@@ -110,13 +111,15 @@ def from_validation(problem: dict[str, Any]) -> InvalidRequest:
         message = f"Invalid type for '{param}': expected {TYPE_NAMES[kind]}."
         return InvalidRequest(message, param=param, code="invalid_type")
     reason = str(context.get("error") or problem["msg"])
-    return InvalidRequest(f"Invalid '{param}': {reason}", param=param, code="invalid_value")
+    return InvalidRequest(say("error.invalid_param", param=param, reason=reason), param=param, code="invalid_value")
 
 
 def _missing(problem: dict[str, Any], param: str | None) -> InvalidRequest:
     if param is None:
-        return InvalidRequest("This request needs a JSON body.", code="missing_required_parameter")
-    return InvalidRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+        return InvalidRequest(say("error.request_needs_json_body"), code="missing_required_parameter")
+    return InvalidRequest(
+        say("error.missing_required_parameter", param=param), param=param, code="missing_required_parameter"
+    )
 
 
 def from_http(request: Request, error: HTTPException) -> TuneryError:
@@ -124,12 +127,13 @@ def from_http(request: Request, error: HTTPException) -> TuneryError:
     path, method = request.url.path, request.method
     if error.status_code == 404:
         hint = wayfinding.hint(request.app, method, path)
-        found = InvalidRequest(f"Invalid URL ({method} {path[:MAX_PATH]}){hint}", code="unknown_url")
+        found = InvalidRequest(
+            say("error.invalid_url", method=method, path=path[:MAX_PATH], hint=hint), code="unknown_url"
+        )
     elif error.status_code == 405:
         allowed = ", ".join(wayfinding.methods_at(request.app, path))
         found = InvalidRequest(
-            f"Not allowed to {method} on {path[:MAX_PATH]}. (HINT: Perhaps you meant to use a different HTTP method? "
-            f"This route takes {allowed}.)",
+            say("error.not_allowed_on_hint_perhaps", method=method, path=path[:MAX_PATH], allowed=allowed),
             code="method_not_supported",
         )
         found.headers = {"allow": allowed}
@@ -157,7 +161,4 @@ def install(app: FastAPI) -> None:
 
 
 def unexpected(request_id: str) -> ServerFault:
-    return ServerFault(
-        "The server had an error while processing your request. It is in the server's log under "
-        f"{request_id}; please say so when you report it."
-    )
+    return ServerFault(say("error.server_had_error_while_processing", request_id=request_id))

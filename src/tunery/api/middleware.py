@@ -12,6 +12,7 @@ from tunery.api.audit import API_PATHS
 from tunery.api.body import MAX_UNDECLARED_BYTES, too_large
 from tunery.api.errors import envelope, unexpected
 from tunery.domain.errors import InvalidRequest
+from tunery.texts import say
 
 log = logging.getLogger("tunery.api.access")
 
@@ -19,7 +20,7 @@ OPENAI_VERSION = "2020-10-01"
 
 
 # Postgres has no place for U+0000, and no object of ours has it in its name.
-NUL_IN_ADDRESS = envelope(InvalidRequest("The address holds the character U+0000."))
+NUL_IN_ADDRESS = envelope(InvalidRequest(say("error.address_holds_character_u_0000")))
 
 
 class BodyLimit:

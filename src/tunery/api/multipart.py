@@ -16,6 +16,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
 from tunery.domain.errors import InvalidRequest
+from tunery.texts import say
 
 MAX_FIELD_BYTES = 64 * 1024
 MAX_PARTS = 32
@@ -66,7 +67,7 @@ class _Collector:
         self._disposition = b""
         self._num_parts += 1
         if self._num_parts > MAX_PARTS:
-            raise InvalidRequest(f"The form has more than {MAX_PARTS} parts.")
+            raise InvalidRequest(say("error.form_has_more_than_parts", most=MAX_PARTS))
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._header_name += data[start:end]
@@ -82,7 +83,7 @@ class _Collector:
     def _headers_finished(self) -> None:
         options = _disposition_options(self._disposition)
         if "name" not in options:
-            raise InvalidRequest("A part of the form has no name.")
+            raise InvalidRequest(say("error.part_form_has_no_name"))
         self.events.append(PartHead(options["name"], options.get("filename")))
 
 
@@ -106,7 +107,7 @@ def body_chunks(request: Request) -> Iterator[bytes]:
         try:
             chunk = anyio.from_thread.run(anext, stream, b"")
         except ClientDisconnect as exc:
-            raise InvalidRequest("The client went away before the body was complete.") from exc
+            raise InvalidRequest(say("error.client_went_away_before_body")) from exc
         if not chunk:
             return
         yield chunk
@@ -131,9 +132,9 @@ def read_events(request: Request) -> Iterator[Event]:
             while collector.events:
                 yield collector.events.popleft()
     except FormParserError as exc:
-        raise InvalidRequest(f"The form cannot be read: {exc}") from exc
+        raise InvalidRequest(say("error.form_cannot_be_read", reason=exc)) from exc
     if not complete:
-        raise InvalidRequest("The form ends before its last boundary.")
+        raise InvalidRequest(say("error.form_ends_before_its_last"))
 
 
 def field_text(events: Iterator[Event]) -> str:
@@ -145,11 +146,11 @@ def field_text(events: Iterator[Event]) -> str:
         if isinstance(event, PartData):
             data += event.data
             if len(data) > MAX_FIELD_BYTES:
-                raise InvalidRequest("A field of the form is too long.")
+                raise InvalidRequest(say("error.field_form_too_long"))
     try:
         return data.decode()
     except UnicodeDecodeError as exc:
-        raise InvalidRequest("A field of the form is not valid UTF-8.") from exc
+        raise InvalidRequest(say("error.field_form_not_valid_utf")) from exc
 
 
 def file_chunks(events: Iterator[Event]) -> Iterator[bytes]:

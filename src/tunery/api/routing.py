@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from tunery.api.auth import Gate
 from tunery.api.body import MAX_JSON_BYTES, JsonRequest, max_bytes_of
 from tunery.domain.errors import InvalidRequest
+from tunery.texts import say
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -48,7 +49,7 @@ def refuse_compressed(encoding: str) -> None:
     """A small body may become a large one; no client of OpenAI's API compresses."""
     if encoding.strip().lower() not in ("", "identity"):
         error = InvalidRequest(
-            f"This server takes no compressed bodies. Send yours without 'Content-Encoding: {encoding[:100]}'.",
+            say("error.server_takes_no_compressed_bodies", encoding=encoding[:100]),
             code="unsupported_content_encoding",
         )
         error.status = 415

@@ -1,5 +1,6 @@
 """The dashboard's only way to the server: its public HTTP API, through the official client, with the visitor's key."""
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,6 +9,7 @@ from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 from starlette.requests import HTTPConnection
 
 from tunery.dashboard.sessions import Session, Sessions
+from tunery.domain.errors import TEXT_HEADER
 from tunery.settings import Settings
 from tunery.texts import Translator
 
@@ -112,19 +114,33 @@ def explain(error: Exception, t: Translator) -> str:
         return t("error.unreachable")
     if isinstance(error, APIStatusError):
         return _status_message(error, t)
-    if isinstance(error, APIError):
-        return error.message
+    if isinstance(error, APIError):  # inside a stream that had begun
+        body = error.body if isinstance(error.body, dict) else {}
+        return _worded(error.message, body.get("text"), t)
     return t("error.unexpected")
 
 
 def _status_message(error: APIStatusError, t: Translator) -> str:
     body = error.body if isinstance(error.body, dict) else {}
     message = str(body.get("message") or "")
+    message = _worded(message, _reference(error), t) if message else ""
     if error.status_code == 503:
         return t("error.unavailable", message=message)
     if error.status_code == 403:
         return t("error.forbidden", message=message)
     return message or t("error.status", status=error.status_code)
+
+
+def _reference(error: APIStatusError) -> Any:
+    try:
+        return json.loads(error.response.headers.get(TEXT_HEADER, "null"))
+    except ValueError:
+        return None
+
+
+def _worded(message: str, known: Any, t: Translator) -> str:
+    """In the reader's language; what comes from elsewhere (a model's server, a proxy) stands in a frame as it is."""
+    return t.reword(message, known) if known else t("error.foreign", message=message)
 
 
 def is_expired(error: Exception) -> bool:

@@ -10,7 +10,7 @@ from tunery.domain.errors import InvalidRequest
 from tunery.domain.hyperparameters import ResolvedHyperparameters
 from tunery.domain.jobs import Method
 from tunery.domain.usage import PICO
-from tunery.texts import with_texts
+from tunery.texts import say, with_texts
 
 # What a training process holds besides the model: Python, torch, its threads' buffers.
 _RUNTIME_BYTES = 700 * 1024**2
@@ -100,7 +100,7 @@ def estimate(
     tokens. Raises InvalidRequest when the file has no example to train on."""
     counts = report.tokens
     if counts is None:
-        raise InvalidRequest("The training file has no example that could be trained on.", param="training_file")
+        raise InvalidRequest(say("error.training_file_has_no_example"), param="training_file")
     steps = hyperparameters.num_steps(report.num_examples)
     trained = billable_tokens(counts.tokens.total, hyperparameters.n_epochs)
     epoch = EpochCounts.of(counts, report.num_examples)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tunery.datasets.examples import Message, Tool
 from tunery.datasets.template import ChatTemplate, RenderError
+from tunery.texts import say
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +97,7 @@ def replay_spans(
             start = found + len(generation_prompt) if found >= 0 else -1
         if start < 0 or not text.startswith(after):
             raise RenderError(
-                f"The chat template of this model rewrites earlier turns: message {index + 1} cannot be trained in a "
-                "conversation that goes on after it. Split the conversation into one example for each answer.",
+                say("error.chat_template_model_rewrites_earlier", index=index + 1),
                 param="messages",
             )
         spans.append((start, _end_of(after, start, end_of_turn)))

@@ -4,6 +4,7 @@ from typing import Any
 
 from tunery.datasets.examples import Message, Tool
 from tunery.datasets.template import RenderError
+from tunery.texts import say
 
 _ROLES = {"developer": "system", "function": "tool"}
 
@@ -39,9 +40,7 @@ def text_of(message: Message) -> str:
 def _text_of_part(part: dict[str, Any]) -> str:
     text = part.get("text", part.get("refusal"))
     if not isinstance(text, str):
-        raise RenderError(
-            f"This model reads text only; a content part of type {part.get('type')!r} cannot be used.", param="messages"
-        )
+        raise RenderError(say("error.model_reads_text_only_content", type=part.get("type")), param="messages")
     return text
 
 

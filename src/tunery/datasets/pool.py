@@ -15,6 +15,7 @@ from tunery.datasets.blocks import Block
 from tunery.datasets.examine import BlockFacts, Task, examine
 from tunery.datasets.render import Renderer
 from tunery.domain.errors import ServerFault
+from tunery.texts import say
 
 _AHEAD = 2  # blocks a process has waiting: enough that it never idles, few enough to bound memory
 _LOOK_FOR_PARENT_S = 1.0
@@ -43,7 +44,7 @@ def examine_in_pool(blocks: Iterable[Block], task: Task, num_processes: int) -> 
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool as exc:
-        raise ServerFault("A process that checked the file was killed, most likely for want of memory.") from exc
+        raise ServerFault(say("error.process_checked_file_was_killed")) from exc
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -21,6 +21,7 @@ from tunery.datasets.marks import Encoded, Marks, Settled
 from tunery.datasets.messages import plain
 from tunery.datasets.template import ChatTemplate, RenderError, load_template
 from tunery.datasets.tools import CALL_OPEN, FORM, read_arguments, with_tools
+from tunery.texts import say
 
 _ROLES = frozenset(("system", "user", "assistant", "tool"))
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -132,7 +133,7 @@ class Renderer:
             known = self.marks.guard_all(tools) if tools else None
             return (guarded, known) if self.knows_tools else (with_tools(guarded, known), None)
         except (KeyError, TypeError, AttributeError) as exc:
-            raise RenderError(f"A message is not in the form of a chat message: {exc}", param="messages") from exc
+            raise RenderError(say("error.message_not_in_form_chat", reason=exc), param="messages") from exc
 
     def _guarded(self, message: Message) -> Message:
         """Arguments become objects, which templates that know tools expect where OpenAI has JSON text."""
@@ -290,9 +291,7 @@ class Renderer:
         try:
             return self.marks.encode(texts)
         except (UnicodeEncodeError, TypeError) as exc:
-            raise RenderError(
-                "The text holds half of a surrogate pair, which no encoding can carry.", param="messages"
-            ) from exc
+            raise RenderError(say("error.text_holds_half_surrogate_pair"), param="messages") from exc
 
 
 def _rendered(layout: Layout, encoded: Encoded, max_tokens: int | None) -> Rendered:

@@ -13,6 +13,7 @@ from tunery.datasets.lines import Line, read_lines
 from tunery.datasets.parse import parse_line
 from tunery.datasets.similarity import BANDS, ROWS, normalise, signature
 from tunery.domain.errors import InvalidRequest
+from tunery.texts import say
 
 # Share of equal numbers in two signatures from which rows count as one. Lower than for advice: a leak costs more than
 # a row on the wrong side.
@@ -37,14 +38,12 @@ def split_file(chunks: Chunks, training: Path, validation: Path, *, share: float
     is small enough to be held back.
     """
     if not 0 < share < 1:
-        raise InvalidRequest(f"The share for validation must be between 0 and 1, not {share}.", param="share")
+        raise InvalidRequest(say("error.share_validation_must_be_between", share=share), param="share")
     groups, lines = _groups(chunks())
     chosen = _choose(groups, share, seed)
     held_back = set(lines[np.isin(groups, chosen)].tolist())
     if not held_back:
-        raise InvalidRequest(
-            "No validation file can be made: the rows are too few, or all of them are nearly the same.", param="share"
-        )
+        raise InvalidRequest(say("error.no_validation_file_can_be"), param="share")
     num_training = 0
     with training.open("wb") as to_training, validation.open("wb") as to_validation:
         for line in _filled(chunks()):

@@ -15,6 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tunery.datasets.marks import as_json
 from tunery.domain.errors import InvalidRequest
+from tunery.texts import say
 
 
 class RenderError(InvalidRequest):
@@ -80,9 +81,7 @@ class ChatTemplate:
                 messages=messages, tools=tools, add_generation_prompt=add_generation_prompt, **self._special_tokens
             )
         except _FAILURES as exc:
-            raise RenderError(
-                f"The chat template of this model cannot render these messages: {exc}", param="messages"
-            ) from exc
+            raise RenderError(say("error.chat_template_model_cannot_render", reason=exc), param="messages") from exc
 
 
 def load_template(model_dir: Path, config: dict[str, Any]) -> str:

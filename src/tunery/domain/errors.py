@@ -12,6 +12,13 @@ TuneryError
 `api/errors.py` is the only place that turns one into a response.
 """
 
+import json
+
+from tunery.texts import reference, say
+
+TEXT_HEADER = "x-tunery-text"
+MAX_TEXT_HEADER = 4096  # characters; servers and proxies in between take 8 KB of headers
+
 
 class TuneryError(Exception):
     """An error whose message may be shown to the user as it stands."""
@@ -30,10 +37,16 @@ class TuneryError(Exception):
     ) -> None:
         super().__init__(message)
         self.message = message
+        self.text = reference(message)  # what it was made from, where it is a sentence of ours
         self.param = param
         self.code = code
         self.type = type or self.type
         self.headers = headers or {}
+
+    def text_header(self) -> dict[str, str]:
+        """Key and values of the message as a response header: the envelope has its four keys and no room for more."""
+        text = json.dumps(self.text, separators=(",", ":")) if self.text else ""
+        return {TEXT_HEADER: text} if 0 < len(text) <= MAX_TEXT_HEADER else {}
 
     def body(self) -> dict[str, dict[str, str | None]]:
         """OpenAI's envelope. Clients compare the text of it, so the key order is part of the contract."""
@@ -80,17 +93,17 @@ class Unavailable(TuneryError):
 
 
 def no_such_file(file_id: str) -> NotFound:
-    return NotFound(f"No such File object: {file_id}", param="id")
+    return NotFound(say("error.no_such_file_object", file_id=file_id), param="id")
 
 
 def no_such_job(job_id: str) -> NotFound:
-    return NotFound(f"Could not find fine tune: {job_id}", param="fine_tune_id", code="fine_tune_not_found")
+    return NotFound(
+        say("error.could_not_find_fine_tune", job_id=job_id), param="fine_tune_id", code="fine_tune_not_found"
+    )
 
 
 def no_such_model(model: str) -> NotFound:
-    return NotFound(
-        f"The model `{model}` does not exist or you do not have access to it.", param="model", code="model_not_found"
-    )
+    return NotFound(say("error.model_does_not_exist_you", model=model), param="model", code="model_not_found")
 
 
 class InvalidTransition(InvalidRequest):

@@ -8,6 +8,7 @@ from anyascii import anyascii
 
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.ids import random_text
+from tunery.texts import say
 
 MAX_SUFFIX = 64
 
@@ -43,7 +44,7 @@ def check_suffix(suffix: str) -> None:
     """Raises InvalidRequest when it has no or more than 64 characters."""
     if not 1 <= len(suffix) <= MAX_SUFFIX:
         raise InvalidRequest(
-            f"Invalid 'suffix': it must have 1 to {MAX_SUFFIX} characters, this one has {len(suffix)}.", param="suffix"
+            say("error.invalid_uffix_must_have_1", most=MAX_SUFFIX, num_suffix=len(suffix)), param="suffix"
         )
 
 

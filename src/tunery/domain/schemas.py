@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tunery.domain.errors import InvalidRequest
+from tunery.texts import say
 
 # Of all schemas of one request together.
 MAX_PROPERTIES = 5_000
@@ -36,7 +37,9 @@ class RequestSchema:
 
     def invalid(self, problem: str) -> InvalidRequest:
         code = "invalid_json_schema" if self.param == "response_format" else "invalid_function_parameters"
-        return InvalidRequest(f"Invalid schema for {self.owner}: {problem}", param=self.param, code=code)
+        return InvalidRequest(
+            say("error.invalid_schema", owner=self.owner, problem=problem), param=self.param, code=code
+        )
 
 
 def function_schema(function: Mapping[str, Any], path: str) -> RequestSchema:

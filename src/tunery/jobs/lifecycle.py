@@ -22,6 +22,7 @@ from tunery.metering.budget import check_budget
 from tunery.modeling.catalog import Catalog
 from tunery.settings import Settings
 from tunery.store import events, files, idempotency, jobs, models, tenants
+from tunery.texts import say
 
 
 def create_job(
@@ -135,9 +136,7 @@ def trainable(conn: Connection, name: str, project_id: str, catalog: Catalog) ->
         return own.name, own.base_model
     base = catalog.find(name)
     if base is None or not base.training:
-        raise InvalidRequest(
-            f"Model {name} is not available for fine-tuning or does not exist.", code="model_not_available"
-        )
+        raise InvalidRequest(say("error.model_not_available_fine_tuning", name=name), code="model_not_available")
     return base.name, base.name
 
 
@@ -145,10 +144,10 @@ def _check_file(conn: Connection, file_id: str, project_id: str, param: str) -> 
     try:
         file = files.get_file(conn, file_id, project_id)
     except NotFound as exc:
-        raise InvalidRequest(f"invalid {param}: {file_id}", param=param) from exc
+        raise InvalidRequest(say("error.invalid_file", param=param, file_id=file_id), param=param) from exc
     if file.purpose != FilePurpose.FINE_TUNE:
         raise InvalidRequest(
-            f"invalid {param}: {file_id} has the purpose '{file.purpose}', it must be 'fine-tune'", param=param
+            say("error.invalid_has_purpose_must_be", param=param, file_id=file_id, purpose=file.purpose), param=param
         )
 
 
@@ -158,8 +157,7 @@ def _integrations(request: JobRequest, job_id: str, settings: Settings) -> list[
         return request.integrations
     if settings.wandb_api_key is None:
         raise InvalidRequest(
-            "The wandb integration needs a W&B API key, and this server has none. "
-            "Set wandb_api_key (TUNERY_WANDB_API_KEY) or leave out 'integrations'.",
+            say("error.wandb_integration_needs_w_b"),
             param="integrations",
             code="wandb_key_missing",
         )

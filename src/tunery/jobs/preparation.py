@@ -16,6 +16,7 @@ from tunery.modeling.adapter_config import LoraConfig
 from tunery.modeling.catalog import CatalogModel
 from tunery.store import models
 from tunery.store.database import read
+from tunery.texts import say
 from tunery.training.spec import TrainSpec
 
 EARLY_STOPPING = "early_stopping"  # a key of the job's metadata
@@ -65,7 +66,7 @@ def _continue_from(job: FineTuningJob, resources: Resources, workspace: Workspac
     with read(resources.engine) as conn:
         model = models.find_model(conn, job.model, job.project_id)
     if model is None:
-        raise NotFound(f"The job failed because the model {job.model} it continues from was deleted.", param="model")
+        raise NotFound(say("error.job_failed_because_model_continues", model=job.model), param="model")
     shutil.rmtree(workspace.init_adapter, ignore_errors=True)
     resources.blobs.download_dir(model.blob, workspace.init_adapter)
     return model.source

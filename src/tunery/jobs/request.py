@@ -7,6 +7,7 @@ from tunery.domain.errors import InvalidRequest
 from tunery.domain.hyperparameters import AUTO, Hyperparameters
 from tunery.domain.jobs import Method
 from tunery.domain.names import check_suffix
+from tunery.texts import say
 
 METHODS = ("supervised", "dpo")
 MAX_SEED = 2**31 - 1
@@ -49,13 +50,13 @@ def check(request: JobRequest) -> Method:
 def _method(method: str) -> Method:
     if method == "reinforcement":
         raise InvalidRequest(
-            "Reinforcement fine-tuning is not available on this server. Use the method 'supervised' or 'dpo'.",
+            say("error.reinforcement_fine_tuning_not_available"),
             param="method.type",
             code="unsupported_value",
         )
     if method not in METHODS:
         raise InvalidRequest(
-            f"Invalid value: '{method}'. Supported values are: 'supervised' and 'dpo'.",
+            say("error.invalid_method", method=method),
             param="method.type",
             code="invalid_value",
         )
@@ -76,13 +77,13 @@ def _check_hyperparameters(chosen: Hyperparameters, where: str) -> None:
 def _within(value: int, param: str, *, least: int, most: int) -> None:
     if value < least:
         raise InvalidRequest(
-            f"Invalid '{param}': integer below minimum value. Expected a value >= {least}, but got {value} instead.",
+            say("error.invalid_integer_below_minimum_value", param=param, least=least, value=value),
             param=param,
             code="integer_below_min_value",
         )
     if value > most:
         raise InvalidRequest(
-            f"Invalid '{param}': integer above maximum value. Expected a value <= {most}, but got {value} instead.",
+            say("error.invalid_integer_above_maximum_value", param=param, most=most, value=value),
             param=param,
             code="integer_above_max_value",
         )
@@ -92,13 +93,13 @@ def _above_zero(value: float, param: str, *, most: float | None) -> None:
     # Written so that NaN fails as well.
     if not value > 0:
         raise InvalidRequest(
-            f"Invalid '{param}': decimal below minimum value. Expected a value > 0, but got {value} instead.",
+            say("error.invalid_decimal_below_minimum_value", param=param, value=value),
             param=param,
             code="decimal_below_min_value",
         )
     if value == float("inf") or (most is not None and value > most):
         raise InvalidRequest(
-            f"Invalid '{param}': decimal above maximum value. Expected a value <= {most}, but got {value} instead.",
+            say("error.invalid_decimal_above_maximum_value", param=param, most=most, value=value),
             param=param,
             code="decimal_above_max_value",
         )
@@ -109,7 +110,7 @@ def _check_metadata(metadata: dict[str, str] | None) -> None:
         return
     if len(metadata) > MAX_METADATA:
         raise InvalidRequest(
-            f"Invalid 'metadata': too many properties. Expected at most {MAX_METADATA}, but got {len(metadata)}.",
+            say("error.invalid_metadata_too_many_properties", most=MAX_METADATA, num_metadata=len(metadata)),
             param="metadata",
             code="object_above_max_properties",
         )
@@ -124,7 +125,7 @@ def _check_integrations(integrations: list[dict[str, Any]] | None) -> None:
     entries = integrations or []
     if len(entries) > MAX_INTEGRATIONS:
         raise InvalidRequest(
-            f"Invalid 'integrations': expected at most {MAX_INTEGRATIONS}, but got {len(entries)}.",
+            say("error.invalid_integrations_expected_at_most", most=MAX_INTEGRATIONS, num_entries=len(entries)),
             param="integrations",
             code="array_above_max_length",
         )
@@ -135,21 +136,21 @@ def _check_integrations(integrations: list[dict[str, Any]] | None) -> None:
 def _check_wandb(entry: dict[str, Any], where: str) -> None:
     if entry.get("type") != "wandb":
         raise InvalidRequest(
-            f"Invalid value: {entry.get('type')!r}. Supported values are: 'wandb'.",
+            say("error.invalid_integration", type=entry.get("type")),
             param=f"{where}.type",
             code="invalid_value",
         )
     options = entry.get("wandb")
     if not isinstance(options, dict) or not options.get("project"):
         raise InvalidRequest(
-            f"Missing required parameter: '{where}.wandb.project'.",
+            say("error.missing_required_parameter_wandb_project", where=where),
             param=f"{where}.wandb.project",
             code="missing_required_parameter",
         )
     tags = options.get("tags") or []
     if len(tags) > MAX_TAGS:
         raise InvalidRequest(
-            f"Invalid '{where}.wandb.tags': expected at most {MAX_TAGS}, but got {len(tags)}.",
+            say("error.invalid_wandb_tags_expected_at", where=where, most=MAX_TAGS, num_tags=len(tags)),
             param=f"{where}.wandb.tags",
             code="array_above_max_length",
         )
@@ -160,7 +161,7 @@ def _check_wandb(entry: dict[str, Any], where: str) -> None:
 
 def _too_long(param: str, what: str, length: int, most: int) -> InvalidRequest:
     return InvalidRequest(
-        f"Invalid '{param}': {what} has {length} characters, at most {most} are allowed.",
+        say("error.invalid_has_characters_at_most", param=param, what=what, length=length, most=most),
         param=param,
         code="string_above_max_length",
     )

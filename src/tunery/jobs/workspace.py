@@ -14,6 +14,7 @@ from tunery.jobs.resources import Resources
 from tunery.store import files
 from tunery.store.blobs import Blobs
 from tunery.store.database import read
+from tunery.texts import say
 
 STATE_META = "meta.json"  # written by the trainer into its state, names the step
 
@@ -111,7 +112,7 @@ def fetch_file(resources: Resources, job: FineTuningJob, file_id: str, role: Rol
         resources.blobs.download(file.blob, to)
     except NotFound as exc:
         raise NotFound(
-            f"The job failed because its {role} file {file_id} was deleted.",
+            say("error.job_failed_because_its_file", role=role, file_id=file_id),
             param=f"{role}_file",
             code=f"invalid_{role}_file",
         ) from exc

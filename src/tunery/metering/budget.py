@@ -9,6 +9,7 @@ from tunery.domain.usage import MICRO, PICO
 from tunery.metering.limits import WARNING_PERCENT, month_start
 from tunery.store import limits as store
 from tunery.store import outbox, tenants, usage
+from tunery.texts import say
 
 TOPIC = "budget.warning"
 
@@ -20,8 +21,7 @@ def check_budget(conn: Connection, project_id: str, limits: Limits, *, now: floa
         return
     if usage.spent_since(conn, project_id, month_start(now)) >= limits.monthly_budget * MICRO:
         raise RateLimited(
-            "You exceeded your current quota: the project's budget for this month is spent. "
-            "An owner of the organization can raise it.",
+            say("error.you_exceeded_your_current_quota"),
             type="insufficient_quota",
             code="insufficient_quota",
             headers={"x-should-retry": "false"},

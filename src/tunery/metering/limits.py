@@ -9,6 +9,7 @@ from tunery.domain.limits import Limits
 from tunery.settings import Settings
 from tunery.store import files, jobs
 from tunery.store import limits as store
+from tunery.texts import say
 
 DAY_S = 86_400
 WARNING_PERCENT = 80
@@ -48,8 +49,7 @@ def check_new_job(conn: Connection, settings: Settings, project_id: str, *, mode
     limit = project_limits(conn, settings, project_id).max_jobs_per_day
     if limit and jobs.count_jobs(conn, project_id, created_since=now - DAY_S) >= limit:
         raise RateLimited(
-            f"You have reached the maximum of {limit} fine-tuning requests per day for the model '{model}'. "
-            "Please try again later.",
+            say("error.you_have_reached_maximum_fine", limit=limit, model=model),
             type="requests",
             code="daily_rate_limit_exceeded",
             headers={"x-should-retry": "false"},
@@ -64,8 +64,7 @@ def check_storage(conn: Connection, settings: Settings, project_id: str, num_byt
     stored = files.stored_bytes(conn, project_id)
     if stored + num_bytes > limit:
         raise InvalidRequest(
-            f"This file of {num_bytes:,} bytes does not fit: the project stores {stored:,} of {limit:,} bytes. "
-            "Delete files that are no longer needed.",
+            say("error.file_bytes_does_not_fit", num_bytes=num_bytes, stored=stored, limit=limit),
             param="file",
             code="storage_limit_exceeded",
         )

@@ -278,4 +278,6 @@ def _finish(
     if row is not None:
         return to_job(row)
     job = get_job(conn, job_id)
-    raise InvalidTransition(f"Fine-tuning job {job_id} is {job.status} and not held by worker {worker_id}.")
+    raise InvalidTransition(
+        say("error.fine_tuning_job_not_held", job_id=job_id, status=job.status, worker_id=worker_id)
+    )

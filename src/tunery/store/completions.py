@@ -9,6 +9,7 @@ from tunery.domain.completions import StoredCompletion
 from tunery.domain.errors import NotFound
 from tunery.store.paging import Page, fetch_page, has_pair, values_of
 from tunery.store.tables import stored_completions
+from tunery.texts import say
 
 
 def insert_completion(conn: Connection, completion: StoredCompletion) -> None:
@@ -63,7 +64,7 @@ def _own(completion_id: str, project_id: str) -> tuple[Any, Any]:
 
 
 def _no_such_completion(completion_id: str) -> NotFound:
-    return NotFound(f"Chat completion with id {completion_id} not found.", param="completion_id")
+    return NotFound(say("error.chat_completion_with_id_not", completion_id=completion_id), param="completion_id")
 
 
 def _to_completion(row: Row[Any]) -> StoredCompletion:

@@ -9,6 +9,7 @@ from tunery.domain.errors import NotFound, no_such_file
 from tunery.domain.files import File, FilePurpose, Upload, UploadPart
 from tunery.store.paging import Page, fetch_page, values_of
 from tunery.store.tables import files, upload_parts, uploads
+from tunery.texts import say
 
 
 def insert_file(conn: Connection, file: File) -> None:
@@ -73,7 +74,7 @@ def insert_upload(conn: Connection, upload: Upload) -> None:
 def get_upload(conn: Connection, upload_id: str, project_id: str) -> Upload:
     row = conn.execute(select(uploads).where(uploads.c.id == upload_id, uploads.c.project_id == project_id)).first()
     if row is None:
-        raise NotFound(f"No such Upload object: {upload_id}", param="id")
+        raise NotFound(say("error.no_such_upload_object", upload_id=upload_id), param="id")
     return _to_upload(row)
 
 

@@ -5,6 +5,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tunery.domain.errors import InvalidRequest
 from tunery.store.tables import idempotency_keys
+from tunery.texts import say
 
 
 def find_job_id(conn: Connection, project_id: str, key: str, request_hash: str) -> str | None:
@@ -14,7 +15,7 @@ def find_job_id(conn: Connection, project_id: str, key: str, request_hash: str) 
     if row is None:
         return None
     if row.request_hash != request_hash:
-        raise InvalidRequest("This Idempotency-Key was used with other parameters before.", code="idempotency_error")
+        raise InvalidRequest(say("error.idempotency_key_was_used_with"), code="idempotency_error")
     return row.job_id
 
 

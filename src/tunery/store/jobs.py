@@ -14,6 +14,7 @@ from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import TERMINAL, FineTuningJob, JobError, JobStatus, sources_of
 from tunery.store.paging import Page, exists, fetch_page, has_pair, values_of
 from tunery.store.tables import jobs
+from tunery.texts import say
 
 NULL_METADATA = "null"  # the literal that a client sends to find jobs without metadata
 
@@ -164,7 +165,9 @@ def _verb(
     if row is not None:
         return to_job(row)
     job = get_job(conn, job_id, project_id)
-    raise InvalidTransition(f"Fine-tuning job {job_id} is {job.status} and cannot be {participle}.")
+    raise InvalidTransition(
+        say("error.fine_tuning_job_cannot_be", job_id=job_id, status=job.status, participle=participle)
+    )
 
 
 def to_row(job: FineTuningJob) -> dict[str, Any]:

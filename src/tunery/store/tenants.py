@@ -10,6 +10,7 @@ from tunery.domain.tenants import ApiKey, Membership, Organization, Project, Rol
 from tunery.store.paging import Page, fetch_page, values_of
 from tunery.store.tables import api_keys, memberships, organizations, projects, users
 from tunery.store.upsert import insert_or
+from tunery.texts import say
 
 
 def insert_organization(conn: Connection, organization: Organization) -> None:
@@ -19,7 +20,7 @@ def insert_organization(conn: Connection, organization: Organization) -> None:
 def get_organization(conn: Connection, organization_id: str) -> Organization:
     row = conn.execute(select(organizations).where(organizations.c.id == organization_id)).first()
     if row is None:
-        raise NotFound(f"No such organization: {organization_id}", param="id")
+        raise NotFound(say("error.no_such_organization", organization_id=organization_id), param="id")
     return Organization(row.id, row.name, row.slug, row.created_at)
 
 
@@ -51,7 +52,7 @@ def get_project(conn: Connection, project_id: str, organization_id: str | None =
         query = query.where(projects.c.organization_id == organization_id)
     row = conn.execute(query).first()
     if row is None:
-        raise NotFound(f"No such project: {project_id}", param="project_id")
+        raise NotFound(say("error.no_project", project_id=project_id), param="project_id")
     return _to_project(row)
 
 
@@ -63,7 +64,9 @@ def get_active_project(conn: Connection, project_id: str, organization_id: str |
     project = get_project(conn, project_id, organization_id)
     if project.archived_at is not None:
         raise InvalidRequest(
-            f"Project {project.name} is archived and takes nothing new.", param="project_id", code="project_archived"
+            say("error.project_archived_takes_nothing_new", name=project.name),
+            param="project_id",
+            code="project_archived",
         )
     return project
 
@@ -113,7 +116,7 @@ def find_user(conn: Connection, user_id: str) -> User | None:
 def get_user(conn: Connection, user_id: str, organization_id: str) -> User:
     user = find_user(conn, user_id)
     if user is None or user.organization_id != organization_id:
-        raise NotFound(f"No such user: {user_id}", param="user_id")
+        raise NotFound(say("error.no_such_user", user_id=user_id), param="user_id")
     return user
 
 

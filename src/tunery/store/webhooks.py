@@ -9,6 +9,7 @@ from tunery.domain.errors import NotFound
 from tunery.domain.notices import WebhookEndpoint
 from tunery.store.paging import Page, fetch_page, values_of
 from tunery.store.tables import projects, webhook_endpoints
+from tunery.texts import say
 
 
 def insert_endpoint(conn: Connection, endpoint: WebhookEndpoint) -> None:
@@ -86,7 +87,7 @@ def _own(endpoint_id: str, project_id: str) -> tuple[Any, Any]:
 
 
 def _no_such_endpoint(endpoint_id: str) -> NotFound:
-    return NotFound(f"No such webhook endpoint: {endpoint_id}", param="id")
+    return NotFound(say("error.no_such_webhook_endpoint", endpoint_id=endpoint_id), param="id")
 
 
 def _to_endpoint(row: Row[Any]) -> WebhookEndpoint:

@@ -9,19 +9,20 @@ from tunery.domain.models import Alias, AliasChange
 from tunery.domain.tenants import Caller
 from tunery.store import models
 from tunery.store.database import read, write
+from tunery.texts import say
 
 
 def set_alias(services: Services, caller: Caller, *, name: str, target: str, reason: str) -> Alias:
     """Raises NotFound when the target is no model of the project, InvalidRequest when it is an alias itself."""
     with write(services.engine) as conn:
         if name == target:
-            raise InvalidRequest("An alias cannot point at its own name.", param="target")
+            raise InvalidRequest(say("error.alias_cannot_point_at_its"), param="target")
         if models.find_alias(conn, caller.project_id, target):
-            raise InvalidRequest(f"{target!r} is itself an alias; name the model it points at.", param="target")
+            raise InvalidRequest(say("error.itself_alias_name_model_points", target=target), param="target")
         if not target.startswith(UPSTREAM):
             resolve(conn, services.catalog, target, caller.project_id)
         elif services.settings.upstream_api_key is None:
-            raise InvalidRequest("Nothing can be passed on to OpenAI: set upstream_api_key first.", param="target")
+            raise InvalidRequest(say("error.nothing_can_be_passed_on"), param="target")
         return _set(conn, services, caller, name, target, reason)
 
 
@@ -30,7 +31,7 @@ def revert(services: Services, caller: Caller, name: str) -> str | None:
     with write(services.engine) as conn:
         changes = models.list_alias_changes(conn, caller.project_id, name)
         if not changes:
-            raise NotFound(f"There is no alias {name!r}.", param="name")
+            raise NotFound(say("error.there_no_alias", name=name), param="name")
         before = changes[1].target if len(changes) > 1 else None
         if before is None:
             _delete(conn, services, caller, name, "reverted")
@@ -42,7 +43,7 @@ def revert(services: Services, caller: Caller, name: str) -> str | None:
 def delete(services: Services, caller: Caller, name: str) -> None:
     with write(services.engine) as conn:
         if not _delete(conn, services, caller, name, "deleted"):
-            raise NotFound(f"There is no alias {name!r}.", param="name")
+            raise NotFound(say("error.there_no_alias", name=name), param="name")
 
 
 def list_aliases(services: Services, caller: Caller) -> tuple[Alias, ...]:

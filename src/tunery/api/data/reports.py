@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from tunery.datasets.report import Report
 from tunery.domain.errors import Unavailable
+from tunery.texts import say
 
 MAX_KEPT = 4  # a report on a large file holds some 30 MB
 LARGE_BYTES = 4 * 1024 * 1024  # smaller files are done in about a second and need no turn
@@ -62,7 +63,7 @@ class ReportCache:
             return
         if not self._turns.acquire(timeout=WAIT_S):
             raise Unavailable(
-                "Other large files are being checked. Please try again in a moment.",
+                say("error.other_large_files_are_being"),
                 code="slow_down",
                 headers={"retry-after": "10"},
             )

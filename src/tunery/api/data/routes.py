@@ -103,7 +103,8 @@ def _events(running: Running, file: File, model: str | None) -> Iterator[bytes]:
             report = _wire_report(running.report, file, model)
             yield _event("report", report.model_dump_json(by_alias=True).encode())
         elif isinstance(running.error, TuneryError):
-            yield _event("error", orjson.dumps(running.error.body()))
+            body = running.error.body()
+            yield _event("error", orjson.dumps({"error": {**body["error"], "text": running.error.text}}))
         elif running.error is not None:
             raise running.error
     finally:

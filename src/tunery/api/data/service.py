@@ -34,6 +34,7 @@ from tunery.modeling.sources import cached
 from tunery.store import files as store
 from tunery.store import models
 from tunery.store.database import read, write
+from tunery.texts import say
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def validation(services: Services, caller: Caller, request: ValidationCreate) ->
     if request.training_file is None:
         return file, _report_steps(services, file, base, request.method, request.role)
     if request.role != "validation":
-        raise InvalidRequest("'training_file' needs the role 'validation'.", param="training_file")
+        raise InvalidRequest(say("error.training_file_needs_role_validation"), param="training_file")
     training = find_file(services, caller, request.training_file)
     return file, _against(services, file, training, base, request.method)
 
@@ -109,7 +110,9 @@ def split(services: Services, caller: Caller, file_id: str, *, share: float, see
     """Two new files of the project, `…-train.jsonl` and `…-valid.jsonl`."""
     file = find_file(services, caller, file_id)
     if file.purpose is not FilePurpose.FINE_TUNE:
-        raise InvalidRequest(f"{file_id} is no training file: its purpose is '{file.purpose.value}'.", param="id")
+        raise InvalidRequest(
+            say("error.no_training_file_its_purpose", file_id=file_id, value=file.purpose.value), param="id"
+        )
     work = services.settings.home / "work"
     work.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="split-", dir=work) as folder:
@@ -132,9 +135,7 @@ def find_base(services: Services, caller: Caller, name: str) -> Base:
         own = models.find_model(conn, name, caller.project_id)
     catalog = services.catalog.find(own.base_model if own else name)
     if catalog is None or not catalog.training:
-        raise InvalidRequest(
-            f"Model {name} is not available for fine-tuning or does not exist.", code="model_not_available"
-        )
+        raise InvalidRequest(say("error.model_not_available_fine_tuning", name=name), code="model_not_available")
     source = own.source if own else catalog.source
     folder = cached(source, services.settings.models_dir)
     if folder is None:

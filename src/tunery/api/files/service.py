@@ -18,6 +18,7 @@ from tunery.store import jobs, tenants
 from tunery.store.blobs import BlobInfo
 from tunery.store.database import read, write
 from tunery.store.paging import Page
+from tunery.texts import say
 
 BATCH_LIFETIME_S = 30 * 24 * 3600
 MIN_LIFETIME_S, MAX_LIFETIME_S = 3600, 2_592_000
@@ -67,7 +68,7 @@ def upload_file(services: Services, caller: Caller, events: Iterator[Event]) -> 
             else:
                 fields[event.name] = field_text(events)
         if received is None:
-            raise InvalidRequest("'file' is a required property", param="file", code="missing_required_parameter")
+            raise InvalidRequest(say("error.file_required_property"), param="file", code="missing_required_parameter")
         purpose = read_purpose(fields.get("purpose"))
         lifetime_s = read_lifetime(fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]"))
         file = as_file(services, caller, received, purpose, lifetime_s)
@@ -106,11 +107,13 @@ def as_file(
 
 def read_purpose(text: str | None) -> FilePurpose:
     if text is None:
-        raise InvalidRequest("'purpose' is a required property", param="purpose", code="missing_required_parameter")
+        raise InvalidRequest(say("error.purpose_required_property"), param="purpose", code="missing_required_parameter")
     if text not in PURPOSES:
         supported = ", ".join(f"'{name}'" for name in PURPOSES)
         raise InvalidRequest(
-            f"Invalid value: {text[:100]!r}. Supported values are: {supported}.", param="purpose", code="invalid_value"
+            say("error.invalid_value_supported_values_are", text=text[:100], supported=supported),
+            param="purpose",
+            code="invalid_value",
         )
     return FilePurpose(text)
 
@@ -121,13 +124,13 @@ def read_lifetime(anchor: str | None, seconds: str | None) -> int | None:
         return None
     if anchor != "created_at":
         raise InvalidRequest(
-            "Invalid value for 'expires_after[anchor]': the only supported anchor is 'created_at'.",
+            say("error.invalid_value_expires_after_anchor"),
             param="expires_after[anchor]",
             code="invalid_value",
         )
     if seconds is None or not seconds.isascii() or not seconds.isdigit() or len(seconds) > 9:
         raise InvalidRequest(
-            "Invalid type for 'expires_after[seconds]': expected an integer.",
+            say("error.invalid_type_expires_after_seconds"),
             param="expires_after[seconds]",
             code="invalid_type",
         )
@@ -138,7 +141,13 @@ def check_lifetime(seconds: int, param: str) -> int:
     if not MIN_LIFETIME_S <= seconds <= MAX_LIFETIME_S:
         side = "below_min" if seconds < MIN_LIFETIME_S else "above_max"
         raise InvalidRequest(
-            f"Invalid '{param}': expected a value from {MIN_LIFETIME_S} to {MAX_LIFETIME_S}, but got {seconds}.",
+            say(
+                "error.invalid_expected_value_from_but",
+                param=param,
+                least=MIN_LIFETIME_S,
+                most=MAX_LIFETIME_S,
+                seconds=seconds,
+            ),
             param=param,
             code=f"integer_{side}_value",
         )
@@ -164,7 +173,7 @@ def delete_file(services: Services, caller: Caller, file_id: str) -> None:
     """
     with write(services.engine) as conn:
         if jobs.is_file_in_use(conn, file_id, caller.project_id):
-            raise InvalidRequest(f"File {file_id} is used by a fine-tuning job that has not ended.", param="id")
+            raise InvalidRequest(say("error.file_used_by_fine_tuning", file_id=file_id), param="id")
         file = store.delete_file(conn, file_id, caller.project_id)
     services.blobs.delete(file.blob)
 

@@ -6,6 +6,7 @@ from starlette.datastructures import QueryParams
 
 from tunery.domain.errors import InvalidRequest
 from tunery.store.jobs import NULL_METADATA
+from tunery.texts import say
 
 METADATA_PARAMETER = {
     "parameters": [
@@ -33,10 +34,10 @@ def metadata_filter(query: QueryParams) -> dict[str, str] | str | None:
         return NULL_METADATA
     if bare not in (None, "", "null") or (bare == "null" and pairs):
         raise InvalidRequest(
-            "Invalid 'metadata': use metadata[key]=value, or metadata=null alone.",
+            say("error.invalid_metadata_use_metadata_key"),
             param="metadata",
             code="invalid_value",
         )
     if any("\0" in text for pair in pairs.items() for text in pair):
-        raise InvalidRequest("Invalid 'metadata': the character U+0000 is not allowed.", param="metadata")
+        raise InvalidRequest(say("error.invalid_metadata_character_u_0000"), param="metadata")
     return pairs or None

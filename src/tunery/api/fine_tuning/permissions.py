@@ -14,6 +14,7 @@ from tunery.domain.models import CheckpointPermission
 from tunery.domain.tenants import Caller
 from tunery.store import models, tenants
 from tunery.store.database import read, write
+from tunery.texts import say
 
 router = Router(prefix="/v1/fine_tuning/checkpoints", tags=["Checkpoint permissions"])
 
@@ -53,7 +54,9 @@ def delete_permission(
     with write(services.engine) as conn:
         model = models.get_own_model(conn, checkpoint, caller.project_id)
         if not models.delete_permission(conn, model.name, permission_id):
-            raise NotFound(f"No such checkpoint permission: {permission_id}", param="permission_id")
+            raise NotFound(
+                say("error.no_such_checkpoint_permission", permission_id=permission_id), param="permission_id"
+            )
     return DeletedPermission(id=permission_id)
 
 

@@ -24,6 +24,7 @@ from tunery.api.graders.template import NAMESPACES, UnknownVariable, render, sam
 from tunery.api.services import Services
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.tenants import Caller
+from tunery.texts import say
 
 
 @dataclass
@@ -39,7 +40,7 @@ def check(grader: Grader, where: str = "grader") -> None:
     """Raises InvalidRequest for a grader that could never give a number."""
     if isinstance(grader, Python):
         raise InvalidRequest(
-            "Python graders are not available on this server. Use string_check, text_similarity, score_model or multi.",
+            say("error.python_graders_are_not_available"),
             param=f"{where}.type",
             code="unsupported_value",
         )
@@ -50,17 +51,17 @@ def check(grader: Grader, where: str = "grader") -> None:
         return
     if isinstance(grader, TextSimilarity) and grader.evaluation_metric == "cosine":
         raise InvalidRequest(
-            "The metric 'cosine' needs an embedding model, which this server does not have.",
+            say("error.metric_cosine_needs_embedding_model"),
             param=f"{where}.evaluation_metric",
             code="unsupported_value",
         )
     if isinstance(grader, ScoreModel) and grader.range and grader.range[0] >= grader.range[1]:
-        raise InvalidRequest("The range must rise.", param=f"{where}.range", code="invalid_value")
+        raise InvalidRequest(say("error.range_must_rise"), param=f"{where}.range", code="invalid_value")
     for text in _texts(grader):
         for name in variables(text):
             if name.partition(".")[0].partition("[")[0] not in NAMESPACES:
                 raise InvalidRequest(
-                    f"The template names {name!r}; it may use item and sample.", param=where, code="invalid_value"
+                    say("error.template_names_may_use_item", name=name), param=where, code="invalid_value"
                 )
 
 
@@ -72,7 +73,7 @@ def _check_formula(grader: Multi) -> None:
         raise InvalidRequest(f"{exc}.", param="grader.calculate_output", code="invalid_value") from exc
     if unknown := sorted(formula.names(node) - set(grader.by_name())):
         raise InvalidRequest(
-            f"The formula uses {unknown[0]!r}, but there is no grader of that name.",
+            say("error.formula_uses_but_there_no", unknown=unknown[0]),
             param="grader.calculate_output",
             code="invalid_value",
         )

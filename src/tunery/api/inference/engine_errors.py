@@ -6,6 +6,7 @@ import orjson
 
 from tunery.api.inference.resolve import Target
 from tunery.domain.errors import InvalidRequest, NotFound, TuneryError, Unavailable, no_such_model
+from tunery.texts import say
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +33,7 @@ def lost(exc: BaseException) -> EngineLost:
 def not_served(target: Target) -> NotFound:
     """404 as for any model that cannot be used, and no 503: to try again would not help."""
     return NotFound(
-        f"The model `{target.public_name}` stands on {target.source}, which no engine of this server has loaded. "
-        f"Start an engine with `--served-name {target.source}` and add its address to the setting engine_urls.",
+        say("error.model_stands_on_which_no", public_name=target.public_name, source=target.source),
         param="model",
         code="model_not_found",
     )
@@ -55,7 +55,7 @@ def engine_error(status: int, content: bytes, target: Target) -> TuneryError:
         return Unavailable(message, code=code or "slow_down", headers={"retry-after": RETRY_AFTER_S})
     if status < 500:
         return InvalidRequest(message, param=param if isinstance(param, str) else None, code=code)
-    return TuneryError("The engine had an error while it worked on your request; its log says more.")
+    return TuneryError(say("error.engine_had_error_while_worked"))
 
 
 def detail_of(content: bytes) -> dict:

@@ -27,6 +27,7 @@ from tunery.domain.models import FineTunedModel
 from tunery.modeling.catalog import Catalog
 from tunery.settings import Settings
 from tunery.store.blobs import Blobs
+from tunery.texts import say
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +175,7 @@ class Engines:
             # Two requests may have met the missing adapter; to the second it "has already been loaded".
             if status >= 400 and b"already" not in content:
                 log.error("%s could not be loaded by %s: %s", folder, url, content[:1000].decode(errors="replace"))
-                raise ServerFault(f"The weights of {model.name} could not be loaded; the server's log says why.")
+                raise ServerFault(say("error.weights_could_not_be_loaded", name=model.name))
 
     def _adapter_folder(self, model: FineTunedModel) -> Path:
         """A folder that the engine can read: the blob store's own where it is one, else a copy, whole or absent."""
@@ -186,5 +187,5 @@ class Engines:
             self._folder.mkdir(parents=True, exist_ok=True)
             with atomic.replacing_folder(folder, unless_there=True) as part:
                 if self._blobs.download_dir(model.blob, part) == 0:
-                    raise ServerFault(f"The weights of {model.name} are missing from the blob store.")
+                    raise ServerFault(say("error.weights_are_missing_from_blob", name=model.name))
         return folder

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tunery.domain.errors import InvalidRequest
+from tunery.texts import say
 
 State = Literal["honoured", "refused", "ignored"]
 
@@ -86,13 +87,15 @@ def check(body: Mapping[str, Any], table: Mapping[str, Parameter]) -> dict[str, 
         parameter = table.get(name)
         if parameter is None:
             raise InvalidRequest(
-                f"Unrecognized request argument supplied: {name[:100]}", param=name[:100], code="unknown_parameter"
+                say("error.unrecognized_request_argument_supplied", name=name[:100]),
+                param=name[:100],
+                code="unknown_parameter",
             )
         if value is None or (name in NEUTRAL and value == NEUTRAL[name]) or _chooses_all(name, value, body):
             continue
         if parameter.state == "refused" or name == "modalities":
             raise InvalidRequest(
-                f"Unsupported parameter: '{name}' is not supported here: {parameter.note}.",
+                say("error.unsupported_parameter_not_supported_here", name=name, note=parameter.note),
                 param=name,
                 code="unsupported_parameter",
             )

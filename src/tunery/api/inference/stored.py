@@ -20,6 +20,7 @@ from tunery.api.services import ServicesDep
 from tunery.domain.errors import NotFound
 from tunery.store import completions
 from tunery.store.database import read, write
+from tunery.texts import say
 
 router = Router(prefix="/v1/chat/completions", tags=["Stored completions"])
 
@@ -66,7 +67,7 @@ def update_completion(
 def delete_completion(completion_id: str, caller: ModelsUser, services: ServicesDep) -> DeletedCompletion:
     with write(services.engine) as conn:
         if not completions.delete_completion(conn, completion_id, caller.project_id):
-            raise NotFound(f"Chat completion with id {completion_id} not found.", param="completion_id")
+            raise NotFound(say("error.chat_completion_with_id_not", completion_id=completion_id), param="completion_id")
     return DeletedCompletion(id=completion_id)
 
 

@@ -15,6 +15,7 @@ from tunery.api.inference.engine_errors import detail_of, lost, unavailable
 from tunery.api.inference.resolve import Target
 from tunery.domain.errors import InvalidRequest, RateLimited, TuneryError
 from tunery.settings import Settings
+from tunery.texts import say
 
 TIMEOUT = httpx.Timeout(600, connect=10)
 OURS = ("cache_salt", "request_id")  # no parameters of OpenAI's
@@ -33,7 +34,7 @@ class Upstream:
         """The upstream's answer, to be read in the block. Raises what the client should be told."""
         if self._key is None:
             raise InvalidRequest(
-                f"{target.public_name} is passed on to OpenAI, and this server has no upstream_api_key for that.",
+                say("error.passed_on_openai_server_has", public_name=target.public_name),
                 param="model",
             )
         sent = {name: value for name, value in body.items() if name not in OURS}

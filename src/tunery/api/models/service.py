@@ -9,6 +9,7 @@ from tunery.domain.errors import InvalidRequest, no_such_model
 from tunery.domain.tenants import Caller
 from tunery.store import models as store
 from tunery.store.database import read, write
+from tunery.texts import say
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def delete_model(services: Services, caller: Caller, name: str) -> None:
     """The row goes first: from then on no request finds the model, whatever becomes of its files."""
     require_owner(caller)
     if services.catalog.find(name) is not None:
-        raise InvalidRequest(f"{name} is a base model and cannot be deleted.", param="model")
+        raise InvalidRequest(say("error.base_model_cannot_be_deleted", name=name), param="model")
     with write(services.engine) as conn:
         model = store.delete_model(conn, name, caller.project_id)
     services.blobs.delete_dir(model.blob)

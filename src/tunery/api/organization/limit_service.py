@@ -16,6 +16,7 @@ from tunery.store import limits as store
 from tunery.store import tenants
 from tunery.store.database import read, write
 from tunery.store.usage import spent_since
+from tunery.texts import say
 
 CENT = MICRO // 100
 RATE_LIMIT = "rl-all-models"  # limits are a project's, whatever the model
@@ -89,21 +90,25 @@ def set_key_limits(
 
 def check_rate_limit_id(rate_limit_id: str) -> None:
     if rate_limit_id != RATE_LIMIT:
-        raise NotFound(f"No such rate limit: {rate_limit_id}. There is one, {RATE_LIMIT}.", param="rate_limit_id")
+        raise NotFound(
+            say("error.no_such_rate_limit_there", rate_limit_id=rate_limit_id, rate_limit=RATE_LIMIT),
+            param="rate_limit_id",
+        )
 
 
 def get_budget(services: Services, operator: Operator, project_id: str) -> int:
     """Millionths. Raises NotFound when the project has none of its own."""
     budget = own_limits(services, operator, project_id).monthly_budget
     if not budget:
-        raise NotFound("This project has no spend limit.", param="project_id")
+        raise NotFound(say("error.project_has_no_spend_limit"), param="project_id")
     return budget
 
 
 def set_budget(services: Services, operator: Operator, project_id: str, *, cents: int, currency: str) -> int:
     if currency.lower() != services.prices.currency:
         raise InvalidRequest(
-            f"Prices are in {services.prices.currency.upper()} here, not in {currency}.", param="currency"
+            say("error.prices_are_in_here_not", upper=services.prices.currency.upper(), currency=currency),
+            param="currency",
         )
     change_limits(services, operator, project_id, {"monthly_budget": cents * CENT})
     return cents * CENT

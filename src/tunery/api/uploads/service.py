@@ -18,6 +18,7 @@ from tunery.store import files as store
 from tunery.store import tenants
 from tunery.store.blobs import NoSuchBlob
 from tunery.store.database import read, write
+from tunery.texts import say
 
 LIFETIME_S = 3600
 
@@ -48,7 +49,7 @@ def pending(services: Services, caller: Caller, upload_id: str) -> Upload:
     if upload.status == "pending" and upload.expires_at <= services.now():
         upload = replace(upload, status="expired")
     if upload.status != "pending":
-        raise InvalidRequest(f"Upload {upload_id} is {upload.status} and can no longer be changed.")
+        raise InvalidRequest(say("error.upload_can_no_longer_be", upload_id=upload_id, status=upload.status))
     return upload
 
 
@@ -63,10 +64,10 @@ def add_part(services: Services, caller: Caller, upload_id: str, events: Iterato
         elif isinstance(event, PartHead):
             field_text(events)
     if size is None:
-        raise InvalidRequest("'data' is a required property", param="data", code="missing_required_parameter")
+        raise InvalidRequest(say("error.data_required_property"), param="data", code="missing_required_parameter")
     if size > MAX_PART_BYTES:
         services.blobs.delete(blob)
-        raise InvalidRequest(f"A part may have at most {MAX_PART_BYTES // 1024**2} MB.", param="data")
+        raise InvalidRequest(say("error.part_may_have_at_most", most=MAX_PART_BYTES // 1024**2), param="data")
     part = UploadPart(id=part_id, upload_id=upload_id, created_at=services.now(), bytes=size, blob=blob)
     with write(services.engine) as conn:
         store.insert_part(conn, part)
@@ -87,7 +88,7 @@ def complete(
     try:
         if md5 is not None and md5.lower() != digest:
             raise InvalidRequest(
-                f"The content's MD5 is {digest}, but the request says {md5!r}.", param="md5", code="invalid_value"
+                say("error.content_md5_but_request_says", digest=digest, md5=md5), param="md5", code="invalid_value"
             )
         file = as_file(services, caller, received, upload.purpose, upload.file_expires_after_s)
         finish(services, upload, "completed", file)
@@ -101,13 +102,15 @@ def ordered_parts(services: Services, upload: Upload, part_ids: list[str]) -> li
     with read(services.engine) as conn:
         known = {part.id: part for part in store.list_parts(conn, upload.id)}
     if unknown := [part_id for part_id in part_ids if part_id not in known]:
-        raise InvalidRequest(f"Upload {upload.id} has no part {unknown[0]!r}.", param="part_ids", code="invalid_value")
+        raise InvalidRequest(
+            say("error.upload_has_no_part", id=upload.id, unknown=unknown[0]), param="part_ids", code="invalid_value"
+        )
     if len(set(part_ids)) != len(part_ids):
-        raise InvalidRequest("A part is named twice.", param="part_ids", code="invalid_value")
+        raise InvalidRequest(say("error.part_named_twice"), param="part_ids", code="invalid_value")
     total = sum(known[part_id].bytes for part_id in part_ids)
     if total != upload.bytes:
         raise InvalidRequest(
-            f"The parts have {total} bytes together, but the upload was announced with {upload.bytes}.",
+            say("error.parts_have_bytes_together_but", total=total, bytes=upload.bytes),
             param="part_ids",
             code="invalid_value",
         )
@@ -142,7 +145,7 @@ def finish(services: Services, upload: Upload, status: str, file: File | None = 
         parts = store.list_parts(conn, upload.id)
         file_id = file.id if file else None
         if not store.update_upload_status(conn, upload.id, status, file_id=file_id):
-            raise InvalidRequest(f"Upload {upload.id} has ended meanwhile and can no longer be changed.")
+            raise InvalidRequest(say("error.upload_has_ended_meanwhile_can", id=upload.id))
         if file is not None:
             limits.check_storage(conn, services.settings, upload.project_id, file.bytes)
             tenants.get_active_project(conn, upload.project_id)
