@@ -1,5 +1,6 @@
 """Every way to fail gives OpenAI's envelope, and never a traceback."""
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,9 @@ from sqlalchemy import text
 
 from tests.api.conftest import Api
 from tunery.api.body import MAX_JSON_BYTES
+from tunery.domain.errors import TEXT_HEADER
 from tunery.store.database import write
+from tunery.texts import translator
 
 ENVELOPE_KEYS = ["message", "type", "param", "code"]
 
@@ -26,6 +29,23 @@ def test_unknown_path_names_method_and_url(api: Api) -> None:
     answer = api.client.post("/v1/no/such/thing", json={})
     assert answer.status_code == 404
     assert error_of(answer)["message"] == "Invalid URL (POST /v1/no/such/thing)"
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "word"),
+    [
+        ("/v1/files/file-none", "error.no_such_file_object", "file-none はありません"),
+        ("/v1/fine_tuning/jobs/ftjob-none", "error.could_not_find_fine_tune", "ftjob-none が見つかりません"),
+        ("/v1/models/none", "error.model_does_not_exist_you", "存在しないか"),
+        ("/v1/no/such/thing", "error.invalid_url", "このURLはありません"),
+    ],
+)
+def test_an_error_of_ours_can_be_worded_in_another_language(api: Api, path: str, key: str, word: str) -> None:
+    answer = api.client.get(path)
+    known = json.loads(answer.headers[TEXT_HEADER])
+    assert known["key"] == key
+    assert translator("en").reword("", known) == error_of(answer)["message"]
+    assert word in translator("ja").reword("", known)
 
 
 @pytest.mark.parametrize(

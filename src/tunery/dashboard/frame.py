@@ -1,5 +1,6 @@
 """What surrounds every page: navigation, account menu, colours, and what to show when a page cannot be built."""
 
+import copy
 import hashlib
 import json
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 from nicegui import ui
+from nicegui.language import Language
 from starlette.requests import Request
 
 from tunery.dashboard.components.html import icon
@@ -30,6 +32,7 @@ SETTINGS = (
     ("limits", "/limits", "speed"),
     ("audit", "/audit", "fact_check"),
 )
+PACKS: dict[str, Language] = {"en": "en-US", "ja": "ja"}  # Quasar's: of tables, date pickers, uploads
 FOR_OWNERS = ("usage", "keys", "members", "limits", "audit")
 
 
@@ -79,6 +82,10 @@ def begin_document(request: Request, language: str, theme: str, t: Translator) -
         )
     )
     ui.dark_mode({"light": False, "dark": True}.get(theme))
+    client = ui.context.client
+    # The framework's own labels too. Its page belongs to all visitors of this address: this one gets a copy.
+    client.page = copy.copy(client.page)
+    client.page.language = PACKS[language]
 
 
 async def _who(visit: Visit) -> dict[str, Any]:
