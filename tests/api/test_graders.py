@@ -1,12 +1,17 @@
 """Graders without a model. Those with a judge are in test_judge."""
 
+import asyncio
+import random
 from typing import Any
 
 import pytest
+from rouge_score.rouge_scorer import RougeScorer
 
 from tests.api.conftest import Api
 from tunery.api.graders import formula
-from tunery.api.graders.similarity import similarity
+from tunery.api.graders.similarity import MAX_WAITING, Comparers, similarity
+from tunery.api.graders.template import UnknownVariable, render, variables
+from tunery.domain.errors import InvalidRequest, Unavailable
 
 RUN, VALIDATE = "/v1/fine_tuning/alpha/graders/run", "/v1/fine_tuning/alpha/graders/validate"
 
@@ -144,3 +149,140 @@ def test_formula_never_computes_what_is_no_number(text: str) -> None:
         node = formula.parse(text)
         formula.check(node)
         formula.evaluate(node, {"a": 1.0})
+
+
+def test_rouge_l_agrees_with_the_library_that_takes_longer() -> None:
+    words, chance = ["the", "The", "cat,", "cat's", "sat", "on", "a", "mat", "12", "über", "日本"], random.Random(3)
+    for _ in range(200):
+        one, other = (" ".join(chance.choices(words, k=chance.randint(0, 12))) for _ in range(2))
+        slow = RougeScorer(["rougeL"], use_stemmer=False).score(one, other)["rougeL"].fmeasure
+        assert similarity("rouge_l", other, one) == pytest.approx(slow)
+
+
+BOMBS = {
+    "spaces": "{{" + " " * 999_000,
+    "spaces that end": "{{" + " " * 400_000 + "x" + " " * 400_000 + "}}",
+    "openings": "{{" * 499_000,
+    "closings": "}}" * 499_000,
+    "single braces": "{{a}" * 249_000,
+    "crossed": "}}{{" * 249_000,
+    "tabs": "{{" + "\t \n" * 300_000 + "}",
+    "dots": "{{item" + "." * 900_000 + "}}",
+    "brackets": "{{item" + "[" * 900_000 + "}}",
+    "an index of 500,000 digits": "{{item.list[" + "9" * 500_000 + "]}}",
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("bomb", BOMBS)
+@pytest.mark.parametrize("field", ["input", "reference"])
+def test_a_template_of_any_shape_is_read_in_linear_time(api: Api, bomb: str, field: str) -> None:
+    """A cubic expression would take days for these: the test would not end."""
+    grader = {**check(text="x", reference="x"), field: BOMBS[bomb]}
+    for path, more in ((VALIDATE, {}), (RUN, {"model_sample": "x", "item": {"list": [1]}})):
+        assert api.client.post(path, json={"grader": grader, **more}).status_code in (200, 400)
+
+
+def places(template: str) -> list[str]:
+    return list(variables(template))
+
+
+def test_what_is_a_place_in_a_template() -> None:
+    assert places("{{item.a}} {{ sample.b }}{{\nc\t}}") == ["item.a", "sample.b", "c"]
+    assert places("{{{x}}}") == ["x"] and places("{{a{{b}}") == ["b"] and places("{{}}") == [""]
+    assert places("{{a}b}} {x} {{y} }} }} {{") == []
+    values = {"item": {"rows": [{"n": 1}, {"n": "two"}], "0": "zero"}}
+    assert render("{{item.rows[1].n}}/{{item.rows[0]}}/{{item.0}}", values) == 'two/{"n": 1}/zero'
+
+
+@pytest.mark.parametrize(
+    "path", ["item.none", "item.rows[7]", "item.rows.x", "item[" + "9" * 5000 + "]", "item.rows[²]", "none"]
+)
+def test_a_path_that_leads_nowhere_is_an_unknown_variable(path: str) -> None:
+    with pytest.raises(UnknownVariable):
+        render("{{" + path + "}}", {"item": {"rows": [1]}})
+
+
+def test_a_short_template_cannot_become_a_long_text(api: Api) -> None:
+    long = {"text": "x" * 900_000}
+    for text in ("{{item.text}}" * 70_000, "{{item}}{{item.text}}", "{{sample.output_text}}{{item.text}}"):
+        refused = api.client.post(RUN, json={"grader": check(text=text), "model_sample": "y" * 900_000, "item": long})
+        assert refused.status_code == 400 and "1,000,000" in refused.json()["error"]["message"]
+
+
+def alike(metric: str, **more: str) -> dict[str, Any]:
+    given = {"input": "{{sample.output_text}}", "reference": "{{item.answer}}"} | more
+    return {"type": "text_similarity", "name": "alike", "evaluation_metric": metric, **given}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_similarity_has_a_size_limit_that_is_named(api: Api, metric: str) -> None:
+    sample, answer = "word " * 4_000, "other " * 4_001
+    for texts in ((sample + "x", "y"), ("y", answer)):
+        refused = api.client.post(
+            RUN, json={"grader": alike(metric), "model_sample": texts[0], "item": {"answer": texts[1]}}
+        )
+        assert refused.status_code == 400, refused.text
+        assert "20,000" in refused.json()["error"]["message"]
+        assert refused.json()["error"]["param"] in ("grader.input", "grader.reference")
+    assert run(api, alike(metric), "word " * 100, answer="word " * 100)["reward"] == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_comparison_that_takes_too_long_is_ended_and_the_next_one_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process is killed and another takes its place. Without the size limit this comparison takes minutes."""
+    monkeypatch.setattr("tunery.api.graders.similarity.MAX_LENGTH", 1_000_000)
+
+    async def compare() -> float:
+        comparers = Comparers(time_limit_s=0.2)
+        try:
+            with pytest.raises(InvalidRequest, match=r"longer than the limit of 0\.2 seconds"):
+                await comparers.similarity("meteor", "a b " * 80_000, "b a " * 80_000)
+            comparers.time_limit_s = 60.0
+            return await comparers.similarity("meteor", "a b", "a b")
+        finally:
+            comparers.close()
+
+    assert asyncio.run(compare()) == pytest.approx(1.0, abs=0.1)
+
+
+def test_only_so_many_comparisons_wait() -> None:
+    async def compare() -> list[Any]:
+        comparers = Comparers()
+        try:
+            many = [comparers.similarity("rouge_l", "a", "a") for _ in range(MAX_WAITING + 3)]
+            return await asyncio.gather(*many, return_exceptions=True)
+        finally:
+            comparers.close()
+
+    answers = asyncio.run(compare())
+    assert answers[:MAX_WAITING] == [1.0] * MAX_WAITING
+    assert [type(answer) for answer in answers[MAX_WAITING:]] == [Unavailable] * 3
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(" * 1_000 + "1" + ")" * 999,
+        "-" * 1_999 + "1",
+        "9" * 2_000,
+        "^".join(["9"] * 1_000),
+        "*".join(["floor(1e300)"] * 150),
+        "+".join(["1"] * 1_000) + "+a.b",
+        "max(" * 400 + "1" + ")" * 400,
+        "1e308*10",
+        "floor(1e400)",
+    ],
+)
+def test_a_formula_costs_little_whatever_it_says(text: str) -> None:
+    with pytest.raises(formula.FormulaError):
+        node = formula.parse(text)
+        formula.check(node)
+        formula.evaluate(node, {})
+
+
+def test_a_multi_grader_has_few_graders(api: Api) -> None:
+    graders = {f"g{number}": check() for number in range(33)}
+    many = {"type": "multi", "name": "many", "graders": graders, "calculate_output": "g0"}
+    refused = api.client.post(VALIDATE, json={"grader": many})
+    assert refused.status_code == 400 and "at most 32 graders" in refused.json()["error"]["message"]

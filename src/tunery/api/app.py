@@ -108,6 +108,7 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> FastAPI:
         flusher.cancel()
         await services.running.close()
         services.meter.flush()
+        services.comparers.close()
         await services.engines.close()
         await services.upstream.close()
         services.engine.dispose()

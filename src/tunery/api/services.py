@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
 from tunery.api.data.reports import ReportCache
+from tunery.api.graders.similarity import Comparers
 from tunery.api.inference.engines import Engines
 from tunery.api.inference.running import Running
 from tunery.api.inference.upstream import Upstream
@@ -35,6 +36,7 @@ class Services:
     upstream: Upstream
     reports: ReportCache = field(default_factory=ReportCache)
     running: Running = field(default_factory=Running)
+    comparers: Comparers = field(default_factory=Comparers)
 
     def now(self) -> int:
         return int(self.clock())

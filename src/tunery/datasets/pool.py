@@ -56,7 +56,7 @@ _task: Task | None = None
 def _start(task: Task, parent: int) -> None:
     """Once in each process of the pool. `parent` is told: by now it may be gone, and another one be in its place."""
     global _renderer, _task
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process a core already
     _task = task
@@ -76,9 +76,13 @@ def _return_freed_memory() -> None:
         trim(0)
 
 
-def _end_with(parent: int) -> None:
+def end_with_parent(parent: int) -> None:
     """A killed server must not leave processes that wait for work for ever. Linux's own signal for that (PDEATHSIG)
     would not do: it comes when the thread ends that started the process."""
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_LOOK_FOR_PARENT_S)
     os._exit(1)

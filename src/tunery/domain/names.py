@@ -33,7 +33,7 @@ def new_name(*, base: str, organization: str, suffix: str | None, step: int | No
 
 def parse_name(text: str) -> FineTunedName | None:
     """None when the text is not the name of a fine-tuned model."""
-    match = re.fullmatch(r"ft:([^:]+):([^:]*):([^:]*):([A-Za-z0-9]{8})(?::ckpt-step-(\d+))?", text)
+    match = re.fullmatch(r"ft:([^:]+):([^:]*):([^:]*):([A-Za-z0-9]{8})(?::ckpt-step-(\d{1,12}))?", text)
     if match is None:
         return None
     base, organization, suffix, ident, step = match.groups()

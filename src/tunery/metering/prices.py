@@ -162,7 +162,8 @@ class _Reader:
             line = self._lines[index].strip()
             if index > start and line.startswith("["):
                 break
-            if re.match(rf'"?{re.escape(key)}"?\s*[=.]', line):
+            name, _, rest = line.replace('"', "").partition(key)
+            if not name and rest.lstrip()[:1] in ("=", "."):
                 return index
         return start
 

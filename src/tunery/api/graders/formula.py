@@ -77,5 +77,6 @@ def _value(node: ast.expr, values: dict[str, float]) -> Any:
     if isinstance(node, ast.BinOp) and type(node.op) in BINARY:
         return BINARY[type(node.op)](_value(node.left, values), _value(node.right, values))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS:
-        return FUNCTIONS[node.func.id](*(_value(argument, values) for argument in node.args))
+        # floor and ceil of a float are integers without bounds: everything stays a float.
+        return float(FUNCTIONS[node.func.id](*(_value(argument, values) for argument in node.args)))
     raise FormulaError(f"{ast.unparse(node)!r} has no value here")

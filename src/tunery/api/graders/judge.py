@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import httpx
 
-from tunery.api.graders.schemas import JudgeMessage, ScoreModel
+from tunery.api.graders.schemas import ScoreModel
 from tunery.api.graders.template import render
 from tunery.api.inference import service as inference
 from tunery.api.services import Services
@@ -87,7 +87,7 @@ class Judge:
 def _request(grader: ScoreModel, values: dict[str, Any], lowest: float, highest: float) -> dict[str, Any]:
     """The grader's messages, then the form of the answer, which the engine enforces."""
     form = f'Reply with a JSON object {{"result": NUMBER}} where NUMBER is from {lowest:g} to {highest:g}.'
-    messages = [{"role": message.role, "content": _content(message, values)} for message in grader.input]
+    messages = [{"role": message.role, "content": render(message.text, values)} for message in grader.input]
     sampling = grader.sampling_params.model_dump(exclude_none=True) if grader.sampling_params else {}
     if "max_completions_tokens" in sampling:
         sampling["max_completion_tokens"] = sampling.pop("max_completions_tokens")
@@ -110,12 +110,6 @@ def _request(grader: ScoreModel, values: dict[str, Any], lowest: float, highest:
             },
         },
     }
-
-
-def _content(message: JudgeMessage, values: dict[str, Any]) -> str:
-    parts = message.content if isinstance(message.content, list) else [message.content]
-    texts = [part if isinstance(part, str) else str(part.get("text", "")) for part in parts]
-    return render("".join(texts), values)
 
 
 def _number(text: str) -> float:

@@ -42,8 +42,14 @@ class TextSimilarity(Body):
 
 class JudgeMessage(Body):
     role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[dict[str, Any]] | dict[str, Any]
+    content: Text | list[dict[str, Any]] | dict[str, Any]
     type: Literal["message"] | None = None
+
+    @property
+    def text(self) -> str:
+        """The template: all parts in one."""
+        parts = self.content if isinstance(self.content, list) else [self.content]
+        return "".join(part if isinstance(part, str) else str(part.get("text", "")) for part in parts)
 
 
 class SamplingParams(Body):

@@ -1,6 +1,5 @@
 """Runs a grader on one sample. What goes wrong inside a grader is part of its result, not an error of the request."""
 
-import asyncio
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,12 +18,13 @@ from tunery.api.graders.schemas import (
     StringCheck,
     TextSimilarity,
 )
-from tunery.api.graders.similarity import similarity
 from tunery.api.graders.template import NAMESPACES, UnknownVariable, render, sample_of, variables
 from tunery.api.services import Services
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.tenants import Caller
 from tunery.texts import say
+
+MAX_GRADERS = 32  # of one multi grader; they run one after the other
 
 
 @dataclass
@@ -45,6 +45,12 @@ def check(grader: Grader, where: str = "grader") -> None:
             code="unsupported_value",
         )
     if isinstance(grader, Multi):
+        if len(grader.by_name()) > MAX_GRADERS:
+            raise InvalidRequest(
+                f"A multi grader may have at most {MAX_GRADERS} graders; this one has {len(grader.by_name())}.",
+                param=f"{where}.graders",
+                code="object_above_max_properties",
+            )
         _check_formula(grader)
         for name, inner in grader.by_name().items():
             check(inner, f"{where}.graders.{name}")
@@ -81,7 +87,7 @@ def _check_formula(grader: Multi) -> None:
 
 def _texts(grader: StringCheck | TextSimilarity | ScoreModel) -> list[str]:
     if isinstance(grader, ScoreModel):
-        return [message.content for message in grader.input if isinstance(message.content, str)]
+        return [message.text for message in grader.input]
     return [grader.input, grader.reference]
 
 
@@ -132,7 +138,7 @@ async def _run_single(grader: Any, values: dict[str, Any], judge: Judge, outcome
             return _string_check(grader, values)
         if isinstance(grader, TextSimilarity):
             text, reference = render(grader.input, values), render(grader.reference, values)
-            return await asyncio.to_thread(similarity, grader.evaluation_metric, text, reference)
+            return await judge.services.comparers.similarity(grader.evaluation_metric, text, reference)
         verdict = await judge.score(grader, values)
     except UnknownVariable:
         outcome.errors.invalid_variable_error = True

@@ -1,13 +1,18 @@
-"""`{{ item.answer }}` and `{{ sample.output_text }}` in a grader's texts. Paths only: nothing is evaluated."""
+"""`{{ item.answer }}` and `{{ sample.output_text }}` in a grader's texts. Paths only: nothing is evaluated.
+
+Scanned from left to right without a regular expression: one that trims spaces backtracks, and the text is the
+client's.
+"""
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
-PLACE = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
-STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]")
+from tunery.domain.errors import InvalidRequest
+
 NAMESPACES = ("item", "sample")
+MAX_RENDERED = 1_000_000  # characters: a short template may name a long item many times
+MAX_INDEX_DIGITS = 9
 
 
 class UnknownVariable(ValueError):
@@ -25,21 +30,56 @@ def sample_of(text: str) -> dict[str, Any]:
 
 
 def render(template: str, values: dict[str, Any]) -> str:
-    return PLACE.sub(lambda match: as_text(look_up(match.group(1), values)), template)
+    """The template with every place filled. Raises UnknownVariable, and InvalidRequest when it grows too long."""
+    parts, length, rest = [], 0, 0
+    for start, end, path in _places(template):
+        filled = as_text(look_up(path, values))
+        parts += [template[rest:start], filled]
+        length += start - rest + len(filled)
+        rest = end
+        _check_length(length)
+    parts.append(template[rest:])
+    _check_length(length + len(parts[-1]))
+    return "".join(parts)
+
+
+def _check_length(length: int) -> None:
+    if length > MAX_RENDERED:
+        raise InvalidRequest(
+            f"A grader's text may have {MAX_RENDERED:,} characters when its places are filled, and this one has more.",
+            param="grader",
+            code="string_above_max_length",
+        )
 
 
 def variables(template: str) -> Iterator[str]:
-    return (match.group(1) for match in PLACE.finditer(template))
+    """The paths that the template names."""
+    return (path for _, _, path in _places(template))
+
+
+def _places(template: str) -> Iterator[tuple[int, int, str]]:
+    """(start, end, path) of every `{{ path }}`, braces included. A path holds no brace."""
+    position = 0
+    while (close := template.find("}}", position)) >= 0:
+        start = template.rfind("{{", position, close)
+        path = template[start + 2 : close] if start >= 0 else "{"
+        if "{" not in path and "}" not in path:
+            yield start, close + 2, path.strip()
+        position = close + 2
 
 
 def look_up(path: str, values: Any) -> Any:
+    """What `item.places[0].name` leads to. Raises UnknownVariable."""
     found = values
-    for match in STEP.finditer(path):
-        name, index = match.groups()
+    for step in path.replace("]", "").replace("[", ".[").split("."):
+        name = step.removeprefix("[")
+        if not name:
+            continue
+        is_index = step.startswith("[") and name.isdecimal() and len(name) <= MAX_INDEX_DIGITS
         try:
-            found = found[name] if index is None else found[int(index)]
+            found = found[int(name) if is_index else name]
         except (KeyError, IndexError, TypeError) as exc:
-            raise UnknownVariable(f"there is no {path!r}") from exc
+            raise UnknownVariable(f"there is no {path[:100]!r}") from exc
     return found
 
 
