@@ -33,8 +33,15 @@ ALPHABET = [chr(code) for code in (*range(0x250), 0x2003, 0x3042, 0xD800, 0x1F60
 @dataclass(frozen=True)
 class Found:
     where: str
-    pattern: str | None  # None: made at run time
+    pattern: str | None  # None: made at run time, of `parts` and of texts that are escaped
     is_anchored: bool
+    parts: tuple[str, ...] = ()
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether what is made at run time holds a repeat outside a set."""
+        bare = [re.sub(r"\[[^\]]*\]", "", re.sub(r"\\.", "", part)) for part in self.parts]
+        return any(sign in part for part in bare for sign in "*+{")
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ def expressions() -> Iterator[Found]:
             if isinstance(node, ast.Call) and _is_re(node.func):
                 name = node.func.attr  # pyright: ignore[reportAttributeAccessIssue]
                 if name in ANCHORED | SEARCHES:
-                    yield Found(where, _constant(node.args[0]), name in ANCHORED)
+                    yield Found(where, _constant(node.args[0]), name in ANCHORED, _parts(node.args[0]))
 
 
 def _is_re(func: ast.expr) -> bool:
@@ -74,6 +81,11 @@ def _is_re(func: ast.expr) -> bool:
 def _constant(node: ast.expr) -> str | None:
     value = node.value if isinstance(node, ast.Constant) else None
     return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
+def _parts(node: ast.expr) -> tuple[str, ...]:
+    inside = (part.value for part in ast.walk(node) if isinstance(part, ast.Constant))
+    return tuple(value for value in inside if isinstance(value, str))
 
 
 def faults(pattern: str, *, is_anchored: bool) -> list[str]:
@@ -200,7 +212,8 @@ def test_the_check_lets_linear_expressions_pass(pattern: str) -> None:
 
 def test_no_expression_in_the_source_can_backtrack() -> None:
     found = list(expressions())
-    wrong = [f"{each.where}: made at run time" for each in found if each.pattern is None]
+    made = [each for each in found if each.pattern is None]
+    wrong = [f"{each.where}: made at run time, with a repeat" for each in made if each.may_repeat]
     for each in found:
         reasons = faults(each.pattern, is_anchored=each.is_anchored) if each.pattern is not None else []
         wrong += [f"{each.where}: {each.pattern!r} {reason}" for reason in reasons]
@@ -212,7 +225,8 @@ def test_no_expression_in_the_source_can_backtrack() -> None:
 def test_every_expression_reads_a_long_run_of_each_of_its_characters() -> None:
     """What the check above believes, tried: what is worse than quadratic would not end within the time."""
     for each in expressions():
-        assert each.pattern is not None
+        if each.pattern is None:
+            continue
         expression = re.compile(each.pattern)
         for char in {" ", "\n", *(char for char in each.pattern if char.isprintable())}:
             for end in ("", "\0", char + "\0"):
