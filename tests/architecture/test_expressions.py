@@ -64,6 +64,7 @@ class Element:
 def expressions() -> Iterator[Found]:
     for path in sorted(SOURCE.rglob("*.py")):
         tree = ast.parse(path.read_text())
+        matched = _only_matched(tree)
         for node in ast.walk(tree):
             where = f"{path.relative_to(SOURCE)}:{getattr(node, 'lineno', 0)}"
             if isinstance(node, ast.ImportFrom) and node.module in ("re", "regex"):
@@ -71,7 +72,23 @@ def expressions() -> Iterator[Found]:
             if isinstance(node, ast.Call) and _is_re(node.func):
                 name = node.func.attr  # pyright: ignore[reportAttributeAccessIssue]
                 if name in ANCHORED | SEARCHES:
-                    yield Found(where, _constant(node.args[0]), name in ANCHORED, _parts(node.args[0]))
+                    yield Found(
+                        where, _constant(node.args[0]), name in ANCHORED or node in matched, _parts(node.args[0])
+                    )
+
+
+def _only_matched(tree: ast.AST) -> set[ast.expr]:
+    """The `re.compile(…)` whose names are used with `match` and `fullmatch` and nothing else."""
+    names = {
+        node.targets[0].id: node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    used: dict[str, set[str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in names:
+            used.setdefault(node.value.id, set()).add(node.attr)
+    return {names[name] for name, how in used.items() if how <= ANCHORED}
 
 
 def _is_re(func: ast.expr) -> bool:
@@ -80,7 +97,7 @@ def _is_re(func: ast.expr) -> bool:
 
 def _constant(node: ast.expr) -> str | None:
     value = node.value if isinstance(node, ast.Constant) else None
-    return value.decode("latin-1") if isinstance(value, bytes) else value
+    return value.decode("latin-1") if isinstance(value, bytes) else value if isinstance(value, str) else None
 
 
 def _parts(node: ast.expr) -> tuple[str, ...]:
@@ -100,7 +117,8 @@ def faults(pattern: str, *, is_anchored: bool) -> list[str]:
             behind = list(_next(path[index + 1 :]))
             if any(element.chars & other.chars and other.varies for other in behind):
                 found.append("two repeats share a character")
-            if element.is_long and any(element.chars & other.chars for other in behind):
+            is_alone = is_anchored and sum(other.varies for other in path) == 1  # then giving back is done once
+            if element.is_long and not is_alone and any(element.chars & other.chars for other in behind):
                 found.append("a long repeat shares a character with what follows")
             if element.is_long and behind and not is_anchored and not _begins_elsewhere(path[:index], element):
                 found.append("a search for a long repeat begins at every character of it")

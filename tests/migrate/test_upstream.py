@@ -9,6 +9,7 @@ import pytest
 from openai import OpenAI
 
 from tests.migrate.installations import install
+from tunery.metering.prices import PriceTable
 from tunery.migrate.capture import recorded_answers
 
 OLD = "ft:gpt-4o-mini-2024-07-18:acme:support:00000002"
@@ -54,9 +55,22 @@ def test_back_ends_the_passing_on_at_once(server: OpenAI, recorded_openai: Any) 
 
 
 def test_the_upstreams_own_error_is_told(server: OpenAI) -> None:
-    post(server, "/aliases", name=OLD, target="openai:gone")
-    with pytest.raises(openai.BadRequestError, match="The model `gone` does not exist"):
+    post(server, "/aliases", name=OLD, target="openai:gpt-4o-mini-2024-07-18")
+    with pytest.raises(openai.BadRequestError, match="The model `gpt-4o-mini-2024-07-18` does not exist"):
         ask(server, "Hello")
+
+
+@pytest.mark.parametrize("model", ["o9", "ft:o9-2030-01-01:acme::00000001", "gpt-4o-mini-2024", "gpt-4o-mini-"])
+def test_a_model_without_a_price_is_not_passed_on(server: OpenAI, model: str) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        post(server, "/aliases", name="new", target=f"openai:{model}")
+    assert (caught.value.param, caught.value.code) == ("target", "model_has_no_price")
+
+
+def test_a_name_without_a_day_has_its_snapshots_price() -> None:
+    prices = PriceTable.load()
+    assert prices.price_of("gpt-4o-mini", 2e9) == prices.price_of("gpt-4o-mini-2024-07-18", 2e9)
+    assert prices.charges("gpt-4o", 2e9) and not prices.charges("gpt-4o-mini-9", 2e9)
 
 
 def test_without_a_key_nothing_can_be_passed_on(tmp_path: Path) -> None:

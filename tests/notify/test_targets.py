@@ -5,33 +5,39 @@ import pytest
 
 from tunery.notify.targets import RefusedTarget, is_public, resolve_target
 
+# One address or more of every entry of IANA's registries of special-purpose addresses.
+SPECIAL = """
+0.0.0.0 0.1.2.3 10.1.2.3 100.64.0.1 100.127.255.255 127.0.0.1 169.254.169.254 172.16.0.1 172.31.255.255 192.0.0.1
+192.0.0.8 192.0.0.9 192.0.0.10 192.0.0.170 192.0.2.1 192.31.196.1 192.52.193.1 192.88.99.1 192.168.1.1 192.175.48.1
+198.18.0.1 198.19.255.255 198.51.100.1 203.0.113.1 224.0.0.1 239.255.255.255 240.0.0.1 255.255.255.255
+:: ::1 ::7f00:1 ::8.8.8.8 ::ffff:10.0.0.1 ::ffff:8.8.8.8 ::ffff:0:7f00:1 64:ff9b::7f00:1 64:ff9b::808:808
+64:ff9b:1::7f00:1 64:ff9b:1::808:808 100::1 100:0:0:1::1 2001::1 2001:0:4136:e378::1 2001:1::1 2001:1::2 2001:1::3
+2001:2::1 2001:3::1 2001:4:112::1 2001:10::1 2001:20::1 2001:30::1 2001:db8::1 2002:7f00:1::1 2002:808:808::1
+2620:4f:8000::1 3fff::1 5f00::1 fc00::1 fd12::1 fe80::1 fec0::1 ff02::1 ff0e::1 4000::1
+"""
+
+
+@pytest.mark.parametrize("address", SPECIAL.split())
+def test_a_special_address_is_not_public(address: str) -> None:
+    assert not is_public(address)
+
 
 @pytest.mark.parametrize(
     "address",
     [
-        "127.0.0.1",
-        "10.1.2.3",
-        "172.16.0.1",
-        "192.168.1.1",
-        "169.254.169.254",
-        "100.64.0.1",
-        "0.0.0.0",
-        "224.0.0.1",
-        "255.255.255.255",
-        "::1",
-        "::",
-        "fe80::1",
-        "fc00::1",
-        "ff02::1",
-        "::ffff:10.0.0.1",
-        "64:ff9b::7f00:1",
+        *(
+            "1.1.1.1",
+            "8.8.8.8",
+            "9.255.255.255",
+            "100.63.255.255",
+            "100.128.0.1",
+            "172.32.0.1",
+            "192.0.1.1",
+            "223.255.255.1",
+        ),
+        *("2606:4700::1111", "2001:200::1", "2001:4860:4860::8888", "2a00:1450::1", "2620:0:ccc::2"),
     ],
 )
-def test_address_inside_a_network_is_not_public(address: str) -> None:
-    assert not is_public(address)
-
-
-@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
 def test_address_on_the_internet_is_public(address: str) -> None:
     assert is_public(address)
 

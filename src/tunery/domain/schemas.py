@@ -23,7 +23,7 @@ MAX_DEPTH = 100  # objects and arrays inside each other
 MAX_TEXT = 5_000  # characters of one name, pattern or value: a step of the grammar reads it from its start
 MAX_REPEATS = 10_000  # of a pattern's part, repetitions inside repetitions multiplied
 
-_BRACES = re.compile(r"\{(\d{1,9})?(,)?(\d{1,9})?\}")
+_BRACES = re.compile(r"\{(\d{1,9})?(?:(,)(\d{1,9})?)?\}")
 
 
 @dataclass(frozen=True)

@@ -75,12 +75,29 @@ class PriceTable:
         entry = self._entry(base_model, at)
         return (self._default or Price()).training if entry is None else entry.tuned.training
 
+    def charges(self, model: str, at: float) -> bool:
+        """Whether an answer of the model costs anything."""
+        price = self.price_of(model, at)
+        return price.input > 0 and price.output > 0
+
+    def _newest_snapshot(self, model: str) -> tuple[ModelPrices, ...] | None:
+        """`gpt-4o-mini` costs what its newest dated snapshot does."""
+        dated = [name for name in self._models if _is_day(name.removeprefix(f"{model}-"))]
+        return self._models[max(dated)] if dated else None
+
     def _entry(self, model: str, at: float) -> ModelPrices | None:
-        entries = self._models.get(model)
+        entries = self._models.get(model) or self._newest_snapshot(model)
         if not entries:
             return None
         day = datetime.fromtimestamp(at, UTC).date()
         return next((entry for entry in reversed(entries) if entry.since <= day), entries[0])
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return len(text) == 10 and bool(date.fromisoformat(text))
+    except ValueError:
+        return False
 
 
 class _Reader:

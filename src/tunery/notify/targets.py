@@ -7,7 +7,45 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from tunery.texts import say
 
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# IANA's registries of special-purpose addresses (RFC 6890 and what came after it), as of 2025, and multicast.
+SPECIAL_IPV4 = tuple(
+    map(
+        ipaddress.IPv4Network,
+        (
+            "0.0.0.0/8",  # this network
+            "10.0.0.0/8",  # private
+            "100.64.0.0/10",  # carriers' own
+            "127.0.0.0/8",  # loopback
+            "169.254.0.0/16",  # link-local, clouds' metadata
+            "172.16.0.0/12",  # private
+            "192.0.0.0/24",  # protocol assignments
+            "192.0.2.0/24",  # documentation
+            "192.31.196.0/24",  # AS112
+            "192.52.193.0/24",  # AMT
+            "192.88.99.0/24",  # 6to4 relays
+            "192.168.0.0/16",  # private
+            "192.175.48.0/24",  # AS112
+            "198.18.0.0/15",  # benchmarks
+            "198.51.100.0/24",  # documentation
+            "203.0.113.0/24",  # documentation
+            "224.0.0.0/4",  # multicast
+            "240.0.0.0/4",  # reserved, broadcast
+        ),
+    )
+)
+GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")  # the rest: loopback, IPv4 inside IPv6, NAT64, private, link-local …
+SPECIAL_IPV6 = tuple(
+    map(
+        ipaddress.IPv6Network,
+        (
+            "2001::/23",  # protocol assignments: Teredo, benchmarks, ORCHID …
+            "2001:db8::/32",  # documentation
+            "2002::/16",  # 6to4
+            "2620:4f:8000::/48",  # AS112
+            "3fff::/20",  # documentation
+        ),
+    )
+)
 
 
 class RefusedTarget(Exception):
@@ -40,14 +78,15 @@ def resolve_target(url: str, *, allow_private: bool) -> Target:
 
 
 def is_public(address: str) -> bool:
-    """True for an address anyone on the internet could reach. Looks through IPv4 inside IPv6."""
+    """True for an address that anyone on the internet could reach.
+
+    Allowed is what IANA gave out as global unicast, less every block of its special-purpose registries, whatever they
+    say of it: the blocks that translate to another address (6to4, NAT64, Teredo, IPv4 inside IPv6) lead anywhere.
+    """
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped:
-            ip = ip.ipv4_mapped
-        elif ip in NAT64:
-            ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    return ip.is_global and not ip.is_multicast
+        return ip in GLOBAL_IPV6 and not any(ip in block for block in SPECIAL_IPV6)
+    return not any(ip in block for block in SPECIAL_IPV4)
 
 
 def _addresses(host: str, port: int) -> list[str]:

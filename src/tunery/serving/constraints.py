@@ -281,7 +281,8 @@ def _too_much(rules: Rules, problem: str) -> InvalidRequest:
 
 
 _KNOWN_PROBLEMS = re.compile(
-    r"(Unknown format|Unsatisfiable schema|Expected |Invalid |min/maxProperties|patternProperty|Value for|\w+ must be)"
+    r"(Unknown format|Unsatisfiable schema|Expected |Invalid |min/maxProperties|patternProperty|Value for"
+    r"|\w{1,64} must be)"
 )
 
 

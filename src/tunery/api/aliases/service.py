@@ -3,6 +3,7 @@
 from sqlalchemy import Connection
 
 from tunery.api.inference.resolve import UPSTREAM, resolve
+from tunery.api.inference.upstream import check_price
 from tunery.api.services import Services
 from tunery.domain.errors import InvalidRequest, NotFound
 from tunery.domain.models import Alias, AliasChange
@@ -23,6 +24,8 @@ def set_alias(services: Services, caller: Caller, *, name: str, target: str, rea
             resolve(conn, services.catalog, target, caller.project_id)
         elif services.settings.upstream_api_key is None:
             raise InvalidRequest(say("error.nothing_can_be_passed_on"), param="target")
+        else:
+            check_price(services.prices, target.removeprefix(UPSTREAM), services.clock(), param="target")
         return _set(conn, services, caller, name, target, reason)
 
 

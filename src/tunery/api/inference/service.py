@@ -18,6 +18,7 @@ from tunery.api.inference.parameters import CHAT, COMPLETIONS, check
 from tunery.api.inference.resolve import Target, resolve
 from tunery.api.inference.running import end_early
 from tunery.api.inference.sse import DONE, read_chunks, write_chunk
+from tunery.api.inference.upstream import check_price
 from tunery.api.inference.usage import Received, completed, estimated_tokens, for_ledger
 from tunery.api.services import Services
 from tunery.domain.completions import StoredCompletion
@@ -85,6 +86,8 @@ async def admit(services: Services, caller: Caller, ids: RequestIds, kind: Kind,
 def _look(services: Services, caller: Caller, ids: RequestIds, model: str) -> tuple[Target, Subjects, RequestIds]:
     with read(services.engine) as conn:
         target = resolve(conn, services.catalog, model, caller.project_id)
+        if target.upstream is not None:
+            check_price(services.prices, target.upstream, services.clock(), param="model")
         return target, services.meter.look(conn, caller), find_lost(conn, caller, ids)
 
 

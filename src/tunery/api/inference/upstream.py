@@ -14,11 +14,23 @@ from tunery.api.inference.answer import Answer
 from tunery.api.inference.engine_errors import detail_of, lost, unavailable
 from tunery.api.inference.resolve import Target
 from tunery.domain.errors import InvalidRequest, RateLimited, TuneryError
+from tunery.metering.prices import PriceTable
 from tunery.settings import Settings
 from tunery.texts import say
 
 TIMEOUT = httpx.Timeout(600, connect=10)
 OURS = ("cache_salt", "request_id")  # no parameters of OpenAI's
+
+
+def check_price(prices: PriceTable, model: str, now: float, *, param: str) -> None:
+    """The upstream's answers cost real money: without a price no budget would ever end. Raises InvalidRequest."""
+    if not prices.charges(model, now):
+        raise InvalidRequest(
+            f"The price table has no price for {model!r}, which is passed on to OpenAI. Add an entry for it to the "
+            "table that the setting prices names, or a [default] that is not 0.",
+            param=param,
+            code="model_has_no_price",
+        )
 
 
 class Upstream:
