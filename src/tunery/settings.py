@@ -53,7 +53,8 @@ class Settings(BaseSettings):
     )
     worker_concurrency: int = Field(1, ge=1)  # jobs that one worker trains at once
     lease_s: float = Field(30, gt=0)  # a job whose worker is silent for so long goes back to the queue
-    state_interval_s: float = Field(20, gt=0)  # how often a running job saves what it resumes from
+    state_interval_s: float = Field(5, gt=0)  # least time between two states of a running job; 2 % of its time at most
+    kept_state_days: float = Field(30, gt=0)  # how long a failed job can be resumed
     paused_status: Literal["paused", "queued", "running"] = "paused"  # how a paused job shows to old clients
     cached_token_rule: Literal["block", "openai"] = "block"  # openai: from 1,024 tokens in steps of 128
     wandb_api_key: SecretStr | None = None
@@ -63,7 +64,8 @@ class Settings(BaseSettings):
     judge_api_key: SecretStr | None = None
 
     # mail and webhooks
-    smtp_host: str = ""  # "" = no mail is sent
+    smtp_host: str = ""  # "" = mail is written to <home>/outbox as .eml files
+    mail_folder_days: float = Field(30, gt=0)  # how long those files stay
     smtp_port: int = Field(587, ge=1, le=65535)
     smtp_username: str = ""
     smtp_password: SecretStr = SecretStr("")

@@ -172,7 +172,7 @@ def test_every_verb_in_every_state(site: Site, verb: Any, status: JobStatus) -> 
             JobStatus.VALIDATING_FILES: JobStatus.CANCELLED,
             JobStatus.QUEUED: JobStatus.CANCELLED,
             JobStatus.PAUSED: JobStatus.CANCELLED,
-            JobStatus.RUNNING: JobStatus.RUNNING,
+            JobStatus.RUNNING: JobStatus.CANCELLED,
         },
         lifecycle.pause_job: {
             JobStatus.VALIDATING_FILES: JobStatus.PAUSED,

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +45,10 @@ def test_what_a_paused_and_then_cancelled_job_left_is_removed(site: Site, monkey
     assert site.blobs.list("adapters"), "a paused job needs its state still"
     site.verb(lifecycle.cancel_job, job.id)
     janitor.clean(resources(site))
-    assert (site.blobs.list("jobs"), site.blobs.list("adapters")) == ((), ())
+    assert site.blobs.list("jobs") == ()
+    with read(site.engine) as conn:  # the pause made models of its checkpoints
+        kept = {model.blob for model in models.list_models_of_job(conn, job.id)}
+    assert {path.rpartition("/")[0] for path in site.blobs.list("adapters")} == kept
     assert not (site.settings.home / "work" / job.id).exists()
 
 
@@ -120,7 +124,7 @@ class Flaky(ProcessRunner):
 
 
 def test_error_that_passes_is_waited_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunery.jobs.run.FIRST_RETRY_S", 0.5)
+    monkeypatch.setattr("tunery.jobs.run.RETRY_S", 0.5)
     job = site.create()
     with site.worker(SCRIPTED, runner=Flaky(SCRIPTED)):
         done = site.wait(job.id)
@@ -142,3 +146,29 @@ def test_worker_shows_that_it_lives_and_takes_itself_off_the_list(site: Site) ->
     with site.worker(SCRIPTED):
         wait_for(lambda: True if listed() == 1 else None)
     assert listed() == 0
+
+
+def test_mail_in_files_is_removed_in_time(site: Site) -> None:
+    folder = site.settings.home / "outbox"
+    folder.mkdir()
+    for name, age_days in (("old.eml", 31), ("new.eml", 29), ("old.txt", 99)):
+        (folder / name).write_text("Subject: x")
+        then = time.time() - age_days * 86_400
+        os.utime(folder / name, (then, then))
+    janitor.clean(resources(site))
+    assert sorted(path.name for path in folder.iterdir()) == ["new.eml", "old.txt"]
+
+
+def test_state_of_a_failed_job_is_kept_for_its_time(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(monkeypatch, fault={"kind": "exit", "step": 12})
+    job = site.create()
+    with site.worker(SCRIPTED):
+        assert site.wait(job.id).status is JobStatus.FAILED
+    janitor.clean(resources(site))
+    assert [path.name for path in (site.settings.home / "work" / job.id).iterdir()] == ["state"]
+    assert site.blobs.list(f"jobs/{job.id}/state")
+    late = time.time() + site.settings.kept_state_days * 86_400 + 60
+    janitor.clean(resources(site, clock=lambda: late))
+    assert not (site.settings.home / "work" / job.id).exists()
+    assert site.blobs.list("jobs") == ()
+    assert not site.job(job.id).can_be_resumed

@@ -45,7 +45,7 @@ def test_a_claimed_job_runs_under_a_lease(conn: Connection, make_job: MakeJob) -
     make_job(conn)
     job = claim(conn)
     assert job is not None
-    assert (job.status, job.worker_id, job.attempts) == (JobStatus.RUNNING, "worker", 1)
+    assert (job.status, job.worker_id, job.attempts) == (JobStatus.RUNNING, "worker", 0)
     assert (job.started_at, job.lease_expires_at) == (NOW, NOW + LEASE_S)
     assert claim(conn) is None
 
@@ -83,7 +83,7 @@ def test_projects_take_turns_while_one_worker_works_job_by_job(
         job = claim(conn, now=NOW + 200 + turn)
         assert job
         order.append(job.project_id)
-        claims.finish_cancelled(conn, job.id, "worker", now=NOW)
+        claims.fail_job(conn, job.id, "worker", error=JobError("c", "m"), now=NOW)
     assert order[1] == late.project_id, "the other project's only job waits for one job, not for four"
 
 
@@ -142,11 +142,11 @@ def test_a_heartbeat_prolongs_the_lease_and_tells_what_is_wanted(
     job = make_job(conn)
     claim(conn)
     flags = claims.heartbeat(conn, job.id, "worker", now=NOW + 5, lease_s=LEASE_S, step=7, estimated_finish=NOW + 99)
-    assert flags == claims.Flags(cancel_requested=False, pause_requested=False)
+    assert flags == claims.Flags(pause_requested=False)
     kept = jobs.get_job(conn, job.id)
     assert (kept.lease_expires_at, kept.step, kept.estimated_finish) == (NOW + 5 + LEASE_S, 7, NOW + 99)
-    jobs.request_pause(conn, job.id, tenant.project_id)
-    assert claims.heartbeat(conn, job.id, "worker", now=NOW, lease_s=LEASE_S) == claims.Flags(False, True)
+    jobs.request_pause(conn, job.id, tenant.project_id, NOW)
+    assert claims.heartbeat(conn, job.id, "worker", now=NOW, lease_s=LEASE_S) == claims.Flags(True)
 
 
 def test_a_worker_that_lost_its_job_hears_so(conn: Connection, make_job: MakeJob) -> None:
@@ -156,7 +156,7 @@ def test_a_worker_that_lost_its_job_hears_so(conn: Connection, make_job: MakeJob
     claim(conn, "new")
     assert claims.heartbeat(conn, job.id, "old", now=NOW, lease_s=LEASE_S) is None
     with pytest.raises(InvalidTransition):
-        claims.finish_cancelled(conn, job.id, "old", now=NOW)
+        claims.pause_job(conn, job.id, "old", now=NOW)
 
 
 def test_a_live_lease_is_not_taken_away(conn: Connection, make_job: MakeJob) -> None:
@@ -173,25 +173,43 @@ def test_a_stalled_job_is_queued_again_and_keeps_its_progress(conn: Connection, 
     (back,) = claims.requeue_stalled(conn, now=NOW + LEASE_S + 1)
     assert (back.status, back.worker_id, back.step, back.total_steps) == (JobStatus.QUEUED, None, 12, 30)
     again = claim(conn)
-    assert again is not None and (again.attempts, again.started_at) == (2, NOW)
+    assert again is not None and (again.attempts, again.started_at) == (0, NOW)
 
 
 @pytest.mark.parametrize(
-    ("wish", "status"), [("cancel", JobStatus.CANCELLED), ("pause", JobStatus.PAUSED), ("nothing", JobStatus.FAILED)]
+    ("wish", "status"),
+    [
+        ({"cancel_requested": True}, JobStatus.CANCELLED),  # as version 0.1 left it
+        ({"pause_requested": True}, JobStatus.PAUSED),
+        ({}, JobStatus.QUEUED),
+    ],
 )
 def test_a_stalled_job_goes_where_it_was_wanted(
-    conn: Connection, tenant: Tenant, make_job: MakeJob, wish: str, status: JobStatus
+    conn: Connection, make_job: MakeJob, wish: dict[str, bool], status: JobStatus
 ) -> None:
-    job = make_job(conn, attempts=claims.MAX_ATTEMPTS - 1)
-    claim(conn)
-    if wish == "cancel":
-        jobs.request_cancel(conn, job.id, tenant.project_id, NOW)
-    elif wish == "pause":
-        jobs.request_pause(conn, job.id, tenant.project_id)
-    (ended,) = claims.requeue_stalled(conn, now=NOW + LEASE_S + 1)
+    make_job(conn, status=JobStatus.RUNNING, worker_id="worker", lease_expires_at=NOW, attempts=4, **wish)
+    (ended,) = claims.requeue_stalled(conn, now=NOW + 1)
     assert ended.status is status
-    assert (ended.finished_at is None) == (status is JobStatus.PAUSED)
-    assert (ended.error is not None) == (status is JobStatus.FAILED)
+    assert (ended.finished_at is None) == (status is not JobStatus.CANCELLED)
+    assert ended.error is None
+
+
+def test_lost_workers_are_no_fault_of_the_job_however_many(conn: Connection, make_job: MakeJob) -> None:
+    make_job(conn)
+    for _ in range(50):
+        assert claim(conn) is not None
+        (back,) = claims.requeue_stalled(conn, now=NOW + LEASE_S + 1)
+        assert (back.status, back.attempts) == (JobStatus.QUEUED, 0)
+
+
+def test_deaths_of_the_trainer_count_until_the_job_has_got_further(conn: Connection, make_job: MakeJob) -> None:
+    job = make_job(conn)
+    counted = []
+    for step in (0, 0, 0, 4, 4, 5, 5, 5):
+        claim(conn)
+        counted.append(claims.count_death(conn, job.id, "worker", step=step).attempts)
+        claims.release_job(conn, job.id, "worker")
+    assert counted == [1, 2, 3, 1, 2, 1, 2, 3]
 
 
 def test_a_released_or_paused_job_has_not_used_up_an_attempt(
@@ -201,8 +219,8 @@ def test_a_released_or_paused_job_has_not_used_up_an_attempt(
     claim(conn)
     assert claims.release_job(conn, job.id, "worker").attempts == 0
     claim(conn)
-    assert claims.pause_job(conn, job.id, "worker").attempts == 0
-    assert jobs.resume_job(conn, job.id, tenant.project_id).status is JobStatus.QUEUED
+    assert claims.pause_job(conn, job.id, "worker", now=NOW).attempts == 0
+    assert jobs.resume_job(conn, job.id, tenant.project_id, NOW).status is JobStatus.QUEUED
 
 
 def test_the_end_of_a_job_holds_everything_that_the_api_shows(conn: Connection, make_job: MakeJob) -> None:
@@ -247,8 +265,8 @@ def test_cancel_and_success_at_once_leave_one_of_the_two(
     cancelled, succeeded = at_once([cancel, succeed])
     with read(database) as conn:
         final = jobs.get_job(conn, job.id)
-    assert succeeded is JobStatus.SUCCEEDED and final.status is JobStatus.SUCCEEDED
-    assert cancelled is JobStatus.RUNNING or isinstance(cancelled, InvalidTransition)
+    assert {type(cancelled), type(succeeded)} == {JobStatus, InvalidTransition}
+    assert final.status in (cancelled, succeeded)
 
 
 @pytest.mark.parametrize("round", range(4))
@@ -269,8 +287,7 @@ def test_cancel_and_claim_at_once_never_lose_the_cancel(
     at_once([cancel, take])
     with read(database) as conn:
         final = jobs.get_job(conn, job.id)
-    assert final.cancel_requested
-    assert final.status in (JobStatus.CANCELLED, JobStatus.RUNNING)
+    assert final.status is JobStatus.CANCELLED
 
 
 def test_two_reapers_requeue_a_job_once(database: Engine, tenant: Tenant, make_job: MakeJob) -> None:

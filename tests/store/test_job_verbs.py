@@ -20,14 +20,14 @@ NUMBERS = Hyperparameters(1, 1, 1.0, 0.1)
 VERBS: dict[str, tuple[Verb, dict[JobStatus, JobStatus]]] = {
     "cancel": (
         lambda conn, job, project: jobs.request_cancel(conn, job, project, NOW),
-        {S.VALIDATING_FILES: S.CANCELLED, S.QUEUED: S.CANCELLED, S.PAUSED: S.CANCELLED, S.RUNNING: S.RUNNING},
+        {S.VALIDATING_FILES: S.CANCELLED, S.QUEUED: S.CANCELLED, S.PAUSED: S.CANCELLED, S.RUNNING: S.CANCELLED},
     ),
     "pause": (
-        lambda conn, job, project: jobs.request_pause(conn, job, project),
+        lambda conn, job, project: jobs.request_pause(conn, job, project, NOW),
         {S.VALIDATING_FILES: S.PAUSED, S.QUEUED: S.PAUSED, S.RUNNING: S.RUNNING},
     ),
     "resume": (
-        lambda conn, job, project: jobs.resume_job(conn, job, project),
+        lambda conn, job, project: jobs.resume_job(conn, job, project, NOW),
         {S.PAUSED: S.VALIDATING_FILES},
     ),
     "accept": (lambda conn, job, _: claims.accept_job(conn, job, "worker"), {S.VALIDATING_FILES: S.QUEUED}),
@@ -47,13 +47,9 @@ VERBS: dict[str, tuple[Verb, dict[JobStatus, JobStatus]]] = {
     ),
     "fail": (
         lambda conn, job, _: claims.fail_job(conn, job, "worker", error=ERROR, now=NOW),
-        {S.RUNNING: S.FAILED, S.VALIDATING_FILES: S.FAILED},
+        {S.RUNNING: S.FAILED},
     ),
-    "finish cancelled": (
-        lambda conn, job, _: claims.finish_cancelled(conn, job, "worker", now=NOW),
-        {S.RUNNING: S.CANCELLED},
-    ),
-    "pause by worker": (lambda conn, job, _: claims.pause_job(conn, job, "worker"), {S.RUNNING: S.PAUSED}),
+    "pause by worker": (lambda conn, job, _: claims.pause_job(conn, job, "worker", now=NOW), {S.RUNNING: S.PAUSED}),
     "release": (
         lambda conn, job, _: claims.release_job(conn, job, "worker"),
         {S.RUNNING: S.QUEUED, S.VALIDATING_FILES: S.VALIDATING_FILES},
@@ -89,23 +85,67 @@ def test_a_job_paused_before_its_files_were_checked_is_checked_after_all(
     conn: Connection, tenant: Tenant, make_job: MakeJob
 ) -> None:
     job = make_job(conn, status=S.VALIDATING_FILES)
-    jobs.request_pause(conn, job.id, tenant.project_id)
-    assert jobs.resume_job(conn, job.id, tenant.project_id).status is S.VALIDATING_FILES
+    jobs.request_pause(conn, job.id, tenant.project_id, NOW)
+    assert jobs.resume_job(conn, job.id, tenant.project_id, NOW).status is S.VALIDATING_FILES
 
 
 def test_a_job_paused_in_the_queue_returns_to_it(conn: Connection, tenant: Tenant, make_job: MakeJob) -> None:
     job = make_job(conn, status=S.QUEUED)
-    jobs.request_pause(conn, job.id, tenant.project_id)
-    assert jobs.resume_job(conn, job.id, tenant.project_id).status is S.QUEUED
+    jobs.request_pause(conn, job.id, tenant.project_id, NOW)
+    assert jobs.resume_job(conn, job.id, tenant.project_id, NOW).status is S.QUEUED
 
 
-def test_cancelling_a_running_job_sets_the_flag_and_leaves_the_lease(
+def test_cancelling_a_running_job_takes_it_away_from_its_worker_at_once(
     conn: Connection, tenant: Tenant, make_job: MakeJob
 ) -> None:
     job = make_job(conn, status=S.RUNNING, worker_id="worker", lease_expires_at=NOW + 9)
     cancelled = jobs.request_cancel(conn, job.id, tenant.project_id, NOW)
-    assert cancelled.cancel_requested and cancelled.finished_at is None
-    assert (cancelled.worker_id, cancelled.lease_expires_at) == ("worker", NOW + 9)
+    assert (cancelled.status, cancelled.finished_at) == (S.CANCELLED, NOW)
+    assert claims.heartbeat(conn, job.id, "worker", now=NOW, lease_s=9) is None
+    for act in ("succeed", "fail", "pause by worker", "release", "start"):
+        with pytest.raises(InvalidTransition):
+            VERBS[act][0](conn, job.id, tenant.project_id)
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+def test_a_failed_job_is_resumed_where_its_state_was_kept_and_nowhere_else(
+    conn: Connection, tenant: Tenant, make_job: MakeJob, resumable: bool
+) -> None:
+    job = make_job(conn, status=S.QUEUED)
+    claims.claim_next_job(conn, "worker", now=NOW, lease_s=9)
+    claims.count_death(conn, job.id, "worker", step=3)
+    claims.fail_job(conn, job.id, "worker", error=ERROR, now=NOW + 10, resumable=resumable)
+    if not resumable:
+        with pytest.raises(InvalidTransition, match="cannot be resumed"):
+            jobs.resume_job(conn, job.id, tenant.project_id, NOW + 70)
+        return
+    again = jobs.resume_job(conn, job.id, tenant.project_id, NOW + 70)
+    assert (again.status, again.error, again.finished_at) == (S.QUEUED, None, None)
+    assert (again.attempts, again.died_at_step, again.can_be_resumed) == (0, None, False)
+    assert again.elapsed_s(NOW + 75) == 15  # the minute between failure and resume does not count
+
+
+def test_a_state_that_was_kept_long_enough_is_forgotten(conn: Connection, tenant: Tenant, make_job: MakeJob) -> None:
+    job = make_job(conn, status=S.FAILED, resumable=True, finished_at=NOW)
+    jobs.forget_states(conn, failed_before=NOW)
+    assert jobs.get_job(conn, job.id).can_be_resumed
+    jobs.forget_states(conn, failed_before=NOW + 1)
+    with pytest.raises(InvalidTransition):
+        jobs.resume_job(conn, job.id, tenant.project_id, NOW)
+
+
+@pytest.mark.parametrize("status", [S.QUEUED, S.RUNNING])
+def test_a_paused_jobs_clock_stops(conn: Connection, tenant: Tenant, make_job: MakeJob, status: S) -> None:
+    job = make_job(conn, status=status, worker_id="worker", lease_expires_at=NOW + 9, started_at=NOW)
+    jobs.request_pause(conn, job.id, tenant.project_id, NOW + 10)
+    if status is S.RUNNING:
+        claims.pause_job(conn, job.id, "worker", now=NOW + 10)
+    assert jobs.get_job(conn, job.id).elapsed_s(NOW + 500) == 10
+    jobs.resume_job(conn, job.id, tenant.project_id, NOW + 100)
+    assert jobs.get_job(conn, job.id).elapsed_s(NOW + 105) == 15
+    jobs.request_pause(conn, job.id, tenant.project_id, NOW + 105)
+    done = jobs.request_cancel(conn, job.id, tenant.project_id, NOW + 200)
+    assert done.elapsed_s(NOW + 900) == 15
 
 
 def test_cancelling_a_waiting_job_ends_it_now(conn: Connection, tenant: Tenant, make_job: MakeJob) -> None:

@@ -151,16 +151,6 @@ def test_paused_between_steps_it_goes_on_where_it_was(spec: TrainSpec, undisturb
     assert curve(workdir) == curve(undisturbed)
 
 
-def test_cancelled_between_steps(spec: TrainSpec, tmp_path: Path) -> None:
-    workdir = workdir_of(spec, tmp_path / "cancelled")
-    process = start(workdir)
-    wait_for_steps(workdir, process, 3)
-    (workdir / "control").write_text("cancel")
-    process.join(30)
-    assert process.exitcode == 0
-    assert said(workdir)[-1]["type"] == "cancelled"
-
-
 def test_it_leaves_when_told_to_end(spec: TrainSpec, tmp_path: Path) -> None:
     workdir = workdir_of(spec, tmp_path / "told")
     process = start(workdir)

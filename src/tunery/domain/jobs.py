@@ -80,7 +80,7 @@ class FineTuningJob:
     error: JobError | None = None
     metadata: dict[str, str] | None = None
     integrations: list[dict[str, Any]] | None = None
-    cancel_requested: bool = False
+    cancel_requested: bool = False  # by version 0.1, of a running job; since then a cancel takes effect at once
     pause_requested: bool = False  # of a running job, which pauses within seconds
     paused_at: int | None = None  # set while the job is paused
     paused_s: int = 0  # of the pauses that are over, and of the time between a failure and its resume
@@ -96,6 +96,14 @@ class FineTuningJob:
     @property
     def is_terminal(self) -> bool:
         return self.status in TERMINAL
+
+    @property
+    def is_pausing(self) -> bool:
+        return self.pause_requested and self.status is JobStatus.RUNNING
+
+    @property
+    def can_be_resumed(self) -> bool:
+        return self.status is JobStatus.PAUSED or (self.status is JobStatus.FAILED and self.resumable)
 
     def elapsed_s(self, now: float) -> int | None:
         """Seconds since the first start, up to the end when it has ended, pauses left out. None before the start."""

@@ -3,6 +3,10 @@
 import errno
 import signal
 
+import httpx
+from obstore.exceptions import BaseError
+from sqlalchemy.exc import DBAPIError
+
 from tunery.texts import say
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -18,6 +22,11 @@ def why_it_ended(status: int, log_tail: str) -> str:
     if not lines:
         return say("event.why.status", status=status)
     return say("event.why.last_line", status=status, line=lines[-1][:200])
+
+
+def is_outage(exc: BaseException) -> bool:
+    """The database, the blob store, the network or the disk did not do what was asked: no fault of the job's."""
+    return isinstance(exc, OSError | DBAPIError | BaseError | httpx.TransportError)
 
 
 def is_disk_full(exc: BaseException) -> bool:

@@ -4,15 +4,20 @@ import shutil
 
 from tunery.jobs.checkpoints import stored_checkpoints
 from tunery.jobs.resources import Resources
+from tunery.notify.smtp import MAIL_FOLDER
 from tunery.store import files, jobs, models
 from tunery.store.database import read, write
 
+DAY_S = 86_400.0
+
 
 def clean(resources: Resources) -> None:
+    _forget_states(resources)
     _clean_workspaces(resources)
     _clean_job_blobs(resources)
     _expire_files(resources)
     _expire_uploads(resources)
+    _clean_mail_folder(resources)
 
 
 def _clean_workspaces(resources: Resources) -> None:
@@ -44,7 +49,21 @@ def _has_ended(resources: Resources, job_id: str) -> bool:
     with read(resources.engine) as conn:
         job = jobs.find_job(conn, job_id)
     # A job that this database does not know may be another installation's.
-    return job is not None and job.is_terminal
+    return job is not None and job.is_terminal and not job.can_be_resumed
+
+
+def _forget_states(resources: Resources) -> None:
+    """A failed job that was not resumed in time: what it had reached goes with the rest of what it left."""
+    with write(resources.engine) as conn:
+        jobs.forget_states(conn, failed_before=resources.clock() - resources.settings.kept_state_days * DAY_S)
+
+
+def _clean_mail_folder(resources: Resources) -> None:
+    """Mail that was written to files because no SMTP server is configured."""
+    oldest = resources.clock() - resources.settings.mail_folder_days * DAY_S
+    for mail in (resources.settings.home / MAIL_FOLDER).glob("*.eml"):
+        if mail.stat().st_mtime < oldest:
+            mail.unlink(missing_ok=True)
 
 
 def _expire_files(resources: Resources) -> None:

@@ -12,7 +12,7 @@ from tunery.store.database import write
 
 log = logging.getLogger(__name__)
 
-LONGEST_PERIOD_S = 0.5  # a pause or cancel is heard within this time
+LONGEST_PERIOD_S = 0.5  # a pause is heard, and a cancel is noticed, within this time
 
 
 class LeaseLost(Exception):
@@ -20,8 +20,8 @@ class LeaseLost(Exception):
 
 
 class Lease:
-    """A context manager. `on_beat` is called after each renewal, with the wishes, in the lease's thread; with
-    `lost=True` once when the lease is gone."""
+    """A context manager. `on_beat` is called after each renewal in the lease's thread, with `lost=True` once when the
+    lease is gone: another worker has the job, or it was cancelled."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Lease:
         clock: Clock = system_clock,
     ) -> None:
         self.job_id, self.worker_id = job_id, worker_id
-        self.cancel_requested = self.pause_requested = self.lost = False
+        self.pause_requested = self.lost = False
         self._engine, self._lease_s, self._on_beat, self._clock = engine, lease_s, on_beat, clock
         self._period_s = min(LONGEST_PERIOD_S, lease_s / 3)
         self._done = threading.Event()
@@ -58,7 +58,6 @@ class Lease:
         *,
         step: int | None = None,
         estimated_finish: int | None = None,
-        has_saved: bool = False,
     ) -> None:
         """Renew inside the caller's transaction, so that what it writes is written only by the job's holder.
         Raises LeaseLost."""
@@ -70,12 +69,11 @@ class Lease:
             lease_s=self._lease_s,
             step=step,
             estimated_finish=estimated_finish,
-            has_saved=has_saved,
         )
         if flags is None:
             self.lost = True
             raise LeaseLost(self.job_id)
-        self.cancel_requested, self.pause_requested = flags.cancel_requested, flags.pause_requested
+        self.pause_requested = flags.pause_requested
 
     def _keep(self) -> None:
         last = self._clock()
@@ -85,7 +83,7 @@ class Lease:
                     self.renew(conn)
                 last = self._clock()
             except LeaseLost:
-                log.warning("the lease of %s is lost", self.job_id)
+                log.info("%s was cancelled, or its lease is lost", self.job_id)
             except Exception:
                 # The database may be back before the lease runs out.
                 log.exception("the lease of %s could not be renewed", self.job_id)

@@ -15,7 +15,7 @@ from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.domain.tenants import Caller
 from tunery.jobs import narrative
-from tunery.jobs.endings import tell_cancellation
+from tunery.jobs.endings import tell_cancellation, tell_pause
 from tunery.jobs.request import MAX_SEED, JobRequest, check
 from tunery.metering import limits
 from tunery.metering.budget import check_budget
@@ -86,13 +86,14 @@ def create_job(
     return job
 
 
-def cancel_job(conn: Connection, job_id: str, project_id: str, *, clock: Clock = system_clock) -> FineTuningJob:
-    """A job that no worker trains is cancelled at once, and that is announced; a running one ends between two steps.
-    Raises InvalidTransition when it has ended."""
+def cancel_job(
+    conn: Connection, job_id: str, project_id: str, *, by: str | None = None, clock: Clock = system_clock
+) -> FineTuningJob:
+    """At once, whatever a worker does with it, which ends within seconds. `by`: the user who cancels. Raises
+    InvalidTransition when the job has ended."""
     now = clock()
     job = jobs.request_cancel(conn, job_id, project_id, now)
-    if job.status is JobStatus.CANCELLED:
-        tell_cancellation(conn, job, now=now)
+    tell_cancellation(conn, job, now=now, by=by)
     return job
 
 
@@ -103,18 +104,22 @@ def cancel_all(conn: Connection, project_id: str, *, clock: Clock = system_clock
 
 
 def pause_job(conn: Connection, job_id: str, project_id: str, *, clock: Clock = system_clock) -> FineTuningJob:
-    """At once for a job that waits; a running one pauses between two steps and keeps its state. Raises
-    InvalidTransition when the job has ended or is paused."""
-    job = jobs.request_pause(conn, job_id, project_id)
+    """At once for a job that waits; a running one saves its state and pauses within seconds. Raises InvalidTransition
+    when the job has ended or is paused."""
+    now, before = clock(), jobs.get_job(conn, job_id, project_id)
+    job = jobs.request_pause(conn, job_id, project_id, now)
     if job.status is JobStatus.PAUSED:
-        events.add_event(conn, job_id, narrative.PAUSED, now=clock())
+        tell_pause(conn, job, now=now)
+    elif not before.pause_requested:
+        events.add_event(conn, job_id, narrative.PAUSING, now=now)
     return job
 
 
 def resume_job(conn: Connection, job_id: str, project_id: str, *, clock: Clock = system_clock) -> FineTuningJob:
-    """Back into the queue. Raises InvalidTransition when the job is not paused."""
-    job = jobs.resume_job(conn, job_id, project_id)
-    events.add_event(conn, job_id, narrative.RESUMED, now=clock())
+    """Back into the queue. Raises InvalidTransition when the job is neither paused nor failed with its state kept."""
+    now = clock()
+    job = jobs.resume_job(conn, job_id, project_id, now)
+    events.add_event(conn, job_id, narrative.RESUMED, now=now)
     return job
 
 

@@ -20,10 +20,12 @@ STARTED = say("event.started")
 POLICIES = say("event.policies")
 COMPLETED = say("event.completed")
 CANCELLED = say("event.cancelled")
+PAUSING = say("event.pausing")
 PAUSED = say("event.paused")
 WORKER_LOST = say("event.worker_lost")
 HANDED_BACK = say("event.handed_back")
 DISK_FULL = say("event.disk_full")
+KEPT = say("event.kept")
 RESUMED = say("event.resumed")
 
 # A step's sentence, by the validation losses that were measured at it.
@@ -83,12 +85,17 @@ def continued(step: int) -> str:
     return say("event.continued", step=step)
 
 
-def trainer_lost(reason: str, attempt: int, most: int) -> str:
-    return say("event.trainer_lost", reason=reason, attempt=attempt, most=most)
+def trainer_lost(reason: str, deaths: int, most: int) -> str:
+    return say("event.trainer_lost", reason=reason, deaths=deaths, most=most)
 
 
-def gave_up(reason: str, attempts: int) -> str:
-    return say("event.gave_up", attempts=attempts, reason=reason)
+def interrupted(reason: str) -> str:
+    """No fault of the job's."""
+    return say("event.interrupted", reason=reason)
+
+
+def gave_up(reason: str, deaths: int) -> str:
+    return say("event.gave_up", deaths=deaths, reason=reason)
 
 
 def progress(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -1,19 +1,16 @@
 """Turns a finished training into what its owner gets: models, checkpoints, result file, usage, and the news of it."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection
 
 from tunery.domain.files import File, FilePurpose
 from tunery.domain.ids import new_id
-from tunery.domain.jobs import Checkpoint, FineTuningJob
-from tunery.domain.models import FineTunedModel
-from tunery.domain.names import new_name
+from tunery.domain.jobs import FineTuningJob
 from tunery.domain.usage import PICO
 from tunery.jobs import narrative
-from tunery.jobs.checkpoints import stored_checkpoints
+from tunery.jobs.checkpoints import publish_checkpoints
 from tunery.jobs.parity_check import ParityReport
 from tunery.jobs.resources import Resources
 from tunery.jobs.results import FILENAME, step_metrics_csv
@@ -22,7 +19,7 @@ from tunery.metering.budget import warn_about_budget
 from tunery.metering.limits import project_limits
 from tunery.notify.announce import announce_end
 from tunery.notify.summary import Amount
-from tunery.store import claims, events, files, jobs, models, tenants
+from tunery.store import claims, events, files, jobs
 from tunery.store.database import read
 
 EVENTS_PER_READ = 500
@@ -52,7 +49,6 @@ def publish(
     worker_id: str,
     *,
     final_step: int,
-    source: str,
     parity: ParityReport,
     result_file: File,
     trained_tokens: int,
@@ -60,7 +56,7 @@ def publish(
     """The whole success in the caller's transaction: either all of it is seen or the job runs on."""
     now = resources.clock()
     job = jobs.get_job(conn, job.id)
-    name = publish_checkpoints(conn, job, source=source, final_step=final_step, trained_tokens=trained_tokens, now=now)
+    name = publish_checkpoints(conn, job, final_step=final_step, trained_tokens=trained_tokens, now=now)
     events.add_event(conn, job.id, narrative.model_created(name), now=now, data={})
     events.add_event(conn, job.id, narrative.POLICIES, now=now, data={})
     events.add_event(conn, job.id, parity.message, now=now, level=parity.level, data=parity.details)
@@ -78,56 +74,6 @@ def publish(
     events.add_event(conn, job.id, narrative.COMPLETED, now=now, data={})
     announce_end(conn, done, now=now, cost=cost)
     return done
-
-
-def publish_checkpoints(
-    conn: Connection,
-    job: FineTuningJob,
-    *,
-    source: str,
-    final_step: int | None = None,
-    trained_tokens: int = 0,
-    now: float,
-) -> str:
-    """Make the stored checkpoints usable as models. That of final_step has the job's own name, which is returned; the
-    names of the others end in their step. A job that failed has no final step."""
-    organization = tenants.get_organization(conn, job.organization_id)
-    final_name = ""
-    for checkpoint in stored_checkpoints(job):
-        is_final = checkpoint.step == final_step
-        named = new_name(base=job.base_model, organization=organization.slug, suffix=job.suffix)
-        name = str(named if is_final else replace(named, step=checkpoint.step))
-        final_name = name if is_final else final_name
-        models.insert_model(
-            conn,
-            FineTunedModel(
-                id=checkpoint.model_id,
-                name=name,
-                project_id=job.project_id,
-                created_at=int(now),
-                base_model=job.base_model,
-                source=source,
-                job_id=job.id,
-                step_number=checkpoint.step,
-                blob=checkpoint.blob,
-                owned_by=job.organization_id,
-                trained_tokens=trained_tokens if is_final else 0,
-                display_name=job.display_name,
-            ),
-        )
-        events.add_checkpoint(
-            conn,
-            Checkpoint(
-                id=new_id("checkpoint"),
-                job_id=job.id,
-                created_at=int(now),
-                step_number=checkpoint.step,
-                fine_tuned_model_checkpoint=name,
-                metrics={"step": checkpoint.step, **checkpoint.metrics},
-            ),
-        )
-        events.add_event(conn, job.id, narrative.checkpoint_created(checkpoint.step, name), now=now, data={})
-    return final_name
 
 
 def _bill(conn: Connection, job: FineTuningJob, resources: Resources, *, now: float) -> Amount:

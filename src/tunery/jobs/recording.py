@@ -10,7 +10,7 @@ from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob
 from tunery.jobs import narrative
 from tunery.jobs.checkpoints import KEPT, StoredCheckpoint, stored_checkpoints
-from tunery.jobs.lease import Lease
+from tunery.jobs.lease import Lease, LeaseLost
 from tunery.jobs.preparation import Prepared
 from tunery.jobs.reports import Reports
 from tunery.jobs.resources import Resources
@@ -19,6 +19,7 @@ from tunery.jobs.workspace import SavedState, Workspace
 from tunery.store import claims, events, jobs
 from tunery.store.database import write
 from tunery.texts import reference
+from tunery.training.pace import Pace
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +31,13 @@ class Recorder:
         self._job, self._resources, self._lease, self._reports = job, resources, lease, reports
         self._recorded_step = job.step
         self._saved = SavedState(**job.details["state"]) if job.details.get("state") else None
+        self._pace = Pace(resources.settings.state_interval_s)  # of uploads; the trainer keeps its own
         self.checkpoints = stored_checkpoints(job)
         self.has_started = False
         self._started_s = time.monotonic()
         self.training_s = 0.0  # from the first step to the last word
         self.parity_file: Path | None = None
-        self.last_word: Message | None = None  # finished, paused, cancelled or failed
+        self.last_word: Message | None = None  # finished, paused or failed
 
     def hear(self, said: list[Message], prepared: Prepared) -> None:
         """Steps that came together are written together; whatever needs the blobs is done outside of transactions."""
@@ -56,12 +58,13 @@ class Recorder:
             case "checkpoint":
                 self._store_checkpoint(message)
             case "state":
-                self.save_state(prepared.workspace)
+                if self._pace.is_due():
+                    self.save_state(prepared.workspace)
             case "message":
                 self._record_message(message)
             case "parity":
                 self.parity_file = Path(message["path"])
-            case "finished" | "paused" | "cancelled" | "failed":
+            case "finished" | "paused" | "failed":
                 self.last_word = message
                 self.training_s = time.monotonic() - self._started_s
             case other:
@@ -138,28 +141,58 @@ class Recorder:
                 jobs.update_details(conn, self._job.id, {"training_advice": advice | data})
 
     def _store_checkpoint(self, message: Message) -> None:
-        """Safe in the blobs from now on. Not listed before the job has succeeded, as OpenAI does."""
+        """Safe in the blobs from now on. A model once the job has ended or is paused, as OpenAI does."""
         known = {checkpoint.step: checkpoint for checkpoint in self.checkpoints}
         step = message["step"]
+        if step in known and known[step].published:
+            return  # a model's weights stay as they are, also where a resumed job comes to the same step again
         model_id = known[step].model_id if step in known else new_id("model")
         fresh = StoredCheckpoint(step, model_id, narrative.measured(message.get("metrics") or {}))
         self._resources.blobs.upload_dir(fresh.blob, Path(message["dir"]))
+        is_new = step not in known
         known[step] = fresh
         newest = sorted(known.values(), key=lambda checkpoint: checkpoint.step)
         self.checkpoints = newest[-KEPT:]
-        with write(self._resources.engine) as conn:
-            self._lease.renew(conn)
-            jobs.update_details(conn, self._job.id, {"checkpoints": [asdict(kept) for kept in self.checkpoints]})
+        try:
+            with write(self._resources.engine) as conn:
+                self._lease.renew(conn)
+                jobs.update_details(conn, self._job.id, {"checkpoints": [asdict(kept) for kept in self.checkpoints]})
+        except LeaseLost:
+            if is_new:
+                self._resources.blobs.delete_dir(fresh.blob)  # no row names it
+            raise
         for dropped in newest[:-KEPT]:
-            self._resources.blobs.delete_dir(dropped.blob)
+            if not dropped.published:
+                self._resources.blobs.delete_dir(dropped.blob)
+
+    @property
+    def saved_step(self) -> int:
+        return self._saved.step if self._saved else 0
+
+    def final_checkpoint(self, folder: Path) -> StoredCheckpoint:
+        """The checkpoint that lies in the trainer's `folder`, not yet a model: one that a pause has made a model, under
+        a name with its step, is stored once more for the job's own name."""
+        found = next(kept for kept in self.checkpoints if f"step-{kept.step}" == folder.name)
+        if not found.published:
+            return found
+        final = StoredCheckpoint(found.step, new_id("model"), found.metrics)
+        self._resources.blobs.upload_dir(final.blob, folder)
+        self.checkpoints = [final if kept is found else kept for kept in self.checkpoints]
+        return final
+
+    def final_details(self, final: StoredCheckpoint, parity: dict[str, Any]) -> dict[str, Any]:
+        """What the job's row tells once it has succeeded."""
+        kept = [asdict(checkpoint) for checkpoint in self.checkpoints]
+        return {"metrics": final.metrics, "parity": parity, "state": None, "checkpoints": kept}
 
     def save_state(self, workspace: Workspace) -> None:
         before = self._saved
-        saved = workspace.save(self._resources.blobs, self._job.id)
+        with self._pace.measured():
+            saved = workspace.save(self._resources.blobs, self._job.id)
         if saved is None or saved == before:
             return
         with write(self._resources.engine) as conn:
-            self._lease.renew(conn, has_saved=before is None or saved.step > before.step)
+            self._lease.renew(conn)
             jobs.update_details(conn, self._job.id, {"state": asdict(saved)})
         self._saved = saved
         if before is not None:

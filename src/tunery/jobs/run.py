@@ -11,28 +11,33 @@ from typing import TextIO
 
 from tunery import tracing
 from tunery.domain.errors import TuneryError
-from tunery.domain.jobs import FineTuningJob, JobError
+from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
 from tunery.jobs import endings, measuring, narrative, publication
-from tunery.jobs.faults import is_disk_full, why_it_ended
+from tunery.jobs.faults import is_disk_full, is_outage, why_it_ended
 from tunery.jobs.lease import Lease, LeaseLost
 from tunery.jobs.parity_check import ParityBroken, check_parity
 from tunery.jobs.preparation import Prepared, prepare
 from tunery.jobs.recording import Recorder
 from tunery.jobs.reports import Reports
 from tunery.jobs.resources import Resources
-from tunery.jobs.runners.process import Message, TrainerProcess, Wish, WorkdirBusy, lock_workdir
+from tunery.jobs.runners.process import Message, TrainerProcess, WorkdirBusy, lock_workdir
 from tunery.jobs.workspace import Workspace
 from tunery.logs import about
 from tunery.store import claims, events, jobs
-from tunery.store.claims import MAX_ATTEMPTS
-from tunery.store.database import write
+from tunery.store.database import read, write
 from tunery.texts import say
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.25
-FIRST_RETRY_S = 5.0  # then three times as long after each attempt that got nowhere
+RETRY_S = 15.0  # after a fault that may pass
+MAX_DEATHS = 5  # of the trainer without progress: what kills every trainer must not go round for ever
 SHUTDOWN_PATIENCE_S = 15.0  # the supervisor kills a worker that has not stopped after 25 s
+PAUSE_PATIENCE_S = 5.0  # a step may take minutes: then the trainer is killed, and the last saved state counts
+PAUSE_WITHIN_S = 8.0  # of the request, whatever the job waits for: a download, an upload, the engine
+
+# Failures after which another start may go better: the state is kept, and the job can be resumed.
+RESUMABLE = {"training_failed", "server_error", "disk_full", "out_of_memory", "train_serve_mismatch"}
 EXIT_TIMEOUT_S = 60.0  # a trainer that has said its last word must end within this
 
 
@@ -45,7 +50,8 @@ class JobRun:
         self._job, self._resources, self._worker_id, self._stop = job, resources, worker_id, stop
         self._trainer: TrainerProcess | None = None
         self._lock: TextIO | None = None
-        self._stopping_since: float | None = None
+        self._asked_since: float | None = None  # to pause, or to give the job back
+        self._is_asked = False
         self._begun_s = 0.0
         self._reports = Reports(job, resources)
         self._lease = Lease(
@@ -53,7 +59,7 @@ class JobRun:
             job.id,
             worker_id=worker_id,
             lease_s=resources.settings.lease_s,
-            on_beat=lambda _: self._pass_on_wishes(),
+            on_beat=lambda _: self._attend(),
             clock=resources.clock,
         )
         self._recorder = Recorder(job, resources, self._lease, self._reports)
@@ -66,7 +72,7 @@ class JobRun:
             with about(**ids), tracing.span("train", attributes=ids), self._lease:
                 self._attempt()
         except LeaseLost:
-            log.warning("%s belongs to another worker by now", self._job.id)
+            self._let_go()
         except Exception:
             # The database is away, most likely: the lease runs out and another attempt follows.
             log.exception("the end of %s could not be written down", self._job.id)
@@ -86,11 +92,11 @@ class JobRun:
         except LeaseLost:
             raise
         except TrainerLost as exc:
-            self._try_again(exc.args[0])
+            self._count_death(exc.args[0])
         except WorkdirBusy as exc:
-            self._try_again(exc.args[0])
+            self._give_back(narrative.interrupted(exc.args[0]))
         except ParityBroken as exc:
-            self._fail(JobError("train_serve_mismatch", exc.args[0]), keep_checkpoints=False)
+            self._fail(JobError("train_serve_mismatch", exc.args[0]), publish=False)
         except TuneryError as exc:
             self._fail(JobError(exc.code or "server_error", exc.message, exc.param))
         except Exception as exc:
@@ -106,49 +112,64 @@ class JobRun:
             if self._lease.lost:
                 raise LeaseLost(self._job.id)
         status = trainer.wait(EXIT_TIMEOUT_S)
-        if self._recorder.last_word is None and not self._wish():
+        if self._recorder.last_word is None and not self._must_stop():
             raise TrainerLost(why_it_ended(status, trainer.log_tail()))
 
-    def _pass_on_wishes(self) -> None:
-        """In the lease's thread, so that a slow upload delays no cancel."""
-        trainer, wish = self._trainer, self._wish()
-        if trainer is None or trainer.ended:
+    def _must_stop(self) -> bool:
+        return self._lease.pause_requested or self._stop.is_set()
+
+    def _attend(self) -> None:
+        """In the lease's thread, so that nothing that takes long delays a cancel or a pause. A job that was cancelled
+        is no longer this worker's; all there is to do is to end the trainer."""
+        trainer = self._trainer if self._trainer and not self._trainer.ended else None
+        if self._lease.lost:
+            if trainer is not None:
+                trainer.process.kill()
             return
-        # Before the first step there is nothing to save, and nobody looks at the wish.
-        if self._lease.lost or (wish and not self._recorder.has_started) or self._is_patience_over():
+        if not self._must_stop():
+            return
+        self._asked_since = self._asked_since or time.monotonic()
+        waited = time.monotonic() - self._asked_since
+        if trainer is not None:
+            self._stop_trainer(trainer, waited)
+        if self._lease.pause_requested and waited > PAUSE_WITHIN_S:
+            self._pause_now()
+
+    def _stop_trainer(self, trainer: TrainerProcess, waited: float) -> None:
+        patience = PAUSE_PATIENCE_S if self._lease.pause_requested else SHUTDOWN_PATIENCE_S
+        # Before the first step there is nothing to save, and nobody looks at what is asked.
+        if not self._recorder.has_started or waited > patience:
             trainer.process.kill()
-        elif wish:
-            trainer.ask(wish)
+        elif not self._is_asked:
+            trainer.ask("pause")
+            self._is_asked = True
 
-    def _is_patience_over(self) -> bool:
-        if not self._stop.is_set():
-            return False
-        self._stopping_since = self._stopping_since or time.monotonic()
-        return time.monotonic() - self._stopping_since > SHUTDOWN_PATIENCE_S
-
-    def _wish(self) -> Wish | None:
-        if self._lease.cancel_requested:
-            return "cancel"
-        return "pause" if self._lease.pause_requested or self._stop.is_set() else None
+    def _pause_now(self) -> None:
+        """While the job's own thread is held up: it can write nothing more for the job."""
+        try:
+            with write(self._resources.engine) as conn:
+                self._lease.renew(conn)
+                endings.pause(conn, self._job.id, self._worker_id, now=self._resources.clock())
+        except LeaseLost:
+            pass
+        self._lease.lost = True
 
     # ---- ends
 
     def _conclude(self, prepared: Prepared) -> None:
-        last = self._recorder.last_word or {"type": self._wish() or "paused"}
-        if self._lease.cancel_requested:
-            self._cancel()
-        elif last["type"] == "finished":
+        last = self._recorder.last_word or {"type": "paused"}
+        if last["type"] == "finished":
             self._succeed(prepared, last)
         elif last["type"] == "failed":
             self._fail(JobError(last["code"], last["message"], last.get("param"), last.get("text")))
         else:
             self._recorder.save_state(prepared.workspace)
-            self._rest()
+            self._give_back(narrative.HANDED_BACK)
 
     def _succeed(self, prepared: Prepared, finished: Message) -> None:
         job, resources, folder = self._job, self._resources, Path(finished["dir"])
         # Stopped early, the best checkpoint is the model, and not the last.
-        final = next(kept for kept in self._recorder.checkpoints if f"step-{kept.step}" == folder.name)
+        final = self._recorder.final_checkpoint(folder)
         parity = check_parity(
             self._recorder.parity_file,
             folder,
@@ -162,14 +183,13 @@ class JobRun:
         self._lease.stop()
         with write(resources.engine) as conn:
             self._lease.renew(conn)
-            jobs.update_details(conn, job.id, {"metrics": final.metrics, "parity": parity.details, "state": None})
+            jobs.update_details(conn, job.id, self._recorder.final_details(final, parity.details))
             done = publication.publish(
                 conn,
                 job,
                 resources,
                 self._worker_id,
                 final_step=final.step,
-                source=prepared.source,
                 parity=parity,
                 result_file=result_file,
                 trained_tokens=finished["trained_tokens"],
@@ -185,60 +205,69 @@ class JobRun:
         self._reports.finish(succeeded=True, summary={"fine_tuned_model": done.fine_tuned_model, **final.metrics})
         self._clean_up()
 
-    def _cancel(self) -> None:
+    def _fail(self, error: JobError, *, publish: bool = True) -> None:
+        """`publish`: checkpoints that are safe become models of their own: what was trained until then is not lost."""
+        resumable = error.code in RESUMABLE
+        workspace = Workspace.of(self._resources.settings.home, self._job.id)
+        if resumable:
+            self._save_what_is_here(workspace)
         self._lease.stop()
         with write(self._resources.engine) as conn:
             self._lease.renew(conn)
-            endings.cancel(conn, self._job.id, self._worker_id, now=self._resources.clock())
-        self._reports.finish(succeeded=False, summary={"status": "cancelled"})
-        for checkpoint in self._recorder.checkpoints:
-            self._resources.blobs.delete_dir(checkpoint.blob)
-        self._clean_up()
-
-    def _fail(self, error: JobError, *, keep_checkpoints: bool = True) -> None:
-        """Checkpoints that are safe become models of their own: what was trained until then is not lost."""
-        self._lease.stop()
-        now = self._resources.clock()
-        with write(self._resources.engine) as conn:
-            self._lease.renew(conn)
-            if keep_checkpoints and self._recorder.checkpoints:
-                job = jobs.get_job(conn, self._job.id)
-                source = job.details["source"]
-                publication.publish_checkpoints(conn, job, source=source, now=now)
-            endings.fail(conn, self._job.id, self._worker_id, error, now=now)
+            endings.fail(
+                conn,
+                self._job.id,
+                self._worker_id,
+                error,
+                now=self._resources.clock(),
+                resumable=resumable,
+                publish=publish,
+            )
         self._reports.finish(succeeded=False, summary={"status": "failed", "error": error.message})
-        self._clean_up()
+        if resumable:
+            workspace.keep_state()
+        else:
+            self._clean_up()
 
-    def _rest(self) -> None:
-        """Paused by its owner, or given back because this worker shuts down."""
+    def _save_what_is_here(self, workspace: Workspace) -> None:
+        """For another machine; on this one the job goes on from its folder."""
+        try:
+            self._recorder.save_state(workspace)
+        except LeaseLost:
+            raise
+        except Exception:
+            log.warning("the newest state of %s lies on this machine only", self._job.id, exc_info=True)
+
+    def _give_back(self, event: str) -> None:
+        """Paused, where its owner asked for that, else back to the queue: what ended this attempt is no fault of the
+        job's."""
         self._lease.stop()
         now = self._resources.clock()
         with write(self._resources.engine) as conn:
             self._lease.renew(conn)
-            if self._lease.cancel_requested:
-                endings.cancel(conn, self._job.id, self._worker_id, now=now)
-            elif self._lease.pause_requested:
-                claims.pause_job(conn, self._job.id, self._worker_id)
-                events.add_event(conn, self._job.id, narrative.PAUSED, now=now)
+            if self._lease.pause_requested:
+                endings.pause(conn, self._job.id, self._worker_id, now=now)
             else:
                 claims.release_job(conn, self._job.id, self._worker_id)
-                events.add_event(conn, self._job.id, narrative.HANDED_BACK, now=now)
+                events.add_event(conn, self._job.id, event, now=now)
 
-    def _try_again(self, reason: str) -> None:
-        """The next attempt goes on from the last state, until too many made no headway."""
+    def _count_death(self, reason: str) -> None:
+        """The next attempt goes on from the last state, until too many trainers died without progress."""
+        workspace = Workspace.of(self._resources.settings.home, self._job.id)
         self._lease.stop()
         with write(self._resources.engine) as conn:
             self._lease.renew(conn)
-            attempts = jobs.get_job(conn, self._job.id).attempts
-            if not self._lease.cancel_requested and attempts < MAX_ATTEMPTS:
-                text = narrative.trainer_lost(reason, attempts, MAX_ATTEMPTS)
+            step = max(workspace.local_step() or 0, self._recorder.saved_step)
+            deaths = claims.count_death(conn, self._job.id, self._worker_id, step=step).attempts
+            if deaths < MAX_DEATHS and not self._lease.pause_requested:
+                text = narrative.trainer_lost(reason, deaths, MAX_DEATHS)
                 events.add_event(conn, self._job.id, text, now=self._resources.clock(), level="warn")
-                claims.requeue_job(conn, self._job.id, self._worker_id)
+                claims.release_job(conn, self._job.id, self._worker_id)
                 return
-        if self._lease.cancel_requested:
-            self._cancel()
+        if self._lease.pause_requested:
+            self._give_back(narrative.PAUSED)
         else:
-            self._fail(JobError("training_failed", narrative.gave_up(reason, attempts)))
+            self._fail(JobError("training_failed", narrative.gave_up(reason, deaths)))
 
     def _meet(self, exc: Exception) -> None:
         """Something that is nobody's wish and may pass, such as a blob store that does not answer."""
@@ -246,14 +275,29 @@ class JobRun:
             self._trainer.kill()
         if is_disk_full(exc):
             # Room first: the database may lie on the same disk.
-            Workspace.of(self._resources.settings.home, self._job.id).remove()
+            Workspace.of(self._resources.settings.home, self._job.id).keep_state()
             self._fail(JobError("disk_full", narrative.DISK_FULL))
             return
-        log.exception("attempt %d broke down", self._job.attempts)
-        deadline = time.monotonic() + FIRST_RETRY_S * 3 ** (self._job.attempts - 1)
-        while time.monotonic() < deadline and not self._wish() and not self._lease.lost:
+        log.exception("an attempt at %s broke down", self._job.id)
+        deadline = time.monotonic() + RETRY_S
+        while time.monotonic() < deadline and not self._must_stop() and not self._lease.lost:
             self._stop.wait(POLL_S)
-        self._try_again(say("event.why.internal", name=type(exc).__name__))
+        reason = say("event.why.internal", name=type(exc).__name__)
+        if is_outage(exc):
+            self._give_back(narrative.interrupted(reason))
+        else:
+            self._count_death(reason)
+
+    def _let_go(self) -> None:
+        """The job was cancelled or paused while this thread was held up, or another worker has it."""
+        if self._trainer is not None:
+            self._trainer.kill()
+        with read(self._resources.engine) as conn:
+            status = jobs.get_job(conn, self._job.id).status
+        log.info("%s is %s and no longer held here", self._job.id, status)
+        if status is JobStatus.CANCELLED:
+            self._reports.finish(succeeded=False, summary={"status": "cancelled"})
+            self._clean_up()
 
     def _clean_up(self) -> None:
         """After the commit; what is left behind by a death in between, the janitor finds."""

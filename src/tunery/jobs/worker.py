@@ -110,6 +110,6 @@ class Worker:
             )
         if job is None:
             return False
-        log.info("%s begins, attempt %d", job.id, job.attempts)
+        log.info("%s begins", job.id)
         self._training.add(trainers.submit(JobRun(job, self._resources, self._id, stop).run))
         return True

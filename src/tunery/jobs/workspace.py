@@ -69,7 +69,7 @@ class Workspace:
     def restore_checkpoint(self, blobs: Blobs, step: int, prefix: str) -> None:
         """The trainer counts on the checkpoints that its state names."""
         folder = self.root / "checkpoints" / f"step-{step}"
-        if not folder.exists():
+        if not folder.exists() and blobs.list(prefix):  # its owner may have deleted the model that came of it
             folder.parent.mkdir(exist_ok=True)
             with atomic.replacing_folder(folder) as incoming:
                 blobs.download_dir(prefix, incoming)
@@ -90,6 +90,15 @@ class Workspace:
         blobs.upload_dir(saved.prefix, snapshot)
         shutil.rmtree(snapshot, ignore_errors=True)
         return saved
+
+    def keep_state(self) -> None:
+        """Remove all but the state: what a failed job goes on from when it is resumed on this machine."""
+        for item in self.root.iterdir():
+            if item == self.state:
+                continue
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
+        if not self.state.exists():
+            self.remove()
 
     def remove(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)

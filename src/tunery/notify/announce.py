@@ -9,7 +9,9 @@ from tunery.notify.summary import Amount, Problem, summarise
 from tunery.store import outbox, tenants, webhooks
 
 
-def announce_end(conn: Connection, job: FineTuningJob, *, now: float, cost: Amount | None = None) -> None:
+def announce_end(
+    conn: Connection, job: FineTuningJob, *, now: float, cost: Amount | None = None, mail: bool = True
+) -> None:
     """One row for each endpoint of the project that asked for this event, one for the creator's mail.
     `job` is in its final state; metrics and problems are read from its details."""
     topic = f"fine_tuning.job.{job.status.value}"
@@ -22,13 +24,16 @@ def announce_end(conn: Connection, job: FineTuningJob, *, now: float, cost: Amou
     }
     for endpoint in webhooks.endpoints_for(conn, job.project_id, topic):
         outbox.insert_outbox(conn, "webhook", topic, event, project_id=job.project_id, now=now, endpoint_id=endpoint.id)
-    recipient = _recipient(conn, job)
+    recipient = _recipient(conn, job) if mail else None
     if recipient is not None:
         summary = summarise(
             job,
             cost=cost,
             metrics=job.details.get("metrics", {}),
-            problems=tuple(Problem(**problem) for problem in job.details.get("problems", ())),
+            problems=tuple(
+                Problem(problem["line"], problem["message"], problem["suggestion"])
+                for problem in job.details.get("problems", ())
+            ),
         )
         outbox.insert_outbox(
             conn, "email", topic, summary.to_json(), project_id=job.project_id, now=now, recipient=recipient

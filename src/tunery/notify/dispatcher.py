@@ -19,7 +19,7 @@ from tunery.domain.ids import new_id
 from tunery.domain.notices import Notice, WebhookEndpoint
 from tunery.notify.mail import render_mail, render_text_mail
 from tunery.notify.schedule import next_attempt
-from tunery.notify.smtp import MailFolder, MailRefused, SmtpServer
+from tunery.notify.smtp import MAIL_FOLDER, MailFolder, MailRefused, SmtpServer
 from tunery.notify.summary import JobSummary
 from tunery.notify.webhooks import deliver, encode_event
 from tunery.settings import Settings
@@ -130,7 +130,7 @@ class Dispatcher:
     def _post_office(self) -> SmtpServer | MailFolder:
         settings = self._settings
         if not settings.smtp_host:
-            return MailFolder(settings.home / "outbox")
+            return MailFolder(settings.home / MAIL_FOLDER)
         return SmtpServer(
             settings.smtp_host,
             settings.smtp_port,

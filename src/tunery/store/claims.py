@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, case, func, literal, or_, select, update
+from sqlalchemy import Connection, case, func, or_, select, update
 from sqlalchemy.sql import ColumnElement
 
 from tunery.domain.errors import InvalidTransition
@@ -13,14 +13,11 @@ from tunery.store.jobs import get_job, to_job
 from tunery.store.tables import jobs, limits, projects
 from tunery.texts import say
 
-MAX_ATTEMPTS = 5  # claims without a new saved state: a job that kills every worker must not go round for ever
-
 
 @dataclass(frozen=True)
 class Flags:
-    """What the API wants of a running job."""
+    """What the API wants of a running job. A cancel needs no flag: it takes the job away from its worker."""
 
-    cancel_requested: bool
     pause_requested: bool
 
 
@@ -40,7 +37,6 @@ def claim_next_job(
             status=JobStatus.RUNNING,
             worker_id=worker_id,
             lease_expires_at=now + lease_s,
-            attempts=jobs.c.attempts + 1,
             started_at=func.coalesce(jobs.c.started_at, int(now)),
         )
         .returning(jobs)
@@ -107,15 +103,9 @@ def heartbeat(
     lease_s: float,
     step: int | None = None,
     estimated_finish: int | None = None,
-    has_saved: bool = False,
 ) -> Flags | None:
-    """Prolong the lease and hear what the API wants. None: the job is no longer this worker's; it must stop at once.
-
-    `has_saved`: a state further on than the one before is safe, so the attempts that led here no longer count.
-    """
+    """Prolong the lease and hear what the API wants. None: the job is no longer this worker's; it must stop at once."""
     values: dict[str, Any] = {"lease_expires_at": now + lease_s}
-    if has_saved:
-        values["attempts"] = 1
     if step is not None:
         values["step"] = step
     if estimated_finish is not None:
@@ -124,9 +114,9 @@ def heartbeat(
         update(jobs)
         .where(_held(job_id, worker_id, JobStatus.RUNNING, JobStatus.VALIDATING_FILES))
         .values(values)
-        .returning(jobs.c.cancel_requested, jobs.c.pause_requested)
+        .returning(jobs.c.pause_requested)
     ).first()
-    return None if row is None else Flags(row.cancel_requested, row.pause_requested)
+    return None if row is None else Flags(row.pause_requested)
 
 
 def accept_job(conn: Connection, job_id: str, worker_id: str) -> FineTuningJob:
@@ -170,40 +160,41 @@ def finish_succeeded(
     return _finish(conn, job_id, worker_id, values, JobStatus.RUNNING)
 
 
-def fail_job(conn: Connection, job_id: str, worker_id: str, *, error: JobError, now: float) -> FineTuningJob:
-    return _finish(conn, job_id, worker_id, _failed(error, now), JobStatus.RUNNING, JobStatus.VALIDATING_FILES)
-
-
-def finish_cancelled(conn: Connection, job_id: str, worker_id: str, *, now: float) -> FineTuningJob:
-    values = {"status": JobStatus.CANCELLED, "finished_at": int(now), "estimated_finish": None, **_NO_LEASE}
+def fail_job(
+    conn: Connection, job_id: str, worker_id: str, *, error: JobError, now: float, resumable: bool = False
+) -> FineTuningJob:
+    """running → failed. `resumable`: what the job had reached is kept, and resume goes on from there."""
+    values = {**_failed(error, now), "resumable": resumable}
     return _finish(conn, job_id, worker_id, values, JobStatus.RUNNING)
 
 
-def pause_job(conn: Connection, job_id: str, worker_id: str) -> FineTuningJob:
-    """running → paused, once the worker has saved what the job resumes from. The wait is not an attempt."""
+def pause_job(conn: Connection, job_id: str, worker_id: str, *, now: float) -> FineTuningJob:
+    """running → paused, once the worker has saved what the job resumes from."""
     values = {
         "status": JobStatus.PAUSED,
         "pause_requested": False,
+        "paused_at": int(now),
         "estimated_finish": None,
-        "attempts": jobs.c.attempts - 1,
         **_NO_LEASE,
     }
     return _finish(conn, job_id, worker_id, values, JobStatus.RUNNING)
 
 
 def release_job(conn: Connection, job_id: str, worker_id: str) -> FineTuningJob:
-    """Give the job back, unharmed: a worker that shuts down. Not an attempt."""
+    """Give the job back, unharmed: by a worker that shuts down, or after what is no fault of the job's."""
     values = {
         "status": case((jobs.c.status == JobStatus.RUNNING, JobStatus.QUEUED.value), else_=jobs.c.status),
-        "attempts": case((jobs.c.status == JobStatus.RUNNING, jobs.c.attempts - 1), else_=jobs.c.attempts),
         **_NO_LEASE,
     }
     return _finish(conn, job_id, worker_id, values, JobStatus.RUNNING, JobStatus.VALIDATING_FILES)
 
 
-def requeue_job(conn: Connection, job_id: str, worker_id: str) -> FineTuningJob:
-    """running → queued after the trainer broke down: an attempt that counts."""
-    return _finish(conn, job_id, worker_id, {"status": JobStatus.QUEUED, **_NO_LEASE}, JobStatus.RUNNING)
+def count_death(conn: Connection, job_id: str, worker_id: str, *, step: int) -> FineTuningJob:
+    """The trainer died, and the newest state is of `step`: one more death, or the first one again when the job had got
+    further than at the last."""
+    got_further = step > func.coalesce(jobs.c.died_at_step, -1)
+    values = {"attempts": case((got_further, 1), else_=jobs.c.attempts + 1), "died_at_step": step}
+    return _finish(conn, job_id, worker_id, values, JobStatus.RUNNING)
 
 
 def list_holders(conn: Connection) -> tuple[str, ...]:
@@ -217,19 +208,15 @@ def expire_leases(conn: Connection, worker_ids: tuple[str, ...]) -> None:
     conn.execute(update(jobs).where(jobs.c.worker_id.in_(worker_ids)).values(lease_expires_at=0))
 
 
-def requeue_stalled(conn: Connection, *, now: float, max_attempts: int = MAX_ATTEMPTS) -> tuple[FineTuningJob, ...]:
-    """Running jobs whose worker fell silent: back to the queue, or where the API had wanted them.
+def requeue_stalled(conn: Connection, *, now: float) -> tuple[FineTuningJob, ...]:
+    """Running jobs whose worker fell silent: back to the queue, as often as it takes, or where the API had wanted them.
 
-    Asked to cancel → cancelled; asked to pause → paused; claimed max_attempts times → failed; else → queued.
+    Asked to pause → paused; asked to cancel (by version 0.1, which left that to the worker) → cancelled; else → queued.
     The caller writes the events, by the status of each returned job.
     """
-    lost = JobError("server_error", say("event.worker_lost_for_good", times=max_attempts))
-    worn_out = jobs.c.attempts >= max_attempts
-    ended = or_(jobs.c.cancel_requested, ~jobs.c.pause_requested & worn_out)
     status = case(
         (jobs.c.cancel_requested, JobStatus.CANCELLED.value),
         (jobs.c.pause_requested, JobStatus.PAUSED.value),
-        (worn_out, JobStatus.FAILED.value),
         else_=JobStatus.QUEUED.value,
     )
     rows = conn.execute(
@@ -237,10 +224,8 @@ def requeue_stalled(conn: Connection, *, now: float, max_attempts: int = MAX_ATT
         .where(jobs.c.status == JobStatus.RUNNING, jobs.c.lease_expires_at < now)
         .values(
             status=status,
-            finished_at=case((ended, int(now)), else_=None),
-            error=case(
-                (~jobs.c.cancel_requested & ~jobs.c.pause_requested & worn_out, _json(lost)), else_=jobs.c.error
-            ),
+            finished_at=case((jobs.c.cancel_requested, int(now)), else_=None),
+            paused_at=case((jobs.c.pause_requested & ~jobs.c.cancel_requested, int(now)), else_=None),
             pause_requested=False,
             estimated_finish=None,
             **_NO_LEASE,
@@ -248,10 +233,6 @@ def requeue_stalled(conn: Connection, *, now: float, max_attempts: int = MAX_ATT
         .returning(jobs)
     )
     return tuple(to_job(row) for row in rows)
-
-
-def _json(error: JobError) -> Any:
-    return literal(asdict(error), jobs.c.error.type)
 
 
 _NO_LEASE: dict[str, Any] = {"worker_id": None, "lease_expires_at": None}

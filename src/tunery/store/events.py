@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, Row, delete, insert, select
 
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import Checkpoint, EventType, JobEvent, Level
@@ -61,6 +61,10 @@ def add_checkpoint(conn: Connection, checkpoint: Checkpoint) -> None:
             metrics=checkpoint.metrics,
         )
     )
+
+
+def delete_checkpoint(conn: Connection, job_id: str, step_number: int) -> None:
+    conn.execute(delete(checkpoints).where(checkpoints.c.job_id == job_id, checkpoints.c.step_number == step_number))
 
 
 def list_checkpoints(conn: Connection, job_id: str, *, after: str | None = None, limit: int = 10) -> Page[Checkpoint]:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection, Row, case, func, insert, select, update
+from sqlalchemy.sql import ColumnElement
 
 from tunery.domain.errors import InvalidTransition, no_such_job
 from tunery.domain.hyperparameters import Hyperparameters
@@ -113,38 +114,68 @@ def update_details(conn: Connection, job_id: str, details: dict[str, Any]) -> No
 
 
 def request_cancel(conn: Connection, job_id: str, project_id: str, now: float) -> FineTuningJob:
-    """A running job gets the flag that its worker looks at; any other is cancelled here and now.
+    """Cancelled here and now, in whatever state. A running job is taken away from its worker, whose next heartbeat
+    finds that and which can write nothing more: that a cancel wins is decided by this one statement.
 
-    The result's status tells which. Raises InvalidTransition when the job has ended.
+    Raises InvalidTransition when the job has ended.
     """
-    running = jobs.c.status == JobStatus.RUNNING
     values = {
-        "status": case((running, jobs.c.status), else_=JobStatus.CANCELLED.value),
-        "cancel_requested": True,
-        "finished_at": case((running, jobs.c.finished_at), else_=int(now)),
-        **{name: case((running, jobs.c[name]), else_=None) for name in ("worker_id", "lease_expires_at")},
+        "status": JobStatus.CANCELLED,
+        "finished_at": int(now),
+        "estimated_finish": None,
+        "pause_requested": False,
+        **_pause_ends(jobs.c.paused_at, now),
+        **_NO_WORKER,
     }
-    allowed = sources_of(JobStatus.CANCELLED)
+    allowed = jobs.c.status.in_(sources_of(JobStatus.CANCELLED))
     return _verb(conn, job_id, project_id, allowed=allowed, values=values, participle="cancelled")
 
 
-def request_pause(conn: Connection, job_id: str, project_id: str) -> FineTuningJob:
-    """As request_cancel: a flag for a running job, at once for one that waits."""
+def request_pause(conn: Connection, job_id: str, project_id: str, now: float) -> FineTuningJob:
+    """A running job gets the flag that its worker looks at; one that waits is paused at once. The result's status tells
+    which."""
     running = jobs.c.status == JobStatus.RUNNING
     values = {
         "status": case((running, jobs.c.status), else_=JobStatus.PAUSED.value),
         "pause_requested": running,
-        **{name: case((running, jobs.c[name]), else_=None) for name in ("worker_id", "lease_expires_at")},
+        "paused_at": case((running, jobs.c.paused_at), else_=int(now)),
+        **{name: case((running, jobs.c[name]), else_=None) for name in _NO_WORKER},
     }
-    allowed = sources_of(JobStatus.PAUSED)
+    allowed = jobs.c.status.in_(sources_of(JobStatus.PAUSED))
     return _verb(conn, job_id, project_id, allowed=allowed, values=values, participle="paused")
 
 
-def resume_job(conn: Connection, job_id: str, project_id: str) -> FineTuningJob:
-    """Back to the queue, or to validation when the job was paused before it."""
+def resume_job(conn: Connection, job_id: str, project_id: str, now: float) -> FineTuningJob:
+    """Back to the queue, or to validation when the job was paused before it. Also a failed job whose state is kept:
+    then nothing of the failure counts any more."""
     target = case((jobs.c.validated, JobStatus.QUEUED.value), else_=JobStatus.VALIDATING_FILES.value)
-    values = {"status": target, "pause_requested": False, "worker_id": None, "lease_expires_at": None}
-    return _verb(conn, job_id, project_id, allowed=frozenset({JobStatus.PAUSED}), values=values, participle="resumed")
+    values = {
+        "status": target,
+        "pause_requested": False,
+        "finished_at": None,
+        "error": None,
+        "resumable": False,
+        "attempts": 0,
+        "died_at_step": None,
+        **_pause_ends(func.coalesce(jobs.c.paused_at, jobs.c.finished_at), now),
+        **_NO_WORKER,
+    }
+    allowed = (jobs.c.status == JobStatus.PAUSED) | ((jobs.c.status == JobStatus.FAILED) & jobs.c.resumable)
+    return _verb(conn, job_id, project_id, allowed=allowed, values=values, participle="resumed")
+
+
+def forget_states(conn: Connection, *, failed_before: float) -> None:
+    """Jobs that failed before then can no longer be resumed."""
+    old = jobs.c.resumable & (jobs.c.status == JobStatus.FAILED) & (jobs.c.finished_at < failed_before)
+    conn.execute(update(jobs).where(old).values(resumable=False))
+
+
+_NO_WORKER: dict[str, Any] = {"worker_id": None, "lease_expires_at": None}
+
+
+def _pause_ends(since: ColumnElement[Any], now: float) -> dict[str, Any]:
+    """The clock goes on. Jobs that version 0.1 paused do not know since when."""
+    return {"paused_s": jobs.c.paused_s + func.coalesce(int(now) - since, 0), "paused_at": None}
 
 
 def _verb(
@@ -152,15 +183,12 @@ def _verb(
     job_id: str,
     project_id: str,
     *,
-    allowed: frozenset[JobStatus],
+    allowed: ColumnElement[bool],
     values: dict[str, Any],
     participle: str,
 ) -> FineTuningJob:
     row = conn.execute(
-        update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.project_id == project_id, jobs.c.status.in_(allowed))
-        .values(values)
-        .returning(jobs)
+        update(jobs).where(jobs.c.id == job_id, jobs.c.project_id == project_id, allowed).values(values).returning(jobs)
     ).first()
     if row is not None:
         return to_job(row)

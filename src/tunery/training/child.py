@@ -1,7 +1,7 @@
 """The trainer as a process: `python -m tunery.training.child <workdir>`.
 
 Reads `spec.json`, goes on from `state/` when it is there, says what it does as JSON lines on stdout (reports.py), looks
-at `control` between steps. Exit status 0 for finished, paused and cancelled; 1 for failed; 75 when it was told to leave
+at `control` between steps. Exit status 0 for finished and paused; 1 for failed; 75 when it was told to leave
 and will be started again.
 """
 
@@ -58,7 +58,7 @@ def failure_of(exc: Exception) -> dict[str, Any]:
     """`code`, `message` and `param` for the job's owner. Nothing of a traceback, and no text of theirs."""
     name = type(exc).__name__
     if is_disk_full(exc):
-        return _failure("disk_full", say("event.trainer_disk_full"))
+        return _failure("disk_full", say("event.disk_full"))
     if name in _CODES:
         message = exc.args[0] if exc.args and isinstance(exc.args[0], str) else str(exc)
         return _failure(_CODES[name], message, getattr(exc, "param", None))

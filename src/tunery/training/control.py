@@ -6,7 +6,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
-Wish = Literal["pause", "cancel", "leave"]
+Wish = Literal["pause", "leave"]  # a trainer whose job is cancelled is killed
 
 CONTROL_FILE = "control"
 
@@ -42,5 +42,5 @@ class Control:
             wish = self.file.read_text("utf-8").strip()
         except FileNotFoundError:
             return
-        if wish == "pause" or wish == "cancel":
+        if wish == "pause":
             raise Interrupted(wish)

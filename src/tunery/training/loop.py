@@ -14,6 +14,7 @@ from tunery.training.batching import batch_indices, cursor_of, num_batches
 from tunery.training.checkpoint import checkpoint_dir, prune, save_checkpoint
 from tunery.training.control import Control, Interrupted
 from tunery.training.examples import TrainExample
+from tunery.training.pace import Pace
 from tunery.training.reports import Report, message
 from tunery.training.schedule import learning_rate
 from tunery.training.spec import TrainSpec
@@ -21,7 +22,7 @@ from tunery.training.state import Progress, save_state
 from tunery.training.step import Stepper, StepResult
 from tunery.training.validation import Validator
 
-Outcome = Literal["finished", "paused", "cancelled", "left"]
+Outcome = Literal["finished", "paused", "left"]
 
 MAX_SKIPPED_IN_ROW = 5
 
@@ -46,7 +47,7 @@ class Loop:
     def __post_init__(self) -> None:
         self.steps_per_epoch = num_batches(len(self.examples), self.spec.batch_size)
         self.total_steps = self.spec.n_epochs * self.steps_per_epoch
-        self._last_state = time.monotonic()
+        self._pace = Pace(self.spec.state_interval_s)
         self._started = time.monotonic() - self.progress.elapsed_s
 
     def run(self) -> Outcome:
@@ -57,11 +58,11 @@ class Loop:
                 self._one_step()
                 if self._end_of_epoch() and self._finish_epoch() == "stop":
                     break
-                if time.monotonic() - self._last_state >= self.spec.state_interval_s:
+                if self._pace.is_due():
                     self.save()
         except Interrupted as interrupted:
             self.save()
-            outcomes: dict[str, Outcome] = {"pause": "paused", "cancel": "cancelled", "leave": "left"}
+            outcomes: dict[str, Outcome] = {"pause": "paused", "leave": "left"}
             return outcomes[interrupted.wish]
         return "finished"
 
@@ -70,13 +71,13 @@ class Loop:
         self.progress.elapsed_s = time.monotonic() - self._started
         self.progress.max_tokens = self.stepper.limit.max_tokens
         folder = self.workdir / "state"
-        save_state(folder, self.stepper.model, self.stepper.optimizer, self.progress)
-        self._last_state = time.monotonic()
+        with self._pace.measured():
+            save_state(folder, self.stepper.model, self.stepper.optimizer, self.progress)
         self.report({"type": "state", "step": self.progress.step, "dir": str(folder)})
 
     def final_dir(self) -> Path:
         """The adapter of the job: the last checkpoint, or the best when it was stopped early."""
-        steps = self.progress.checkpoints
+        steps = [step for step in self.progress.checkpoints if checkpoint_dir(self.workdir, step).exists()]
         if self.spec.early_stopping and self.progress.valid_losses:
             losses = {step: loss for step, loss in self.progress.valid_losses if step in steps}
             return checkpoint_dir(self.workdir, min(losses, key=lambda step: losses[step]))

@@ -29,7 +29,7 @@ class TrainSpec:
     max_example_tokens: int = 8192
     completes: bool = False  # prompts and completions stay raw text; else they become turns of a chat
     lora: LoraConfig = field(default_factory=LoraConfig)
-    state_interval_s: float = 20.0
+    state_interval_s: float = 5.0  # the least time between two states; longer where saving takes more than 2 %
     early_stopping: bool = False  # end when the validation loss has turned; otherwise only advise it
     num_parity_examples: int = 4
     threads: int = 0  # 0: as many as there are cores

@@ -38,9 +38,12 @@ class JobProgress(BaseModel):
     step: int = Field(description="Optimizer steps done.")
     total_steps: int | None = Field(description="Null until the job has started.")
     epoch: int | None
+    elapsed_s: int | None = Field(description="Seconds since the first start, without pauses.")
+    pausing: bool = Field(description="Asked to pause; it will have paused within seconds.")
+    resumable: bool = Field(description="May be resumed: paused, or failed with its state kept.")
     eta_s: float | None = Field(description="Seconds of training left at the newest step; null unless running.")
     tokens_per_s: float | None
-    attempts: int = Field(description="Starts since the last saved state.")
+    attempts: int = Field(description="Deaths of the trainer since the last progress.")
     device: str | None = Field(description="`cpu` or `cuda`.")
     reasons: dict[str, str] = Field(description="For each hyperparameter, why it has its value.")
     data_advice: list[DataAdvice] = Field(description="What the check of the files advises.")
@@ -52,10 +55,10 @@ class JobProgress(BaseModel):
 
 @router.get("/{job_id}")
 def retrieve_progress(job_id: str, caller: JobsReader, services: ServicesDep) -> JobProgress:
-    return wire_progress(service.get(services, caller, job_id))
+    return wire_progress(service.get(services, caller, job_id), services.clock())
 
 
-def wire_progress(job: FineTuningJob) -> JobProgress:
+def wire_progress(job: FineTuningJob, now: float) -> JobProgress:
     details = job.details
     newest = details.get("progress") or {}
     return JobProgress(
@@ -63,6 +66,9 @@ def wire_progress(job: FineTuningJob) -> JobProgress:
         status=job.status.value,
         step=job.step,
         total_steps=job.total_steps,
+        elapsed_s=job.elapsed_s(now),
+        pausing=job.is_pausing,
+        resumable=job.can_be_resumed,
         epoch=newest.get("epoch"),
         eta_s=newest.get("eta_s") if job.status == "running" else None,
         tokens_per_s=newest.get("tokens_per_s"),

@@ -1,7 +1,7 @@
 """Jobs as their project sees them. What a verb means is decided in tunery.jobs."""
 
 from tunery.api.services import Services
-from tunery.domain.jobs import Checkpoint, FineTuningJob, JobEvent, JobStatus
+from tunery.domain.jobs import Checkpoint, FineTuningJob, JobEvent
 from tunery.domain.tenants import Caller
 from tunery.jobs import lifecycle
 from tunery.jobs.request import JobRequest
@@ -38,7 +38,7 @@ def list_jobs(
 
 def cancel(services: Services, caller: Caller, job_id: str) -> FineTuningJob:
     with write(services.engine) as conn:
-        return lifecycle.cancel_job(conn, job_id, project_id=caller.project_id, clock=services.clock)
+        return lifecycle.cancel_job(conn, job_id, project_id=caller.project_id, by=caller.user_id, clock=services.clock)
 
 
 def pause(services: Services, caller: Caller, job_id: str) -> FineTuningJob:
@@ -61,9 +61,8 @@ def list_events(services: Services, caller: Caller, job_id: str, *, after: str |
 def list_checkpoints(
     services: Services, caller: Caller, job_id: str, *, after: str | None, limit: int
 ) -> Page[Checkpoint]:
-    """Highest step first. Empty until the job has ended: only then is it sure which ones are kept."""
+    """Highest step first: those that are models, as they are from the moment that the job has ended, however, or is
+    paused."""
     with read(services.engine) as conn:
-        job = store.get_job(conn, job_id, caller.project_id)
-        if job.status is not JobStatus.SUCCEEDED:
-            return Page()
+        store.get_job(conn, job_id, caller.project_id)
         return events.list_checkpoints(conn, job_id, after=after, limit=limit)

@@ -24,7 +24,7 @@ CONTROL = "control"
 LOG_TAIL_BYTES = 4000
 
 Message = dict[str, Any]
-Wish = Literal["pause", "cancel"]
+Wish = Literal["pause"]
 
 
 class WorkdirBusy(Exception):
