@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 
 from tunery.domain.clock import system_clock
 from tunery.domain.ids import new_id
-from tunery.domain.tenants import ApiKey, Project, Role, hash_secret, key_hint, lookup_prefix, new_secret
+from tunery.domain.tenants import ApiKey, Project, Role, User, hash_secret, key_hint, lookup_prefix, new_secret
 from tunery.modeling.sources import ensure
 from tunery.settings import Settings, load_settings
 from tunery.store import tenants
@@ -97,16 +97,25 @@ class Stand:
         secret, now = new_secret(), int(time.time())
         with write(self.database) as conn:
             organization = tenants.list_organizations(conn)[0]
-            owner = tenants.list_users(conn, organization.id).items[0]
+            user = User(
+                id=new_id("user"),
+                organization_id=organization.id,
+                email=f"{name.replace(' ', '-')}@example.com",
+                name=name,
+                role=Role.MEMBER,
+                created_at=now,
+            )
+            tenants.insert_user(conn, user)
             project = Project(new_id("project"), organization.id, name, now)
             tenants.insert_project(conn, project)
+            tenants.set_membership(conn, project.id, user.id, role, now)
             tenants.insert_key(
                 conn,
                 ApiKey(
                     id=new_id("key"),
                     organization_id=organization.id,
                     project_id=project.id,
-                    user_id=owner.id,
+                    user_id=user.id,
                     name=f"key of {name}",
                     prefix=lookup_prefix(secret),
                     hash=hash_secret(secret),

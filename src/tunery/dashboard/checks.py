@@ -1,19 +1,32 @@
 """Our own endpoints about datasets: report, forecast, rows, split."""
 
+import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 from tunery.dashboard.connection import Connection
+from tunery.datasets.lines import CHUNK_BYTES
+from tunery.datasets.validate import validate_file
+
+MAX_PROBLEMS = 50  # shown of a report
+_one_at_a_time = asyncio.Semaphore(1)  # a report on a large file takes a core for a while
 
 Progress = Callable[[int, int], None]
 """Bytes checked so far, and bytes in all."""
 
 
 async def validate(
-    connection: Connection, *, file_id: str, model: str = "", method: str = "", on_progress: Progress | None = None
+    connection: Connection,
+    *,
+    file_id: str,
+    model: str = "",
+    method: str = "",
+    validation_share: float | None = None,
+    on_progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The report on a file; with a model its tokens are counted as that model's base counts them."""
-    given = {"file": file_id, "model": model, "method": method}
+    """The report on a file, or on what is left of it when a share is held back; with a model its tokens are counted as
+    that model's base counts them."""
+    given = {"file": file_id, "model": model, "method": method, "validation_share": validation_share}
     body: dict[str, Any] = {name: value for name, value in given.items() if value}
     report: dict[str, Any] = {}
     async for event in await connection.events("/tunery/v1/validations", body | {"stream": True}):
@@ -22,6 +35,19 @@ async def validate(
         elif on_progress is not None:
             on_progress(event["num_bytes"], event["total_bytes"])
     return report
+
+
+async def report_of(file: IO[bytes]) -> dict[str, Any]:
+    """The report on a file that the server does not take, as `tunery data check` gives it: the first problems."""
+
+    def check() -> dict[str, Any]:
+        file.seek(0)
+        chunks = iter(lambda: file.read(CHUNK_BYTES), b"")
+        report = validate_file(chunks, method=None, num_processes=1).to_dict()
+        return report | {"problems": report["problems"][:MAX_PROBLEMS], "object": "tunery.validation"}
+
+    async with _one_at_a_time:
+        return await asyncio.to_thread(check)
 
 
 async def estimate(connection: Connection, job: dict[str, Any]) -> dict[str, Any]:
@@ -39,4 +65,16 @@ async def rows(
 
 async def split(connection: Connection, file_id: str, share: float) -> dict[str, str]:
     """Two new files without near-duplicates across them: `training_file` and `validation_file`."""
-    return await connection.post(f"/tunery/v1/files/{file_id}/split", {"validation_share": share})
+    made = await connection.post(f"/tunery/v1/files/{file_id}/split", {"validation_share": share})
+    return {name: made[name] for name in ("training_file", "validation_file")}
+
+
+async def create_split(connection: Connection, job: dict[str, Any], share: float) -> str:
+    """The id of a job on the two parts of its training file. When it cannot be created the parts go again."""
+    parts: dict[str, Any] = await split(connection, job["training_file"], share)
+    try:
+        return (await connection.client.fine_tuning.jobs.create(**{**job, **parts})).id
+    except BaseException:
+        for file_id in parts.values():
+            await asyncio.shield(connection.client.files.delete(file_id))
+        raise

@@ -9,17 +9,26 @@ import json
 import re
 import time
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any
 
-from tunery.dashboard.connection import Connection
-from tunery.dashboard.lines import chat_examples, few_shots
+from openai import APIError
+from pydantic import BaseModel, Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, ValidationError
+
+from tunery.dashboard.connection import Connection, explain
+from tunery.dashboard.lines import few_shots, questions
 from tunery.dashboard.models import Model
+from tunery.datasets.conversations import Conversation
 from tunery.domain.names import parse_name
+from tunery.texts import Translator
 
 PURPOSE = "evals"
 PREFIX = "comparison-"
 CONCURRENCY = 4
 MAX_ANSWER_TOKENS = 512
+MAX_FAILURES = 10  # rows without one answer, before one with some: then it is not the rows' fault
+YEAR_2200 = 7_258_118_400
+NO_ANSWER = {"text": "", "is_exact": False, "num_tokens": 0, "num_greedy_tokens": 0, "mean_logprob": 0.0}
 DATE = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
 
@@ -62,60 +71,83 @@ class Comparison:
     stored_as: str = ""  # the file's id, once finished
 
 
+class NoExamples(Exception):
+    """The file holds nothing to ask and to compare with."""
+
+
+class Hopeless(Exception):
+    """No contestant answers; the text says why."""
+
+
 class Runner:
-    def __init__(self, connection: Connection, models: dict[str, Model], comparison: Comparison) -> None:
-        self.connection, self.models, self.comparison = connection, models, comparison
+    def __init__(self, connection: Connection, models: dict[str, Model], comparison: Comparison, t: Translator) -> None:
+        self.connection, self.models, self.comparison, self.t = connection, models, comparison, t
         self.gate = asyncio.Semaphore(CONCURRENCY)
         self.shots: list[list[dict[str, Any]]] = []  # each a question and its answer
 
     async def run(self) -> None:
-        """Fills the comparison and stores its file. Raises what the server answers."""
+        """Fills the comparison and stores its file. Raises NoExamples, Hopeless, and what the server answers; the rows
+        that were answered before that stay."""
         plan, comparison = self.comparison.plan, self.comparison
         text = (await self.connection.client.files.content(plan.file_id)).text
-        examples = chat_examples(text)[: plan.max_rows]
+        examples = list(islice(questions(text), plan.max_rows))
         if not examples:
-            raise ValueError("no chat examples")
+            raise NoExamples
         if plan.shots_file:
             most = max(contestant.shots for contestant in plan.contestants)
             turns = few_shots((await self.connection.client.files.content(plan.shots_file)).text, most + 1)
             self.shots = [turns[index : index + 2] for index in range(0, len(turns) - 1, 2)]
         comparison.total = len(examples)
-        comparison.rows = list(await asyncio.gather(*(self._row(number, row) for number, row in examples)))
+        async with asyncio.TaskGroup() as rows:
+            for example in examples:
+                rows.create_task(self._row(example))
         comparison.rows.sort(key=lambda row: (not row["differs"], row["line"]))
         comparison.summary = [self._summary(index) for index in range(len(plan.contestants))]
         comparison.stored_as = await self._store()
 
-    async def _row(self, line: int, messages: list[dict[str, Any]]) -> dict[str, Any]:
+    async def _row(self, example: Conversation) -> None:
         async with self.gate:
-            answers = [await self._answer(contestant, messages) for contestant in self.comparison.plan.contestants]
+            answers = [await self._answer(contestant, example) for contestant in self.comparison.plan.contestants]
         self.comparison.done += 1
-        differs = len({answer["text"].strip() for answer in answers}) > 1
-        return {
-            "line": line,
-            "prompt": messages[:-1],
-            "expected": messages[-1]["content"],
-            "answers": answers,
-            "differs": differs,
-        }
+        texts = {answer["text"].strip() for answer in answers if not answer["error"]}
+        self.comparison.rows.append(
+            {
+                "line": example.line,
+                "prompt": example.messages,
+                "expected": example.answer_text,
+                "answers": answers,
+                "differs": len(texts) > 1 or any(answer["error"] for answer in answers),
+            }
+        )
+        errors = [answer["error"] for row in self.comparison.rows for answer in row["answers"]]
+        if all(errors) and len(self.comparison.rows) >= MAX_FAILURES:
+            raise Hopeless(errors[-1])
 
-    async def _answer(self, contestant: Contestant, messages: list[dict[str, Any]]) -> dict[str, Any]:
-        prompt = self._prompt(contestant, messages[:-1])
+    async def _answer(self, contestant: Contestant, example: Conversation) -> dict[str, Any]:
+        """One that fails is an answer too: the row goes on with the other contestants."""
+        try:
+            return await self._ask(contestant, example)
+        except APIError as error:
+            return NO_ANSWER | {"error": explain(error, self.t)}
+
+    async def _ask(self, contestant: Contestant, example: Conversation) -> dict[str, Any]:
+        prompt = self._prompt(contestant, example.messages)
+        tools: dict[str, Any] = {"tools": example.tools} if example.tools else {}
+        request: dict[str, Any] = {"model": contestant.model, "messages": prompt, **tools}
         started = time.perf_counter()
         completion = await self.connection.client.chat.completions.create(
-            model=contestant.model,
-            messages=prompt,  # pyright: ignore[reportArgumentType]
-            temperature=0,
-            max_completion_tokens=MAX_ANSWER_TOKENS,
+            temperature=0, max_completion_tokens=MAX_ANSWER_TOKENS, **request
         )
         took = time.perf_counter() - started
-        score = await self.connection.post(
-            "/tunery/v1/scores", {"model": contestant.model, "messages": [*prompt, messages[-1]]}
-        )
+        expected = {"role": "assistant", "content": example.answer_text}
+        scored = {"model": contestant.model, "messages": [*prompt, expected], **tools}
+        score = await self.connection.post("/tunery/v1/scores", scored)
         text, usage = completion.choices[0].message.content or "", completion.usage
         cached = (usage and usage.prompt_tokens_details and usage.prompt_tokens_details.cached_tokens) or 0
         return {
             "text": text,
-            "is_exact": text.strip() == str(messages[-1]["content"]).strip(),
+            "error": "",
+            "is_exact": text.strip() == (example.answer_text or "").strip(),
             "prompt_tokens": usage.prompt_tokens if usage else 0,
             "cached_tokens": cached,
             "completion_tokens": usage.completion_tokens if usage else 0,
@@ -134,8 +166,10 @@ class Runner:
         return head + [message for shot in shots for message in shot] + asked
 
     def _summary(self, index: int) -> dict[str, Any]:
-        answers = [row["answers"][index] for row in self.comparison.rows]
-        count, tokens = len(answers), sum(answer["num_tokens"] for answer in answers)
+        """Over the rows that this contestant answered."""
+        every = [row["answers"][index] for row in self.comparison.rows]
+        answers = [answer for answer in every if not answer["error"]]
+        count, tokens = max(1, len(answers)), sum(answer["num_tokens"] for answer in answers)
 
         def mean(name: str) -> float:
             return sum(answer[name] or 0 for answer in answers) / count
@@ -145,6 +179,7 @@ class Runner:
             "label": contestant.label,
             "model": contestant.model,
             "shots": contestant.shots,
+            "num_errors": len(every) - len(answers),
             "exact": mean("is_exact"),
             "token_accuracy": sum(answer["num_greedy_tokens"] for answer in answers) / max(1, tokens),
             "mean_logprob": sum(a["mean_logprob"] * a["num_tokens"] for a in answers) / max(1, tokens),
@@ -165,15 +200,74 @@ class Runner:
         return (await self.connection.client.files.create(file=(name, content), purpose=PURPOSE)).id
 
 
+class _Stored(BaseModel):
+    """A comparison's file. Anyone may upload a file of this name and purpose, so all that is read is checked."""
+
+
+class _StoredContestant(_Stored):
+    model: str
+    shots: NonNegativeInt
+
+
+class _StoredPlan(_Stored):
+    file_id: str
+    filename: str
+    contestants: tuple[_StoredContestant, ...] = Field(min_length=1, max_length=10)
+    max_rows: NonNegativeInt
+    shots_file: str | None = None
+
+
+class _StoredSummary(_Stored):
+    label: str
+    model: str
+    shots: NonNegativeInt
+    num_errors: NonNegativeInt = 0
+    exact: NonNegativeFloat
+    token_accuracy: NonNegativeFloat
+    mean_logprob: FiniteFloat
+    prompt_tokens: NonNegativeFloat
+    cached_tokens: NonNegativeFloat
+    completion_tokens: NonNegativeFloat
+    seconds: NonNegativeFloat
+    cost: NonNegativeFloat
+    currency: str
+
+
+class _StoredHead(_Stored):
+    plan: _StoredPlan
+    created_at: float = Field(ge=0, lt=YEAR_2200)
+    summary: list[_StoredSummary]
+
+
+class _StoredAnswer(_Stored):
+    text: str
+    error: str = ""
+    is_exact: bool
+
+
+class _StoredRow(_Stored):
+    line: NonNegativeInt
+    prompt: list[dict[str, Any]]
+    expected: str
+    answers: list[_StoredAnswer]
+    differs: bool
+
+
 def read_result(file_id: str, text: str) -> Comparison:
     """A comparison from its file. Raises ValueError when the file is something else."""
-    first, *rows = [json.loads(line) for line in text.splitlines() if line.strip()]
     try:
-        plan = first["plan"]
-        contestants = tuple(Contestant(**contestant) for contestant in plan.pop("contestants"))
-        found = Comparison(file_id, Plan(contestants=contestants, **plan), first["created_at"])
-        found.summary, found.rows, found.stored_as = first["summary"], rows, file_id
-    except (KeyError, TypeError) as exc:
+        head, *lines = [line for line in text.split("\n") if line.strip()]
+        stored = _StoredHead.model_validate_json(head)
+        rows = [_StoredRow.model_validate_json(line) for line in lines]
+    except (ValueError, ValidationError) as exc:
         raise ValueError(f"{file_id} is not a comparison") from exc
+    count = len(stored.plan.contestants)
+    if len(stored.summary) != count or any(len(row.answers) != count for row in rows):
+        raise ValueError(f"{file_id} is not a whole comparison")
+    plan = stored.plan.model_dump()
+    contestants = tuple(Contestant(**contestant) for contestant in plan.pop("contestants"))
+    found = Comparison(file_id, Plan(contestants=contestants, **plan), stored.created_at)
+    found.summary = [item.model_dump() for item in stored.summary]
+    found.rows, found.stored_as = [row.model_dump() for row in rows], file_id
     found.total = found.done = len(rows)
     return found

@@ -1,59 +1,35 @@
-"""The lines of a dataset as the pages need them."""
+"""The rows of a dataset as questions with their answers, and as turns before a question."""
 
-import json
+from collections.abc import Iterator
 from typing import Any
 
-from openai.types import FileObject
-
-MAX_HELD_BYTES = 64 * 1024 * 1024  # a larger file is not read into memory whole: it is not offered where that happens
-
-
-def small_enough(files: list[FileObject]) -> list[FileObject]:
-    return [file for file in files if file.bytes <= MAX_HELD_BYTES]
+from tunery.datasets.conversations import Conversation, read_conversations
 
 
 def chat_examples(text: str) -> list[tuple[int, list[dict[str, Any]]]]:
-    """Line numbers (from 1) and messages of the chat examples that end with a text answer; others are passed over."""
-    found: list[tuple[int, list[dict[str, Any]]]] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        messages = row.get("messages") if isinstance(row, dict) else None
-        if isinstance(messages, list) and len(messages) > 1 and _is_text_answer(messages[-1]):
-            found.append((number, [_without_weight(message) for message in messages]))
-    return found
+    """Line numbers (from 1) and messages of the examples that end with a text answer; others are passed over."""
+    return [(row.line, [*row.messages, {"role": "assistant", "content": row.answer_text}]) for row in questions(text)]
+
+
+def questions(text: str) -> Iterator[Conversation]:
+    """The rows that a model can be asked and whose text answer it can be compared with."""
+    return (row for row in _conversations(text) if row.messages and row.answer_text is not None)
 
 
 def few_shots(text: str, wanted: int) -> list[dict[str, Any]]:
-    """A user's and an assistant's turn from each of the first `wanted` chat lines that have just these.
+    """A user's and an assistant's turn from each of the first `wanted` rows that have just these.
 
     Their system messages are left to whoever asks.
     """
     shots: list[dict[str, Any]] = []
-    for line in text.splitlines():
+    for row in _conversations(text):
         if len(shots) >= 2 * wanted:
             break
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        messages = row.get("messages", []) if isinstance(row, dict) else []
-        turns = [
-            {"role": message["role"], "content": message["content"]}
-            for message in messages
-            if message.get("role") in ("user", "assistant") and isinstance(message.get("content"), str)
-        ]
-        if [turn["role"] for turn in turns] == ["user", "assistant"]:
-            shots += turns
+        turns = [message for message in row.messages if message["role"] not in ("system", "developer")]
+        if [turn["role"] for turn in turns] == ["user"] and row.answer_text:
+            shots += [turns[0], {"role": "assistant", "content": row.answer_text}]
     return shots
 
 
-def _is_text_answer(message: Any) -> bool:
-    return isinstance(message, dict) and message.get("role") == "assistant" and isinstance(message.get("content"), str)
-
-
-def _without_weight(message: dict[str, Any]) -> dict[str, Any]:
-    """`weight` belongs to training files; a request may not have it."""
-    return {name: value for name, value in message.items() if name != "weight"}
+def _conversations(text: str) -> Iterator[Conversation]:
+    return (row for row in read_conversations([text.encode("utf-8", "surrogatepass")]) if isinstance(row, Conversation))

@@ -18,6 +18,11 @@ class Model:
     training: bool
     context_length: int
     max_example_tokens: int
+    display_name: str | None
+    job_id: str | None
+    weights: dict[str, Any]  # name, source, adapter
+    same_weights: list[str]  # other names for them
+    learned_from: list[dict[str, Any]]  # files: id, sha256
     price: dict[str, Any] | None  # per million tokens: training, input, cached_input, output, currency
 
     def cost(self, usage: CompletionUsage) -> float | None:
@@ -29,14 +34,18 @@ class Model:
         total = fresh * self.price["input"] + cached * self.price["cached_input"]
         return (total + usage.completion_tokens * self.price["output"]) / 1e6
 
+    def learned(self, file: dict[str, Any]) -> bool:
+        """Whether it was trained on this file, or on one with the same content."""
+        return any(file["id"] == known["id"] or file["sha256"] == known["sha256"] for known in self.learned_from)
+
     @property
     def currency(self) -> str:
         return self.price["currency"] if self.price else "usd"
 
 
-async def list_models(connection: Connection) -> list[Model]:
-    """Own fine-tunes first, newest first, then the bases."""
-    entries = (await connection.get("/tunery/v1/catalog"))["data"]
+async def list_models(connection: Connection, *, search: str = "", limit: int | None = None) -> list[Model]:
+    """Own fine-tunes first, newest first and `limit` of them, then the bases."""
+    entries = (await connection.get("/tunery/v1/catalog", search=search, limit=limit))["data"]
     names = Model.__dataclass_fields__
     models = [Model(**{name: entry[name] for name in names}) for entry in entries]
     return sorted(models, key=lambda model: model.kind == "base")

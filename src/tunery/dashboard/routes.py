@@ -6,8 +6,10 @@ from urllib.parse import quote, unquote
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
+from openai import BadRequestError
 from starlette.background import BackgroundTask
 
+from tunery.dashboard.checks import report_of
 from tunery.dashboard.connection import Connection, Connections, explain
 from tunery.dashboard.drafts import Drafts
 from tunery.dashboard.examples import upload_example
@@ -109,7 +111,10 @@ def _upload_routes(router: APIRouter, sessions: Sessions, connections: Connectio
                 client = connections.for_session(request, session).client
                 stored = await client.files.create(file=(name, file), purpose=purpose)  # pyright: ignore
             except Exception as error:
-                return JSONResponse({"message": explain(error, t)}, status_code=400)
+                answer: dict[str, object] = {"message": explain(error, t)}
+                if purpose == "fine-tune" and isinstance(error, BadRequestError) and error.param == "file":
+                    answer["report"] = await report_of(file)
+                return JSONResponse(answer, status_code=400)
         return JSONResponse({"id": stored.id, "filename": stored.filename, "bytes": stored.bytes})
 
     @router.post(f"{BASE}/example")

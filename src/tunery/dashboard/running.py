@@ -1,15 +1,19 @@
 """Comparisons that run in this process. They belong to the key that started them, not to a tab."""
 
+import logging
 import time
 from collections import OrderedDict
+from typing import Any
 
 from nicegui import background_tasks
 
-from tunery.dashboard.comparison import Comparison, Plan, Runner
+from tunery.dashboard.comparison import Comparison, Hopeless, NoExamples, Plan, Runner
 from tunery.dashboard.connection import Connection, SessionEnded, explain
 from tunery.dashboard.models import Model
 from tunery.domain.ids import random_text
 from tunery.texts import Translator
+
+log = logging.getLogger(__name__)
 
 MAX_KEPT = 50
 
@@ -30,14 +34,22 @@ def start(connection: Connection, models: dict[str, Model], plan: Plan, t: Trans
 
     async def run() -> None:
         try:
-            await Runner(background, models, comparison).run()
-        except ValueError:
+            await Runner(background, models, comparison, t).run()
+        except* NoExamples:
             comparison.error = t("compare.no_examples")
-        except Exception as error:
-            comparison.error = explain(error, t)
+        except* Hopeless as errors:
+            comparison.error = t("compare.hopeless", reason=_first(errors))
+        except* Exception as errors:
+            log.exception("a comparison failed")
+            comparison.error = explain(_first(errors), t)
 
     background_tasks.create(run(), name=comparison.id)
     return comparison
+
+
+def _first(errors: BaseExceptionGroup[Any]) -> Any:
+    first = errors.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def find(connection: Connection, comparison_id: str) -> Comparison | None:

@@ -11,6 +11,8 @@ from tunery.datasets.parse import parse_line
 from tunery.datasets.problems import Findings, Problem
 from tunery.datasets.render import Measured, Renderer
 
+MAX_TEXT_BYTES = 2_000
+
 Kind = Literal["context", "trained", "cut"]
 
 
@@ -30,6 +32,7 @@ class Row:
     num_tokens: int | None = None  # as Measured counts; None without a renderer or with an error
     num_trained_tokens: int | None = None
     segments: tuple[Segment, ...] = ()
+    text: str | None = None  # of a line that is no example at all: its beginning
 
 
 def read_rows(
@@ -69,6 +72,8 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _row(line: Line, row: dict[str, Any] | None, renderer: Renderer | None, max_tokens: int | None) -> Row:
     parsed = parse_line(line)
+    if row is None:
+        return Row(line.number, None, parsed.problems, text=line.content[:MAX_TEXT_BYTES].decode("utf-8", "replace"))
     if parsed.example is None or renderer is None:
         return Row(line.number, row, parsed.problems)
     example = renderer.as_trained(parsed.example)

@@ -18,11 +18,11 @@ class UploadCheck:
     def __init__(self) -> None:
         self._splitter = LineSplitter()
         self._problem: str | None = None
-        self._seen = False
+        self.num_rows = 0  # lines that are not blank, of a file with a problem those before it
         self._wide: str | None = None
 
     def feed(self, chunk: bytes) -> None:
-        if not self._seen and chunk:
+        if not self.num_rows and chunk:
             self._wide = self._wide or wide_encoding(chunk)
         if self._problem is None:
             for line in self._splitter.feed(chunk):
@@ -32,14 +32,14 @@ class UploadCheck:
         if self._problem is None:
             for line in self._splitter.finish():
                 self._look(line)
-        if self._problem is None and not self._seen:
+        if self._problem is None and not self.num_rows:
             return "Expected file to have JSONL format, where every line is a JSON dictionary. The file is empty."
         return self._problem
 
     def _look(self, line: Line) -> None:
         if line.is_blank or self._problem is not None:
             return
-        self._seen = True
+        self.num_rows += 1
         if line.is_too_long:
             self._problem = f"Line {line.number} has {line.size:,} bytes; a line may have {MAX_LINE_BYTES:,}."
         elif not _is_object(line.content):

@@ -33,6 +33,7 @@ class File:
     expires_at: int | None = None
     status: str = "processed"
     status_details: str | None = None
+    num_rows: int | None = None  # lines that are not blank; None: not counted
 
 
 @dataclass(frozen=True)

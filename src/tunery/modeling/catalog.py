@@ -14,6 +14,7 @@ from tunery.domain.errors import InvalidRequest, NotFound, no_such_model
 class CatalogModel:
     name: str  # the snapshot: what stands in the names of its fine-tunes
     aliases: tuple[str, ...]
+    weights: str  # what the catalog calls them: the name of their [bases] entry
     source: str  # `pypi:`, `hf:` or `path:`, see modeling.sources
     context_length: int
     max_example_tokens: int  # a training example is cut to this length
@@ -66,6 +67,13 @@ class Catalog:
     def find(self, name: str) -> CatalogModel | None:
         return self.models.get(self._by_alias.get(name, name))
 
+    def weights_of(self, source: str) -> str:
+        """For people: the weights' name, and the beginning of their hash where the catalog knows it; of a source that
+        is no longer in the catalog the source itself."""
+        name = next((model.weights for model in self if model.source == source), source)
+        artifact = self.artifacts.get(source)
+        return f"{name} ({artifact.sha256[:8]})" if artifact else name
+
     def sources(self) -> list[str]:
         """Each source once, in the catalog's order."""
         return list(dict.fromkeys(model.source for model in self.models.values()))
@@ -117,6 +125,7 @@ def _model(row: dict[str, Any], bases: dict[str, dict[str, Any]], where: str) ->
     return CatalogModel(
         name=row["name"],
         aliases=tuple(row.get("aliases", ())),
+        weights=row["base"],
         source=base["source"],
         context_length=context_length,
         max_example_tokens=row.get("max_example_tokens", context_length),

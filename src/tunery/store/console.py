@@ -1,6 +1,7 @@
 """What the dashboard asks that OpenAI's API cannot answer: jobs by text and status, and a job's curve in few points."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, func, or_, select
@@ -8,7 +9,7 @@ from sqlalchemy import Connection, func, or_, select
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.store.jobs import to_job
 from tunery.store.paging import Page, fetch_page
-from tunery.store.tables import job_events, jobs
+from tunery.store.tables import files, job_events, jobs
 
 SEARCHED = (jobs.c.id, jobs.c.display_name, jobs.c.suffix, jobs.c.fine_tuned_model, jobs.c.model, jobs.c.training_file)
 
@@ -29,6 +30,22 @@ def search_jobs(
     if statuses:
         query = query.where(jobs.c.status.in_(statuses))
     return fetch_page(conn, query, jobs, to_job, after=after, limit=limit)
+
+
+@dataclass(frozen=True)
+class TrainingFile:
+    project_id: str
+    model: str  # that the job was created on
+    training_file: str
+    sha256: str | None  # None: the file is no more
+
+
+def training_files(conn: Connection, job_ids: Sequence[str]) -> dict[str, TrainingFile]:
+    """By job. Of any project: whose file it is stands beside it."""
+    columns = (jobs.c.id, jobs.c.project_id, jobs.c.model, jobs.c.training_file, files.c.sha256)
+    joined = jobs.outerjoin(files, files.c.id == jobs.c.training_file)
+    rows = conn.execute(select(*columns).select_from(joined).where(jobs.c.id.in_(job_ids)))
+    return {row.id: TrainingFile(*row[1:]) for row in rows}
 
 
 def list_metrics(conn: Connection, job_id: str, *, max_points: int) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
 
 from tunery.domain.errors import NotFound, no_such_file
 from tunery.domain.files import File, FilePurpose, Upload, UploadPart
@@ -32,14 +32,19 @@ def list_files(
     conn: Connection,
     project_id: str,
     *,
+    text: str = "",
     purpose: str | None = None,
     after: str | None = None,
     limit: int = 10_000,
     order: str = "desc",
 ) -> Page[File]:
+    """`text` may stand anywhere in a file's name or id, in either case."""
     query = select(files).where(files.c.project_id == project_id)
     if purpose is not None:
         query = query.where(files.c.purpose == purpose)
+    if text:
+        searched = (files.c.filename, files.c.id)
+        query = query.where(or_(*(column.icontains(text, autoescape=True) for column in searched)))
     return fetch_page(conn, query, files, _to_file, after=after, limit=limit, descending=order != "asc")
 
 

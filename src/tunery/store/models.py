@@ -1,5 +1,6 @@
 """Fine-tuned models, who else may use them, and the names of one's own that point at them."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -38,15 +39,27 @@ def get_model_by_id(conn: Connection, model_id: str) -> FineTunedModel:
     return _to_model(row)
 
 
-def list_models(conn: Connection, project_id: str) -> tuple[FineTunedModel, ...]:
-    """Own and shared, newest first; the API's list has no pages."""
+def list_models(
+    conn: Connection, project_id: str, *, text: str = "", limit: int | None = None
+) -> tuple[FineTunedModel, ...]:
+    """Own and shared, newest first; the API's list has no pages. `text` may stand anywhere in a name, also its display
+    name."""
     query = select(models).where(_visible_to(project_id)).order_by(models.c.created_at.desc(), models.c.seq.desc())
+    if text:
+        searched = (models.c.name, models.c.display_name)
+        query = query.where(or_(*(column.icontains(text, autoescape=True) for column in searched)))
+    query = query.limit(limit)
     return tuple(_to_model(row) for row in conn.execute(query))
 
 
 def list_models_of_job(conn: Connection, job_id: str) -> tuple[FineTunedModel, ...]:
     query = select(models).where(models.c.job_id == job_id).order_by(models.c.step_number.desc())
     return tuple(_to_model(row) for row in conn.execute(query))
+
+
+def find_models(conn: Connection, names: Iterable[str]) -> tuple[FineTunedModel, ...]:
+    """Of any project."""
+    return tuple(_to_model(row) for row in conn.execute(select(models).where(models.c.name.in_(list(names)))))
 
 
 def set_display_name(conn: Connection, name: str, project_id: str, display_name: str | None) -> FineTunedModel:

@@ -116,7 +116,9 @@ files = Table(
     Column("expires_at", BigInteger),
     Column("status", String, nullable=False),
     Column("status_details", String),
+    Column("num_rows", BigInteger),
     Index(None, "project_id", "created_at", "seq"),
+    Index(None, "project_id", "purpose", "created_at", "seq"),
     Index("ix_files_expires_at", "expires_at"),
 )
 

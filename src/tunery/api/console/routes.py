@@ -1,3 +1,4 @@
+from collections import defaultdict
 from typing import Annotated
 
 from fastapi import Query, Request
@@ -13,11 +14,16 @@ from tunery.api.console.schemas import (
     JobDetail,
     JobList,
     JobSummary,
+    JobView,
+    LearnedFile,
     ModelName,
     ScoreOut,
     ScoreRequest,
     SessionOut,
+    Weights,
 )
+from tunery.api.fine_tuning import service as fine_tuning
+from tunery.api.fine_tuning.schemas import wire_checkpoint, wire_event, wire_job
 from tunery.api.paging import After, Limit
 from tunery.api.routing import Router
 from tunery.api.services import Services, ServicesDep
@@ -64,7 +70,8 @@ def name_job(job_id: str, body: DisplayName, caller: JobsWriter, services: Servi
 @router.post("/models/{model:path}")
 def name_model(model: str, body: DisplayName, caller: ModelsWriter, services: ServicesDep) -> CatalogEntry:
     """Give a model a display name. Its name, which requests use, stays as it is."""
-    return _own_entry(services, service.name_model(services, caller, model, body.display_name))
+    named = service.name_model(services, caller, model, body.display_name)
+    return _own_entry(services, named, service.learned_files(services, caller, [named])[named.name])
 
 
 @router.get("/model_name")
@@ -84,9 +91,32 @@ def _detail(services: Services, job: FineTuningJob) -> JobDetail:
         **_summary(services, job).model_dump(),
         hyperparameters=request["method"][job.method]["hyperparameters"],
         reasons=job.details.get("hyperparameter_reasons", {}),
+        weights=service.weights_of(services, job),
         details=job.details,
         request=request,
         texts=(job.details.get("texts") or {}) | ({"error": job.error.text} if job.error and job.error.text else {}),
+    )
+
+
+@router.get("/jobs/{job_id}/view")
+def get_view(
+    job_id: str,
+    caller: JobsReader,
+    services: ServicesDep,
+    points: Annotated[int, Query(ge=10, le=2000)] = 500,
+    events: Annotated[int, Query(ge=1, le=1000, description="Events at most.")] = 100,
+) -> JobView:
+    """State, curves, events, checkpoints and file names in one answer."""
+    job = service.job(services, caller, job_id)
+    told = fine_tuning.list_events(services, caller, job_id, after=None, limit=events)
+    saved = fine_tuning.list_checkpoints(services, caller, job_id, after=None, limit=20)
+    return JobView(
+        detail=_detail(services, job),
+        job=wire_job(job, services.settings),
+        curves=service.curves(services, caller, job_id, points),
+        events=[wire_event(event) for event in told.items],
+        checkpoints=[wire_checkpoint(checkpoint) for checkpoint in saved.items],
+        files=service.file_names(services, caller, [job.training_file, job.validation_file]),
     )
 
 
@@ -99,9 +129,20 @@ def get_curves(
 
 
 @router.get("/catalog")
-def get_catalog(caller: ModelsReader, services: ServicesDep) -> CatalogOut:
-    """Every model this project may use, with its limits and prices; fine-tuned ones first, newest first."""
-    return CatalogOut(data=[*_own_entries(services, caller), *_base_entries(services)])
+def get_catalog(
+    caller: ModelsReader,
+    services: ServicesDep,
+    search: Annotated[str, Query(max_length=200, description="Text in the name, the display name or an alias.")] = "",
+    limit: Annotated[int, Query(ge=1, le=service.MAX_MODELS, description="Fine-tuned models at most.")] = (
+        service.MAX_MODELS
+    ),
+) -> CatalogOut:
+    """Every model this project may use, with limits, prices and weights; fine-tuned ones first, newest first."""
+    own, has_more = service.models(services, caller, search, limit)
+    names = service.alias_names(services, caller)
+    learned = service.learned_files(services, caller, own)
+    entries = [_own_entry(services, model, learned[model.name]) for model in own] + _base_entries(services, search)
+    return CatalogOut(data=_compared(entries, names), has_more=has_more)
 
 
 @router.post("/scores")
@@ -135,11 +176,19 @@ def _summary(services: Services, job: FineTuningJob) -> JobSummary:
     )
 
 
-def _own_entries(services: Services, caller: ModelsReader) -> list[CatalogEntry]:
-    return [_own_entry(services, model) for model in service.models(services, caller)]
+def _compared(entries: list[CatalogEntry], aliases: dict[str, list[str]]) -> list[CatalogEntry]:
+    """With the project's own names for them, and which of them are the same weights under other names."""
+    alike: defaultdict[tuple[str, str | None], list[str]] = defaultdict(list)
+    for entry in entries:
+        alike[entry.weights.source, entry.weights.adapter].append(entry.name)
+    for entry in entries:
+        entry.aliases += aliases.get(entry.name, [])
+        same = alike[entry.weights.source, entry.weights.adapter]
+        entry.same_weights = [name for name in same if name != entry.name]
+    return entries
 
 
-def _own_entry(services: Services, model: FineTunedModel) -> CatalogEntry:
+def _own_entry(services: Services, model: FineTunedModel, learned: list[LearnedFile]) -> CatalogEntry:
     base = services.catalog.find(model.base_model)
     name = parse_name(model.name)
     return CatalogEntry(
@@ -151,6 +200,9 @@ def _own_entry(services: Services, model: FineTunedModel) -> CatalogEntry:
         context_length=base.context_length if base else 0,
         max_example_tokens=base.max_example_tokens if base else 0,
         price=pricing.price_of(services, model.name, model.base_model),
+        weights=Weights(name=services.catalog.weights_of(model.source), source=model.source, adapter=model.id),
+        same_weights=[],
+        learned_from=learned,
         display_name=model.display_name,
         job_id=model.job_id,
         step_number=name.step if name else None,
@@ -158,7 +210,8 @@ def _own_entry(services: Services, model: FineTunedModel) -> CatalogEntry:
     )
 
 
-def _base_entries(services: Services) -> list[CatalogEntry]:
+def _base_entries(services: Services, search: str) -> list[CatalogEntry]:
+    wanted = search.casefold()
     return [
         CatalogEntry(
             name=base.name,
@@ -169,11 +222,14 @@ def _base_entries(services: Services) -> list[CatalogEntry]:
             context_length=base.context_length,
             max_example_tokens=base.max_example_tokens,
             price=pricing.price_of(services, base.name, base.name),
+            weights=Weights(name=services.catalog.weights_of(base.source), source=base.source, adapter=None),
+            same_weights=[],
+            learned_from=[],
             display_name=None,
             job_id=None,
             step_number=None,
             created_at=None,
         )
         for base in services.catalog
-        if base.serving or base.training
+        if (base.serving or base.training) and any(wanted in name.casefold() for name in (base.name, *base.aliases))
     ]

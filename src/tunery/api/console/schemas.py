@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from tunery.api.body import Body, Texts
+from tunery.api.fine_tuning.schemas import CheckpointOut, Event, Job
 
 Curve = list[tuple[int, float]]
 
@@ -57,9 +58,22 @@ class JobList(BaseModel):
 class JobDetail(JobSummary):
     hyperparameters: dict[str, int | float | str]
     reasons: dict[str, str] = Field(description="Why each hyperparameter has its value, in a sentence.")
+    weights: str = Field(description="What the model stands on: the base weights' name and hash.")
     details: dict[str, Any] = Field(description="What the worker noted: advice, parity with the engine, timings.")
     request: dict[str, Any] = Field(description="The body that creates this job again.")
     texts: Texts
+
+
+class JobView(BaseModel):
+    """All that a page about one job shows, of one moment."""
+
+    object: Literal["tunery.job_view"] = "tunery.job_view"
+    detail: JobDetail
+    job: Job
+    curves: "Curves"
+    events: list[Event] = Field(description="The newest first.")
+    checkpoints: list[CheckpointOut]
+    files: dict[str, str | None] = Field(description="Names of its files by id; null for one that is no more.")
 
 
 class DisplayName(Body):
@@ -95,6 +109,21 @@ class PriceOut(BaseModel):
     currency: str
 
 
+class Weights(BaseModel):
+    """What stands under a model's name."""
+
+    name: str = Field(description="For people: the base weights' name, the beginning of their hash where it is known.")
+    source: str = Field(description="Where they come from, as in the catalog.")
+    adapter: str | None = Field(description="The adapter of a fine-tuned model on top of them.")
+
+
+class LearnedFile(BaseModel):
+    """A training file of the model, or of one that it goes on from."""
+
+    id: str | None = Field(description="Null for another project's.")
+    sha256: str | None = Field(description="Null when the file is no more.")
+
+
 class CatalogEntry(BaseModel):
     name: str
     aliases: list[str]
@@ -104,6 +133,9 @@ class CatalogEntry(BaseModel):
     context_length: int
     max_example_tokens: int
     price: PriceOut
+    weights: Weights
+    same_weights: list[str] = Field(description="Other models of the list that answer with the very same weights.")
+    learned_from: list[LearnedFile]
     display_name: str | None = Field(description="Its owner's own words for it.")
     job_id: str | None
     step_number: int | None = Field(description="Set for a checkpoint before the last.")
@@ -113,6 +145,7 @@ class CatalogEntry(BaseModel):
 class CatalogOut(BaseModel):
     object: Literal["list"] = "list"
     data: list[CatalogEntry]
+    has_more: bool = Field(description="Whether there are more fine-tuned models than were asked for.")
 
 
 class ScoreRequest(BaseModel):

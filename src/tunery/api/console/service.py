@@ -1,12 +1,13 @@
 """Answers for the dashboard. Reads what others wrote; changes nothing but display names."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from sqlalchemy import Connection
 
-from tunery.api.console.schemas import Curves, ModelName, ProjectRef, SessionOut
+from tunery.api.console.schemas import Curves, LearnedFile, ModelName, ProjectRef, SessionOut
 from tunery.api.services import Services
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.domain.models import FineTunedModel
@@ -14,8 +15,8 @@ from tunery.domain.names import check_suffix, new_name
 from tunery.domain.tenants import Caller, Role
 from tunery.jobs.lifecycle import trainable
 from tunery.store import console as store
+from tunery.store import files, tenants
 from tunery.store import models as models_store
-from tunery.store import tenants
 from tunery.store.database import read, write
 from tunery.store.jobs import get_job, set_display_name
 from tunery.store.models import list_models
@@ -93,9 +94,54 @@ def _curve(rows: Iterable[dict[str, Any]], name: str) -> list[tuple[int, float]]
     return [(row["step"], row[name]) for row in rows if row.get(name) is not None]
 
 
-def models(services: Services, caller: Caller) -> tuple[FineTunedModel, ...]:
+def models(services: Services, caller: Caller, text: str, limit: int) -> tuple[tuple[FineTunedModel, ...], bool]:
+    """Those with this text in their names, and whether there are more than `limit`."""
     with read(services.engine) as conn:
-        return list_models(conn, caller.project_id)[:MAX_MODELS]
+        found = list_models(conn, caller.project_id, text=text, limit=limit + 1)
+    return found[:limit], len(found) > limit
+
+
+def learned_files(services: Services, caller: Caller, found: Sequence[FineTunedModel]) -> dict[str, list[LearnedFile]]:
+    """By model name: what each was trained on, and what the models were that it goes on from."""
+    with read(services.engine) as conn:
+        jobs = store.training_files(conn, [model.job_id for model in found if model.job_id])
+        known = {model.name: model.job_id for model in found}
+        while missing := {job.model for job in jobs.values() if job.model.startswith("ft:")} - known.keys():
+            before = models_store.find_models(conn, missing)
+            known |= dict.fromkeys(missing) | {model.name: model.job_id for model in before}
+            jobs |= store.training_files(conn, [model.job_id for model in before if model.job_id])
+
+    def files_of(name: str) -> list[LearnedFile]:
+        learned: list[LearnedFile] = []
+        while (job := jobs.get(known.get(name) or "")) is not None:
+            own = job.project_id == caller.project_id
+            learned.append(LearnedFile(id=job.training_file if own else None, sha256=job.sha256))
+            name = job.model
+        return learned
+
+    return {model.name: files_of(model.name) for model in found}
+
+
+def alias_names(services: Services, caller: Caller) -> dict[str, list[str]]:
+    """The project's own names, by what they point at."""
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    with read(services.engine) as conn:
+        for alias in models_store.list_aliases(conn, caller.project_id):
+            names[alias.target].append(alias.name)
+    return names
+
+
+def file_names(services: Services, caller: Caller, file_ids: Iterable[str | None]) -> dict[str, str | None]:
+    with read(services.engine) as conn:
+        found = {file_id: files.find_file(conn, file_id, caller.project_id) for file_id in file_ids if file_id}
+    return {file_id: file.filename if file else None for file_id, file in found.items()}
+
+
+def weights_of(services: Services, job: FineTuningJob) -> str:
+    """Those it was trained on; before that, those that its base has now."""
+    base = services.catalog.find(job.base_model)
+    source = job.details.get("source") or (base.source if base else job.base_model)
+    return services.catalog.weights_of(source)
 
 
 def recipe(job: FineTuningJob) -> dict[str, Any]:

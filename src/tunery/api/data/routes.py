@@ -9,7 +9,10 @@ from tunery.api.auth import FilesReader, FilesWriter, JobsReader
 from tunery.api.data import service
 from tunery.api.data.reports import Running, drain
 from tunery.api.data.schemas import (
+    EstimateCreate,
     EstimateOut,
+    FileList,
+    FileOut,
     ReportOut,
     RowList,
     RowOut,
@@ -17,7 +20,8 @@ from tunery.api.data.schemas import (
     SplitOut,
     ValidationCreate,
 )
-from tunery.api.fine_tuning.schemas import JobCreate
+from tunery.api.files.schemas import wire_file
+from tunery.api.paging import After, Limit
 from tunery.api.routing import Router
 from tunery.api.services import ServicesDep
 from tunery.datasets.report import Report, problem_dict
@@ -41,10 +45,25 @@ def create_validation(body: ValidationCreate, caller: FilesReader, services: Ser
 
 
 @router.post("/estimates")
-def create_estimate(body: JobCreate, caller: JobsReader, services: ServicesDep) -> EstimateOut:
+def create_estimate(body: EstimateCreate, caller: JobsReader, services: ServicesDep) -> EstimateOut:
     """What the job that this body would create comes to. Creates nothing."""
-    base, method, found = service.estimate_job(services, caller, body.to_request())
+    base, method, found = service.estimate_job(services, caller, body.to_request(), body.validation_share)
     return EstimateOut(model=base.name, method=method, **found.to_dict())
+
+
+@router.get("/files")
+def search_files(
+    caller: FilesReader,
+    services: ServicesDep,
+    after: After = None,
+    limit: Limit = 20,
+    purpose: Annotated[str | None, Query(max_length=100)] = None,
+    search: Annotated[str, Query(max_length=200, description="Text in the name or the id, whatever its case.")] = "",
+) -> FileList:
+    """Files with their number of rows, newest first."""
+    page = service.search_files(services, caller, text=search, purpose=purpose, after=after, limit=limit)
+    found = [FileOut(**wire_file(file).model_dump(), sha256=file.sha256, num_rows=file.num_rows) for file in page.items]
+    return FileList(data=found, has_more=page.has_more)
 
 
 @router.get("/files/{file_id}/rows")
@@ -86,6 +105,7 @@ def _wire_row(row: Row) -> RowOut:
         {
             "line": row.line,
             "example": row.example,
+            "text": row.text,
             "problems": [problem_dict(problem) for problem in row.problems],
             "num_tokens": row.num_tokens,
             "num_trained_tokens": row.num_trained_tokens,

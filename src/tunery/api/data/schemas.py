@@ -1,11 +1,15 @@
 """Reports, estimates and rows on the wire."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from tunery.api.body import Body, Texts
+from tunery.api.files.schemas import FileObject
+from tunery.api.fine_tuning.schemas import JobCreate
 
+DEFAULT_SEED = 0  # of a split
+Share = Annotated[float, Field(gt=0, lt=1)]
 MethodName = Literal["supervised", "dpo"]
 RoleName = Literal["training", "validation"]
 
@@ -19,6 +23,9 @@ class ValidationCreate(Body):
     role: RoleName = "training"
     training_file: str | None = Field(
         None, max_length=200, description="With the role `validation`: look for rows that stand in this file too."
+    )
+    validation_share: Share | None = Field(
+        None, description="Report on what is left to train on when a file is split with this share."
     )
     stream: bool = Field(False, description="Answer with server-sent events: `progress` while it works, then `report`.")
 
@@ -94,6 +101,12 @@ class ReportOut(BaseModel):
     advice: list[AdviceOut]
 
 
+class EstimateCreate(JobCreate):
+    """A job, and whether a share of its training file is held back before it is created."""
+
+    validation_share: Share | None = Field(None, description="As for a split; then without `validation_file`.")
+
+
 class ResolvedOut(BaseModel):
     n_epochs: int
     batch_size: int
@@ -129,11 +142,23 @@ class SegmentOut(BaseModel):
 
 class RowOut(BaseModel):
     line: int
-    example: dict[str, Any] | None = Field(description="Null when the line is no JSON object.")
+    example: dict[str, Any] | None = Field(description="Null when the line is no JSON object as training takes it.")
+    text: str | None = Field(description="Then the beginning of the line as it stands.")
     problems: list[ProblemOut]
     num_tokens: int | None
     num_trained_tokens: int | None
     segments: list[SegmentOut] = Field(description="The rendered text; empty without a model.")
+
+
+class FileOut(FileObject):
+    sha256: str
+    num_rows: int | None = Field(description="Lines that are not blank; null for a file of an earlier version.")
+
+
+class FileList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[FileOut]
+    has_more: bool
 
 
 class RowList(BaseModel):
@@ -143,8 +168,8 @@ class RowList(BaseModel):
 
 
 class SplitCreate(Body):
-    validation_share: float = Field(0.1, gt=0, lt=1)
-    seed: int = Field(0, ge=0, le=2**31 - 1)
+    validation_share: Share = 0.1
+    seed: int = Field(DEFAULT_SEED, ge=0, le=2**31 - 1)
 
 
 class SplitOut(BaseModel):

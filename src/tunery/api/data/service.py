@@ -1,6 +1,7 @@
 """Reports, estimates, rows and splits of a project's files. The rules are tunery.datasets'; here is whose they are."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -8,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tunery.api.data.reports import ReportKey, Steps, drain
-from tunery.api.data.schemas import ValidationCreate
+from tunery.api.data.schemas import DEFAULT_SEED, ValidationCreate
 from tunery.api.files.service import as_file, blob_path, receive
 from tunery.api.inference.engine_errors import unavailable
 from tunery.api.services import Services
@@ -34,6 +35,7 @@ from tunery.modeling.sources import cached
 from tunery.store import files as store
 from tunery.store import models
 from tunery.store.database import read, write
+from tunery.store.paging import Page
 from tunery.texts import say
 
 
@@ -52,6 +54,9 @@ def validation(services: Services, caller: Caller, request: ValidationCreate) ->
     """The file, and the steps of its validation. What can be refused is refused before the first step."""
     file = find_file(services, caller, request.file)
     base = find_base(services, caller, request.model) if request.model else None
+    if request.validation_share is not None:
+        _refuse_beside_share(request.training_file, "training_file")
+        return file, _report_of_split(services, file, base, request.method, request.validation_share)
     if request.training_file is None:
         return file, _report_steps(services, file, base, request.method, request.role)
     if request.role != "validation":
@@ -60,12 +65,18 @@ def validation(services: Services, caller: Caller, request: ValidationCreate) ->
     return file, _against(services, file, training, base, request.method)
 
 
-def estimate_job(services: Services, caller: Caller, request: JobRequest) -> tuple[Base, Method, Estimate]:
+def estimate_job(
+    services: Services, caller: Caller, request: JobRequest, share: float | None = None
+) -> tuple[Base, Method, Estimate]:
     """What the job would come to. Creates nothing. Raises what creating it, or checking its file, would bring up."""
     method = check(request)
     file = find_file(services, caller, request.training_file)
     base = find_base(services, caller, request.model)
-    report = drain(_report_steps(services, file, base, method, "training"))
+    if share is None:
+        report = drain(_report_steps(services, file, base, method, "training"))
+    else:
+        _refuse_beside_share(request.validation_file, "validation_file")
+        report = drain(_report_of_split(services, file, base, method, share))
     error = first_job_error(report, file.id)
     if error is not None:
         raise InvalidRequest(error.message, param=error.param, code=error.code)
@@ -84,7 +95,7 @@ def estimate_job(services: Services, caller: Caller, request: JobRequest) -> tup
         training_price=services.prices.training_price(base.catalog.name, services.clock()),
         currency=services.prices.currency,
     )
-    if request.validation_file is None:
+    if request.validation_file is None and share is None:
         found.advice.append(no_validation_file(report.num_examples))
     return base, method, found
 
@@ -113,15 +124,20 @@ def split(services: Services, caller: Caller, file_id: str, *, share: float, see
         raise InvalidRequest(
             say("error.no_training_file_its_purpose", file_id=file_id, value=file.purpose.value), param="id"
         )
-    work = services.settings.home / "work"
-    work.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="split-", dir=work) as folder:
-        parts = Path(folder) / "train.jsonl", Path(folder) / "valid.jsonl"
+    with _split_folder(services) as folder:
+        parts = folder / "train.jsonl", folder / "valid.jsonl"
         with services.reports.turn(file.bytes):
             done = split_file(lambda: services.blobs.get(file.blob), *parts, share=share, seed=seed)
         stem = Path(file.filename).stem
         made = _store(services, caller, [(f"{stem}-{part.name}", part) for part in parts])
     return made[0], made[1], done
+
+
+def search_files(
+    services: Services, caller: Caller, *, text: str, purpose: str | None, after: str | None, limit: int
+) -> Page[File]:
+    with read(services.engine) as conn:
+        return store.list_files(conn, caller.project_id, text=text, purpose=purpose, after=after, limit=limit)
 
 
 def find_file(services: Services, caller: Caller, file_id: str) -> File:
@@ -174,6 +190,36 @@ def _report_steps(
         )
 
     return services.reports.steps(key, file.bytes, make)
+
+
+def _report_of_split(services: Services, file: File, base: Base | None, method: Method | None, share: float) -> Steps:
+    """On what `split` with this share would leave to train on. Stores nothing."""
+    limit = base.catalog.max_example_tokens if base else None
+    key = ReportKey(f"{file.id} without {share}", base.source if base else None, limit, method, "training", None)
+
+    def make() -> Steps:
+        with _split_folder(services) as folder:
+            parts = folder / "train.jsonl", folder / "valid.jsonl"
+            split_file(lambda: services.blobs.get(file.blob), *parts, share=share, seed=DEFAULT_SEED)
+            report = yield from validation_steps(
+                parts[0], method=method, renderer=base.renderer if base else None, max_example_tokens=limit
+            )
+            return report
+
+    return services.reports.steps(key, file.bytes, make)
+
+
+def _refuse_beside_share(file_id: str | None, param: str) -> None:
+    if file_id is not None:
+        raise InvalidRequest(f"Give either 'validation_share' or '{param}'.", param=param)
+
+
+@contextmanager
+def _split_folder(services: Services) -> Iterator[Path]:
+    work = services.settings.home / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="split-", dir=work) as folder:
+        yield Path(folder)
 
 
 def _against(services: Services, file: File, training: File, base: Base | None, method: Method | None) -> Steps:

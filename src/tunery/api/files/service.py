@@ -34,6 +34,7 @@ class Received:
     filename: str
     info: BlobInfo
     jsonl_problem: str | None  # None: every line is a JSON object
+    num_rows: int
 
 
 def receive(services: Services, filename: str, chunks: Iterable[bytes]) -> Received:
@@ -42,7 +43,8 @@ def receive(services: Services, filename: str, chunks: Iterable[bytes]) -> Recei
     check = UploadCheck()
     info = services.blobs.put(blob_path(file_id), watched(chunks, check))
     name = filename.replace("\0", "").replace("\\", "/").rpartition("/")[2][:MAX_FILENAME] or "upload"
-    return Received(file_id, name, info, check.finish())
+    problem = check.finish()
+    return Received(file_id, name, info, problem, check.num_rows)
 
 
 def watched(chunks: Iterable[bytes], check: UploadCheck) -> Iterator[bytes]:
@@ -102,6 +104,7 @@ def as_file(
         sha256=received.info.sha256,
         blob=blob_path(received.file_id),
         expires_at=None if lifetime_s is None else now + lifetime_s,
+        num_rows=received.num_rows,
     )
 
 

@@ -42,8 +42,11 @@ def copy_button(t: Translator, text: str) -> None:
     button(t("action.copy"), copy, symbol="content_copy")
 
 
-def create_job(base_url: str, body: Mapping[str, Any]) -> dict[str, str]:
-    """A job's creation in three languages, with the very same values."""
+def create_job(root: str, body: Mapping[str, Any], *, validation_share: float | None = None) -> dict[str, str]:
+    """A job's creation in three languages, with the very same values; with a share, a split of its file before it."""
+    base_url = f"{root}/v1"
+    if validation_share is not None:
+        return _create_split_job(root, body, validation_share)
     arguments = "".join(f"    {name}={_python(value)},\n" for name, value in body.items())
     python = (
         "from openai import OpenAI\n\n"
@@ -56,6 +59,37 @@ def create_job(base_url: str, body: Mapping[str, Any]) -> dict[str, str]:
         f"const job = await client.fineTuning.jobs.create({_json(body)});\nconsole.log(job.id);\n"
     )
     return {"Python": python, "Node": node, "curl": _curl(f"{base_url}/fine_tuning/jobs", body)}
+
+
+def _create_split_job(root: str, body: Mapping[str, Any], share: float) -> dict[str, str]:
+    url, base_url = f"{root}/tunery/v1/files/{body['training_file']}/split", f"{root}/v1"
+    rest = {name: value for name, value in body.items() if name != "training_file"}
+    arguments = "".join(f"    {name}={_python(value)},\n" for name, value in rest.items())
+    python = (
+        "from openai import OpenAI\n\n"
+        f'client = OpenAI(base_url="{base_url}", api_key="sk-…")\n'
+        f'parts = client.post("{url}", body={{"validation_share": {share}}}, cast_to=object)\n'
+        "job = client.fine_tuning.jobs.create(\n"
+        '    training_file=parts["training_file"],\n    validation_file=parts["validation_file"],\n'
+        f"{arguments})\nprint(job.id)\n"
+    )
+    node = (
+        'import OpenAI from "openai";\n\n'
+        f'const client = new OpenAI({{ baseURL: "{base_url}", apiKey: "sk-…" }});\n'
+        f'const parts = await client.post("{url}", {{ body: {{ validation_share: {share} }} }});\n'
+        "const job = await client.fineTuning.jobs.create({\n"
+        "  training_file: parts.training_file,\n  validation_file: parts.validation_file,\n"
+        f"  ...{_json(rest)},\n}});\nconsole.log(job.id);\n"
+    )
+    curl = (
+        f"parts=$({_curl(url, {'validation_share': share}).rstrip()})\n"
+        f"rest={_shell_quoted(_json(rest))}\n"
+        """jq -n --argjson parts "$parts" --argjson rest "$rest" \\\n"""
+        """  '$rest + ($parts | {training_file, validation_file})' |\n"""
+        f'curl {base_url}/fine_tuning/jobs \\\n  -H "Authorization: Bearer $OPENAI_API_KEY" \\\n'
+        '  -H "Content-Type: application/json" \\\n  -d @-\n'
+    )
+    return {"Python": python, "Node": node, "curl": curl}
 
 
 def chat(base_url: str, model: str, messages: list[dict[str, Any]]) -> dict[str, str]:
@@ -76,11 +110,15 @@ def chat(base_url: str, model: str, messages: list[dict[str, Any]]) -> dict[str,
 
 
 def _curl(url: str, body: Mapping[str, Any]) -> str:
-    data = _json(body).replace("'", "'\\''")
+    data = _shell_quoted(_json(body))
     return (
         f'curl {url} \\\n  -H "Authorization: Bearer $OPENAI_API_KEY" \\\n'
-        f"  -H \"Content-Type: application/json\" \\\n  -d '{data}'\n"
+        f'  -H "Content-Type: application/json" \\\n  -d {data}\n'
     )
+
+
+def _shell_quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
 
 
 def _json(value: Any) -> str:

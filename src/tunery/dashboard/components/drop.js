@@ -15,7 +15,7 @@ export default {
       <div v-if="message" class="drop-message" role="alert">{{ message }}</div>
     </div>`,
   props: { url: String, maxBytes: Number, texts: Object },
-  emits: ["stored"],
+  emits: ["stored", "refused"],
   data: () => ({ over: false, sending: false, percent: 0, message: "" }),
   methods: {
     choose(event) {
@@ -25,6 +25,7 @@ export default {
     send(file) {
       if (!file || this.sending) return;
       this.message = "";
+      this.$emit("refused", null);
       if (file.size > this.maxBytes) {
         this.message = this.texts.tooLarge;
         return;
@@ -50,6 +51,7 @@ export default {
       }
       this.end(request.status === 200 ? "" : answer.message || this.texts.lost);
       if (request.status === 200) this.$emit("stored", answer);
+      else if (answer.report) this.$emit("refused", answer.report);
     },
     end(message) {
       this.sending = false;

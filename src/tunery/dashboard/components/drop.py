@@ -6,13 +6,15 @@ from typing import Any
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
+from tunery.dashboard.components.report import show_report
 from tunery.dashboard.visit import BASE
 from tunery.domain.files import MAX_FILE_BYTES
 from tunery.texts import Translator
 
 
 class Drop(ui.element, component="drop.js"):
-    """Calls `on_stored` with the stored file's `id`, `filename` and `bytes`."""
+    """Calls `on_stored` with the stored file's `id`, `filename` and `bytes`. What is wrong with a file that was not
+    taken stands below the field."""
 
     def __init__(
         self,
@@ -40,4 +42,12 @@ class Drop(ui.element, component="drop.js"):
             if isinstance(result, Awaitable):
                 await result
 
+        async def refused(event: GenericEventArguments) -> None:
+            self.report.clear()
+            if event.args:
+                with self.report:
+                    show_report(event.args, t, with_advice=False)
+
         self.on("stored", stored)
+        self.on("refused", refused)
+        self.report = ui.element("div").classes("stack report-of-drop").props("aria-live=polite")

@@ -1,118 +1,192 @@
 """Setting up a comparison, and those that were run before."""
 
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
 from markupsafe import Markup
 from nicegui import ui
-from openai.types import FileObject
 
 from tunery.dashboard import running
-from tunery.dashboard.comparison import PREFIX, PURPOSE, Contestant, Plan
+from tunery.dashboard.comparison import PREFIX, PURPOSE, Comparison, Contestant, Plan
 from tunery.dashboard.components import blocks, html
+from tunery.dashboard.components.choices import FIRST, MAX_HELD_BYTES, Choice, Files, Models
 from tunery.dashboard.components.shots import shot_choices
 from tunery.dashboard.components.table import Column, Row, Table
-from tunery.dashboard.lines import small_enough
-from tunery.dashboard.models import Model, list_models
-from tunery.dashboard.visit import BASE, Visit
+from tunery.dashboard.models import list_models
+from tunery.dashboard.visit import BASE, Visit, notify
 
-MAX_CONTESTANTS = 3
+PAGE = 20
 ROWS = (20, 50, 100, 500)
 NO_MODEL = ""
 
 
 async def build(visit: Visit) -> None:
     t = visit.t
-    files = visit.connection.client.files
-    models = await list_models(visit.connection)
-    datasets = small_enough((await files.list(purpose="fine-tune", limit=200)).data)
-    results = [file for file in (await files.list(purpose=PURPOSE, limit=200)).data if file.filename.startswith(PREFIX)]
+    models = Models(visit, await list_models(visit.connection, limit=FIRST))
+    files = Files(visit, max_bytes=MAX_HELD_BYTES)
+    await files.find()
     blocks.heading(t("compare.title"), t("compare.subtitle"))
-    if not datasets:
+    if not files.known:
         action = html.button_link(f"{BASE}/datasets", t("compare.to_datasets"), primary=True)
         blocks.empty("balance", t("compare.empty"), t("compare.empty_text"), action=action)
         return
-    CompareForm(visit, {model.name: model for model in models}, datasets)
-    _earlier(visit, results)
+    CompareForm(visit, models, files)
+    await Earlier(visit).draw()
 
 
 class CompareForm:
-    def __init__(self, visit: Visit, models: dict[str, Model], datasets: list[FileObject]) -> None:
-        self.visit, self.t, self.models = visit, visit.t, models
-        self.names = {file.id: file.filename for file in datasets}
-        t = self.t
+    def __init__(self, visit: Visit, models: Models, files: Files) -> None:
+        self.visit, self.t, self.models, self.files = visit, visit.t, models, files
+        self.newest = list(files.known)
+        t, defaults = self.t, self._default_models()
+        held_out = next((file_id for file_id in self.newest if not self._learned_by(file_id, defaults)), None)
+        # Not the held-out file, if there is another: examples from it would give answers away.
+        examples = next((file_id for file_id in reversed(self.newest) if file_id != held_out), self.newest[0])
         with blocks.panel(t("compare.new")):
             with ui.element("div").classes("fields"):
-                self.file = self._select(t("compare.file"), self.names, next(iter(self.names)))
-                self.rows = self._select(t("compare.rows"), {n: str(n) for n in ROWS}, ROWS[0])
-                # Not the held-out file, if there is another: examples from it would give answers away.
-                self.shots_file = self._select(t("compare.shots_file"), self.names, list(self.names)[:2][-1])
-            self.contestants = [self._contestant(index) for index in range(MAX_CONTESTANTS)]
+                self.file = self._file_choice(t("compare.file"), held_out)
+                self.rows = ui.select({n: str(n) for n in ROWS}, value=ROWS[0], label=t("compare.rows"))
+                self.rows.props("outlined dense options-dense")
+                self.shots_file = self._file_choice(t("compare.shots_file"), examples)
+            self.contestants = [self._contestant(index, name) for index, name in enumerate(defaults)]
+            self.warnings = ui.element("div").classes("stack").props("aria-live=polite")
             with ui.element("div").classes("buttons"):
                 blocks.button(t("compare.start"), self.start, primary=True, symbol="play_arrow")
                 ui.label(t("compare.note")).classes("muted small")
+        self.warn()
 
-    def _select(self, label: str, options: dict, value: object) -> ui.select:
-        return ui.select(options, value=value, label=label).props("outlined dense options-dense")
+    def _default_models(self) -> list[str]:
+        """The newest fine-tune, its base bare, its base with examples."""
+        tuned = next((model for model in self.models.known.values() if model.kind != "base"), None)
+        base = tuned.base if tuned else next(iter(self.models.known))
+        return [tuned.name if tuned else base, base, base if tuned else NO_MODEL]
 
-    def _contestant(self, index: int) -> tuple[ui.select, ui.select]:
-        """By default: the newest fine-tune, its base bare, its base with examples."""
-        tuned = next((model for model in self.models.values() if model.kind != "base"), None)
-        base = tuned.base if tuned else next(iter(self.models))
-        default = [tuned.name if tuned else base, base, base if tuned else NO_MODEL][index]
-        choices = {NO_MODEL: self.t("compare.nobody")} | {name: name for name in self.models}
+    def _file_choice(self, label: str, value: str | None) -> Choice:
+        labels = self.files.labels()
+        return Choice(self.visit, label, self.files.find, labels, value=value, on_change=self.warn)
+
+    def _contestant(self, index: int, default: str) -> tuple[Choice, ui.select]:
+        label, labels = self.t("compare.model_n", n=index + 1), self.models.labels()
+        nobody = {NO_MODEL: self.t("compare.nobody")}
         with ui.element("div").classes("fields"):
-            model = self._select(self.t("compare.model_n", n=index + 1), choices, default)
-            shots = self._select(
-                self.t("playground.shots"),
-                shot_choices(self.t),
-                5 if index == 2 else 0,
+            model = Choice(
+                self.visit, label, self.models.find, labels, value=default, fixed=nobody, on_change=self.warn
             )
+            shots = ui.select(
+                shot_choices(self.t),
+                value=5 if index == 2 else 0,
+                label=self.t("playground.shots"),
+                on_change=self.warn,
+            )
+            shots.props("outlined dense options-dense")
         return model, shots
 
-    def start(self) -> None:
-        chosen = [
+    def _learned_by(self, file_id: str, names: Iterable[str]) -> list[str]:
+        """Those of the models that were trained on the file, or on one of the same content."""
+        file, known = self.files.known[file_id], self.models.known
+        return [name for name in dict.fromkeys(names) if name in known and known[name].learned(file)]
+
+    def chosen(self) -> list[Contestant]:
+        every = (
             Contestant(str(model.value), int(shots.value or 0)) for model, shots in self.contestants if model.value
+        )
+        return list(dict.fromkeys(every))
+
+    def warn(self) -> None:
+        """What makes the comparison say less than it seems to."""
+        if not hasattr(self, "warnings"):
+            return  # a field still being made
+        chosen, t = self.chosen(), self.t
+        told: list[str] = []
+        if self.file.value and (learned := self._learned_by(self.file.value, [one.model for one in chosen])):
+            told.append(t("compare.trained_on", names=", ".join(learned)))
+        if any(one.shots for one in chosen) and self.file.value == self.shots_file.value:
+            told.append(t("compare.shots_of_held_out"))
+        told += [
+            t("compare.same_weights", first=first.model, second=second.model)
+            for first, second in itertools.combinations(chosen, 2)
+            if first.shots == second.shots and second.model in self.models.known[first.model].same_weights
         ]
-        if len(set(chosen)) < 2:
-            ui.notify(self.t("compare.too_few"), type="warning")
+        self.warnings.clear()
+        with self.warnings:
+            for sentence in told:
+                blocks.note(sentence, kind="warn")
+
+    async def start(self) -> None:
+        chosen = self.chosen()
+        if not self.file.value:
+            notify(self.t("compare.no_file"), bad=True)
+            return
+        if len(chosen) < 2:
+            notify(self.t("compare.too_few"), bad=True)
             return
         needs_shots = any(contestant.shots for contestant in chosen)
         plan = Plan(
             file_id=str(self.file.value),
-            filename=self.names[str(self.file.value)],
-            contestants=tuple(dict.fromkeys(chosen)),
+            filename=self.files.name(str(self.file.value)),
+            contestants=tuple(chosen),
             max_rows=int(self.rows.value or ROWS[0]),
-            shots_file=str(self.shots_file.value) if needs_shots else None,
+            shots_file=str(self.shots_file.value) if needs_shots and self.shots_file.value else None,
         )
-        comparison = running.start(self.visit.connection, self.models, plan, self.t)
-        ui.navigate.to(f"/compare/{comparison.id}")
+
+        async def begin() -> None:
+            comparison = running.start(self.visit.connection, self.models.known, plan, self.t)
+            ui.navigate.to(f"/compare/{comparison.id}")
+
+        await self.visit.attempt(begin())
 
 
-def _earlier(visit: Visit, results: list[FileObject]) -> None:
-    t = visit.t
-    live = [
-        Row(
-            item.id,
+class Earlier:
+    """Those that run, and the files of those that have ended, in pages."""
+
+    def __init__(self, visit: Visit) -> None:
+        self.visit, self.t = visit, visit.t
+        self.last_id = ""
+
+    async def draw(self) -> None:
+        stored = await self.fetch()
+        live = [self.live_row(item) for item in running.of(self.visit.connection)]
+        blocks.show_heading(self.t("compare.earlier"))
+        if not live and not stored:
+            html.show(Markup('<p class="muted">{}</p>').format(self.t("compare.none")))
+            return
+        columns = [
+            Column(self.t("compare.file"), wide=True),
+            Column(self.t("compare.result")),
+            Column(self.t("jobs.created")),
+        ]
+        self.table = Table(self.t("compare.earlier"), columns, live + stored)
+        self.more = blocks.button(self.t("action.more"), self.load_more)
+        self.more.visible = self.has_more
+
+    async def fetch(self) -> list[Row]:
+        page = await self.visit.connection.get(
+            "/tunery/v1/files", purpose=PURPOSE, search=PREFIX, after=self.last_id, limit=PAGE
+        )
+        self.has_more = page["has_more"]
+        if page["data"]:
+            self.last_id = page["data"][-1]["id"]
+        return [self.row(file) for file in page["data"] if file["filename"].startswith(PREFIX)]
+
+    async def load_more(self) -> None:
+        async def load() -> None:
+            self.table.extend(await self.fetch())
+            self.more.visible = self.has_more
+
+        await self.visit.attempt(load())
+
+    def live_row(self, item: Comparison) -> Row:
+        state = html.status_chip("failed", self.t) if item.error else html.progress(item.done, item.total, self.t)
+        link = html.link(f"{BASE}/compare/{item.id}", item.plan.filename)
+        return Row(item.id, [link, state, html.when(item.created_at, self.t)])
+
+    def row(self, file: dict[str, Any]) -> Row:
+        return Row(
+            file["id"],
             [
-                html.link(f"{BASE}/compare/{item.id}", item.plan.filename),
-                html.progress(item.done, item.total, t) if not item.error else html.status_chip("failed", t),
-                html.when(item.created_at, t),
+                html.link(f"{BASE}/compare/{file['id']}", file["filename"].removeprefix(PREFIX)),
+                html.link(f"{BASE}/download/{file['id']}", self.t("action.download")),
+                html.when(file["created_at"], self.t),
             ],
         )
-        for item in running.of(visit.connection)
-    ]
-    stored = [
-        Row(
-            file.id,
-            [
-                html.link(f"{BASE}/compare/{file.id}", file.filename.removeprefix(PREFIX)),
-                html.link(f"{BASE}/download/{file.id}", t("action.download")),
-                html.when(file.created_at, t),
-            ],
-        )
-        for file in results
-    ]
-    blocks.show_heading(t("compare.earlier"))
-    if not live and not stored:
-        html.show(Markup('<p class="muted">{}</p>').format(t("compare.none")))
-        return
-    columns = [Column(t("compare.file"), wide=True), Column(t("compare.result")), Column(t("jobs.created"))]
-    Table(t("compare.earlier"), columns, live + stored)

@@ -9,27 +9,45 @@ from tunery.dashboard import running
 from tunery.dashboard.comparison import Comparison, read_result
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.chart import bars
-from tunery.dashboard.components.conversation import conversation, message, shortened
+from tunery.dashboard.components.choices import MAX_HELD_BYTES
+from tunery.dashboard.components.conversation import conversation, message, shortened, text_of
+from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.shots import prompt_text
 from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.visit import BASE, Visit
 
-POLL_S = 0.7
 SAVING = '<p class="tile"><span class="value">{}</span><br><span class="name">{}</span></p>'
 PAGE = 20
 
 
 async def build(visit: Visit) -> None:
-    comparison_id = visit.param("file_id")
+    t, comparison_id = visit.t, visit.param("file_id")
     comparison = running.find(visit.connection, comparison_id)
-    if comparison is None and comparison_id.startswith("run-"):
-        action = html.button_link(f"{BASE}/compare", visit.t("compare.again"), primary=True)
-        blocks.empty("balance", visit.t("compare.lost"), visit.t("compare.lost_text"), action=action)
-        return
     if comparison is None:
-        content = await visit.connection.client.files.content(comparison_id)
-        comparison = read_result(comparison_id, content.text)
+        is_lost = comparison_id.startswith("run-")
+        comparison = None if is_lost else await _stored(visit, comparison_id)
+        if comparison is None:
+            _nothing(visit, t("compare.lost") if is_lost else t("compare.not_result"), is_lost)
+            return
     ComparisonPage(visit, comparison).draw()
+
+
+def _nothing(visit: Visit, title: str, is_lost: bool) -> None:
+    t = visit.t
+    blocks.heading(t("compare.title"))
+    text = t("compare.lost_text") if is_lost else t("compare.not_result_text")
+    blocks.empty("balance", title, text, action=html.button_link(f"{BASE}/compare", t("compare.again"), primary=True))
+
+
+async def _stored(visit: Visit, file_id: str) -> Comparison | None:
+    """None when the file is something else."""
+    files = visit.connection.client.files
+    if (await files.retrieve(file_id)).bytes > MAX_HELD_BYTES:
+        return None
+    try:
+        return read_result(file_id, (await files.content(file_id)).text)
+    except ValueError:
+        return None
 
 
 class ComparisonPage:
@@ -47,23 +65,33 @@ class ComparisonPage:
         with self.area, blocks.panel():
             ui.label(self.t("compare.running")).classes("muted")
             self.progress = html.show("").classes("big-progress")
-        self.look()
-        self.timer = ui.timer(POLL_S, self.look)
+        if self.show_progress():
+            Poll(self.look)
 
-    def look(self) -> None:
+    async def look(self) -> bool:
+        return self.show_progress()
+
+    def show_progress(self) -> bool:
+        """Whether it still runs."""
         comparison = self.comparison
         if comparison.error:
             self.area.clear()
-            with self.area:
-                blocks.note(comparison.error, kind="bad")
-                html.show(html.button_link(f"{BASE}/compare", self.t("compare.again")))
+            self.draw_failure()
         elif comparison.stored_as:
             self.area.clear()
             self.draw_result()
         else:
             self.progress.set_content(html.progress(comparison.done, comparison.total, self.t))
-            return
-        self.timer.deactivate()
+            return True
+        return False
+
+    def draw_failure(self) -> None:
+        """Why, and the answers there are."""
+        with self.area:
+            blocks.note(self.comparison.error, kind="bad")
+            html.show(html.button_link(f"{BASE}/compare", self.t("compare.again")))
+            if self.comparison.rows:
+                self.draw_rows(self.t("compare.until_then"))
 
     def draw_result(self) -> None:
         t, summary = self.t, self.comparison.summary
@@ -81,14 +109,19 @@ class ComparisonPage:
                     bars(t("compare.tokens_per_question"), labels, stacks)
                 with blocks.panel(t("compare.saving")):
                     html.show(self.savings(summary))
-            blocks.show_heading(t("compare.rows_title"))
-            self.list = ui.element("div").classes("stack")
-            self.more = blocks.button(t("action.more"), self.show_rows)
+            self.draw_rows(t("compare.rows_title"))
+
+    def draw_rows(self, title: str) -> None:
+        blocks.show_heading(title)
+        self.list = ui.element("div").classes("stack")
+        self.more = blocks.button(self.t("action.more"), self.show_rows)
         self.show_rows()
 
     def summary_table(self, summary: list[dict[str, Any]]) -> None:
         t = self.t
         names = ("exact", "token_accuracy", "mean_logprob", "length", "tokens", "cost", "latency")
+        if any(item["num_errors"] for item in summary):
+            names = (*names, "failed_rows")
         columns = [Column(t("jobs.model"), wide=True), *(Column(t(f"compare.{name}"), numeric=True) for name in names)]
         rows = [
             Row(
@@ -102,7 +135,8 @@ class ComparisonPage:
                     f"{item['prompt_tokens']:.0f}",
                     html.money(1000 * item["cost"], item["currency"]),
                     f"{item['seconds']:.2f} s",
-                ],
+                    html.number(item["num_errors"]),
+                ][: 1 + len(names)],
             )
             for item in summary
         ]
@@ -143,12 +177,7 @@ class ComparisonPage:
     def row(self, row: dict[str, Any]) -> Markup:
         t = self.t
         answers = Markup("").join(
-            message(
-                "assistant trained" if answer["is_exact"] else "assistant",
-                contestant.label,
-                shortened(answer["text"]),
-                Markup('<span class="badge">{}</span>').format(t("compare.exact")) if answer["is_exact"] else "",
-            )
+            self.answer(contestant.label, answer)
             for contestant, answer in zip(self.comparison.plan.contestants, row["answers"], strict=True)
         )
         return Markup(
@@ -158,6 +187,13 @@ class ComparisonPage:
             line=t("dataset.line", n=row["line"]),
             differs=t("compare.differs") if row["differs"] else t("compare.same"),
             prompt=conversation(row["prompt"], t, mark_trained=False),
-            expected=message("expected", t("compare.expected"), row["expected"]),
+            expected=message("expected", t("compare.expected"), shortened(text_of(row["expected"]))),
             answers=answers,
         )
+
+    def answer(self, label: str, answer: dict[str, Any]) -> Markup:
+        css, word = ("assistant trained", "compare.exact") if answer["is_exact"] else ("assistant", "")
+        if answer["error"]:
+            word = "status.failed"
+        badge = Markup('<span class="badge">{}</span>').format(self.t(word)) if word else ""
+        return message(css, label, shortened(text_of(answer["error"] or answer["text"])), badge)

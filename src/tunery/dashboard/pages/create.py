@@ -3,18 +3,18 @@
 import asyncio
 from typing import Any
 
+from markupsafe import Markup
 from nicegui import ui
-from openai.types import FileObject
 
-from tunery.dashboard.checks import estimate, split
+from tunery.dashboard.checks import create_split, estimate
 from tunery.dashboard.components import blocks, code, html
+from tunery.dashboard.components.choices import FIRST, Choice, Files, Models, weights_line
 from tunery.dashboard.components.drop import Drop
-from tunery.dashboard.models import Model, list_models, trainable
+from tunery.dashboard.components.report import check_file, show_advice, show_report
+from tunery.dashboard.models import list_models, trainable
 from tunery.dashboard.pages.job_parts import hyperparameter_rows
-from tunery.dashboard.pages.report import check_file, show_advice, show_report
 from tunery.dashboard.visit import Visit
 
-MAX_FILES = 200
 METHODS = ("supervised", "dpo")
 HYPERPARAMETERS = {"n_epochs": (1, 50), "batch_size": (1, 256), "learning_rate_multiplier": (0.01, 20)}
 VALIDATION_SHARE = 0.1
@@ -22,18 +22,24 @@ NONE, SPLIT = "none", "split"
 
 
 async def build(visit: Visit) -> None:
-    models = trainable(await list_models(visit.connection))
-    files = (await visit.connection.client.files.list(purpose="fine-tune", limit=MAX_FILES)).data
+    models = Models(visit, trainable(await list_models(visit.connection, limit=FIRST)), wanted=lambda m: m.training)
+    if (named := visit.query("model")) and named not in models.known:
+        await models.find(named)
+    files = Files(visit)
+    await files.find()
+    for name in ("file", "validation"):
+        if (file_id := visit.query(name)) and file_id not in files.known:
+            await files.fetch(file_id)
     blocks.heading(visit.t("create.title"), visit.t("create.subtitle"))
     form = CreateForm(visit, models, files)
     form.draw()
+    await form.show_name()
     ui.timer(0, form.check, once=True)  # a large file takes its time: the form is there before the report
 
 
 class CreateForm:
-    def __init__(self, visit: Visit, models: list[Model], files: list[FileObject]) -> None:
-        self.visit, self.t, self.models = visit, visit.t, models
-        self.files = {file.id: file.filename for file in files}
+    def __init__(self, visit: Visit, models: Models, files: Files) -> None:
+        self.visit, self.t, self.models, self.files = visit, visit.t, models, files
         self.checking: asyncio.Task[None] | None = None
 
     # ---- the form
@@ -56,25 +62,36 @@ class CreateForm:
         wanted = self.visit.query("file")
         with blocks.panel(t("create.data")):
             Drop(t, t("upload.drop"), self.on_upload)
-            self.training = self._select(
-                t("create.training"), dict(self.files), wanted if wanted in self.files else None
-            )
-            choices = {NONE: t("create.no_validation"), SPLIT: t("create.split")} | self.files
+            self.training = self._file_choice(t("create.training"), wanted if wanted in self.files.known else None)
+            choices = {NONE: t("create.no_validation"), SPLIT: t("create.split")}
             held_out = self.visit.query("validation")
-            self.validation = self._select(t("create.validation"), choices, held_out if held_out in choices else NONE)
+            self.validation = self._file_choice(
+                t("create.validation"), held_out if held_out in {*choices, *self.files.known} else NONE, choices
+            )
 
     def _draw_model(self) -> None:
         t = self.t
-        names = [model.name for model in self.models]
+        labels = self.models.labels()
         wanted = self.visit.query("model")
         with blocks.panel(t("create.model")):
-            self.model = self._select(t("jobs.base"), {n: n for n in names}, wanted if wanted in names else names[0])
+            self.model = Choice(
+                self.visit,
+                t("jobs.base"),
+                self.models.find,
+                labels,
+                value=wanted if wanted in labels else next(iter(labels), None),
+                on_change=self.change_model,
+            )
+            self.weights = html.show("").classes("muted small")
             methods = {method: t(f"method.{method}") for method in METHODS}
             self.method = self._select(t("create.method"), methods, METHODS[0])
             with ui.element("div").classes("fields"):
                 self.suffix = ui.input(t("create.suffix"), placeholder=t("create.suffix_hint"))
-                self.suffix.props("outlined dense maxlength=64")
+                self.suffix.props("outlined dense maxlength=64 debounce=300").on_value_change(self.show_name)
                 self.seed = ui.number(t("create.seed"), min=0, max=2**31 - 1, step=1).props("outlined dense")
+                self.display_name = ui.input(t("create.display_name"), placeholder=t("create.display_name_hint"))
+                self.display_name.props("outlined dense maxlength=200")
+            self.name = html.show("").classes("muted small").props("aria-live=polite")
 
     def _draw_hyperparameters(self) -> None:
         t = self.t
@@ -96,11 +113,31 @@ class CreateForm:
         select = ui.select(options, value=value, label=label, on_change=self.recheck)
         return select.props("outlined dense options-dense")
 
+    def _file_choice(self, label: str, value: str | None, fixed: dict[str, str] | None = None) -> Choice:
+        labels = self.files.labels()
+        return Choice(self.visit, label, self.files.find, labels, value=value, fixed=fixed, on_change=self.recheck)
+
     async def on_upload(self, stored: dict[str, Any]) -> None:
-        self.files = {stored["id"]: stored["filename"]} | self.files
-        self.training.set_options(dict(self.files), value=stored["id"])
-        choices = {NONE: self.t("create.no_validation"), SPLIT: self.t("create.split")} | self.files
-        self.validation.set_options(choices, value=self.validation.value)
+        newest = await self.files.find()
+        self.training.offer(newest, value=stored["id"])
+        self.validation.offer(newest)
+
+    async def change_model(self) -> None:
+        self.recheck()
+        await self.show_name()
+
+    async def show_name(self) -> None:
+        """What answers, and what the new model will be called: the suffix stands in its name in OpenAI's form."""
+        model = self.models.known.get(str(self.model.value))
+        self.weights.set_content(weights_line(model, self.t) if model else "")
+        suffix = (self.suffix.value or "").strip()
+        try:
+            found = await self.visit.connection.get("/tunery/v1/model_name", model=self.model.value, suffix=suffix)
+        except Exception as error:
+            self.name.set_content(Markup('<span class="bad-text">{}</span>').format(self.visit.fail(error)))
+            return
+        name = html.model_name(found["name"])
+        self.name.set_content(Markup("{} <code>{}</code>").format(self.t("create.name_becomes"), name))
 
     # ---- the report beside it
     def recheck(self) -> None:
@@ -116,16 +153,21 @@ class CreateForm:
             with self.report:
                 ui.label(self.t("create.choose_file")).classes("muted")
             return
-        report = await check_file(self.visit, self.report, **self._file_and_model())
+        report = await check_file(self.visit, self.report, **self._file_and_model(), validation_share=self._share())
         if report is None:
             return
+        body = self._body()
+        if share := self._share():
+            body["validation_share"] = share
         try:
-            forecast = await estimate(self.visit.connection, self._body()) if report["valid"] else None
+            forecast = await estimate(self.visit.connection, body) if report["valid"] else None
         except Exception as error:
             with self.report:
                 blocks.note(self.visit.fail(error), kind="bad")
             return
         with self.report:
+            if share:
+                ui.label(self.t("create.split_text")).classes("muted small")
             if forecast is not None:
                 self._show_forecast(forecast)
             show_report(report, self.t, with_advice=forecast is None)
@@ -154,6 +196,10 @@ class CreateForm:
             "method": str(self.method.value),
         }
 
+    def _share(self) -> float | None:
+        """Of the training file, to be held back."""
+        return VALIDATION_SHARE if self.validation.value == SPLIT else None
+
     def _body(self) -> dict[str, Any]:
         """The request that creates the job."""
         chosen = {name: field.value for name, field in self.hyperparameters.items() if field.value is not None}
@@ -162,7 +208,7 @@ class CreateForm:
         if method == "dpo" and self.beta.value is not None:
             chosen["beta"] = self.beta.value
         body: dict[str, Any] = {"model": str(self.model.value), "training_file": str(self.training.value)}
-        if self.validation.value not in (NONE, SPLIT):
+        if self.validation.value not in (None, NONE, SPLIT):
             body["validation_file"] = str(self.validation.value)
         if suffix := (self.suffix.value or "").strip():
             body["suffix"] = suffix
@@ -176,12 +222,15 @@ class CreateForm:
 
         async def make() -> None:
             body = self._body()
-            if self.validation.value == SPLIT:
-                parts = await split(self.visit.connection, body["training_file"], VALIDATION_SHARE)
-                body |= parts
-            made.append((await self.visit.connection.client.fine_tuning.jobs.create(**body)).id)
+            if share := self._share():
+                job_id = await create_split(self.visit.connection, body, share)
+            else:
+                job_id = (await self.visit.connection.client.fine_tuning.jobs.create(**body)).id
+            made.append(job_id)
+            if name := (self.display_name.value or "").strip():
+                await self.visit.connection.post(f"/tunery/v1/jobs/{job_id}", {"display_name": name})
 
-        if await self.visit.attempt(make()):
+        if await self.visit.attempt(make()) or made:
             ui.navigate.to(f"/jobs/{made[0]}")
 
     def show_code(self) -> None:
@@ -189,5 +238,7 @@ class CreateForm:
             ui.notify(self.t("create.choose_file"), type="warning")
             return
         with blocks.dialog_box(self.t("create.as_code")) as dialog:
-            code.tabs(self.t, code.create_job(f"{self.visit.connection.address}/v1", self._body()))
+            code.tabs(
+                self.t, code.create_job(self.visit.connection.address, self._body(), validation_share=self._share())
+            )
         dialog.open()

@@ -7,10 +7,11 @@ from nicegui import ui
 
 from tunery.dashboard.checks import rows, split
 from tunery.dashboard.components import blocks, html
-from tunery.dashboard.components.conversation import example
+from tunery.dashboard.components.conversation import example, raw_line
+from tunery.dashboard.components.report import check_file, show_report
 from tunery.dashboard.models import list_models, trainable
-from tunery.dashboard.pages.report import check_file, show_report
 from tunery.dashboard.visit import BASE, Visit
+from tunery.texts import Translator
 
 PAGE = 20
 VALIDATION_SHARE = 0.1
@@ -89,8 +90,13 @@ class DatasetPage:
         counts = ""
         if row.get("num_tokens"):
             counts = t("dataset.counts", tokens=row["num_tokens"], trained=row["num_trained_tokens"])
-        return Markup('<div class="line"><span>{}</span><span>{}</span></div>{}').format(
-            t("dataset.line", n=row["line"]), counts, example(row["example"], t)
+        shown = example(row["example"], t) if row["example"] is not None else _unreadable(row["text"] or "", t)
+        problems = Markup("").join(Markup("<li>{}</li>").format(t.word(it, "message")) for it in row["problems"][:5])
+        return Markup('<div class="line"><span>{}</span><span>{}</span></div>{}{}').format(
+            t("dataset.line", n=row["line"]),
+            counts,
+            Markup('<ul class="problems small">{}</ul>').format(problems) if problems else "",
+            shown,
         )
 
     async def split(self) -> None:
@@ -102,3 +108,7 @@ class DatasetPage:
         if await self.visit.attempt(make(), done=self.t("dataset.split_done")):
             files = parts[0]
             ui.navigate.to(f"/jobs/new?file={files['training_file']}&validation={files['validation_file']}")
+
+
+def _unreadable(text: str, t: Translator) -> Markup:
+    return Markup('<p class="muted small">{}</p>{}').format(t("dataset.unreadable"), raw_line(text))

@@ -4,7 +4,6 @@ from typing import Any
 
 from markupsafe import Markup
 from nicegui import ui
-from openai.types import FileObject
 
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.drop import Drop
@@ -12,7 +11,7 @@ from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.pages.start import first_steps
 from tunery.dashboard.visit import BASE, Visit
 
-PAGE = 100
+PAGE = 50
 
 
 async def build(visit: Visit) -> None:
@@ -25,14 +24,15 @@ async def build(visit: Visit) -> None:
 class FilesPage:
     def __init__(self, visit: Visit) -> None:
         self.visit, self.t = visit, visit.t
-        self.files: list[FileObject] = []
+        self.files: list[dict[str, Any]] = []
         self.has_more = False
+        self.search: ui.input | None = None
 
     async def load(self, after: str = "") -> None:
-        files = self.visit.connection.client.files
-        page = await (files.list(limit=PAGE, after=after) if after else files.list(limit=PAGE))
-        self.files = (self.files if after else []) + page.data
-        self.has_more = bool(page.has_more)
+        text = (self.search.value or "") if self.search else ""
+        page = await self.visit.connection.get("/tunery/v1/files", search=text, after=after, limit=PAGE)
+        self.files = (self.files if after else []) + page["data"]
+        self.has_more = page["has_more"]
 
     def draw(self) -> None:
         with blocks.panel():
@@ -40,61 +40,65 @@ class FilesPage:
         if not self.files:
             first_steps(self.t)
             return
-        self.search = ui.input(self.t("datasets.search"), on_change=self.show)
-        self.search.props("outlined dense clearable type=search debounce=200")
+        self.search = ui.input(self.t("datasets.search"), on_change=self.refilter)
+        self.search.props("outlined dense clearable type=search debounce=300")
         columns = [
             Column(self.t("datasets.name"), wide=True),
             Column(self.t("datasets.purpose")),
+            Column(self.t("datasets.num_rows"), numeric=True),
             Column(self.t("datasets.size"), numeric=True),
             Column(self.t("jobs.created")),
             Column(self.t("action.actions"), numeric=True),
         ]
-        self.table = Table(self.t("datasets.title"), columns, self.rows())
+        self.table = Table(self.t("datasets.title"), columns)
+        self.nothing = ui.label(self.t("datasets.none")).classes("muted")
         self.more = blocks.button(self.t("action.more"), self.load_more)
-        self.more.visible = self.has_more
+        self.show()
 
-    def rows(self) -> list[Row]:
-        wanted = (self.search.value or "").lower()
-        return [self.row(file) for file in self.files if wanted in file.filename.lower() or wanted in file.id]
-
-    def row(self, file: FileObject) -> Row:
-        is_dataset = file.purpose == "fine-tune"
-        href = f"{BASE}/datasets/{file.id}" if is_dataset else f"{BASE}/download/{file.id}"
+    def row(self, file: dict[str, Any]) -> Row:
+        is_dataset = file["purpose"] == "fine-tune"
+        href = f"{BASE}/datasets/{file['id']}" if is_dataset else f"{BASE}/download/{file['id']}"
         return Row(
-            file.id,
+            file["id"],
             [
-                Markup('{}<span class="sub">{}</span>').format(html.link(href, file.filename), file.id),
-                file.purpose,
-                html.size(file.bytes),
-                html.when(file.created_at, self.t),
+                Markup('{}<span class="sub">{}</span>').format(html.link(href, file["filename"]), file["id"]),
+                file["purpose"],
+                html.number(file["num_rows"]),
+                html.size(file["bytes"]),
+                html.when(file["created_at"], self.t),
             ],
             actions=lambda: self.actions(file),
         )
 
-    def actions(self, file: FileObject) -> None:
+    def actions(self, file: dict[str, Any]) -> None:
         def ask() -> None:
             blocks.confirm(
                 self.t,
-                title=self.t("datasets.delete_title", name=file.filename),
+                title=self.t("datasets.delete_title", name=file["filename"]),
                 text=self.t("datasets.delete_text"),
                 yes=self.t("action.delete"),
-                action=lambda: self.delete(file.id),
+                action=lambda: self.delete(file["id"]),
             )
 
         blocks.button(self.t("action.delete"), ask, danger=True)
 
     def show(self) -> None:
-        self.table.update(self.rows())
+        self.table.update([self.row(file) for file in self.files])
+        self.more.visible = self.has_more
+        self.nothing.visible = not self.files
+
+    async def refilter(self) -> None:
+        if await self.visit.attempt(self.load()):
+            self.show()
 
     async def load_more(self) -> None:
-        if await self.visit.attempt(self.load(self.files[-1].id)):
+        if await self.visit.attempt(self.load(self.files[-1]["id"])):
             self.show()
-            self.more.visible = self.has_more
 
     async def delete(self, file_id: str) -> None:
-        await self.visit.attempt(self.visit.connection.client.files.delete(file_id), done=self.t("action.deleted"))
-        await self.load()
-        self.show()
+        done = self.visit.connection.client.files.delete(file_id)
+        if await self.visit.attempt(done, done=self.t("action.deleted")):
+            await self.refilter()
 
     async def on_upload(self, stored: dict[str, Any]) -> None:
         ui.navigate.to(f"/datasets/{stored['id']}")

@@ -4,18 +4,18 @@ from typing import Any
 
 from markupsafe import Markup
 from nicegui import ui
-from openai import NotFoundError
 from openai.types.fine_tuning import FineTuningJob
+from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from tunery.dashboard.components import blocks, code, html
 from tunery.dashboard.components.chart import Curves
+from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.table import Column, Table
 from tunery.dashboard.models import playground_path
 from tunery.dashboard.pages.job_parts import checkpoint_rows, events_list, facts_of, failure, hyperparameter_rows
 from tunery.dashboard.visit import BASE, Visit
 from tunery.domain.jobs import TERMINAL, JobStatus
 
-POLL_S = 1.5
 CURVE_POINTS = 500
 NUM_EVENTS = 100
 LOSSES = ("train_loss", "valid_loss", "full_valid_loss")
@@ -38,25 +38,17 @@ class JobPage:
         self.curves: dict[str, list[tuple[float, float]]] = {}
         self.events: list[Any] = []
         self.checkpoints: list[Any] = []
-        self.file_names: dict[str, str] = {}  # by id; a deleted file has none
+        self.file_names: dict[str, str | None] = {}  # by id; a deleted file has none
+        self.poll: Poll | None = None
 
     async def load(self) -> None:
-        jobs = self.visit.connection.client.fine_tuning.jobs
-        # The state first: once it says that the job is over nothing is asked again, so all else must be as new.
-        self.facts = await self.visit.connection.get(f"/tunery/v1/jobs/{self.job_id}")
-        self.job = await jobs.retrieve(self.job_id)
-        self.curves = await self.visit.connection.get(f"/tunery/v1/jobs/{self.job_id}/curves", points=CURVE_POINTS)
-        self.events = (await jobs.list_events(self.job_id, limit=NUM_EVENTS)).data
-        self.checkpoints = (await jobs.checkpoints.list(self.job_id, limit=20)).data
-        for file_id in filter(None, (self.job.training_file, self.job.validation_file)):
-            if file_id not in self.file_names:
-                self.file_names[file_id] = await self._name_of(file_id)
-
-    async def _name_of(self, file_id: str) -> str:
-        try:
-            return (await self.visit.connection.client.files.retrieve(file_id)).filename
-        except NotFoundError:
-            return ""
+        view = await self.visit.connection.get(
+            f"/tunery/v1/jobs/{self.job_id}/view", points=CURVE_POINTS, events=NUM_EVENTS
+        )
+        self.facts, self.curves, self.file_names = view["detail"], view["curves"], view["files"]
+        self.job = FineTuningJob.construct(**view["job"])
+        self.events = view["events"]
+        self.checkpoints = [FineTuningJobCheckpoint.construct(**item) for item in view["checkpoints"]]
 
     @property
     def is_over(self) -> bool:
@@ -88,8 +80,9 @@ class JobPage:
                 self.hyperparameters = html.show("")
         self._draw_code()
         self.show()
-        if not self.is_over:
-            self.timer = ui.timer(POLL_S, self.refresh)
+        self.poll = Poll(self.refresh)
+        if self.is_over:
+            self.poll.stop()
 
     def _draw_head(self) -> None:
         with ui.element("div").classes("heading"):
@@ -103,27 +96,32 @@ class JobPage:
                 self.resume = blocks.button(
                     self.t("job.resume"), lambda: self.act(jobs.resume(self.job_id), "job.resumed"), symbol="play_arrow"
                 )
+                blocks.button(self.t("job.rename"), self.ask_name, symbol="edit")
                 self.cancel = blocks.button(self.t("job.cancel"), self.ask_cancel, danger=True, symbol="stop")
 
     def _draw_code(self) -> None:
         with blocks.panel(self.t("job.code")):
             ui.label(self.t("job.code_text")).classes("muted")
-            base_url = f"{self.visit.connection.address}/v1"
-            code.tabs(self.t, code.create_job(base_url, self.facts["request"]))
+            code.tabs(self.t, code.create_job(self.visit.connection.address, self.facts["request"]))
 
     def show(self) -> None:
         job, facts, t = self.job, self.facts, self.t
         status = facts["status"]
-        name = job.fine_tuned_model or facts["suffix"] or job.id
+        name = facts["display_name"] or job.fine_tuned_model or facts["suffix"] or job.id
+        state = t("job.is_pausing") if facts["pausing"] else ""
         self.title.set_content(
-            Markup('<h1>{}</h1><p class="buttons">{} <code>{}</code></p>').format(
-                html.model_name(name), html.status_chip(status, t), job.id
+            Markup('<h1>{}</h1><p class="buttons">{} <code>{}</code> <span class="muted">{}</span></p>').format(
+                html.model_name(name), html.status_chip(status, t), job.id, state
             )
         )
         play = playground_path(job.model, job.fine_tuned_model) if job.fine_tuned_model else ""
         self.play.set_content(html.button_link(play, t("job.play"), primary=True, symbol="forum") if play else "")
-        self.pause.visible = status in (JobStatus.VALIDATING_FILES, JobStatus.QUEUED, JobStatus.RUNNING)
-        self.resume.visible = status == JobStatus.PAUSED
+        self.pause.visible = not facts["pausing"] and status in (
+            JobStatus.VALIDATING_FILES,
+            JobStatus.QUEUED,
+            JobStatus.RUNNING,
+        )
+        self.resume.visible = facts["resumable"]
         self.cancel.visible = not self.is_over
         self.tiles.set_content(facts_of(facts, t))
         self.loss.update({t(f"metric.{name}"): self.curves.get(name, []) for name in LOSSES})
@@ -149,7 +147,7 @@ class JobPage:
         results = [html.link(f"{BASE}/download/{file_id}", t("job.result_csv")) for file_id in job.result_files]
         return html.facts(
             [
-                (t("jobs.base"), html.model_name(job.model)),
+                (t("jobs.base"), html.two_lines(html.model_name(job.model), self.facts["weights"])),
                 (t("job.output"), html.model_name(job.fine_tuned_model or html.DASH)),
                 (t("create.method"), t(f"method.{self.facts['method']}")),
                 (t("create.training"), file_link(job.training_file)),
@@ -161,16 +159,17 @@ class JobPage:
             ]
         )
 
-    async def refresh(self) -> None:
+    async def refresh(self) -> bool:
+        """Whether to look again."""
         try:
             await self.load()
         except Exception as error:
             self.visit.fail(error)  # the next look may succeed: the page stays as it is
-            return
+            return True
         self.show()
         if self.is_over:
-            self.timer.deactivate()
             await self.show_failure()
+        return not self.is_over
 
     async def show_failure(self) -> None:
         self.failure.clear()
@@ -181,7 +180,26 @@ class JobPage:
     async def act(self, call: Any, done: str) -> None:
         """A second tab may have been quicker: the server's answer is shown and the page looks again."""
         await self.visit.attempt(call, done=self.t(done))
-        await self.refresh()
+        self.failure.clear()
+        if await self.refresh() and self.poll is not None:
+            self.poll.again()
+
+    def ask_name(self) -> None:
+        with blocks.dialog_box(self.t("job.rename")) as dialog:
+            ui.label(self.t("job.rename_text")).classes("muted")
+            field = ui.input(self.t("create.display_name"), value=self.facts["display_name"] or "")
+            field.props("outlined dense maxlength=200")
+
+            async def save() -> None:
+                dialog.close()
+                name = (field.value or "").strip() or None
+                post = self.visit.connection.post(f"/tunery/v1/jobs/{self.job_id}", {"display_name": name})
+                await self.act(post, "action.saved")
+
+            with ui.element("div").classes("buttons end"):
+                blocks.button(self.t("action.back"), dialog.close)
+                blocks.button(self.t("action.save"), save, primary=True)
+        dialog.open()
 
     def ask_cancel(self) -> None:
         jobs = self.visit.connection.client.fine_tuning.jobs

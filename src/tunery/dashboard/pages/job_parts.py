@@ -6,13 +6,13 @@ from typing import Any
 
 from markupsafe import Markup
 from nicegui import ui
-from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+from openai.types.fine_tuning import FineTuningJob
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from tunery.dashboard.components import blocks, html
+from tunery.dashboard.components.report import problem_table
 from tunery.dashboard.components.table import Row
 from tunery.dashboard.models import playground_path
-from tunery.dashboard.pages.report import problem_table
 from tunery.dashboard.visit import BASE, Visit
 from tunery.texts import Translator
 
@@ -22,25 +22,28 @@ MAX_PROBLEMS = 20
 def facts_of(facts: dict[str, Any], t: Translator) -> Markup:
     """The tiles at the top: progress, time, tokens, cost."""
     step, total = facts["step"], facts["total_steps"]
-    ended = facts["finished_at"] or time.time()
-    taken = ended - facts["started_at"] if facts["started_at"] else None
     left = facts["estimated_finish"] - time.time() if facts["estimated_finish"] else None
+    remaining = t("job.left", time=html.duration(left, t)) if left else ""
     return html.tiles_markup(
         [
             (t("job.progress"), html.progress(step, total, t), t("job.steps", step=step, total=total) if total else ""),
-            (t("job.time"), html.duration(taken, t), t("job.left", time=html.duration(left, t)) if left else ""),
+            (
+                t("job.time"),
+                html.duration(facts["elapsed_s"], t),
+                remaining,
+            ),
             (t("job.tokens"), html.number(facts["trained_tokens"]), t("job.tokens_text")),
             (t("job.cost"), html.money(facts["cost"], facts["currency"]), t("job.cost_text")),
         ]
     )
 
 
-def events_list(events: Sequence[FineTuningJobEvent], t: Translator) -> Markup:
+def events_list(events: Sequence[Mapping[str, Any]], t: Translator) -> Markup:
     if not events:
         return Markup('<p class="muted">{}</p>').format(t("job.no_events"))
     items = [
         Markup('<li class="{}">{}<span>{}</span></li>').format(
-            event.level, html.when(event.created_at, t), t.word(event.to_dict(), "message")
+            event["level"], html.when(event["created_at"], t), t.word(event, "message")
         )
         for event in events
     ]

@@ -6,6 +6,7 @@ from markupsafe import Markup
 from nicegui import ui
 
 from tunery.dashboard.components import blocks, html
+from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.pages.start import first_steps
 from tunery.dashboard.visit import BASE, Visit
@@ -48,7 +49,7 @@ class JobList:
         self.nothing.visible = False
         self.more = blocks.button(self.t("action.more"), self.load_more)
         self.more.visible = bool(first["has_more"])
-        ui.timer(POLL_S, self.refresh)
+        self.poll = Poll(self.refresh, every_s=POLL_S)
 
     def rows(self) -> list[Row]:
         return [Row(job["id"], job_cells(self.visit, job)) for job in self.shown]
@@ -68,15 +69,17 @@ class JobList:
             self.table.extend([Row(job["id"], job_cells(self.visit, job)) for job in page["data"]])
             self.more.visible = page["has_more"]
 
-    async def refresh(self) -> None:
-        """Only the newest page is asked for again: older jobs have ended."""
+    async def refresh(self) -> bool:
+        """Only the newest page is asked for again: older jobs have ended. Looks on in any case: new jobs come from
+        elsewhere too."""
         page = await self.fetch(quiet=True)
         if page is None:
-            return
+            return True
         newest = {job["id"] for job in page["data"]}
         rest = [job for job in self.shown if job["id"] not in newest][: max(0, len(self.shown) - len(newest))]
         self.shown = page["data"] + (rest if len(self.shown) > PAGE else [])
         self.table.update(self.rows())
+        return True
 
     async def fetch(self, *, after: str = "", quiet: bool = False) -> dict[str, Any] | None:
         try:
@@ -91,9 +94,11 @@ class JobList:
 
 
 def job_cells(visit: Visit, job: dict[str, Any]) -> list[str | Markup]:
-    name = job["fine_tuned_model"] or job["suffix"] or job["id"]
+    names = [job["display_name"], job["fine_tuned_model"] or job["suffix"], job["id"]]
+    name, *others = dict.fromkeys(filter(None, names))
     title = Markup('{}<span class="sub">{}</span>').format(
-        html.link(f"{BASE}/jobs/{job['id']}", html.model_name(name)), job["id"] if name != job["id"] else ""
+        html.link(f"{BASE}/jobs/{job['id']}", html.model_name(name)),
+        Markup("<br>").join(html.model_name(other) for other in others),
     )
     return [
         html.status_chip(job["status"], visit.t),

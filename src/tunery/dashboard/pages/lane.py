@@ -9,10 +9,10 @@ from nicegui import ui
 from openai.types import CompletionUsage
 
 from tunery.dashboard.components import blocks, html
+from tunery.dashboard.components.choices import Choice, Files, Models, weights_line
 from tunery.dashboard.components.conversation import conversation
 from tunery.dashboard.components.shots import shot_choices
 from tunery.dashboard.lines import few_shots
-from tunery.dashboard.models import Model
 from tunery.dashboard.visit import Visit
 
 SHOW_EVERY_S = 0.08
@@ -36,8 +36,8 @@ class Board(Protocol):
 
 
 class Lane:
-    def __init__(self, visit: Visit, models: dict[str, Model], files: dict[str, str], model: str, board: Board) -> None:
-        self.visit, self.t, self.models = visit, visit.t, models
+    def __init__(self, visit: Visit, found: Models, files: Files, model: str, board: Board) -> None:
+        self.visit, self.t, self.found = visit, visit.t, found
         self.messages: list[dict[str, Any]] = []
         self.shots: list[dict[str, Any]] = []
         self.is_busy = False
@@ -45,17 +45,26 @@ class Lane:
         with ui.element("section").classes("lane").props(f'aria-label="{self.t("playground.lane")}"') as self.element:
             self._draw(files, model)
 
-    def _draw(self, files: dict[str, str], model: str) -> None:
+    def _draw(self, files: Files, model: str) -> None:
         t = self.t
-        self.select = ui.select(list(self.models), value=model, label=t("jobs.model"), on_change=self.board.keep)
-        self.select.props("outlined dense options-dense")
+        labels = self.found.labels()
+        self.select = Choice(
+            self.visit, t("jobs.model"), self.found.find, labels, value=model, on_change=self.choose_model
+        )
+        self.weights = html.show("").classes("muted small")
         with ui.element("div").classes("fields"):
             self.num_shots = ui.select(
                 shot_choices(t), value=0, label=t("playground.shots"),
                 on_change=self.load_shots,
             ).props("outlined dense options-dense")  # fmt: skip
-            self.source = ui.select(files, value=next(iter(files), None), label=t("playground.shots_from"),
-                                    on_change=self.load_shots).props("outlined dense options-dense")  # fmt: skip
+            self.source = Choice(
+                self.visit,
+                t("playground.shots_from"),
+                files.find,
+                files.labels(),
+                value=next(iter(files.known), None),
+                on_change=self.load_shots,
+            )
             self.source.bind_visibility_from(self.num_shots, "value", bool)
         self.view = html.show("").props("aria-live=polite")
         self.stats = html.show("").classes("stats")
@@ -63,6 +72,15 @@ class Lane:
             self.save = blocks.button(t("playground.save"), self.save_answer, symbol="playlist_add")
             self.save.visible = False
             blocks.button(t("playground.remove"), lambda: self.board.remove_lane(self), symbol="close")
+        self.show_weights()
+
+    def choose_model(self) -> None:
+        self.show_weights()
+        self.board.keep()
+
+    def show_weights(self) -> None:
+        model = self.found.known.get(self.model)
+        self.weights.set_content(weights_line(model, self.t) if model else "")
 
     @property
     def model(self) -> str:
@@ -130,7 +148,7 @@ class Lane:
 
     def _show_stats(self, usage: CompletionUsage, first_s: float, total_s: float) -> None:
         cached = (usage.prompt_tokens_details and usage.prompt_tokens_details.cached_tokens) or 0
-        model, t = self.models[self.model], self.t
+        model, t = self.found.known[self.model], self.t
         parts = [
             t("playground.tokens", prompt=usage.prompt_tokens, cached=cached, completion=usage.completion_tokens),
             t("playground.time", first=f"{first_s:.2f}", total=f"{total_s:.2f}"),

@@ -6,7 +6,7 @@ from typing import Any
 from nicegui import ui
 
 from tunery.dashboard.components import blocks, code
-from tunery.dashboard.lines import small_enough
+from tunery.dashboard.components.choices import FIRST, MAX_HELD_BYTES, Files, Models
 from tunery.dashboard.models import Model, list_models
 from tunery.dashboard.pages.lane import Lane, Parameters
 from tunery.dashboard.pages.save_example import save_example
@@ -17,16 +17,23 @@ DRAFT = "playground"
 
 
 async def build(visit: Visit) -> None:
-    models = await list_models(visit.connection)
-    files = (await visit.connection.client.files.list(purpose="fine-tune", limit=100)).data
-    names = {file.id: file.filename for file in small_enough(files)}
-    Playground(visit, {model.name: model for model in models}, names).draw()
+    models = Models(visit, await list_models(visit.connection, limit=FIRST))
+    for name in dict.fromkeys([*visit.query("models").split("|"), *_kept_models(visit.load_draft(DRAFT))]):
+        if name and name not in models.known:
+            await models.find(name)
+    files = Files(visit, max_bytes=MAX_HELD_BYTES)
+    await files.find()
+    Playground(visit, models, files).draw()
+
+
+def _kept_models(draft: dict[str, Any]) -> list[str]:
+    return [lane["model"] for lane in draft.get("lanes", [])]
 
 
 class Playground:
-    def __init__(self, visit: Visit, models: dict[str, Model], files: dict[str, str]) -> None:
+    def __init__(self, visit: Visit, found: Models, files: Files) -> None:
         self.visit, self.t = visit, visit.t
-        self.models, self.files = models, files
+        self.found, self.files = found, files
         self.lanes: list[Lane] = []
         self.draft = visit.load_draft(DRAFT)
 
@@ -56,9 +63,13 @@ class Playground:
             self.button = blocks.button(t("playground.send"), self.send, primary=True, symbol="send")
         self.restore()
 
+    @property
+    def models(self) -> dict[str, Model]:
+        return self.found.known
+
     def _first_models(self) -> list[str]:
         wanted = [name for name in self.visit.query("models").split("|") if name in self.models]
-        kept = [lane["model"] for lane in self.draft.get("lanes", []) if lane["model"] in self.models]
+        kept = [name for name in _kept_models(self.draft) if name in self.models]
         newest = [model.name for model in self.models.values() if model.kind != "base"][:1]
         if wanted or kept:
             return (wanted or kept)[:MAX_LANES]
@@ -72,7 +83,7 @@ class Playground:
     def add_lane(self, model: str) -> None:
         if len(self.lanes) < MAX_LANES:
             with self.arena:
-                self.lanes.append(Lane(self.visit, self.models, self.files, model, self))
+                self.lanes.append(Lane(self.visit, self.found, self.files, model, self))
         self.add.set_visibility(len(self.lanes) < MAX_LANES)
 
     def remove_lane(self, lane: Lane) -> None:
@@ -131,12 +142,13 @@ class Playground:
 
     def save_answer(self, messages: list[dict[str, Any]]) -> None:
         async def saved(file_id: str, filename: str) -> None:
-            self.files = {file_id: filename} | self.files
+            await self.files.fetch(file_id)
             notify(self.t("playground.saved", name=filename))
 
         system = self.parameters.system
         head = [{"role": "system", "content": system}] if system else []
-        save_example(self.visit, head + messages, self.files, saved)
+        names = {file_id: file["filename"] for file_id, file in self.files.known.items()}
+        save_example(self.visit, head + messages, names, saved)
 
 
 def _number(label: str, value: float | None, *, low: float, high: float, step: float) -> ui.number:

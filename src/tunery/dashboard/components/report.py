@@ -6,18 +6,22 @@ from typing import Any
 from markupsafe import Markup
 from nicegui import ui
 
-from tunery.dashboard.checks import validate
+from tunery.dashboard.checks import MAX_PROBLEMS, validate
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.chart import histogram
 from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.visit import Visit
 from tunery.texts import Translator
 
-MAX_PROBLEMS = 50
-
 
 async def check_file(
-    visit: Visit, area: ui.element, *, file_id: str, model: str, method: str = ""
+    visit: Visit,
+    area: ui.element,
+    *,
+    file_id: str,
+    model: str,
+    method: str = "",
+    validation_share: float | None = None,
 ) -> dict[str, Any] | None:
     """Has the server check the file, with its progress shown in `area`. None when it could not, and `area` says why."""
     area.clear()
@@ -29,7 +33,14 @@ async def check_file(
         bar.set_content(html.progress(done, total, visit.t))
 
     try:
-        report = await validate(visit.connection, file_id=file_id, model=model, method=method, on_progress=on_progress)
+        report = await validate(
+            visit.connection,
+            file_id=file_id,
+            model=model,
+            method=method,
+            validation_share=validation_share,
+            on_progress=on_progress,
+        )
     except Exception as error:
         area.clear()
         with area:

@@ -1,0 +1,130 @@
+"""Choosing a file or a model of any number: the newest at first, then what the server finds for what is typed."""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from markupsafe import Markup
+from nicegui import ui
+from nicegui.events import GenericEventArguments
+
+from tunery.dashboard.components import html
+from tunery.dashboard.models import Model, list_models
+from tunery.dashboard.visit import Visit
+from tunery.texts import Translator
+
+FIRST = 50  # shown before anything is typed, and for what is typed
+MAX_NAMES = 3  # of the same weights
+MAX_HELD_BYTES = 64 * 1024 * 1024  # a larger file is not read into memory whole: it is not offered where that happens
+
+Find = Callable[[str], Awaitable[dict[str, str]]]
+"""Labels by value of what holds a text."""
+
+
+class Choice(ui.select):
+    """A select with typing. What is chosen stays choosable, whatever the server finds next."""
+
+    def __init__(
+        self,
+        visit: Visit,
+        label: str,
+        find: Find,
+        options: dict[str, str],
+        *,
+        value: str | None,
+        fixed: dict[str, str] | None = None,
+        on_change: Callable[[], Any] | None = None,
+    ) -> None:
+        self.visit, self.find, self.fixed = visit, find, fixed or {}
+        super().__init__(self.fixed | options, value=value, label=label, with_input=True)
+        if on_change is not None:
+            self.on_value_change(on_change)
+        self.props("outlined dense options-dense").props(remove="fill-input hide-selected")
+        self.on("input-value", self._search, throttle=0.3, leading_events=False)
+
+    async def _search(self, event: GenericEventArguments) -> None:
+        try:
+            found = await self.find(str(event.args or ""))
+        except Exception as error:
+            self.visit.fail(error)  # the choices stay as they are
+            return
+        self.offer(found)
+
+    def offer(self, options: dict[str, str], **value: str) -> None:
+        """These to choose from, besides the fixed ones and what is chosen; `value` chooses."""
+        kept = {self.value: self.options[self.value]} if self.value in self.options else {}
+        self.set_options(self.fixed | options | kept, **value)
+
+
+class Files:
+    """The training files of the project, as they were found."""
+
+    def __init__(self, visit: Visit, *, max_bytes: int | None = None) -> None:
+        self.visit, self.max_bytes = visit, max_bytes
+        self.known: dict[str, dict[str, Any]] = {}
+
+    async def find(self, text: str = "") -> dict[str, str]:
+        page = await self.visit.connection.get("/tunery/v1/files", purpose="fine-tune", search=text, limit=FIRST)
+        fitting = [file for file in page["data"] if self.max_bytes is None or file["bytes"] <= self.max_bytes]
+        self.known |= {file["id"]: file for file in fitting}
+        return {file["id"]: file_label(file, self.visit.t) for file in fitting}
+
+    async def fetch(self, file_id: str) -> dict[str, str]:
+        """One by its id, however old. Empty when there is none."""
+        await self.find(file_id)
+        file = self.known.get(file_id)
+        return {file_id: file_label(file, self.visit.t)} if file else {}
+
+    def labels(self) -> dict[str, str]:
+        return {file_id: file_label(file, self.visit.t) for file_id, file in self.known.items()}
+
+    def name(self, file_id: str) -> str:
+        return self.known[file_id]["filename"]
+
+
+def file_label(file: dict[str, Any], t: Translator) -> str:
+    """Its name, and what tells it from others of that name."""
+    made = datetime.fromtimestamp(file["created_at"], UTC).strftime("%Y-%m-%d %H:%M")
+    rows = [] if file["num_rows"] is None else [t("datasets.rows", n=f"{file['num_rows']:,}")]
+    return " · ".join([file["filename"], *rows, html.size(file["bytes"]), made])
+
+
+class Models:
+    """The models of the project, as they were found: those that are `wanted`."""
+
+    def __init__(self, visit: Visit, first: list[Model], *, wanted: Callable[[Model], bool] = lambda _: True) -> None:
+        self.visit, self.wanted = visit, wanted
+        self.known = {model.name: model for model in first}
+
+    async def find(self, text: str = "") -> dict[str, str]:
+        found = filter(self.wanted, await list_models(self.visit.connection, search=text, limit=FIRST))
+        found = list(found)
+        self.known |= {model.name: model for model in found}
+        return {model.name: model_label(model) for model in found}
+
+    def labels(self) -> dict[str, str]:
+        return {name: model_label(model) for name, model in self.known.items()}
+
+
+def model_label(model: Model) -> str:
+    """Its names, and which weights stand under them."""
+    return " · ".join(filter(None, [model.name, model.display_name, model.weights["name"]]))
+
+
+def weights_line(model: Model, t: Translator) -> Markup:
+    """Under a chosen model: what answers, and under which other names the very same does."""
+    said = t("models.weights", weights=model.weights["name"])
+    if model.kind != "base":
+        said = t("models.tuned_weights", weights=model.weights["name"])
+    same = same_weights(model.same_weights, t)
+    return Markup('<span title="{}">{}</span> {}').format(model.weights["source"], said, same)
+
+
+def same_weights(names: list[str], t: Translator) -> str:
+    """The first of the other names; empty when there are none."""
+    if not names:
+        return ""
+    more = len(names) - MAX_NAMES
+    if more > 0:
+        return t("models.same_weights_more", names=", ".join(names[:MAX_NAMES]), n=more)
+    return t("models.same_weights", names=", ".join(names))

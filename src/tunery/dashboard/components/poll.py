@@ -1,0 +1,43 @@
+"""Looking again, as long as something may change and somebody sees it."""
+
+from collections.abc import Awaitable, Callable
+
+from nicegui import ui
+from nicegui.events import GenericEventArguments
+
+LEAST_S = 1.0  # between two looks
+
+
+class Poll:
+    """`look` says whether to look again; one look at a time. A hidden tab waits; shown again, it looks at once."""
+
+    def __init__(self, look: Callable[[], Awaitable[bool]], *, every_s: float = LEAST_S) -> None:
+        self.look, self.is_looking, self.is_over = look, False, False
+        self.timer = ui.timer(max(every_s, LEAST_S), self._tick, immediate=False)
+        ui.on("tab", self._on_tab)
+
+    def stop(self) -> None:
+        self.is_over = True
+        self.timer.deactivate()
+
+    def again(self) -> None:
+        """Something was done: what had ended may go on."""
+        self.is_over = False
+        self.timer.activate()
+
+    async def _tick(self) -> None:
+        if self.is_looking:
+            return
+        self.is_looking = True
+        try:
+            self.is_over = not await self.look()
+        finally:
+            self.is_looking = False
+        if self.is_over:
+            self.timer.deactivate()
+
+    async def _on_tab(self, event: GenericEventArguments) -> None:
+        is_shown = bool(event.args)
+        self.timer.active = is_shown and not self.is_over
+        if self.timer.active:
+            await self._tick()
