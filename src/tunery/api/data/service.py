@@ -195,7 +195,15 @@ def _report_steps(
 def _report_of_split(services: Services, file: File, base: Base | None, method: Method | None, share: float) -> Steps:
     """On what `split` with this share would leave to train on. Stores nothing."""
     limit = base.catalog.max_example_tokens if base else None
-    key = ReportKey(f"{file.id} without {share}", base.source if base else None, limit, method, "training", None)
+    key = ReportKey(
+        file_id=f"{file.id} without {share}",
+        model_source=base.source if base else None,
+        completes=base is not None and base.catalog.completes,
+        max_example_tokens=limit,
+        method=method,
+        role="training",
+        against=None,
+    )
 
     def make() -> Steps:
         with _split_folder(services) as folder:
