@@ -168,10 +168,13 @@ def test_events_newest_first(api: Api) -> None:
     assert [event["message"] for event in rest["data"]] == ["event 1", "event 0"]
 
 
-def test_checkpoints_are_listed_when_the_job_has_succeeded(api: Api) -> None:
+@pytest.mark.parametrize(
+    "status", [JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.PAUSED], ids=str
+)
+def test_checkpoints_are_listed_when_the_job_has_ended_or_is_paused(api: Api, status: JobStatus) -> None:
     finished = Hyperparameters(n_epochs=2, batch_size=4, learning_rate_multiplier=1.8)
     running = api.make_job(status=JobStatus.RUNNING)
-    done = api.make_job(status=JobStatus.SUCCEEDED, hyperparameters=finished, fine_tuned_model="ft:x:y::AbCd1234")
+    done = api.make_job(status=status, hyperparameters=finished, fine_tuned_model="ft:x:y::AbCd1234")
     with write(api.engine) as conn:
         for job, step in ((running, 10), (done, 10), (done, 20)):
             name = f"ft:x:y::AbCd1234:ckpt-step-{step}"

@@ -1,6 +1,7 @@
 """The worker with a scripted trainer: a real process without a model. What the real one learns is in test_training."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from tests.jobs.conftest import ROWS, Site
+from tests.jobs.processes import children_of
 from tests.jobs.waiting import wait_for
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import JobStatus
@@ -120,16 +122,20 @@ def test_file_deleted_before_the_job_starts_fails_it_with_the_reason(site: Site)
     assert "deleted" in done.error.message
 
 
-def test_running_job_is_cancelled_within_two_seconds(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_job_is_cancelled_at_once_and_its_trainer_ends_within_two_seconds(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script(monkeypatch, steps=3000)
     job = site.create()
     with site.worker(SCRIPTED):
         site.wait_for_step(job.id, 12)
-        assert site.verb(lifecycle.cancel_job, job.id).status is JobStatus.RUNNING
-        done = wait_for(lambda: j if (j := site.job(job.id)).is_terminal else None, 2.5)
-    assert done.status is JobStatus.CANCELLED
+        done = site.verb(lifecycle.cancel_job, job.id)
+        assert done.status is JobStatus.CANCELLED
+        wait_for(lambda: True if not children_of(os.getpid(), "scripted_trainer") else None, 2.5)
     assert done.finished_at is not None
     assert site.messages(job.id)[-1] == "Fine-tuning job cancelled"
+    assert site.blobs.list("jobs") == ()
+    assert not (site.settings.home / "work" / job.id).exists()
 
 
 def test_paused_job_goes_on_where_it_stopped_and_ends_as_if_never_paused(

@@ -1,7 +1,7 @@
 """Jobs as their project sees them. What a verb means is decided in tunery.jobs."""
 
 from tunery.api.services import Services
-from tunery.domain.jobs import Checkpoint, FineTuningJob, JobEvent
+from tunery.domain.jobs import Checkpoint, FineTuningJob, JobEvent, JobStatus
 from tunery.domain.tenants import Caller
 from tunery.jobs import lifecycle
 from tunery.jobs.request import JobRequest
@@ -61,8 +61,10 @@ def list_events(services: Services, caller: Caller, job_id: str, *, after: str |
 def list_checkpoints(
     services: Services, caller: Caller, job_id: str, *, after: str | None, limit: int
 ) -> Page[Checkpoint]:
-    """Highest step first: those that are models, as they are from the moment that the job has ended, however, or is
-    paused."""
+    """Highest step first. Empty until the job has ended, however, or is paused: only then is it sure which ones are
+    kept."""
     with read(services.engine) as conn:
-        store.get_job(conn, job_id, caller.project_id)
+        job = store.get_job(conn, job_id, caller.project_id)
+        if not (job.is_terminal or job.status is JobStatus.PAUSED):
+            return Page()
         return events.list_checkpoints(conn, job_id, after=after, limit=limit)
