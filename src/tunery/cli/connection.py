@@ -58,6 +58,14 @@ def catalog_by_name(client: "OpenAI") -> dict[str, dict[str, Any]]:
     return {name: entry for entry in entries for name in (*entry["aliases"], entry["name"])}
 
 
+def weights_of(entry: dict[str, Any] | None) -> str:
+    """What stands under a name of the catalog; a dash where it is not known."""
+    if entry is None:
+        return "–"
+    name = entry["weights"]["name"]
+    return f"fine-tuned on {name}" if entry["weights"]["adapter"] else name
+
+
 def client_of(ctx: typer.Context) -> "OpenAI":
     """Raises a usage error when there is no key."""
     connection: Connection = ctx.obj

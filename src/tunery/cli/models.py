@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from tunery.cli.connection import client_of
+from tunery.cli.connection import catalog_by_name, client_of, weights_of
 from tunery.cli.output import Json, console, emit_json, facts, notes, table, when
 from tunery.modeling import sources
 from tunery.modeling.catalog import Catalog
@@ -27,11 +27,13 @@ def list_models(
     """List the models a server answers to, fine-tuned ones included."""
     if local:
         return _list_local(as_json)
-    found = list(client_of(ctx).models.list())
+    client = client_of(ctx)
+    found = list(client.models.list())
     if as_json:
         return emit_json(found)
-    rows = ((model.id, model.owned_by, when(model.created)) for model in found)
-    console.print(table(("model", "owner", "created"), rows, empty="No models."))
+    known = catalog_by_name(client)
+    rows = ((model.id, weights_of(known.get(model.id)), model.owned_by, when(model.created)) for model in found)
+    console.print(table(("model", "weights", "owner", "created"), rows, empty="No models."))
 
 
 def _list_local(as_json: bool) -> None:

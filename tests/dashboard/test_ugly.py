@@ -1,0 +1,90 @@
+"""The ugliest files that the upload takes: every page about them comes, and says what it can."""
+
+import json
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.dashboard.browsing import Visitor
+from tests.dashboard.stand import Stand
+from tunery.dashboard.comparison import read_result
+from tunery.dashboard.lines import chat_examples
+from tunery.dashboard.models import Model
+
+PAIR = {
+    "input": {"messages": [{"role": "user", "content": "How cold is Rome?"}], "tools": []},
+    "preferred_output": [{"role": "assistant", "content": "Mild."}],
+    "non_preferred_output": [{"role": "assistant", "content": "Not cold."}],
+}
+UGLY = {
+    "pairs": json.dumps(PAIR),
+    "a key twice": '{"messages": [{"role": "user", "role": "user", "content": "a"}]}',
+    "numbers as content": '{"messages": [{"role": "user", "content": 1}, {"role": "assistant", "content": [2, true]}]}',
+    "no objects as messages": '{"messages": [7, null, "x", [], {"role": ["a"], "tool_calls": [1, {"function": 2}]}]}',
+    "half a pair of surrogates": '{"messages": [{"role": "user", "content": "\\ud800"}]}',
+    "broken pairs": '{"input": {"messages": "none"}, "preferred_output": 4, "non_preferred_output": null}',
+    "anything": '{"prompt": 5, "completion": null, "more": {"deep": [1e400, NaN]}}',
+    "a long line": json.dumps({"messages": [{"role": "user", "content": "x" * 300_000}]}),
+    "deep": '{"a":' * 70 + "1" + "}" * 70,
+}
+
+
+@pytest.mark.parametrize("rows", [*UGLY.values(), "\n".join(UGLY.values())], ids=[*UGLY, "all of them"])
+def test_every_file_that_is_taken_has_its_page(visitor: Visitor, stand: Stand, rows: str) -> None:
+    file = stand.client().files.create(file=("ugly <b>.jsonl", rows.encode() + b"\n"), purpose="fine-tune")
+    visitor.sign_in(stand.key)
+    page = visitor.go(f"/datasets/{file.id}")
+    expect(page.locator("h1")).to_have_text("ugly <b>.jsonl")
+    expect(page.locator(".example")).to_have_count(rows.count("\n") + 1)
+    assert page.get_by_text("Something went wrong").count() == 0
+
+
+@pytest.mark.parametrize("content", [b"[]\n", b'{"plan": 3}\n', b"\xff\xfe", b'{"plan": {"contestants": []}}\n[]\n'])
+def test_a_file_that_is_no_comparison_is_told_so(visitor: Visitor, stand: Stand, content: bytes) -> None:
+    file = stand.client().files.create(file=("comparison-x.jsonl", content), purpose="evals")
+    visitor.sign_in(stand.key)
+    page = visitor.go(f"/compare/{file.id}")
+    expect(page.locator("#main")).to_contain_text("not a comparison")
+    with pytest.raises(ValueError, match="not a comparison"):
+        read_result(file.id, content.decode("utf-8", "replace"))
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085", "\x0b"])
+def test_marks_that_only_look_like_line_ends_are_text(mark: str) -> None:
+    row = {"messages": [{"role": "user", "content": f"a{mark}b"}, {"role": "assistant", "content": f"c{mark}d"}]}
+    ((line, messages),) = chat_examples(json.dumps(row, ensure_ascii=False) + "\n")
+    assert (line, messages[-1]["content"]) == (1, f"c{mark}d")
+
+
+def test_creating_with_a_tenth_held_back_counts_what_is_left_and_leaves_no_more_than_two_files(
+    visitor: Visitor, stand: Stand
+) -> None:
+    _, key = stand.new_project("held back")
+    client = stand.client(key)
+    row = (
+        '{"messages": [{"role": "user", "content": "Question %d?"}, {"role": "assistant", "content": "Answer %d."}]}\n'
+    )
+    content = "".join(row % (n, n) for n in range(40)).encode()
+    file = client.files.create(file=("questions.jsonl", content), purpose="fine-tune")
+    visitor.sign_in(key)
+    page = visitor.go(f"/jobs/new?file={file.id}")
+    page.get_by_role("combobox", name="Validation file").click()
+    page.get_by_role("option", name="Hold back").click()
+    expect(page.locator(".report")).to_contain_text("36 examples in 36 lines")
+    assert len(client.files.list().data) == 1
+    page.get_by_role("button", name="As code").click()
+    expect(page.locator(".dialog pre.code")).to_contain_text(f"/tunery/v1/files/{file.id}/split")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Start fine-tuning").click()
+    page.wait_for_url("**/jobs/ftjob-*")
+    (job,) = client.fine_tuning.jobs.list().data
+    assert {job.training_file, job.validation_file, file.id} == {each.id for each in client.files.list().data}
+
+
+def test_a_model_knows_its_training_file_and_its_copies() -> None:
+    learned = [{"id": "file-a", "sha256": "aa"}, {"id": None, "sha256": "bb"}, {"id": "file-gone", "sha256": None}]
+    values = dict.fromkeys(Model.__dataclass_fields__) | {"learned_from": learned}
+    model = Model(**values)  # type: ignore[arg-type]
+    assert model.learned({"id": "file-a", "sha256": "cc"}) and model.learned({"id": "file-copy", "sha256": "aa"})
+    assert model.learned({"id": "file-shared", "sha256": "bb"}) and model.learned({"id": "file-gone", "sha256": "dd"})
+    assert not model.learned({"id": "file-new", "sha256": "ee"})
