@@ -10,6 +10,7 @@ from openai.types.chat.chat_completion_message_function_tool_call import Functio
 from tests.datasets.conftest import chat_row, pair_row
 from tunery.datasets.examples import ChatExample, PreferenceExample
 from tunery.datasets.lines import Line
+from tunery.datasets.messages import text_of
 from tunery.datasets.parse import Parsed, parse_line
 
 TOOL = {
@@ -179,3 +180,53 @@ def test_a_call_needs_no_words_beside_it(key: str) -> None:
     for content in ("", [], None, [{"type": "text", "text": ""}]):
         row["messages"][1]["content"] = content
         assert not parsed(row).problems, content
+
+
+@pytest.mark.parametrize("empty", EMPTY, ids=repr)
+def test_the_columns_of_other_formats_are_absent_when_empty(empty: Any) -> None:
+    pairs = ("input", "preferred_output", "non_preferred_output")
+    completion = {"prompt": "", "completion": "b"}
+    for row, others in (
+        (chat_row(), (*pairs, "prompt", "completion", "metadata")),
+        (pair_row(), ("messages", "tools", "prompt", "completion")),
+        (completion, ("messages", "tools", *pairs)),
+    ):
+        assert parsed(row).example is not None
+        assert parsed({**row, **dict.fromkeys(others, empty)}) == parsed(row)
+
+
+def test_tools_and_calls_lose_the_structure_of_another_type() -> None:
+    row = calling("{}")
+    merged = calling("{}", tools=[{**TOOL, "custom": {"name": None, "format": None}}])
+    merged["messages"][1]["tool_calls"][0]["custom"] = {"name": None, "input": ""}
+    assert parsed(merged) == parsed(row)
+    pair = pair_row()
+    pair["input"]["functions"] = []
+    assert parsed(pair) == parsed(pair_row())
+    nameless = calling("{}")
+    nameless["messages"][1]["tool_calls"][0]["id"] = ""
+    assert parsed(nameless).example is None
+
+
+def test_a_function_may_have_given_nothing() -> None:
+    row = calling("{}", legacy=True)
+    result: dict[str, Any] = {"role": "function", "name": "set_lamp", "content": None}
+    row["messages"] += [result, {"role": "assistant", "content": "done"}]
+    expected = json.loads(json.dumps(row))
+    expected["messages"][2]["content"] = ""
+    assert parsed(row) == parsed(expected)
+    assert isinstance(parsed(row).example, ChatExample)
+    del result["content"]
+    assert parsed(row).example is None
+
+
+@pytest.mark.parametrize("content", [None, "", []], ids=repr)
+def test_a_refusal_is_the_answer_whatever_empty_content_stands_beside_it(content: Any) -> None:
+    answer = {"role": "assistant", "content": content, "refusal": "I may not."}
+    chat = parsed({"messages": [{"role": "user", "content": "a"}, answer]})
+    assert isinstance(chat.example, ChatExample) and not chat.problems
+    assert text_of(chat.example.messages[-1]) == "I may not."
+    pair = pair_row()
+    pair["preferred_output"] = [answer]
+    assert isinstance(preferring := parsed(pair).example, PreferenceExample)
+    assert text_of(preferring.preferred) == "I may not."

@@ -79,18 +79,18 @@ def _check_name(message: dict[str, Any], role: str, path: str, findings: Finding
 
 def _check_content(message: dict[str, Any], role: str, path: str, findings: Findings) -> None:
     content = message.get("content")
-    calls = role == "assistant" and bool(message.keys() & {"tool_calls", "function_call"})
+    stands_alone = role == "assistant" and bool(message.keys() & {"tool_calls", "function_call", "refusal"})
     if content is None:
-        if not calls and not (role == "assistant" and message.get("refusal")):
+        if not stands_alone:
             findings.add("missing_content", path, say("problem.missing_content", role=role))
     elif isinstance(content, list):
-        if not content and not calls:
+        if not content and not stands_alone:
             findings.add("empty_content", f"{path}.content", say("problem.empty_parts"))
         for index, part in enumerate(content):
             _check_part(part, role, f"{path}.content[{index}]", findings)
     elif not isinstance(content, str):
         findings.add("content_not_text", f"{path}.content", say("problem.content_not_text", content=shown(content)))
-    elif role == "assistant" and not content.strip() and not calls:
+    elif role == "assistant" and not content.strip() and not stands_alone:
         findings.add("empty_content", f"{path}.content", say("problem.empty_answer"))
 
 

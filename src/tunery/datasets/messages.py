@@ -30,10 +30,10 @@ def _plain(message: Message) -> Message:
 
 def text_of(message: Message) -> str:
     content = message.get("content")
+    if not content:
+        return message.get("refusal") or ""
     if isinstance(content, str):
         return content
-    if content is None:
-        return message.get("refusal") or ""
     return "\n".join(_text_of_part(part) for part in content)
 
 

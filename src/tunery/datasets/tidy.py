@@ -5,6 +5,7 @@ Tables fill every key of every row with null, and the SDK's `model_dump()` write
 """
 
 import json
+from collections.abc import Set
 from typing import Any
 
 from tunery.datasets.problems import Findings
@@ -18,6 +19,16 @@ _OPTIONAL = frozenset(
 _NEEDED = {"tool": frozenset({"tool_call_id"}), "function": frozenset({"name"})}
 # What a server adds to its answer beside what the model wrote: no part of a conversation.
 _ADDED_TO_ANSWERS = ("annotations",)
+# What each format of a row cannot do without, in the order in which a row is told to be of one.
+_FORMS = (
+    frozenset(("messages",)),
+    frozenset(
+        ("input", "preferred_output", "non_preferred_output", "preferred_completion", "non_preferred_completion")
+    ),
+    frozenset(("prompt", "completion")),
+)
+# Of a tool and of a call: what they cannot do without.
+_OF_TOOLS = frozenset(("id", "type", "function", "name"))
 # Keywords of JSON Schema that may well be null.
 _MAY_BE_NULL = frozenset(("default", "const"))
 _MAX_ENCODINGS = 4
@@ -35,11 +46,14 @@ def tidy_row(row: dict[str, Any], findings: Findings) -> None:
     """Changes the row in place. What is not in OpenAI's form at all is left as it stands, for the rules to find."""
     has_messages = "messages" in row
     _drop_nulls(row)
+    own = next((form for form in _FORMS if any(not is_absent(row.get(key)) for key in form)), None)
+    if own is not None:
+        _drop_absent(row, row.keys() - own)  # a table of several formats gives each row the columns of all
     if has_messages and not row:
         row["messages"] = None  # the one key it has is the one that is wrong
     prompt = row.get("input")
     if isinstance(prompt, dict):
-        _drop_nulls(prompt)
+        _drop_absent(prompt, prompt.keys() - {"messages"})
         _tidy_conversation(prompt, "input.", findings)
     schemas = _tidy_conversation(row, "", findings) if not isinstance(prompt, dict) else _schemas_of(prompt)
     for name in ("preferred_output", "non_preferred_output", "preferred_completion", "non_preferred_completion"):
@@ -63,6 +77,8 @@ def _tidy_conversation(holder: dict[str, Any], path: str, findings: Findings) ->
 def _tidy_tool(tool: dict[str, Any]) -> None:
     """A tool, or the definition alone as `functions` holds it."""
     _drop_nulls(tool)
+    if isinstance(tool.get("function"), dict):
+        _drop_absent(tool, tool.keys() - _OF_TOOLS)  # `custom` of a tool of that type
     for function in (tool, tool.get("function")):
         if isinstance(function, dict):
             _drop_nulls(function)
@@ -90,8 +106,10 @@ def _schemas_of(holder: dict[str, Any]) -> dict[str, Any]:
 def _tidy_message(message: Any, path: str, schemas: dict[str, Any], findings: Findings) -> None:
     if not isinstance(message, dict):
         return
-    _drop_nulls(message)
     role = message.get("role")
+    if role == "function" and "content" in message:
+        message["content"] = message["content"] or ""  # null is what OpenAI's type gives for no result
+    _drop_nulls(message)
     _drop_absent(message, _OPTIONAL - _NEEDED.get(role if isinstance(role, str) else "", frozenset()))
     if role == "assistant":
         for key in _ADDED_TO_ANSWERS:
@@ -100,7 +118,7 @@ def _tidy_message(message: Any, path: str, schemas: dict[str, Any], findings: Fi
     for part in _objects(message.get("content")):
         _drop_nulls(part)
     for index, call in enumerate(_objects(message.get("tool_calls"))):
-        _drop_nulls(call)
+        _drop_absent(call, call.keys() - _OF_TOOLS)
         if isinstance(call.get("index"), int):  # of a call that was put together from a stream
             del call["index"]
         _tidy_arguments(call.get("function"), f"{path}.tool_calls[{index}].function", schemas, findings)
@@ -179,7 +197,7 @@ def _drop_nulls(holder: dict[str, Any]) -> None:
         del holder[key]
 
 
-def _drop_absent(holder: dict[str, Any], keys: frozenset[str]) -> None:
+def _drop_absent(holder: dict[str, Any], keys: Set[str]) -> None:
     for key in keys & holder.keys():
         if is_absent(holder[key]):
             del holder[key]
