@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,95 @@ def test_cells_may_be_long_and_lists_may_be_called_jsonl(tmp_path: Path) -> None
     )
     (row,) = prepare(read_table(separators))
     assert row["messages"][0]["content"] == "a\u2028b"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\n\nquestion,answer\na,b\n",
+        ",,\n,,\nquestion,answer,\na,b,\n",
+        "Tickets of May,\n,\n Question ,Answer\n,\na,b\n",
+        "question,answer\na,b,,\n",
+        ",question,answer\n0,a,b\n",
+        "question,answer,answer\na,b,other\n",
+        "sep=;\nquestion;answer\na;b\n",
+        "question|answer\na|b\n",
+        "question\tanswer\na\tb\n",
+        "question;notes, if any, of ours;answer\na;x, y;b\n",
+    ],
+)
+def test_tables_as_programs_export_them(content: str, tmp_path: Path) -> None:
+    (path := tmp_path / "a.csv").write_text(content)
+    assert contents(path) == [["a", "b"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", "\n".join(map(json.dumps, RECORDS))),
+        ("a.jsonl", "\n".join(json.dumps(record, indent=2) for record in RECORDS)),
+        ("a.jsonl", "\n \n  " + json.dumps(RECORDS)),
+        ("a.jsonl", json.dumps(RECORDS, indent=1)),
+        ("a.jsonl", "\ufeff" + json.dumps(RECORDS)),
+    ],
+)
+def test_objects_are_found_however_they_are_laid_out(name: str, text: str, tmp_path: Path) -> None:
+    (path := tmp_path / name).write_text(text, encoding="utf-8")
+    assert list(prepare(read_table(path, encoding_of(path)))) == EXPECTED
+
+
+def test_one_chat_in_a_json_file_is_one_row(tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    (path := tmp_path / "a.json").write_text(json.dumps(row, indent=1))
+    assert list(prepare(read_table(path))) == [row]
+
+
+def test_answers_that_are_no_text_are_written_as_people_write_them(tmp_path: Path) -> None:
+    answers = [
+        True,
+        3.0,
+        2.5,
+        {"größe": None},
+        ["x"],
+        datetime(2026, 5, 1),
+        datetime(2026, 5, 1, 9, 30),
+        b"caf\xc3\xa9",
+    ]
+    rows = prepare([{"question": "a", "answer": answer} for answer in answers])
+    written = ["true", "3", "2.5", '{"größe": null}', '["x"]', "2026-05-01", "2026-05-01 09:30:00", "café"]
+    assert [row["messages"][1]["content"] for row in rows] == written
+
+
+def test_a_workbook_is_read_where_its_table_is(tmp_path: Path) -> None:
+    from openpyxl import Workbook
+
+    book = Workbook()
+    sheet = book.create_sheet("Export")
+    for cells in (["Tickets"], [], [None, "Question", "Answer", "Answer"], [None, "a", "b", None], [None, None, "c"]):
+        sheet.append(cells)
+    book.save(path := tmp_path / "a.xlsx")
+    prepared = prepare(read_table(path))
+    assert [[m["content"] for m in row["messages"]] for row in prepared] == [["a", "b"]]
+    assert [each.row for each in prepared.skipped] == [2]
+
+
+def test_the_line_where_a_table_breaks_is_named(tmp_path: Path) -> None:
+    (path := tmp_path / "a.csv").write_text('question,answer\na,b\n"c,d\ne,f\n')
+    with pytest.raises(InvalidRequest, match="line 3"):
+        contents(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "cp932"])
+def test_japanese_without_a_mark_is_told_by_its_bytes(encoding: str, tmp_path: Path) -> None:
+    (path := tmp_path / "a.csv").write_bytes("質問,回答\n東京都,大阪府\n".encode(encoding))
+    assert contents(path) == [["東京都", "大阪府"]]
+    lines = "\n".join(["英数字,a"] * 200_000)  # more than is looked at, which then ends within a character
+    path.write_bytes(f"question,answer\n{lines}".encode(encoding))
+    assert contents(path)[-1] == ["英数字", "a"]
+
+
+def contents(path: Path) -> list[list[str]]:
+    return [[m["content"] for m in row["messages"]] for row in prepare(read_table(path, encoding_of(path)))]
 
 
 # ---- split

@@ -118,7 +118,8 @@ def prepare_file(
 
 
 def _encoding(file: Path, given: str) -> str:
-    from tunery.datasets.tables import UTF_8, encoding_of, is_text
+    from tunery.datasets.encodings import UTF_8
+    from tunery.datasets.tables import encoding_of, is_text
 
     if given or not is_text(file):
         return given or UTF_8

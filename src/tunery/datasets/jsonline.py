@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from tunery.datasets.encodings import narrow_encoding, wide_encoding
+from tunery.datasets.encodings import narrow_encoding, said, wide_encoding
 from tunery.datasets.problems import Findings, shown
 from tunery.texts import say
 
@@ -61,9 +61,9 @@ def decode(content: bytes, findings: Findings) -> dict[str, Any] | None:
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as exc:
-        guess = wide_encoding(content) or narrow_encoding(content)
-        said = say("problem.invalid_utf8", byte=exc.start + 1, found=content[exc.start], guess=guess)
-        findings.add("invalid_utf8", "", said)
+        guess = said(wide_encoding(content) or narrow_encoding(content))
+        message = say("problem.invalid_utf8", byte=exc.start + 1, found=content[exc.start], guess=guess)
+        findings.add("invalid_utf8", "", message)
         return None
     value = _decode_text(text, findings)
     if value is None:

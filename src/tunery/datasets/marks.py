@@ -87,6 +87,7 @@ class Marks:
         self._mark = _any_of(self.texts)
         self._index = {_ESCAPE: _OWN, **{text: _FIRST_MARK + n for n, text in enumerate(self.texts)}}
         self._beginnings = frozenset(text[:end] for text in self.texts for end in range(1, len(text)))
+        self._first_letters = frozenset(text[0] for text in self.texts)
         self._longest = max(map(len, self.texts), default=0) - 1
         # Whether the template puts a mark together around somebody's text, as in '<|' + role + '|>'.
         self._joins = any(re.search(re.escape(text) + r"""(['"]|\{[{%])""", written) for text in self._beginnings)
@@ -100,7 +101,7 @@ class Marks:
             lambda found: _private(self._index[found[0]]), text
         )
         core = guarded.rstrip()
-        if any(core[-size:] in self._beginnings for size in range(1, min(len(core), self._longest) + 1)):
+        if self._ends_in_a_beginning(core):
             guarded = core + _private(_BREAK) + guarded[len(core) :]
         if self._joins and core and self._goes_on_a_mark(core.lstrip()):
             space = len(guarded) - len(guarded.lstrip())
@@ -164,6 +165,12 @@ class Marks:
     def _guard_key(self, key: str) -> str:
         """Only whole marks: a template asks for keys by name."""
         return self._in_text.sub(lambda found: _private(self._index[found[0]]), key)
+
+    def _ends_in_a_beginning(self, text: str) -> bool:
+        end = text[-self._longest :]
+        if self._first_letters.isdisjoint(end):  # nearly every text
+            return False
+        return any(end[start:] in self._beginnings for start in range(len(end)))
 
     def _goes_on_a_mark(self, text: str) -> bool:
         if text in _COMPARED:

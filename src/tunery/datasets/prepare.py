@@ -6,6 +6,7 @@ import json
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, time
 from itertools import chain, islice
 from typing import Any
 
@@ -221,9 +222,18 @@ def _cell(record: Record, column: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """Whole numbers in spreadsheets come as 3.0: nobody wants to teach that."""
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return "" if value != value else str(int(value)) if value.is_integer() else str(value)
-    return value.strip() if isinstance(value, str) else str(value)
+    """As people write it. Whole numbers in spreadsheets come as 3.0, dates as midnight: nobody wants to teach that."""
+    match value:
+        case None:
+            return ""
+        case str():
+            return value.strip()
+        case bool() | dict() | list():
+            return json.dumps(value, ensure_ascii=False, default=_text)
+        case float():
+            return "" if value != value else str(int(value)) if value.is_integer() else str(value)
+        case datetime():
+            return str(value if value.time() != time() else value.date())
+        case bytes():
+            return value.decode("utf-8", "replace").strip()
+    return str(value)

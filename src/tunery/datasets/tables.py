@@ -1,27 +1,26 @@
 """Rows of CSV, TSV, JSON, JSONL, Parquet and XLSX files, one after the other, each a dictionary by column."""
 
-import codecs
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from tunery.datasets.encodings import UTF_8, marked_encoding, narrow_encoding, wide_encoding
 from tunery.domain.errors import InvalidRequest
 
 Record = dict[str, Any]
-UTF_8 = "utf-8-sig"
 _PARQUET_ROWS = 1000
 _CHUNK_BYTES = 1024 * 1024
 _MAX_CELL = 64 * 1024 * 1024  # characters; csv's own limit of 131,072 is shorter than a document that someone pastes
-_MARKS = {
-    codecs.BOM_UTF8: UTF_8,
-    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
+_CONVERSATIONS = frozenset(("messages", "conversations"))  # keys of one row, not of a file
+_HEAD = 20  # rows, among which the header stands
+_SAMPLE = 64 * 1024  # characters, by which the delimiter is told
+_DELIMITERS = (",", ";", "\t", "|")
 
 
 def read_table(path: Path, encoding: str = UTF_8) -> Iterator[Record]:
@@ -38,7 +37,9 @@ def read_table(path: Path, encoding: str = UTF_8) -> Iterator[Record]:
     try:
         yield from reader(path, encoding)
     except (UnicodeError, LookupError) as exc:
-        raise InvalidRequest(f"{path.name} cannot be read as {encoding}: {exc}.") from exc
+        raise InvalidRequest(
+            f"{path.name} cannot be read as {encoding}: {exc}. Save it as UTF-8, or name its encoding."
+        ) from exc
 
 
 def is_text(path: Path) -> bool:
@@ -46,61 +47,103 @@ def is_text(path: Path) -> bool:
 
 
 def encoding_of(path: Path) -> str:
-    """UTF-8 when the whole file is; else what its mark says; else the likelier of cp932 and cp1252, in which Excel
-    saves CSV in Japan and in western countries."""
+    """What its mark or its zeros say; else UTF-8 when the whole file is; else cp932 or cp1252."""
     with path.open("rb") as file:
         head = file.read(_CHUNK_BYTES)
-    marked = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
-    if marked is not None:
-        return marked
-    if b"\0" in head[:2] or b"\0" in head[2:4]:  # an ASCII character in two bytes
-        return "utf-16-be" if head.startswith(b"\0") else "utf-16-le"
-    undecodable = _first_beyond_utf8(path)
-    return UTF_8 if undecodable is None else _legacy_encoding(undecodable)
+    known = marked_encoding(head) or wide_encoding(head)
+    if known is not None:
+        return known
+    beyond = _first_beyond_utf8(path)
+    return UTF_8 if beyond is None else narrow_encoding(beyond)
 
 
 def _first_beyond_utf8(path: Path) -> bytes | None:
-    """The first chunk that is not UTF-8; None when there is none."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    """Whole lines, of which the first is not UTF-8; None when there is none."""
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
+        for line in file:
             try:
-                decoder.decode(chunk, final=len(chunk) < _CHUNK_BYTES)
+                line.decode("utf-8")
             except UnicodeDecodeError:
-                return chunk
+                return line + file.read(_CHUNK_BYTES)
     return None
-
-
-def _legacy_encoding(sample: bytes) -> str:
-    from charset_normalizer import from_bytes  # takes a fifth of a second, which UTF-8 need not pay
-
-    found = from_bytes(sample, cp_isolation=["cp932", "cp1252"]).best()
-    return found.encoding if found else "cp1252"
 
 
 def _read_csv(path: Path, encoding: str, delimiter: str | None = None) -> Iterator[Record]:
     csv.field_size_limit(_MAX_CELL)
     with path.open("r", encoding=encoding, newline="") as file:
-        try:
-            yield from _records(file, delimiter or _delimiter(file), path)
-        except csv.Error as exc:
-            raise InvalidRequest(f"{path.name} cannot be read as a table: {exc}.") from exc
+        told = re.fullmatch(r"sep=(.)\s*", file.readline(_SAMPLE))  # written by Excel, and for it
+        if told is None:
+            file.seek(0)
+        chosen = delimiter or (told[1] if told else _delimiter(file))
+        yield from _under_header(_numbered(csv.reader(file, delimiter=chosen, strict=True), path), path)
 
 
-def _records(file: io.TextIOBase, delimiter: str, path: Path) -> Iterator[Record]:
-    reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-    reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-    for record in reader:
-        if None in record:
-            raise InvalidRequest(f"{path.name}, line {reader.line_num}: more fields than the header has.")
-        yield {name: value or "" for name, value in record.items()}
-
-
-def _delimiter(file: io.TextIOBase) -> str:
-    """Comma, or the semicolon of countries that write 1,5: whichever stands more often in the header."""
-    header = file.readline()
+def _delimiter(file: TextIO) -> str:
+    """The one by which most rows come to one number of cells. Semicolons are of countries that write 1,5."""
+    sample = file.read(_SAMPLE)
     file.seek(0)
-    return max((",", ";", "\t"), key=header.count)
+    return max(_DELIMITERS, key=lambda delimiter: _regularity(sample, delimiter))
+
+
+def _regularity(sample: str, delimiter: str) -> float:
+    try:
+        rows = [cells for cells in csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter) if cells]
+    except csv.Error:
+        return 0.0
+    widths = Counter(len(cells) for cells in (rows[:-1] if len(sample) == _SAMPLE else rows))
+    if not widths:
+        return 0.0
+    width, count = widths.most_common(1)[0]
+    return count / widths.total() if width > 1 else 0.0
+
+
+def _numbered(reader: "csv.Reader", path: Path) -> Iterator[tuple[int, list[str]]]:
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as exc:
+            raise InvalidRequest(
+                f"{path.name} cannot be read as a table from line {line} on: {exc}. A quotation mark may be missing."
+            ) from exc
+        yield reader.line_num, cells
+
+
+def _under_header(rows: Iterable[tuple[int, Sequence[Any]]], path: Path) -> Iterator[Record]:
+    """The header is the first row with two filled cells: above it may stand empty rows, or the title of a report.
+    Columns without a name are left out, those of one name told apart."""
+    rows = iter(rows)
+    head = list(islice(rows, _HEAD))
+    filled = [_num_filled(cells) for _, cells in head]
+    begin = next((n for least in (2, 1) for n, count in enumerate(filled) if count >= least), len(head))
+    if begin == len(head):
+        return
+    names = _unique([_name(cell) for cell in head[begin][1]])
+    for line, cells in chain(head[begin + 1 :], rows):
+        if _num_filled(cells[len(names) :]):
+            raise InvalidRequest(f"{path.name}, line {line}: more fields than the header has.")
+        if _num_filled(cells):
+            yield {name: cell for name, cell in zip_longest(names, cells[: len(names)], fillvalue=None) if name}
+
+
+def _num_filled(cells: Iterable[Any]) -> int:
+    return sum(cell is not None and cell != "" for cell in cells)
+
+
+def _name(cell: Any) -> str:
+    return "" if cell is None else str(cell).strip()
+
+
+def _unique(names: list[str]) -> list[str]:
+    """`answer`, `answer (2)`."""
+    seen: Counter[str] = Counter()
+    unique = []
+    for name in names:
+        seen[name] += 1
+        unique.append(f"{name} ({seen[name]})" if name and seen[name] > 1 else name)
+    return unique
 
 
 def _read_tsv(path: Path, encoding: str) -> Iterator[Record]:
@@ -108,24 +151,42 @@ def _read_tsv(path: Path, encoding: str) -> Iterator[Record]:
 
 
 def _read_json(path: Path, encoding: str) -> Iterator[Record]:
-    """A list of objects, or an object that holds one."""
-    try:
-        document = json.loads(path.read_text(encoding))
-    except (json.JSONDecodeError, RecursionError) as exc:
-        raise InvalidRequest(f"{path.name} is not JSON: {exc}.") from exc
-    if isinstance(document, dict):
-        lists = [value for value in document.values() if isinstance(value, list)]
-        document = lists[0] if len(lists) == 1 else document
-    if not isinstance(document, list):
-        raise InvalidRequest(f"{path.name} must hold a list of objects.")
-    for number, record in enumerate(document, 1):
+    """A list of objects, an object that holds one, or objects one after the other."""
+    values = list(_json_values(path.read_text(encoding), path))
+    records = values
+    if len(values) == 1:
+        (document,) = values
+        if isinstance(document, dict) and not _CONVERSATIONS & document.keys():
+            lists = [value for value in document.values() if isinstance(value, list)]
+            if len(lists) > 1:
+                raise InvalidRequest(f"{path.name} must hold one list of objects; it holds {len(lists)} lists.")
+            document = lists[0] if lists else document
+        records = document if isinstance(document, list) else [document]
+    for number, record in enumerate(records, 1):
         yield _as_record(record, path, f"entry {number}")
+
+
+def _json_values(text: str, path: Path) -> Iterator[Any]:
+    decoder = json.JSONDecoder()
+    position = _filled_from(text, 0)
+    while position < len(text):
+        try:
+            value, position = decoder.raw_decode(text, position)
+        except (json.JSONDecodeError, RecursionError) as exc:
+            raise InvalidRequest(f"{path.name} is not JSON: {exc}.") from exc
+        yield value
+        position = _filled_from(text, position)
+
+
+def _filled_from(text: str, position: int) -> int:
+    found = re.compile(r"\S").search(text, position)
+    return found.start() if found else len(text)
 
 
 def _read_jsonl(path: Path, encoding: str) -> Iterator[Record]:
     with path.open("r", encoding=encoding, newline="\n") as file:
-        if file.read(1) == "[":  # one list, whatever the file is called
-            yield from _read_json(path, encoding)
+        if not _is_json_object(next((line for line in file if line.strip()), "{}")):
+            yield from _read_json(path, encoding)  # a list or laid-out objects, whatever the file is called
             return
         file.seek(0)
         for number, line in enumerate(file, 1):
@@ -136,6 +197,13 @@ def _read_jsonl(path: Path, encoding: str) -> Iterator[Record]:
             except (ValueError, RecursionError) as exc:
                 raise InvalidRequest(f"{path.name}, line {number} is not JSON: {exc}.") from exc
             yield _as_record(record, path, f"line {number}")
+
+
+def _is_json_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _as_record(value: Any, path: Path, where: str) -> Record:
@@ -170,11 +238,14 @@ def _read_xlsx(path: Path) -> Iterator[Record]:
         workbook = load_workbook(path, read_only=True, data_only=True)
     except (InvalidFileException, zipfile.BadZipFile, KeyError) as exc:
         raise InvalidRequest(f"{path.name} cannot be read as XLSX.") from exc
-    rows = workbook.worksheets[0].iter_rows(values_only=True)
-    header = [str(name).strip() if name is not None else "" for name in next(rows, ())]
-    for row in rows:
-        if any(value is not None for value in row):
-            yield {name: "" if value is None else value for name, value in zip(header, row, strict=False) if name}
+    for sheet in workbook.worksheets:
+        sheet.reset_dimensions()  # the size that some programs write into the file is wrong
+    sheets = (enumerate(sheet.iter_rows(values_only=True), 1) for sheet in workbook.worksheets)
+    for rows in sheets:
+        records = _under_header(rows, path)
+        if (first := next(records, None)) is not None:  # the first sheet that holds a table
+            yield from chain([first], records)
+            break
     workbook.close()
 
 

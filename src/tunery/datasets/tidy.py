@@ -15,18 +15,13 @@ from tunery.texts import say
 _OPTIONAL = frozenset(
     ("name", "tool_calls", "function_call", "refusal", "weight", "audio", "annotations", "tool_call_id")
 )
-# What these roles cannot do without: empty is wrong there, not absent.
-_NEEDED = {"tool": frozenset({"tool_call_id"}), "function": frozenset({"name"})}
+# But for what these roles cannot do without: empty is wrong there, not absent.
+_OPTIONAL_OF = {"tool": _OPTIONAL - {"tool_call_id"}, "function": _OPTIONAL - {"name"}}
 # What a server adds to its answer beside what the model wrote: no part of a conversation.
 _ADDED_TO_ANSWERS = ("annotations",)
+_OUTPUTS = frozenset(("preferred_output", "non_preferred_output", "preferred_completion", "non_preferred_completion"))
 # What each format of a row cannot do without, in the order in which a row is told to be of one.
-_FORMS = (
-    frozenset(("messages",)),
-    frozenset(
-        ("input", "preferred_output", "non_preferred_output", "preferred_completion", "non_preferred_completion")
-    ),
-    frozenset(("prompt", "completion")),
-)
+_FORMS = (frozenset(("messages",)), _OUTPUTS | {"input"}, frozenset(("prompt", "completion")))
 # Of a tool and of a call: what they cannot do without.
 _OF_TOOLS = frozenset(("id", "type", "function", "name"))
 # Keywords of JSON Schema that may well be null.
@@ -47,7 +42,7 @@ def tidy_row(row: dict[str, Any], findings: Findings) -> None:
     has_messages = "messages" in row
     _drop_nulls(row)
     own = next((form for form in _FORMS if any(not is_absent(row.get(key)) for key in form)), None)
-    if own is not None:
+    if own is not None and not row.keys() <= own:
         _drop_absent(row, row.keys() - own)  # a table of several formats gives each row the columns of all
     if has_messages and not row:
         row["messages"] = None  # the one key it has is the one that is wrong
@@ -56,8 +51,8 @@ def tidy_row(row: dict[str, Any], findings: Findings) -> None:
         _drop_absent(prompt, prompt.keys() - {"messages"})
         _tidy_conversation(prompt, "input.", findings)
     schemas = _tidy_conversation(row, "", findings) if not isinstance(prompt, dict) else _schemas_of(prompt)
-    for name in ("preferred_output", "non_preferred_output", "preferred_completion", "non_preferred_completion"):
-        output = row.get(name)
+    for name in _OUTPUTS & row.keys():
+        output = row[name]
         for index, message in enumerate(output if isinstance(output, list) else [output]):
             _tidy_message(message, f"{name}[{index}]", schemas, findings)
 
@@ -110,7 +105,7 @@ def _tidy_message(message: Any, path: str, schemas: dict[str, Any], findings: Fi
     if role == "function" and "content" in message:
         message["content"] = message["content"] or ""  # null is what OpenAI's type gives for no result
     _drop_nulls(message)
-    _drop_absent(message, _OPTIONAL - _NEEDED.get(role if isinstance(role, str) else "", frozenset()))
+    _drop_absent(message, _OPTIONAL_OF.get(role, _OPTIONAL) if isinstance(role, str) else _OPTIONAL)
     if role == "assistant":
         for key in _ADDED_TO_ANSWERS:
             if isinstance(message.get(key), list):

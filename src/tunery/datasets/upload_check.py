@@ -2,7 +2,7 @@
 
 import orjson
 
-from tunery.datasets.encodings import narrow_encoding, wide_encoding
+from tunery.datasets.encodings import narrow_encoding, said, wide_encoding
 from tunery.datasets.jsonline import BOM, decode
 from tunery.datasets.lines import MAX_LINE_BYTES, Line, LineSplitter
 from tunery.datasets.problems import Findings
@@ -46,8 +46,8 @@ class UploadCheck:
             encoding = self._wide or _encoding(line.content)
             if encoding is not None:
                 self._problem = (
-                    f"The file is not UTF-8; it looks like {encoding}. Save it as UTF-8: every editor has it under "
-                    "'Save as', PowerShell under -Encoding utf8."
+                    f"The file is not UTF-8; it looks like {said(encoding)}. Save it as UTF-8: every editor has it "
+                    "under 'Save as', PowerShell under -Encoding utf8."
                 )
                 return
             start = line.content[: 4 * _HINT_CHARACTERS].decode("utf-8", "replace")[:_HINT_CHARACTERS]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tunery.datasets.advise import advise
 from tunery.datasets.blocks import read_blocks
-from tunery.datasets.encodings import wide_encoding
+from tunery.datasets.encodings import said, wide_encoding
 from tunery.datasets.examine import ACCEPTS, BlockFacts, Task
 from tunery.datasets.facts import Facts
 from tunery.datasets.lines import read_chunks
@@ -78,7 +78,8 @@ def validation_steps(
     chunks = read_chunks(source) if isinstance(source, Path) else source
     head, chunks = _peek(chunks)
     facts = Facts()
-    if encoding := wide_encoding(head):
+    if wide := wide_encoding(head):
+        encoding = said(wide)
         facts.report(Problem("wrong_encoding", 0, "", say("problem.wrong_encoding", encoding=encoding), encoding))
     elif _is_binary(head):
         facts.report(Problem("binary_file", 0, "", say("problem.binary_file")))
