@@ -242,7 +242,7 @@ class _StoredHead(_Stored):
 class _StoredAnswer(_Stored):
     text: str
     error: str = ""
-    is_exact: bool
+    is_exact: bool = False
 
 
 class _StoredRow(_Stored):
@@ -262,7 +262,7 @@ def read_result(file_id: str, text: str) -> Comparison:
     except (ValueError, ValidationError) as exc:
         raise ValueError(f"{file_id} is not a comparison") from exc
     count = len(stored.plan.contestants)
-    if len(stored.summary) != count or any(len(row.answers) != count for row in rows):
+    if len(stored.summary) not in (0, count) or any(len(row.answers) != count for row in rows):
         raise ValueError(f"{file_id} is not a whole comparison")
     plan = stored.plan.model_dump()
     contestants = tuple(Contestant(**contestant) for contestant in plan.pop("contestants"))

@@ -75,7 +75,7 @@ def _read_csv(path: Path, encoding: str, delimiter: str | None = None) -> Iterat
         if told is None:
             file.seek(0)
         chosen = delimiter or (told[1] if told else _delimiter(file))
-        yield from _under_header(_numbered(csv.reader(file, delimiter=chosen, strict=True), path), path)
+        yield from _under_header(_numbered(file, chosen, path), path)
 
 
 def _delimiter(file: TextIO) -> str:
@@ -97,7 +97,9 @@ def _regularity(sample: str, delimiter: str) -> float:
     return count / widths.total() if width > 1 else 0.0
 
 
-def _numbered(reader: "csv.Reader", path: Path) -> Iterator[tuple[int, list[str]]]:
+def _numbered(file: TextIO, delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Rows with the number of the line that they end in."""
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
     while True:
         line = reader.line_num + 1
         try:
