@@ -6,8 +6,7 @@ from sqlalchemy import Engine
 
 from tests.metering.conftest import TUNED, Clock, MakeJob, MakeMeter, ids
 from tests.store.conftest import NOW, Tenant
-from tests.store.test_files import make_file
-from tunery.domain.errors import InvalidRequest, RateLimited
+from tunery.domain.errors import RateLimited
 from tunery.domain.limits import Bucket, Limits
 from tunery.domain.tenants import Caller
 from tunery.domain.usage import TokenUsage
@@ -221,15 +220,6 @@ def test_jobs_a_day(database: Engine, tenant: Tenant, make_job: MakeJob) -> None
             limits.check_new_job(conn, settings, tenant.project_id, model="m", now=NOW)
         assert caught.value.code == "daily_rate_limit_exceeded"
         limits.check_new_job(conn, settings, tenant.other_project_id, model="m", now=NOW)
-
-
-def test_file_storage(database: Engine, tenant: Tenant) -> None:
-    settings = Settings(max_storage_bytes=100)
-    with write(database) as conn:
-        make_file(conn, tenant, bytes=60)
-        limits.check_storage(conn, settings, tenant.project_id, 40)
-        with pytest.raises(InvalidRequest, match="stores 60 of 100 bytes"):
-            limits.check_storage(conn, settings, tenant.project_id, 41)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0ms"), (0.25, "250ms"), (1, "1s"), (59.6, "1m0s"), (360, "6m0s")])

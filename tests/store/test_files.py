@@ -7,7 +7,7 @@ from tests.store.conftest import NOW, Tenant
 from tunery.domain.errors import NotFound
 from tunery.domain.files import File, FilePurpose, Upload, UploadPart
 from tunery.domain.ids import new_id
-from tunery.store import files
+from tunery.store import files, storage
 
 
 def make_file(conn: Connection, tenant: Tenant, **changes: object) -> File:
@@ -66,11 +66,11 @@ def test_files_whose_time_is_over_are_found(conn: Connection, tenant: Tenant) ->
 
 
 def test_stored_bytes_are_summed_by_project(conn: Connection, tenant: Tenant) -> None:
-    assert files.stored_bytes(conn, tenant.project_id) == 0
+    assert storage.stored_bytes(conn, tenant.project_id).total == 0
     make_file(conn, tenant, bytes=5_000_000_000)
     make_file(conn, tenant, bytes=7)
     make_file(conn, tenant, project_id=tenant.other_project_id)
-    assert files.stored_bytes(conn, tenant.project_id) == 5_000_000_007
+    assert storage.stored_bytes(conn, tenant.project_id).files == 5_000_000_007
 
 
 def test_parts_come_in_the_order_of_arrival(conn: Connection, tenant: Tenant) -> None:

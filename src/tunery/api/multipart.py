@@ -113,6 +113,12 @@ def body_chunks(request: Request) -> Iterator[bytes]:
         yield chunk
 
 
+def content_length(request: Request) -> int | None:
+    """None when the body comes in chunks, or a server let a number pass that is none."""
+    sent = request.headers.get("content-length", "")
+    return int(sent) if sent.isascii() and sent.isdigit() and len(sent) < 16 else None
+
+
 def read_events(request: Request) -> Iterator[Event]:
     """The form's parts in the order of the body. Raises InvalidRequest on a body that is not a complete form."""
     kind, options = parse_options_header(request.headers.get("content-type"))

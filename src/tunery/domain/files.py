@@ -6,6 +6,7 @@ from enum import StrEnum
 MAX_FILE_BYTES = 512 * 1024 * 1024
 MAX_UPLOAD_BYTES = 8 * 1024**3
 MAX_PART_BYTES = 64 * 1024 * 1024
+MAX_PARTS = 10_000  # of one upload
 
 
 class FilePurpose(StrEnum):

@@ -5,8 +5,10 @@ import shutil
 from tunery.jobs.checkpoints import stored_checkpoints
 from tunery.jobs.resources import Resources
 from tunery.notify.smtp import MAIL_FOLDER
-from tunery.store import files, jobs, models
+from tunery.store import jobs, models
 from tunery.store.database import read, write
+from tunery.store.expiry import remove_expired
+from tunery.store.storage import forget_reservations
 
 DAY_S = 86_400.0
 
@@ -15,9 +17,10 @@ def clean(resources: Resources) -> None:
     _forget_states(resources)
     _clean_workspaces(resources)
     _clean_job_blobs(resources)
-    _expire_files(resources)
-    _expire_uploads(resources)
     _clean_mail_folder(resources)
+    remove_expired(resources.engine, resources.blobs, resources.clock())
+    with write(resources.engine) as conn:
+        forget_reservations(conn, resources.clock())
 
 
 def _clean_workspaces(resources: Resources) -> None:
@@ -64,26 +67,3 @@ def _clean_mail_folder(resources: Resources) -> None:
     for mail in (resources.settings.home / MAIL_FOLDER).glob("*.eml"):
         if mail.stat().st_mtime < oldest:
             mail.unlink(missing_ok=True)
-
-
-def _expire_files(resources: Resources) -> None:
-    while True:
-        with write(resources.engine) as conn:
-            expired = files.expired_files(conn, resources.clock())
-            for file in expired:
-                files.delete_file(conn, file.id, file.project_id)
-        for file in expired:
-            resources.blobs.delete(file.blob)
-        if not expired:
-            return
-
-
-def _expire_uploads(resources: Resources) -> None:
-    """Uploads that nobody completed in time: their parts go, the upload itself stays to be told as expired."""
-    with write(resources.engine) as conn:
-        expired = files.expired_uploads(conn, resources.clock())
-        for upload in expired:
-            files.update_upload_status(conn, upload.id, "expired")
-            files.delete_parts(conn, upload.id)
-    for upload in expired:
-        resources.blobs.delete_dir(f"uploads/{upload.id}")

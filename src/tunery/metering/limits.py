@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection
 
-from tunery.domain.errors import InvalidRequest, RateLimited
+from tunery.domain.errors import RateLimited
 from tunery.domain.limits import Limits
 from tunery.settings import Settings
-from tunery.store import files, jobs
+from tunery.store import jobs
 from tunery.store import limits as store
 from tunery.texts import say
 
@@ -53,20 +53,6 @@ def check_new_job(conn: Connection, settings: Settings, project_id: str, *, mode
             type="requests",
             code="daily_rate_limit_exceeded",
             headers={"x-should-retry": "false"},
-        )
-
-
-def check_storage(conn: Connection, settings: Settings, project_id: str, num_bytes: int) -> None:
-    """Raises InvalidRequest when the project's files and these bytes are more than it may store."""
-    limit = project_limits(conn, settings, project_id).max_storage_bytes
-    if not limit:
-        return
-    stored = files.stored_bytes(conn, project_id)
-    if stored + num_bytes > limit:
-        raise InvalidRequest(
-            say("error.file_bytes_does_not_fit", num_bytes=num_bytes, stored=stored, limit=limit),
-            param="file",
-            code="storage_limit_exceeded",
         )
 
 

@@ -1,5 +1,6 @@
 """Chat completions that a client asked to store."""
 
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +14,12 @@ from tunery.texts import say
 
 
 def insert_completion(conn: Connection, completion: StoredCompletion) -> None:
-    conn.execute(insert(stored_completions).values(asdict(completion)))
+    conn.execute(insert(stored_completions).values(asdict(completion) | {"bytes": num_bytes(completion)}))
+
+
+def num_bytes(completion: StoredCompletion) -> int:
+    """What it counts towards its project's storage: request and answer, as JSON."""
+    return sum(len(json.dumps(part).encode()) for part in (completion.request, completion.response))
 
 
 def get_completion(conn: Connection, completion_id: str, project_id: str) -> StoredCompletion:
@@ -68,4 +74,4 @@ def _no_such_completion(completion_id: str) -> NotFound:
 
 
 def _to_completion(row: Row[Any]) -> StoredCompletion:
-    return StoredCompletion(**values_of(row))
+    return StoredCompletion(**values_of(row, "bytes"))

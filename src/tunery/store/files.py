@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, delete, func, insert, or_, select, update
 
 from tunery.domain.errors import NotFound, no_such_file
 from tunery.domain.files import File, FilePurpose, Upload, UploadPart
@@ -67,17 +67,24 @@ def expired_files(conn: Connection, now: float, limit: int = 100) -> tuple[File,
     return tuple(_to_file(row) for row in conn.execute(query))
 
 
-def stored_bytes(conn: Connection, project_id: str) -> int:
-    query = select(func.coalesce(func.sum(files.c.bytes), 0)).where(files.c.project_id == project_id)
-    return int(conn.execute(query).scalar_one())
-
-
 def insert_upload(conn: Connection, upload: Upload) -> None:
     conn.execute(insert(uploads).values(asdict(upload)))
 
 
 def get_upload(conn: Connection, upload_id: str, project_id: str) -> Upload:
-    row = conn.execute(select(uploads).where(uploads.c.id == upload_id, uploads.c.project_id == project_id)).first()
+    return _one_upload(
+        conn, select(uploads).where(uploads.c.id == upload_id, uploads.c.project_id == project_id), upload_id
+    )
+
+
+def lock_upload(conn: Connection, upload_id: str, project_id: str) -> Upload:
+    """The same; nobody else ends it or adds a part until the transaction ends."""
+    query = select(uploads).where(uploads.c.id == upload_id, uploads.c.project_id == project_id)
+    return _one_upload(conn, query.with_for_update(), upload_id)
+
+
+def _one_upload(conn: Connection, query: Select[Any], upload_id: str) -> Upload:
+    row = conn.execute(query).first()
     if row is None:
         raise NotFound(say("error.no_such_upload_object", upload_id=upload_id), param="id")
     return _to_upload(row)
@@ -108,6 +115,13 @@ def expired_uploads(conn: Connection, now: float, limit: int = 100) -> tuple[Upl
 
 def insert_part(conn: Connection, part: UploadPart) -> None:
     conn.execute(insert(upload_parts).values(asdict(part)))
+
+
+def sum_of_parts(conn: Connection, upload_id: str) -> tuple[int, int]:
+    """How many parts of the upload are there, and how many bytes they have together."""
+    query = select(func.count(), func.coalesce(func.sum(upload_parts.c.bytes), 0))
+    number, num_bytes = conn.execute(query.where(upload_parts.c.upload_id == upload_id)).one()
+    return number, int(num_bytes)
 
 
 def list_parts(conn: Connection, upload_id: str) -> tuple[UploadPart, ...]:

@@ -151,6 +151,16 @@ upload_parts = Table(
     Column("blob", String, nullable=False),
 )
 
+storage_reservations = Table(
+    "storage_reservations",
+    metadata,
+    Column("id", String, primary_key=True),
+    project_id(),
+    Column("bytes", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Index(None, "project_id"),
+)
+
 # ---- jobs
 jobs = Table(
     "jobs",
@@ -369,7 +379,9 @@ stored_completions = Table(
     Column("request", Json, nullable=False),
     Column("response", Json, nullable=False),
     Column("metadata", Json),
+    count("bytes"),
     Index(None, "project_id", "created_at", "seq"),
+    Index(None, "project_id", "bytes"),
 )
 
 # ---- metering

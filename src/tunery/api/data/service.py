@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from tunery.api.data.reports import ReportKey, Steps, drain
 from tunery.api.data.schemas import DEFAULT_SEED, ValidationCreate
-from tunery.api.files.service import as_file, blob_path, receive
+from tunery.api.files.service import Received, as_file, blob_path, make_room, receive
 from tunery.api.inference.engine_errors import unavailable
 from tunery.api.services import Services
 from tunery.datasets.advise import no_validation_file
@@ -29,11 +29,10 @@ from tunery.domain.hyperparameters import resolve
 from tunery.domain.jobs import Method
 from tunery.domain.tenants import Caller
 from tunery.jobs.request import JobRequest, check
-from tunery.metering import limits
 from tunery.modeling.catalog import CatalogModel
 from tunery.modeling.sources import cached
 from tunery.store import files as store
-from tunery.store import models
+from tunery.store import models, tenants
 from tunery.store.database import read, write
 from tunery.store.paging import Page
 from tunery.texts import say
@@ -242,13 +241,17 @@ def _content(services: Services, file: File) -> Iterator[bytes] | Path:
 
 def _store(services: Services, caller: Caller, parts: list[tuple[str, Path]]) -> list[File]:
     """Both files or none."""
-    received = [receive(services, name, read_chunks(path)) for name, path in parts]
+    received: list[Received] = []
     try:
-        made = [as_file(services, caller, part, FilePurpose.FINE_TUNE, None) for part in received]
-        with write(services.engine) as conn:
-            limits.check_storage(conn, services.settings, caller.project_id, sum(file.bytes for file in made))
-            for file in made:
-                store.insert_file(conn, file)
+        with make_room(services, caller, "id", sum(path.stat().st_size for _, path in parts)) as room:
+            for name, path in parts:
+                received.append(receive(services, name, room.let_in(read_chunks(path))))
+            made = [as_file(services, caller, part, FilePurpose.FINE_TUNE, None) for part in received]
+            with write(services.engine) as conn:
+                room.settle(conn, sum(file.bytes for file in made))
+                tenants.get_active_project(conn, caller.project_id)
+                for file in made:
+                    store.insert_file(conn, file)
         return made
     except BaseException:
         for part in received:

@@ -8,7 +8,7 @@ from tunery.api.auth import FilesReader, FilesWriter
 from tunery.api.body import takes_up_to
 from tunery.api.files import service
 from tunery.api.files.schemas import PURPOSES, DeletedFile, FileObject, wire_file
-from tunery.api.multipart import read_events
+from tunery.api.multipart import content_length, read_events
 from tunery.api.paging import MAX_FILE_PAGE, After, CursorListing, FileLimit, cursor_listing
 from tunery.api.routing import Router
 from tunery.api.services import ServicesDep
@@ -45,7 +45,7 @@ CONTENT: dict[int | str, dict[str, Any]] = {
 @takes_up_to(MAX_FILE_BYTES + FORM_OVERHEAD)
 def create_file(request: Request, caller: FilesWriter, services: ServicesDep) -> FileObject:
     events = read_events(request)
-    return wire_file(service.upload_file(services, caller, events))
+    return wire_file(service.upload_file(services, caller, events, content_length(request)))
 
 
 @router.get("")

@@ -12,7 +12,7 @@ from tunery.domain.errors import InvalidRequest
 from tunery.domain.files import File, FilePurpose
 from tunery.domain.ids import new_id
 from tunery.domain.tenants import Caller
-from tunery.metering import limits
+from tunery.metering.storage import Room
 from tunery.store import files as store
 from tunery.store import jobs, tenants
 from tunery.store.blobs import BlobInfo
@@ -57,8 +57,18 @@ def blob_path(file_id: str) -> str:
     return f"files/{file_id}"
 
 
-def upload_file(services: Services, caller: Caller, events: Iterator[Event]) -> File:
-    """Reads the whole form; on any error nothing of it stays."""
+def make_room(services: Services, caller: Caller, param: str, most: int | None = None) -> Room:
+    """For what a request writes. `most`: its Content-Length."""
+    return Room(services.engine, services.blobs, services.settings, services.clock, caller.project_id, param, most)
+
+
+def upload_file(services: Services, caller: Caller, events: Iterator[Event], most: int | None) -> File:
+    """Reads the whole form; on any error nothing of it stays. `most`: the request's Content-Length."""
+    with make_room(services, caller, "file", most) as room:
+        return _upload_file(services, caller, events, room)
+
+
+def _upload_file(services: Services, caller: Caller, events: Iterator[Event], room: Room) -> File:
     fields: dict[str, str] = {}
     received: Received | None = None
     try:
@@ -66,7 +76,7 @@ def upload_file(services: Services, caller: Caller, events: Iterator[Event]) -> 
             if not isinstance(event, PartHead):
                 continue
             if event.name == "file" and received is None:
-                received = receive(services, event.filename or "upload", file_chunks(events))
+                received = receive(services, event.filename or "upload", room.let_in(file_chunks(events)))
             else:
                 fields[event.name] = field_text(events)
         if received is None:
@@ -75,7 +85,7 @@ def upload_file(services: Services, caller: Caller, events: Iterator[Event]) -> 
         lifetime_s = read_lifetime(fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]"))
         file = as_file(services, caller, received, purpose, lifetime_s)
         with write(services.engine) as conn:
-            limits.check_storage(conn, services.settings, caller.project_id, file.bytes)
+            room.settle(conn, file.bytes)
             tenants.get_active_project(conn, caller.project_id)
             store.insert_file(conn, file)
         return file

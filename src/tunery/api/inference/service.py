@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 import orjson
+from sqlalchemy import Connection
 
 from tunery.api.body import without_nul
 from tunery.api.inference import legacy
@@ -28,6 +29,7 @@ from tunery.domain.tenants import Caller
 from tunery.metering.ledger import RequestIds, find_lost
 from tunery.metering.meter import Ticket
 from tunery.metering.rates import Subjects, has_rates
+from tunery.metering.storage import check_storage
 from tunery.store import completions
 from tunery.store.database import read, write
 
@@ -76,16 +78,28 @@ async def admit(services: Services, caller: Caller, ids: RequestIds, kind: Kind,
     forwarded["cache_salt"] = caller.project_id
     forwarded["request_id"] = ids.server
     check_cost(request_schemas(sent))
-    target, subjects, ids = await services.look(partial(_look, services, caller, ids, sent["model"]))
+    target, subjects, ids = await services.look(partial(_look, services, caller, ids, kind, sent))
     tokens = estimated_tokens(sent, target.base.context_length if target.base else None)
     let_in = partial(services.meter.let_in, caller, ids, subjects, model=target.weights_name, estimated_tokens=tokens)
     ticket = await asyncio.to_thread(let_in) if has_rates(subjects) else let_in()
     return Ask(kind, sent, forwarded, target, ticket)
 
 
-def _look(services: Services, caller: Caller, ids: RequestIds, model: str) -> tuple[Target, Subjects, RequestIds]:
+def _look(
+    services: Services, caller: Caller, ids: RequestIds, kind: Kind, sent: Json
+) -> tuple[Target, Subjects, RequestIds]:
     with read(services.engine) as conn:
-        target = resolve(conn, services.catalog, model, caller.project_id)
+        target = resolve(conn, services.catalog, sent["model"], caller.project_id)
+        if kind == "chat" and sent.get("store") is True:
+            # The answer's own bytes are not known yet: each request that runs may go past the limit by its answer.
+            check_storage(
+                conn,
+                services.settings,
+                caller.project_id,
+                len(orjson.dumps(sent)),
+                now=services.clock(),
+                param="store",
+            )
         if target.upstream is not None:
             check_price(services.prices, target.upstream, services.clock(), param="model")
         return target, services.meter.look(conn, caller), find_lost(conn, caller, ids)
@@ -204,7 +218,18 @@ def _keep(services: Services, ask: Ask, usage: Json, answer: Json | None) -> Non
         metadata=without_nul(ask.sent.get("metadata")),
     )
     with write(services.engine) as conn:
-        completions.insert_completion(conn, stored)
+        if ask.sent.get("store") is True or _fits(conn, services, stored):
+            completions.insert_completion(conn, stored)
+
+
+def _fits(conn: Connection, services: Services, stored: StoredCompletion) -> bool:
+    """Nobody asked to keep what is passed on: when there is no room for it, it is passed on all the same."""
+    num_bytes = completions.num_bytes(stored)
+    try:
+        check_storage(conn, services.settings, stored.project_id, num_bytes, now=services.clock(), param="store")
+    except InvalidRequest:
+        return False
+    return True
 
 
 async def _abandon(services: Services, ask: Ask) -> None:

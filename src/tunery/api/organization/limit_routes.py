@@ -13,6 +13,7 @@ from tunery.api.organization.limit_schemas import (
     SpendLimitDeleted,
     SpendLimitOut,
     SpendLimitUpdate,
+    StoredOut,
 )
 from tunery.api.organization.trail import Operator, OperatorDep
 from tunery.api.paging import After, CursorListing, Limit, cursor_listing
@@ -112,12 +113,14 @@ def update_limits(project_id: str, body: LimitsBody, operator: OperatorDep, serv
 def _limits(services: Services, operator: Operator, project_id: str) -> LimitsOut:
     own = service.own_limits(services, operator, project_id)
     effective = service.effective_limits(services, operator, project_id)
+    stored = service.stored(services, project_id)
     return LimitsOut(
         project_id=project_id,
         own=LimitsBody(**asdict(own)),
         effective=LimitsBody(**asdict(effective)),
         spent_this_month=service.spent_this_month(services, project_id),
         currency=services.prices.currency,
+        stored=StoredOut(**asdict(stored), total=stored.total),
     )
 
 

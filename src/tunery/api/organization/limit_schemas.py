@@ -73,6 +73,15 @@ class KeyLimitsBody(Body):
     tokens_per_minute: Number = None
 
 
+class StoredOut(BaseModel):
+    """Bytes, as max_storage_bytes counts them."""
+
+    files: int = Field(description="Of every purpose: uploaded, split, results of jobs, reports.")
+    upload_parts: int = Field(description="Of uploads that are neither completed nor cancelled.")
+    completions: int = Field(description="Stored completions, request and answer as JSON.")
+    total: int
+
+
 class LimitsOut(BaseModel):
     object: Literal["project.limits"] = "project.limits"
     project_id: str
@@ -80,6 +89,7 @@ class LimitsOut(BaseModel):
     effective: LimitsBody = Field(description="What holds, the server's settings included.")
     spent_this_month: int = Field(description="Millionths of the currency, since the first of the month (UTC).")
     currency: str
+    stored: StoredOut
 
 
 class KeyLimitsOut(BaseModel):

@@ -15,6 +15,7 @@ from tunery.metering.limits import month_start, project_limits
 from tunery.store import limits as store
 from tunery.store import tenants
 from tunery.store.database import read, write
+from tunery.store.storage import Stored, stored_bytes
 from tunery.store.usage import spent_since
 from tunery.texts import say
 
@@ -37,6 +38,11 @@ def spent_this_month(services: Services, project_id: str) -> int:
     """Millionths of the currency, rounded down."""
     with read(services.engine) as conn:
         return spent_since(conn, project_id, month_start(services.clock())) // MICRO
+
+
+def stored(services: Services, project_id: str) -> Stored:
+    with read(services.engine) as conn:
+        return stored_bytes(conn, project_id)
 
 
 def _own(conn: Connection, operator: Operator, project_id: str) -> Limits:

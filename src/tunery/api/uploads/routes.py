@@ -2,7 +2,7 @@ from fastapi import Request
 
 from tunery.api.auth import FilesWriter
 from tunery.api.body import takes_up_to
-from tunery.api.multipart import read_events
+from tunery.api.multipart import content_length, read_events
 from tunery.api.routing import Router
 from tunery.api.services import ServicesDep
 from tunery.api.uploads import service
@@ -37,7 +37,7 @@ def create_upload(body: UploadCreate, caller: FilesWriter, services: ServicesDep
 @takes_up_to(MAX_PART_BYTES + FORM_OVERHEAD)
 def create_part(upload_id: str, request: Request, caller: FilesWriter, services: ServicesDep) -> Part:
     events = read_events(request)
-    return wire_part(service.add_part(services, caller, upload_id, events))
+    return wire_part(service.add_part(services, caller, upload_id, events, content_length(request)))
 
 
 @router.post("/{upload_id}/complete")

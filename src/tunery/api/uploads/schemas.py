@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 from tunery.api.body import Body
 from tunery.api.files.schemas import FileObject, Purpose, wire_file
-from tunery.domain.files import MAX_UPLOAD_BYTES, File, Upload, UploadPart
+from tunery.domain.files import MAX_PARTS, MAX_UPLOAD_BYTES, File, Upload, UploadPart
 
 
 class ExpiresAfter(Body):
@@ -23,7 +23,7 @@ class UploadCreate(Body):
 
 
 class UploadComplete(Body):
-    part_ids: list[str] = Field(max_length=10_000)
+    part_ids: list[str] = Field(max_length=MAX_PARTS)
     md5: str | None = Field(None, description="MD5 of the whole file, as 32 hexadecimal digits.", max_length=64)
 
 

@@ -1,23 +1,26 @@
 """Policy of the Uploads API. Parts may come in any order and in parallel; completion fixes their order."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from tunery.api.files.service import Received, as_file, blob_path, receive
+from sqlalchemy import Connection
+
+from tunery.api.files.service import Received, as_file, blob_path, make_room, receive
 from tunery.api.multipart import Event, PartHead, field_text, file_chunks
 from tunery.api.services import Services
 from tunery.api.uploads.schemas import UploadCreate
 from tunery.domain.errors import InvalidRequest
-from tunery.domain.files import MAX_PART_BYTES, File, FilePurpose, Upload, UploadPart
+from tunery.domain.files import MAX_PART_BYTES, MAX_PARTS, File, FilePurpose, Upload, UploadPart
 from tunery.domain.ids import new_id
 from tunery.domain.tenants import Caller
-from tunery.metering import limits
+from tunery.metering.storage import check_storage
 from tunery.store import files as store
 from tunery.store import tenants
 from tunery.store.blobs import NoSuchBlob
 from tunery.store.database import read, write
+from tunery.store.storage import lock_storage
 from tunery.texts import say
 
 LIFETIME_S = 3600
@@ -37,6 +40,8 @@ def create_upload(services: Services, caller: Caller, body: UploadCreate) -> Upl
         file_expires_after_s=body.expires_after.seconds if body.expires_after else None,
     )
     with write(services.engine) as conn:
+        # Nothing is held for it yet: its parts are counted as they arrive.
+        check_storage(conn, services.settings, caller.project_id, body.bytes, now=now, param="bytes")
         tenants.get_active_project(conn, caller.project_id)
         store.insert_upload(conn, upload)
     return upload
@@ -45,33 +50,86 @@ def create_upload(services: Services, caller: Caller, body: UploadCreate) -> Upl
 def pending(services: Services, caller: Caller, upload_id: str) -> Upload:
     """The upload, which must still take parts. Raises NotFound, or InvalidRequest in any other state."""
     with read(services.engine) as conn:
-        upload = store.get_upload(conn, upload_id, caller.project_id)
+        return check_pending(services, store.get_upload(conn, upload_id, caller.project_id))
+
+
+def check_pending(services: Services, upload: Upload) -> Upload:
     if upload.status == "pending" and upload.expires_at <= services.now():
         upload = replace(upload, status="expired")
     if upload.status != "pending":
-        raise InvalidRequest(say("error.upload_can_no_longer_be", upload_id=upload_id, status=upload.status))
+        raise InvalidRequest(say("error.upload_can_no_longer_be", upload_id=upload.id, status=upload.status))
     return upload
 
 
-def add_part(services: Services, caller: Caller, upload_id: str, events: Iterator[Event]) -> UploadPart:
-    pending(services, caller, upload_id)
+def add_part(
+    services: Services, caller: Caller, upload_id: str, events: Iterator[Event], most: int | None
+) -> UploadPart:
+    """Nothing of a part stays that is larger than what is left of the announced bytes, or of the project's storage."""
+    upload = pending(services, caller, upload_id)
     part_id = new_id("part")
     blob = f"uploads/{upload_id}/{part_id}"
+    left = bytes_left(services, upload)
     size: int | None = None
-    for event in events:
-        if isinstance(event, PartHead) and event.name == "data" and size is None:
-            size = services.blobs.put(blob, file_chunks(events)).bytes
-        elif isinstance(event, PartHead):
-            field_text(events)
-    if size is None:
-        raise InvalidRequest(say("error.data_required_property"), param="data", code="missing_required_parameter")
+    try:
+        with make_room(services, caller, "data", most) as room:
+            for event in events:
+                if isinstance(event, PartHead) and event.name == "data" and size is None:
+                    chunks = within(file_chunks(events), upload, left)
+                    size = services.blobs.put(blob, room.let_in(chunks)).bytes
+                elif isinstance(event, PartHead):
+                    field_text(events)
+            if size is None:
+                raise InvalidRequest(
+                    say("error.data_required_property"), param="data", code="missing_required_parameter"
+                )
+            part = UploadPart(id=part_id, upload_id=upload_id, created_at=services.now(), bytes=size, blob=blob)
+            with write(services.engine) as conn:
+                room.settle(conn, size)
+                keep_part(conn, services, caller, part)
+        return part
+    except BaseException:
+        if size is not None:
+            services.blobs.delete(blob)
+        raise
+
+
+def bytes_left(services: Services, upload: Upload) -> int:
+    with read(services.engine) as conn:
+        number, num_bytes = store.sum_of_parts(conn, upload.id)
+    if number >= MAX_PARTS:
+        raise InvalidRequest(say("error.too_many_parts", most=MAX_PARTS), param="data")
+    return upload.bytes - num_bytes
+
+
+def within(chunks: Iterable[bytes], upload: Upload, left: int) -> Iterator[bytes]:
+    """Raises InvalidRequest at the first byte that is too many."""
+    size = 0
+    for chunk in chunks:
+        size += len(chunk)
+        check_size(upload, size, left)
+        yield chunk
+
+
+def check_size(upload: Upload, size: int, left: int) -> None:
     if size > MAX_PART_BYTES:
-        services.blobs.delete(blob)
         raise InvalidRequest(say("error.part_may_have_at_most", most=MAX_PART_BYTES // 1024**2), param="data")
-    part = UploadPart(id=part_id, upload_id=upload_id, created_at=services.now(), bytes=size, blob=blob)
-    with write(services.engine) as conn:
-        store.insert_part(conn, part)
-    return part
+    if size > left:
+        raise InvalidRequest(
+            say("error.more_than_announced", announced=upload.bytes, left=max(0, left)),
+            param="data",
+            code="upload_size_exceeded",
+        )
+
+
+def keep_part(conn: Connection, services: Services, caller: Caller, part: UploadPart) -> None:
+    """Looks again, alone with the upload: parts come in parallel, and it may have ended meanwhile."""
+    upload = check_pending(services, store.lock_upload(conn, part.upload_id, caller.project_id))
+    number, num_bytes = store.sum_of_parts(conn, upload.id)
+    if number >= MAX_PARTS:
+        raise InvalidRequest(say("error.too_many_parts", most=MAX_PARTS), param="data")
+    check_size(upload, part.bytes, upload.bytes - num_bytes)
+    tenants.get_active_project(conn, caller.project_id)
+    store.insert_part(conn, part)
 
 
 def complete(
@@ -142,14 +200,17 @@ def cancel(services: Services, caller: Caller, upload_id: str) -> Upload:
 def finish(services: Services, upload: Upload, status: str, file: File | None = None) -> None:
     """End the upload, keep the file and drop the parts. Of two requests that end it at once, one gets a 400."""
     with write(services.engine) as conn:
-        parts = store.list_parts(conn, upload.id)
+        lock_storage(conn, upload.project_id)
         file_id = file.id if file else None
         if not store.update_upload_status(conn, upload.id, status, file_id=file_id):
             raise InvalidRequest(say("error.upload_has_ended_meanwhile_can", id=upload.id))
-        if file is not None:
-            limits.check_storage(conn, services.settings, upload.project_id, file.bytes)
+        parts = store.list_parts(conn, upload.id)
+        store.delete_parts(conn, upload.id)
+        if file is not None:  # it takes the place of its parts
+            check_storage(
+                conn, services.settings, upload.project_id, file.bytes, now=services.clock(), param="part_ids"
+            )
             tenants.get_active_project(conn, upload.project_id)
             store.insert_file(conn, file)
-        store.delete_parts(conn, upload.id)
     for part in parts:
         services.blobs.delete(part.blob)

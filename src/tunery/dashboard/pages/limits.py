@@ -66,9 +66,14 @@ class LimitsPage:
                 [
                     (self.t("limits.spent"), html.money(spent, currency), self.t("limits.since_first")),
                     (self.t("limits.left"), left, ""),
+                    (self.t("limits.stored"), html.size(self.limits["stored"]["total"]), self.storage()),
                 ]
             )
         )
+
+    def storage(self) -> str:
+        limit = self.limits["effective"]["max_storage_bytes"]
+        return self.t("limits.stored_of", limit=html.number(limit / MB)) if limit else self.t("limits.unlimited")
 
     async def save(self) -> None:
         values = {

@@ -1,0 +1,65 @@
+"""How many bytes a project stores, and how many more it has been promised while they arrive."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, delete, func, select
+
+from tunery.store.database import lock_across_processes
+from tunery.store.tables import files, storage_reservations, stored_completions, upload_parts, uploads
+from tunery.store.upsert import insert_or
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Bytes by where they lie."""
+
+    files: int  # of every purpose: results of jobs and reports too
+    upload_parts: int  # of uploads that have not ended
+    completions: int
+
+    @property
+    def total(self) -> int:
+        return self.files + self.upload_parts + self.completions
+
+
+def stored_bytes(conn: Connection, project_id: str) -> Stored:
+    parts = select(func.sum(upload_parts.c.bytes)).join(uploads, uploads.c.id == upload_parts.c.upload_id)
+    return Stored(
+        _sum(conn, select(func.sum(files.c.bytes)).where(files.c.project_id == project_id)),
+        _sum(conn, parts.where(uploads.c.project_id == project_id)),
+        _sum(conn, select(func.sum(stored_completions.c.bytes)).where(stored_completions.c.project_id == project_id)),
+    )
+
+
+def lock_storage(conn: Connection, project_id: str) -> None:
+    """Until the transaction ends nobody else takes of the project's storage: of two who find room, one may use it."""
+    digest = hashlib.sha256(f"storage {project_id}".encode()).digest()
+    lock_across_processes(conn, int.from_bytes(digest[:8], signed=True))
+
+
+def reserved_bytes(conn: Connection, project_id: str, *, now: float, without: str = "") -> int:
+    """Promised to requests that are writing, but for the one with the id `without`."""
+    table = storage_reservations
+    query = select(func.sum(table.c.bytes)).where(table.c.project_id == project_id, table.c.id != without)
+    return _sum(conn, query.where(table.c.expires_at > int(now)))
+
+
+def reserve(conn: Connection, reservation_id: str, project_id: str, num_bytes: int, *, until: float) -> None:
+    row = {"bytes": num_bytes, "expires_at": int(until)}
+    statement = insert_or(conn, storage_reservations).values(id=reservation_id, project_id=project_id, **row)
+    conn.execute(statement.on_conflict_do_update(index_elements=["id"], set_=row))
+
+
+def give_back(conn: Connection, reservation_id: str) -> None:
+    conn.execute(delete(storage_reservations).where(storage_reservations.c.id == reservation_id))
+
+
+def forget_reservations(conn: Connection, now: float) -> None:
+    """Those whose request ended without giving them back: its process was killed."""
+    conn.execute(delete(storage_reservations).where(storage_reservations.c.expires_at <= int(now)))
+
+
+def _sum(conn: Connection, query: Select[Any]) -> int:
+    return int(conn.execute(query).scalar_one() or 0)

@@ -1,0 +1,93 @@
+"""Room for what arrives, on SQLite and on Postgres."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from tests.metering.conftest import NOW
+from tests.store.conftest import Tenant
+from tests.store.test_files import make_file, make_upload
+from tunery.domain.errors import InvalidRequest
+from tunery.domain.files import UploadPart
+from tunery.metering.storage import STEP_BYTES, Room, check_storage
+from tunery.settings import Settings
+from tunery.store import files, storage
+from tunery.store.blobs import Blobs
+from tunery.store.database import read, write
+
+
+def make_room(database: Engine, tenant: Tenant, folder: Path, limit: int, most: int | None = None) -> Room:
+    settings = Settings(max_storage_bytes=limit)
+    return Room(database, Blobs.in_folder(folder), settings, lambda: NOW, tenant.project_id, "file", most)
+
+
+def test_files_and_parts_and_what_arrives_count(database: Engine, tenant: Tenant) -> None:
+    settings = Settings(max_storage_bytes=100)
+    with write(database) as conn:
+        make_file(conn, tenant, bytes=30)
+        make_file(conn, tenant, bytes=99, project_id=tenant.other_project_id)
+        upload = make_upload(conn, tenant)
+        files.insert_part(conn, UploadPart("part_1", upload.id, NOW, 20, "b"))
+        storage.reserve(conn, "r", tenant.project_id, 10, until=NOW + 1)
+        check_storage(conn, settings, tenant.project_id, 40, now=NOW, param="file")
+        with pytest.raises(InvalidRequest, match="stores 50 of 100 bytes, and 10 more are arriving"):
+            check_storage(conn, settings, tenant.project_id, 41, now=NOW, param="file")
+        check_storage(conn, settings, tenant.project_id, 50, now=NOW, param="file", own="r")
+        assert storage.stored_bytes(conn, tenant.project_id).total == 50
+
+
+def test_requests_at_once_share_what_is_free(database: Engine, tenant: Tenant, tmp_path: Path) -> None:
+    """Eight writers of which three fit: whoever is let in to the end has its bytes, and never do more than fit."""
+    size, limit = 64 * 1024, 4 * 1024 * 1024
+    kept: list[int] = []
+    start = threading.Barrier(8)
+
+    def write_one() -> None:
+        with make_room(database, tenant, tmp_path, limit) as room:
+            start.wait(60)
+            num_bytes = sum(len(chunk) for chunk in room.let_in(bytes(size) for _ in range(16)))
+            with write(database) as conn:
+                room.settle(conn, num_bytes)
+                make_file(conn, tenant, bytes=num_bytes)
+            kept.append(num_bytes)
+
+    threads = [threading.Thread(target=guarded, args=(write_one,)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    with read(database) as conn:
+        assert storage.stored_bytes(conn, tenant.project_id).files == sum(kept) <= limit
+        assert storage.reserved_bytes(conn, tenant.project_id, now=NOW) == 0
+    assert kept
+
+
+def guarded(work) -> None:
+    try:
+        work()
+    except InvalidRequest as error:
+        assert error.code == "storage_limit_exceeded"
+
+
+@pytest.mark.parametrize("most", [None, 3 * STEP_BYTES // 2])
+def test_room_is_taken_a_step_ahead_and_not_beyond_the_requests_length(
+    database: Engine, tenant: Tenant, tmp_path: Path, most: int | None
+) -> None:
+    with make_room(database, tenant, tmp_path, 10 * STEP_BYTES, most) as room:
+        for taken, expected in ((1, STEP_BYTES), (STEP_BYTES, most or 2 * STEP_BYTES)):
+            room.take(taken)
+            with read(database) as conn:
+                assert storage.reserved_bytes(conn, tenant.project_id, now=NOW) == expected
+
+
+def test_nothing_is_written_to_the_database_without_a_limit(database: Engine, tenant: Tenant, tmp_path: Path) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"a" * (2 * STEP_BYTES)
+
+    with make_room(database, tenant, tmp_path, 0) as room:
+        assert sum(map(len, room.let_in(pieces()))) == 2 * STEP_BYTES
+        with read(database) as conn:
+            assert storage.reserved_bytes(conn, tenant.project_id, now=NOW) == 0
