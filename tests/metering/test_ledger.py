@@ -149,8 +149,8 @@ def test_an_answer_that_arrived_in_the_meantime_is_not_replaced(
 def test_one_lost_answer_is_replaced_once(
     database: Engine, tenant: Tenant, caller: Caller, make_meter: MakeMeter
 ) -> None:
-    meter = make_meter()
-    meter.settle(meter.open_request(caller, ids(1, "mine"), model=TUNED), model=TUNED, usage=USAGE)
+    died, meter = make_meter(), make_meter()
+    died.settle(died.open_request(caller, ids(1, "mine"), model=TUNED), model=TUNED, usage=USAGE)
     retries = [meter.open_request(caller, ids(number, "mine"), model=TUNED) for number in (2, 3)]
     for ticket in retries:
         assert ticket.ids.lost == "req_1"
@@ -158,6 +158,28 @@ def test_one_lost_answer_is_replaced_once(
     with read(database) as conn:
         found = total(conn, tenant)
     assert found and found.num_requests == 2
+
+
+@pytest.mark.parametrize("is_noted", [False, True], ids=["being sent", "sent, its mark not written"])
+def test_an_answer_on_its_way_is_not_lost(
+    database: Engine, tenant: Tenant, caller: Caller, make_meter: MakeMeter, is_noted: bool
+) -> None:
+    """However slowly its client reads it: who asks again under its id meanwhile pays for both."""
+    meter = make_meter()
+    first = meter.open_request(caller, ids(1, "mine"), model=TUNED)
+    meter.settle(first, model=TUNED, usage=USAGE)
+    if is_noted:
+        meter.delivered(first)
+    second = meter.open_request(caller, ids(2, "mine"), model=TUNED)
+    assert second.ids.lost is None
+    meter.settle(second, model=TUNED, usage=USAGE)
+    for ticket in (first, second):
+        meter.delivered(ticket)
+    meter.flush()
+    with read(database) as conn:
+        found = total(conn, tenant)
+    assert found and found.num_requests == 2
+    assert not meter._leaving
 
 
 def test_a_job_is_counted_once_and_is_no_request(

@@ -11,6 +11,7 @@ from tunery.domain.errors import InvalidRequest
 from tunery.domain.schemas import RequestSchema, check_cost, format_schema, function_schema, repeats
 from tunery.serving import constraints
 from tunery.serving.constraints import CallMarks, Function, Grammars, Rules
+from tunery.serving.schemas import answer_schema
 
 MARKS = CallMarks("<tool_call>", "</tool_call>")
 VOCAB_SIZE, EOS = 259, 2
@@ -219,6 +220,53 @@ CLOSED = {
 def test_only_named_properties_are_written(grammars: Grammars, schema: dict[str, Any], named: str, other: str) -> None:
     assert takes_arguments(grammars, schema, named)
     assert not takes_arguments(grammars, schema, other)
+
+
+X = {"type": "object", "properties": {"x": NUMBER}}
+TOGETHER = {
+    "allOf": (with_a({"allOf": [{"properties": {"p": X}}, {"properties": {"q": NUMBER}}]}), '{"p": {"x": 1}, "q": 2}'),
+    "of references": (
+        with_a({"allOf": [{"$ref": "#/$defs/P"}, {"$ref": "#/$defs/Q"}]})
+        | {"$defs": {"P": {"properties": {"p": X}}, "Q": {"properties": {"q": NUMBER}}}},
+        '{"p": {"x": 1}, "q": 2}',
+    ),
+    "anyOf beside": (
+        with_a({"properties": {"p": X}, "anyOf": [{"required": ["p"]}, {"required": ["q"]}]}),
+        '{"p": {"x": 1}}',
+    ),
+    "a reference beside": (
+        with_a({"properties": {"q": NUMBER}, "$ref": "#/$defs/P"}) | {"$defs": {"P": {"properties": {"p": X}}}},
+        '{"q": 2, "p": {"x": 1}}',
+    ),
+    "items": (with_a({"allOf": [{"type": "array", "items": X}, {"minItems": 1}]}), '[{"x": 1}]'),
+}
+
+
+@pytest.mark.parametrize(("schema", "value"), TOGETHER.values(), ids=TOGETHER)
+def test_an_object_inside_schemas_that_hold_together_is_closed(
+    grammars: Grammars, schema: dict[str, Any], value: str
+) -> None:
+    for check in (takes_arguments, takes_answer):
+        assert check(grammars, schema, f'{{"a": {value}}}')
+        assert not check(grammars, schema, f'{{"a": {value}}}'.replace('"x": 1', '"x": 1, "z": 1'))
+
+
+def test_an_object_that_two_of_them_describe_takes_what_either_names(grammars: Grammars) -> None:
+    both = [{"properties": {"p": {"type": "object", "properties": {name: NUMBER}}}} for name in "xy"]
+    for schema in (with_a({"allOf": both}), with_a({**both[0], "allOf": both[1:]}), with_a({"allOf": [*both, {}]})):
+        assert takes_arguments(grammars, schema, '{"a": {"p": {"x": 1, "y": 2}}}')
+        assert not takes_arguments(grammars, schema, '{"a": {"p": {"x": 1, "y": "2"}}}')
+
+
+def test_a_definition_that_stands_in_many_places_is_written_a_few_times() -> None:
+    """Each level has the next one twice, beside different properties: 2 ** 40 ways to the last."""
+    definitions: dict[str, Any] = {"L40": NUMBER}
+    for level in range(40):
+        next_one = {"$ref": f"#/$defs/L{level + 1}"}
+        ways = [{"allOf": [{"properties": {f"{name}{level}": NUMBER}}, next_one]} for name in "pq"]
+        definitions[f"L{level}"] = {"anyOf": ways}
+    written = answer_schema({"$ref": "#/$defs/L0", "$defs": definitions}, is_strict=False)
+    assert len(written["$defs"]) < 41 * 10
 
 
 @pytest.mark.parametrize(

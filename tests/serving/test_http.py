@@ -157,6 +157,16 @@ def test_required_tools_stream_their_calls(client: OpenAI) -> None:
     assert not any(chunk.choices[0].delta.content for chunk in chunks)
 
 
+def test_a_whole_number_may_be_written_as_a_decimal(client: OpenAI) -> None:
+    wanted = {"max_tokens": 3, "n": 2, "seed": 7, "top_logprobs": 1, "logprobs": True, "temperature": 1}
+    decimals = {name: float(wanted[name]) for name in ("max_tokens", "n", "seed", "top_logprobs")}
+    more = {"max_completion_tokens": None}
+    texts = [[one.message.content for one in ask(client, **wanted | each | more).choices] for each in ({}, decimals)]
+    assert texts[0] == texts[1]
+    with pytest.raises(BadRequestError, match="expected an integer"):
+        ask(client, n=1.5)
+
+
 def test_legacy_functions_are_answered_in_their_form(client: OpenAI) -> None:
     answer = ask(
         client,

@@ -115,7 +115,7 @@ def test_sentencepiece_vocabularies_are_read_too() -> None:
     vocabulary = {"<unk>": 0, "▁the": 1, "<0xC3>": 2, "<0xA9>": 3, "s": 4}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", byte_fallback=True))
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    stream = TextStream(TokenTable(tokenizer, 5))
+    stream = TextStream(TokenTable(tokenizer, 5).bytes_of)
 
     assert "".join(stream.push(token_id) for token_id in (1, 4, 2, 3)) == " thesé"
 

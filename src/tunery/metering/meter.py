@@ -7,7 +7,8 @@ The order of things makes the count exact when a process dies at any line:
    counted though it may not have arrived.
 3. `delivered` after the last byte, or when the client went away before it. A record without this mark is that of a
    process that died: a retry with the same client id (Idempotency-Key or X-Client-Request-Id) that comes later takes
-   its place, so that the client is charged for the one answer that it got.
+   its place, so that the client is charged for the one answer that it got. A record whose answer is still on its way,
+   however slowly its client reads, is none.
 """
 
 import threading
@@ -49,6 +50,7 @@ class Meter:
     def __init__(self, engine: Engine, prices: PriceTable, settings: Settings, clock: Clock = system_clock) -> None:
         self._engine, self._prices, self._settings, self._clock = engine, prices, settings, clock
         self._delivered: list[str] = []  # ids whose mark is not in the database yet
+        self._leaving: set[str] = set()  # ids of counted answers that have no mark there, since they are on their way
         self._lock = threading.Lock()
 
     def open_request(
@@ -62,7 +64,7 @@ class Meter:
         """Raises RateLimited. `estimated_tokens`: the prompt and the longest answer asked for; corrected at the end."""
         with read(self._engine) as conn:
             subjects = self.look(conn, caller)
-            ids = find_lost(conn, caller, ids)
+            ids = self.find_lost(conn, caller, ids)
         return self.let_in(caller, ids, subjects, model=model, estimated_tokens=estimated_tokens)
 
     def look(self, conn: Connection, caller: Caller) -> Subjects:
@@ -70,6 +72,12 @@ class Meter:
         subjects = subject_limits(conn, self._settings, caller.project_id, caller.key_id)
         check_budget(conn, caller.project_id, subjects[caller.project_id], now=self._clock())
         return subjects
+
+    def find_lost(self, conn: Connection, caller: Caller, ids: RequestIds) -> RequestIds:
+        """With the answer that a process which died has left under the client's id; none that this one still sends."""
+        found = find_lost(conn, caller, ids)
+        with self._lock:
+            return ids if found.lost in self._leaving else found
 
     def let_in(
         self, caller: Caller, ids: RequestIds, subjects: Subjects, *, model: str, estimated_tokens: int
@@ -87,6 +95,9 @@ class Meter:
         """Count the answer. Call it before the last byte goes out, also for an answer that the client broke off."""
         now = self._clock()
         marks = self._take_marks()
+        if ticket.ids.client is not None:
+            with self._lock:
+                self._leaving.add(ticket.ids.server)
         try:
             with write(self._engine) as conn:
                 if marks:
@@ -108,6 +119,7 @@ class Meter:
         except BaseException:
             self._give_marks_back(marks)
             raise
+        self._forget(marks)
         return record
 
     def abandon(self, ticket: Ticket) -> None:
@@ -134,6 +146,7 @@ class Meter:
         except BaseException:
             self._give_marks_back(marks)
             raise
+        self._forget(marks)
 
     def _take_marks(self) -> list[str]:
         with self._lock:
@@ -143,3 +156,8 @@ class Meter:
     def _give_marks_back(self, marks: list[str]) -> None:
         with self._lock:
             self._delivered += marks
+
+    def _forget(self, written: list[str]) -> None:
+        """Their marks are in the database."""
+        with self._lock:
+            self._leaving.difference_update(written)

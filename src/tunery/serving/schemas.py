@@ -10,6 +10,7 @@ and a model that is allowed them invents some.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -32,6 +33,13 @@ _CONDITIONS = ("if", "then", "else", "dependentSchemas")
 _OWN = (*_MAPS, *_ONES, *_CONDITIONS, "prefixItems", "unevaluatedProperties")
 # A grammar for multiples has a state for every remainder.
 _MAX_MULTIPLE = 10_000
+# What other schemas of the same value may say of: names of its properties, `_ITEMS`, or `_ALL`.
+Described = frozenset[str | int]
+_ITEMS, _ALL = 0, 1
+_ANYTHING: Described = frozenset((_ALL,))
+_ITEM_KEYWORDS = ("prefixItems", "additionalItems", "items")
+_MAX_PARTS = 200  # that are looked at for what a schema describes
+_MAX_VARIANTS = 4  # of one definition, by what others describe; after those it stays as open as it came
 _NO_PROPERTIES: Schema = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
@@ -127,25 +135,28 @@ class _Rewriter:
         self._root = root
         self._is_strict = is_strict
         self._document = _Document(root)
-        self._numbers: dict[tuple[int, bool], int] = {}  # of definitions: (node, is it closed)
-        self._waiting: list[tuple[Schema, bool, str]] = []
+        self._numbers: dict[tuple[int, Described | None], int] = {}  # of definitions: (node, what others describe)
+        self._num_variants: Counter[int] = Counter()
+        self._waiting: list[tuple[Schema, Described | None, str]] = []
+        self._descriptions: dict[int, Described] = {}
         self._multiple = 1
         self._endless = self._endless_references()
 
     def result(self, *, is_arguments: bool) -> Schema:
-        written = self._schema(self._root, True, "")
+        written = self._schema(self._root, None, "")
         assert isinstance(written, dict)
         if is_arguments:
             has_others = any(key in written for key in ("$ref", *_SAME_VALUE))
             written = {**(written if has_others else self._closed(self._root, written)), "type": "object"}
         definitions: Schema = {}
         while self._waiting:
-            node, is_whole, where = self._waiting.pop(0)
-            definitions[str(len(definitions))] = self._schema(node, is_whole, where)
+            node, elsewhere, where = self._waiting.pop(0)
+            definitions[str(len(definitions))] = self._schema(node, elsewhere, where)
         return {**written, "$defs": definitions} if definitions else written
 
-    def _schema(self, node: Any, is_whole: bool, where: str) -> Schema | bool:
-        """`is_whole`: the node is all that is said of the value, so that an object may be closed by it."""
+    def _schema(self, node: Any, elsewhere: Described | None, where: str) -> Schema | bool:
+        """`elsewhere`: what other schemas of the same value describe. None: there are none, so that an object may be
+        closed by this one."""
         if isinstance(node, bool):
             return node
         if not isinstance(node, dict):
@@ -155,31 +166,45 @@ class _Rewriter:
         is_other_whole = len(others) == 1 and not any(key in node for key in _OWN)
         if others == ["allOf"] and len(node["allOf"]) > 1:
             is_other_whole = False
-        is_inner_whole = is_whole and (is_other_whole or not others)
         written: Schema = {}
         for key, value in node.items():
             if key not in _LEFT_OUT:
-                written.update(self._keyword(node, key, value, is_inner_whole, f"{where}/{key}"))
-        if not is_whole or is_other_whole or not ("properties" in node or (others and self._names(node))):
+                known = elsewhere if is_other_whole or not others else self._beside(node, key, elsewhere)
+                written.update(self._keyword(node, key, value, known, f"{where}/{key}"))
+        if elsewhere is not None or is_other_whole or not ("properties" in node or (others and self._names(node))):
             return written
         return self._closed(node, written)
 
-    def _keyword(self, node: Schema, key: str, value: Any, is_whole: bool, where: str) -> Schema:
+    def _keyword(self, node: Schema, key: str, value: Any, elsewhere: Described | None, where: str) -> Schema:
         if key == "$ref":
-            return self._reference(node, is_whole, where)
+            return self._reference(node, elsewhere, where)
         if key in _MAPS:
-            return {key: {name: self._schema(item, is_whole, f"{where}/{name}") for name, item in value.items()}}
+            inner = {name: _inner(elsewhere, name if key == "properties" else _ALL) for name in value}
+            return {key: {name: self._schema(item, inner[name], f"{where}/{name}") for name, item in value.items()}}
+        if key == "allOf" and len(value) > 1:
+            return {key: self._all_of(value, elsewhere, where)}
         if key in _LISTS or (key == "items" and isinstance(value, list)):
-            return {key: [self._schema(item, is_whole, f"{where}/{number}") for number, item in enumerate(value)]}
+            known = elsewhere if key in _SAME_VALUE else _inner(elsewhere, _ITEMS)
+            return {key: [self._schema(item, known, f"{where}/{number}") for number, item in enumerate(value)]}
         if key in _ONES:
-            return {key: self._schema(value, is_whole, where)}
+            inner_key = _ALL if key == "additionalProperties" else _ITEMS
+            return {key: self._schema(value, _inner(elsewhere, inner_key), where)}
         if key == "multipleOf" and not self._can_count(value):
             if self._is_strict:
                 raise _problem(where, f"{_shown(value)} has too many digits here")
             return {}
         return {key: value}
 
-    def _reference(self, node: Schema, is_whole: bool, where: str) -> Schema:
+    def _all_of(self, parts: list[Any], elsewhere: Described | None, where: str) -> list[Schema | bool]:
+        descriptions = [self._description(part) for part in parts]
+        counts = Counter(what for description in descriptions for what in description)
+        written = []
+        for number, (part, own) in enumerate(zip(parts, descriptions, strict=True)):
+            others = {what for what, count in counts.items() if count > (what in own)}
+            written.append(self._schema(part, (elsewhere or frozenset()).union(others), f"{where}/{number}"))
+        return written
+
+    def _reference(self, node: Schema, elsewhere: Described | None, where: str) -> Schema:
         target = None if id(node) in self._endless else self._document.find(node)
         if target is None:
             if self._is_strict:
@@ -187,11 +212,39 @@ class _Rewriter:
             return {}
         if isinstance(target, bool):
             return {} if target else {"enum": []}
-        known = (id(target), is_whole)
+        if elsewhere is not None and (id(target), elsewhere) not in self._numbers:
+            self._num_variants[id(target)] += 1
+            if self._num_variants[id(target)] > _MAX_VARIANTS:
+                elsewhere = _ANYTHING
+        known = (id(target), elsewhere)
         if known not in self._numbers:
             self._numbers[known] = len(self._numbers)
-            self._waiting.append((target, is_whole, node["$ref"]))
+            self._waiting.append((target, elsewhere, node["$ref"]))
         return {"$ref": f"#/$defs/{self._numbers[known]}"}
+
+    def _beside(self, node: Schema, key: str, elsewhere: Described | None) -> Described:
+        """What is said of the node's value outside of this keyword of it."""
+        is_own = key not in ("$ref", *_SAME_VALUE)
+        rest = [self._description(part) for part in self._parts(node, without=key)]
+        return (elsewhere or frozenset()).union(frozenset() if is_own else _own_description(node), *rest)
+
+    def _description(self, node: Any) -> Described:
+        """What the schema says something of, by itself and by those that it takes in."""
+        if id(node) not in self._descriptions:
+            self._descriptions[id(node)] = self._described(node)
+        return self._descriptions[id(node)]
+
+    def _described(self, node: Any) -> Described:
+        found: set[str | int] = set()
+        waiting, seen = [node], set()
+        while waiting and _ALL not in found:
+            part = waiting.pop()
+            if not isinstance(part, dict) or id(part) in seen:
+                continue
+            seen.add(id(part))
+            found |= _ANYTHING if len(seen) > _MAX_PARTS else _own_description(part)
+            waiting += self._parts(part)
+        return frozenset(found)
 
     def _can_count(self, value: Any) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
@@ -229,12 +282,12 @@ class _Rewriter:
             waiting += self._parts(part)
         return list(names)
 
-    def _parts(self, node: Schema) -> Iterator[Any]:
-        """The schemas that speak of the same value."""
-        if isinstance(node.get("$ref"), str):
+    def _parts(self, node: Schema, without: str = "") -> Iterator[Any]:
+        """The schemas that speak of the same value. `without`: a keyword whose schemas are left out."""
+        if isinstance(node.get("$ref"), str) and without != "$ref":
             yield self._document.find(node)
         for key in _SAME_VALUE:
-            yield from node[key] if isinstance(node.get(key), list) else ()
+            yield from node[key] if isinstance(node.get(key), list) and key != without else ()
         for key in ("then", "else"):
             yield node.get(key)
         dependent = node.get("dependentSchemas")
@@ -269,6 +322,21 @@ def _schemas(root: Any) -> Iterator[Schema]:
         if isinstance(node, dict):
             yield node
         waiting += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+
+
+def _own_description(node: Schema) -> Described:
+    """What the schema says something of by itself."""
+    if isinstance(node.get("additionalProperties"), dict) or node.get("patternProperties"):
+        return _ANYTHING
+    names = node["properties"] if isinstance(node.get("properties"), dict) else ()
+    return frozenset((*names, *((_ITEMS,) if any(key in node for key in _ITEM_KEYWORDS) else ())))
+
+
+def _inner(elsewhere: Described | None, what: str | int) -> Described | None:
+    """`elsewhere` for a part of the value: anything may be said there of a part that is described there, too."""
+    if not elsewhere or not (what in elsewhere or what == _ALL or _ALL in elsewhere):
+        return None
+    return _ANYTHING
 
 
 def _check_shapes(node: Schema, where: str) -> None:

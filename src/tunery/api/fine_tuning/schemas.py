@@ -8,16 +8,11 @@ from tunery.api.body import Body, Texts
 from tunery.domain.hyperparameters import AUTO, Hyperparameters
 from tunery.domain.jobs import Checkpoint, FineTuningJob, JobEvent, JobStatus
 from tunery.domain.models import CheckpointPermission
+from tunery.domain.numbers import whole
 from tunery.jobs.request import JobRequest
 from tunery.settings import Settings
 
-
-def _whole(value: Any) -> Any:
-    """`3.0` is 3: languages with one number type, and tables, send every integer so."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Int = Annotated[int, BeforeValidator(_whole)]
+Int = Annotated[int, BeforeValidator(whole)]
 AutoInt = Literal["auto"] | Int
 AutoFloat = Literal["auto"] | float
 

@@ -26,7 +26,7 @@ from tunery.domain.completions import StoredCompletion
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.schemas import check_cost, request_schemas
 from tunery.domain.tenants import Caller
-from tunery.metering.ledger import RequestIds, find_lost
+from tunery.metering.ledger import RequestIds
 from tunery.metering.meter import Ticket
 from tunery.metering.rates import Subjects, has_rates
 from tunery.metering.storage import check_storage
@@ -102,7 +102,7 @@ def _look(
             )
         if target.upstream is not None:
             check_price(services.prices, target.upstream, services.clock(), param="model")
-        return target, services.meter.look(conn, caller), find_lost(conn, caller, ids)
+        return target, services.meter.look(conn, caller), services.meter.find_lost(conn, caller, ids)
 
 
 @asynccontextmanager

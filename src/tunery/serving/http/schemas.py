@@ -5,8 +5,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from tunery.domain.numbers import whole
+
+Int = Annotated[int, BeforeValidator(whole)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -39,20 +42,20 @@ class Generating(_Wire):
     model: str
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    n: Annotated[Int, Field(ge=1, le=128)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Fraction | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: dict[str, Bias] | None = None
-    seed: int | None = None
+    seed: Int | None = None
     stop: Stop | None = None
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Annotated[Int, Field(ge=0)] | None = None
     # vLLM's
     request_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None  # what `/abort_requests` names
     cache_salt: str | None = None
     ignore_eos: bool = False
-    prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    prompt_logprobs: Annotated[Int, Field(ge=0, le=20)] | None = None
     # ignored
     user: str | None = None
 
@@ -102,9 +105,9 @@ class ResponseFormat(_Wire):
 
 class ChatRequest(Generating):
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[Int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
     tools: Annotated[list[ToolDefinition], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice | None = None
@@ -127,7 +130,7 @@ class ChatRequest(Generating):
 class CompletionRequest(Generating):
     prompt: str | list[str] | list[int] | list[list[int]] = ""  # empty: from the beginning of a text
     echo: bool = False
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    logprobs: Annotated[Int, Field(ge=0, le=20)] | None = None
 
 
 class LoadAdapter(BaseModel):
