@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llguidance import LLParserLimits
 
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.schemas import RequestSchema, check_cost, format_schema, function_schema, repeats
@@ -413,3 +414,19 @@ def test_making_a_grammar_stops_neither_the_loop_nor_the_others(
 
     asyncio.run(ask())
     never.set()
+
+
+@pytest.mark.parametrize("strict", [True, False, None])
+def test_a_grammar_that_is_too_much_midway_ends_a_strict_answer_only(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch, strict: bool | None
+) -> None:
+    few = LLParserLimits(step_lexer_fuel=200, max_lexer_states=20_000, verbose_errors=False)
+    monkeypatch.setattr(constraints, "_LIMITS", few)
+    schema = with_a({"type": "string", "pattern": "^(a|b)*a(a|b){12}$"}, additionalProperties=False)
+    constraint = grammars.make(Rules(MARKS, answer=format_schema({"schema": schema, "strict": strict}))).start()
+    for token_id in grammars._tokenizer.tokenize_str('{"a": "abbaabbaabba'):
+        allowed = constraint.allowed(VOCAB_SIZE)
+        constraint.advance(token_id)
+
+    assert allowed.all() and not constraint.is_complete
+    assert constraint.has_failed == (strict is True)
