@@ -6,8 +6,11 @@ from itertools import product
 import pytest
 
 from tests.api.conftest import BASE, Api
+from tunery.api.aliases import service as aliases
+from tunery.api.fine_tuning import permissions
+from tunery.domain.errors import InvalidRequest
 from tunery.domain.jobs import JobStatus
-from tunery.domain.tenants import Role, Scope
+from tunery.domain.tenants import Caller, Role, Scope
 from tunery.store import jobs, webhooks
 from tunery.store.database import read
 
@@ -285,6 +288,25 @@ def test_an_archived_project_takes_nothing_new(api: Api) -> None:
         assert refused.status_code == 400 and refused.json()["error"]["code"] == "project_archived", path
     admin = {"openai-project": person.project} | api.as_key(api.make_key(project_id=None, is_admin=True))
     assert api.client.get("/v1/files", headers=admin).status_code == 401
+
+
+@pytest.mark.parametrize("act", ["set", "revert", "share"])
+def test_an_archived_project_takes_no_alias_and_no_permission_from_a_request_under_way(api: Api, act: str) -> None:
+    """As one whose key was looked at before the project was archived."""
+    person = Person(api, 1, "member", "owner")
+    caller = Caller("key_a", api.organization_id, person.project, person.id, Role.OWNER)
+    model = api.make_model(project_id=person.project).name
+    for target in (BASE, model):
+        aliases.set_alias(api.services, caller, name="mine", target=target, reason="")
+    post(api, f"{person.path}/archive")
+    with pytest.raises(InvalidRequest) as caught:
+        if act == "set":
+            aliases.set_alias(api.services, caller, name="other", target=BASE, reason="")
+        elif act == "share":
+            permissions.share(api.services, caller, model, [api.project_id])
+        else:
+            aliases.revert(api.services, caller, "mine")
+    assert caught.value.code == "project_archived"
 
 
 def test_a_key_that_slipped_into_an_archived_project_is_dead(api: Api) -> None:

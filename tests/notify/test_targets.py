@@ -48,7 +48,20 @@ def test_address_that_is_not_http_is_refused(url: str) -> None:
         resolve_target(url, allow_private=True)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "2130706433", "0x7f.1"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1", "localhost", "localhost.", "[::1]", "2130706433", "0x7f.1", "127.1", "0177.0.0.1", "0"),
+        *(
+            "user:word@127.0.0.1",
+            "8.8.8.8@127.0.0.1",
+            "[::ffff:127.0.0.1]",
+            "[fe80::1%25lo]",
+            "[fe80::1%lo]",
+            "１２７.0.0.1",
+        ),
+    ],
+)
 def test_every_spelling_of_this_machine_is_refused(host: str) -> None:
     with pytest.raises(RefusedTarget):
         resolve_target(f"http://{host}:9/", allow_private=False)

@@ -8,7 +8,7 @@ from tunery.api.services import Services
 from tunery.domain.errors import InvalidRequest, NotFound
 from tunery.domain.models import Alias, AliasChange
 from tunery.domain.tenants import Caller
-from tunery.store import models
+from tunery.store import models, tenants
 from tunery.store.database import read, write
 from tunery.texts import say
 
@@ -60,6 +60,7 @@ def history(services: Services, caller: Caller, name: str) -> tuple[AliasChange,
 
 
 def _set(conn: Connection, services: Services, caller: Caller, name: str, target: str, reason: str) -> Alias:
+    tenants.get_active_project(conn, caller.project_id)
     now = services.now()
     return models.set_alias(conn, caller.project_id, name, target, now=now, reason=reason, changed_by=caller.user_id)
 

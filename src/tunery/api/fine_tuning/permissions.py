@@ -65,8 +65,9 @@ def share(services: Services, caller: Caller, checkpoint: str, project_ids: list
     require_owner(caller)
     with write(services.engine) as conn:
         model = models.get_own_model(conn, checkpoint, caller.project_id)
+        tenants.get_active_project(conn, caller.project_id)
         for project_id in project_ids:
-            tenants.get_project(conn, project_id, caller.organization_id)
+            tenants.get_active_project(conn, project_id, caller.organization_id)
         return [
             models.insert_permission(conn, model.name, project_id, services.now())
             for project_id in dict.fromkeys(project_ids)
