@@ -88,3 +88,13 @@ def test_a_model_knows_its_training_file_and_its_copies() -> None:
     assert model.learned({"id": "file-a", "sha256": "cc"}) and model.learned({"id": "file-copy", "sha256": "aa"})
     assert model.learned({"id": "file-shared", "sha256": "bb"}) and model.learned({"id": "file-gone", "sha256": "dd"})
     assert not model.learned({"id": "file-new", "sha256": "ee"})
+
+
+def test_a_comparison_without_figures_is_read() -> None:
+    plan = {"file_id": "f", "filename": "x", "contestants": [{"model": "m", "shots": 0}], "max_rows": 1}
+    head = {"plan": {**plan, "shots_file": None}, "created_at": 1.0, "summary": []}
+    row = {"line": 1, "prompt": [], "expected": "a", "answers": [{"text": "b\u2028c"}], "differs": False}
+    text = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in (head, row))
+    assert read_result("file-x", text).rows[0]["answers"][0]["text"] == "b\u2028c"
+    with pytest.raises(ValueError):
+        read_result("file-x", text.replace('"answers": [', '"answers": [{"text": "d"}, '))
