@@ -121,6 +121,11 @@ class Settings(BaseSettings):
         return self.model_cache or self.home / "models"
 
     @property
+    def mail_folder(self) -> Path:
+        """Where mails lie as .eml files when there is no SMTP server to send them."""
+        return self.home / "outbox"
+
+    @property
     def base_url(self) -> str:
         """Where people reach the server, without a trailing slash and without /v1."""
         return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")

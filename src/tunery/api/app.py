@@ -29,6 +29,7 @@ from tunery.api.models.routes import router as models
 from tunery.api.organization.audit_routes import router as audit
 from tunery.api.organization.key_routes import router as keys
 from tunery.api.organization.limit_routes import router as limits
+from tunery.api.organization.mail_routes import router as mail
 from tunery.api.organization.project_routes import router as projects
 from tunery.api.organization.report_routes import router as reports
 from tunery.api.services import Services
@@ -65,6 +66,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     limits,
     reports,
     audit,
+    mail,
     health.router,
     metrics.router,
 )

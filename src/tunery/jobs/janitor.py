@@ -4,7 +4,6 @@ import shutil
 
 from tunery.jobs.checkpoints import stored_checkpoints
 from tunery.jobs.resources import Resources
-from tunery.notify.smtp import MAIL_FOLDER
 from tunery.store import jobs, models
 from tunery.store.database import read, write
 from tunery.store.expiry import remove_expired
@@ -64,6 +63,6 @@ def _forget_states(resources: Resources) -> None:
 def _clean_mail_folder(resources: Resources) -> None:
     """Mail that was written to files because no SMTP server is configured."""
     oldest = resources.clock() - resources.settings.mail_folder_days * DAY_S
-    for mail in (resources.settings.home / MAIL_FOLDER).glob("*.eml"):
+    for mail in resources.settings.mail_folder.glob("*.eml"):
         if mail.stat().st_mtime < oldest:
             mail.unlink(missing_ok=True)

@@ -19,8 +19,8 @@ from tunery.domain.ids import new_id
 from tunery.domain.notices import Notice, WebhookEndpoint
 from tunery.notify.mail import render_mail, render_text_mail
 from tunery.notify.schedule import next_attempt
-from tunery.notify.smtp import MAIL_FOLDER, MailFolder, MailRefused, SmtpServer
-from tunery.notify.summary import JobSummary
+from tunery.notify.smtp import MailFolder, MailRefused, SmtpServer
+from tunery.notify.summary import JOB_TOPICS, JobSummary
 from tunery.notify.webhooks import deliver, encode_event
 from tunery.settings import Settings
 from tunery.store import outbox, tenants, webhooks
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 LEASE_S = 120.0  # longer than any one attempt: connecting, and each of a mail's exchanges, has its own timeout
 POLL_S = 0.5
 BATCH = 16
-JOB_TOPICS = "fine_tuning.job."
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ class Dispatcher:
     def _post_office(self) -> SmtpServer | MailFolder:
         settings = self._settings
         if not settings.smtp_host:
-            return MailFolder(settings.home / MAIL_FOLDER)
+            return MailFolder(settings.mail_folder)
         return SmtpServer(
             settings.smtp_host,
             settings.smtp_port,

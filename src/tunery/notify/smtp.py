@@ -15,7 +15,6 @@ log = logging.getLogger(__name__)
 
 Security = Literal["none", "starttls", "tls"]
 TIMEOUT_S = 30.0
-MAIL_FOLDER = "outbox"  # in home
 
 
 class MailRefused(Exception):

@@ -5,6 +5,7 @@ from typing import Any
 
 from tunery.domain.jobs import FineTuningJob, JobStatus
 
+JOB_TOPICS = "fine_tuning.job."
 METRIC_LABELS = {
     "train_loss": "Training loss",
     "train_mean_token_accuracy": "Training token accuracy",
@@ -75,6 +76,11 @@ class JobSummary:
     @property
     def metric_lines(self) -> list[tuple[str, str]]:
         return [(label, f"{self.metrics[key]:.4f}") for key, label in METRIC_LABELS.items() if key in self.metrics]
+
+
+def subject_of(topic: str, payload: dict[str, Any]) -> str:
+    """The subject of the mail with this payload in the outbox."""
+    return JobSummary.from_json(payload).subject if topic.startswith(JOB_TOPICS) else payload["subject"]
 
 
 def spoken_duration(seconds: int) -> str:

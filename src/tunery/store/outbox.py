@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Row, func, insert, or_, select, update
 from tunery.domain.ids import new_id
 from tunery.domain.notices import Delivery, Notice, NoticeKind, NoticeStatus
 from tunery.store.paging import Page, exists, fetch_page, values_of
-from tunery.store.tables import deliveries, outbox
+from tunery.store.tables import deliveries, outbox, projects
 from tunery.texts import reference
 
 
@@ -118,6 +118,16 @@ def list_outbox(
         query = query.where(outbox.c.kind == kind)
     if endpoint_id is not None:
         query = query.where(outbox.c.endpoint_id == endpoint_id)
+    return fetch_page(conn, query, outbox, _to_notice, after=after, limit=limit)
+
+
+def list_mails(conn: Connection, organization_id: str, *, after: str | None = None, limit: int = 20) -> Page[Notice]:
+    """The mails of all projects of an organisation, newest first."""
+    query = (
+        select(outbox)
+        .join(projects, projects.c.id == outbox.c.project_id)
+        .where(projects.c.organization_id == organization_id, outbox.c.kind == "email")
+    )
     return fetch_page(conn, query, outbox, _to_notice, after=after, limit=limit)
 
 
