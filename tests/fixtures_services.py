@@ -20,7 +20,10 @@ from sqlalchemy import Engine, text
 from tunery.settings import Settings
 from tunery.store.blobs import Blobs
 from tunery.store.database import connect, migrate, write
+from tunery.store.secrets import Secrets
 from tunery.store.tables import metadata
+
+SECRETS_KEY = "c2VjcmV0cyBvZiB0aGUgdGVzdHMnIGRhdGFiYXNlcy4="
 
 
 def free_port() -> int:
@@ -122,8 +125,8 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Engine]:
-    engine = connect(database_url)
+def database(database_url: str, tmp_path: Path) -> Iterator[Engine]:
+    engine = connect(database_url, Secrets(tmp_path / "secrets.key", given=SECRETS_KEY))
     yield engine
     engine.dispose()
 

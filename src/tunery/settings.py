@@ -5,7 +5,10 @@ An unknown key is an error in both: a misspelt limit must not pass for a limit. 
 
 import ipaddress
 import os
+import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +33,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)  # 0 = any free port
     public_url: str = ""  # the address that stands in mails; "" = http://host:port
     database_url: str = ""  # "" = SQLite in home; postgresql://user:password@host/name
+    secrets_key: SecretStr | None = None  # encrypts secrets in the database; None = secrets.key beside it
     blob_url: str = ""  # "" = a folder in home; file:///folder or s3://bucket/prefix
     s3_endpoint: str = ""  # "" = AWS
     s3_access_key_id: str = ""
@@ -48,9 +52,7 @@ class Settings(BaseSettings):
     engine_kind: Literal["local", "vllm"] = "local"
     engine_url: str = ""  # "" = `tunery serve` starts one
     engine_urls: Annotated[list[str], NoDecode] = []  # more engines, or vLLM; in the environment separated by commas
-    engine_api_key: SecretStr | None = (
-        None  # of all engines (vLLM: --api-key); None = `tunery serve` makes its engine's
-    )
+    engine_api_key: SecretStr | None = None  # of all engines (vLLM: --api-key); None = `tunery serve` makes one
     worker_concurrency: int = Field(1, ge=1)  # jobs that one worker trains at once
     lease_s: float = Field(30, gt=0)  # a job whose worker is silent for so long goes back to the queue
     state_interval_s: float = Field(5, gt=0)  # least time between two states of a running job; 2 % of its time at most
@@ -168,6 +170,15 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
     except ValidationError as exc:
         problems = [f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}" for error in exc.errors()]
         raise SettingsError("Invalid settings: " + "; ".join(problems)) from exc
+
+
+@contextmanager
+def told_in_a_sentence() -> Iterator[None]:
+    """For a process's entry: a SettingsError ends it with status 1 and its message, not with a traceback."""
+    try:
+        yield
+    except SettingsError as exc:
+        sys.exit(str(exc))
 
 
 def _read_toml(path: Path, *, must_exist: bool) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from tunery.settings import Settings
 from tunery.store import jobs, models, tenants
 from tunery.store.bootstrap import bootstrap
 from tunery.store.database import connect, migrate, write
+from tunery.store.secrets import Secrets
 
 NOW = 1_800_000_000.0
 SECRET = "sk-test-first-key-of-this-server"
@@ -138,7 +139,7 @@ class Api:
 def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Migrated once; each test copies it."""
     path = tmp_path_factory.mktemp("database") / "tunery.db"
-    engine = connect(f"sqlite:///{path}")
+    engine = connect(f"sqlite:///{path}", Secrets(path.with_name("secrets.key")))
     migrate(engine)
     with write(engine) as conn:
         bootstrap(conn, clock=lambda: NOW, key=SECRET)
@@ -151,7 +152,8 @@ def make_api(home: Path, fresh_database: Path) -> Iterator[Callable[..., Api]]:
     clients: list[TestClient] = []
 
     def make(**settings: Any) -> Api:
-        shutil.copy(fresh_database, home / "tunery.db")
+        for file in (fresh_database, fresh_database.with_name("secrets.key")):
+            shutil.copy(file, home)
         clock = MutableClock()
         app = create_app(Settings(home=home, **settings), clock)
         client = TestClient(app, headers={"authorization": f"Bearer {SECRET}"}, raise_server_exceptions=False)

@@ -8,6 +8,7 @@ LEVELS = {
     "texts": 0,
     "domain": 0,
     "atomic": 0,
+    "private": 0,
     "settings": 0,
     "logs": 0,
     "tracing": 1,

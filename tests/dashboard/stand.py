@@ -19,7 +19,7 @@ from tunery.modeling.sources import ensure
 from tunery.settings import Settings, load_settings
 from tunery.store import tenants
 from tunery.store.bootstrap import bootstrap
-from tunery.store.database import connect, migrate, write
+from tunery.store.database import migrate, open_database, write
 
 START_TIMEOUT_S = 90
 
@@ -41,7 +41,7 @@ class Stand:
     engine_url: str = ""
 
     def __post_init__(self) -> None:
-        self.database: Engine = connect(self.settings.resolved_database_url)
+        self.database: Engine = open_database(self.settings)
         migrate(self.database)
         with write(self.database) as conn:
             self.key = bootstrap(conn, clock=system_clock, key=None) or ""

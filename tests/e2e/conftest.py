@@ -47,7 +47,8 @@ def clean_environment(home: Path) -> dict[str, str]:
 
 
 def serve(home: Path, key: str = "", **settings: str) -> Served:
-    """Start on any free port and wait for the banner. `key` is the one that an earlier start of this home printed."""
+    """Start on any free port and wait for the banner. `key` is the one that an earlier start of this home printed.
+    The umask is as careless as can be: what the server keeps must be its user's alone all the same."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tunery", "serve", "--port", "0"],
         env={**clean_environment(home), **settings},
@@ -55,6 +56,7 @@ def serve(home: Path, key: str = "", **settings: str) -> Served:
         stdout=subprocess.PIPE,
         stderr=(home / "serve.err").open("a"),
         text=True,
+        umask=0,
     )
     assert process.stdout is not None
     banner = ""
@@ -92,9 +94,30 @@ def tiny_settings(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="session")
 def served(tiny_settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One server for every test that leaves it as it is."""
-    running = serve(tmp_path_factory.mktemp("home"), **tiny_settings)
+    home = tmp_path_factory.mktemp("home")
+    leave_open(home)
+    running = serve(home, **tiny_settings)
     yield running
     stop(running)
+
+
+OLD = (
+    "blobs/files/file-old",
+    "blobs/adapters/a/old.safetensors",
+    "logs/api.log.1",
+    "outbox/old.eml",
+    "work/j/train.jsonl",
+)
+
+
+def leave_open(home: Path) -> None:
+    """What a version that did not care left behind: readable by everybody on the machine."""
+    for name in OLD:
+        path = home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("old")
+    for path in (home, *home.rglob("*")):
+        path.chmod(0o777 if path.is_dir() else 0o666)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tunery.settings import Settings
 from tunery.store import completions, events, files, jobs, tenants
 from tunery.store.blobs import Blobs
 from tunery.store.bootstrap import bootstrap
-from tunery.store.database import connect, migrate, write
+from tunery.store.database import migrate, open_database, write
 
 BASE = "gpt-4o-mini-2024-07-18"
 LONG_AGO = 1_700_000_000
@@ -56,7 +56,7 @@ class Installation:
 def install(home: Path, name: str, **values: Any) -> Installation:
     home.mkdir(parents=True, exist_ok=True)
     settings = Settings(home=home, **values)
-    engine = connect(settings.resolved_database_url)
+    engine = open_database(settings)
     migrate(engine)
     key = f"sk-key-of-the-{name}-installation"
     with write(engine) as conn:

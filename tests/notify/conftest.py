@@ -20,7 +20,7 @@ from tunery.notify.signing import new_secret
 from tunery.settings import Settings, load_settings
 from tunery.store import outbox, webhooks
 from tunery.store.bootstrap import bootstrap
-from tunery.store.database import connect, migrate, read, write
+from tunery.store.database import migrate, open_database, read, write
 from tunery.store.tables import outbox as outbox_table
 
 SUCCEEDED = "fine_tuning.job.succeeded"
@@ -151,7 +151,7 @@ class Post:
 @pytest.fixture
 def post(home: Path) -> Iterator[Post]:
     settings = load_settings(home=home, webhook_allow_private_addresses=True, smtp_from="Tunery <t@example.org>")
-    engine = connect(settings.resolved_database_url)
+    engine = open_database(settings)
     migrate(engine)
     with write(engine) as conn:
         bootstrap(conn, clock=system_clock, key="sk-test-key")

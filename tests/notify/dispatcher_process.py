@@ -4,7 +4,7 @@ import threading
 
 from tunery.notify.dispatcher import Dispatcher
 from tunery.settings import load_settings
-from tunery.store.database import connect
+from tunery.store.database import open_database
 
 settings = load_settings()
-Dispatcher(settings, connect(settings.resolved_database_url)).run(threading.Event())
+Dispatcher(settings, open_database(settings)).run(threading.Event())

@@ -1,10 +1,19 @@
-from openai import OpenAI
+from pathlib import Path
 
+from openai import OpenAI
+from sqlalchemy import select, update
+
+from tests.fixtures_services import SECRETS_KEY
 from tests.jobs.waiting import wait_for
 from tests.notify.conftest import Post, Receiver
+from tunery.domain.clock import system_clock
 from tunery.notify.signing import new_secret
+from tunery.settings import load_settings
 from tunery.store import webhooks
-from tunery.store.database import write
+from tunery.store.bootstrap import bootstrap
+from tunery.store.database import connect, migrate, open_database, read, write
+from tunery.store.secrets import Secrets
+from tunery.store.tables import projects, webhook_endpoints
 
 
 def test_event_is_delivered_as_the_official_client_verifies_it(post: Post, receiver: Receiver) -> None:
@@ -19,6 +28,32 @@ def test_event_is_delivered_as_the_official_client_verifies_it(post: Post, recei
     assert got.headers["webhook-id"] == notice
     assert got.headers["content-type"] == "application/json"
     assert got.headers["host"] == f"127.0.0.1:{receiver.port}"
+
+
+def test_secrets_of_the_version_before_sign_after_the_upgrade_and_after_a_restart(
+    home: Path, database_url: str, receiver: Receiver
+) -> None:
+    settings = load_settings(home=home, database_url=database_url, webhook_allow_private_addresses=True)
+    engine = connect(database_url)
+    with write(engine) as conn:
+        bootstrap(conn, clock=system_clock, key="sk-test-key")
+        project_id = conn.execute(select(projects.c.id)).scalar_one()
+    engine.dispose()
+    key = Secrets(home / "forgotten.key", given=SECRETS_KEY)
+    endpoint = Post(settings, connect(database_url, key), project_id).endpoint(receiver.url)
+    with write(connect(database_url)) as conn:  # as it lay there before
+        conn.execute(update(webhook_endpoints).values(secret=endpoint.secret))
+    for number in (1, 2):
+        post = Post(settings, open_database(settings), project_id)
+        migrate(post.engine)
+        with post.dispatcher():
+            post.wait(post.event(endpoint, f"ftjob-{number}"), "delivered")
+        got = receiver.received[-1]
+        event = OpenAI(api_key="x").webhooks.unwrap(got.body, got.headers, secret=endpoint.secret)
+        assert event.data.id == f"ftjob-{number}"
+        with read(post.engine) as conn:
+            assert "whsec_" not in conn.execute(select(webhook_endpoints.c.secret)).scalar_one()
+        post.engine.dispose()
 
 
 def test_receiver_that_was_down_gets_every_event_once(post: Post, receiver: Receiver) -> None:

@@ -2,17 +2,19 @@
 
 import uvicorn
 
-from tunery import http_server, logs, tracing
+from tunery import http_server, logs, private, tracing
 from tunery.api.app import create_app
-from tunery.settings import load_settings
-from tunery.store.database import connect, migrate
+from tunery.settings import load_settings, told_in_a_sentence
+from tunery.store.database import migrate, open_database
 
 
+@told_in_a_sentence()
 def main() -> None:
     settings = load_settings()
+    private.keep(settings.home)
     logs.configure(settings.log_format)
     tracing.configure("tunery-api")
-    migrate(connect(settings.resolved_database_url))
+    migrate(open_database(settings))
     config = http_server.configure(
         create_app(settings),
         keep_alive_s=settings.keep_alive_s,

@@ -41,7 +41,7 @@ from tunery.metering.prices import PriceTable
 from tunery.modeling.catalog import Catalog
 from tunery.settings import Settings
 from tunery.store.blobs import Blobs
-from tunery.store.database import connect
+from tunery.store.database import open_database
 from tunery.tracing import Traced
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ ROUTERS: tuple[APIRouter, ...] = (
 
 
 def create_services(settings: Settings, clock: Clock = system_clock) -> Services:
-    engine, blobs = connect(settings.resolved_database_url), Blobs.open(settings)
+    engine, blobs = open_database(settings), Blobs.open(settings)
     catalog = Catalog.load(settings.catalog)
     prices = PriceTable.load(settings.prices, [model.name for model in catalog])
     return Services(

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tunery import private
 from tunery.cli.connection import CommandFailed, client_of
 from tunery.cli.output import Json, console, emit_json, notes, table, when
 from tunery.domain.clock import system_clock
@@ -71,7 +72,8 @@ def revoke(
 
 def _create_local(name: str) -> str:
     settings = load_settings()
-    engine = database.connect(settings.resolved_database_url)
+    private.keep(settings.home)
+    engine = database.open_database(settings)
     database.migrate(engine)
     with database.write(engine) as conn:
         first = bootstrap.bootstrap(conn, clock=system_clock, key=None)

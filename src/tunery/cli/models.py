@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from tunery import private
 from tunery.cli.connection import catalog_by_name, client_of, weights_of
 from tunery.cli.output import Json, console, emit_json, facts, notes, table, when
 from tunery.modeling import sources
@@ -89,6 +90,7 @@ def pull(
 ) -> None:
     """Fetch base models into this machine's cache, so that the server starts without a network."""
     settings = load_settings()
+    private.keep(settings.home)
     catalog = Catalog.load(settings.catalog)
     wanted = dict.fromkeys(catalog.resolve(name).source for name in names) if names else catalog.sources()
     with download_bar() as report:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from tunery import private
 from tunery.cli.models import download_bar
 from tunery.cli.output import console, notes
 from tunery.launch.server import Address, Server
@@ -38,6 +39,7 @@ def serve(
 @contextmanager
 def prepared(settings: Settings, *, echo: bool = False) -> Iterator[Server]:
     """A server that can be started; stopped at the end of the block."""
+    private.keep(settings.home)
     server = Server(settings, say=lambda event: notes.print(event, style="yellow"), echo=echo)
     try:
         with download_bar() as report:

@@ -3,23 +3,25 @@
 import signal
 import threading
 
-from tunery import logs, tracing
+from tunery import logs, private, tracing
 from tunery.jobs.worker import Worker
 from tunery.modeling.catalog import Catalog
 from tunery.notify.dispatcher import Dispatcher
-from tunery.settings import load_settings
+from tunery.settings import load_settings, told_in_a_sentence
 from tunery.store.blobs import Blobs
-from tunery.store.database import connect, migrate
+from tunery.store.database import migrate, open_database
 
 
+@told_in_a_sentence()
 def main() -> None:
     settings = load_settings()
+    private.keep(settings.home)
     logs.configure(settings.log_format)
     tracing.configure("tunery-worker")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    engine = connect(settings.resolved_database_url)
+    engine = open_database(settings)
     migrate(engine)
     worker = Worker(settings, engine, Blobs.open(settings), Catalog.load(settings.catalog))
     dispatcher = threading.Thread(target=Dispatcher(settings, engine).run, args=(stop,), name="dispatcher")

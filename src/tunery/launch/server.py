@@ -55,7 +55,7 @@ class Server:
         self._echo = echo  # the parts' output goes to this process's instead of <home>/logs
         self._lock = HomeLock(settings.home)
         self._logs = settings.home / "logs"
-        self._database = database.connect(settings.resolved_database_url)
+        self._database = database.open_database(settings)
         self._children: list[Child] = []
 
     def prepare(self, progress: sources.Progress | None = None) -> None:

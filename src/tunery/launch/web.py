@@ -2,14 +2,16 @@
 
 import uvicorn
 
-from tunery import http_server, logs, tracing
+from tunery import http_server, logs, private, tracing
 from tunery.api.app import create_app
 from tunery.dashboard.app import mount
-from tunery.settings import load_settings
+from tunery.settings import load_settings, told_in_a_sentence
 
 
+@told_in_a_sentence()
 def main() -> None:
     settings = load_settings()
+    private.keep(settings.home)
     logs.configure(settings.log_format)
     tracing.configure("tunery-api")
     app = create_app(settings)

@@ -9,6 +9,7 @@ from pathlib import Path
 import orjson
 from sqlalchemy import Connection, Engine
 
+from tunery import private
 from tunery.domain.errors import InvalidRequest, NotFound, TuneryError
 from tunery.domain.files import File, FilePurpose
 from tunery.domain.jobs import TERMINAL
@@ -19,7 +20,7 @@ from tunery.migrate.source import Json
 from tunery.settings import Settings
 from tunery.store import completions, events, files, jobs, tenants
 from tunery.store.blobs import Blobs
-from tunery.store.database import connect, migrate, read, write
+from tunery.store.database import migrate, open_database, read, write
 
 Progress = Callable[[Kind, int, int], None]
 
@@ -172,7 +173,8 @@ def open_target(settings: Settings, project: str = "") -> Target:
 
     Raises NotFound for an unknown project.
     """
-    engine = connect(settings.resolved_database_url)
+    private.keep(settings.home)
+    engine = open_database(settings)
     migrate(engine)
     with read(engine) as conn:
         owners = tenants.list_organizations(conn)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,7 +87,17 @@ def _make(source: str, cache: Path, fill: Callable[[Path], None]) -> Path:
             raise SourceError(
                 f"The model {source!r} has no {missing[0]}. It needs safetensors, tokenizer.json and a chat template."
             )
+        _open_as_the_cache(cache, partial)
     return target
+
+
+def _open_as_the_cache(cache: Path, folder: Path) -> None:
+    """Who may read the cache may read its models: an operator may share one among users. Links are left alone."""
+    allowed = stat.S_IMODE(cache.stat().st_mode)
+    folder.chmod(0o700 | allowed & 0o055)
+    for path in folder.iterdir():
+        if not path.is_symlink():
+            path.chmod(0o600 | allowed & 0o044)
 
 
 def _slug(source: str) -> str:

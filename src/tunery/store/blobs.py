@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 import obstore
 from obstore.store import LocalStore, S3Store
 
-from tunery import atomic
+from tunery import atomic, private
 from tunery.domain.errors import NotFound
 from tunery.settings import Settings, SettingsError
 
@@ -47,6 +47,7 @@ class Blobs:
     @classmethod
     def in_folder(cls, folder: Path) -> "Blobs":
         folder.mkdir(parents=True, exist_ok=True)
+        private.close(folder)  # it may lie outside home
         return cls(LocalStore(folder, automatic_cleanup=True), folder)
 
     def put(self, path: str, source: Source) -> BlobInfo:

@@ -11,34 +11,54 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from tunery.settings import SettingsError
+from tunery import private
+from tunery.settings import Settings, SettingsError
+from tunery.store.secrets import OPTION, Secrets
 
 READ_ONLY = "tunery_read_only"  # execution option
 BUSY_TIMEOUT_MS = 30_000
 MIGRATION_LOCK = 0x74756E65  # any constant; "tune"
 
 
-def connect(url: str) -> Engine:
-    """`sqlite:///path` or `postgresql://…` (served by psycopg 3). Opens no connection yet. Raises SettingsError."""
+def open_database(settings: Settings) -> Engine:
+    """An installation's database, with the keys of its secrets. Raises SettingsError."""
+    engine = connect(settings.resolved_database_url, Secrets.of(settings))
+    if engine.dialect.name == "sqlite":  # it may lie outside home
+        for end in ("", "-wal", "-shm"):
+            private.close(Path(f"{engine.url.database}{end}"))
+    return engine
+
+
+def connect(url: str, secrets: Secrets | None = None) -> Engine:
+    """`sqlite:///path` or `postgresql://…` (served by psycopg 3). Opens no connection yet. Without `secrets`, rows that
+    hold some can be neither written nor read. Raises SettingsError."""
     try:
         parsed = make_url(url)
     except ArgumentError:
         raise SettingsError("database_url is no address of a database.") from None  # it may hold a password
     if parsed.get_backend_name() == "sqlite":
-        return _connect_sqlite(parsed)
+        return _connect_sqlite(parsed, secrets)
     if parsed.get_backend_name() != "postgresql":
         raise SettingsError(f"database_url must begin with sqlite:/// or postgresql://, not {parsed.drivername}:.")
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
     try:
-        return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        return create_engine(
+            parsed, pool_pre_ping=True, pool_size=10, max_overflow=20, execution_options={OPTION: secrets}
+        )
     except ModuleNotFoundError as exc:
         raise SettingsError("Postgres needs its driver: pip install 'tunery[postgres]'.") from exc
 
 
-def _connect_sqlite(url: Any) -> Engine:
+def _connect_sqlite(url: Any, secrets: Secrets | None) -> Engine:
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, pool_size=10, max_overflow=40, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+    engine = create_engine(
+        url,
+        pool_size=10,
+        max_overflow=40,
+        connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
+        execution_options={OPTION: secrets},
+    )
 
     @event.listens_for(engine, "connect")
     def prepare(raw: Any, _record: Any) -> None:
@@ -80,8 +100,8 @@ def lock_across_processes(conn: Connection, key: int) -> None:
 
 
 def migrate(engine: Engine, revision: str = "head") -> None:
-    """Bring the schema to the newest revision, or to an earlier one. Safe when several processes start at once: one
-    does it, others wait."""
+    """Bring the schema to the newest revision, or to an earlier one, and the secrets under their key. Safe when several
+    processes start at once: one does it, others wait. Raises SettingsError when the key is missing or another one."""
     config = alembic.config.Config()
     config.set_main_option("script_location", "tunery.store:migrations")
     config.set_main_option("path_separator", "os")
@@ -89,3 +109,6 @@ def migrate(engine: Engine, revision: str = "head") -> None:
         lock_across_processes(conn, MIGRATION_LOCK)
         config.attributes["connection"] = conn
         alembic.command.upgrade(config, revision)
+        secrets: Secrets | None = conn.get_execution_options().get(OPTION)
+        if secrets is not None and revision == "head":
+            secrets.prepare(conn)

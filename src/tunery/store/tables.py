@@ -361,10 +361,17 @@ webhook_endpoints = Table(
     Column("event_types", Json, nullable=False),
     created_at(),
     Column("updated_at", BigInteger),
-    Column("secret", String, nullable=False),  # in clear: it signs
-    Column("old_secret", String),
+    Column("secret", String, nullable=False),  # encrypted: store.secrets
+    Column("old_secret", String),  # encrypted
     Column("old_secret_expires_at", BigInteger),
     Index(None, "project_id", "created_at", "seq"),
+)
+
+secrets_proof = Table(
+    "secrets_proof",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # 1: there is one row
+    Column("proof", String, nullable=False),  # known words, encrypted with the key that the secrets have
 )
 
 # ---- inference

@@ -1,5 +1,6 @@
-"""A project's webhook endpoints and their signing secrets."""
+"""A project's webhook endpoints and their signing secrets, which are encrypted in their rows."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -8,17 +9,22 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from tunery.domain.errors import NotFound
 from tunery.domain.notices import WebhookEndpoint
 from tunery.store.paging import Page, fetch_page, values_of
+from tunery.store.secrets import secrets_of
 from tunery.store.tables import projects, webhook_endpoints
 from tunery.texts import say
 
 
 def insert_endpoint(conn: Connection, endpoint: WebhookEndpoint) -> None:
-    conn.execute(insert(webhook_endpoints).values(asdict(endpoint) | {"event_types": list(endpoint.event_types)}))
+    secrets = secrets_of(conn)
+    values = asdict(endpoint) | {"event_types": list(endpoint.event_types), "secret": secrets.seal(endpoint.secret)}
+    if endpoint.old_secret is not None:
+        values["old_secret"] = secrets.seal(endpoint.old_secret)
+    conn.execute(insert(webhook_endpoints).values(values))
 
 
 def find_endpoint(conn: Connection, endpoint_id: str, project_id: str) -> WebhookEndpoint | None:
     row = conn.execute(select(webhook_endpoints).where(*_own(endpoint_id, project_id))).first()
-    return None if row is None else _to_endpoint(row)
+    return None if row is None else _to_endpoint(conn)(row)
 
 
 def get_endpoint(conn: Connection, endpoint_id: str, project_id: str) -> WebhookEndpoint:
@@ -32,7 +38,7 @@ def list_endpoints(
     conn: Connection, project_id: str, *, after: str | None = None, limit: int = 20
 ) -> Page[WebhookEndpoint]:
     query = select(webhook_endpoints).where(webhook_endpoints.c.project_id == project_id)
-    return fetch_page(conn, query, webhook_endpoints, _to_endpoint, after=after, limit=limit)
+    return fetch_page(conn, query, webhook_endpoints, _to_endpoint(conn), after=after, limit=limit)
 
 
 def endpoints_for(conn: Connection, project_id: str, event_type: str) -> tuple[WebhookEndpoint, ...]:
@@ -42,7 +48,7 @@ def endpoints_for(conn: Connection, project_id: str, event_type: str) -> tuple[W
         .join(projects, projects.c.id == webhook_endpoints.c.project_id)
         .where(webhook_endpoints.c.project_id == project_id, projects.c.archived_at.is_(None))
     )
-    found = [_to_endpoint(row) for row in conn.execute(query.order_by(webhook_endpoints.c.seq))]
+    found = [_to_endpoint(conn)(row) for row in conn.execute(query.order_by(webhook_endpoints.c.seq))]
     return tuple(endpoint for endpoint in found if event_type in endpoint.event_types)
 
 
@@ -60,7 +66,7 @@ def update_endpoint(
     ).first()
     if row is None:
         raise _no_such_endpoint(endpoint_id)
-    return _to_endpoint(row)
+    return _to_endpoint(conn)(row)
 
 
 def rotate_secret(
@@ -72,7 +78,7 @@ def rotate_secret(
         endpoint_id,
         project_id,
         now=now,
-        secret=secret,
+        secret=secrets_of(conn).seal(secret),
         old_secret=webhook_endpoints.c.secret if keep_old_s else None,
         old_secret_expires_at=int(now) + keep_old_s if keep_old_s else None,
     )
@@ -90,5 +96,14 @@ def _no_such_endpoint(endpoint_id: str) -> NotFound:
     return NotFound(say("error.no_such_webhook_endpoint", endpoint_id=endpoint_id), param="id")
 
 
-def _to_endpoint(row: Row[Any]) -> WebhookEndpoint:
-    return WebhookEndpoint(**values_of(row, event_types=tuple(row.event_types)))
+def _to_endpoint(conn: Connection) -> Callable[[Row[Any]], WebhookEndpoint]:
+    """Reads rows of this connection, and their secrets with its keys."""
+    secrets = secrets_of(conn)
+
+    def read(row: Row[Any]) -> WebhookEndpoint:
+        old = None if row.old_secret is None else secrets.open(row.old_secret)
+        return WebhookEndpoint(
+            **values_of(row, event_types=tuple(row.event_types), secret=secrets.open(row.secret), old_secret=old)
+        )
+
+    return read
