@@ -89,7 +89,7 @@ class Secrets:
 
     def _read(self) -> list[str]:
         try:
-            return _keys(self._file.read_text("utf-8").splitlines(), str(self._file))
+            return _keys(self._file.read_text("utf-8").split("\n"), str(self._file))
         except FileNotFoundError:
             return []
         except (OSError, UnicodeDecodeError) as exc:
