@@ -71,7 +71,9 @@ def test_job_ends_with_proof_that_the_engine_serves_what_was_trained(
     assert done.details["parity"]["num_tokens"] > 50
     # Trainer and engine compute in bf16 in another order: 8 significant bits of numbers around 5.
     assert done.details["parity"]["max_difference"] < 0.1
-    assert any("Served and trained model agree" in message for message in site.messages(job.id))
+    told = site.messages(job.id)
+    evaluated = next(index for index, message in enumerate(told) if "usage policies" in message)
+    assert told[evaluated + 1].startswith("Served and trained model agree")
     _prove_that_a_wrong_scale_is_noticed(site, job.id, engine_url, tmp_path)
 
 

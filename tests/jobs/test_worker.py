@@ -51,7 +51,7 @@ def test_job_succeeds_with_the_events_that_clients_look_for(site: Site) -> None:
     assert messages[35].endswith(":ckpt-step-10")
     assert messages[37] == f"Checkpoint created at step 30 with Snapshot ID: {name}"
     assert messages[38] == f"New fine-tuned model created: {name}"
-    assert "usage policies" in messages[39]
+    assert not any("usage policies" in message for message in messages)  # no engine: nothing was evaluated
     assert messages[-1] == "The job has successfully completed"
 
 

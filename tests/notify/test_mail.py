@@ -1,7 +1,10 @@
 from email.message import EmailMessage
+from typing import Any
 
+from tunery.domain.hyperparameters import Hyperparameters
+from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.notify.mail import render_mail
-from tunery.notify.summary import Amount, JobSummary, Problem, spoken_duration
+from tunery.notify.summary import Amount, JobSummary, Problem, spoken_duration, summarise
 
 
 def summary(**changes: object) -> JobSummary:
@@ -88,3 +91,26 @@ def test_message_id_stays_and_attempt_id_changes() -> None:
 
 def test_durations_are_spoken_in_the_two_largest_units() -> None:
     assert [spoken_duration(s) for s in (9, 250, 3900, -1)] == ["9 s", "4 min 10 s", "1 h 5 min", "0 s"]
+
+
+def test_pauses_are_no_part_of_the_duration() -> None:
+    ended = {"status": JobStatus.FAILED, "created_at": 1_000, "started_at": 1_050}
+    for finished_at, paused_s, spoken in ((1_250, 0, "4 min 10 s"), (8_200, 7_000, "3 min 20 s"), (1_010, 10, "0 s")):
+        job = make_job(**ended, finished_at=finished_at, paused_s=paused_s)
+        assert summarise(job, cost=None, metrics={}, problems=()).duration == spoken
+
+
+def make_job(**values: Any) -> FineTuningJob:
+    return FineTuningJob(
+        id="ftjob-1",
+        project_id="proj-1",
+        organization_id="org-1",
+        model="tiny-1",
+        base_model="tiny-1",
+        training_file="file-1",
+        validation_file=None,
+        method="supervised",
+        hyperparameters=Hyperparameters(),
+        seed=1,
+        **values,
+    )

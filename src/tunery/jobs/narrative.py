@@ -16,7 +16,7 @@ PROGRESS_KEYS = ("step", "total_steps", "epoch", "lr", "grad_norm", "tokens_per_
 
 VALIDATED = say("event.validated")
 STARTED = say("event.started")
-# Clients look for "usage policies" to tell that training is over and only checks remain.
+# Clients look for "usage policies" to tell that training is over. Here it tells that parity was checked.
 POLICIES = say("event.policies")
 COMPLETED = say("event.completed")
 CANCELLED = say("event.cancelled")

@@ -25,6 +25,7 @@ class ParityReport:
     message: str
     level: Level = "info"
     details: dict[str, Any] = field(default_factory=dict)
+    is_checked: bool = True  # the served model was compared with the trained one
 
 
 def check_parity(
@@ -79,7 +80,8 @@ def _find_engine(engines: list[EngineScorer], source: str, catalog: Catalog, wai
 
 
 def _unchecked(why: str) -> ParityReport:
-    return ParityReport(say("event.parity.unchecked", reason=why), level="warn", details=with_texts({"unchecked": why}))
+    text = say("event.parity.unchecked", reason=why)
+    return ParityReport(text, level="warn", details=with_texts({"unchecked": why}), is_checked=False)
 
 
 def _difference(parity: Parity) -> str:

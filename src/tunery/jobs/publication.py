@@ -58,7 +58,8 @@ def publish(
     job = jobs.get_job(conn, job.id)
     name = publish_checkpoints(conn, job, final_step=final_step, trained_tokens=trained_tokens, now=now)
     events.add_event(conn, job.id, narrative.model_created(name), now=now, data={})
-    events.add_event(conn, job.id, narrative.POLICIES, now=now, data={})
+    if parity.is_checked:
+        events.add_event(conn, job.id, narrative.POLICIES, now=now, data={"check": "parity"})
     events.add_event(conn, job.id, parity.message, now=now, level=parity.level, data=parity.details)
     files.insert_file(conn, result_file)
     done = claims.finish_succeeded(

@@ -40,7 +40,7 @@ class JobSummary:
     status: str
     model: str
     method: str
-    duration_s: int  # from creation to end, waiting included
+    duration_s: int  # from creation to end, waiting included, pauses not
     training_file: str
     fine_tuned_model: str | None = None
     trained_tokens: int | None = None
@@ -102,7 +102,7 @@ def summarise(
         status=job.status.value,
         model=job.model,
         method=job.method,
-        duration_s=ended - job.created_at,
+        duration_s=max(0, ended - job.created_at - job.paused_s),
         training_file=job.training_file,
         fine_tuned_model=job.fine_tuned_model,
         trained_tokens=job.trained_tokens,
