@@ -34,8 +34,8 @@ def visitor(browser: Browser, stand: Stand) -> Iterator[Visitor]:
     yield from visit(browser, stand.url)
 
 
-def visit(browser: Browser, url: str, **options: object) -> Iterator[Visitor]:
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-US", **options)  # type: ignore[arg-type]
+def visit(browser: Browser, url: str, *, locale: str = "en-US", **options: object) -> Iterator[Visitor]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, locale=locale, **options)  # type: ignore[arg-type]
     visitor = Visitor(url, context)
     yield visitor
     context.close()

@@ -20,10 +20,6 @@ MAX_DEPTH = 100  # JSON within JSON; the encoder that writes it again takes 254
 INLINE_BYTES = 32 * 1024  # parsed sooner than a thread would begin
 BOM = b"\xef\xbb\xbf"
 JSON_TYPE = "application/json"
-NOT_JSON = (
-    "We could not parse the JSON body of your request. "
-    "(HINT: this server expects a JSON payload, but what was sent was not valid JSON"
-)
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
@@ -85,7 +81,8 @@ def read_json(raw: bytes) -> Any:
     try:
         value = orjson.loads(raw.removeprefix(BOM))
     except orjson.JSONDecodeError as exc:
-        raise InvalidRequest(f"{NOT_JSON}: {exc.msg[:100]} at line {exc.lineno}, column {exc.colno}.)") from exc
+        place = {"line": exc.lineno, "column": exc.colno}
+        raise InvalidRequest(say("error.not_json", reason=exc.msg[:100], **place)) from exc
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and is_deep(value):
         raise InvalidRequest(say("error.body_nested_deeper_than_levels", most=MAX_DEPTH))
     return value
@@ -124,7 +121,7 @@ class Body(BaseModel):
     @classmethod
     def _no_nul(cls, value: Any) -> Any:
         if holds_nul(value):
-            raise ValueError("the character U+0000 is not allowed.")
+            raise ValueError(say("error.no_nul"))
         return value
 
 

@@ -1,6 +1,7 @@
 """The one place that turns an error into OpenAI's envelope."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -20,36 +21,37 @@ BRANCHES = frozenset(
     {"int", "float", "str", "bool", "string_check", "text_similarity", "score_model", "python", "multi"}
 )
 
-TYPE_NAMES = {
-    "string_type": "a string",
-    "int_type": "an integer",
-    "int_parsing": "an integer",
-    "int_from_float": "an integer",
-    "int_parsing_size": "an integer of a reasonable size",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "a boolean",
-    "bool_parsing": "a boolean",
-    "list_type": "an array",
-    "dict_type": "an object",
-    "model_type": "an object",
-    "model_attributes_type": "an object",
-    "string_unicode": "a string of valid Unicode",
+# pydantic's type of error -> what would have been right: a key of `type.`
+TYPES = {
+    "string_type": "string",
+    "int_type": "integer",
+    "int_parsing": "integer",
+    "int_from_float": "integer",
+    "int_parsing_size": "integer_of_size",
+    "float_type": "number",
+    "float_parsing": "number",
+    "finite_number": "finite_number",
+    "bool_type": "boolean",
+    "bool_parsing": "boolean",
+    "list_type": "array",
+    "dict_type": "object",
+    "model_type": "object",
+    "model_attributes_type": "object",
+    "string_unicode": "unicode",
 }
 
 # pydantic's type of error -> (our code, which bound it names)
 BOUNDS = {
-    "greater_than_equal": ("below_min_value", "ge", "at least"),
-    "greater_than": ("below_min_value", "gt", "more than"),
-    "less_than_equal": ("above_max_value", "le", "at most"),
-    "less_than": ("above_max_value", "lt", "less than"),
+    "greater_than_equal": ("below_min_value", "ge"),
+    "greater_than": ("below_min_value", "gt"),
+    "less_than_equal": ("above_max_value", "le"),
+    "less_than": ("above_max_value", "lt"),
 }
 LENGTHS = {
-    "string_too_short": ("string_below_min_length", "min_length", "at least", "characters"),
-    "string_too_long": ("string_above_max_length", "max_length", "at most", "characters"),
-    "too_short": ("array_below_min_length", "min_length", "at least", "items"),
-    "too_long": ("array_above_max_length", "max_length", "at most", "items"),
+    "string_too_short": ("string_below_min_length", "min_length"),
+    "string_too_long": ("string_above_max_length", "max_length"),
+    "too_short": ("array_below_min_length", "min_length"),
+    "too_long": ("array_above_max_length", "max_length"),
 }
 
 
@@ -75,15 +77,27 @@ def from_problems(problems: Sequence[dict[str, Any]]) -> InvalidRequest:
     expected = [words for problem in problems if dotted(tuple(problem["loc"])) == param and (words := _type(problem))]
     if len(expected) < 2:
         return from_validation(first)
-    return InvalidRequest(
-        f"Invalid type for '{param}': expected {' or '.join(dict.fromkeys(expected))}.",
-        param=param,
-        code="invalid_type",
-    )
+    return _wrong_type(param, reduce(_or, dict.fromkeys(expected)))
 
 
 def _type(problem: dict[str, Any]) -> str | None:
-    return problem["ctx"]["expected"] if problem["type"] == "literal_error" else TYPE_NAMES.get(problem["type"])
+    if problem["type"] == "literal_error":
+        return _alternatives(problem["ctx"]["expected"])
+    return say(f"type.{TYPES[problem['type']]}") if problem["type"] in TYPES else None
+
+
+def _alternatives(expected: str) -> str:
+    """pydantic's list of values, `'a', 'b' or 'c'`."""
+    *most, last = expected.rsplit(" or ", 1)
+    return _or(most[0], last) if most else last
+
+
+def _or(one: str, other: str) -> str:
+    return say("type.or", one=one, other=other)
+
+
+def _wrong_type(param: str | None, types: str) -> InvalidRequest:
+    return InvalidRequest(say("error.wrong_type", param=param, types=types), param=param, code="invalid_type")
 
 
 def from_validation(problem: dict[str, Any]) -> InvalidRequest:
@@ -95,23 +109,32 @@ def from_validation(problem: dict[str, Any]) -> InvalidRequest:
     if kind == "extra_forbidden":
         return InvalidRequest(say("error.unknown_parameter", param=param), param=param, code="unknown_parameter")
     if kind in BOUNDS:
-        suffix, bound, words = BOUNDS[kind]
+        suffix, bound = BOUNDS[kind]
         number = "integer" if isinstance(problem.get("input"), int) else "decimal"
-        message = f"Invalid '{param}': expected a value of {words} {context[bound]}, but got {problem.get('input')!r}."
+        value = repr(problem.get("input"))
+        message = say(f"error.bound.{kind}", param=param, bound=context[bound], value=value)
         return InvalidRequest(message, param=param, code=f"{number}_{suffix}")
     if kind in LENGTHS:
-        code, bound, words, what = LENGTHS[kind]
-        return InvalidRequest(f"Invalid '{param}': expected {words} {context[bound]} {what}.", param=param, code=code)
+        code, bound = LENGTHS[kind]
+        return InvalidRequest(say(f"error.length.{kind}", param=param, bound=context[bound]), param=param, code=code)
     if kind in ("literal_error", "enum", "union_tag_invalid"):
-        supported = context.get("expected") or context.get("expected_tags")
-        value = context.get("tag", problem.get("input"))
-        message = f"Invalid value: {str(value)[:200]!r}. Supported values are: {supported}."
+        supported = _alternatives(context.get("expected") or context.get("expected_tags"))
+        value = repr(str(context.get("tag", problem.get("input")))[:200])
+        message = say("error.value_not_supported", value=value, supported=supported)
         return InvalidRequest(message, param=param, code="invalid_value")
-    if kind in TYPE_NAMES:
-        message = f"Invalid type for '{param}': expected {TYPE_NAMES[kind]}."
-        return InvalidRequest(message, param=param, code="invalid_type")
-    reason = str(context.get("error") or problem["msg"])
-    return InvalidRequest(say("error.invalid_param", param=param, reason=reason), param=param, code="invalid_value")
+    if kind in TYPES:
+        return _wrong_type(param, say(f"type.{TYPES[kind]}"))
+    return InvalidRequest(
+        say("error.invalid_param", param=param, reason=_reason(problem)), param=param, code="invalid_value"
+    )
+
+
+def _reason(problem: dict[str, Any]) -> str:
+    """What a check of ours said, as it was raised; else pydantic's words."""
+    if problem["type"] == "string_pattern_mismatch":
+        return say("error.pattern", pattern=problem["ctx"]["pattern"])
+    raised = problem.get("ctx", {}).get("error")
+    return raised.args[0] if isinstance(raised, ValueError) and raised.args else str(raised or problem["msg"])
 
 
 def _missing(problem: dict[str, Any], param: str | None) -> InvalidRequest:

@@ -28,6 +28,7 @@ from tunery.metering.rates import Reading, Subjects, give_back, has_rates, heade
 from tunery.settings import Settings
 from tunery.store import usage as usage_store
 from tunery.store.database import read, write
+from tunery.texts import say
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Meter:
         if not has_rates(subjects):
             return Ticket(caller, ids, limits, estimated_tokens)
         with write(self._engine) as conn:
-            what = f"{model} in organization {caller.organization_id}"
+            what = say("error.rate_of", model=model, organization=caller.organization_id)
             readings = take(conn, subjects, tokens=estimated_tokens, now=self._clock(), what=what)
         return Ticket(caller, ids, limits, estimated_tokens, readings)
 

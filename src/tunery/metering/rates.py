@@ -8,6 +8,7 @@ from tunery.domain.errors import RateLimited
 from tunery.domain.limits import Bucket, Limits
 from tunery.store import limits as store
 from tunery.store.limits import Unit
+from tunery.texts import say
 
 Subjects = dict[str, Limits]  # the project's limits and the key's, by id
 SHORT = {"requests": "requests per min (RPM)", "tokens": "tokens per min (TPM)"}
@@ -86,14 +87,14 @@ def headers_of(readings: tuple[Reading, ...]) -> dict[str, str]:
 
 def _refusal(reading: Reading, amount: int, what: str) -> RateLimited:
     used = max(0, reading.limit - int(reading.bucket.left))
-    where = f"{what} on {SHORT[reading.unit]}: Limit {reading.limit}"
+    where = say("error.rate_where", what=what, unit=SHORT[reading.unit], limit=reading.limit)
     if amount > reading.limit:
-        message = f"Request too large for {where}, Requested {amount}. Ask for fewer tokens to pass."
+        message = say("error.request_over_rate", where=where, amount=amount)
         headers = {"x-should-retry": "false"}
     else:
         wait = reading.bucket.seconds_until(amount, reading.limit)
         again = duration(wait)
-        message = f"Rate limit reached for {where}, Used {used}, Requested {amount}. Please try again in {again}."
+        message = say("error.rate_limited", where=where, used=used, amount=amount, again=again)
         headers = {"retry-after-ms": str(int(wait * 1000) + 1), "retry-after": str(int(wait) + 1)}
     return RateLimited(message, type=reading.unit, code="rate_limit_exceeded", headers=reading.headers | headers)
 

@@ -193,9 +193,7 @@ def _verb(
     if row is not None:
         return to_job(row)
     job = get_job(conn, job_id, project_id)
-    raise InvalidTransition(
-        say("error.fine_tuning_job_cannot_be", job_id=job_id, status=job.status, participle=participle)
-    )
+    raise InvalidTransition(say(f"error.job_not_{participle}", job_id=job_id, status=say(f"state.{job.status}")))
 
 
 def to_row(job: FineTuningJob) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tunery.datasets.pool import end_with_parent
 from tunery.domain.errors import InvalidRequest, ServerFault, Unavailable
+from tunery.texts import say
 
 MAX_LENGTH = 20_000  # characters of each text
 TIME_LIMIT_S = 10.0
@@ -36,7 +37,7 @@ class Comparers:
         for name, value in (("input", text), ("reference", reference)):
             _check_length(name, value)
         if self._waiting >= MAX_WAITING:
-            raise Unavailable("Too many texts are being compared. Please try again in a moment.", headers=RETRY)
+            raise Unavailable(say("error.too_many_texts"), headers=RETRY)
         self._waiting += 1
         try:
             future = self._started().schedule(similarity, args=(metric, text, reference), timeout=self.time_limit_s)

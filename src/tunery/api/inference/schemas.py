@@ -6,11 +6,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tunery.api.body import Body
 from tunery.domain.completions import StoredCompletion
+from tunery.texts import say
 
 
 def no_nul(name: str) -> str:
     if "\0" in name:
-        raise ValueError("the character U+0000 is not allowed.")
+        raise ValueError(say("error.no_nul"))
     return name
 
 

@@ -57,7 +57,8 @@ def check_pending(services: Services, upload: Upload) -> Upload:
     if upload.status == "pending" and upload.expires_at <= services.now():
         upload = replace(upload, status="expired")
     if upload.status != "pending":
-        raise InvalidRequest(say("error.upload_can_no_longer_be", upload_id=upload.id, status=upload.status))
+        status = say(f"state.{upload.status}")
+        raise InvalidRequest(say("error.upload_can_no_longer_be", upload_id=upload.id, status=status))
     return upload
 
 

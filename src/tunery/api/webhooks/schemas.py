@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from tunery.api.body import Body, Texts
 from tunery.domain.notices import Delivery, WebhookEndpoint
+from tunery.texts import say
 
 # All that OpenAI has, so that a set-up script runs unchanged; SENT says which ones happen here.
 EventType = Literal[
@@ -49,17 +50,17 @@ SENT: tuple[EventType, ...] = (
 def web_address(url: str) -> str:
     # Host and address are looked at when something is sent: a name may come to point elsewhere after this.
     if not url.startswith(("https://", "http://")):
-        raise ValueError("must begin with https:// or http://.")
+        raise ValueError(say("error.url_scheme"))
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
         host.encode("idna")
     except ValueError as exc:  # brackets without end, a port that is none, a name with an empty or a long part
-        raise ValueError(f"is not an address that can be called: {str(exc)[:100]}.") from exc
+        raise ValueError(say("error.url_unreadable", reason=str(exc)[:100])) from exc
     if not host or port == 0:
-        raise ValueError("must name a host, and a port other than 0 if any.")
+        raise ValueError(say("error.url_host"))
     if any(char <= " " or unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp") for char in url):
-        raise ValueError("must hold neither spaces nor control characters.")
+        raise ValueError(say("error.url_characters"))
     return url
 
 

@@ -1,0 +1,199 @@
+"""A walk through all pages in Japanese, with everything on them that can go wrong: no English sentence but data."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser
+
+from tests.dashboard.browsing import Visitor
+from tests.dashboard.conftest import visit
+from tests.dashboard.latin import sentences
+from tests.dashboard.rows import finished_job, insert_curve, insert_jobs, make_job, organization_and_project
+from tests.dashboard.stand import Stand
+from tests.migrate.reports import NEW, report
+from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
+from tunery.store import events, outbox
+from tunery.store.database import write
+from tunery.texts import say
+
+GOOD = '{"messages": [{"role": "user", "content": "質問 %d"}, {"role": "assistant", "content": "答え %d"}]}'
+BAD = [
+    '{"messages": [{"role": "robot", "content": "x"}, {"role": "assistant", "content": "y"}]}',
+    '{"messages": [{"role": "user", "content": "a"}]}',
+    '{"messages": [{"role": "user", "content": 3}, {"role": "assistant", "content": ""}], "extra": 1}',
+    '{"messages": [}',
+    '{"messages": [], "messages": []}',
+    '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 2}]}',
+    '{"messages": [{"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": '
+    '{"name": "f", "arguments": "{"}}]}, {"role": "assistant", "content": "b"}]}',
+    '{"input": {"messages": []}, "preferred_output": []}',
+    '{"prompt": "a"}',
+    "[1]",
+    "null",
+]
+TOLD = [
+    say("event.created", job="ftjob-1"),
+    say("event.validating_both", training="file-1", validation="file-2"),
+    say("event.truncated_training", count=2, most="4096"),
+    say("event.smaller_batches", step=3, most=512),
+    say("event.trainer_lost", reason=say("event.why.killed"), attempt=2, most=3),
+    say("event.parity.unchecked", reason=say("event.parity.no_engine")),
+    say("event.step.both", step=1, total=9, train_loss="2.10", valid_loss="2.20", full_valid_loss="2.30"),
+    say("event.paused"),
+]
+FAILED = JobError(
+    "invalid_training_file",
+    say("job_error.invalid_training", detail=say("job_error.missing_key", example=3, name="messages")),
+    "training_file",
+)
+GIVEN_UP = JobError("server_error", say("event.gave_up", attempts=3, reason=say("event.why.signal", name="SIGSEGV")))
+
+
+class Place:
+    """The first project, with a bad and a good file, jobs in every state, and everything else a page can list."""
+
+    def __init__(self, stand: Stand) -> None:
+        self.stand = stand
+        self.client = stand.client()
+        self.organization, self.project = organization_and_project(stand.database)
+        rows = [GOOD % (number, number) for number in range(30)]
+        self.good = self.store("good.jsonl", rows)
+        self.poor = self.store("poor.jsonl", [*rows[:9], *[rows[0]] * 6, *[GOOD % (7, 8)] * 2])
+        self.bad = self.store("bad.jsonl", [*rows, *BAD])
+        self.jobs = self.make_jobs()
+        self.parity = self.keep("parity-a.jsonl", b"".join(report(new=0.2, base=0.5).as_json_lines()))
+        self.comparison = self.keep("comparison-a.jsonl", self.make_comparison())
+        self.make_deliveries()
+        self.limit()
+
+    def store(self, name: str, lines: list[str]) -> str:
+        content = "\n".join(lines).encode()
+        return self.client.files.create(file=(name, content), purpose="fine-tune").id
+
+    def keep(self, name: str, content: bytes) -> str:
+        return self.client.files.create(file=(name, content), purpose="evals").id
+
+    def make_jobs(self) -> dict[str, FineTuningJob]:
+        who, now = (self.project, self.organization), int(time.time())
+        going = {"started_at": now - 60, "step": 17, "total_steps": 54}
+        made = {
+            "succeeded": finished_job(*who, suffix="weather"),
+            "failed": make_job(
+                *who, status=JobStatus.FAILED, error=FAILED, finished_at=now - 5, training_file=self.bad
+            ),
+            "given_up": make_job(*who, status=JobStatus.FAILED, error=GIVEN_UP, finished_at=now - 5),
+            "running": make_job(*who, status=JobStatus.RUNNING, training_file=self.good, **going),
+            "paused": make_job(*who, status=JobStatus.PAUSED, **going),
+            "queued": make_job(*who),
+            "cancelled": make_job(*who, status=JobStatus.CANCELLED, finished_at=now - 5),
+        }
+        for job in made.values():
+            job.details["hyperparameter_reasons"] = REASONS
+        insert_jobs(self.stand.database, list(made.values()))
+        insert_curve(self.stand.database, made["succeeded"], 3)
+        with write(self.stand.database) as conn:
+            for job in made.values():
+                for sentence in TOLD:
+                    events.add_event(conn, job.id, sentence, now=now)
+        return made
+
+    def make_comparison(self) -> bytes:
+        contestants = [{"model": NEW, "shots": 0}, {"model": "gpt-4o-mini-2024-07-18", "shots": 3}]
+        plan = {
+            "file_id": self.good, "filename": "good.jsonl", "contestants": contestants, "max_rows": 50,
+            "shots_file": None,
+        }  # fmt: skip
+        numbers = {
+            "exact": 0.5, "token_accuracy": 0.5, "mean_logprob": -1.0, "prompt_tokens": 20, "cached_tokens": 0,
+            "completion_tokens": 5, "seconds": 1.0, "cost": 0.001, "currency": "usd",
+        }  # fmt: skip
+        summary = [one | numbers | {"label": one["model"]} for one in contestants]
+        summary[1]["prompt_tokens"] = 90
+        answers = [{"text": "答え", "is_exact": True}, {"text": "別の答え", "is_exact": False}]
+        row = {
+            "line": 1, "prompt": [{"role": "user", "content": "質問"}], "expected": "答え", "answers": answers,
+            "differs": True,
+        }  # fmt: skip
+        head = {"plan": plan, "created_at": time.time(), "summary": summary}
+        return "\n".join(json.dumps(item) for item in (head, row)).encode()
+
+    def make_deliveries(self) -> None:
+        endpoint = self.client.webhooks.create(
+            name="通知", url="https://example.com/hook", event_types=["fine_tuning.job.failed"]
+        )
+        errors = [
+            say("delivery.private_address", host="example.com", address="10.0.0.1"),
+            say("delivery.no_host", host="example.com", reason="-2"),
+            say("delivery.redirect", status=302),
+            say("delivery.timeout", name="ConnectTimeout", reason=""),
+        ]
+        now = time.time()
+        with write(self.stand.database) as conn:
+            outbox.insert_outbox(
+                conn, "webhook", "fine_tuning.job.failed", {}, project_id=self.project, now=now, endpoint_id=endpoint.id
+            )
+            (notice,) = [each for each in outbox.claim_due(conn, "w", now=now, lease_s=600) if each.kind == "webhook"]
+            for error in errors:
+                outbox.add_delivery(conn, notice, now=now, duration_ms=12, error=error)
+
+    def limit(self) -> None:
+        path = f"{self.stand.url}/tunery/v1/organization/projects/{self.project}/limits"
+        self.client.post(path, cast_to=object, body={"monthly_budget": 5_000_000_000})
+
+
+REASONS = {
+    "n_epochs": say("reason.n_epochs", examples=72, epochs=3),
+    "batch_size": say("reason.batch_size", examples=72),
+    "learning_rate_multiplier": say("reason.learning_rate_multiplier"),
+}
+
+
+@pytest.fixture(scope="module")
+def place(stand: Stand) -> Place:
+    return Place(stand)
+
+
+@pytest.fixture
+def reader(browser: Browser, stand: Stand) -> Iterator[Visitor]:
+    """A Japanese browser, not signed in."""
+    for visitor in visit(browser, stand.url, locale="ja-JP"):
+        yield visitor
+
+
+@pytest.fixture
+def walker(reader: Visitor, place: Place) -> Visitor:
+    reader.sign_in(place.stand.key)
+    return reader
+
+
+def test_the_walk_sees_a_sentence_wherever_it_stands(reader: Visitor) -> None:
+    """The finder itself, on a page with English in a text, an attribute, and beside data."""
+    reader.page.set_content(
+        "<p>日本語 and then some English</p><input placeholder='Search by name'><p>日本語 JSONL 512 MB</p>"
+        "<pre>this is code here</pre><p><code>ft:a b c</code> 名</p><option>Choose a file now</option>"
+    )
+    assert [found.split(":")[0] for found in sentences(reader.page)] == ["P", "OPTION", "@placeholder"]
+
+
+def test_signing_in_speaks_japanese(reader: Visitor) -> None:
+    for reason in ("", "expired", "wrong", "unreachable", "origin"):
+        reader.page.goto(f"{reader.url}/dashboard/sign-in?reason={reason}")
+        assert sentences(reader.page) == []
+
+
+def test_every_page_speaks_japanese(walker: Visitor, place: Place) -> None:
+    found = []
+    paths = [
+        "/", "/playground", "/datasets", "/compare", "/move", "/usage", "/keys", "/webhooks", "/members", "/limits",
+        "/audit", "/jobs/ftjob-none", "/datasets/file-none", "/move/file-none", "/compare/file-none", "/nowhere",
+        f"/compare/{place.comparison}", f"/move/{place.parity}", f"/move/{place.comparison}", "/compare/run-lost",
+        *(f"/jobs/{job.id}" for job in place.jobs.values()),
+    ]  # fmt: skip
+    for path in paths:
+        walker.page.goto(f"{walker.url}/dashboard{path}")
+        walker.page.wait_for_load_state("networkidle")
+        found += [f"{path} {sentence}" for sentence in sentences(walker.page)]
+    walker.errors.clear()  # Chromium logs the page that is not there
+    assert found == []
