@@ -67,6 +67,7 @@ class Settings(BaseSettings):
 
     # mail and webhooks
     smtp_host: str = ""  # "" = mail is written to <home>/outbox as .eml files
+    mail_language: Literal["en", "ja"] = "en"
     mail_folder_days: float = Field(30, gt=0)  # how long those files stay
     smtp_port: int = Field(587, ge=1, le=65535)
     smtp_username: str = ""

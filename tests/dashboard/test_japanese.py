@@ -23,22 +23,19 @@ BAD = [
     '{"messages": [{"role": "robot", "content": "x"}, {"role": "assistant", "content": "y"}]}',
     '{"messages": [{"role": "user", "content": "a"}]}',
     '{"messages": [{"role": "user", "content": 3}, {"role": "assistant", "content": ""}], "extra": 1}',
-    '{"messages": [}',
     '{"messages": [], "messages": []}',
     '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 2}]}',
     '{"messages": [{"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": '
     '{"name": "f", "arguments": "{"}}]}, {"role": "assistant", "content": "b"}]}',
     '{"input": {"messages": []}, "preferred_output": []}',
     '{"prompt": "a"}',
-    "[1]",
-    "null",
 ]
 TOLD = [
     say("event.created", job="ftjob-1"),
     say("event.validating_both", training="file-1", validation="file-2"),
     say("event.truncated_training", count=2, most="4096"),
     say("event.smaller_batches", step=3, most=512),
-    say("event.trainer_lost", reason=say("event.why.killed"), attempt=2, most=3),
+    say("event.trainer_lost", reason=say("event.why.killed"), deaths=2, most=3),
     say("event.parity.unchecked", reason=say("event.parity.no_engine")),
     say("event.step.both", step=1, total=9, train_loss="2.10", valid_loss="2.20", full_valid_loss="2.30"),
     say("event.paused"),
@@ -48,7 +45,7 @@ FAILED = JobError(
     say("job_error.invalid_training", detail=say("job_error.missing_key", example=3, name="messages")),
     "training_file",
 )
-GIVEN_UP = JobError("server_error", say("event.gave_up", attempts=3, reason=say("event.why.signal", name="SIGSEGV")))
+GIVEN_UP = JobError("server_error", say("event.gave_up", deaths=3, reason=say("event.why.signal", name="SIGSEGV")))
 
 
 class Place:
@@ -158,8 +155,7 @@ def place(stand: Stand) -> Place:
 @pytest.fixture
 def reader(browser: Browser, stand: Stand) -> Iterator[Visitor]:
     """A Japanese browser, not signed in."""
-    for visitor in visit(browser, stand.url, locale="ja-JP"):
-        yield visitor
+    yield from visit(browser, stand.url, locale="ja-JP")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from tunery.store import outbox
 from tunery.store.database import read, write
 from tunery.store.limits import set_limits
 from tunery.store.usage import spent_since
+from tunery.texts import translator
 
 
 def restrict(database: Engine, subject_id: str, **values: int) -> None:
@@ -180,6 +181,8 @@ def test_the_warning_goes_to_every_owner(
         notices = outbox.list_outbox(conn, tenant.project_id).items
     assert {notice.recipient for notice in notices} == {"ada@acme.test"}
     assert "1.00 of 1.00 USD" in notices[0].payload["text"]
+    worded = translator("ja").word(notices[0].payload, "text")
+    assert "1.00 USD のうち 1.00 USD" in worded and "拒否されます" in worded
 
 
 def test_parallel_requests_pass_a_budget_once_each(

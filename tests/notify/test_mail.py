@@ -1,10 +1,14 @@
+import re
 from email.message import EmailMessage
 from typing import Any
+
+import pytest
 
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.notify.mail import render_mail
 from tunery.notify.summary import Amount, JobSummary, Problem, spoken_duration, summarise
+from tunery.texts import reference, say, translator
 
 
 def summary(**changes: object) -> JobSummary:
@@ -35,9 +39,10 @@ FAILED = {
 }
 
 
-def render(of: JobSummary, attempt: str = "mail_1") -> EmailMessage:
+def render(of: JobSummary, attempt: str = "mail_1", language: str = "en") -> EmailMessage:
     return render_mail(
         of,
+        translator(language),
         link="http://127.0.0.1:8000/jobs/ftjob-1",
         sender="Tunery <t@example.org>",
         recipient="a@example.org",
@@ -90,7 +95,12 @@ def test_message_id_stays_and_attempt_id_changes() -> None:
 
 
 def test_durations_are_spoken_in_the_two_largest_units() -> None:
-    assert [spoken_duration(s) for s in (9, 250, 3900, -1)] == ["9 s", "4 min 10 s", "1 h 5 min", "0 s"]
+    assert [spoken_duration(s, translator("en")) for s in (9, 250, 3900, -1)] == [
+        "9 s",
+        "4 min 10 s",
+        "1 h 5 min",
+        "0 s",
+    ]
 
 
 def test_pauses_are_no_part_of_the_duration() -> None:
@@ -114,3 +124,26 @@ def make_job(**values: Any) -> FineTuningJob:
         seed=1,
         **values,
     )
+
+
+ROLE = {"message": say("problem.unknown_role", role="'boss'"), "suggestion": say("mend.unknown_role")}
+LOST = say("job_error.invalid_training", detail=say("job_error.missing_key", example=3, name="messages"))
+
+
+@pytest.mark.parametrize("status", ["succeeded", "failed", "cancelled"])
+def test_a_mail_is_worded_in_the_language_that_was_set(status: str) -> None:
+    problem = Problem(3, ROLE["message"], ROLE["suggestion"], reference(ROLE))
+    failure = {"error_message": str(LOST), "error_text": reference(LOST), "problems": (problem,)}
+    mail = render(summary(status=status, **failure if status == "failed" else {}), language="ja")
+    for body in (mail["Subject"], *(re.sub("<pre.*?</pre>|<[^>]+>", " ", part) for part in parts(mail))):
+        assert re.search("[ぁ-ん]", body)
+        assert not re.search(r"[A-Za-z]+ [a-z]+ [a-z]+", body), body
+    assert mail.get_body(("html",)).get_content().count('lang="ja"') == 1  # type: ignore[union-attr]
+
+
+def test_a_mail_from_before_its_sentences_were_kept_comes_as_it_was() -> None:
+    old = {name: value for name, value in summary(**FAILED).to_json().items() if name != "error_text"}
+    for problem in old["problems"]:
+        del problem["texts"]
+    text, _ = parts(render(JobSummary.from_json(old), language="ja"))
+    assert "理由:Example 3, message 2 has <b>no</b> role" in text and "対処方法:Add a role." in text

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -21,7 +22,9 @@ from tests.jobs.waiting import wait_for
 from tests.notify.conftest import SUCCEEDED, Post
 from tests.notify.test_mail import summary
 from tunery.settings import Settings
+from tunery.texts import say, with_texts
 
+ENDED = say("mail.budget.refused")
 USER, PASSWORD = "mailer", "s3cret pass"
 
 
@@ -96,6 +99,22 @@ def test_mail_arrives_through_starttls_and_login(post: Post, mailbox: Mailbox, s
     assert text is not None
     assert "http://127.0.0.1:8000/dashboard/jobs/ftjob-1" in text.get_content()
     assert mail.get_body(("html",)) is not None
+
+
+def test_mail_goes_out_in_the_language_of_the_settings(post: Post, mailbox: Mailbox, smtp_port: int) -> None:
+    text = say("mail.budget.text", name="p", project="proj_1", spent="4", budget="5", currency="USD", end=ENDED)
+    warning = with_texts({"subject": say("mail.budget.subject", name="p", percent=80), "text": text})
+    with post.dispatcher(with_smtp(post, smtp_port, mail_language="ja")):
+        for topic, payload in ((SUCCEEDED, summary().to_json()), ("budget.warning", warning)):
+            post.wait(post.mail(topic, payload), "delivered")
+    about_job, about_budget = mailbox.mails
+    assert "完了しました" in about_job["Subject"] and "月間予算の 80 %" in about_budget["Subject"]
+    for mail in mailbox.mails:
+        assert isinstance(mail, EmailMessage)
+        body = mail.get_body(("plain",))
+        assert body is not None
+        assert re.search("[ぁ-ん]", body.get_content())
+        assert "refused" not in body.get_content() and "Duration" not in body.get_content()
 
 
 def test_wrong_password_is_told_in_the_log_and_tried_again(post: Post, mailbox: Mailbox, smtp_port: int) -> None:

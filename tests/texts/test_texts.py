@@ -25,6 +25,7 @@ BUILT = (
     "dataset",
     "limits",
     "list",
+    "mail",
     "method",
     "metric",
     "move",

@@ -81,8 +81,8 @@ def read_json(raw: bytes) -> Any:
     try:
         value = orjson.loads(raw.removeprefix(BOM))
     except orjson.JSONDecodeError as exc:
-        place = {"line": exc.lineno, "column": exc.colno}
-        raise InvalidRequest(say("error.not_json", reason=exc.msg[:100], **place)) from exc
+        found = say("error.not_json", reason=exc.msg[:100], line=exc.lineno, column=exc.colno)
+        raise InvalidRequest(found) from exc
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and is_deep(value):
         raise InvalidRequest(say("error.body_nested_deeper_than_levels", most=MAX_DEPTH))
     return value

@@ -1,5 +1,7 @@
 """A project's monthly budget: a mail when most of it is spent, then a hard stop."""
 
+from typing import Any
+
 from sqlalchemy import Connection
 
 from tunery.domain.errors import RateLimited
@@ -9,7 +11,7 @@ from tunery.domain.usage import MICRO, PICO
 from tunery.metering.limits import WARNING_PERCENT, month_start
 from tunery.store import limits as store
 from tunery.store import outbox, tenants, usage
-from tunery.texts import say
+from tunery.texts import say, with_texts
 
 TOPIC = "budget.warning"
 
@@ -40,21 +42,21 @@ def warn_about_budget(conn: Connection, project_id: str, limits: Limits, *, curr
             _send(conn, project_id, _mail(conn, project_id, spent, limits.monthly_budget, percent, currency), now)
 
 
-def _mail(conn: Connection, project_id: str, spent: int, budget: int, percent: int, currency: str) -> dict[str, str]:
+def _mail(conn: Connection, project_id: str, spent: int, budget: int, percent: int, currency: str) -> dict[str, Any]:
     name = tenants.get_project(conn, project_id).name
-    money = f"{spent / PICO:,.2f} of {budget / MICRO:,.2f} {currency.upper()}"
-    end = (
-        "Requests and new jobs are refused with insufficient_quota until the month ends or the budget is raised."
-        if percent >= 100
-        else "At 100 % requests and new jobs are refused."
+    text = say(
+        "mail.budget.text",
+        name=name,
+        project=project_id,
+        spent=f"{spent / PICO:,.2f}",
+        budget=f"{budget / MICRO:,.2f}",
+        currency=currency.upper(),
+        end=say("mail.budget.refused") if percent >= 100 else say("mail.budget.ahead"),
     )
-    return {
-        "subject": f"Tunery: project {name} has spent {percent} % of its monthly budget",
-        "text": f"The project {name} ({project_id}) has spent {money} this month (UTC).\n\n{end}\n",
-    }
+    return with_texts({"subject": say("mail.budget.subject", name=name, percent=percent), "text": text})
 
 
-def _send(conn: Connection, project_id: str, payload: dict[str, str], now: float) -> None:
+def _send(conn: Connection, project_id: str, payload: dict[str, Any], now: float) -> None:
     organization_id = tenants.get_project(conn, project_id).organization_id
     people = tenants.list_users(conn, organization_id, limit=1000).items
     members = tenants.list_members(conn, project_id, limit=1000).items

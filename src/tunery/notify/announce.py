@@ -31,7 +31,7 @@ def announce_end(
             cost=cost,
             metrics=job.details.get("metrics", {}),
             problems=tuple(
-                Problem(problem["line"], problem["message"], problem["suggestion"])
+                Problem(problem["line"], problem["message"], problem["suggestion"], problem.get("texts") or {})
                 for problem in job.details.get("problems", ())
             ),
         )

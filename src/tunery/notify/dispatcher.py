@@ -25,7 +25,7 @@ from tunery.notify.webhooks import deliver, encode_event
 from tunery.settings import Settings
 from tunery.store import outbox, tenants, webhooks
 from tunery.store.database import read, write
-from tunery.texts import say
+from tunery.texts import say, translator
 
 log = logging.getLogger(__name__)
 
@@ -121,10 +121,12 @@ class Dispatcher:
             "attempt_id": f"{notice.id}-{notice.attempts}",
             "now": self._clock(),
         }
+        t = translator(self._settings.mail_language)
         if notice.topic.startswith(JOB_TOPICS):
             summary = JobSummary.from_json(notice.payload)
-            return render_mail(summary, link=f"{self._settings.base_url}/dashboard/jobs/{summary.job_id}", **envelope)
-        return render_text_mail(notice.payload["subject"], notice.payload["text"], **envelope)
+            link = f"{self._settings.base_url}/dashboard/jobs/{summary.job_id}"
+            return render_mail(summary, t, link=link, **envelope)
+        return render_text_mail(t.word(notice.payload, "subject"), t.word(notice.payload, "text"), **envelope)
 
     def _post_office(self) -> SmtpServer | MailFolder:
         settings = self._settings

@@ -7,7 +7,8 @@ from typing import TypedDict, Unpack
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from tunery.notify.summary import JobSummary
+from tunery.notify.summary import JobSummary, spoken_duration
+from tunery.texts import Translator
 
 _templates = Environment(
     loader=PackageLoader("tunery.notify"),
@@ -25,11 +26,19 @@ class Envelope(TypedDict):
     now: float
 
 
-def render_mail(summary: JobSummary, *, link: str, **envelope: Unpack[Envelope]) -> EmailMessage:
-    """The mail about a job that ended."""
-    values = {"job": summary, "link": link, "facts": _facts(summary)}
+def render_mail(summary: JobSummary, t: Translator, *, link: str, **envelope: Unpack[Envelope]) -> EmailMessage:
+    """The mail about a job that ended, in the translator's language."""
+    values = {
+        "t": t,
+        "job": summary,
+        "subject": summary.subject(t),
+        "error": summary.error(t),
+        "problems": summary.problem_lines(t),
+        "facts": _facts(summary, t),
+        "link": link,
+    }
     text = _templates.get_template("job_ended.txt").render(values)
-    mail = render_text_mail(summary.subject, text, **envelope)
+    mail = render_text_mail(values["subject"], text, **envelope)
     mail.add_alternative(_templates.get_template("job_ended.html").render(values), subtype="html")
     return mail
 
@@ -49,16 +58,16 @@ def render_text_mail(subject: str, text: str, **envelope: Unpack[Envelope]) -> E
     return mail
 
 
-def _facts(summary: JobSummary) -> list[tuple[str, str]]:
+def _facts(summary: JobSummary, t: Translator) -> list[tuple[str, str]]:
     facts: list[tuple[str, str | None]] = [
-        ("Model", summary.fine_tuned_model),
-        ("Base model", summary.model),
-        ("Method", summary.method),
-        ("Training file", summary.training_file),
-        ("Duration", summary.duration),
-        ("Trained tokens", None if summary.trained_tokens is None else f"{summary.trained_tokens:,}"),
-        ("Cost", str(summary.cost) if summary.cost else None),
-        *summary.metric_lines,
+        (t("jobs.model"), summary.fine_tuned_model),
+        (t("jobs.base"), summary.model),
+        (t("create.method"), t(f"method.{summary.method}")),
+        (t("create.training"), summary.training_file),
+        (t("mail.duration"), spoken_duration(summary.duration_s, t)),
+        (t("job.tokens"), None if summary.trained_tokens is None else f"{summary.trained_tokens:,}"),
+        (t("job.cost"), str(summary.cost) if summary.cost else None),
+        *summary.metric_lines(t),
     ]
     return [(label, value) for label, value in facts if value]
 

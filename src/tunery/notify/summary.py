@@ -3,15 +3,11 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tunery.domain.jobs import FineTuningJob, JobStatus
+from tunery.domain.jobs import FineTuningJob
+from tunery.texts import Reference, Translator
 
 JOB_TOPICS = "fine_tuning.job."
-METRIC_LABELS = {
-    "train_loss": "Training loss",
-    "train_mean_token_accuracy": "Training token accuracy",
-    "full_valid_loss": "Validation loss",
-    "full_valid_mean_token_accuracy": "Validation token accuracy",
-}
+METRICS = ("train_loss", "train_mean_token_accuracy", "full_valid_loss", "full_valid_mean_token_accuracy")
 
 
 @dataclass(frozen=True)
@@ -32,6 +28,7 @@ class Problem:
     line: int | None
     message: str
     suggestion: str | None = None
+    texts: dict[str, Any] = field(default_factory=dict)  # what both sentences were made from
 
 
 @dataclass(frozen=True)
@@ -47,6 +44,7 @@ class JobSummary:
     cost: Amount | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     error_message: str | None = None
+    error_text: Reference | None = None
     error_code: str | None = None
     problems: tuple[Problem, ...] = ()
 
@@ -63,33 +61,36 @@ class JobSummary:
             }
         )
 
-    @property
-    def subject(self) -> str:
-        if self.status == JobStatus.SUCCEEDED:
-            return f"Fine-tuning job {self.job_id} succeeded: {self.fine_tuned_model} is ready"
-        return f"Fine-tuning job {self.job_id} {self.status}"
+    def subject(self, t: Translator) -> str:
+        return t(f"mail.subject.{self.status}", job=self.job_id, model=self.fine_tuned_model)
 
-    @property
-    def duration(self) -> str:
-        return spoken_duration(self.duration_s)
+    def error(self, t: Translator) -> str:
+        return t.reword(self.error_message or "", self.error_text)
 
-    @property
-    def metric_lines(self) -> list[tuple[str, str]]:
-        return [(label, f"{self.metrics[key]:.4f}") for key, label in METRIC_LABELS.items() if key in self.metrics]
+    def problem_lines(self, t: Translator) -> list[dict[str, Any]]:
+        """Line, message and suggestion of each problem, worded."""
+        sentences = [(problem, asdict(problem)) for problem in self.problems]
+        return [
+            {"line": problem.line, **{name: t.word(document, name) for name in ("message", "suggestion")}}
+            for problem, document in sentences
+        ]
+
+    def metric_lines(self, t: Translator) -> list[tuple[str, str]]:
+        return [(t(f"mail.metric.{key}"), f"{self.metrics[key]:.4f}") for key in METRICS if key in self.metrics]
 
 
-def subject_of(topic: str, payload: dict[str, Any]) -> str:
+def subject_of(topic: str, payload: dict[str, Any], t: Translator) -> str:
     """The subject of the mail with this payload in the outbox."""
-    return JobSummary.from_json(payload).subject if topic.startswith(JOB_TOPICS) else payload["subject"]
+    return JobSummary.from_json(payload).subject(t) if topic.startswith(JOB_TOPICS) else t.word(payload, "subject")
 
 
-def spoken_duration(seconds: int) -> str:
+def spoken_duration(seconds: int, t: Translator) -> str:
     """`1 h 5 min`, `4 min 10 s`, `9 s`."""
     minutes, rest = divmod(max(0, seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+        return t("time.hours", n=hours, m=minutes)
+    return t("time.minutes", n=minutes, s=rest) if minutes else t("time.seconds", n=rest)
 
 
 def summarise(
@@ -109,6 +110,7 @@ def summarise(
         cost=cost,
         metrics=metrics,
         error_message=job.error.message if job.error else None,
+        error_text=job.error.text if job.error else None,
         error_code=job.error.code if job.error else None,
         problems=problems,
     )
