@@ -20,8 +20,8 @@ ATTRIBUTES = ("title", "aria-label", "placeholder", "alt", "data-label")
 FIND = r"""([data, attributes]) => {
   const sentence = /(?:[A-Za-z][A-Za-z'’-]*[,.;:]?\s+){2,}[A-Za-z][A-Za-z'’-]*/;
   const isOurs = (element) => element.closest(data) === null;
-  const found = [];
-  const look = (where, text) => { if (sentence.test(text)) found.push(`${where}: ${text.trim()}`); };
+  const found = [];  // below, a command in backticks is code
+  const look = (where, text) => { if (sentence.test(text.replace(/`[^`]*`/g, ''))) found.push(`${where}: ${text.trim()}`); };
   const texts = document.createTreeWalker(document.documentElement, NodeFilter.SHOW_TEXT);
   for (let node = texts.nextNode(); node !== null; node = texts.nextNode()) {
     if (isOurs(node.parentElement)) look(node.parentElement.tagName, node.data);

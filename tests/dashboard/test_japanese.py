@@ -1,11 +1,12 @@
 """A walk through all pages in Japanese, with everything on them that can go wrong: no English sentence but data."""
 
 import json
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page, expect
 
 from tests.dashboard.browsing import Visitor
 from tests.dashboard.conftest import visit
@@ -16,8 +17,9 @@ from tests.migrate.reports import NEW, report
 from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
 from tunery.store import events, outbox
 from tunery.store.database import write
-from tunery.texts import say
+from tunery.texts import reference, say, translator
 
+T = translator("ja")
 GOOD = '{"messages": [{"role": "user", "content": "質問 %d"}, {"role": "assistant", "content": "答え %d"}]}'
 BAD = [
     '{"messages": [{"role": "robot", "content": "x"}, {"role": "assistant", "content": "y"}]}',
@@ -87,7 +89,7 @@ class Place:
             "cancelled": make_job(*who, status=JobStatus.CANCELLED, finished_at=now - 5),
         }
         for job in made.values():
-            job.details["hyperparameter_reasons"] = REASONS
+            job.details |= {"hyperparameter_reasons": REASONS, "texts": {"reasons": reference(REASONS)}}
         insert_jobs(self.stand.database, list(made.values()))
         insert_curve(self.stand.database, made["succeeded"], 3)
         with write(self.stand.database) as conn:
@@ -180,16 +182,126 @@ def test_signing_in_speaks_japanese(reader: Visitor) -> None:
 
 
 def test_every_page_speaks_japanese(walker: Visitor, place: Place) -> None:
-    found = []
     paths = [
-        "/", "/playground", "/datasets", "/compare", "/move", "/usage", "/keys", "/webhooks", "/members", "/limits",
-        "/audit", "/jobs/ftjob-none", "/datasets/file-none", "/move/file-none", "/compare/file-none", "/nowhere",
-        f"/compare/{place.comparison}", f"/move/{place.parity}", f"/move/{place.comparison}", "/compare/run-lost",
+        "/", "/jobs/new", "/playground", "/datasets", "/compare", "/move", "/usage", "/keys", "/webhooks", "/members",
+        "/limits", "/audit", "/jobs/ftjob-none", "/datasets/file-none", "/move/file-none", "/compare/run-lost",
+        f"/datasets/{place.good}", f"/compare/{place.comparison}", f"/move/{place.parity}", f"/move/{place.comparison}",
         *(f"/jobs/{job.id}" for job in place.jobs.values()),
     ]  # fmt: skip
+    found = []
     for path in paths:
-        walker.page.goto(f"{walker.url}/dashboard{path}")
-        walker.page.wait_for_load_state("networkidle")
-        found += [f"{path} {sentence}" for sentence in sentences(walker.page)]
-    walker.errors.clear()  # Chromium logs the page that is not there
+        page = walker.go(path)
+        expect(page.locator("h1, .empty").first).to_be_visible()
+        found += [f"{path} {sentence}" for sentence in sentences(page)]
     assert found == []
+
+
+def test_a_project_with_nothing_in_it_speaks_japanese(reader: Visitor, stand: Stand) -> None:
+    page = reader.sign_in(stand.new_project("empty-ja")[1])
+    found = sentences(page)
+    for path in ("/datasets", "/compare", "/move", "/webhooks", "/usage", "/keys"):  # the last two are not for members
+        found += sentences(reader.go(path))
+    assert found == []
+
+
+def test_a_page_that_is_not_there_speaks_japanese(walker: Visitor) -> None:
+    walker.page.goto(f"{walker.url}/dashboard/nowhere")
+    expect(walker.page.locator("body")).to_contain_text(re.compile("[ぁ-ん]"))
+    walker.errors.clear()  # Chromium logs the status itself
+    assert sentences(walker.page) == []
+
+
+def press(page: Page, key: str, **values: object) -> None:
+    page.get_by_role("button", name=T(key, **values), exact=True).first.click()
+
+
+def bad_key(page: Page) -> None:
+    press(page, "keys.create")
+    page.locator(".q-notification").wait_for()
+
+
+def new_key(page: Page) -> None:
+    page.get_by_label(T("keys.name"), exact=True).fill("walker")
+    press(page, "keys.create")
+    page.locator(".dialog").wait_for()
+
+
+def revoke_key(page: Page) -> None:
+    press(page, "keys.revoke")
+    page.locator(".dialog").wait_for()
+
+
+def bad_address(page: Page) -> None:
+    page.get_by_label(T("webhooks.url")).fill("ftp://example.com")
+    press(page, "webhooks.create")
+    page.locator(".q-notification").wait_for()
+
+
+def new_secret(page: Page) -> None:
+    press(page, "webhooks.rotate")
+    page.locator(".dialog").wait_for()
+
+
+def ask_to_delete(page: Page) -> None:
+    press(page, "action.delete")
+    page.locator(".dialog").wait_for()
+
+
+def bad_upload(page: Page) -> None:
+    content = b'{"messages": [}\n'
+    page.locator("input[type=file]").set_input_files({"name": "a.jsonl", "mimeType": "", "buffer": content})
+    expect(page.locator(".drop-message")).to_contain_text("JSONL")
+
+
+def wait_for_report(page: Page) -> None:
+    page.locator(".report .note").first.wait_for()
+
+
+def open_choices(page: Page) -> None:
+    page.locator("#main").get_by_role("combobox").first.click()
+    page.get_by_role("option").first.wait_for()
+
+
+def ask_to_cancel(page: Page) -> None:
+    press(page, "job.cancel")
+    page.locator(".dialog").wait_for()
+
+
+def talk_without_an_engine(page: Page) -> None:
+    page.get_by_label(T("playground.prompt"), exact=True).fill("?")
+    press(page, "playground.send")
+    page.get_by_role("alert").first.wait_for()
+
+
+@pytest.mark.parametrize(
+    ("path", "act"),
+    [
+        ("/keys", bad_key),
+        ("/keys", new_key),
+        ("/keys", revoke_key),
+        ("/webhooks", bad_address),
+        ("/webhooks", new_secret),
+        ("/webhooks", ask_to_delete),
+        ("/datasets", bad_upload),
+        ("/datasets", ask_to_delete),
+        ("/jobs/new?file={0.bad}", wait_for_report),
+        ("/jobs/new?file={0.poor}", wait_for_report),
+        ("/jobs/new", open_choices),
+        ("/compare", open_choices),
+        ("/jobs/{0.jobs[running].id}", ask_to_cancel),
+        ("/playground", talk_without_an_engine),
+    ],
+)
+def test_what_a_page_answers_is_japanese(walker: Visitor, place: Place, path: str, act: Callable[[Page], None]) -> None:
+    page = walker.go(path.format(place))
+    act(page)
+    walker.errors.clear()  # Chromium logs a refused upload itself
+    assert sentences(page) == []
+
+
+def test_a_wrong_key_is_refused_in_japanese(reader: Visitor) -> None:
+    reader.page.goto(f"{reader.url}/")
+    reader.page.fill("input[name=key]", "sk-wrong-ja")
+    reader.page.keyboard.press("Enter")
+    reader.page.get_by_role("alert").wait_for()
+    assert sentences(reader.page) == []

@@ -2,12 +2,13 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
+from nicegui import Client, background_tasks, ui
 from nicegui import app as pages_app
-from nicegui import background_tasks, ui
 from starlette.responses import Response
 
 from tunery.dashboard import frame, open_pages
@@ -39,6 +40,7 @@ def mount(app: FastAPI, settings: Settings) -> None:
     frame.add_shared_head(STATIC)
     pages_app.on_startup(lambda: background_tasks.create(open_pages.watch(sessions, connections)))
     _add_sign_in(sessions)
+    _add_not_found(sessions)
     for spec in PAGES:
         _add_page(spec, sessions, drafts, connections)
     ui.run_with(
@@ -61,6 +63,22 @@ def _add_sign_in(sessions: Sessions) -> None:
         language = choose_language("", request.headers.get("accept-language", ""))
         sign_in.build(request, language, translator(language))
         return None
+
+
+def _add_not_found(sessions: Sessions) -> None:
+    """In place of the framework's own page, which is English. What is no page (a file, a script) is left to it."""
+    of_framework: Any = pages_app.exception_handlers[404]
+
+    @pages_app.exception_handler(404)
+    async def show(request: Request, error: Exception) -> Response:
+        if request.scope.get("endpoint") not in (None, pages_app):
+            return await of_framework(request, error)
+        session = sessions.find(request.cookies.get(COOKIE))
+        wish = session.language if session else ""
+        language = choose_language(wish, request.headers.get("accept-language", ""))
+        with Client(ui.page(""), request=request) as client:
+            frame.show_not_found(request, language, session.theme if session else "auto", translator(language))
+        return client.build_response(request, 404)
 
 
 def _add_page(spec: PageSpec, sessions: Sessions, drafts: Drafts, connections: Connections) -> None:

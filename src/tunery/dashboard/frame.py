@@ -11,7 +11,8 @@ from nicegui import ui
 from nicegui.language import Language
 from starlette.requests import Request
 
-from tunery.dashboard.components.html import icon
+from tunery.dashboard.components.blocks import empty
+from tunery.dashboard.components.html import button_link, icon
 from tunery.dashboard.guard import script
 from tunery.dashboard.pages.spec import PageSpec
 from tunery.dashboard.visit import BASE, Visit
@@ -59,6 +60,14 @@ async def show(visit: Visit, spec: PageSpec) -> None:
                 main.clear()
                 with main:
                     _failed(visit, error)
+
+
+def show_not_found(request: Request, language: str, theme: str, t: Translator) -> None:
+    begin_document(request, language, theme, t)
+    ui.page_title(f"{t('error.no_page')} · Tunery")
+    action = button_link(f"{BASE}/", t("nav.jobs"), primary=True)
+    with ui.element("div").props("id=main tabindex=-1"):
+        empty("search_off", t("error.no_page"), t("error.no_page_text"), action=action)
 
 
 def begin_document(request: Request, language: str, theme: str, t: Translator) -> None:

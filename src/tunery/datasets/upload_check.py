@@ -6,6 +6,7 @@ from tunery.datasets.encodings import narrow_encoding, said, wide_encoding
 from tunery.datasets.jsonline import BOM, decode
 from tunery.datasets.lines import MAX_LINE_BYTES, Line, LineSplitter
 from tunery.datasets.problems import Findings
+from tunery.texts import say
 
 _HINT_CHARACTERS = 20
 # What keeps a line from being a dictionary at all. NaN, double keys and the like are reported with a path later.
@@ -33,7 +34,7 @@ class UploadCheck:
             for line in self._splitter.finish():
                 self._look(line)
         if self._problem is None and not self.num_rows:
-            return "Expected file to have JSONL format, where every line is a JSON dictionary. The file is empty."
+            return say("error.file_empty")
         return self._problem
 
     def _look(self, line: Line) -> None:
@@ -45,16 +46,10 @@ class UploadCheck:
         elif not _is_object(line.content):
             encoding = self._wide or _encoding(line.content)
             if encoding is not None:
-                self._problem = (
-                    f"The file is not UTF-8; it looks like {said(encoding)}. Save it as UTF-8: every editor has it "
-                    "under 'Save as', PowerShell under -Encoding utf8."
-                )
+                self._problem = say("error.file_not_utf8", encoding=said(encoding))
                 return
             start = line.content[: 4 * _HINT_CHARACTERS].decode("utf-8", "replace")[:_HINT_CHARACTERS]
-            self._problem = (
-                "Expected file to have JSONL format, where every line is a JSON dictionary. "
-                f'Line {line.number} is not a dictionary (HINT: line starts with: "{start}...").'
-            )
+            self._problem = say("error.line_not_an_object", line=line.number, start=start)
 
 
 def _encoding(content: bytes) -> str | None:
