@@ -20,8 +20,9 @@ ATTRIBUTES = ("title", "aria-label", "placeholder", "alt", "data-label")
 FIND = r"""([data, attributes]) => {
   const sentence = /(?:[A-Za-z][A-Za-z'’-]*[,.;:]?\s+){2,}[A-Za-z][A-Za-z'’-]*/;
   const isOurs = (element) => element.closest(data) === null;
-  const found = [];  // below, a command in backticks is code
-  const look = (where, text) => { if (sentence.test(text.replace(/`[^`]*`/g, ''))) found.push(`${where}: ${text.trim()}`); };
+  const found = [];
+  const isEnglish = (text) => sentence.test(text.replace(/`[^`]*`/g, ''));
+  const look = (where, text) => { if (isEnglish(text)) found.push(`${where}: ${text.trim()}`); };
   const texts = document.createTreeWalker(document.documentElement, NodeFilter.SHOW_TEXT);
   for (let node = texts.nextNode(); node !== null; node = texts.nextNode()) {
     if (isOurs(node.parentElement)) look(node.parentElement.tagName, node.data);
@@ -39,5 +40,5 @@ FIND = r"""([data, attributes]) => {
 
 
 def sentences(page: Page) -> list[str]:
-    """Three or more Latin words in a row that are no data, shown or hidden, each with where it stands."""
+    """Three or more Latin words in a row that are neither data nor in backticks, shown or hidden, with where they are."""
     return page.evaluate(FIND, [", ".join(DATA), list(ATTRIBUTES)])
