@@ -40,5 +40,5 @@ FIND = r"""([data, attributes]) => {
 
 
 def sentences(page: Page) -> list[str]:
-    """Three or more Latin words in a row that are neither data nor in backticks, shown or hidden, with where they are."""
+    """Three or more Latin words in a row that are neither data nor in backticks, each with where it stands."""
     return page.evaluate(FIND, [", ".join(DATA), list(ATTRIBUTES)])
