@@ -89,7 +89,7 @@ class Place:
             "cancelled": make_job(*who, status=JobStatus.CANCELLED, finished_at=now - 5),
         }
         for job in made.values():
-            job.details |= {"hyperparameter_reasons": REASONS, "texts": {"reasons": reference(REASONS)}}
+            job.details.update(hyperparameter_reasons=REASONS, texts={"reasons": reference(REASONS)})
         insert_jobs(self.stand.database, list(made.values()))
         insert_curve(self.stand.database, made["succeeded"], 3)
         with write(self.stand.database) as conn:
