@@ -13,6 +13,7 @@ from tunery.notify.summary import subject_of
 from tunery.settings import Settings
 from tunery.store.database import read
 from tunery.store.outbox import list_mails
+from tunery.texts import translator
 
 router = Router(prefix="/tunery/v1/organization/mail", tags=["Administration"])
 
@@ -84,7 +85,7 @@ def wire_mail(notice: Notice) -> Mail:
         id=notice.id,
         project_id=notice.project_id,
         topic=notice.topic,
-        subject=subject_of(notice.topic, notice.payload),
+        subject=subject_of(notice.topic, notice.payload, translator("en")),
         recipient=notice.recipient or "",
         created_at=notice.created_at,
         status=notice.status.value,
