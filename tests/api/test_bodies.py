@@ -124,7 +124,7 @@ def test_nothing_is_read_where_there_is_nothing_to_read(api: Api, method: str, p
         (JOBS, MB),
         ("/v1/uploads", MB),
         ("/v1/organization/projects", MB),
-        ("/v1/fine_tuning/alpha/graders/run", MB),
+        ("/v1/fine_tuning/alpha/graders/run", 8 * MB),
         ("/v1/webhook_endpoints", MB),
         ("/tunery/v1/validations", MB),
         ("/v1/chat/completions", 8 * MB),

@@ -34,9 +34,9 @@ def test_unknown_path_names_method_and_url(api: Api) -> None:
 @pytest.mark.parametrize(
     ("path", "key", "word"),
     [
-        ("/v1/files/file-none", "error.no_such_file_object", "file-none はありません"),
-        ("/v1/fine_tuning/jobs/ftjob-none", "error.could_not_find_fine_tune", "ftjob-none が見つかりません"),
-        ("/v1/models/none", "error.model_does_not_exist_you", "存在しないか"),
+        ("/v1/files/file-none", "error.no_such_file", "file-none はありません"),
+        ("/v1/fine_tuning/jobs/ftjob-none", "error.no_such_job", "ftjob-none が見つかりません"),
+        ("/v1/models/none", "error.no_such_model", "存在しないか"),
         ("/v1/no/such/thing", "error.invalid_url", "このURLはありません"),
     ],
 )

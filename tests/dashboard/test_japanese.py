@@ -259,7 +259,7 @@ def wait_for_report(page: Page) -> None:
 
 def open_choices(page: Page) -> None:
     page.locator("#main").get_by_role("combobox").first.click()
-    page.get_by_role("option").first.wait_for()
+    page.locator(".q-menu [role=option]").first.wait_for()
 
 
 def ask_to_cancel(page: Page) -> None:

@@ -58,7 +58,7 @@ def find_key(conn: Connection, secret: str, now: float) -> tuple[ApiKey, Rights]
         key, rights = found[0], rights_of(*found)
         if rights is not None and key.revoked_at is None and (key.expires_at or now + 1) > now:
             return key, rights
-    raise AuthenticationFailed(say("error.incorrect_api_key_provided", secret=masked(secret)), code="invalid_api_key")
+    raise AuthenticationFailed(say("error.incorrect_key", secret=masked(secret)), code="invalid_api_key")
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,7 @@ def caller_of(conn: Connection, key: ApiKey, rights: Rights, account: Account) -
     if organization and organization != key.organization_id:
         own = tenants.get_organization(conn, key.organization_id)
         if organization not in (own.slug, own.name):
-            raise AuthenticationFailed(
-                say("error.openai_organization_header_should_match"), code="mismatched_organization"
-            )
+            raise AuthenticationFailed(say("error.organization_header_differs"), code="mismatched_organization")
     return Caller(
         key_id=key.id,
         organization_id=key.organization_id,
@@ -112,7 +110,7 @@ def caller_of(conn: Connection, key: ApiKey, rights: Rights, account: Account) -
 def _project(conn: Connection, key: ApiKey, wanted: str | None) -> str:
     if key.project_id is not None:
         if wanted and wanted != key.project_id:
-            raise AuthenticationFailed(say("error.openai_project_header_should_match"), code="mismatched_project")
+            raise AuthenticationFailed(say("error.project_header_differs"), code="mismatched_project")
         return key.project_id
     return _project_of_admin_key(conn, key.organization_id, wanted).id
 
@@ -126,7 +124,7 @@ def _project_of_admin_key(conn: Connection, organization_id: str, wanted: str | 
     except NotFound as exc:
         raise AuthenticationFailed(say("error.no_such_project", wanted=wanted), code="mismatched_project") from exc
     if project.archived_at is not None:
-        raise AuthenticationFailed(say("error.project_archived_can_no_longer", wanted=wanted), code="project_archived")
+        raise AuthenticationFailed(say("error.project_archived", wanted=wanted), code="project_archived")
     return project
 
 
@@ -155,16 +153,14 @@ def _touch(services: Services, key_id: str, now: float) -> None:
 def check_scope(caller: Caller, scope: Scope) -> None:
     is_read = scope.endswith(".read")
     if not grants(caller.scopes, scope):
-        raise PermissionDenied(
-            say("error.you_have_insufficient_permissions_operation", scope=scope), code="missing_scope"
-        )
+        raise PermissionDenied(say("error.missing_scopes", scope=scope), code="missing_scope")
     if caller.role is Role.READER and not is_read:
-        raise PermissionDenied(say("error.your_role_in_project_reader"))
+        raise PermissionDenied(say("error.reader_only"))
 
 
 def require_owner(caller: Caller) -> None:
     if caller.role is not Role.OWNER:
-        raise PermissionDenied(say("error.operation_needs_role_owner"))
+        raise PermissionDenied(say("error.needs_owner"))
 
 
 class Gate:
@@ -198,7 +194,7 @@ async def _check_admin(services: Services, request: Request) -> Caller:
     caller = await authenticate(services, request)
     check_scope(caller, Scope.MANAGEMENT_READ if request.method == "GET" else Scope.MANAGEMENT_WRITE)
     if not caller.is_admin:
-        raise PermissionDenied(say("error.operation_needs_admin_key_key"))
+        raise PermissionDenied(say("error.needs_admin"))
     return caller
 
 

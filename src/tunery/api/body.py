@@ -40,7 +40,7 @@ def max_bytes_of(endpoint: Callable[..., Any]) -> int | None:
 
 def too_large(max_bytes: int) -> InvalidRequest:
     size = f"{max_bytes // 1024**2} MB" if max_bytes >= 1024**2 else f"{max_bytes // 1024} KB"
-    error = InvalidRequest(say("error.request_larger_than_limit", size=size), code="request_too_large")
+    error = InvalidRequest(say("error.request_too_large", size=size), code="request_too_large")
     error.status = 413
     return error
 
@@ -77,14 +77,14 @@ class JsonRequest(Request):
 def read_json(raw: bytes) -> Any:
     """The document: valid Unicode, finite numbers, integers of 64 bits. Raises InvalidRequest."""
     if num_values(raw) > MAX_VALUES:
-        raise InvalidRequest(say("error.body_holds_more_than_values", most=MAX_VALUES), code="request_too_large")
+        raise InvalidRequest(say("error.too_many_values", most=MAX_VALUES), code="request_too_large")
     try:
         value = orjson.loads(raw.removeprefix(BOM))
     except orjson.JSONDecodeError as exc:
         found = say("error.not_json", reason=exc.msg[:100], line=exc.lineno, column=exc.colno)
         raise InvalidRequest(found) from exc
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and is_deep(value):
-        raise InvalidRequest(say("error.body_nested_deeper_than_levels", most=MAX_DEPTH))
+        raise InvalidRequest(say("error.nested_too_deep", most=MAX_DEPTH))
     return value
 
 

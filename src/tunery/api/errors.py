@@ -139,10 +139,8 @@ def _reason(problem: dict[str, Any]) -> str:
 
 def _missing(problem: dict[str, Any], param: str | None) -> InvalidRequest:
     if param is None:
-        return InvalidRequest(say("error.request_needs_json_body"), code="missing_required_parameter")
-    return InvalidRequest(
-        say("error.missing_required_parameter", param=param), param=param, code="missing_required_parameter"
-    )
+        return InvalidRequest(say("error.no_body"), code="missing_required_parameter")
+    return InvalidRequest(say("error.missing_parameter", param=param), param=param, code="missing_required_parameter")
 
 
 def from_http(request: Request, error: HTTPException) -> TuneryError:
@@ -156,7 +154,7 @@ def from_http(request: Request, error: HTTPException) -> TuneryError:
     elif error.status_code == 405:
         allowed = ", ".join(wayfinding.methods_at(request.app, path))
         found = InvalidRequest(
-            say("error.not_allowed_on_hint_perhaps", method=method, path=path[:MAX_PATH], allowed=allowed),
+            say("error.method_not_allowed", method=method, path=path[:MAX_PATH], allowed=allowed),
             code="method_not_supported",
         )
         found.headers = {"allow": allowed}
@@ -184,4 +182,4 @@ def install(app: FastAPI) -> None:
 
 
 def unexpected(request_id: str) -> ServerFault:
-    return ServerFault(say("error.server_had_error_while_processing", request_id=request_id))
+    return ServerFault(say("error.server_failed", request_id=request_id))

@@ -20,7 +20,7 @@ OPENAI_VERSION = "2020-10-01"
 
 
 # Postgres has no place for U+0000, and no object of ours has it in its name.
-NUL_IN_ADDRESS = envelope(InvalidRequest(say("error.address_holds_character_u_0000")))
+NUL_IN_ADDRESS = envelope(InvalidRequest(say("error.nul_in_address")))
 
 
 class BodyLimit:

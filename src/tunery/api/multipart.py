@@ -67,7 +67,7 @@ class _Collector:
         self._disposition = b""
         self._num_parts += 1
         if self._num_parts > MAX_PARTS:
-            raise InvalidRequest(say("error.form_has_more_than_parts", most=MAX_PARTS))
+            raise InvalidRequest(say("error.form_too_many_parts", most=MAX_PARTS))
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._header_name += data[start:end]
@@ -83,7 +83,7 @@ class _Collector:
     def _headers_finished(self) -> None:
         options = _disposition_options(self._disposition)
         if "name" not in options:
-            raise InvalidRequest(say("error.part_form_has_no_name"))
+            raise InvalidRequest(say("error.form_part_unnamed"))
         self.events.append(PartHead(options["name"], options.get("filename")))
 
 
@@ -107,7 +107,7 @@ def body_chunks(request: Request) -> Iterator[bytes]:
         try:
             chunk = anyio.from_thread.run(anext, stream, b"")
         except ClientDisconnect as exc:
-            raise InvalidRequest(say("error.client_went_away_before_body")) from exc
+            raise InvalidRequest(say("error.body_incomplete")) from exc
         if not chunk:
             return
         yield chunk
@@ -138,9 +138,9 @@ def read_events(request: Request) -> Iterator[Event]:
             while collector.events:
                 yield collector.events.popleft()
     except FormParserError as exc:
-        raise InvalidRequest(say("error.form_cannot_be_read", reason=exc)) from exc
+        raise InvalidRequest(say("error.form_unreadable", reason=exc)) from exc
     if not complete:
-        raise InvalidRequest(say("error.form_ends_before_its_last"))
+        raise InvalidRequest(say("error.form_incomplete"))
 
 
 def field_text(events: Iterator[Event]) -> str:
@@ -152,11 +152,11 @@ def field_text(events: Iterator[Event]) -> str:
         if isinstance(event, PartData):
             data += event.data
             if len(data) > MAX_FIELD_BYTES:
-                raise InvalidRequest(say("error.field_form_too_long"))
+                raise InvalidRequest(say("error.field_too_long"))
     try:
         return data.decode()
     except UnicodeDecodeError as exc:
-        raise InvalidRequest(say("error.field_form_not_valid_utf")) from exc
+        raise InvalidRequest(say("error.field_not_utf8")) from exc
 
 
 def file_chunks(events: Iterator[Event]) -> Iterator[bytes]:

@@ -49,7 +49,7 @@ def refuse_compressed(encoding: str) -> None:
     """A small body may become a large one; no client of OpenAI's API compresses."""
     if encoding.strip().lower() not in ("", "identity"):
         error = InvalidRequest(
-            say("error.server_takes_no_compressed_bodies", encoding=encoding[:100]),
+            say("error.compressed_body", encoding=encoding[:100]),
             code="unsupported_content_encoding",
         )
         error.status = 415

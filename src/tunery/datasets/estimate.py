@@ -100,7 +100,7 @@ def estimate(
     tokens. Raises InvalidRequest when the file has no example to train on."""
     counts = report.tokens
     if counts is None:
-        raise InvalidRequest(say("error.training_file_has_no_example"), param="training_file")
+        raise InvalidRequest(say("error.nothing_to_train"), param="training_file")
     steps = hyperparameters.num_steps(report.num_examples)
     trained = billable_tokens(counts.tokens.total, hyperparameters.n_epochs)
     epoch = EpochCounts.of(counts, report.num_examples)

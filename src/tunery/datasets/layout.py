@@ -97,7 +97,7 @@ def replay_spans(
             start = found + len(generation_prompt) if found >= 0 else -1
         if start < 0 or not text.startswith(after):
             raise RenderError(
-                say("error.chat_template_model_rewrites_earlier", index=index + 1),
+                say("error.template_rewrites_turns", index=index + 1),
                 param="messages",
             )
         spans.append((start, _end_of(after, start, end_of_turn)))

@@ -40,7 +40,7 @@ def text_of(message: Message) -> str:
 def _text_of_part(part: dict[str, Any]) -> str:
     text = part.get("text", part.get("refusal"))
     if not isinstance(text, str):
-        raise RenderError(say("error.model_reads_text_only_content", type=part.get("type")), param="messages")
+        raise RenderError(say("error.text_only", type=part.get("type")), param="messages")
     return text
 
 

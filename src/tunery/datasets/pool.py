@@ -44,7 +44,7 @@ def examine_in_pool(blocks: Iterable[Block], task: Task, num_processes: int) -> 
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool as exc:
-        raise ServerFault(say("error.process_checked_file_was_killed")) from exc
+        raise ServerFault(say("error.check_killed")) from exc
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -133,7 +133,7 @@ class Renderer:
             known = self.marks.guard_all(tools) if tools else None
             return (guarded, known) if self.knows_tools else (with_tools(guarded, known), None)
         except (KeyError, TypeError, AttributeError) as exc:
-            raise RenderError(say("error.message_not_in_form_chat", reason=exc), param="messages") from exc
+            raise RenderError(say("error.message_form", reason=exc), param="messages") from exc
 
     def _guarded(self, message: Message) -> Message:
         """Arguments become objects, which templates that know tools expect where OpenAI has JSON text."""
@@ -291,7 +291,7 @@ class Renderer:
         try:
             return self.marks.encode(texts)
         except (UnicodeEncodeError, TypeError) as exc:
-            raise RenderError(say("error.text_holds_half_surrogate_pair"), param="messages") from exc
+            raise RenderError(say("error.lone_surrogate"), param="messages") from exc
 
 
 def _rendered(layout: Layout, encoded: Encoded, max_tokens: int | None) -> Rendered:

@@ -38,12 +38,12 @@ def split_file(chunks: Chunks, training: Path, validation: Path, *, share: float
     is small enough to be held back.
     """
     if not 0 < share < 1:
-        raise InvalidRequest(say("error.share_validation_must_be_between", share=share), param="share")
+        raise InvalidRequest(say("error.share_out_of_range", share=share), param="share")
     groups, lines = _groups(chunks())
     chosen = _choose(groups, share, seed)
     held_back = set(lines[np.isin(groups, chosen)].tolist())
     if not held_back:
-        raise InvalidRequest(say("error.no_validation_file_can_be"), param="share")
+        raise InvalidRequest(say("error.nothing_to_hold_back"), param="share")
     num_training = 0
     with training.open("wb") as to_training, validation.open("wb") as to_validation:
         for line in _filled(chunks()):

@@ -81,7 +81,7 @@ class ChatTemplate:
                 messages=messages, tools=tools, add_generation_prompt=add_generation_prompt, **self._special_tokens
             )
         except _FAILURES as exc:
-            raise RenderError(say("error.chat_template_model_cannot_render", reason=exc), param="messages") from exc
+            raise RenderError(say("error.template_cannot_render", reason=exc), param="messages") from exc
 
 
 def load_template(model_dir: Path, config: dict[str, Any]) -> str:

@@ -93,17 +93,15 @@ class Unavailable(TuneryError):
 
 
 def no_such_file(file_id: str) -> NotFound:
-    return NotFound(say("error.no_such_file_object", file_id=file_id), param="id")
+    return NotFound(say("error.no_such_file", file_id=file_id), param="id")
 
 
 def no_such_job(job_id: str) -> NotFound:
-    return NotFound(
-        say("error.could_not_find_fine_tune", job_id=job_id), param="fine_tune_id", code="fine_tune_not_found"
-    )
+    return NotFound(say("error.no_such_job", job_id=job_id), param="fine_tune_id", code="fine_tune_not_found")
 
 
 def no_such_model(model: str) -> NotFound:
-    return NotFound(say("error.model_does_not_exist_you", model=model), param="model", code="model_not_found")
+    return NotFound(say("error.no_such_model", model=model), param="model", code="model_not_found")
 
 
 class InvalidTransition(InvalidRequest):

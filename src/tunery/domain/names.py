@@ -43,9 +43,7 @@ def parse_name(text: str) -> FineTunedName | None:
 def check_suffix(suffix: str) -> None:
     """Raises InvalidRequest when it has no or more than 64 characters."""
     if not 1 <= len(suffix) <= MAX_SUFFIX:
-        raise InvalidRequest(
-            say("error.invalid_uffix_must_have_1", most=MAX_SUFFIX, num_suffix=len(suffix)), param="suffix"
-        )
+        raise InvalidRequest(say("error.suffix_length", most=MAX_SUFFIX, num_suffix=len(suffix)), param="suffix")
 
 
 def suffix_in_name(suffix: str) -> str:

@@ -141,7 +141,7 @@ def trainable(conn: Connection, name: str, project_id: str, catalog: Catalog) ->
         return own.name, own.base_model
     base = catalog.find(name)
     if base is None or not base.training:
-        raise InvalidRequest(say("error.model_not_available_fine_tuning", name=name), code="model_not_available")
+        raise InvalidRequest(say("error.model_not_trainable", name=name), code="model_not_available")
     return base.name, base.name
 
 
@@ -152,7 +152,7 @@ def _check_file(conn: Connection, file_id: str, project_id: str, param: str) -> 
         raise InvalidRequest(say("error.invalid_file", param=param, file_id=file_id), param=param) from exc
     if file.purpose != FilePurpose.FINE_TUNE:
         raise InvalidRequest(
-            say("error.invalid_has_purpose_must_be", param=param, file_id=file_id, purpose=file.purpose), param=param
+            say("error.wrong_purpose", param=param, file_id=file_id, purpose=file.purpose), param=param
         )
 
 
@@ -162,7 +162,7 @@ def _integrations(request: JobRequest, job_id: str, settings: Settings) -> list[
         return request.integrations
     if settings.wandb_api_key is None:
         raise InvalidRequest(
-            say("error.wandb_integration_needs_w_b"),
+            say("error.no_wandb_key"),
             param="integrations",
             code="wandb_key_missing",
         )

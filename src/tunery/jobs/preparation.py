@@ -66,7 +66,7 @@ def _continue_from(job: FineTuningJob, resources: Resources, workspace: Workspac
     with read(resources.engine) as conn:
         model = models.find_model(conn, job.model, job.project_id)
     if model is None:
-        raise NotFound(say("error.job_failed_because_model_continues", model=job.model), param="model")
+        raise NotFound(say("error.job_model_deleted", model=job.model), param="model")
     shutil.rmtree(workspace.init_adapter, ignore_errors=True)
     resources.blobs.download_dir(model.blob, workspace.init_adapter)
     return model.source

@@ -50,7 +50,7 @@ def check(request: JobRequest) -> Method:
 def _method(method: str) -> Method:
     if method == "reinforcement":
         raise InvalidRequest(
-            say("error.reinforcement_fine_tuning_not_available"),
+            say("error.no_reinforcement"),
             param="method.type",
             code="unsupported_value",
         )
@@ -77,13 +77,13 @@ def _check_hyperparameters(chosen: Hyperparameters, where: str) -> None:
 def _within(value: int, param: str, *, least: int, most: int) -> None:
     if value < least:
         raise InvalidRequest(
-            say("error.invalid_integer_below_minimum_value", param=param, least=least, value=value),
+            say("error.integer_below_min", param=param, least=least, value=value),
             param=param,
             code="integer_below_min_value",
         )
     if value > most:
         raise InvalidRequest(
-            say("error.invalid_integer_above_maximum_value", param=param, most=most, value=value),
+            say("error.integer_above_max", param=param, most=most, value=value),
             param=param,
             code="integer_above_max_value",
         )
@@ -93,13 +93,13 @@ def _above_zero(value: float, param: str, *, most: float | None) -> None:
     # Written so that NaN fails as well.
     if not value > 0:
         raise InvalidRequest(
-            say("error.invalid_decimal_below_minimum_value", param=param, value=value),
+            say("error.decimal_not_positive", param=param, value=value),
             param=param,
             code="decimal_below_min_value",
         )
     if value == float("inf") or (most is not None and value > most):
         raise InvalidRequest(
-            say("error.invalid_decimal_above_maximum_value", param=param, most=most, value=value),
+            say("error.decimal_above_max", param=param, most=most, value=value),
             param=param,
             code="decimal_above_max_value",
         )
@@ -110,7 +110,7 @@ def _check_metadata(metadata: dict[str, str] | None) -> None:
         return
     if len(metadata) > MAX_METADATA:
         raise InvalidRequest(
-            say("error.invalid_metadata_too_many_properties", most=MAX_METADATA, num_metadata=len(metadata)),
+            say("error.metadata_too_many", most=MAX_METADATA, num_metadata=len(metadata)),
             param="metadata",
             code="object_above_max_properties",
         )
@@ -125,7 +125,7 @@ def _check_integrations(integrations: list[dict[str, Any]] | None) -> None:
     entries = integrations or []
     if len(entries) > MAX_INTEGRATIONS:
         raise InvalidRequest(
-            say("error.invalid_integrations_expected_at_most", most=MAX_INTEGRATIONS, num_entries=len(entries)),
+            say("error.too_many_integrations", most=MAX_INTEGRATIONS, num_entries=len(entries)),
             param="integrations",
             code="array_above_max_length",
         )
@@ -143,14 +143,14 @@ def _check_wandb(entry: dict[str, Any], where: str) -> None:
     options = entry.get("wandb")
     if not isinstance(options, dict) or not options.get("project"):
         raise InvalidRequest(
-            say("error.missing_required_parameter_wandb_project", where=where),
+            say("error.wandb_project_missing", where=where),
             param=f"{where}.wandb.project",
             code="missing_required_parameter",
         )
     tags = options.get("tags") or []
     if len(tags) > MAX_TAGS:
         raise InvalidRequest(
-            say("error.invalid_wandb_tags_expected_at", where=where, most=MAX_TAGS, num_tags=len(tags)),
+            say("error.wandb_too_many_tags", where=where, most=MAX_TAGS, num_tags=len(tags)),
             param=f"{where}.wandb.tags",
             code="array_above_max_length",
         )
@@ -161,7 +161,7 @@ def _check_wandb(entry: dict[str, Any], where: str) -> None:
 
 def _too_long(param: str, what: str, length: int, most: int) -> InvalidRequest:
     return InvalidRequest(
-        say("error.invalid_has_characters_at_most", param=param, what=what, length=length, most=most),
+        say("error.metadata_too_long", param=param, what=what, length=length, most=most),
         param=param,
         code="string_above_max_length",
     )

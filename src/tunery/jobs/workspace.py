@@ -121,7 +121,7 @@ def fetch_file(resources: Resources, job: FineTuningJob, file_id: str, role: Rol
         resources.blobs.download(file.blob, to)
     except NotFound as exc:
         raise NotFound(
-            say("error.job_failed_because_its_file", role=role, file_id=file_id),
+            say("error.job_file_deleted", role=role, file_id=file_id),
             param=f"{role}_file",
             code=f"invalid_{role}_file",
         ) from exc

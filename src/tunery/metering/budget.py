@@ -23,7 +23,7 @@ def check_budget(conn: Connection, project_id: str, limits: Limits, *, now: floa
         return
     if usage.spent_since(conn, project_id, month_start(now)) >= limits.monthly_budget * MICRO:
         raise RateLimited(
-            say("error.you_exceeded_your_current_quota"),
+            say("error.quota_exceeded"),
             type="insufficient_quota",
             code="insufficient_quota",
             headers={"x-should-retry": "false"},

@@ -49,7 +49,7 @@ def check_new_job(conn: Connection, settings: Settings, project_id: str, *, mode
     limit = project_limits(conn, settings, project_id).max_jobs_per_day
     if limit and jobs.count_jobs(conn, project_id, created_since=now - DAY_S) >= limit:
         raise RateLimited(
-            say("error.you_have_reached_maximum_fine", limit=limit, model=model),
+            say("error.jobs_per_day", limit=limit, model=model),
             type="requests",
             code="daily_rate_limit_exceeded",
             headers={"x-should-retry": "false"},

@@ -260,5 +260,5 @@ def _finish(
         return to_job(row)
     job = get_job(conn, job_id)
     raise InvalidTransition(
-        say("error.fine_tuning_job_not_held", job_id=job_id, status=say(f"state.{job.status}"), worker_id=worker_id)
+        say("error.job_not_held", job_id=job_id, status=say(f"state.{job.status}"), worker_id=worker_id)
     )

@@ -70,7 +70,7 @@ def _own(completion_id: str, project_id: str) -> tuple[Any, Any]:
 
 
 def _no_such_completion(completion_id: str) -> NotFound:
-    return NotFound(say("error.chat_completion_with_id_not", completion_id=completion_id), param="completion_id")
+    return NotFound(say("error.no_such_completion", completion_id=completion_id), param="completion_id")
 
 
 def _to_completion(row: Row[Any]) -> StoredCompletion:

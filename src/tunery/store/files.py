@@ -86,7 +86,7 @@ def lock_upload(conn: Connection, upload_id: str, project_id: str) -> Upload:
 def _one_upload(conn: Connection, query: Select[Any], upload_id: str) -> Upload:
     row = conn.execute(query).first()
     if row is None:
-        raise NotFound(say("error.no_such_upload_object", upload_id=upload_id), param="id")
+        raise NotFound(say("error.no_such_upload", upload_id=upload_id), param="id")
     return _to_upload(row)
 
 

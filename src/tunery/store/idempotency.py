@@ -15,7 +15,7 @@ def find_job_id(conn: Connection, project_id: str, key: str, request_hash: str) 
     if row is None:
         return None
     if row.request_hash != request_hash:
-        raise InvalidRequest(say("error.idempotency_key_was_used_with"), code="idempotency_error")
+        raise InvalidRequest(say("error.idempotency_key_reused"), code="idempotency_error")
     return row.job_id
 
 

@@ -64,7 +64,7 @@ def get_active_project(conn: Connection, project_id: str, organization_id: str |
     project = get_project(conn, project_id, organization_id)
     if project.archived_at is not None:
         raise InvalidRequest(
-            say("error.project_archived_takes_nothing_new", name=project.name),
+            say("error.project_takes_nothing_new", name=project.name),
             param="project_id",
             code="project_archived",
         )

@@ -93,7 +93,7 @@ def _own(endpoint_id: str, project_id: str) -> tuple[Any, Any]:
 
 
 def _no_such_endpoint(endpoint_id: str) -> NotFound:
-    return NotFound(say("error.no_such_webhook_endpoint", endpoint_id=endpoint_id), param="id")
+    return NotFound(say("error.no_such_endpoint", endpoint_id=endpoint_id), param="id")
 
 
 def _to_endpoint(conn: Connection) -> Callable[[Row[Any]], WebhookEndpoint]:

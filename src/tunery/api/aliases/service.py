@@ -17,13 +17,13 @@ def set_alias(services: Services, caller: Caller, *, name: str, target: str, rea
     """Raises NotFound when the target is no model of the project, InvalidRequest when it is an alias itself."""
     with write(services.engine) as conn:
         if name == target:
-            raise InvalidRequest(say("error.alias_cannot_point_at_its"), param="target")
+            raise InvalidRequest(say("error.alias_to_itself"), param="target")
         if models.find_alias(conn, caller.project_id, target):
-            raise InvalidRequest(say("error.itself_alias_name_model_points", target=target), param="target")
+            raise InvalidRequest(say("error.alias_to_alias", target=target), param="target")
         if not target.startswith(UPSTREAM):
             resolve(conn, services.catalog, target, caller.project_id)
         elif services.settings.upstream_api_key is None:
-            raise InvalidRequest(say("error.nothing_can_be_passed_on"), param="target")
+            raise InvalidRequest(say("error.no_upstream_key"), param="target")
         else:
             check_price(services.prices, target.removeprefix(UPSTREAM), services.clock(), param="target")
         return _set(conn, services, caller, name, target, reason)
@@ -34,7 +34,7 @@ def revert(services: Services, caller: Caller, name: str) -> str | None:
     with write(services.engine) as conn:
         changes = models.list_alias_changes(conn, caller.project_id, name)
         if not changes:
-            raise NotFound(say("error.there_no_alias", name=name), param="name")
+            raise NotFound(say("error.no_such_alias", name=name), param="name")
         before = changes[1].target if len(changes) > 1 else None
         if before is None:
             _delete(conn, services, caller, name, "reverted")
@@ -46,7 +46,7 @@ def revert(services: Services, caller: Caller, name: str) -> str | None:
 def delete(services: Services, caller: Caller, name: str) -> None:
     with write(services.engine) as conn:
         if not _delete(conn, services, caller, name, "deleted"):
-            raise NotFound(say("error.there_no_alias", name=name), param="name")
+            raise NotFound(say("error.no_such_alias", name=name), param="name")
 
 
 def list_aliases(services: Services, caller: Caller) -> tuple[Alias, ...]:

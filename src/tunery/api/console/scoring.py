@@ -30,7 +30,7 @@ async def score(services: Services, caller: Caller, request_id: str, request: Sc
     target, rendered = await asyncio.to_thread(_prepare, services, caller, request)
     trained = [index for index, weight in enumerate(rendered.loss_weights) if weight > 0 and index > 0]
     if not trained:
-        raise InvalidRequest(say("error.last_message_must_be_assistant"), param="messages")
+        raise InvalidRequest(say("error.last_message_not_answer"), param="messages")
     body = {
         "prompt": rendered.token_ids,
         "max_tokens": 1,
@@ -41,7 +41,7 @@ async def score(services: Services, caller: Caller, request_id: str, request: Sc
     answer = await _ask(services, caller, RequestIds(request_id), body, target)
     entries = answer["choices"][0].get("prompt_logprobs") or answer.get("prompt_logprobs")
     if not entries or len(entries) != len(rendered.token_ids):
-        raise Unavailable(say("error.engine_gives_no_log_probabilities"))
+        raise Unavailable(say("error.no_prompt_logprobs"))
     scores = [_entry(entries[index], rendered.token_ids[index]) for index in trained]
     return ScoreOut(
         model=target.public_name,
@@ -72,7 +72,7 @@ def _prepare(services: Services, caller: Caller, request: ScoreRequest) -> tuple
     with read(services.engine) as conn:
         target = resolve(conn, services.catalog, request.model, caller.project_id)
     if target.upstream is not None:
-        raise InvalidRequest(say("error.model_passed_on_openai_cannot"), param="model")
+        raise InvalidRequest(say("error.upstream_cannot_score"), param="model")
     folder = cached(target.source, services.settings.models_dir)
     if folder is None:
         raise unavailable("The base model is still being fetched. Please try again in a moment.")
@@ -81,7 +81,7 @@ def _prepare(services: Services, caller: Caller, request: ScoreRequest) -> tuple
         longest = target.base.context_length if target.base else None
         return target, _renderer(folder).render(example, longest)
     except (RenderError, KeyError, TypeError) as exc:
-        raise InvalidRequest(say("error.messages_cannot_be_rendered", reason=exc), param="messages") from exc
+        raise InvalidRequest(say("error.messages_not_rendered", reason=exc), param="messages") from exc
 
 
 @lru_cache(maxsize=4)

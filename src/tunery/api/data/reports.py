@@ -63,7 +63,7 @@ class ReportCache:
             return
         if not self._turns.acquire(timeout=WAIT_S):
             raise Unavailable(
-                say("error.other_large_files_are_being"),
+                say("error.checks_busy"),
                 code="slow_down",
                 headers={"retry-after": "10"},
             )

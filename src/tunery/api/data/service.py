@@ -59,7 +59,7 @@ def validation(services: Services, caller: Caller, request: ValidationCreate) ->
     if request.training_file is None:
         return file, _report_steps(services, file, base, request.method, request.role)
     if request.role != "validation":
-        raise InvalidRequest(say("error.training_file_needs_role_validation"), param="training_file")
+        raise InvalidRequest(say("error.training_file_without_role"), param="training_file")
     training = find_file(services, caller, request.training_file)
     return file, _against(services, file, training, base, request.method)
 
@@ -120,9 +120,7 @@ def split(services: Services, caller: Caller, file_id: str, *, share: float, see
     """Two new files of the project, `…-train.jsonl` and `…-valid.jsonl`."""
     file = find_file(services, caller, file_id)
     if file.purpose is not FilePurpose.FINE_TUNE:
-        raise InvalidRequest(
-            say("error.no_training_file_its_purpose", file_id=file_id, value=file.purpose.value), param="id"
-        )
+        raise InvalidRequest(say("error.not_a_training_file", file_id=file_id, value=file.purpose.value), param="id")
     with _split_folder(services) as folder:
         parts = folder / "train.jsonl", folder / "valid.jsonl"
         with services.reports.turn(file.bytes):
@@ -150,7 +148,7 @@ def find_base(services: Services, caller: Caller, name: str) -> Base:
         own = models.find_model(conn, name, caller.project_id)
     catalog = services.catalog.find(own.base_model if own else name)
     if catalog is None or not catalog.training:
-        raise InvalidRequest(say("error.model_not_available_fine_tuning", name=name), code="model_not_available")
+        raise InvalidRequest(say("error.model_not_trainable", name=name), code="model_not_available")
     source = own.source if own else catalog.source
     folder = cached(source, services.settings.models_dir)
     if folder is None:

@@ -80,7 +80,7 @@ def _upload_file(services: Services, caller: Caller, events: Iterator[Event], ro
             else:
                 fields[event.name] = field_text(events)
         if received is None:
-            raise InvalidRequest(say("error.file_required_property"), param="file", code="missing_required_parameter")
+            raise InvalidRequest(say("error.file_required"), param="file", code="missing_required_parameter")
         purpose = read_purpose(fields.get("purpose"))
         lifetime_s = read_lifetime(fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]"))
         file = as_file(services, caller, received, purpose, lifetime_s)
@@ -120,11 +120,11 @@ def as_file(
 
 def read_purpose(text: str | None) -> FilePurpose:
     if text is None:
-        raise InvalidRequest(say("error.purpose_required_property"), param="purpose", code="missing_required_parameter")
+        raise InvalidRequest(say("error.purpose_required"), param="purpose", code="missing_required_parameter")
     if text not in PURPOSES:
         supported = ", ".join(f"'{name}'" for name in PURPOSES)
         raise InvalidRequest(
-            say("error.invalid_value_supported_values_are", text=text[:100], supported=supported),
+            say("error.invalid_value", text=text[:100], supported=supported),
             param="purpose",
             code="invalid_value",
         )
@@ -137,13 +137,13 @@ def read_lifetime(anchor: str | None, seconds: str | None) -> int | None:
         return None
     if anchor != "created_at":
         raise InvalidRequest(
-            say("error.invalid_value_expires_after_anchor"),
+            say("error.expiry_anchor"),
             param="expires_after[anchor]",
             code="invalid_value",
         )
     if seconds is None or not seconds.isascii() or not seconds.isdigit() or len(seconds) > 9:
         raise InvalidRequest(
-            say("error.invalid_type_expires_after_seconds"),
+            say("error.expiry_not_integer"),
             param="expires_after[seconds]",
             code="invalid_type",
         )
@@ -155,7 +155,7 @@ def check_lifetime(seconds: int, param: str) -> int:
         side = "below_min" if seconds < MIN_LIFETIME_S else "above_max"
         raise InvalidRequest(
             say(
-                "error.invalid_expected_value_from_but",
+                "error.out_of_range",
                 param=param,
                 least=MIN_LIFETIME_S,
                 most=MAX_LIFETIME_S,
@@ -186,7 +186,7 @@ def delete_file(services: Services, caller: Caller, file_id: str) -> None:
     """
     with write(services.engine) as conn:
         if jobs.is_file_in_use(conn, file_id, caller.project_id):
-            raise InvalidRequest(say("error.file_used_by_fine_tuning", file_id=file_id), param="id")
+            raise InvalidRequest(say("error.file_in_use", file_id=file_id), param="id")
         file = store.delete_file(conn, file_id, caller.project_id)
     services.blobs.delete(file.blob)
 

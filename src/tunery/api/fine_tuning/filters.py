@@ -34,10 +34,10 @@ def metadata_filter(query: QueryParams) -> dict[str, str] | str | None:
         return NULL_METADATA
     if bare not in (None, "", "null") or (bare == "null" and pairs):
         raise InvalidRequest(
-            say("error.invalid_metadata_use_metadata_key"),
+            say("error.metadata_form"),
             param="metadata",
             code="invalid_value",
         )
     if any("\0" in text for pair in pairs.items() for text in pair):
-        raise InvalidRequest(say("error.invalid_metadata_character_u_0000"), param="metadata")
+        raise InvalidRequest(say("error.nul_in_metadata"), param="metadata")
     return pairs or None

@@ -54,9 +54,7 @@ def delete_permission(
     with write(services.engine) as conn:
         model = models.get_own_model(conn, checkpoint, caller.project_id)
         if not models.delete_permission(conn, model.name, permission_id):
-            raise NotFound(
-                say("error.no_such_checkpoint_permission", permission_id=permission_id), param="permission_id"
-            )
+            raise NotFound(say("error.no_such_permission", permission_id=permission_id), param="permission_id")
     return DeletedPermission(id=permission_id)
 
 

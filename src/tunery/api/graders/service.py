@@ -40,7 +40,7 @@ def check(grader: Grader, where: str = "grader") -> None:
     """Raises InvalidRequest for a grader that could never give a number."""
     if isinstance(grader, Python):
         raise InvalidRequest(
-            say("error.python_graders_are_not_available"),
+            say("error.no_python_graders"),
             param=f"{where}.type",
             code="unsupported_value",
         )
@@ -57,18 +57,16 @@ def check(grader: Grader, where: str = "grader") -> None:
         return
     if isinstance(grader, TextSimilarity) and grader.evaluation_metric == "cosine":
         raise InvalidRequest(
-            say("error.metric_cosine_needs_embedding_model"),
+            say("error.no_embedding_model"),
             param=f"{where}.evaluation_metric",
             code="unsupported_value",
         )
     if isinstance(grader, ScoreModel) and grader.range and grader.range[0] >= grader.range[1]:
-        raise InvalidRequest(say("error.range_must_rise"), param=f"{where}.range", code="invalid_value")
+        raise InvalidRequest(say("error.range_not_rising"), param=f"{where}.range", code="invalid_value")
     for text in _texts(grader):
         for name in variables(text):
             if name.partition(".")[0].partition("[")[0] not in NAMESPACES:
-                raise InvalidRequest(
-                    say("error.template_names_may_use_item", name=name), param=where, code="invalid_value"
-                )
+                raise InvalidRequest(say("error.template_unknown_name", name=name), param=where, code="invalid_value")
 
 
 def _check_formula(grader: Multi) -> None:
@@ -79,7 +77,7 @@ def _check_formula(grader: Multi) -> None:
         raise InvalidRequest(f"{exc}.", param="grader.calculate_output", code="invalid_value") from exc
     if unknown := sorted(formula.names(node) - set(grader.by_name())):
         raise InvalidRequest(
-            say("error.formula_uses_but_there_no", unknown=unknown[0]),
+            say("error.formula_unknown_grader", unknown=unknown[0]),
             param="grader.calculate_output",
             code="invalid_value",
         )

@@ -24,7 +24,7 @@ def unavailable(message: str) -> Unavailable:
 def lost(exc: BaseException) -> EngineLost:
     log.warning("the engine was lost in the middle of a request: %r", exc)
     return EngineLost(
-        "The engine was lost while it worked on your request. Please try again.",
+        say("error.engine_lost"),
         code="server_is_overloaded",
         headers={"retry-after": RETRY_AFTER_S},
     )
@@ -33,7 +33,7 @@ def lost(exc: BaseException) -> EngineLost:
 def not_served(target: Target) -> NotFound:
     """404 as for any model that cannot be used, and no 503: to try again would not help."""
     return NotFound(
-        say("error.model_stands_on_which_no", public_name=target.public_name, source=target.source),
+        say("error.base_not_loaded", public_name=target.public_name, source=target.source),
         param="model",
         code="model_not_found",
     )
@@ -42,7 +42,7 @@ def not_served(target: Target) -> NotFound:
 def engine_error(status: int, content: bytes, target: Target) -> TuneryError:
     """What the client is told. The engine's names for models are replaced by the one that the client used."""
     detail = detail_of(content)
-    message = str(detail.get("message") or f"The engine answered {status}.")
+    message = str(detail.get("message") or "") or say("error.engine_answered", status=status)
     if target.adapter is not None:
         message = message.replace(target.adapter.id, target.public_name)
     param, code = detail.get("param"), detail.get("code")
@@ -55,7 +55,7 @@ def engine_error(status: int, content: bytes, target: Target) -> TuneryError:
         return Unavailable(message, code=code or "slow_down", headers={"retry-after": RETRY_AFTER_S})
     if status < 500:
         return InvalidRequest(message, param=param if isinstance(param, str) else None, code=code)
-    return TuneryError(say("error.engine_had_error_while_worked"))
+    return TuneryError(say("error.engine_failed"))
 
 
 def detail_of(content: bytes) -> dict:

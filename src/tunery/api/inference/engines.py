@@ -84,7 +84,7 @@ class Engines:
         Raises the engine's own error as TuneryError, NotFound when no server has the base, Unavailable when none is up.
         """
         if not self._urls:
-            raise unavailable("No engine is configured: set engine_url, or start the server with `tunery serve`.")
+            raise unavailable(say("error.no_engine"))
         last: Exception | None = None
         for url in await self._candidates(target):
             request_id = body.get("request_id", "")
@@ -104,7 +104,7 @@ class Engines:
         if last is None and all(url in self._served for url in self._urls):
             raise not_served(target)
         log.warning("no engine answers for %s: %r", target.source, last)
-        raise unavailable("The engine is starting or restarting. Please try again in a moment.")
+        raise unavailable(say("error.engine_starting"))
 
     async def _send(self, url: str, path: str, body: dict[str, Any], target: Target) -> aiohttp.ClientResponse:
         """One server. An unknown adapter is loaded, once, and the request sent again."""
@@ -175,7 +175,7 @@ class Engines:
             # Two requests may have met the missing adapter; to the second it "has already been loaded".
             if status >= 400 and b"already" not in content:
                 log.error("%s could not be loaded by %s: %s", folder, url, content[:1000].decode(errors="replace"))
-                raise ServerFault(say("error.weights_could_not_be_loaded", name=model.name))
+                raise ServerFault(say("error.weights_not_loaded", name=model.name))
 
     def _adapter_folder(self, model: FineTunedModel) -> Path:
         """A folder that the engine can read: the blob store's own where it is one, else a copy, whole or absent."""
@@ -187,5 +187,5 @@ class Engines:
             self._folder.mkdir(parents=True, exist_ok=True)
             with atomic.replacing_folder(folder, unless_there=True) as part:
                 if self._blobs.download_dir(model.blob, part) == 0:
-                    raise ServerFault(say("error.weights_are_missing_from_blob", name=model.name))
+                    raise ServerFault(say("error.weights_missing", name=model.name))
         return folder

@@ -87,7 +87,7 @@ def check(body: Mapping[str, Any], table: Mapping[str, Parameter]) -> dict[str, 
         parameter = table.get(name)
         if parameter is None:
             raise InvalidRequest(
-                say("error.unrecognized_request_argument_supplied", name=name[:100]),
+                say("error.unrecognized_argument", name=name[:100]),
                 param=name[:100],
                 code="unknown_parameter",
             )
@@ -95,7 +95,7 @@ def check(body: Mapping[str, Any], table: Mapping[str, Parameter]) -> dict[str, 
             continue
         if parameter.state == "refused" or name == "modalities":
             raise InvalidRequest(
-                say("error.unsupported_parameter_not_supported_here", name=name, note=parameter.note),
+                say("error.parameter_not_supported", name=name, note=parameter.note),
                 param=name,
                 code="unsupported_parameter",
             )

@@ -67,7 +67,7 @@ def update_completion(
 def delete_completion(completion_id: str, caller: ModelsUser, services: ServicesDep) -> DeletedCompletion:
     with write(services.engine) as conn:
         if not completions.delete_completion(conn, completion_id, caller.project_id):
-            raise NotFound(say("error.chat_completion_with_id_not", completion_id=completion_id), param="completion_id")
+            raise NotFound(say("error.no_such_completion", completion_id=completion_id), param="completion_id")
     return DeletedCompletion(id=completion_id)
 
 

@@ -46,7 +46,7 @@ class Upstream:
         """The upstream's answer, to be read in the block. Raises what the client should be told."""
         if self._key is None:
             raise InvalidRequest(
-                say("error.passed_on_openai_server_has", public_name=target.public_name),
+                say("error.upstream_not_configured", public_name=target.public_name),
                 param="model",
             )
         sent = {name: value for name, value in body.items() if name not in OURS}

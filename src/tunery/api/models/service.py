@@ -36,7 +36,7 @@ def delete_model(services: Services, caller: Caller, name: str) -> None:
     """The row goes first: from then on no request finds the model, whatever becomes of its files."""
     require_owner(caller)
     if services.catalog.find(name) is not None:
-        raise InvalidRequest(say("error.base_model_cannot_be_deleted", name=name), param="model")
+        raise InvalidRequest(say("error.base_model_not_deletable", name=name), param="model")
     with write(services.engine) as conn:
         model = store.delete_model(conn, name, caller.project_id)
     services.blobs.delete_dir(model.blob)

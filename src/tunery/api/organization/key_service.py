@@ -83,7 +83,7 @@ def _check_grant(operator: Operator, scopes: tuple[str, ...]) -> None:
     """A restricted key gives nobody more than it has. Raises PermissionDenied."""
     if missing := [scope for scope in scopes if not grants(operator.caller.scopes, scope)]:
         raise PermissionDenied(
-            say("error.your_api_key_does_not", missing=missing[0]),
+            say("error.scope_not_own", missing=missing[0]),
             param="scopes",
             code="missing_scope",
         )
@@ -124,7 +124,7 @@ def create_personal_key(
         tenants.get_active_project(conn, project_id, operator.organization_id)
         member = tenants.find_membership(conn, project_id, body.user_id)
         if member is None:
-            raise NotFound(say("error.no_such_user_in_project", user_id=body.user_id), param="user_id")
+            raise NotFound(say("error.no_such_member", user_id=body.user_id), param="user_id")
         key, secret = new_key(
             operator,
             name=body.name,
@@ -150,7 +150,7 @@ def _project_key(conn: Connection, operator: Operator, project_id: str, key_id: 
     tenants.get_project(conn, project_id, operator.organization_id)
     key = tenants.find_key(conn, key_id)
     if key is None or key.project_id != project_id or key.revoked_at is not None:
-        raise NotFound(say("error.no_such_api_key_in", key_id=key_id), param="api_key_id")
+        raise NotFound(say("error.no_such_key", key_id=key_id), param="api_key_id")
     return key
 
 
@@ -279,7 +279,7 @@ def _account(conn: Connection, operator: Operator, project_id: str, account_id: 
     tenants.get_project(conn, project_id, operator.organization_id)
     account = tenants.find_user(conn, account_id)
     if account is None or not account.is_service_account or account.project_id != project_id:
-        raise NotFound(say("error.no_such_service_account_in", account_id=account_id), param="service_account_id")
+        raise NotFound(say("error.no_such_service_account", account_id=account_id), param="service_account_id")
     return account
 
 
@@ -320,5 +320,5 @@ def revoke_admin_key(services: Services, operator: Operator, key_id: str) -> Non
 def _admin_key(conn: Connection, operator: Operator, key_id: str) -> ApiKey:
     key = tenants.find_key(conn, key_id)
     if key is None or not key.is_admin or key.organization_id != operator.organization_id or key.revoked_at is not None:
-        raise NotFound(say("error.no_such_admin_api_key", key_id=key_id), param="key_id")
+        raise NotFound(say("error.no_such_admin_key", key_id=key_id), param="key_id")
     return key

@@ -97,7 +97,7 @@ def set_key_limits(
 def check_rate_limit_id(rate_limit_id: str) -> None:
     if rate_limit_id != RATE_LIMIT:
         raise NotFound(
-            say("error.no_such_rate_limit_there", rate_limit_id=rate_limit_id, rate_limit=RATE_LIMIT),
+            say("error.no_such_rate_limit", rate_limit_id=rate_limit_id, rate_limit=RATE_LIMIT),
             param="rate_limit_id",
         )
 
@@ -106,14 +106,14 @@ def get_budget(services: Services, operator: Operator, project_id: str) -> int:
     """Millionths. Raises NotFound when the project has none of its own."""
     budget = own_limits(services, operator, project_id).monthly_budget
     if not budget:
-        raise NotFound(say("error.project_has_no_spend_limit"), param="project_id")
+        raise NotFound(say("error.no_spend_limit"), param="project_id")
     return budget
 
 
 def set_budget(services: Services, operator: Operator, project_id: str, *, cents: int, currency: str) -> int:
     if currency.lower() != services.prices.currency:
         raise InvalidRequest(
-            say("error.prices_are_in_here_not", upper=services.prices.currency.upper(), currency=currency),
+            say("error.other_currency", upper=services.prices.currency.upper(), currency=currency),
             param="currency",
         )
     change_limits(services, operator, project_id, {"monthly_budget": cents * CENT})

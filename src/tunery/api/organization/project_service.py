@@ -55,7 +55,7 @@ def archive_project(services: Services, operator: Operator, project_id: str) -> 
         if project.archived_at is not None:
             return project
         if len(tenants.list_projects(conn, operator.organization_id, limit=2).items) == 1:
-            raise InvalidRequest(say("error.organization_only_active_project_cannot"), param="project_id")
+            raise InvalidRequest(say("error.last_project"), param="project_id")
         tenants.archive_project(conn, project_id, services.clock())
         cancel_all(conn, project_id, clock=services.clock)
         _record_in(conn, services, operator, "project.archived", project_id)
@@ -103,7 +103,7 @@ def delete_user(services: Services, operator: Operator, user_id: str) -> None:
 def _keep_one_owner(conn: Connection, user: User) -> None:
     """An organisation without an owner could be administered by nobody. Locks, so that two owners cannot both go."""
     if user.role is Role.OWNER and tenants.count_owners_for_update(conn, user.organization_id) == 1:
-        raise InvalidRequest(say("error.organization_only_owner_must_stay"), param="user_id")
+        raise InvalidRequest(say("error.last_owner"), param="user_id")
 
 
 def add_member(services: Services, operator: Operator, project_id: str, body: MemberCreate) -> Membership:
@@ -121,7 +121,7 @@ def _member_to_be(conn: Connection, operator: Operator, body: MemberCreate, now:
     if body.user_id is not None:
         return tenants.get_user(conn, body.user_id, operator.organization_id)
     if body.email is None:
-        raise InvalidRequest(say("error.give_user_id_email_whom"), param="user_id")
+        raise InvalidRequest(say("error.member_not_named"), param="user_id")
     known = tenants.list_users(conn, operator.organization_id, emails=(body.email,)).items
     if known:
         return known[0]
@@ -172,5 +172,5 @@ def remove_member(services: Services, operator: Operator, project_id: str, user_
 def _member(conn: Connection, project_id: str, user_id: str) -> Membership:
     member = tenants.find_membership(conn, project_id, user_id)
     if member is None:
-        raise NotFound(say("error.no_such_user_in_project", user_id=user_id), param="user_id")
+        raise NotFound(say("error.no_such_member", user_id=user_id), param="user_id")
     return member

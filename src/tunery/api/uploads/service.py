@@ -58,7 +58,7 @@ def check_pending(services: Services, upload: Upload) -> Upload:
         upload = replace(upload, status="expired")
     if upload.status != "pending":
         status = say(f"state.{upload.status}")
-        raise InvalidRequest(say("error.upload_can_no_longer_be", upload_id=upload.id, status=status))
+        raise InvalidRequest(say("error.upload_closed", upload_id=upload.id, status=status))
     return upload
 
 
@@ -80,9 +80,7 @@ def add_part(
                 elif isinstance(event, PartHead):
                     field_text(events)
             if size is None:
-                raise InvalidRequest(
-                    say("error.data_required_property"), param="data", code="missing_required_parameter"
-                )
+                raise InvalidRequest(say("error.data_required"), param="data", code="missing_required_parameter")
             part = UploadPart(id=part_id, upload_id=upload_id, created_at=services.now(), bytes=size, blob=blob)
             with write(services.engine) as conn:
                 room.settle(conn, size)
@@ -113,7 +111,7 @@ def within(chunks: Iterable[bytes], upload: Upload, left: int) -> Iterator[bytes
 
 def check_size(upload: Upload, size: int, left: int) -> None:
     if size > MAX_PART_BYTES:
-        raise InvalidRequest(say("error.part_may_have_at_most", most=MAX_PART_BYTES // 1024**2), param="data")
+        raise InvalidRequest(say("error.part_too_large", most=MAX_PART_BYTES // 1024**2), param="data")
     if size > left:
         raise InvalidRequest(
             say("error.more_than_announced", announced=upload.bytes, left=max(0, left)),
@@ -146,9 +144,7 @@ def complete(
         raise
     try:
         if md5 is not None and md5.lower() != digest:
-            raise InvalidRequest(
-                say("error.content_md5_but_request_says", digest=digest, md5=md5), param="md5", code="invalid_value"
-            )
+            raise InvalidRequest(say("error.md5_differs", digest=digest, md5=md5), param="md5", code="invalid_value")
         file = as_file(services, caller, received, upload.purpose, upload.file_expires_after_s)
         finish(services, upload, "completed", file)
     except BaseException:
@@ -162,14 +158,14 @@ def ordered_parts(services: Services, upload: Upload, part_ids: list[str]) -> li
         known = {part.id: part for part in store.list_parts(conn, upload.id)}
     if unknown := [part_id for part_id in part_ids if part_id not in known]:
         raise InvalidRequest(
-            say("error.upload_has_no_part", id=upload.id, unknown=unknown[0]), param="part_ids", code="invalid_value"
+            say("error.no_such_part", id=upload.id, unknown=unknown[0]), param="part_ids", code="invalid_value"
         )
     if len(set(part_ids)) != len(part_ids):
-        raise InvalidRequest(say("error.part_named_twice"), param="part_ids", code="invalid_value")
+        raise InvalidRequest(say("error.part_twice"), param="part_ids", code="invalid_value")
     total = sum(known[part_id].bytes for part_id in part_ids)
     if total != upload.bytes:
         raise InvalidRequest(
-            say("error.parts_have_bytes_together_but", total=total, bytes=upload.bytes),
+            say("error.upload_size_differs", total=total, bytes=upload.bytes),
             param="part_ids",
             code="invalid_value",
         )
@@ -204,7 +200,7 @@ def finish(services: Services, upload: Upload, status: str, file: File | None = 
         lock_storage(conn, upload.project_id)
         file_id = file.id if file else None
         if not store.update_upload_status(conn, upload.id, status, file_id=file_id):
-            raise InvalidRequest(say("error.upload_has_ended_meanwhile_can", id=upload.id))
+            raise InvalidRequest(say("error.upload_ended", id=upload.id))
         parts = store.list_parts(conn, upload.id)
         store.delete_parts(conn, upload.id)
         if file is not None:  # it takes the place of its parts

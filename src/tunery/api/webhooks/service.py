@@ -63,7 +63,7 @@ def update(services: Services, caller: Caller, endpoint_id: str, body: EndpointU
 def delete(services: Services, caller: Caller, endpoint_id: str) -> None:
     with write(services.engine) as conn:
         if not store.delete_endpoint(conn, endpoint_id, caller.project_id):
-            raise NotFound(say("error.no_such_webhook_endpoint", endpoint_id=endpoint_id), param="id")
+            raise NotFound(say("error.no_such_endpoint", endpoint_id=endpoint_id), param="id")
 
 
 def rotate(services: Services, caller: Caller, endpoint_id: str, *, keep_old: bool) -> WebhookEndpoint:
@@ -97,7 +97,7 @@ def send_test(services: Services, caller: Caller, endpoint_id: str, event_type: 
         allow_private=services.settings.webhook_allow_private_addresses,
     )
     if result.status is None:
-        raise InvalidRequest(say("error.endpoint_did_not_answer", url=endpoint.url, error=result.error), param="url")
+        raise InvalidRequest(say("error.endpoint_silent", url=endpoint.url, error=result.error), param="url")
     return result.status
 
 
@@ -116,4 +116,4 @@ def list_attempts(
 def resend(services: Services, caller: Caller, webhook_id: str) -> None:
     with write(services.engine) as conn:
         if not outbox.resend(conn, webhook_id, caller.project_id, now=services.clock()):
-            raise NotFound(say("error.there_no_finished_delivery", webhook_id=webhook_id), param="webhook_id")
+            raise NotFound(say("error.no_finished_delivery", webhook_id=webhook_id), param="webhook_id")
