@@ -107,7 +107,8 @@ def test_pauses_are_no_part_of_the_duration() -> None:
     ended = {"status": JobStatus.FAILED, "created_at": 1_000, "started_at": 1_050}
     for finished_at, paused_s, spoken in ((1_250, 0, "4 min 10 s"), (8_200, 7_000, "3 min 20 s"), (1_010, 10, "0 s")):
         job = make_job(**ended, finished_at=finished_at, paused_s=paused_s)
-        assert summarise(job, cost=None, metrics={}, problems=()).duration == spoken
+        lasted = summarise(job, cost=None, metrics={}, problems=()).duration_s
+        assert spoken_duration(lasted, translator("en")) == spoken
 
 
 def make_job(**values: Any) -> FineTuningJob:
