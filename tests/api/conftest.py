@@ -135,6 +135,35 @@ class Api:
         return model
 
 
+def make_one_of_each(api: Api) -> dict[str, str]:
+    """The id of one of each thing, by the name of the path parameter that takes it."""
+
+    def made(path: str, **body: object) -> str:
+        answer = api.client.post(path, json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["id"]
+
+    file, model = api.make_file(), api.make_model()
+    project = f"/v1/organization/projects/{api.project_id}"
+    account = made(f"{project}/service_accounts", name="robot")
+    name = "train.jsonl"
+    return {
+        "project_id": api.project_id,
+        "file_id": file["id"],
+        "model": model.name,
+        "checkpoint": model.name,
+        "job_id": api.make_job(training_file=file["id"]).id,
+        "upload_id": made("/v1/uploads", filename=name, purpose="fine-tune", bytes=9, mime_type="text/jsonl"),
+        "endpoint_id": made(
+            "/v1/webhook_endpoints", name="x", url="https://example.com/", event_types=["fine_tuning.job.succeeded"]
+        ),
+        "user_id": api.client.get("/v1/organization/users").json()["data"][0]["id"],
+        "api_key_id": api.client.get(f"{project}/api_keys").json()["data"][0]["id"],
+        "service_account_id": account,
+        "key_id": made("/v1/organization/admin_api_keys", name="x"),
+    }
+
+
 @pytest.fixture(scope="session")
 def fresh_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Migrated once; each test copies it."""

@@ -1,5 +1,11 @@
 """Who gets in, for which project, to do what."""
 
+import asyncio
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+
 import pytest
 
 from tests.api.conftest import NOW, Api
@@ -110,6 +116,50 @@ def test_our_own_clients_send_nothing_of_an_old_account(monkeypatch: pytest.Monk
     ):
         sent = {name.lower(): value for name, value in client.default_headers.items() if isinstance(value, str)}
         assert "openai-organization" not in sent and sent.get("openai-project") == project
+
+
+class Recorder(BaseHTTPRequestHandler):
+    """A server that keeps the headers of what it is asked."""
+
+    seen: ClassVar[list[dict[str, str]]] = []
+
+    def do_GET(self) -> None:
+        self.seen.append({name.lower(): value for name, value in self.headers.items()})
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.end_headers()
+        self.wfile.write(b'{"object": "list", "data": []}')
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on the terminal."""
+
+
+@pytest.fixture
+def recorder() -> Iterator[str]:
+    Recorder.seen.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Recorder) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_our_own_clients_send_no_headers_of_the_environment(monkeypatch: pytest.MonkeyPatch, recorder: str) -> None:
+    old = "X-Old: 1\nOpenAI-Organization: org-old\nAuthorization: Bearer sk-old\nOpenAI-Project: proj_old\nCookie: a=b"
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", old)
+    dashboard = Connection(recorder, "sk-mine", headers={"x-mine": "1"})
+
+    async def ask(connection: Connection) -> None:
+        await connection.client.models.list()
+        await connection.get("/tunery/v1/session")
+
+    client_to(f"{recorder}/v1", "sk-mine").models.list()
+    asyncio.run(ask(dashboard))
+    asyncio.run(ask(Connection(recorder, "sk-mine", headers={"x-mine": "1"}).for_background()))
+
+    assert [sent.get("x-mine") for sent in Recorder.seen] == [None, "1", "1", "1", "1"]
+    for sent in Recorder.seen:
+        assert sent["authorization"] == "Bearer sk-mine"
+        assert not sent.keys() & {"x-old", "openai-organization", "openai-project", "cookie"}
 
 
 def test_admin_key_chooses_its_project_by_header(api: Api) -> None:

@@ -15,9 +15,10 @@ from tests.api.conftest import SECRET, Api
 from tests.api.test_errors import error_of
 from tunery.api import body
 from tunery.api.app import ROUTERS
-from tunery.api.body import MAX_DEPTH, MAX_JSON_BYTES, MAX_VALUES, read_json
+from tunery.api.body import MAX_JSON_BYTES
 from tunery.api.routing import Route
 from tunery.domain.errors import InvalidRequest
+from tunery.domain.json_body import MAX_DEPTH, MAX_VALUES, read_json
 from tunery.domain.tenants import Role
 
 MB = 1024 * 1024

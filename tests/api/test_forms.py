@@ -93,8 +93,11 @@ def test_estimate_is_the_prompt_and_the_longest_answer() -> None:
         {"role": "user", "content": "x" * 400},
         {"role": "user", "content": [{"type": "text", "text": "y" * 40}]},
     ]
-    assert estimated_tokens({"messages": messages, "max_tokens": 50, "n": 2}) == 110 + 100
-    assert estimated_tokens({"prompt": [1, 2, 3]}) == 3
+    sent = {"messages": messages, "max_tokens": 50, "n": 2}
+    assert estimated_tokens(sent, context_length=None) == 110 + 100
+    assert estimated_tokens(sent, context_length=2048) == 110 + 100
+    assert estimated_tokens(sent, context_length=30) == 110 + 60  # no answer is longer than the context
+    assert estimated_tokens({"prompt": [1, 2, 3]}, context_length=None) == 3
 
 
 def test_only_honoured_parameters_reach_the_engine() -> None:

@@ -7,6 +7,7 @@ from fastapi.testclient import TestClient
 
 from tests.api.conftest import SECRET, Api
 from tunery.api.health import Health
+from tunery.api.middleware import Visitors
 from tunery.settings import SettingsError, load_settings
 from tunery.store.audit import list_audit
 from tunery.store.database import read
@@ -44,6 +45,18 @@ def test_nobody_is_believed_by_default(make_api) -> None:
 def test_configured_proxies_are_believed(make_api, peer: str, sent: str, believed: str) -> None:
     api = make_api(trusted_proxies=["10.0.0.0/8"])
     assert address_in_audit(api, peer, {"x-forwarded-for": sent}) == believed
+
+
+def test_the_dashboard_alone_is_believed_for_whom_it_asks(make_api) -> None:
+    api = make_api()
+    ours, strange = api.client.app.state.visitors, Visitors()  # type: ignore[attr-defined]
+    assert address_in_audit(api, "127.0.0.1", ours.headers("198.51.100.7")) == "198.51.100.7"
+    assert address_in_audit(api, "127.0.0.1", ours.headers("2001:db8::7")) == "2001:db8::7"
+    name = Visitors.HEADER
+    guesses = ["198.51.100.7", " 198.51.100.7", "x 198.51.100.7", strange.headers("198.51.100.7")[name]]
+    guesses += [ours.headers("198.51.100.7")[name][1:], ours.headers("no address")[name], "", "é 1"]
+    for guess in guesses:
+        assert address_in_audit(api, "127.0.0.1", {name: guess.encode()}) == "127.0.0.1"  # type: ignore[dict-item]
 
 
 def test_a_proxy_that_is_no_address_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from tunery.store.bootstrap import bootstrap
 from tunery.store.database import migrate, open_database, write
 
 START_TIMEOUT_S = 90
+PROXY = "127.0.0.8"  # whose X-Forwarded headers count; browsers come from 127.0.0.1
 
 
 def free_port() -> int:
@@ -54,6 +55,7 @@ class Stand:
             catalog=self.catalog,
             engine_url=self.engine_url,
             model_cache=self.model_cache,
+            trusted_proxies=(PROXY,),
         )
 
     @property

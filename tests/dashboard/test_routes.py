@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.dashboard.stand import Stand
+from tests.dashboard.stand import PROXY, Stand
 from tunery.dashboard.guard import MAX_FAILURES, WINDOW_S, Throttle
 from tunery.dashboard.result_file import as_plain_csv
 from tunery.dashboard.sessions import COOKIE
@@ -41,9 +41,12 @@ def test_another_site_cannot_sign_a_visitor_in(stand: Stand) -> None:
 
 def test_a_proxy_may_rename_the_host(stand: Stand) -> None:
     headers = {"origin": "https://tunery.example", "x-forwarded-host": "tunery.example", "x-forwarded-proto": "https"}
-    answer = httpx.post(f"{stand.url}/dashboard/session", data={"key": stand.key}, headers=headers)
-    cookie = answer.headers["set-cookie"]
-    assert COOKIE in cookie and "HttpOnly" in cookie and "Secure" in cookie
+    for address in (PROXY, "127.0.0.1"):
+        with httpx.Client(transport=httpx.HTTPTransport(local_address=address)) as client:
+            answer = client.post(f"{stand.url}/dashboard/session", data={"key": stand.key}, headers=headers)
+        cookie = answer.headers["set-cookie"]
+        assert COOKIE in cookie and "HttpOnly" in cookie
+        assert ("Secure" in cookie) == (address == PROXY)  # nobody else is believed that this was HTTPS
 
 
 @pytest.mark.parametrize("target", ["https://elsewhere.example/", "//elsewhere.example", "/v1/files", "/dashboard//x"])
@@ -135,6 +138,26 @@ def test_tries_at_keys_are_counted_by_address_and_by_the_beginning_of_the_key() 
     assert throttle.wait_s("10.0.0.1", "key sk-other")  # another key, the same address
     now[0] = WINDOW_S
     assert not throttle.wait_s("10.0.0.1", "key sk-abc")
+
+
+def of_audit(stand: Stand, event_type: str) -> list[dict]:
+    headers = {"authorization": f"Bearer {stand.key}"}
+    query = {"event_types[]": event_type}
+    return httpx.get(f"{stand.url}/v1/organization/audit_logs", params=query, headers=headers).json()["data"]
+
+
+def test_the_audit_log_has_the_address_of_the_browser(stand: Stand) -> None:
+    """Of a refused sign-in, and of what is changed on pages."""
+    transport = httpx.HTTPTransport(local_address="127.0.0.9")
+    with httpx.Client(base_url=stand.url, transport=transport, headers={"origin": stand.url}) as browser:
+        answer = browser.post("/dashboard/session", data={"key": "sk-a-wrong-one"})
+        assert "reason=wrong" in answer.headers["location"]
+        assert "127.0.0.9" in str(of_audit(stand, "login.failed")[0])
+        assert browser.post("/dashboard/session", data={"key": stand.key}).headers["location"] == "/dashboard/"
+        browser.post(
+            "/dashboard/upload", content=b'{"prompt": "x", "completion": "y"}\n', headers={"x-filename": "a.jsonl"}
+        )
+        assert "127.0.0.9" in str(of_audit(stand, "file.created")[0])
 
 
 def test_too_many_wrong_keys_are_refused_unheard(tmp_path: Path, base_model_dir: Path) -> None:

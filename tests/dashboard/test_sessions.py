@@ -80,7 +80,7 @@ def test_a_file_that_was_changed_opens_nothing(sessions: Sessions, change: Calla
 
 def test_nothing_is_asked_once_the_session_is_closed(sessions: Sessions) -> None:
     session = sessions.open(KEY)
-    connections = Connections(load_settings(home=sessions.folder), sessions)
+    connections = Connections(load_settings(home=sessions.folder), sessions, lambda _: {})
     request = HTTPConnection({"type": "http", "headers": [], "server": ("127.0.0.1", 9)})  # nobody listens there
     connection = connections.for_session(request, session)
     sessions.close(session.token)

@@ -11,7 +11,9 @@ import httpx
 import pytest
 
 from tests.serving.server import EngineServer
+from tunery.domain.json_body import MAX_DEPTH, MAX_VALUES
 from tunery.serving.http.door import is_loopback
+from tunery.serving.http.validation import MAX_BODY_BYTES
 from tunery.serving.settings import API_KEY, EngineSettings, parse_arguments
 
 KEY = "the-engines-key"
@@ -129,3 +131,32 @@ def test_the_key_comes_from_the_environment_and_is_needed_on_other_addresses(mon
 )
 def test_which_addresses_are_this_machine(host: str, is_local: bool) -> None:
     assert is_loopback(host) == is_local
+
+
+@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_a_body_is_bounded(server: EngineServer, path: str, is_declared: bool) -> None:
+    body = b'{"prompt": "' + b"x" * MAX_BODY_BYTES + b'"}'
+    sent = body if is_declared else iter([body[:1000], body[1000:]])
+    try:
+        answer = httpx.post(server.url + path, content=sent, headers=OURS | {"content-type": "application/json"})
+    except httpx.WriteError:  # the engine had answered and closed before all was sent
+        return
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
+
+
+@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"x": [' + b"1," * MAX_VALUES + b"1]}",
+        b'{"x": ' + b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1) + b"}",
+        b"{",
+        b"\xff",
+    ],
+)
+def test_many_values_and_many_levels_are_refused_before_they_are_looked_at(
+    server: EngineServer, path: str, body: bytes
+) -> None:
+    answer = httpx.post(server.url + path, content=body, headers=OURS | {"content-type": "application/json"})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] is None

@@ -24,7 +24,7 @@ from tunery.api.inference.engines import Engines
 from tunery.api.inference.routes import router as inference
 from tunery.api.inference.stored import router as stored_completions
 from tunery.api.inference.upstream import Upstream
-from tunery.api.middleware import BodyLimit, RequestContext
+from tunery.api.middleware import BodyLimit, RequestContext, VisitorAddress, Visitors
 from tunery.api.models.routes import router as models
 from tunery.api.organization.audit_routes import router as audit
 from tunery.api.organization.key_routes import router as keys
@@ -126,12 +126,13 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> FastAPI:
         # tunery.tracing does it, alike in api and engine; FastAPI's own would also tell what was in a faulty request.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
-    app.state.services = services
+    app.state.services, app.state.visitors = services, Visitors()
     app.add_middleware(AuditTrail, services=services)
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestContext, access_log=settings.access_log)
     if tracing.is_on():
         app.add_middleware(Traced)
+    app.add_middleware(VisitorAddress, visitors=app.state.visitors)
     # Last, so first: from here on `request.client` is who asks, for audit, limits and sign-in alike.
     app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))
     errors.install(app)

@@ -1,24 +1,21 @@
-"""Request bodies: how large they may be, how JSON is read, and the base of every JSON body's schema: strict types, no
+"""Request bodies: how large they may be, when JSON is read, and the base of every JSON body's schema: strict types, no
 unknown keys, no character that a database cannot hold."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
-import orjson
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.concurrency import run_in_threadpool
 
 from tunery.domain.errors import InvalidRequest
+from tunery.domain.json_body import read_json
 from tunery.texts import say
 
 MAX_UNDECLARED_BYTES = 8 * 1024  # before a key was seen, and wherever no route says more: forms of the dashboard
 MAX_JSON_BYTES = 1024 * 1024  # of a route that does not say more
 MAX_PROMPT_BYTES = 8 * 1024 * 1024  # a context of 128,000 tokens, each character escaped, many times over
-MAX_VALUES = 200_000  # in one body: what holds the interpreter is their number, more than their bytes
-MAX_DEPTH = 100  # JSON within JSON; the encoder that writes it again takes 254
 INLINE_BYTES = 32 * 1024  # parsed sooner than a thread would begin
-BOM = b"\xef\xbb\xbf"
 JSON_TYPE = "application/json"
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -72,40 +69,6 @@ class JsonRequest(Request):
                 f"{exc.message} It was sent with 'Content-Type: {self.content_type[:100]}'; "
                 f"this route takes JSON: 'Content-Type: {JSON_TYPE}'."
             ) from exc
-
-
-def read_json(raw: bytes) -> Any:
-    """The document: valid Unicode, finite numbers, integers of 64 bits. Raises InvalidRequest."""
-    if num_values(raw) > MAX_VALUES:
-        raise InvalidRequest(say("error.too_many_values", most=MAX_VALUES), code="request_too_large")
-    try:
-        value = orjson.loads(raw.removeprefix(BOM))
-    except orjson.JSONDecodeError as exc:
-        found = say("error.not_json", reason=exc.msg[:100], line=exc.lineno, column=exc.colno)
-        raise InvalidRequest(found) from exc
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and is_deep(value):
-        raise InvalidRequest(say("error.nested_too_deep", most=MAX_DEPTH))
-    return value
-
-
-def num_values(raw: bytes) -> int:
-    """An upper bound, by what begins or separates values; exact but for escapes when it would be too many."""
-    bound = sum(raw.count(sign) for sign in (b",", b"[", b"{"))
-    if bound <= MAX_VALUES:
-        return bound
-    unescaped = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
-    outside = b"".join(unescaped.split(b'"')[::2])  # of strings
-    return sum(outside.count(sign) for sign in (b",", b"[", b"{"))
-
-
-def is_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        items = (item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer))
-        level = [item for item in items if isinstance(item, dict | list)]
-        if not level:
-            return False
-    return True
 
 
 Texts = Annotated[

@@ -75,11 +75,12 @@ def client_of(ctx: typer.Context) -> "OpenAI":
 
 
 def client_to(base_url: str, key: str) -> "OpenAI":
-    """The key alone decides: the client takes organisation and project from the environment, where those of an old
-    account at OpenAI may still stand."""
+    """The key alone decides: the client takes organisation, project and headers from the environment, where those of
+    an old account at OpenAI may still stand."""
     # Imported late: the client takes most of a second, which `--help` need not pay.
     from openai import OpenAI
 
     client = OpenAI(base_url=base_url, api_key=key, admin_api_key=key, max_retries=1)
     client.organization = client.project = None
+    client._custom_headers = {}
     return client

@@ -32,7 +32,7 @@ def mount(app: FastAPI, settings: Settings) -> None:
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # the api logs each request of ours itself
     folder = settings.home / "dashboard"
     sessions, drafts = Sessions(folder / "sessions"), Drafts(folder / "drafts")
-    connections = Connections(settings, sessions)
+    connections = Connections(settings, sessions, app.state.visitors.headers)
     app.add_middleware(Guard, settings=settings)
     give_nonces_to_the_framework()
     app.include_router(plain_routes(sessions, drafts, connections))

@@ -15,6 +15,7 @@ from tunery.texts import Translator
 
 TIMEOUT_S = 120.0
 MAX_CONNECTIONS = 64
+NO_HEADERS: Mapping[str, str] = {}
 
 
 class SessionEnded(Exception):
@@ -38,7 +39,14 @@ class Connection:
     Every request raises SessionEnded once `is_open` says no.
     """
 
-    def __init__(self, address: str, key: str, project: str = "", is_open: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self,
+        address: str,
+        key: str,
+        project: str = "",
+        is_open: Callable[[], bool] = lambda: True,
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> None:
         self.address = address
         self.client = _Client(
             api_key=key,
@@ -47,8 +55,9 @@ class Connection:
             timeout=TIMEOUT_S,
             max_retries=1,
         )
-        # Set after, since the client takes what is None from the environment, where an old account may still stand.
+        # Set after, since the client takes all three from the environment, where an old account's may still stand.
         self.client.organization, self.client.project = None, project or None
+        self.client._custom_headers = headers
         self.client.is_open = is_open
 
     def is_open(self) -> bool:
@@ -56,7 +65,8 @@ class Connection:
 
     def for_background(self) -> "Connection":
         """For work that a visitor started and that goes on when the page, or the session, is no more."""
-        return Connection(self.address, self.client.api_key, self.client.project or "")
+        client = self.client
+        return Connection(self.address, client.api_key, client.project or "", headers=client._custom_headers)
 
     async def get(self, path: str, **query: Any) -> Any:
         given = {name: value for name, value in query.items() if value not in (None, "")}
@@ -81,27 +91,39 @@ class Connection:
 class Connections:
     """Keeps the latest clients: making one costs tens of milliseconds (it builds a TLS context)."""
 
-    def __init__(self, settings: Settings, sessions: Sessions) -> None:
-        self.settings, self.sessions = settings, sessions
-        self._kept: OrderedDict[tuple[str, str, str], Connection] = OrderedDict()
+    def __init__(self, settings: Settings, sessions: Sessions, headers_for: Callable[[str], Mapping[str, str]]) -> None:
+        """`headers_for`: what tells the api for which address a request is made."""
+        self.settings, self.sessions, self._headers_for = settings, sessions, headers_for
+        self._kept: OrderedDict[tuple[str, str, str, str], Connection] = OrderedDict()
 
     def for_session(self, request: HTTPConnection, session: Session) -> Connection:
-        wanted = (self.address(request), session.token, session.project)
-        connection = self._kept.pop(wanted, None) or self._connect(wanted[0], session)
+        wanted = (self.address(request), session.token, session.project, visitor_address(request))
+        connection = self._kept.pop(wanted, None) or self._connect(request, session)
         self._kept[wanted] = connection
         while len(self._kept) > MAX_CONNECTIONS:
             self._kept.popitem(last=False)
         return connection
 
-    def _connect(self, address: str, session: Session) -> Connection:
-        token = session.token
-        return Connection(address, session.key, session.project, lambda: self.sessions.find(token) is not None)
+    def for_key(self, request: HTTPConnection, key: str) -> Connection:
+        """For a visitor who is not signed in."""
+        return Connection(self.address(request), key, headers=self._headers_for(visitor_address(request)))
+
+    def _connect(self, request: HTTPConnection, session: Session) -> Connection:
+        token, headers = session.token, self._headers_for(visitor_address(request))
+        return Connection(
+            self.address(request), session.key, session.project, lambda: self.sessions.find(token) is not None, headers
+        )
 
     def address(self, request: HTTPConnection) -> str:
         """This server, by the socket that took the request: the port may have been chosen by the system, and the Host
         header is the visitor's to write."""
         host, port = request.scope.get("server") or (self.settings.host, self.settings.port)
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def visitor_address(request: HTTPConnection) -> str:
+    """The browser's, or "" where the server does not know it: a socket of the file system."""
+    return request.client.host if request.client else ""
 
 
 def explain(error: Exception, t: Translator) -> str:

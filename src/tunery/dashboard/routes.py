@@ -10,7 +10,7 @@ from openai import BadRequestError
 from starlette.background import BackgroundTask
 
 from tunery.dashboard.checks import report_of
-from tunery.dashboard.connection import Connection, Connections, explain
+from tunery.dashboard.connection import Connections, explain, visitor_address
 from tunery.dashboard.drafts import Drafts
 from tunery.dashboard.examples import upload_example
 from tunery.dashboard.guard import Throttle, is_same_origin
@@ -49,13 +49,13 @@ def _session_routes(router: APIRouter, sessions: Sessions, drafts: Drafts, conne
         key, target = str(form.get("key", "")).strip(), _own_path(str(form.get("next", "")))
         if not is_same_origin(request, connections.settings):
             return RedirectResponse(f"{BASE}/sign-in?reason=origin", status_code=303)
-        tried = (request.client.host if request.client else "", f"key {key[:KEY_START]}")
+        tried = (visitor_address(request), f"key {key[:KEY_START]}")
         if wait_s := throttle.wait_s(*tried):
             t = translator(choose_language("", request.headers.get("accept-language", "")))
             headers = {"retry-after": str(math.ceil(wait_s))}
             return Response(t("signin.throttled"), status_code=429, headers=headers, media_type="text/plain")
         try:
-            await Connection(connections.address(request), key or "none").client.models.list()
+            await connections.for_key(request, key or "none").client.models.list()
         except Exception as error:
             reason = "wrong" if getattr(error, "status_code", 0) == 401 else "unreachable"
             if reason == "wrong":

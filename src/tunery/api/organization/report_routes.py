@@ -20,6 +20,7 @@ CostGroup = Literal["project_id", "user_id", "line_item", "api_key_id", "api_sou
 DEFAULT_BUCKETS = {"1m": 60, "1h": 24, "1d": 7}
 MAX_BUCKETS = {"1m": 1440, "1h": 168, "1d": 31}
 MAX_COST_BUCKETS = 180
+CSV: dict[int | str, Any] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
 MAX_CSV_DAYS = 3660
 
 Start = Annotated[int, Query(ge=0, le=10**11, description="Unix seconds, inclusive.")]
@@ -109,7 +110,7 @@ def _filters(**values: Ids) -> dict[str, tuple[Any, ...]]:
     return {name: tuple(wanted) for name, wanted in values.items() if wanted}
 
 
-@router.get("/tunery/v1/organization/usage.csv", response_class=Response)
+@router.get("/tunery/v1/organization/usage.csv", response_class=Response, responses=CSV)
 def usage_csv(operator: OperatorDep, services: ServicesDep, start_time: Start, end_time: End = None) -> Response:
     """Requests and tokens by day, project, key and model."""
     groups = ("project_id", "user_id", "api_key_id", "model", "batch")
@@ -124,7 +125,7 @@ def usage_csv(operator: OperatorDep, services: ServicesDep, start_time: Start, e
     return _csv("usage.csv", ("day", *groups, *numbers), rows)
 
 
-@router.get("/tunery/v1/organization/costs.csv", response_class=Response)
+@router.get("/tunery/v1/organization/costs.csv", response_class=Response, responses=CSV)
 def costs_csv(operator: OperatorDep, services: ServicesDep, start_time: Start, end_time: End = None) -> Response:
     """The bill by day, project, key and line item; amounts are exact."""
     groups = ("project_id", "user_id", "api_key_id", "line_item")

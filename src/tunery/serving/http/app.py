@@ -28,7 +28,7 @@ from tunery.serving.http.schemas import (
     UnloadAdapter,
 )
 from tunery.serving.http.service import Service
-from tunery.serving.http.validation import parse
+from tunery.serving.http.validation import parse, read_body
 
 log = logging.getLogger(__name__)
 
@@ -82,19 +82,19 @@ class Routes:
         self._service = service
 
     async def chat(self, request: Request) -> Response:
-        accepted = await chat.prepare(self._service, parse(ChatRequest, await request.body()))
+        accepted = await chat.prepare(self._service, parse(ChatRequest, await read_body(request)))
         if accepted.request.stream:
             return await _event_stream(chat.stream(self._service, accepted))
         return await _while_connected(request, chat.complete(self._service, accepted))
 
     async def completions(self, request: Request) -> Response:
-        accepted = completions.prepare(self._service, parse(CompletionRequest, await request.body()))
+        accepted = completions.prepare(self._service, parse(CompletionRequest, await read_body(request)))
         if accepted.request.stream:
             return await _event_stream(completions.stream(self._service, accepted))
         return await _while_connected(request, completions.complete(self._service, accepted))
 
     async def load(self, request: Request) -> Response:
-        wanted = parse(LoadAdapter, await request.body())
+        wanted = parse(LoadAdapter, await read_body(request))
         if wanted.lora_name in self._service.base_names:
             raise InvalidRequest(f"{wanted.lora_name!r} is the base model's name.", param="lora_name")
         folder = adapter_folder(wanted.lora_path, self._service.adapters_below)
@@ -103,13 +103,13 @@ class Routes:
         return Response(f"Success: LoRA adapter '{wanted.lora_name}' added successfully.", media_type="text/plain")
 
     async def unload(self, request: Request) -> Response:
-        wanted = parse(UnloadAdapter, await request.body())
+        wanted = parse(UnloadAdapter, await read_body(request))
         await asyncio.wrap_future(self._service.engine.unload(wanted.lora_name))
         return Response(f"Success: LoRA adapter '{wanted.lora_name}' removed successfully.", media_type="text/plain")
 
     async def abort(self, request: Request) -> Response:
         """Requests that run end now: their answers come as far as they are, with the usage until then."""
-        wanted = parse(AbortRequests, await request.body())
+        wanted = parse(AbortRequests, await read_body(request))
         service = self._service
         known = [each for each in wanted.request_ids if service.broker.abort(service.engine, each)]
         return _json({"aborted": known})
@@ -123,7 +123,7 @@ class Routes:
         return _json({"object": "list", "data": cards})
 
     async def tokenize(self, request: Request) -> Response:
-        wanted = parse(TokenizeRequest, await request.body())
+        wanted = parse(TokenizeRequest, await read_body(request))
         renderer = self._service.renderer
         if wanted.messages is not None:
             ids = renderer.prompt_ids(wanted.messages, add_generation_prompt=wanted.add_generation_prompt)
