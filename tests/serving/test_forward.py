@@ -120,10 +120,11 @@ def test_smaller_weights_move_the_real_models_loss_by_less_than_half_a_percent(
     text = "The harbour was quiet that morning. A few boats came back with fish, and the market opened at nine o'clock."
     ids = Renderer.from_dir(base_model_dir).encode(text * 2)
     losses = []
-    for weights in (precision, "full"):
-        model = make_model(base_model_dir, torch.bfloat16, precision=weights)
+    # Against float32: some processors round bfloat16 products so that they alone move this loss by 0.2 %.
+    for weights, dtype in ((precision, torch.bfloat16), ("full", torch.float32)):
+        model = make_model(base_model_dir, dtype, precision=weights)
         logits = torch.cat([model.decode([Run([token], i, list(range(8)), None)]) for i, token in enumerate(ids)])
-        losses.append(float(torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:]))))
+        losses.append(float(torch.nn.functional.cross_entropy(logits[:-1].float(), torch.tensor(ids[1:]))))
 
     assert losses[0] == pytest.approx(losses[1], rel=0.005)
 
