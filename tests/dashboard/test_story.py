@@ -169,7 +169,7 @@ def test_the_report_command_leads_to_its_page(browser: Browser, server: Stand, t
 def test_a_report_that_the_server_refuses_is_not_lost(server: Stand, tmp_path: Path) -> None:
     project, key = server.new_project("full")
     limits = f"{server.url}/tunery/v1/organization/projects/{project}/limits"
-    server.client(key).post(limits, cast_to=object, body={"max_storage_bytes": 1})
+    server.client().post(limits, cast_to=object, body={"max_storage_bytes": 1})
     told, remarks = _report(server, key, tmp_path / "old.golden.jsonl")
     assert "file_id" not in told and "The dashboard does not have this report" in remarks
     assert "Safe to switch: no" in (tmp_path / "old.golden.html").read_text()
