@@ -27,7 +27,8 @@ from tunery.settings import Settings, load_settings
 from tunery.store import events, files, jobs
 from tunery.store.blobs import Blobs
 from tunery.store.bootstrap import bootstrap
-from tunery.store.database import connect, migrate, read, write
+from tunery.store.database import connect, migrate, open_database, read, write
+from tunery.store.secrets import Secrets
 from tunery.store.tables import projects, users
 
 ROWS = [
@@ -120,7 +121,7 @@ class Site:
 def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite file with the schema and the first project, to be copied: migrating takes half a second."""
     path = tmp_path_factory.mktemp("database") / "tunery.db"
-    engine = connect(f"sqlite:///{path}")
+    engine = connect(f"sqlite:///{path}", Secrets(path.with_name("secrets.key")))
     migrate(engine)
     with write(engine) as conn:
         bootstrap(conn, clock=system_clock, key="sk-test-key")
@@ -144,7 +145,8 @@ def base_settings(home: Path, tiny_model_dir: Path) -> Settings:
 
 @pytest.fixture
 def site(base_settings: Settings, migrated_database: Path) -> Iterator[Site]:
-    shutil.copy(migrated_database, base_settings.home / "tunery.db")
+    for file in (migrated_database, migrated_database.with_name("secrets.key")):
+        shutil.copy(file, base_settings.home)
     with open_site(base_settings) as site:
         yield site
 
@@ -152,7 +154,7 @@ def site(base_settings: Settings, migrated_database: Path) -> Iterator[Site]:
 @contextmanager
 def open_site(settings: Settings) -> Iterator[Site]:
     """For a database that has had its first start."""
-    engine = connect(settings.resolved_database_url)
+    engine = open_database(settings)
     with read(engine) as conn:
         user = conn.execute(select(users)).one()
         project_id = conn.execute(select(projects.c.id)).scalar_one()

@@ -10,14 +10,14 @@ from tunery.jobs.worker import Worker
 from tunery.modeling.catalog import Catalog
 from tunery.settings import load_settings
 from tunery.store.blobs import Blobs
-from tunery.store.database import connect
+from tunery.store.database import open_database
 
 settings = load_settings()
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
 worker = Worker(
     settings,
-    connect(settings.resolved_database_url),
+    open_database(settings),
     Blobs.open(settings),
     Catalog.load(settings.catalog),
     runner=ProcessRunner((sys.executable, str(Path(__file__).parent / "scripted_trainer.py"))),
