@@ -19,8 +19,8 @@ def axe() -> str:
 
 
 def violations(page: Page) -> list[str]:
-    """Rule and place of every serious violation. Axe takes a dialog's backdrop for something above the dialog's buttons:
-    it is hidden meanwhile."""
+    """Rule and place of every serious violation. Axe takes a dialog's backdrop for something above its buttons: it is
+    hidden meanwhile."""
     page.evaluate(axe())
     page.add_style_tag(content=".q-dialog__backdrop { display: none !important; }")
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
