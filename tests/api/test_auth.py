@@ -1,6 +1,5 @@
 """Who gets in, for which project, to do what."""
 
-import asyncio
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,6 +8,7 @@ from typing import ClassVar
 import pytest
 
 from tests.api.conftest import NOW, Api
+from tests.loops import run
 from tunery.cli.connection import client_to
 from tunery.dashboard.connection import Connection
 from tunery.domain.tenants import Role
@@ -153,8 +153,8 @@ def test_our_own_clients_send_no_headers_of_the_environment(monkeypatch: pytest.
         await connection.get("/tunery/v1/session")
 
     client_to(f"{recorder}/v1", "sk-mine").models.list()
-    asyncio.run(ask(dashboard))
-    asyncio.run(ask(Connection(recorder, "sk-mine", headers={"x-mine": "1"}).for_background()))
+    run(ask(dashboard))
+    run(ask(Connection(recorder, "sk-mine", headers={"x-mine": "1"}).for_background()))
 
     assert [sent.get("x-mine") for sent in Recorder.seen] == [None, "1", "1", "1", "1"]
     for sent in Recorder.seen:

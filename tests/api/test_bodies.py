@@ -13,6 +13,7 @@ from starlette.routing import Mount
 
 from tests.api.conftest import SECRET, Api
 from tests.api.test_errors import error_of
+from tests.loops import run
 from tunery.api import body
 from tunery.api.app import ROUTERS
 from tunery.api.body import MAX_JSON_BYTES
@@ -66,7 +67,7 @@ def send(api: Api, method: str, path: str, headers: dict[str, str], num_bytes: i
         answer.status = message.get("status", answer.status)
         answer.content += message.get("body", b"")
 
-    asyncio.run(asyncio.wait_for(api.client.app(scope, receive, answered), 60))  # type: ignore[arg-type]
+    run(asyncio.wait_for(api.client.app(scope, receive, answered), 60))  # type: ignore[arg-type]
     return answer
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.api.conftest import BASE, Api, start_engine
+from tests.loops import run
 from tunery.api.inference.engine_errors import engine_error
 from tunery.api.inference.resolve import Target
 from tunery.api.inference.sse import DONE, read_chunks, write_chunk
@@ -101,7 +102,7 @@ def test_stream_that_loses_its_engine_ends_with_an_error_event(
                 await asyncio.to_thread(engine.kill)
         return events
 
-    events = asyncio.run(read())
+    events = run(read())
     error = json.loads(events[-1].removeprefix(b"data: "))["error"]
     assert error["code"] == "server_is_overloaded"
     assert b"[DONE]" not in events[-1]
@@ -130,7 +131,7 @@ def test_chunk_ends_at_its_newline_and_not_at_other_ends_of_lines() -> None:
     async def read() -> list[str]:
         return [chunk["text"] async for chunk in read_chunks(pieces())]
 
-    assert asyncio.run(read()) == texts
+    assert run(read()) == texts
 
 
 OTHER = """

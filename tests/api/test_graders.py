@@ -8,6 +8,7 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from tests.api.conftest import Api
+from tests.loops import run as run_async
 from tunery.api.graders import formula
 from tunery.api.graders.similarity import MAX_WAITING, Comparers, similarity
 from tunery.api.graders.template import UnknownVariable, render, variables
@@ -242,7 +243,7 @@ def test_a_comparison_that_takes_too_long_is_ended_and_the_next_one_works(monkey
         finally:
             comparers.close()
 
-    assert asyncio.run(compare()) == pytest.approx(1.0, abs=0.1)
+    assert run_async(compare()) == pytest.approx(1.0, abs=0.1)
 
 
 def test_only_so_many_comparisons_wait() -> None:
@@ -254,7 +255,7 @@ def test_only_so_many_comparisons_wait() -> None:
         finally:
             comparers.close()
 
-    answers = asyncio.run(compare())
+    answers = run_async(compare())
     assert answers[:MAX_WAITING] == [1.0] * MAX_WAITING
     assert [type(answer) for answer in answers[MAX_WAITING:]] == [Unavailable] * 3
 

@@ -11,6 +11,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from tests.api.conftest import BASE, EXAMPLE, SECRET
 from tests.contract.conftest import Live
+from tests.loops import run
 
 TRAIN = EXAMPLE * 12
 MESSAGES = [{"role": "user", "content": "Say something."}]
@@ -203,7 +204,7 @@ def test_async_client(live: Live) -> None:
             assert {answer.model for answer in answers} == {BASE}
             assert (await client.files.delete(file.id)).deleted is True
 
-    asyncio.run(flow())
+    run(flow())
 
 
 def test_module_level_client(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, expect
 from tests.dashboard.accessibility import violations
 from tests.dashboard.browsing import Visitor
 from tests.dashboard.conftest import visit
-from tests.dashboard.rows import SUFFIXES, every_state, insert_curve
+from tests.dashboard.rows import every_state, insert_curve, insert_jobs, make_job, organization_and_project
 from tests.dashboard.stand import Stand
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.domain.tenants import Role
@@ -171,15 +171,23 @@ def test_language_and_colours_are_chosen_and_kept(signed_in: Visitor) -> None:
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(17, 21, 26)"
 
 
-def test_jobs_are_found_by_text_and_state(signed_in: Visitor, jobs: dict[JobStatus, FineTuningJob]) -> None:
-    page = signed_in.go("/")
+def test_jobs_are_found_by_text_and_state(visitor: Visitor, stand: Stand) -> None:
+    organization, _ = organization_and_project(stand.database)
+    project, secret = stand.new_project("searched")
+    running = make_job(project, organization, status=JobStatus.RUNNING, suffix="weather")
+    paused = make_job(project, organization, status=JobStatus.PAUSED, suffix="tickets")
+    insert_jobs(stand.database, [running, paused])
+    visitor.sign_in(secret)
+    page = visitor.go("/")
+    expect(page.locator("tbody tr")).to_have_count(2)
     page.get_by_label("Search by name").fill("WEATHER")
     expect(page.locator("tbody tr")).to_have_count(1)
+    expect(page.locator("tbody")).to_contain_text("weather")
     page.get_by_label("Search by name").fill("")
     page.get_by_role("combobox", name="Status").click()
     page.get_by_role("option", name="Paused").click()
     expect(page.locator("tbody tr")).to_have_count(1)
-    expect(page.locator("tbody")).to_contain_text(SUFFIXES[JobStatus.PAUSED])
+    expect(page.locator("tbody")).to_contain_text("tickets")
 
 
 def test_a_name_with_markup_stays_a_name(signed_in: Visitor, stand: Stand) -> None:

@@ -1,4 +1,3 @@
-import asyncio
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +5,7 @@ from pathlib import Path
 import pytest
 from starlette.requests import HTTPConnection
 
+from tests.loops import run
 from tunery.dashboard.connection import Connections, SessionEnded
 from tunery.dashboard.sessions import LIFETIME_S, Sessions
 from tunery.settings import load_settings
@@ -91,4 +91,4 @@ def test_nothing_is_asked_once_the_session_is_closed(sessions: Sessions) -> None
     ]
     for call in calls:
         with pytest.raises(SessionEnded):
-            asyncio.run(call())  # type: ignore[arg-type]
+            run(call())  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from llguidance import LLParserLimits
 
+from tests.loops import run
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.schemas import RequestSchema, check_cost, format_schema, function_schema, repeats
 from tunery.serving import constraints
@@ -389,7 +390,7 @@ def test_a_grammar_is_made_once_and_kept_within_bounds(grammars: Grammars, monke
                 await grammars.get(broken)
         assert len(made) == 7
 
-    asyncio.run(ask())
+    run(ask())
 
 
 def test_making_a_grammar_stops_neither_the_loop_nor_the_others(
@@ -412,7 +413,7 @@ def test_making_a_grammar_stops_neither_the_loop_nor_the_others(
         with pytest.raises(InvalidRequest, match="limit of"):
             await waiting
 
-    asyncio.run(ask())
+    run(ask())
     never.set()
 
 

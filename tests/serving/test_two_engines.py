@@ -1,14 +1,13 @@
 """The api's client of several engines, over two real ones: it loads adapters where they are needed and fails over."""
 
-import asyncio
 import json
-from collections.abc import Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.loops import run
 from tests.serving.server import EngineServer
 from tunery.api.inference.engines import Engines
 from tunery.api.inference.resolve import Target
@@ -20,12 +19,6 @@ from tunery.settings import Settings
 from tunery.store.blobs import Blobs
 
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 2, "ignore_eos": True}
-
-
-def run(scenario: Coroutine[Any, Any, None]) -> None:
-    """In a thread of its own: a browser test of the same session leaves its event loop running in the main one."""
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(asyncio.run, scenario).result()
 
 
 @pytest.fixture
