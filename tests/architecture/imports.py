@@ -47,3 +47,50 @@ def _absolute(importer: str, path: Path, node: ast.ImportFrom) -> str:
 
 def all_imports() -> list[Import]:
     return [found for path in sorted(SOURCE.rglob("*.py")) for found in imports_of(path)]
+
+
+def module_graph() -> dict[str, set[str]]:
+    """Each of our modules with those of ours that it imports, itself left out."""
+    graph: dict[str, set[str]] = {module_name(path): set() for path in sorted(SOURCE.rglob("*.py"))}
+    for found in all_imports():
+        target = found.target
+        while target and target not in graph:  # `from tunery.store.jobs import add_job` names something in a module
+            target = target.rpartition(".")[0]
+        if target and target != found.importer:
+            graph[found.importer].add(target)
+    return graph
+
+
+def sibling_graph(graph: dict[str, set[str]], package: str) -> dict[str, set[str]]:
+    """The modules and folders directly in `package`; an arrow where anything inside one imports anything inside
+    another."""
+    depth = package.count(".") + 1
+    inside = {module: module.split(".")[depth] for module in graph if module.startswith(package + ".")}
+    siblings: dict[str, set[str]] = {name: set() for name in inside.values()}
+    for importer, targets in graph.items():
+        if importer in inside:
+            siblings[inside[importer]] |= {inside[target] for target in targets if target in inside}
+    return {name: targets - {name} for name, targets in siblings.items()}
+
+
+def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The groups whose members all reach each other (strongly connected, larger than one), sorted."""
+    reach = {node: _reachable(graph, node) for node in graph}
+    groups = {
+        tuple(sorted({node, *(other for other in reach[node] if node in reach[other])}))
+        for node in graph
+        if node in reach[node]
+    }
+    return sorted(map(list, groups))
+
+
+def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    """What a walk of one arrow or more reaches; `start` too if it lies on a cycle."""
+    seen: set[str] = set()
+    ahead = list(graph[start])
+    while ahead:
+        node = ahead.pop()
+        if node not in seen:
+            seen.add(node)
+            ahead.extend(graph[node])
+    return seen

@@ -37,7 +37,6 @@ def test_every_named_package_is_imported() -> None:
     """Those without an import here are asked for by name, in a setting or by a library of ours."""
     asked_for = {
         "psycopg",  # by SQLAlchemy, in the database's address
-        "ray",
         "wandb",  # in a process of its own
     }
     imported = {_plain(name) for module in MODULES for name in DISTRIBUTIONS.get(module, [])}

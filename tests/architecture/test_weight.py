@@ -5,8 +5,6 @@ import sys
 
 import pytest
 
-from tests.architecture.imports import SOURCE
-
 
 def loaded_after(statement: str) -> set[str]:
     """Top-level modules in sys.modules after the statement."""
@@ -39,14 +37,3 @@ def test_import_leaves_torch_out(module: str) -> None:
 @pytest.mark.parametrize("module", ["tunery.training", "tunery.training.child", "tunery.modeling"])
 def test_trainer_needs_no_web_framework_and_no_database(module: str) -> None:
     assert not loaded_after(f"import {module}") & {"fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic"}
-
-
-def test_no_file_has_grown_past_the_hard_stop() -> None:
-    """Past 500 lines a file has more than one reason to change."""
-    long = {
-        str(path.relative_to(SOURCE)): lines
-        for path in SOURCE.rglob("*.py")
-        if "migrations" not in path.parts  # written once, read never
-        and (lines := len(path.read_text(encoding="utf-8").splitlines())) > 500
-    }
-    assert not long

@@ -1,0 +1,214 @@
+"""What a docstring must say: the shapes of arrays and tensors, and what a public function raises."""
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.architecture.imports import SOURCE, module_name, top_package
+
+ARRAYS = re.compile(r"\b(Tensor|ndarray|NDArray)\b")
+SHAPE = re.compile(r"\[[A-Za-z0-9_ ,.+*/×·…-]*\]|[Ss]calar|any shape")
+SAY_WHAT_THEY_RAISE = {"training", "serving", "engines", "wire"}
+
+
+@dataclass(frozen=True)
+class Function:
+    module: str
+    name: str  # in the module, with its class
+    node: ast.FunctionDef | ast.AsyncFunctionDef
+    helpers: dict[str, ast.FunctionDef | ast.AsyncFunctionDef]  # of the same module or class, by bare name
+
+    @property
+    def docstring(self) -> str:
+        return ast.get_docstring(self.node) or ""
+
+    @property
+    def is_public(self) -> bool:
+        return not any(part.startswith("_") for part in f"{self.module}.{self.name}".split("."))
+
+    @property
+    def has_arrays(self) -> bool:
+        arguments = self.node.args
+        named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+        noted = [each.annotation for each in named if each and each.annotation] + [self.node.returns]
+        return any(note and ARRAYS.search(ast.unparse(note)) for note in noted)
+
+
+def functions(packages: set[str] | None = None) -> Iterator[Function]:
+    for path in sorted(SOURCE.rglob("*.py")):
+        if packages is None or top_package(module_name(path)) in packages:
+            yield from _functions_of(path)
+
+
+def _functions_of(path: Path) -> Iterator[Function]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    module = module_name(path).removeprefix("tunery.")
+    scopes: list[tuple[str, ast.Module | ast.ClassDef]] = [("", tree)]
+    scopes += [(node.name, node) for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    helpers = {
+        node.name: node
+        for _, scope in scopes
+        for node in scope.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    for name, scope in scopes:
+        for node in scope.body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield Function(module, f"{name}.{node.name}".removeprefix("."), node, helpers)
+
+
+def raised(function: Function) -> set[str]:
+    """The names of what it raises itself or by a private helper of its module; a re-raise is none."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    ahead: list[ast.AST] = [function.node]
+    while ahead:
+        for node in ast.walk(ahead.pop()):
+            if isinstance(node, ast.Raise) and node.exc is not None:
+                raising = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+                found.add(ast.unparse(raising).rpartition(".")[2])
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func).rpartition(".")[2]
+                if name.startswith("_") and name in function.helpers and name not in seen:
+                    seen.add(name)
+                    ahead.append(function.helpers[name])
+    return {name for name in found if name[:1].isupper()}
+
+
+def test_the_search_sees_arrays_and_what_is_raised(tmp_path: Path) -> None:
+    (tmp_path / "x.py").write_text(
+        "def f(x: torch.Tensor | None) -> int:\n    _g()\n"
+        "def _g():\n    raise ValueError('x')\n"
+        "def h(x: int, *, y: np.ndarray) -> int: ...\n"
+        "def i(x: list[int]) -> int: ...\n"
+    )
+    tree = ast.parse((tmp_path / "x.py").read_text())
+    made = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    found = {name: Function("x", name, node, dict(made)) for name, node in made.items()}
+    assert [name for name, each in found.items() if each.has_arrays] == ["f", "h"]
+    assert [name for name, each in found.items() if raised(each)] == ["f", "_g"]
+
+
+def test_functions_of_arrays_say_their_shapes() -> None:
+    silent = {each.name for each in functions() if each.has_arrays and not SHAPE.search(each.docstring)}
+    assert not (new := sorted(silent - STILL_WITHOUT_SHAPES)), new
+
+
+def test_public_functions_say_what_they_raise() -> None:
+    silent = {
+        each.name
+        for each in functions(SAY_WHAT_THEY_RAISE)
+        if each.is_public
+        and (names := raised(each))
+        and not all(re.search(rf"\b{name}\b", each.docstring) for name in names)
+    }
+    assert not (new := sorted(silent - STILL_WITHOUT_RAISES)), new
+
+
+STILL_WITHOUT_SHAPES: set[str] = {  # shrinks
+    "DecodePass.__init__",
+    "EightBit.__init__",
+    "FourBit.__call__",
+    "FourBit.__init__",
+    "FourBit.pack",
+    "FusedLayer.__init__",
+    "FusedLinear._wide_weight",
+    "GatedMlp.forward",
+    "Head.__init__",
+    "Head._part",
+    "Head._widened",
+    "Kept.take",
+    "LoraLinear.forward",
+    "LoraLinear.reference",
+    "Method.forward",
+    "Model._linear",
+    "Model._norm",
+    "Model._position",
+    "Model.exact_logits",
+    "PackedLinear.__init__",
+    "PackedLinear._by_four_bits",
+    "Preference.forward",
+    "RmsNorm.forward",
+    "Runner._sample",
+    "Scratch.take",
+    "Supervised.forward",
+    "WeightFiles.get",
+    "_GatedSilu.backward",
+    "_GatedSilu.forward",
+    "_Layer.backward",
+    "_Layer.forward",
+    "_LoraLinear.backward",
+    "_LoraLinear.forward",
+    "_Packed.backward",
+    "_Packed.forward",
+    "_RmsNorm.backward",
+    "_RmsNorm.forward",
+    "_Softmax._log",
+    "_Softmax.error",
+    "_TokenLogprobs.backward",
+    "_TokenLogprobs.forward",
+    "_View.__init__",
+    "_View.keys",
+    "_View.queries",
+    "_View.scaled",
+    "_View.scores_grad",
+    "_View.seen",
+    "_View.unfold",
+    "_WeightedNll.backward",
+    "_WeightedNll.forward",
+    "_add_contexts",
+    "_add_norm_grad",
+    "_addresses",
+    "_aligned",
+    "_arrays",
+    "_bfloat16_bytes",
+    "_check_shapes",
+    "_choose",
+    "_draw",
+    "_forward",
+    "_group_backward",
+    "_groups",
+    "_layer",
+    "_mlp",
+    "_mlp_backward",
+    "_neighbours",
+    "_of_short",
+    "_pack",
+    "_pick_nucleus",
+    "_probe",
+    "_read_files",
+    "_rotate",
+    "_rows",
+    "_seconds",
+    "_spread",
+    "_stretch_llama3",
+    "_sum_by_row",
+    "_union",
+    "_unpermute",
+    "_zeros",
+    "adapter_tensors",
+    "as_array",
+    "attention_forward",
+    "bootstrap",
+    "forward",
+    "gated_silu",
+    "loses_nothing",
+    "no_adapter",
+    "reference_logprobs",
+    "rms_norm_backward",
+    "set_adapter_tensors",
+    "shared",
+    "signature",
+}
+STILL_WITHOUT_RAISES: set[str] = {  # shrinks
+    "Broker.run",
+    "MicroBatchLimit.halve",
+    "Routes.load",
+    "Routes.tokenize",
+    "own_stdout",
+    "prepare",
+    "rules_of",
+    "sampling_params",
+}

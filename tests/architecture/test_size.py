@@ -1,0 +1,77 @@
+"""One file for each act or noun: neither a heap nor a sheaf of slips."""
+
+import ast
+
+from tests.architecture.imports import SOURCE, module_graph, module_name
+
+LONGEST = 500  # past that a file has more than one reason to change
+SHORT = 60  # below that a file with one reader belongs into the reader's
+REASON = "apart because"
+
+STILL_ALONE: set[str] = {
+    # shrinks: whoever moves one of these takes it out
+    "api.aliases.routes",
+    "api.console.pricing",
+    "api.graders.routes",
+    "api.inference.assemble",
+    "api.inference.legacy",
+    "api.inference.sse",
+    "api.models.routes",
+    "api.models.service",
+    "api.uploads.routes",
+    "cli.costs",
+    "cli.migrate.switch",
+    "dashboard.pages.save_example",
+    "dashboard.pages.sign_in",
+    "dashboard.result_file",
+    "jobs.faults",
+    "jobs.reaper",
+    "jobs.results",
+    "launch.tether",
+    "launch.web",
+    "modeling.flex",
+    "modeling.loading",
+    "modeling.source_hf",
+    "notify.schedule",
+    "serving.forward.rope",
+    "serving.huge_pages",
+    "serving.threads",
+    "serving.waiting",
+    "store.columns",
+    "store.idempotency",
+    "training.advice",
+    "training.checkpoint",
+    "training.methods.sft",
+    "training.parity",
+    "training.references",
+    "training.schedule",
+}
+
+
+def test_no_file_has_grown_past_the_hard_stop() -> None:
+    long = {
+        str(path.relative_to(SOURCE)): lines
+        for path in SOURCE.rglob("*.py")
+        if "migrations" not in path.parts  # written once, read never
+        and (lines := len(path.read_text(encoding="utf-8").splitlines())) > LONGEST
+    }
+    assert not long
+
+
+def test_a_short_file_with_one_importer_says_why_it_stands_apart() -> None:
+    alone = _short_files_alone()
+    assert not (new := sorted(alone - STILL_ALONE)), f"put them where they are used, or say {REASON!r} … : {new}"
+
+
+def _short_files_alone() -> set[str]:
+    graph = module_graph()
+    return {
+        name.removeprefix("tunery.")
+        for path in SOURCE.rglob("*.py")
+        if path.name not in ("__init__.py", "__main__.py") and "migrations" not in path.parts
+        for name in [module_name(path)]
+        for text in [path.read_text(encoding="utf-8")]
+        if len(text.splitlines()) < SHORT
+        and sum(name in targets for targets in graph.values()) <= 1
+        and REASON not in " ".join((ast.get_docstring(ast.parse(text)) or "").lower().split())
+    }
