@@ -18,9 +18,9 @@ from tunery.domain.files import File, FilePurpose
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob, JobEvent
 from tunery.domain.tenants import Caller, Role
-from tunery.jobs import lifecycle
-from tunery.jobs.request import JobRequest
-from tunery.jobs.runners.process import ProcessRunner
+from tunery.jobs import verbs
+from tunery.jobs.requests import JobRequest
+from tunery.jobs.trainer_process import ProcessRunner
 from tunery.jobs.worker import Worker
 from tunery.modeling.catalog import Catalog
 from tunery.settings import Settings, load_settings
@@ -66,7 +66,7 @@ class Site:
         if "training_file" not in values:
             values["training_file"] = self.add_file(ROWS)
         with write(self.engine) as conn:
-            return lifecycle.create_job(
+            return verbs.create_job(
                 conn, JobRequest(**values), caller=self.caller, catalog=self.catalog, settings=self.settings
             )
 

@@ -17,7 +17,7 @@ from tests.jobs.conftest import Site
 from tests.jobs.processes import children_of, is_alive
 from tests.jobs.waiting import wait_for
 from tunery.domain.jobs import JobStatus
-from tunery.jobs import lifecycle
+from tunery.jobs import verbs
 from tunery.settings import Settings
 
 HERE = Path(__file__).parent
@@ -103,7 +103,7 @@ def test_paused_job_has_no_process(site: Site) -> None:
     with worker_process(site.settings, step_s=0.1) as process:
         site.wait_for_step(job.id, 2)
         trainer = _child_of(process.pid)
-        site.verb(lifecycle.pause_job, job.id)
+        site.verb(verbs.pause_job, job.id)
         assert site.wait(job.id, JobStatus.PAUSED).status is JobStatus.PAUSED
         assert not is_alive(trainer)
         assert children_of(process.pid) == []
@@ -116,7 +116,7 @@ def test_job_cancelled_while_its_worker_is_dead_is_cancelled_by_the_next(site: S
         site.wait_for_step(job.id, 2)
         process.kill()
         process.wait()
-        site.verb(lifecycle.cancel_job, job.id)
+        site.verb(verbs.cancel_job, job.id)
     with worker_process(settings):
         assert site.wait(job.id).status is JobStatus.CANCELLED
 

@@ -13,7 +13,7 @@ from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import JobStatus
 from tunery.jobs.parity import EngineScorer, Sample, compare
 from tunery.jobs.parity_check import ParityBroken, check_parity
-from tunery.jobs.runners.process import TRAINER
+from tunery.jobs.trainer_process import TRAINER
 from tunery.store import models
 from tunery.store.database import read
 

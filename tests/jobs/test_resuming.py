@@ -15,7 +15,7 @@ from tests.jobs.test_deaths import long_lease, worker_process
 from tests.jobs.test_worker import SCRIPTED, script
 from tests.jobs.waiting import wait_for
 from tunery.domain.jobs import JobStatus
-from tunery.jobs import lifecycle
+from tunery.jobs import verbs
 from tunery.store import events
 from tunery.store.database import read
 from tunery.training.pace import Pace
@@ -50,7 +50,7 @@ def test_job_that_was_given_up_goes_on_when_it_is_resumed(site: Site, monkeypatc
     with read(site.engine) as conn:
         assert [each.step_number for each in events.list_checkpoints(conn, job.id).items] == [10]
     script(monkeypatch)
-    site.verb(lifecycle.resume_job, job.id)
+    site.verb(verbs.resume_job, job.id)
     with site.worker(SCRIPTED):
         done = site.wait(job.id)
     assert done.status is JobStatus.SUCCEEDED
@@ -63,15 +63,15 @@ def test_job_that_was_given_up_goes_on_when_it_is_resumed(site: Site, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("verb", "status"), [(lifecycle.cancel_job, JobStatus.CANCELLED), (lifecycle.pause_job, JobStatus.PAUSED)]
+    ("verb", "status"), [(verbs.cancel_job, JobStatus.CANCELLED), (verbs.pause_job, JobStatus.PAUSED)]
 )
 @pytest.mark.parametrize("held_up_by", ["a step", "an upload"])
 def test_cancel_and_pause_wait_for_nothing(
     site: Site, monkeypatch: pytest.MonkeyPatch, verb: Any, status: JobStatus, held_up_by: str
 ) -> None:
     script(monkeypatch, step_s=60 if held_up_by == "a step" else 0.05, steps=300)
-    monkeypatch.setattr("tunery.jobs.run.PAUSE_PATIENCE_S", 0.5)
-    monkeypatch.setattr("tunery.jobs.run.PAUSE_WITHIN_S", 1.0)
+    monkeypatch.setattr("tunery.jobs.attempt.PAUSE_PATIENCE_S", 0.5)
+    monkeypatch.setattr("tunery.jobs.attempt.PAUSE_WITHIN_S", 1.0)
     release = threading.Event()
     if held_up_by == "an upload":
         monkeypatch.setattr(type(site.blobs), "upload_dir", lambda *_: release.wait(30))

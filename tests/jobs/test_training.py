@@ -10,8 +10,8 @@ from tests.jobs.conftest import ROWS, Site
 from tests.jobs.processes import children_of
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import JobStatus
-from tunery.jobs import lifecycle
-from tunery.jobs.runners.process import TRAINER
+from tunery.jobs import verbs
+from tunery.jobs.trainer_process import TRAINER
 from tunery.store import events
 from tunery.store.database import read
 
@@ -42,10 +42,10 @@ def test_job_that_was_paused_and_killed_ends_with_the_loss_of_one_that_was_not(s
         expected = site.wait(whole.id, timeout_s=90)
         job = site.create(hyperparameters=LONG, seed=1, training_file=whole.training_file)
         site.wait_for_step(job.id, random.randint(1, 100), timeout_s=60)
-        site.verb(lifecycle.pause_job, job.id)
+        site.verb(verbs.pause_job, job.id)
         assert site.wait(job.id, JobStatus.PAUSED).status is JobStatus.PAUSED
         assert children_of(os.getpid(), "tunery.training.child") == []
-        site.verb(lifecycle.resume_job, job.id)
+        site.verb(verbs.resume_job, job.id)
         site.wait_for_step(job.id, site.job(job.id).step + 4, timeout_s=60)
         for trainer in children_of(os.getpid(), "tunery.training.child"):
             os.kill(trainer, signal.SIGKILL)

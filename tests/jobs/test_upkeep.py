@@ -17,9 +17,9 @@ from tests.jobs.conftest import ROWS, Site
 from tests.jobs.test_worker import SCRIPTED, script
 from tests.jobs.waiting import wait_for
 from tunery.domain.jobs import JobStatus
-from tunery.jobs import janitor, lifecycle
+from tunery.jobs import janitor, verbs
 from tunery.jobs.resources import Resources
-from tunery.jobs.runners.process import ProcessRunner, TrainerProcess, WorkdirBusy, lock_workdir
+from tunery.jobs.trainer_process import ProcessRunner, TrainerProcess, WorkdirBusy, lock_workdir
 from tunery.metering.prices import PriceTable
 from tunery.store import models
 from tunery.store.blobs import Blobs
@@ -37,13 +37,13 @@ def test_what_a_paused_and_then_cancelled_job_left_is_removed(site: Site, monkey
     job = site.create()
     with site.worker(SCRIPTED):
         site.wait_for_step(job.id, 40)
-        site.verb(lifecycle.pause_job, job.id)
+        site.verb(verbs.pause_job, job.id)
         site.wait(job.id, JobStatus.PAUSED)
     assert site.blobs.list(f"jobs/{job.id}/state")
     assert site.blobs.list("adapters")
     janitor.clean(resources(site))
     assert site.blobs.list("adapters"), "a paused job needs its state still"
-    site.verb(lifecycle.cancel_job, job.id)
+    site.verb(verbs.cancel_job, job.id)
     janitor.clean(resources(site))
     assert site.blobs.list("jobs") == ()
     with read(site.engine) as conn:  # the pause made models of its checkpoints
@@ -124,7 +124,7 @@ class Flaky(ProcessRunner):
 
 
 def test_error_that_passes_is_waited_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunery.jobs.run.RETRY_S", 0.5)
+    monkeypatch.setattr("tunery.jobs.attempt.RETRY_S", 0.5)
     job = site.create()
     with site.worker(SCRIPTED, runner=Flaky(SCRIPTED)):
         done = site.wait(job.id)

@@ -15,7 +15,7 @@ from tests.jobs.processes import children_of
 from tests.jobs.waiting import wait_for
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import JobStatus
-from tunery.jobs import lifecycle
+from tunery.jobs import verbs
 from tunery.store import events, files, models
 from tunery.store.database import read, write
 from tunery.store.tables import outbox, usage_records
@@ -129,7 +129,7 @@ def test_running_job_is_cancelled_at_once_and_its_trainer_ends_within_two_second
     job = site.create()
     with site.worker(SCRIPTED):
         site.wait_for_step(job.id, 12)
-        done = site.verb(lifecycle.cancel_job, job.id)
+        done = site.verb(verbs.cancel_job, job.id)
         assert done.status is JobStatus.CANCELLED
         wait_for(lambda: True if not children_of(os.getpid(), "scripted_trainer") else None, 2.5)
     assert done.finished_at is not None
@@ -145,11 +145,11 @@ def test_paused_job_goes_on_where_it_stopped_and_ends_as_if_never_paused(
     job = site.create()
     with site.worker(SCRIPTED):
         site.wait_for_step(job.id, 7)
-        site.verb(lifecycle.pause_job, job.id)
+        site.verb(verbs.pause_job, job.id)
         paused = site.wait(job.id, JobStatus.PAUSED)
         assert paused.status is JobStatus.PAUSED
         assert 7 <= paused.step < 90
-        site.verb(lifecycle.resume_job, job.id)
+        site.verb(verbs.resume_job, job.id)
         done = site.wait(job.id)
     assert done.status is JobStatus.SUCCEEDED
     steps = [event.data["step"] for event in site.events(job.id) if event.type == "metrics" and event.data]
@@ -245,7 +245,7 @@ def test_job_is_cancelled_at_once_while_its_trainer_still_loads(site: Site, monk
     job = site.create()
     with site.worker(SCRIPTED):
         site.wait(job.id, JobStatus.RUNNING)
-        site.verb(lifecycle.cancel_job, job.id)
+        site.verb(verbs.cancel_job, job.id)
         done = wait_for(lambda: j if (j := site.job(job.id)).is_terminal else None, 5)
     assert done.status is JobStatus.CANCELLED
 

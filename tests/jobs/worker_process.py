@@ -5,7 +5,7 @@ import sys
 import threading
 from pathlib import Path
 
-from tunery.jobs.runners.process import ProcessRunner
+from tunery.jobs.trainer_process import ProcessRunner
 from tunery.jobs.worker import Worker
 from tunery.modeling.catalog import Catalog
 from tunery.settings import load_settings

@@ -20,7 +20,7 @@ from tunery.domain.clock import system_clock
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.hyperparameters import Hyperparameters, resolve
 from tunery.domain.jobs import Method
-from tunery.jobs.request import JobRequest, check
+from tunery.jobs.requests import JobRequest, check
 from tunery.metering.prices import PriceTable
 from tunery.modeling import sources
 from tunery.modeling.catalog import Catalog, CatalogModel

@@ -281,7 +281,7 @@ def _check_before_upload(
     or InvalidRequest with what to mend."""
     from tunery.cli.data_work import make_reports, refuse_unusable
     from tunery.domain.hyperparameters import Hyperparameters
-    from tunery.jobs.request import JobRequest, check
+    from tunery.jobs.requests import JobRequest, check
 
     training, validation = _path(training_file), _path(validation_file) if validation_file else None
     chosen = Hyperparameters(**hyperparameters)

@@ -8,7 +8,7 @@ from tunery.domain.ids import new_id
 from tunery.domain.jobs import Checkpoint, FineTuningJob
 from tunery.domain.models import FineTunedModel
 from tunery.domain.names import new_name
-from tunery.jobs import narrative
+from tunery.jobs import event_texts
 from tunery.store import events, jobs, models, tenants
 
 KEPT = 3  # the last epochs', as OpenAI does
@@ -80,7 +80,7 @@ def publish_checkpoints(
                 metrics={"step": checkpoint.step, **checkpoint.metrics},
             ),
         )
-        events.add_event(conn, job.id, narrative.checkpoint_created(checkpoint.step, name), now=now, data={})
+        events.add_event(conn, job.id, event_texts.checkpoint_created(checkpoint.step, name), now=now, data={})
     if kept:
         published = [asdict(replace(checkpoint, published=True)) for checkpoint in kept]
         jobs.update_details(conn, job.id, {"checkpoints": published})

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
-from tunery.jobs import narrative
+from tunery.jobs import event_texts
 from tunery.jobs.checkpoints import publish_checkpoints
 from tunery.notify.announce import announce_end
 from tunery.store import claims, events, jobs
@@ -36,7 +36,7 @@ def fail(
         publish_checkpoints(conn, job, now=now)
     tell_failure(conn, job, now=now)
     if resumable:
-        events.add_event(conn, job_id, narrative.KEPT, now=now)
+        events.add_event(conn, job_id, event_texts.KEPT, now=now)
 
 
 def pause(conn: Connection, job_id: str, worker_id: str, *, now: float) -> None:
@@ -50,7 +50,7 @@ def tell_stalled(conn: Connection, job: FineTuningJob, *, now: float) -> None:
     elif job.status is JobStatus.PAUSED:
         tell_pause(conn, job, now=now)
     else:
-        events.add_event(conn, job.id, narrative.WORKER_LOST, now=now, level="warn")
+        events.add_event(conn, job.id, event_texts.WORKER_LOST, now=now, level="warn")
 
 
 def tell_failure(conn: Connection, job: FineTuningJob, *, now: float) -> None:
@@ -63,11 +63,11 @@ def tell_failure(conn: Connection, job: FineTuningJob, *, now: float) -> None:
 def tell_pause(conn: Connection, job: FineTuningJob, *, now: float) -> None:
     """A pause leaves models to try, as OpenAI's does."""
     publish_checkpoints(conn, job, now=now)
-    events.add_event(conn, job.id, narrative.PAUSED, now=now)
+    events.add_event(conn, job.id, event_texts.PAUSED, now=now)
 
 
 def tell_cancellation(conn: Connection, job: FineTuningJob, *, now: float, by: str | None = None) -> None:
     """`by`: the user who cancelled it. Whoever cancels a job of their own knows, and gets no mail."""
     publish_checkpoints(conn, job, now=now)
-    events.add_event(conn, job.id, narrative.CANCELLED, now=now)
+    events.add_event(conn, job.id, event_texts.CANCELLED, now=now)
     announce_end(conn, job, now=now, mail=by is None or by != job.created_by)

@@ -9,7 +9,7 @@ from tunery.domain.files import File, FilePurpose
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob
 from tunery.domain.usage import PICO
-from tunery.jobs import narrative
+from tunery.jobs import event_texts
 from tunery.jobs.checkpoints import publish_checkpoints
 from tunery.jobs.parity_check import ParityReport
 from tunery.jobs.resources import Resources
@@ -57,9 +57,9 @@ def publish(
     now = resources.clock()
     job = jobs.get_job(conn, job.id)
     name = publish_checkpoints(conn, job, final_step=final_step, trained_tokens=trained_tokens, now=now)
-    events.add_event(conn, job.id, narrative.model_created(name), now=now, data={})
+    events.add_event(conn, job.id, event_texts.model_created(name), now=now, data={})
     if parity.is_checked:
-        events.add_event(conn, job.id, narrative.POLICIES, now=now, data={"check": "parity"})
+        events.add_event(conn, job.id, event_texts.POLICIES, now=now, data={"check": "parity"})
     events.add_event(conn, job.id, parity.message, now=now, level=parity.level, data=parity.details)
     files.insert_file(conn, result_file)
     done = claims.finish_succeeded(
@@ -72,7 +72,7 @@ def publish(
         now=now,
     )
     cost = _bill(conn, done, resources, now=now)
-    events.add_event(conn, job.id, narrative.COMPLETED, now=now, data={})
+    events.add_event(conn, job.id, event_texts.COMPLETED, now=now, data={})
     announce_end(conn, done, now=now, cost=cost)
     return done
 

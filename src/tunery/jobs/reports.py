@@ -4,9 +4,9 @@ from dataclasses import asdict
 from typing import Any
 
 from tunery.domain.jobs import FineTuningJob
-from tunery.jobs.integrations.wandb import IntegrationFailed, WandbRun
 from tunery.jobs.preparation import Prepared
 from tunery.jobs.resources import Resources
+from tunery.jobs.wandb import IntegrationFailed, WandbRun
 from tunery.texts import say
 
 

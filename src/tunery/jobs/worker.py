@@ -8,12 +8,12 @@ from sqlalchemy import Engine
 
 from tunery.domain.clock import Clock, system_clock
 from tunery.jobs import janitor
+from tunery.jobs.attempt import Attempt
+from tunery.jobs.file_check import validate_job
 from tunery.jobs.identity import WorkerIdentity, this_worker
 from tunery.jobs.reaper import reap
 from tunery.jobs.resources import Resources
-from tunery.jobs.run import JobRun
-from tunery.jobs.runners.process import ProcessRunner
-from tunery.jobs.validation import validate_job
+from tunery.jobs.trainer_process import ProcessRunner
 from tunery.metering.prices import PriceTable
 from tunery.modeling.catalog import Catalog
 from tunery.settings import Settings
@@ -111,5 +111,5 @@ class Worker:
         if job is None:
             return False
         log.info("%s begins", job.id)
-        self._training.add(trainers.submit(JobRun(job, self._resources, self._id, stop).run))
+        self._training.add(trainers.submit(Attempt(job, self._resources, self._id, stop).run))
         return True

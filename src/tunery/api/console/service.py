@@ -13,7 +13,7 @@ from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.domain.models import FineTunedModel
 from tunery.domain.names import check_suffix, new_name
 from tunery.domain.tenants import Caller, Role
-from tunery.jobs.lifecycle import trainable
+from tunery.jobs.verbs import trainable
 from tunery.store import console as store
 from tunery.store import files, tenants
 from tunery.store import models as models_store

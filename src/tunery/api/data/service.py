@@ -28,7 +28,7 @@ from tunery.domain.files import File, FilePurpose
 from tunery.domain.hyperparameters import resolve
 from tunery.domain.jobs import Method
 from tunery.domain.tenants import Caller
-from tunery.jobs.request import JobRequest, check
+from tunery.jobs.requests import JobRequest, check
 from tunery.modeling.catalog import CatalogModel
 from tunery.modeling.sources import cached
 from tunery.store import files as store

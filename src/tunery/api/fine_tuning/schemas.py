@@ -9,7 +9,7 @@ from tunery.domain.hyperparameters import AUTO, Hyperparameters
 from tunery.domain.jobs import Checkpoint, FineTuningJob, JobEvent, JobStatus
 from tunery.domain.models import CheckpointPermission
 from tunery.domain.numbers import whole
-from tunery.jobs.request import JobRequest
+from tunery.jobs.requests import JobRequest
 from tunery.settings import Settings
 
 Int = Annotated[int, BeforeValidator(whole)]

@@ -3,8 +3,8 @@
 from tunery.api.services import Services
 from tunery.domain.jobs import Checkpoint, FineTuningJob, JobEvent, JobStatus
 from tunery.domain.tenants import Caller
-from tunery.jobs import lifecycle
-from tunery.jobs.request import JobRequest
+from tunery.jobs import verbs
+from tunery.jobs.requests import JobRequest
 from tunery.store import events
 from tunery.store import jobs as store
 from tunery.store.database import read, write
@@ -13,7 +13,7 @@ from tunery.store.paging import Page
 
 def create(services: Services, caller: Caller, request: JobRequest, idempotency_key: str | None) -> FineTuningJob:
     with write(services.engine) as conn:
-        return lifecycle.create_job(
+        return verbs.create_job(
             conn,
             request,
             caller=caller,
@@ -38,17 +38,17 @@ def list_jobs(
 
 def cancel(services: Services, caller: Caller, job_id: str) -> FineTuningJob:
     with write(services.engine) as conn:
-        return lifecycle.cancel_job(conn, job_id, project_id=caller.project_id, by=caller.user_id, clock=services.clock)
+        return verbs.cancel_job(conn, job_id, project_id=caller.project_id, by=caller.user_id, clock=services.clock)
 
 
 def pause(services: Services, caller: Caller, job_id: str) -> FineTuningJob:
     with write(services.engine) as conn:
-        return lifecycle.pause_job(conn, job_id, project_id=caller.project_id, clock=services.clock)
+        return verbs.pause_job(conn, job_id, project_id=caller.project_id, clock=services.clock)
 
 
 def resume(services: Services, caller: Caller, job_id: str) -> FineTuningJob:
     with write(services.engine) as conn:
-        return lifecycle.resume_job(conn, job_id, project_id=caller.project_id, clock=services.clock)
+        return verbs.resume_job(conn, job_id, project_id=caller.project_id, clock=services.clock)
 
 
 def list_events(services: Services, caller: Caller, job_id: str, *, after: str | None, limit: int) -> Page[JobEvent]:

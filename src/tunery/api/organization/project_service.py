@@ -8,7 +8,7 @@ from tunery.api.services import Services
 from tunery.domain.errors import InvalidRequest, NotFound
 from tunery.domain.ids import new_id
 from tunery.domain.tenants import Membership, Project, Role, User
-from tunery.jobs.lifecycle import cancel_all
+from tunery.jobs.verbs import cancel_all
 from tunery.store import tenants
 from tunery.store.database import read, write
 from tunery.store.paging import Page

@@ -8,13 +8,13 @@ from typing import Any
 
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob
-from tunery.jobs import narrative
+from tunery.jobs import event_texts
 from tunery.jobs.checkpoints import KEPT, StoredCheckpoint, stored_checkpoints
 from tunery.jobs.lease import Lease, LeaseLost
 from tunery.jobs.preparation import Prepared
 from tunery.jobs.reports import Reports
 from tunery.jobs.resources import Resources
-from tunery.jobs.runners.process import Message
+from tunery.jobs.trainer_process import Message
 from tunery.jobs.workspace import SavedState, Workspace
 from tunery.store import claims, events, jobs
 from tunery.store.database import write
@@ -92,11 +92,11 @@ class Recorder:
                         "device": message.get("device"),
                     },
                 )
-                events.add_event(conn, self._job.id, narrative.STARTED, now=now)
-                text = narrative.hyperparameters_chosen(_shown(asdict(numbers), self._job.method), reasons)
+                events.add_event(conn, self._job.id, event_texts.STARTED, now=now)
+                text = event_texts.hyperparameters_chosen(_shown(asdict(numbers), self._job.method), reasons)
                 events.add_event(conn, self._job.id, text, now=now, data={"reasons": reasons})
             else:
-                events.add_event(conn, self._job.id, narrative.continued(prepared.step), now=now)
+                events.add_event(conn, self._job.id, event_texts.continued(prepared.step), now=now)
         self._reports.start(prepared, message["total_steps"])
         self._tell_report_trouble()
 
@@ -113,12 +113,12 @@ class Recorder:
                 events.add_event(
                     conn,
                     self._job.id,
-                    narrative.step_message(metrics),
+                    event_texts.step_message(metrics),
                     now=now,
                     type="metrics",
-                    data=narrative.step_data(metrics),
+                    data=event_texts.step_data(metrics),
                 )
-            jobs.update_details(conn, self._job.id, {"progress": narrative.progress(last)})
+            jobs.update_details(conn, self._job.id, {"progress": event_texts.progress(last)})
         self._recorded_step = last["step"]
         for metrics in new:
             self._reports.log_step(metrics)
@@ -147,7 +147,7 @@ class Recorder:
         if step in known and known[step].published:
             return  # a model's weights stay as they are, also where a resumed job comes to the same step again
         model_id = known[step].model_id if step in known else new_id("model")
-        fresh = StoredCheckpoint(step, model_id, narrative.measured(message.get("metrics") or {}))
+        fresh = StoredCheckpoint(step, model_id, event_texts.measured(message.get("metrics") or {}))
         self._resources.blobs.upload_dir(fresh.blob, Path(message["dir"]))
         is_new = step not in known
         known[step] = fresh

@@ -15,8 +15,8 @@ from tunery.domain.ids import new_id
 from tunery.domain.jobs import TERMINAL, JobStatus
 from tunery.domain.models import FineTunedModel
 from tunery.domain.notices import WebhookEndpoint
-from tunery.jobs import lifecycle
-from tunery.jobs.request import JobRequest
+from tunery.jobs import verbs
+from tunery.jobs.requests import JobRequest
 from tunery.store import models, webhooks
 from tunery.store.database import read, write
 from tunery.store.tables import jobs, outbox
@@ -141,7 +141,7 @@ def test_repeated_create_with_one_key_gives_the_first_job(site: Site) -> None:
 
     def create(request: JobRequest) -> str:
         with write(site.engine) as conn:
-            return lifecycle.create_job(
+            return verbs.create_job(
                 conn, request, caller=site.caller, catalog=site.catalog, settings=site.settings, idempotency_key="k1"
             ).id
 
@@ -165,21 +165,21 @@ def put_into(site: Site, job_id: str, status: JobStatus) -> None:
 
 
 @pytest.mark.parametrize("status", list(JobStatus))
-@pytest.mark.parametrize("verb", [lifecycle.cancel_job, lifecycle.pause_job, lifecycle.resume_job])
+@pytest.mark.parametrize("verb", [verbs.cancel_job, verbs.pause_job, verbs.resume_job])
 def test_every_verb_in_every_state(site: Site, verb: Any, status: JobStatus) -> None:
     expected: dict[Any, dict[JobStatus, JobStatus]] = {
-        lifecycle.cancel_job: {
+        verbs.cancel_job: {
             JobStatus.VALIDATING_FILES: JobStatus.CANCELLED,
             JobStatus.QUEUED: JobStatus.CANCELLED,
             JobStatus.PAUSED: JobStatus.CANCELLED,
             JobStatus.RUNNING: JobStatus.CANCELLED,
         },
-        lifecycle.pause_job: {
+        verbs.pause_job: {
             JobStatus.VALIDATING_FILES: JobStatus.PAUSED,
             JobStatus.QUEUED: JobStatus.PAUSED,
             JobStatus.RUNNING: JobStatus.RUNNING,
         },
-        lifecycle.resume_job: {JobStatus.PAUSED: JobStatus.QUEUED},
+        verbs.resume_job: {JobStatus.PAUSED: JobStatus.QUEUED},
     }
     job = site.create()
     put_into(site, job.id, status)
@@ -198,7 +198,7 @@ def test_every_verb_in_every_state(site: Site, verb: Any, status: JobStatus) -> 
 def test_verb_on_another_projects_job_finds_none(site: Site) -> None:
     job = site.create()
     with write(site.engine) as conn, pytest.raises(NotFound) as caught:
-        lifecycle.cancel_job(conn, job.id, "proj_other")
+        verbs.cancel_job(conn, job.id, "proj_other")
     assert caught.value.code == "fine_tune_not_found"
 
 
@@ -209,7 +209,7 @@ def test_cancel_of_a_waiting_job_is_announced_at_once(site: Site) -> None:
     )
     with write(site.engine) as conn:
         webhooks.insert_endpoint(conn, endpoint)
-    done = site.verb(lifecycle.cancel_job, job.id)
+    done = site.verb(verbs.cancel_job, job.id)
     assert done.status in TERMINAL
     with read(site.engine) as conn:
         rows = conn.execute(select(outbox).order_by(outbox.c.kind)).all()

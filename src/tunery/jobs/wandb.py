@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tunery.domain.jobs import FineTuningJob
-from tunery.jobs.narrative import measured
+from tunery.jobs.event_texts import measured
 from tunery.texts import say
 
 log = logging.getLogger(__name__)

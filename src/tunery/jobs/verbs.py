@@ -14,9 +14,9 @@ from tunery.domain.files import FilePurpose
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.domain.tenants import Caller
-from tunery.jobs import narrative
+from tunery.jobs import event_texts
 from tunery.jobs.endings import tell_cancellation, tell_pause
-from tunery.jobs.request import MAX_SEED, JobRequest, check
+from tunery.jobs.requests import MAX_SEED, JobRequest, check
 from tunery.metering import limits
 from tunery.metering.budget import check_budget
 from tunery.modeling.catalog import Catalog
@@ -81,8 +81,8 @@ def create_job(
         integrations=_integrations(request, job_id, settings),
     )
     jobs.insert_job(conn, job)
-    events.add_event(conn, job_id, narrative.created(job_id), now=now, data={})
-    events.add_event(conn, job_id, narrative.validating(job.training_file, job.validation_file), now=now, data={})
+    events.add_event(conn, job_id, event_texts.created(job_id), now=now, data={})
+    events.add_event(conn, job_id, event_texts.validating(job.training_file, job.validation_file), now=now, data={})
     return job
 
 
@@ -111,7 +111,7 @@ def pause_job(conn: Connection, job_id: str, project_id: str, *, clock: Clock = 
     if job.status is JobStatus.PAUSED:
         tell_pause(conn, job, now=now)
     elif not before.pause_requested:
-        events.add_event(conn, job_id, narrative.PAUSING, now=now)
+        events.add_event(conn, job_id, event_texts.PAUSING, now=now)
     return job
 
 
@@ -119,7 +119,7 @@ def resume_job(conn: Connection, job_id: str, project_id: str, *, clock: Clock =
     """Back into the queue. Raises InvalidTransition when the job is neither paused nor failed with its state kept."""
     now = clock()
     job = jobs.resume_job(conn, job_id, project_id, now)
-    events.add_event(conn, job_id, narrative.RESUMED, now=now)
+    events.add_event(conn, job_id, event_texts.RESUMED, now=now)
     return job
 
 

@@ -1,11 +1,11 @@
-from tunery.jobs import narrative
+from tunery.jobs import event_texts
 
 METRICS = {"step": 3, "total_steps": 30, "train_loss": 0.726, "train_mean_token_accuracy": 0.5, "valid_loss": None}
 
 
 def test_step_without_validation_names_only_the_training_loss() -> None:
-    assert narrative.step_message(METRICS) == "Step 3/30: training loss=0.73"
-    assert narrative.step_data(METRICS) == {
+    assert event_texts.step_message(METRICS) == "Step 3/30: training loss=0.73"
+    assert event_texts.step_data(METRICS) == {
         "step": 3,
         "total_steps": 30,
         "train_loss": 0.726,
@@ -14,14 +14,14 @@ def test_step_without_validation_names_only_the_training_loss() -> None:
 
 
 def test_step_with_both_validations_names_all_three_losses() -> None:
-    text = narrative.step_message({**METRICS, "valid_loss": 1.461, "full_valid_loss": 0.33})
+    text = event_texts.step_message({**METRICS, "valid_loss": 1.461, "full_valid_loss": 0.33})
     assert text == "Step 3/30: training loss=0.73, validation loss=1.46, full validation loss=0.33"
 
 
 def test_validation_names_the_files_that_are_there() -> None:
-    assert narrative.validating("file-A", None) == "Validating training file: file-A"
-    assert narrative.validating("file-A", "file-B") == "Validating training file: file-A and validation file: file-B"
+    assert event_texts.validating("file-A", None) == "Validating training file: file-A"
+    assert event_texts.validating("file-A", "file-B") == "Validating training file: file-A and validation file: file-B"
 
 
 def test_checks_after_training_mention_usage_policies() -> None:
-    assert "usage policies" in narrative.POLICIES
+    assert "usage policies" in event_texts.POLICIES

@@ -12,15 +12,15 @@ from typing import TextIO
 from tunery import tracing
 from tunery.domain.errors import TuneryError
 from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
-from tunery.jobs import endings, measuring, narrative, publication
+from tunery.jobs import endings, event_texts, measuring, publication
 from tunery.jobs.faults import is_disk_full, is_outage, why_it_ended
 from tunery.jobs.lease import Lease, LeaseLost
 from tunery.jobs.parity_check import ParityBroken, check_parity
 from tunery.jobs.preparation import Prepared, prepare
-from tunery.jobs.recording import Recorder
+from tunery.jobs.recorder import Recorder
 from tunery.jobs.reports import Reports
 from tunery.jobs.resources import Resources
-from tunery.jobs.runners.process import Message, TrainerProcess, WorkdirBusy, lock_workdir
+from tunery.jobs.trainer_process import Message, TrainerProcess, WorkdirBusy, lock_workdir
 from tunery.jobs.workspace import Workspace
 from tunery.logs import about
 from tunery.store import claims, events, jobs
@@ -45,7 +45,7 @@ class TrainerLost(Exception):
     """The trainer ended without saying how it went; the text tells what is known."""
 
 
-class JobRun:
+class Attempt:
     def __init__(self, job: FineTuningJob, resources: Resources, worker_id: str, stop: threading.Event) -> None:
         self._job, self._resources, self._worker_id, self._stop = job, resources, worker_id, stop
         self._trainer: TrainerProcess | None = None
@@ -94,7 +94,7 @@ class JobRun:
         except TrainerLost as exc:
             self._count_death(exc.args[0])
         except WorkdirBusy as exc:
-            self._give_back(narrative.interrupted(exc.args[0]))
+            self._give_back(event_texts.interrupted(exc.args[0]))
         except ParityBroken as exc:
             self._fail(JobError("train_serve_mismatch", exc.args[0]), publish=False)
         except TuneryError as exc:
@@ -164,7 +164,7 @@ class JobRun:
             self._fail(JobError(last["code"], last["message"], last.get("param"), last.get("text")))
         else:
             self._recorder.save_state(prepared.workspace)
-            self._give_back(narrative.HANDED_BACK)
+            self._give_back(event_texts.HANDED_BACK)
 
     def _succeed(self, prepared: Prepared, finished: Message) -> None:
         job, resources, folder = self._job, self._resources, Path(finished["dir"])
@@ -260,14 +260,14 @@ class JobRun:
             step = max(workspace.local_step() or 0, self._recorder.saved_step)
             deaths = claims.count_death(conn, self._job.id, self._worker_id, step=step).attempts
             if deaths < MAX_DEATHS and not self._lease.pause_requested:
-                text = narrative.trainer_lost(reason, deaths, MAX_DEATHS)
+                text = event_texts.trainer_lost(reason, deaths, MAX_DEATHS)
                 events.add_event(conn, self._job.id, text, now=self._resources.clock(), level="warn")
                 claims.release_job(conn, self._job.id, self._worker_id)
                 return
         if self._lease.pause_requested:
-            self._give_back(narrative.PAUSED)
+            self._give_back(event_texts.PAUSED)
         else:
-            self._fail(JobError("training_failed", narrative.gave_up(reason, deaths)))
+            self._fail(JobError("training_failed", event_texts.gave_up(reason, deaths)))
 
     def _meet(self, exc: Exception) -> None:
         """Something that is nobody's wish and may pass, such as a blob store that does not answer."""
@@ -276,7 +276,7 @@ class JobRun:
         if is_disk_full(exc):
             # Room first: the database may lie on the same disk.
             Workspace.of(self._resources.settings.home, self._job.id).keep_state()
-            self._fail(JobError("disk_full", narrative.DISK_FULL))
+            self._fail(JobError("disk_full", event_texts.DISK_FULL))
             return
         log.exception("an attempt at %s broke down", self._job.id)
         deadline = time.monotonic() + RETRY_S
@@ -284,7 +284,7 @@ class JobRun:
             self._stop.wait(POLL_S)
         reason = say("event.why.internal", name=type(exc).__name__)
         if is_outage(exc):
-            self._give_back(narrative.interrupted(reason))
+            self._give_back(event_texts.interrupted(reason))
         else:
             self._count_death(reason)
 

@@ -13,7 +13,7 @@ from tunery.datasets.report import Report, Role
 from tunery.datasets.validate import validate_file
 from tunery.domain.errors import TuneryError
 from tunery.domain.jobs import FineTuningJob, JobError
-from tunery.jobs import endings, measuring, narrative
+from tunery.jobs import endings, event_texts, measuring
 from tunery.jobs.lease import Lease, LeaseLost
 from tunery.jobs.resources import Resources
 from tunery.jobs.workspace import fetch_file
@@ -64,7 +64,7 @@ def validate_job(job: FineTuningJob, resources: Resources, worker_id: str) -> No
             claims.accept_job(conn, job.id, worker_id)
             for remark in verdict.remarks:
                 events.add_event(conn, job.id, remark, now=now, level="warn")
-            events.add_event(conn, job.id, narrative.VALIDATED, now=now, data={})
+            events.add_event(conn, job.id, event_texts.VALIDATED, now=now, data={})
     except LeaseLost:
         log.info("%s was cancelled, paused or taken over while its files were checked", job.id)
 

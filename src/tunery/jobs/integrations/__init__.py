@@ -1,1 +1,0 @@
-"""Services a job reports to while it runs."""

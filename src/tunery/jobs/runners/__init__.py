@@ -1,1 +1,0 @@
-"""Ways to run a trainer. `process`: a child of this worker."""
