@@ -38,6 +38,7 @@ class Stand:
     catalog: Path | None = None
     port: int = field(default_factory=free_port)
     key: str = ""
+    options: dict[str, str] = field(default_factory=dict)  # settings beside those that a stand has in any case
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     engine_url: str = ""
 
@@ -55,7 +56,7 @@ class Stand:
             catalog=self.catalog,
             engine_url=self.engine_url,
             model_cache=self.model_cache,
-            trusted_proxies=(PROXY,),
+            **{"trusted_proxies": (PROXY,), **self.options},
         )
 
     @property

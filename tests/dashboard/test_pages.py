@@ -19,8 +19,8 @@ from tunery.store import files, tenants
 from tunery.store.database import read, write
 
 PATHS = (
-    "/", "/jobs/new", "/playground", "/datasets", "/compare", "/move", "/usage", "/keys", "/webhooks", "/members",
-    "/limits", "/audit",
+    "/", "/jobs/new", "/playground", "/datasets", "/compare", "/move", "/usage", "/keys", "/webhooks", "/mail",
+    "/members", "/limits", "/audit",
 )  # fmt: skip
 GOOD = '{"messages": [{"role": "user", "content": "Question %d?"}, {"role": "assistant", "content": "Answer %d."}]}\n'
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.dashboard.stand import PROXY, Stand
-from tunery.dashboard.guard import MAX_FAILURES, WINDOW_S, Throttle
+from tests.dashboard.stand import Stand
+from tunery.dashboard.guard import MAX_FAILURES, MAX_FAILURES_OF_KEY, WINDOW_S, Throttle
 from tunery.dashboard.result_file import as_plain_csv
 from tunery.dashboard.sessions import COOKIE
 
@@ -39,14 +39,27 @@ def test_another_site_cannot_sign_a_visitor_in(stand: Stand) -> None:
     assert COOKIE not in answer.cookies and "reason=origin" in answer.headers["location"]
 
 
-def test_a_proxy_may_rename_the_host(stand: Stand) -> None:
-    headers = {"origin": "https://tunery.example", "x-forwarded-host": "tunery.example", "x-forwarded-proto": "https"}
-    for address in (PROXY, "127.0.0.1"):
-        with httpx.Client(transport=httpx.HTTPTransport(local_address=address)) as client:
-            answer = client.post(f"{stand.url}/dashboard/session", data={"key": stand.key}, headers=headers)
-        cookie = answer.headers["set-cookie"]
-        assert COOKIE in cookie and "HttpOnly" in cookie
-        assert ("Secure" in cookie) == (address == PROXY)  # nobody else is believed that this was HTTPS
+PROXIED = {"origin": "https://tunery.example", "x-forwarded-host": "tunery.example", "x-forwarded-proto": "https"}
+
+
+def test_behind_a_named_proxy_the_public_address_is_ours(tmp_path: Path, base_model_dir: Path) -> None:
+    options = {"public_url": "https://tunery.example", "trusted_proxies": "127.0.0.1"}
+    stand = Stand(tmp_path, model_cache=base_model_dir.parent, options=options)
+    stand.start_web()
+    try:
+        answer = httpx.post(f"{stand.url}/dashboard/session", data={"key": stand.key}, headers=PROXIED)
+    finally:
+        stand.stop_all()
+    cookie = answer.headers["set-cookie"]
+    assert COOKIE in cookie and "HttpOnly" in cookie and "Secure" in cookie
+
+
+def test_forwarded_headers_of_anybody_say_nothing(stand: Stand) -> None:
+    answer = httpx.post(f"{stand.url}/dashboard/session", data={"key": stand.key}, headers=PROXIED)
+    assert COOKIE not in answer.cookies and "reason=origin" in answer.headers["location"]
+    headers = {"origin": stand.url, "x-forwarded-proto": "https"}
+    answer = httpx.post(f"{stand.url}/dashboard/session", data={"key": stand.key}, headers=headers)
+    assert COOKIE in answer.headers["set-cookie"] and "Secure" not in answer.headers["set-cookie"]
 
 
 @pytest.mark.parametrize("target", ["https://elsewhere.example/", "//elsewhere.example", "/v1/files", "/dashboard//x"])
@@ -128,16 +141,22 @@ def test_a_page_of_another_site_gets_no_socket(stand: Stand, headers: dict[str, 
 def test_tries_at_keys_are_counted_by_address_and_by_the_beginning_of_the_key() -> None:
     now = [0.0]
     throttle = Throttle(lambda: now[0])
-    for number in range(MAX_FAILURES):
-        assert not throttle.wait_s("10.0.0.1", "key sk-abc")
-        throttle.note_failure(f"10.0.0.{number}", "key sk-abc")
-    assert throttle.wait_s("10.0.0.99", "key sk-abc") == WINDOW_S  # another address, the same key
-    assert not throttle.wait_s("10.0.0.99", "key sk-other")
-    for number in range(MAX_FAILURES):
-        throttle.note_failure("10.0.0.1", f"key {number}")
-    assert throttle.wait_s("10.0.0.1", "key sk-other")  # another key, the same address
+    for number in range(MAX_FAILURES_OF_KEY):
+        assert not throttle.wait_s("10.0.0.99", "sk-abc")
+        throttle.note_failure(f"10.0.0.{number // MAX_FAILURES}", "sk-abc")
+    assert throttle.wait_s("10.0.0.99", "sk-abc") == WINDOW_S  # another address, the same key
+    assert not throttle.wait_s("10.0.0.99", "sk-other")
+    assert throttle.wait_s("10.0.0.1", "sk-other")  # another key, the same address
     now[0] = WINDOW_S
-    assert not throttle.wait_s("10.0.0.1", "key sk-abc")
+    assert not throttle.wait_s("10.0.0.1", "sk-abc")
+
+
+def test_one_stranger_who_knows_how_a_key_begins_keeps_nobody_else_out() -> None:
+    throttle = Throttle(lambda: 0.0)
+    for _ in range(MAX_FAILURES_OF_KEY):
+        if not throttle.wait_s("10.0.0.1", "sk-abc"):
+            throttle.note_failure("10.0.0.1", "sk-abc")
+    assert throttle.wait_s("10.0.0.1", "sk-abc") and not throttle.wait_s("10.0.0.2", "sk-abc")
 
 
 def of_audit(stand: Stand, event_type: str) -> list[dict]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
+MAX_NAMES = 3  # of the same weights
 NO_KEY = (
     "there is none. Give it, or set OPENAI_API_KEY. `tunery serve` printed one at its first start; "
     "on the server's own machine `tunery keys create NAME --local` makes another."
@@ -64,6 +65,14 @@ def weights_of(entry: dict[str, Any] | None) -> str:
         return "–"
     name = entry["weights"]["name"]
     return f"fine-tuned on {name}" if entry["weights"]["adapter"] else name
+
+
+def weights_note(entry: dict[str, Any]) -> str:
+    """Which weights a name stands for, and under which other names the very same answer."""
+    same = entry["same_weights"]
+    others = f"; the same as {', '.join(same[:MAX_NAMES])}" if same else ""
+    more = f" and {len(same) - MAX_NAMES} more" if len(same) > MAX_NAMES else ""
+    return f"{entry['name']}: {weights_of(entry)}{others}{more}"
 
 
 def client_of(ctx: typer.Context) -> "OpenAI":

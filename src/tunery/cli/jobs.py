@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from tunery.cli.connection import CommandFailed, catalog_by_name, client_of, get_own
+from tunery.cli.connection import CommandFailed, catalog_by_name, client_of, get_own, weights_note
 from tunery.cli.output import Json, Limit, console, duration, emit_json, facts, notes, status, table, when
 from tunery.cli.watch import follow, watch
 
@@ -243,6 +243,7 @@ def _facts(job: "FineTuningJob", summary: dict[str, Any]) -> list[tuple[str, str
         ("id", job.id),
         ("status", status(job.status)),
         ("model", job.model),
+        ("weights", summary["weights"]),
         ("suffix", summary["suffix"] or ""),
         ("fine-tuned model", job.fine_tuned_model or ""),
         ("progress", _progress(summary)),
@@ -298,6 +299,7 @@ def _check_model(client: "OpenAI", model: str) -> None:
         raise CommandFailed(f"The model {model} is not there. These can be trained: {', '.join(trainable) or 'none'}.")
     if not entries[model]["training"]:
         raise CommandFailed(f"The model {model} can be asked but not trained.")
+    notes.print(Text(weights_note(entries[model]), "dim"))
 
 
 def _path(given: str) -> Path | None:

@@ -29,12 +29,13 @@ WORK = (
 SETTINGS = (
     ("keys", "/keys", "key"),
     ("webhooks", "/webhooks", "webhook"),
+    ("mail", "/mail", "mail"),
     ("members", "/members", "group"),
     ("limits", "/limits", "speed"),
     ("audit", "/audit", "fact_check"),
 )
 PACKS: dict[str, Language] = {"en": "en-US", "ja": "ja"}  # Quasar's: of tables, date pickers, uploads
-FOR_OWNERS = ("usage", "keys", "members", "limits", "audit")
+FOR_OWNERS = ("usage", "keys", "mail", "members", "limits", "audit")
 
 
 def add_shared_head(static: Path) -> None:

@@ -76,14 +76,15 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def is_same_origin(connection: HTTPConnection, settings: Settings) -> bool:
-    """A form or a socket of another site carries its own Origin. Absent is fine: the cookie is SameSite."""
+    """A form or a socket of another site carries its own Origin. Absent is fine: the cookie is SameSite. Behind a proxy
+    that changes the host it is `public_url` that says which origin is ours, no header that anybody may send."""
     headers = connection.headers
     if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         return False
     origin = headers.get("origin")
     if origin is None:
         return True
-    own = {headers.get("host"), headers.get("x-forwarded-host"), urlsplit(settings.base_url).netloc}
+    own = {headers.get("host"), urlsplit(settings.base_url).netloc}
     return bool(host := urlsplit(origin).netloc) and host in own
 
 
@@ -110,33 +111,39 @@ def give_nonces_to_the_framework() -> None:
 
 # ---- signing in
 WINDOW_S = 300.0
-MAX_FAILURES = 10
+MAX_FAILURES = 10  # of an address
+MAX_FAILURES_OF_KEY = 100  # from all addresses: who knows how a key begins must not keep its owner out from one
 MAX_REMEMBERED = 10_000
 
 
 class Throttle:
-    """Counts failures by whatever names are given, an address or the beginning of a key; forgets after `WINDOW_S`.
+    """Counts failures by address and by the beginning of the key; forgets after `WINDOW_S`.
 
-    Names are kept as hashes, the latest `MAX_REMEMBERED` of them.
+    Both are kept as hashes, the latest `MAX_REMEMBERED` of them.
     """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self.clock = clock
         self._failures: OrderedDict[bytes, deque[float]] = OrderedDict()
 
-    def wait_s(self, *names: str) -> float:
+    def wait_s(self, address: str, key_start: str) -> float:
         """Seconds until the next try is taken; 0: now."""
         now = self.clock()
-        kept = [self._failures.get(_digest(name), deque[float]()) for name in names]
-        return max((times[0] + WINDOW_S - now for times in kept if len(times) >= MAX_FAILURES), default=0.0)
+        kept = [(self._failures.get(name, deque[float]()), most) for name, most in _counted(address, key_start)]
+        return max((times[0] + WINDOW_S - now for times, most in kept if len(times) >= most), default=0.0)
 
-    def note_failure(self, *names: str) -> None:
-        for name in names:
-            times = self._failures.setdefault(_digest(name), deque(maxlen=MAX_FAILURES))
+    def note_failure(self, address: str, key_start: str) -> None:
+        for name, most in _counted(address, key_start):
+            times = self._failures.setdefault(name, deque(maxlen=most))
             times.append(self.clock())
-            self._failures.move_to_end(_digest(name))
+            self._failures.move_to_end(name)
         while len(self._failures) > MAX_REMEMBERED:
             self._failures.popitem(last=False)
+
+
+def _counted(address: str, key_start: str) -> list[tuple[bytes, int]]:
+    """What a try counts for, and how many failures each may have."""
+    return [(_digest(f"address {address}"), MAX_FAILURES), (_digest(f"key {key_start}"), MAX_FAILURES_OF_KEY)]
 
 
 def _digest(name: str) -> bytes:

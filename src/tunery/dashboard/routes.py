@@ -49,7 +49,7 @@ def _session_routes(router: APIRouter, sessions: Sessions, drafts: Drafts, conne
         key, target = str(form.get("key", "")).strip(), _own_path(str(form.get("next", "")))
         if not is_same_origin(request, connections.settings):
             return RedirectResponse(f"{BASE}/sign-in?reason=origin", status_code=303)
-        tried = (visitor_address(request), f"key {key[:KEY_START]}")
+        tried = (visitor_address(request), key[:KEY_START])
         if wait_s := throttle.wait_s(*tried):
             t = translator(choose_language("", request.headers.get("accept-language", "")))
             headers = {"retry-after": str(math.ceil(wait_s))}

@@ -89,6 +89,7 @@ class Recorder:
                         "hyperparameter_reasons": reasons,
                         "texts": reference({"reasons": reasons}),
                         "source": prepared.source,
+                        "weights": self._resources.catalog.weights_of(prepared.source),
                         "device": message.get("device"),
                     },
                 )

@@ -62,6 +62,7 @@ def _facts(summary: JobSummary, t: Translator) -> list[tuple[str, str]]:
     facts: list[tuple[str, str | None]] = [
         (t("jobs.model"), summary.fine_tuned_model),
         (t("jobs.base"), summary.model),
+        (t("mail.weights"), summary.weights),
         (t("create.method"), t(f"method.{summary.method}")),
         (t("create.training"), summary.training_file),
         (t("mail.duration"), spoken_duration(summary.duration_s, t)),

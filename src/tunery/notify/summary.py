@@ -40,6 +40,7 @@ class JobSummary:
     duration_s: int  # from creation to end, waiting included, pauses not
     training_file: str
     fine_tuned_model: str | None = None
+    weights: str | None = None  # those that the base model stands for
     trained_tokens: int | None = None
     cost: Amount | None = None
     metrics: dict[str, float] = field(default_factory=dict)
@@ -106,6 +107,7 @@ def summarise(
         duration_s=max(0, ended - job.created_at - job.paused_s),
         training_file=job.training_file,
         fine_tuned_model=job.fine_tuned_model,
+        weights=job.details.get("weights") or job.details.get("source"),
         trained_tokens=job.trained_tokens,
         cost=cost,
         metrics=metrics,

@@ -39,6 +39,7 @@ class JobSummary(BaseModel):
     resumable: bool = Field(description="May be resumed: it is paused, or has failed and what it had reached is kept.")
     display_name: str | None = Field(description="Its owner's own words for it.")
     model: str
+    weights: str = Field(description="What the model stands on: the base weights' name and hash.")
     fine_tuned_model: str | None
     suffix: str | None = Field(description="As it was sent.")
     method: Literal["supervised", "dpo"]
@@ -58,7 +59,6 @@ class JobList(BaseModel):
 class JobDetail(JobSummary):
     hyperparameters: dict[str, int | float | str]
     reasons: dict[str, str] = Field(description="Why each hyperparameter has its value, in a sentence.")
-    weights: str = Field(description="What the model stands on: the base weights' name and hash.")
     details: dict[str, Any] = Field(description="What the worker noted: advice, parity with the engine, timings.")
     request: dict[str, Any] = Field(description="The body that creates this job again.")
     texts: Texts

@@ -5,6 +5,7 @@ from tunery.api.services import ServicesDep
 from tunery.api.webhooks import service
 from tunery.api.webhooks.schemas import (
     SENT,
+    Address,
     Attempt,
     DeletedEndpoint,
     Endpoint,
@@ -12,6 +13,7 @@ from tunery.api.webhooks.schemas import (
     EndpointUpdate,
     EndpointWithSecret,
     EventTypeList,
+    JudgedAddress,
     Resent,
     RotateSecret,
     TestDelivery,
@@ -20,6 +22,7 @@ from tunery.api.webhooks.schemas import (
     wire_endpoint,
     wire_endpoint_with_secret,
 )
+from tunery.texts import reference
 
 router = Router(tags=["Webhooks"])
 
@@ -75,6 +78,14 @@ def test_endpoint(endpoint_id: str, body: TestDelivery, caller: WebhooksWriter, 
 @router.get("/v1/webhook_event_types")
 def list_event_types(caller: WebhooksReader) -> EventTypeList:
     return EventTypeList(data=list(SENT))
+
+
+@router.post("/tunery/v1/webhook_addresses")
+def judge_address(body: Address, caller: WebhooksWriter, services: ServicesDep) -> JudgedAddress:
+    """Whether an address could be called, before an endpoint is made of it. Sends nothing there."""
+    problem = service.problem_of(services, body.url)
+    known = reference(problem)
+    return JudgedAddress(url=body.url, problem=problem, texts={"problem": known} if known else {})
 
 
 @router.get("/tunery/v1/webhook_endpoints/{endpoint_id}/deliveries")

@@ -75,6 +75,19 @@ class EndpointCreate(Body):
     event_types: EventTypes
 
 
+class Address(Body):
+    url: Url
+
+
+class JudgedAddress(BaseModel):
+    """What a delivery to the address would meet now; names may come to point elsewhere later."""
+
+    object: Literal["tunery.webhook_address"] = "tunery.webhook_address"
+    url: str
+    problem: str | None = Field(description="Why nothing would be sent there. Null: it can be called.")
+    texts: Texts
+
+
 class EndpointUpdate(Body):
     name: Name | None = None
     url: Url | None = None

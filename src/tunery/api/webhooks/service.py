@@ -9,6 +9,7 @@ from tunery.domain.ids import new_id
 from tunery.domain.notices import Delivery, WebhookEndpoint
 from tunery.domain.tenants import Caller
 from tunery.notify.signing import new_secret
+from tunery.notify.targets import RefusedTarget, resolve_target
 from tunery.notify.webhooks import deliver, event_body
 from tunery.store import outbox, tenants
 from tunery.store import webhooks as store
@@ -99,6 +100,15 @@ def send_test(services: Services, caller: Caller, endpoint_id: str, event_type: 
     if result.status is None:
         raise InvalidRequest(say("error.endpoint_silent", url=endpoint.url, error=result.error), param="url")
     return result.status
+
+
+def problem_of(services: Services, url: str) -> str | None:
+    """Why nothing would be sent to this address as it is now; nothing is sent to find out."""
+    try:
+        resolve_target(url, allow_private=services.settings.webhook_allow_private_addresses)
+    except RefusedTarget as exc:
+        return exc.args[0]
+    return None
 
 
 def sample_id(event_type: str) -> str:

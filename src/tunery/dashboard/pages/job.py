@@ -11,7 +11,7 @@ from tunery.dashboard.components import blocks, code, html
 from tunery.dashboard.components.chart import Curves
 from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.table import Column, Table
-from tunery.dashboard.models import playground_path
+from tunery.dashboard.models import Model, list_models, playground_path
 from tunery.dashboard.pages.job_parts import checkpoint_rows, events_list, facts_of, failure, hyperparameter_rows
 from tunery.dashboard.visit import BASE, Visit
 from tunery.domain.jobs import TERMINAL, JobStatus
@@ -184,22 +184,41 @@ class JobPage:
         if await self.refresh() and self.poll is not None:
             self.poll.again()
 
-    def ask_name(self) -> None:
+    async def ask_name(self) -> None:
+        model = await self._find_model()
         with blocks.dialog_box(self.t("job.rename")) as dialog:
             ui.label(self.t("job.rename_text")).classes("muted")
             field = ui.input(self.t("create.display_name"), value=self.facts["display_name"] or "")
             field.props("outlined dense maxlength=200")
+            named = {f"/tunery/v1/jobs/{self.job_id}": field}
+            if model is not None:
+                of_model = ui.input(self.t("job.model_display_name"), value=model.display_name or "")
+                of_model.props("outlined dense maxlength=200")
+                named[f"/tunery/v1/models/{model.name}"] = of_model
 
             async def save() -> None:
                 dialog.close()
-                name = (field.value or "").strip() or None
-                post = self.visit.connection.post(f"/tunery/v1/jobs/{self.job_id}", {"display_name": name})
-                await self.act(post, "action.saved")
+                await self.act(self._set_names(named), "action.saved")
 
             with ui.element("div").classes("buttons end"):
                 blocks.button(self.t("action.back"), dialog.close)
                 blocks.button(self.t("action.save"), save, primary=True)
         dialog.open()
+
+    async def _find_model(self) -> Model | None:
+        """The job's model, while it is there."""
+        name = self.job.fine_tuned_model
+        try:
+            found = await list_models(self.visit.connection, search=name) if name else []
+        except Exception as error:
+            self.visit.fail(error)  # the job itself can be named all the same
+            return None
+        return next((model for model in found if model.name == name), None)
+
+    async def _set_names(self, fields: dict[str, ui.input]) -> None:
+        """Of each address the display name; an empty one takes it away."""
+        for path, field in fields.items():
+            await self.visit.connection.post(path, {"display_name": (field.value or "").strip() or None})
 
     def ask_cancel(self) -> None:
         jobs = self.visit.connection.client.fine_tuning.jobs

@@ -103,7 +103,7 @@ def job_cells(visit: Visit, job: dict[str, Any]) -> list[str | Markup]:
     return [
         html.status_chip(job["status"], visit.t),
         title,
-        html.model_name(job["model"]),
+        html.two_lines(html.model_name(job["model"]), job["weights"]),
         html.progress(job["step"], job["total_steps"], visit.t) if job["status"] != "failed" else html.DASH,
         html.money(job["cost"], job["currency"]),
         html.when(job["created_at"], visit.t),

@@ -9,7 +9,7 @@ from tunery.dashboard.components import blocks, code, html
 from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.visit import Visit
 
-MAX_KEYS = 100
+PAGE = 100  # of keys in one request; all are fetched
 
 
 async def build(visit: Visit) -> None:
@@ -26,7 +26,7 @@ class KeysPage:
         self.projects = visit.connection.client.admin.organization.projects
 
     async def fetch(self) -> list[ProjectAPIKey]:
-        return (await self.projects.api_keys.list(self.project_id, limit=MAX_KEYS)).data
+        return [key async for key in self.projects.api_keys.list(self.project_id, limit=PAGE)]
 
     def draw(self, keys: list[ProjectAPIKey]) -> None:
         with blocks.panel(self.t("keys.new")), ui.element("div").classes("fields"):

@@ -10,7 +10,7 @@ from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.visit import Visit
 from tunery.domain.tenants import Role
 
-MAX_USERS = 100
+PAGE = 100  # of users in one request; all are fetched
 ROLES = [role.value for role in Role]
 
 
@@ -27,7 +27,7 @@ class MembersPage:
         self.organization = visit.connection.client.admin.organization
 
     async def fetch(self) -> list[OrganizationUser]:
-        return (await self.organization.users.list(limit=MAX_USERS)).data
+        return [user async for user in self.organization.users.list(limit=PAGE)]
 
     def draw(self, users: list[OrganizationUser]) -> None:
         columns = [

@@ -11,6 +11,7 @@ from tunery.dashboard.visit import Visit
 
 TYPES = ("fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled")
 JOB_EVENT = "fine_tuning.job."
+PAGE = 100  # of endpoints in one request; all are fetched
 MAX_DELIVERIES = 50
 
 
@@ -29,7 +30,7 @@ class WebhooksPage:
         self.deliveries: list[dict[str, Any]] = []
 
     async def load(self) -> None:
-        self.endpoints = (await self.webhooks.list(limit=100)).data
+        self.endpoints = [endpoint async for endpoint in self.webhooks.list(limit=PAGE)]
         answers = [await self.deliveries_of(endpoint.id) for endpoint in self.endpoints]
         newest = sorted(itertools.chain(*answers), key=lambda item: item["created_at"], reverse=True)
         self.deliveries = newest[:MAX_DELIVERIES]
@@ -42,11 +43,13 @@ class WebhooksPage:
         with blocks.panel(self.t("webhooks.new")):
             with ui.element("div").classes("fields"):
                 self.name = ui.input(self.t("webhooks.name")).props("outlined dense")
-                self.url = ui.input(self.t("webhooks.url"), placeholder="https://").props("outlined dense")
+                self.url = ui.input(self.t("webhooks.url"), placeholder="https://", on_change=self.judge)
+                self.url.props("outlined dense debounce=400 maxlength=2048")
                 names = {name: self._event(name) for name in TYPES}
                 self.types = ui.select(names, value=list(TYPES), multiple=True, label=self.t("webhooks.events")).props(
                     "outlined dense"
                 )
+            self.judgement = ui.element("div").props("aria-live=polite")
             blocks.button(self.t("webhooks.create"), self.create, primary=True, symbol="add")
         self.area = ui.element("div").classes("stack")
         self.draw_lists()
@@ -134,6 +137,24 @@ class WebhooksPage:
         blocks.button(
             self.t("webhooks.resend"), lambda: self.change(self.visit.connection.post(path), "webhooks.resent")
         )
+
+    async def judge(self) -> None:
+        """What the server says of the address as it stands there, while it is entered."""
+        url = (self.url.value or "").strip()
+        problem = await self.problem_of(url) if url else ""
+        if url != (self.url.value or "").strip():
+            return  # more was typed meanwhile, and that is being judged
+        self.judgement.clear()
+        if problem:
+            with self.judgement:
+                blocks.note(problem, kind="warn")
+
+    async def problem_of(self, url: str) -> str:
+        try:
+            judged = await self.visit.connection.post("/tunery/v1/webhook_addresses", {"url": url})
+        except Exception as error:
+            return self.visit.fail(error)
+        return self.t.word(judged, "problem") if judged["problem"] else ""
 
     async def create(self) -> None:
         made: list[Any] = []

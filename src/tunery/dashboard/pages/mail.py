@@ -1,0 +1,94 @@
+"""Where mail goes, as the server's settings say, and what became of the project's mail."""
+
+from typing import Any
+
+from markupsafe import Markup
+from nicegui import ui
+
+from tunery.dashboard.components import blocks, html
+from tunery.dashboard.components.table import Column, Row, Table
+from tunery.dashboard.visit import Visit
+
+PAGE = 50
+CHIPS = {"pending": "queued", "delivered": "delivered", "dead": "failed"}
+TOPICS = {
+    "fine_tuning.job.succeeded": "status.succeeded",
+    "fine_tuning.job.failed": "status.failed",
+    "fine_tuning.job.cancelled": "status.cancelled",
+}
+
+
+async def build(visit: Visit) -> None:
+    who = await visit.connection.get("/tunery/v1/session")
+    page = MailPage(visit, f"/tunery/v1/organization/projects/{who['project_id']}")
+    settings = await visit.connection.get(f"{page.path}/mail_settings")
+    first = await page.fetch()
+    blocks.heading(visit.t("mails.title"), visit.t("mails.subtitle"))
+    page.draw(settings, first)
+
+
+class MailPage:
+    def __init__(self, visit: Visit, path: str) -> None:
+        self.visit, self.t, self.path = visit, visit.t, path
+        self.last = ""  # id of the oldest mail that is shown
+
+    async def fetch(self) -> dict[str, Any]:
+        return await self.visit.connection.get(f"{self.path}/mail", limit=PAGE, after=self.last)
+
+    def draw(self, settings: dict[str, Any], first: dict[str, Any]) -> None:
+        self._draw_settings(settings)
+        if not first["data"]:
+            blocks.empty("mail", self.t("mails.empty"), self.t("mails.empty_text"))
+            return
+        columns = [
+            Column(self.t("jobs.status")),
+            Column(self.t("mails.recipient"), wide=True),
+            Column(self.t("mails.about")),
+            Column(self.t("webhooks.attempts"), numeric=True),
+            Column(self.t("audit.when")),
+        ]
+        self.table = Table(self.t("mails.sent"), columns)
+        self.more = blocks.button(self.t("action.more"), self.load_more)
+        self.show(first)
+
+    def _draw_settings(self, settings: dict[str, Any]) -> None:
+        t = self.t
+        with blocks.panel(t("mails.settings")):
+            if settings["host"] is None:
+                blocks.note(t("mails.no_server", folder=settings["folder"]), kind="warn")
+                html.show(Markup("<pre class='code'>{}</pre>").format("\n".join(EXAMPLE)))
+                return
+            server = f"{settings['host']}:{settings['port']}"
+            facts = [(t("mails.server"), server), (t("mails.security"), settings["security"].upper())]
+            html.show(html.facts([*facts, (t("mails.sender"), settings["sender"])]))
+            ui.label(t("mails.settings_text")).classes("muted small")
+
+    def show(self, page: dict[str, Any]) -> None:
+        self.table.extend([self.row(mail) for mail in page["data"]])
+        self.last = page["data"][-1]["id"] if page["data"] else self.last
+        self.more.visible = page["has_more"]
+
+    def row(self, mail: dict[str, Any]) -> Row:
+        recipient = html.two_lines(mail["recipient"], mail["error"]) if mail["error"] else mail["recipient"]
+        about = self.t(TOPICS[mail["topic"]]) if mail["topic"] in TOPICS else self.t("mails.budget")
+        chip = html.status_chip(CHIPS[mail["status"]], self.t)
+        return Row(
+            mail["id"],
+            [chip, recipient, about, html.number(mail["attempts"]), html.when(mail["created_at"], self.t)],
+        )
+
+    async def load_more(self) -> None:
+        try:
+            self.show(await self.fetch())
+        except Exception as error:
+            ui.notify(self.visit.fail(error), type="negative")
+
+
+EXAMPLE = (
+    "TUNERY_SMTP_HOST=mail.example.com",
+    "TUNERY_SMTP_PORT=587",
+    "TUNERY_SMTP_SECURITY=starttls",
+    "TUNERY_SMTP_USERNAME=tunery",
+    "TUNERY_SMTP_PASSWORD=…",
+    "TUNERY_SMTP_FROM=tunery@example.com",
+)
