@@ -5,17 +5,29 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.dashboard.accessibility import violations
 from tests.dashboard.browsing import Visitor
 from tests.dashboard.conftest import visit
-from tests.dashboard.rows import every_state, insert_curve, insert_jobs, make_job, organization_and_project
+from tests.dashboard.rows import (
+    SUFFIXES,
+    every_state,
+    finished_job,
+    insert_curve,
+    insert_jobs,
+    insert_model,
+    make_job,
+    organization_and_project,
+)
 from tests.dashboard.stand import Stand
+from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob, JobStatus
-from tunery.domain.tenants import Role
-from tunery.store import files, tenants
+from tunery.domain.notices import WebhookEndpoint
+from tunery.domain.tenants import ApiKey, Role, User, hash_secret, key_hint, lookup_prefix
+from tunery.store import files, outbox, tenants, webhooks
 from tunery.store.database import read, write
 
 PATHS = (
@@ -244,6 +256,121 @@ def test_two_tabs_acting_on_one_job_get_plain_words(signed_in: Visitor, jobs: di
     expect(second.get_by_role("button", name="Resume")).to_be_visible()
     second.get_by_role("button", name="Resume").click()
     expect(first.locator(".chip").first).to_have_text(re.compile("Queued|Checking"))
+
+
+def num_looks(stand: Stand, job: FineTuningJob) -> int:
+    """How often the server was asked for this job's view, as its own count of requests says."""
+    lines = httpx.get(f"{stand.url}/metrics", headers={"authorization": f"Bearer {stand.key}"}).text.splitlines()
+    counts = [line for line in lines if line.startswith("tunery_api_requests_total") and "/view" in line]
+    return int(sum(float(line.rpartition(" ")[2]) for line in counts))
+
+
+@pytest.mark.parametrize("status", [JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED])
+def test_an_open_page_of_an_ended_job_asks_nothing(
+    signed_in: Visitor, stand: Stand, jobs: dict[JobStatus, FineTuningJob], status: JobStatus
+) -> None:
+    page = signed_in.go(f"/jobs/{jobs[status].id}")
+    expect(page.locator(".chip").first).to_be_visible()
+    before = num_looks(stand, jobs[status])
+    assert before > 0
+    page.wait_for_timeout(4_000)
+    assert num_looks(stand, jobs[status]) == before
+
+
+def test_an_open_page_of_a_running_job_asks_once_a_second_at_most(
+    signed_in: Visitor, stand: Stand, jobs: dict[JobStatus, FineTuningJob]
+) -> None:
+    job, begun = jobs[JobStatus.RUNNING], time.monotonic()
+    before = num_looks(stand, job)
+    page = signed_in.go(f"/jobs/{job.id}")
+    page.wait_for_timeout(5_000)
+    looks = num_looks(stand, job) - before
+    assert 2 <= looks <= 2 + time.monotonic() - begun  # one for the page itself, one at each end of the time
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://10.0.0.7/hook", "private address 10.0.0.7"),
+        ("http://[::1]:9/", "private address ::1"),
+        ("http://169.254.169.254/latest", "private address 169.254.169.254"),
+        ("ftp://example.com", "https://"),
+        ("https://8.8.8.8/hook", ""),
+    ],
+)
+def test_an_address_is_judged_while_it_is_entered(signed_in: Visitor, stand: Stand, url: str, said: str) -> None:
+    page = signed_in.go("/webhooks")
+    page.get_by_label("Address").fill("http://127.0.0.1/")
+    expect(page.locator(".note.warn")).to_contain_text("private address 127.0.0.1")
+    page.get_by_label("Address").fill(url)
+    if said:
+        expect(page.locator(".note.warn")).to_contain_text(said)
+    else:
+        expect(page.locator(".note.warn")).to_have_count(0)
+
+
+def test_an_owner_sees_where_mail_goes_and_what_became_of_it(visitor: Visitor, stand: Stand) -> None:
+    project, key = stand.new_project("mail")
+    with write(stand.database) as conn:
+        for name in ("ada", "ben"):
+            notice = outbox.insert_outbox(
+                conn, "email", "fine_tuning.job.failed", {}, project_id=project, now=1, recipient=f"{name}@example.com"
+            )
+        outbox.mark_dead(conn, notice, now=2, error="550 no such <b>mailbox</b>")
+    visitor.sign_in(key)
+    page = visitor.go("/mail")
+    expect(page.locator(".note.warn")).to_contain_text("reaches nobody")
+    expect(page.locator("pre.code")).to_contain_text("TUNERY_SMTP_HOST")
+    expect(page.locator("tbody tr", has_text="ada@example.com")).to_contain_text("Queued")
+    refused = page.locator("tbody tr", has_text="ben@example.com")
+    expect(refused).to_contain_text("550 no such <b>mailbox</b>")
+    expect(refused).to_contain_text("Failed")
+
+
+def test_no_list_ends_silently_at_a_hundred(visitor: Visitor, stand: Stand) -> None:
+    project, key = stand.new_project("many keys")
+    organization, _ = organization_and_project(stand.database)
+    with write(stand.database) as conn:
+        for number in range(103):
+            name = f"key number {number:03}"
+            user = User(new_id("user"), organization, name, f"n{number}@example.com", Role.MEMBER, 1)
+            tenants.insert_user(conn, user)
+            secret = f"sk-{name}"
+            tenants.insert_key(
+                conn,
+                ApiKey(
+                    id=new_id("key"), organization_id=organization, project_id=project, user_id=user.id, name=name,
+                    prefix=lookup_prefix(secret), hash=hash_secret(secret), hint=key_hint(secret), created_at=1,
+                ),
+            )  # fmt: skip
+            webhooks.insert_endpoint(
+                conn,
+                WebhookEndpoint(new_id("webhook"), project, name, "https://a.example", ("x",), 1, "whsec_x", 1),
+            )
+    visitor.sign_in(key)
+    expect(visitor.go("/keys").locator("tbody tr")).to_have_count(104)
+    expect(visitor.go("/webhooks").locator("tbody tr")).to_have_count(103)
+    members = visitor.sign_in(stand.key) and visitor.go("/members")
+    expect(members.locator("tbody tr", has_text="key number 102")).to_have_count(1)
+    expect(members.locator("tbody tr", has_text="key number 000")).to_have_count(1)
+
+
+def test_job_and_model_get_display_names(visitor: Visitor, stand: Stand) -> None:
+    project, key = stand.new_project("names")
+    organization, _ = organization_and_project(stand.database)
+    job = finished_job(project, organization, suffix="plain")
+    insert_jobs(stand.database, [job])
+    insert_model(stand.database, job)
+    visitor.sign_in(key)
+    page = visitor.go(f"/jobs/{job.id}")
+    page.locator(".heading").get_by_role("button", name="Name").click()
+    page.locator(".dialog").get_by_label("Display name", exact=True).fill("Night run")
+    page.locator(".dialog").get_by_label("Display name of the model").fill("日本語の <b>モデル</b>")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("h1")).to_have_text("Night run")
+    page = visitor.go("/playground")
+    page.get_by_role("combobox", name="Model").first.click()
+    expect(page.get_by_role("option", name="日本語の <b>モデル</b>").first).to_be_visible()
 
 
 def test_a_key_is_made_shown_once_and_revoked(signed_in: Visitor, stand: Stand) -> None:

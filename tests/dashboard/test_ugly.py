@@ -1,13 +1,20 @@
 """The ugliest files that the upload takes: every page about them comes, and says what it can."""
 
+import asyncio
 import json
+import re
+from pathlib import Path
 
 import pytest
+from openai import APIStatusError
 from playwright.sync_api import expect
 
 from tests.dashboard.browsing import Visitor
+from tests.dashboard.rows import BASE, finished_job, insert_jobs, insert_model, organization_and_project
 from tests.dashboard.stand import Stand
+from tunery.dashboard.checks import create_split
 from tunery.dashboard.comparison import read_result
+from tunery.dashboard.connection import Connection
 from tunery.dashboard.lines import chat_examples
 from tunery.dashboard.models import Model
 
@@ -79,6 +86,68 @@ def test_creating_with_a_tenth_held_back_counts_what_is_left_and_leaves_no_more_
     page.wait_for_url("**/jobs/ftjob-*")
     (job,) = client.fine_tuning.jobs.list().data
     assert {job.training_file, job.validation_file, file.id} == {each.id for each in client.files.list().data}
+
+
+def test_a_split_whose_job_is_refused_leaves_no_file_behind(stand: Stand) -> None:
+    _, key = stand.new_project("refused split")
+    client = stand.client(key)
+    row = '{"messages": [{"role": "user", "content": "Ask %d?"}, {"role": "assistant", "content": "Say %d."}]}\n'
+    content = "".join(row % (n, n) for n in range(40)).encode()
+    file = client.files.create(file=("questions.jsonl", content), purpose="fine-tune")
+    refused = ({"model": "no-such-model"}, {"model": BASE, "suffix": "x" * 65}, {"model": BASE, "seed": -1})
+    for wrong in refused:
+        body = {"training_file": file.id, **wrong}
+        with pytest.raises(APIStatusError):
+            asyncio.run(create_split(Connection(stand.url, key), body, 0.1))
+        assert [each.id for each in client.files.list().data] == [file.id]
+
+
+@pytest.mark.parametrize("path", ["/datasets", "/jobs/new"])
+def test_a_file_that_is_refused_gets_the_whole_report(
+    visitor: Visitor, stand: Stand, tmp_path: Path, path: str
+) -> None:
+    """One report of all lines, as `tunery data check` gives it."""
+    file = tmp_path / "broken.jsonl"
+    file.write_text('not json\n{"messages": []}\n{"messages": [{"role": "robot", "content": "x"}]}\n{"a": 1,}\n')
+    visitor.sign_in(stand.key)
+    page = visitor.go(path)
+    page.locator("input[type=file]").first.set_input_files(file)
+    report = page.locator(".report-of-drop")
+    for line in ("1", "2", "3", "4"):
+        expect(report.locator("tbody tr", has=page.get_by_role("cell", name=line, exact=True)).first).to_be_visible()
+    visitor.errors.clear()  # Chromium logs the refused upload itself
+
+
+@pytest.mark.parametrize(
+    ("suffix", "becomes"), [("Kunden Dienst", "kunden-dienst"), ("サポート", "サポート"), ("a_b:c", "a-b-c")]
+)
+def test_what_the_suffix_becomes_stands_below_it(visitor: Visitor, stand: Stand, suffix: str, becomes: str) -> None:
+    visitor.sign_in(stand.key)
+    page = visitor.go("/jobs/new")
+    page.get_by_label("Suffix").fill(suffix)
+    expect(page.locator("main, #main").locator("code", has_text=f":{becomes}:").first).to_be_visible()
+
+
+def test_a_file_that_a_contestant_learned_from_is_warned_of(visitor: Visitor, stand: Stand) -> None:
+    project, key = stand.new_project("learned")
+    client = stand.client(key)
+    row = b'{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}\n'
+    seen, _ = (
+        client.files.create(file=(f"{name}.jsonl", row * number), purpose="fine-tune")
+        for name, number in (("seen", 12), ("fresh", 13))
+    )
+    organization, _ = organization_and_project(stand.database)
+    job = finished_job(project, organization, suffix="learned", training_file=seen.id)
+    insert_jobs(stand.database, [job])
+    insert_model(stand.database, job)
+    visitor.sign_in(key)
+    page = visitor.go("/compare")
+    chosen = page.get_by_role("combobox", name="Held-out file")
+    expect(chosen).to_have_value(re.compile("^fresh.jsonl"))
+    expect(page.locator(".note.warn")).to_have_count(0)
+    chosen.click()
+    page.get_by_role("option", name="seen.jsonl").first.click()
+    expect(page.locator(".note.warn", has_text="learned")).to_be_visible()
 
 
 def test_a_model_knows_its_training_file_and_its_copies() -> None:
