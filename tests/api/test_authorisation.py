@@ -53,6 +53,7 @@ CREATES = {  # they name nobody's object
     ("POST", "/v1/files"),
     ("POST", "/v1/uploads"),
     ("POST", "/v1/webhook_endpoints"),
+    ("POST", "/tunery/v1/webhook_addresses"),
     ("POST", "/v1/organization/projects"),
     ("POST", "/v1/organization/admin_api_keys"),
     ("POST", "/v1/fine_tuning/alpha/graders/run"),

@@ -56,6 +56,7 @@ EVENTS: dict[tuple[str, str], str] = {
 }
 UNLOGGED = frozenset(  # they change nothing that somebody else could miss; the usage ledger has what they cost
     {
+        ("POST", "/tunery/v1/webhook_addresses"),  # only judged
         ("POST", "/v1/chat/completions"),
         ("POST", "/v1/completions"),
         ("POST", "/v1/uploads"),
