@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 from openai import OpenAI
@@ -38,7 +39,7 @@ class Stand:
     catalog: Path | None = None
     port: int = field(default_factory=free_port)
     key: str = ""
-    options: dict[str, str] = field(default_factory=dict)  # settings beside those that a stand has in any case
+    options: dict[str, Any] = field(default_factory=dict)  # settings beside those that a stand has in any case
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     engine_url: str = ""
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -119,7 +118,7 @@ def test_a_file_that_is_refused_gets_the_whole_report(
 
 
 @pytest.mark.parametrize(
-    ("suffix", "becomes"), [("Kunden Dienst", "kunden-dienst"), ("サポート", "サポート"), ("a_b:c", "a-b-c")]
+    ("suffix", "becomes"), [("Kunden Dienst", "Kunden-Dienst"), ("サポート", "サポート"), ("a_b:c", "a_b-c")]
 )
 def test_what_the_suffix_becomes_stands_below_it(visitor: Visitor, stand: Stand, suffix: str, becomes: str) -> None:
     visitor.sign_in(stand.key)
@@ -143,7 +142,7 @@ def test_a_file_that_a_contestant_learned_from_is_warned_of(visitor: Visitor, st
     visitor.sign_in(key)
     page = visitor.go("/compare")
     chosen = page.get_by_role("combobox", name="Held-out file")
-    expect(chosen).to_have_value(re.compile("^fresh.jsonl"))
+    expect(page.locator(".q-field", has=chosen)).to_contain_text("fresh.jsonl")
     expect(page.locator(".note.warn")).to_have_count(0)
     chosen.click()
     page.get_by_role("option", name="seen.jsonl").first.click()
