@@ -309,16 +309,15 @@ def test_an_address_is_judged_while_it_is_entered(signed_in: Visitor, stand: Sta
         expect(page.locator(".note.warn")).to_have_count(0)
 
 
-def test_an_owner_sees_where_mail_goes_and_what_became_of_it(visitor: Visitor, stand: Stand) -> None:
-    project, key = stand.new_project("mail")
+def test_an_owner_sees_where_mail_goes_and_what_became_of_it(signed_in: Visitor, stand: Stand) -> None:
+    _, project = organization_and_project(stand.database)
     with write(stand.database) as conn:
         for name in ("ada", "ben"):
             notice = outbox.insert_outbox(
                 conn, "email", "fine_tuning.job.failed", {}, project_id=project, now=1, recipient=f"{name}@example.com"
             )
         outbox.mark_dead(conn, notice, now=2, error="550 no such <b>mailbox</b>")
-    visitor.sign_in(key)
-    page = visitor.go("/mail")
+    page = signed_in.go("/mail")
     expect(page.locator(".note.warn")).to_contain_text("reaches nobody")
     expect(page.locator("pre.code")).to_contain_text("TUNERY_SMTP_HOST")
     expect(page.locator("tbody tr", has_text="ada@example.com")).to_contain_text("Queued")
@@ -327,9 +326,8 @@ def test_an_owner_sees_where_mail_goes_and_what_became_of_it(visitor: Visitor, s
     expect(refused).to_contain_text("Failed")
 
 
-def test_no_list_ends_silently_at_a_hundred(visitor: Visitor, stand: Stand) -> None:
-    project, key = stand.new_project("many keys")
-    organization, _ = organization_and_project(stand.database)
+def test_no_list_ends_silently_at_a_hundred(signed_in: Visitor, stand: Stand) -> None:
+    organization, project = organization_and_project(stand.database)
     with write(stand.database) as conn:
         for number in range(103):
             name = f"key number {number:03}"
@@ -347,12 +345,9 @@ def test_no_list_ends_silently_at_a_hundred(visitor: Visitor, stand: Stand) -> N
                 conn,
                 WebhookEndpoint(new_id("webhook"), project, name, "https://a.example", ("x",), 1, "whsec_x", 1),
             )
-    visitor.sign_in(key)
-    expect(visitor.go("/keys").locator("tbody tr")).to_have_count(104)
-    expect(visitor.go("/webhooks").locator("tbody tr")).to_have_count(103)
-    members = visitor.sign_in(stand.key) and visitor.go("/members")
-    expect(members.locator("tbody tr", has_text="key number 102")).to_have_count(1)
-    expect(members.locator("tbody tr", has_text="key number 000")).to_have_count(1)
+    for path in ("/keys", "/webhooks", "/members"):
+        page = signed_in.go(path)
+        expect(page.locator("tbody tr", has_text="key number")).to_have_count(103)
 
 
 def test_job_and_model_get_display_names(visitor: Visitor, stand: Stand) -> None:
@@ -363,7 +358,7 @@ def test_job_and_model_get_display_names(visitor: Visitor, stand: Stand) -> None
     insert_model(stand.database, job)
     visitor.sign_in(key)
     page = visitor.go(f"/jobs/{job.id}")
-    page.locator(".heading").get_by_role("button", name="Name").click()
+    page.locator(".heading").get_by_role("button", name="Name", exact=True).click()
     page.locator(".dialog").get_by_label("Display name", exact=True).fill("Night run")
     page.locator(".dialog").get_by_label("Display name of the model").fill("日本語の <b>モデル</b>")
     page.get_by_role("button", name="Save").click()

@@ -1,4 +1,4 @@
-"""Where mail goes, as the server's settings say, and what became of the project's mail."""
+"""Where mail goes, as the server's settings say, and what became of the organisation's mail."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.visit import Visit
 
+PATH = "/tunery/v1/organization/mail"
 PAGE = 50
 CHIPS = {"pending": "queued", "delivered": "delivered", "dead": "failed"}
 TOPICS = {
@@ -19,21 +20,20 @@ TOPICS = {
 
 
 async def build(visit: Visit) -> None:
-    who = await visit.connection.get("/tunery/v1/session")
-    page = MailPage(visit, f"/tunery/v1/organization/projects/{who['project_id']}")
-    settings = await visit.connection.get(f"{page.path}/mail_settings")
+    page = MailPage(visit)
+    settings = await visit.connection.get(f"{PATH}/settings")
     first = await page.fetch()
     blocks.heading(visit.t("mails.title"), visit.t("mails.subtitle"))
     page.draw(settings, first)
 
 
 class MailPage:
-    def __init__(self, visit: Visit, path: str) -> None:
-        self.visit, self.t, self.path = visit, visit.t, path
+    def __init__(self, visit: Visit) -> None:
+        self.visit, self.t = visit, visit.t
         self.last = ""  # id of the oldest mail that is shown
 
     async def fetch(self) -> dict[str, Any]:
-        return await self.visit.connection.get(f"{self.path}/mail", limit=PAGE, after=self.last)
+        return await self.visit.connection.get(PATH, limit=PAGE, after=self.last)
 
     def draw(self, settings: dict[str, Any], first: dict[str, Any]) -> None:
         self._draw_settings(settings)
