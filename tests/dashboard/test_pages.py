@@ -351,7 +351,7 @@ def test_no_list_ends_silently_at_a_hundred(signed_in: Visitor, stand: Stand) ->
 
 
 def test_job_and_model_get_display_names(visitor: Visitor, stand: Stand) -> None:
-    project, key = stand.new_project("names")
+    project, key = stand.new_project("shown")
     organization, _ = organization_and_project(stand.database)
     job = finished_job(project, organization, suffix="plain")
     insert_jobs(stand.database, [job])
