@@ -1,6 +1,5 @@
 """The ugliest files that the upload takes: every page about them comes, and says what it can."""
 
-import asyncio
 import json
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 from openai import APIStatusError
 from playwright.sync_api import expect
 
+from tests import loops
 from tests.dashboard.browsing import Visitor
 from tests.dashboard.rows import BASE, finished_job, insert_jobs, insert_model, organization_and_project
 from tests.dashboard.stand import Stand
@@ -97,7 +97,7 @@ def test_a_split_whose_job_is_refused_leaves_no_file_behind(stand: Stand) -> Non
     for wrong in refused:
         body = {"training_file": file.id, **wrong}
         with pytest.raises(APIStatusError):
-            asyncio.run(create_split(Connection(stand.url, key), body, 0.1))
+            loops.run(create_split(Connection(stand.url, key), body, 0.1))
         assert [each.id for each in client.files.list().data] == [file.id]
 
 
