@@ -27,6 +27,7 @@ from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.domain.notices import WebhookEndpoint
 from tunery.domain.tenants import ApiKey, Role, User, hash_secret, key_hint, lookup_prefix
+from tunery.notify.summary import summarise
 from tunery.store import files, outbox, tenants, webhooks
 from tunery.store.database import read, write
 
@@ -166,10 +167,17 @@ def test_an_open_page_does_nothing_once_its_session_or_key_is_no_more(
     other.goto(f"{stand.url}/dashboard/keys")
     page.get_by_role("button", name="Delete").click()
     (key,) = stand.admin_client().admin.organization.projects.api_keys.list(project).data
+    signing_in = visitor.open_tab()  # nobody's page, though the browser sends the session's cookie for it
+    signing_in.goto(f"{stand.url}/dashboard/sign-in?reason=expired&next=/dashboard/keys")
+    signing_in.wait_for_function("window.did_handshake === true")
+    signing_in.fill("input[name=key]", stand.key)
     end(stand, key.id)
     page.locator(".dialog").get_by_role("button", name="Delete").click()
     for tab in (page, other):  # the whole session is over, not the page alone
         expect(tab.locator("h1")).to_have_text("Sign in")
+    expect(signing_in.locator("input[name=key]")).to_have_value(stand.key)
+    signing_in.keyboard.press("Enter")
+    expect(signing_in.locator("h1")).to_have_text("API keys")
     with read(stand.database) as conn:
         assert files.find_file(conn, file.id, project) is not None
 
@@ -310,12 +318,13 @@ def test_an_address_is_judged_while_it_is_entered(signed_in: Visitor, stand: Sta
 
 
 def test_an_owner_sees_where_mail_goes_and_what_became_of_it(signed_in: Visitor, stand: Stand) -> None:
-    _, project = organization_and_project(stand.database)
+    organization, project = organization_and_project(stand.database)
+    job = make_job(project, organization, status=JobStatus.FAILED, finished_at=2)
+    told = summarise(job, cost=None, metrics={}, problems=()).to_json()
     with write(stand.database) as conn:
         for name in ("ada", "ben"):
-            notice = outbox.insert_outbox(
-                conn, "email", "fine_tuning.job.failed", {}, project_id=project, now=1, recipient=f"{name}@example.com"
-            )
+            whose, topic = f"{name}@example.com", "fine_tuning.job.failed"
+            notice = outbox.insert_outbox(conn, "email", topic, told, project_id=project, now=1, recipient=whose)
         outbox.mark_dead(conn, notice, now=2, error="550 no such <b>mailbox</b>")
     page = signed_in.go("/mail")
     expect(page.locator(".note.warn")).to_contain_text("reaches nobody")

@@ -62,7 +62,17 @@ def test_forwarded_headers_of_anybody_say_nothing(stand: Stand) -> None:
     assert COOKIE in answer.headers["set-cookie"] and "Secure" not in answer.headers["set-cookie"]
 
 
-@pytest.mark.parametrize("target", ["https://elsewhere.example/", "//elsewhere.example", "/v1/files", "/dashboard//x"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "https://elsewhere.example/",
+        "//elsewhere.example",
+        "/v1/files",
+        "/dashboard//x",
+        "/dashboard/sign-in",
+        "/dashboard/sign-in?reason=expired&next=/dashboard/sign-in",
+    ],
+)
 def test_signing_in_leads_to_pages_of_the_dashboard_only(stand: Stand, target: str) -> None:
     answer = httpx.post(f"{stand.url}/dashboard/session", data={"key": stand.key, "next": target})
     assert answer.headers["location"] == "/dashboard/"

@@ -96,6 +96,7 @@ def _add_page(spec: PageSpec, sessions: Sessions, drafts: Drafts, connections: C
             sessions.close(session.token)
             open_pages.end_pages(session.token)
 
+        open_pages.open_page(ui.context.client, session.token)
         visit = Visit(request, session, connection, drafts, language, translator(language), end_session)
         await frame.show(visit, spec)
         return None

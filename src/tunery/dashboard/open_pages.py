@@ -8,26 +8,35 @@ or because its key was revoked, so all are looked at now and then.
 import asyncio
 import logging
 from urllib.parse import quote
+from weakref import WeakKeyDictionary
 
 from nicegui import Client, background_tasks
 from starlette.requests import Request
 
 from tunery.dashboard.connection import Connections, is_expired
-from tunery.dashboard.sessions import COOKIE, Sessions
+from tunery.dashboard.sessions import Sessions
 from tunery.dashboard.visit import BASE
 
 LOOK_EVERY_S = 20.0
 GRACE_S = 2.0  # for the browser to hear where to go
 
 log = logging.getLogger(__name__)
+_tokens: WeakKeyDictionary[Client, str] = WeakKeyDictionary()
+
+
+def open_page(client: Client, token: str) -> None:
+    """Says whose page `client` is. A page for everybody (signing in) is nobody's, whatever cookie it was asked with."""
+    _tokens[client] = token
 
 
 def end_pages(token: str) -> None:
-    """Every open page of this session goes to signing in, and its state on the server is gone."""
+    """Every open page of this session goes to signing in, once, and its state on the server is gone."""
     for client in _pages_of(token):
+        del _tokens[client]
         url = client.request.url
         here = quote(url.path + (f"?{url.query}" if url.query else ""), safe="")
         client.run_javascript(f'window.location.href = "{BASE}/sign-in?reason=expired&next={here}"')
+        client.page.reconnect_timeout = 0  # the framework forgets it as soon as the browser has gone there
         background_tasks.create(_drop(client))
 
 
@@ -36,7 +45,7 @@ async def watch(sessions: Sessions, connections: Connections) -> None:
     rights: dict[str, object] = {}
     while True:
         await asyncio.sleep(LOOK_EVERY_S)
-        open_now = {token: client.request for client in _pages() if (token := _token_of(client))}
+        open_now = {token: client.request for client, token in list(_tokens.items()) if client.has_socket_connection}
         rights = {token: found for token, found in rights.items() if token in open_now}
         for token, request in open_now.items():
             try:
@@ -67,20 +76,12 @@ async def _rights(sessions: Sessions, connections: Connections, token: str, requ
     return who["role"], who["is_owner"]
 
 
-def _pages() -> list[Client]:
-    return [client for client in Client.instances.values() if client.has_socket_connection]
-
-
-def _token_of(client: Client) -> str:
-    return client.request.cookies.get(COOKIE, "")
-
-
 def _pages_of(token: str) -> list[Client]:
     """Those without a browser at the moment too: they may come back."""
-    return [client for client in Client.instances.values() if _token_of(client) == token]
+    return [client for client, shown_to in list(_tokens.items()) if shown_to == token and not client.is_deleted]
 
 
 async def _drop(client: Client) -> None:
     await asyncio.sleep(GRACE_S)
-    if not client.is_deleted:
+    if client.has_socket_connection:
         client.delete()

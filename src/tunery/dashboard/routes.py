@@ -164,8 +164,9 @@ def _visitor(request: Request, sessions: Sessions) -> tuple[Session | None, Tran
 
 
 def _own_path(target: str) -> str:
-    """Only a page of ours is a target; anything else leads to the first page."""
-    return target if target.startswith(f"{BASE}/") and "\\" not in target and "//" not in target else f"{BASE}/"
+    """Only a page of ours behind signing in is a target; anything else leads to the first page."""
+    is_own = target.startswith(f"{BASE}/") and "\\" not in target and "//" not in target
+    return target if is_own and not target.startswith(f"{BASE}/sign-in") else f"{BASE}/"
 
 
 def _valid_preferences(form: dict[str, str]) -> dict[str, str]:
