@@ -13,7 +13,6 @@ from tests.dashboard.accessibility import violations
 from tests.dashboard.browsing import Visitor
 from tests.dashboard.conftest import visit
 from tests.dashboard.rows import (
-    SUFFIXES,
     every_state,
     finished_job,
     insert_curve,
