@@ -1,9 +1,12 @@
 """What this machine keeps is its user's alone: folders 0700, files 0600, whatever the umask was that it began with."""
 
+import errno
 import logging
 import os
 import stat
 from pathlib import Path
+
+from tunery.settings import SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -16,12 +19,18 @@ def keep(home: Path) -> None:
 
     Home is closed first, and with it all that is below. Then it and its folders are looked through; deeper only what an
     earlier version left open, once: blobs may be millions. A folder is closed after what is in it, so that a start
-    that was killed goes on. Symbolic links are not followed.
+    that was killed goes on. Symbolic links are not followed. Raises SettingsError when home cannot be written.
     """
     os.umask(UMASK)
-    home.mkdir(parents=True, exist_ok=True)
-    close(home)
-    _close_below(home, its_folders=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not os.access(home, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        close(home)
+        _close_below(home, its_folders=True)
+    except OSError as exc:
+        reason = "it is a file" if home.is_file() else (exc.strerror or str(exc)).lower()
+        raise SettingsError(f"The home {home} cannot be used: {reason}. Set TUNERY_HOME to another folder.") from exc
 
 
 def close(path: Path) -> None:

@@ -30,8 +30,15 @@ LEVELS = {
 }
 """A package imports from lower levels and from itself."""
 
-SIDEWAYS = {("notify", "metering"), ("jobs", "metering"), ("jobs", "notify"), ("domain", "texts")}
-"""The only arrows within one level: a job's end is paid for and told, and an error has its sentence."""
+SIDEWAYS = {
+    ("notify", "metering"),
+    ("jobs", "metering"),
+    ("jobs", "notify"),
+    ("domain", "texts"),
+    ("private", "settings"),
+}
+"""The only arrows within one level: a job's end is paid for and told, an error has its sentence, and a home that cannot
+be used is a setting's fault."""
 
 FORBIDDEN = {
     # what computes knows nothing of requests and rows, so that it runs alone in a child process or on a cluster

@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.launch.processes import wait_for
+from tunery.cli import output
 from tunery.cli.output import duration, size
 
 
@@ -39,6 +42,7 @@ def test_help_names_every_command(home: Path) -> None:
         (("--api-key", "sk-x", "--base-url", "http://127.0.0.1:9/v1", "jobs", "list"), 1, "No server answers"),
         (("models", "pull", "no-such-model"), 1, "does not exist"),
         (("serve", "--config", "missing.toml"), 1, "no settings file"),
+        (("serve", "--config", "."), 1, ".: Is a directory."),
         (("nonsense",), 2, "No such command"),
     ],
 )
@@ -96,3 +100,45 @@ def test_ctrl_c_is_one_line_at_any_moment(home: Path, tmp_path: Path, when: str)
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = tunery("models", "list", "--local", home=home, PYTHONPATH=path)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+
+
+@pytest.mark.parametrize(
+    "command", [("serve", "--port", "0"), ("demo",), ("models", "pull"), ("keys", "create", "x", "--local")]
+)
+def test_a_home_that_is_a_file_is_one_sentence(tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "file").write_text("")
+    done = tunery(*command, home=tmp_path / "file")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        done.stderr
+        == f"Error: The home {tmp_path / 'file'} cannot be used: it is a file. Set TUNERY_HOME to another folder.\n"
+    )
+
+
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("demo",), ("models", "pull", "smollm2-135m-instruct")])
+def test_a_model_cache_that_cannot_be_written_is_one_sentence(
+    home: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "file").write_text("")
+    done = tunery(*command, home=home, TUNERY_MODEL_CACHE=str(tmp_path / "file"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(
+        r"Error: The model \S+ cannot be put into \S+: File exists. TUNERY_MODEL_CACHE names .*\n", done.stderr
+    )
+
+
+def test_without_a_terminal_what_takes_long_is_told_in_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "TOLD_EVERY_S", 0.01)
+    told: list[str] = []
+    with output.doing() as tell:
+        for done in range(3):
+            tell("Fetching", f"{done} of 2 MB")
+        wait_for(lambda: told.append(capsys.readouterr().err) or "".join(told).count("2 of 2 MB") > 1)
+        tell("Starting")
+    tail = capsys.readouterr().err
+    lines = "".join([*told, tail]).split("\n")
+    assert lines[0] == "Fetching …"
+    assert lines[1] == "Fetching … 2 of 2 MB, 0 s"
+    assert "Starting …" in lines

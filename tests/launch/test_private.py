@@ -9,7 +9,7 @@ import pytest
 
 from tunery import private
 from tunery.modeling import sources
-from tunery.settings import load_settings
+from tunery.settings import SettingsError, load_settings
 from tunery.store.blobs import Blobs
 from tunery.store.database import migrate, open_database
 
@@ -128,3 +128,36 @@ def test_who_may_read_the_model_cache_may_read_its_models(
     made = sources.ensure(f"path:{tiny_model_dir}", models)
     assert (mode(models), mode(made), mode(made / "tunery.json")) == (cache, folder, file)
     assert mode(next(tiny_model_dir.glob("*.safetensors"))) == before
+
+
+@pytest.mark.parametrize(
+    ("home", "reason"), [("file", "it is a file"), ("file/below", "not a directory"), ("/proc/home", "no such file")]
+)
+def test_a_home_that_cannot_be_written_is_a_sentence(tmp_path: Path, home: str, reason: str) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SettingsError, match=f"{home} cannot be used: {reason}.*TUNERY_HOME"):
+        private.keep(tmp_path / home)
+
+
+@pytest.mark.parametrize("permissions", [0o500, 0o300, 0o600])
+def test_a_home_of_another_users_is_a_sentence(tmp_path: Path, permissions: int) -> None:
+    """In a process of its own, which gives up root's rights to write everywhere."""
+    for folder in (tmp_path, *tmp_path.parents[:-1]):
+        if not folder.stat().st_mode & 0o001:
+            folder.chmod(0o755)
+    home = tmp_path / "home"
+    home.mkdir(mode=permissions)
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.geteuid() == 0:
+                os.chown(home, 65534, 65534)
+                os.setgid(65534)
+                os.setuid(65534)
+            private.keep(home)
+        except SettingsError as exc:
+            os._exit(0 if "permission denied" in str(exc) else 3)
+        except BaseException:
+            os._exit(2)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -1,5 +1,6 @@
 """The whole server's start, without waiting for it to be up."""
 
+import socket
 import threading
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from tunery.domain.tenants import lookup_prefix
-from tunery.launch.server import Server
+from tunery.launch.server import Server, ServerFailed
 from tunery.settings import Settings
 from tunery.store import database, tenants
 
@@ -59,3 +60,49 @@ def test_the_engines_key_is_told_to_the_parts_and_to_nobody_else(
     engine = specs[0].arguments
     folders = [engine[index + 1] for index, name in enumerate(engine) if name == "--adapters-dir"]
     assert [Path(folder).relative_to(tmp_path).parts[0] for folder in folders] == ["adapters", "work", "blobs"]
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "sentence"),
+    [
+        ("127.0.0.1", None, "is taken. Choose another with --port"),
+        ("192.0.2.1", 0, "has no address 192.0.2.1. Choose another with --host"),
+        ("192.0.2.1", 8765, "has no address 192.0.2.1. Choose another with --host"),
+        ("no-such-host.invalid", 0, "has no address no-such-host.invalid"),
+        (f"{'x' * 70}.invalid", 8765, "has no address"),
+    ],
+)
+def test_where_nothing_can_listen_the_start_says_why(
+    tmp_path: Path, host: str, port: int | None, sentence: str
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        server = Server(
+            Settings(home=tmp_path, host=host, port=taken.getsockname()[1] if port is None else port), say=print
+        )
+        with pytest.raises(ServerFailed, match=sentence):
+            server.prepare()
+        server.stop()
+
+
+def test_a_start_tells_what_it_waits_for(tmp_path: Path, tiny_model_dir: Path) -> None:
+    catalog = tmp_path / "catalog.toml"
+    catalog.write_text(
+        f'[bases.tiny]\nsource = "path:{tiny_model_dir}"\ncontext_length = 2048\n\n'
+        '[[models]]\nname = "tiny"\nbase = "tiny"\n'
+    )
+    server = Server(Settings(home=tmp_path, port=0, catalog=catalog), say=print)
+    server.prepare()
+    stop = threading.Event()
+    told: list[str] = []
+
+    def tell(what: str) -> None:
+        told.append(what)
+        stop.set()
+
+    try:
+        assert server.start(stop, tell) is None
+    finally:
+        server.stop()
+    assert told == ["Starting the server: waiting for the API"]

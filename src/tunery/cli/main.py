@@ -79,8 +79,10 @@ def explain(exc: Exception) -> str:
     if isinstance(exc, APIStatusError):
         body = exc.body if isinstance(exc.body, dict) else {}
         return str(body.get("message") or exc.message)
-    if isinstance(exc, CommandFailed | TuneryError | OpenAIError | HomeInUse | ServerFailed | SettingsError | OSError):
+    if isinstance(exc, CommandFailed | TuneryError | OpenAIError | HomeInUse | ServerFailed | SettingsError):
         return str(exc)
+    if isinstance(exc, OSError):
+        return f"{exc.filename}: {exc.strerror}." if exc.filename and exc.strerror else str(exc)
     where = traceback.extract_tb(exc.__traceback__)[-1]
     return f"{type(exc).__name__}: {exc} ({where.filename}:{where.lineno}). This is a bug in tunery."
 

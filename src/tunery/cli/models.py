@@ -9,7 +9,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from tunery import private
 from tunery.cli.connection import catalog_by_name, client_of, weights_of
-from tunery.cli.output import Json, console, emit_json, facts, notes, table, when
+from tunery.cli.output import Json, console, doing, emit_json, facts, notes, size, table, when
 from tunery.modeling import sources
 from tunery.modeling.catalog import Catalog
 from tunery.settings import load_settings
@@ -103,7 +103,12 @@ def pull(
 
 @contextmanager
 def download_bar() -> Iterator[sources.Progress]:
-    """A progress bar that shows itself with the first report: a cached model needs none."""
+    """A progress bar that shows itself with the first report, since a cached model needs none; lines where no terminal
+    is."""
+    if not notes.is_terminal:
+        with doing() as tell:
+            yield lambda what, done, total: tell(f"Base model: {what}", _share(done, total))
+        return
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -123,4 +128,9 @@ def download_bar() -> Iterator[sources.Progress]:
     try:
         yield report
     finally:
-        bar.stop()
+        if tasks:
+            bar.stop()
+
+
+def _share(done: int, total: int | None) -> str:
+    return f"{size(done)} of {size(total)}" if total else size(done) if done else ""

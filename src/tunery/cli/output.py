@@ -2,7 +2,11 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -12,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+TOLD_EVERY_S = 5.0  # what takes long, where no terminal shows a spinner
 PIPED_WIDTH = 240  # a program that reads lines must not meet cut-off ids
 
 # Names, messages and answers may hold `[final]` or `:smile:`: nothing printed is markup but a `styled` template.
@@ -39,6 +44,45 @@ STATUS_STYLES = {
 def styled(template: str, *values: object) -> Text:
     """`styled("[red]Error:[/red] {}", why)`: the template is rich's markup, the values are text as they stand."""
     return Text.from_markup(template.format(*(escape(str(value)) for value in values)), emoji=False)
+
+
+@contextmanager
+def doing() -> Iterator[Callable[..., None]]:
+    """Gives `tell(what, detail="")` for what the command waits for. On a terminal it stands beside a spinner; elsewhere
+    it is a line when `what` changes, and one every few seconds while it lasts."""
+    if notes.is_terminal:
+        with notes.status("Starting …") as spinner:
+            yield lambda what, detail="": spinner.update(escape(f"{what} {detail}".rstrip() + " …"))
+        return
+    work, ended = _Work(), threading.Event()
+    thread = threading.Thread(target=_repeat, args=(work, ended), daemon=True)
+    thread.start()
+    try:
+        yield work.tell
+    finally:
+        ended.set()
+        thread.join()
+
+
+@dataclass
+class _Work:
+    what: str = ""
+    detail: str = ""
+    since: float = 0.0  # time.monotonic()
+
+    def tell(self, what: str, detail: str = "") -> None:
+        is_new, self.detail = what != self.what, detail
+        if is_new:
+            self.what, self.since = what, time.monotonic()
+            notes.print(f"{what} …")
+
+
+def _repeat(work: _Work, ended: threading.Event) -> None:
+    while not ended.wait(TOLD_EVERY_S):
+        lasted = time.monotonic() - work.since
+        if work.what and lasted >= TOLD_EVERY_S / 2:
+            told = [work.detail, duration(lasted)]
+            notes.print(f"{work.what} … {', '.join(filter(None, told))}")
 
 
 def emit_json(value: Any) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from tunery import private
 from tunery.cli.models import download_bar
-from tunery.cli.output import console, notes
+from tunery.cli.output import console, doing, notes
 from tunery.launch.server import Address, Server
 from tunery.settings import Settings, load_settings
 
@@ -50,8 +50,8 @@ def prepared(settings: Settings, *, echo: bool = False) -> Iterator[Server]:
 
 
 def start(server: Server, stop: threading.Event) -> Address | None:
-    with notes.status("Starting …"):
-        return server.start(stop)
+    with doing() as tell:
+        return server.start(stop, tell)
 
 
 @contextmanager

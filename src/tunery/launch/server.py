@@ -1,5 +1,6 @@
 """All of Tunery on one machine: makes the home ready, starts engine, api and worker, and keeps them running."""
 
+import errno
 import secrets
 import socket
 import threading
@@ -65,11 +66,13 @@ class Server:
         """
         settings = self._settings
         _look_into_named_files(settings)
+        if problem := _hindrance(settings.host, 0):
+            raise ServerFailed(problem)
         port = settings.port or free_port(settings.host)
         self._settings = settings.model_copy(update={"port": port})
         self._lock.acquire(self.url)
-        if not _becomes_free(settings.host, port):
-            raise ServerFailed(f"Port {port} is taken. Choose another with --port, or --port 0 for any free one.")
+        if problem := _lasting_hindrance(settings.host, port):
+            raise ServerFailed(problem)
         self._migrate()
         self._children = [Child(spec, echo=self._echo) for spec in self._specs(progress)]
 
@@ -130,8 +133,9 @@ class Server:
     def _spec(self, name: str, module: str, arguments: tuple[str, ...], environment: dict[str, str]) -> ChildSpec:
         return ChildSpec(name, module, arguments, environment, self._logs / f"{name}.log")
 
-    def start(self, stop: threading.Event) -> Address | None:
-        """Start every part and wait until the API reports them all up. None when `stop` was set meanwhile.
+    def start(self, stop: threading.Event, tell: Say | None = None) -> Address | None:
+        """Start every part and wait until the API reports them all up. None when `stop` was set meanwhile. `tell` hears
+        at every look what is waited for.
 
         A key that is given works from the first request on. One that is made is made at the end, so that a start that
         fails does not make one nobody sees. Raises ServerFailed.
@@ -141,7 +145,9 @@ class Server:
         for child in self._children:
             child.start()
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._is_healthy():
+        while missing := self._missing():
+            if tell is not None:
+                tell(f"Starting the server: waiting for {' and '.join(missing)}")
             self._look()
             self._give_up_on_falling()
             if time.monotonic() > deadline:
@@ -188,11 +194,13 @@ class Server:
                 evidence = f"Its last lines ({child.spec.log}):\n{words}" if words else "Its output is above."
                 raise ServerFailed(f"The {child.spec.name} does not start. {evidence}")
 
-    def _is_healthy(self) -> bool:
+    def _missing(self) -> list[str]:
+        """The parts that are not up yet."""
         try:
-            return httpx.get(f"{self.url}/health", timeout=2).json().get("status") == "ok"
+            health = httpx.get(f"{self.url}/health", timeout=5).json()
         except (httpx.HTTPError, ValueError):
-            return False
+            return ["the API"]
+        return [f"the {part}" for part in ("database", "worker", "engine") if health.get(part) != "up"]
 
 
 def _adapter_folders(settings: Settings) -> list[Path]:
@@ -214,25 +222,32 @@ def free_port(host: str) -> int:
         return probe.getsockname()[1]
 
 
-def _becomes_free(host: str, port: int) -> bool:
+def _lasting_hindrance(host: str, port: int) -> str | None:
     """Waits a moment: the parts of a server that was killed just now are still leaving."""
     deadline = time.monotonic() + LEAVING_S
-    while not is_free(host, port):
-        if time.monotonic() > deadline:
-            return False
+    while (problem := _hindrance(host, port)) and time.monotonic() < deadline:
         time.sleep(LOOK_EVERY_S)
-    return True
+    return problem
 
 
 def is_free(host: str, port: int) -> bool:
     """Whether a server could listen there now."""
+    return _hindrance(host, port) is None
+
+
+def _hindrance(host: str, port: int) -> str | None:
+    """Why a server cannot listen there now, and what to do; None when it can. Port 0 asks for the host alone."""
     with _socket(host) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does: TIME_WAIT is no hindrance
         try:
             probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+        except PermissionError:
+            return f"This user may not listen on port {port}. Choose one from 1024 on with --port, or --port 0."
+        except (OSError, UnicodeError) as exc:
+            if isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE:
+                return f"Port {port} is taken. Choose another with --port, or --port 0 for any free one."
+            return f"This machine has no address {host}. Choose another with --host; 127.0.0.1 is this machine alone."
+    return None
 
 
 def _socket(host: str) -> socket.socket:

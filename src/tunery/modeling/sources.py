@@ -57,7 +57,10 @@ def ensure(source: str, cache: Path, progress: Progress | None = None) -> Path:
             found = cached(source, cache)
             return found or _make(source, cache, lambda target: fetch(rest, target, progress or _silent))
     except OSError as exc:
-        raise SourceError(f"The model {source!r} cannot be put into {cache}: {exc}.") from exc
+        raise SourceError(
+            f"The model {source!r} cannot be put into {cache}: {exc.strerror or exc}. "
+            "TUNERY_MODEL_CACHE names another folder."
+        ) from exc
 
 
 def remove(source: str, cache: Path) -> bool:

@@ -55,18 +55,20 @@ class EngineHttp:
                 return await self._session().post(url, data=content, headers=headers)
 
     async def get(self, url: str, *, timeout_s: float) -> tuple[int, bytes]:
-        """Status and content. Raises Unreachable and EngineLost, as `post` does."""
-        return await self._whole("GET", url, timeout_s)
+        """Status and content. Raises Unreachable, also when no answer comes in time: an engine that loads is silent."""
+        with _in_our_words(has_begun=False):
+            return await self._whole("GET", url, timeout_s)
 
     async def post(self, url: str, body: dict[str, Any], *, timeout_s: float) -> tuple[int, bytes]:
-        return await self._whole("POST", url, timeout_s, json=body)
+        """As `get`. Raises Unreachable and EngineLost."""
+        with _in_our_words():
+            return await self._whole("POST", url, timeout_s, json=body)
 
     async def _whole(self, method: str, url: str, timeout_s: float, **values: Any) -> tuple[int, bytes]:
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         headers = {**self._headers, **tracing.outgoing_headers()}
-        with _in_our_words():
-            async with self._session().request(method, url, timeout=timeout, headers=headers, **values) as response:
-                return response.status, await response.read()
+        async with self._session().request(method, url, timeout=timeout, headers=headers, **values) as response:
+            return response.status, await response.read()
 
 
 @contextmanager
@@ -79,13 +81,14 @@ def until_the_end() -> Iterator[None]:
 
 
 @contextmanager
-def _in_our_words() -> Iterator[None]:
+def _in_our_words(*, has_begun: bool = True) -> Iterator[None]:
+    """`has_begun`: an engine that does not answer in time may be working on what it was sent."""
     try:
         yield
     except aiohttp.ConnectionTimeoutError as exc:
         raise Unreachable(repr(exc)) from exc
-    except TimeoutError as exc:  # the engine has the request and may be working on it
-        raise lost(exc) from exc
+    except TimeoutError as exc:
+        raise (lost(exc) if has_begun else Unreachable(repr(exc))) from exc
     except aiohttp.ClientError as exc:
         raise Unreachable(repr(exc)) from exc
 
