@@ -26,7 +26,7 @@ from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.launch.server import free_port
-from tunery.modeling.sources import ensure
+from tunery.models.sources.cache import ensure
 from tunery.store import tables, tenants
 from tunery.store.bootstrap import bootstrap
 from tunery.store.database import connect, migrate, write

@@ -23,11 +23,11 @@ from pathlib import Path
 
 import httpx
 
+from tunery.chat.render import Renderer
 from tunery.datasets.pool import num_cores
-from tunery.datasets.render import Renderer
 from tunery.datasets.validate import validate_file
-from tunery.modeling.catalog import Catalog
-from tunery.modeling.sources import ensure
+from tunery.models.catalog import Catalog
+from tunery.models.sources.cache import ensure
 
 REPOSITORY = Path(__file__).parents[1]
 MODEL = "gpt-4o-mini-2024-07-18"

@@ -29,7 +29,7 @@ from serve_cases import SYSTEM, Case, body, cases
 from serve_job import success_to_first_token_s
 from serve_load import Load, run
 
-from tunery.modeling.sources import ensure
+from tunery.models.sources.cache import ensure
 
 REPOSITORY = Path(__file__).parent.parent
 CACHE = REPOSITORY / ".cache" / "bench"

@@ -85,8 +85,8 @@ def prepare(options: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
     """The model dir, and the data with the shared prompt in front."""
     model = Path(options.model)
     if not model.is_dir():
-        from tunery.modeling.catalog import Catalog
-        from tunery.modeling.sources import ensure
+        from tunery.models.catalog import Catalog
+        from tunery.models.sources.cache import ensure
 
         default = Path(__file__).parent.parent / ".cache" / "models"
         model = ensure(

@@ -13,8 +13,8 @@ RANK, ALPHA = 16, 32
 
 def rendered_rows(options: argparse.Namespace) -> list[tuple[list[int], list[float]]]:
     """Token ids and loss weights of the rows of all steps, and of the validation rows behind them."""
+    from tunery.chat.render import Renderer
     from tunery.datasets.parse import load_examples
-    from tunery.datasets.render import Renderer
 
     wanted = (options.steps + 1) * options.batch + options.valid_rows
     examples = load_examples(options.data)
@@ -25,13 +25,13 @@ def rendered_rows(options: argparse.Namespace) -> list[tuple[list[int], list[flo
 
 
 def ours(options: argparse.Namespace) -> dict[str, Any]:
-    from tunery.modeling.adapter_config import LoraConfig
+    from tunery.models.adapter_config import LoraConfig
     from tunery.training.examples import TrainExample
+    from tunery.training.forward.model import TrainModel
+    from tunery.training.forward.packing import Row
     from tunery.training.memory import micro_batch_tokens
     from tunery.training.methods.sft import Supervised
-    from tunery.training.model import TrainModel
     from tunery.training.optimizer import AdamW
-    from tunery.training.packing import Row
     from tunery.training.step import MicroBatchLimit, Stepper
 
     torch.set_num_threads(options.threads)

@@ -35,7 +35,7 @@ REPOSITORY = Path(__file__).parent.parent
 @pytest.fixture(scope="session")
 def base_model_dir() -> Path:
     """The real default base model, fetched once into a cache that outlives the test run."""
-    from tunery.modeling.sources import ensure
+    from tunery.models.sources.cache import ensure
 
     cache = Path(os.environ.get("TUNERY_MODEL_CACHE", REPOSITORY / ".cache" / "models"))
     return ensure(DEFAULT_SOURCE, cache)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.api.conftest import Api, start_engine
-from tunery.modeling.sources import ensure
+from tunery.models.sources.cache import ensure
 
 CATALOG = """
 [bases.tiny]

@@ -14,19 +14,21 @@ LEVELS = {
     "tracing": 1,
     "http_server": 1,
     "store": 1,
-    "datasets": 1,
-    "modeling": 1,
-    "training": 2,
-    "serving": 2,
-    "metering": 3,
-    "notify": 3,
-    "jobs": 3,
-    "api": 4,
-    "dashboard": 5,
-    "migrate": 5,
-    "launch": 6,
-    "cli": 7,
-    "__main__": 8,
+    "chat": 1,
+    "models": 1,
+    "kernels": 1,
+    "datasets": 2,
+    "training": 3,
+    "serving": 3,
+    "metering": 4,
+    "notify": 4,
+    "jobs": 4,
+    "api": 5,
+    "dashboard": 6,
+    "migrate": 6,
+    "launch": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 """A package imports from lower levels and from itself."""
 
@@ -42,7 +44,10 @@ be used is a setting's fault."""
 
 FORBIDDEN = {
     # what computes knows nothing of requests and rows, so that it runs alone in a child process or on a cluster
-    **{name: {"fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic"} for name in ("datasets", "modeling")},
+    **{
+        name: {"fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic"}
+        for name in ("chat", "models", "kernels", "datasets")
+    },
     "training": {"fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "httpx"},
     "serving": {"sqlalchemy", "alembic"},
     # what keeps books knows nothing of tensors, so that it starts in a second and fits in 100 MB
@@ -53,6 +58,7 @@ FORBIDDEN = {
             "domain",
             "settings",
             "store",
+            "chat",
             "datasets",
             "metering",
             "notify",

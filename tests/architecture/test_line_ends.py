@@ -7,7 +7,7 @@ SOURCES = Path(__file__).parents[2] / "src" / "tunery"
 NO_DATA = {
     "jobs/faults.py",
     "metering/prices.py",
-    "modeling/source_pypi.py",
+    "models/sources/pypi.py",
     "serving/constraints.py",
     "training/memory.py",
 }

@@ -24,8 +24,8 @@ def loaded_after(statement: str) -> set[str]:
         "tunery.datasets",
         "tunery.cli",
         "tunery.launch",
-        "tunery.modeling.catalog",
-        "tunery.modeling.sources",
+        "tunery.models.catalog",
+        "tunery.models.sources.cache",
         "tunery.training.spec",
         "tunery.settings",
     ],
@@ -34,6 +34,6 @@ def test_import_leaves_torch_out(module: str) -> None:
     assert not loaded_after(f"import {module}") & {"torch", "transformers"}
 
 
-@pytest.mark.parametrize("module", ["tunery.training", "tunery.training.child", "tunery.modeling"])
+@pytest.mark.parametrize("module", ["tunery.training", "tunery.training.child", "tunery.models"])
 def test_trainer_needs_no_web_framework_and_no_database(module: str) -> None:
     assert not loaded_after(f"import {module}") & {"fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic"}

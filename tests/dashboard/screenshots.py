@@ -22,7 +22,7 @@ from tests.dashboard.stand import Stand
 from tunery.dashboard.models import playground_path
 from tunery.domain.clock import system_clock
 from tunery.migrate.capture import Golden, read_prompts, write_golden
-from tunery.modeling.catalog import Catalog
+from tunery.models.catalog import Catalog
 from tunery.store.bootstrap import issue_key
 from tunery.store.database import write
 

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from tunery.domain.clock import system_clock
 from tunery.domain.ids import new_id
 from tunery.domain.tenants import ApiKey, Project, Role, User, hash_secret, key_hint, lookup_prefix, new_secret
-from tunery.modeling.sources import ensure
+from tunery.models.sources.cache import ensure
 from tunery.settings import Settings, load_settings
 from tunery.store import tenants
 from tunery.store.bootstrap import bootstrap

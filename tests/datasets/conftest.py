@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tunery.datasets.render import Renderer
+from tunery.chat.render import Renderer
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.datasets.conftest import chat_row
-from tunery.datasets.render import Renderer
+from tunery.chat.render import Renderer
 from tunery.datasets.report import Advice
 from tunery.datasets.secrets import find_secrets
 from tunery.datasets.validate import validate_file

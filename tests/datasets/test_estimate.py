@@ -12,9 +12,9 @@ from threadpoolctl import threadpool_info
 
 import tunery.datasets.speed as speed_module
 from tests.datasets.conftest import chat_row, pair_row
+from tunery.chat.render import Renderer
 from tunery.datasets.estimate import Estimate, estimate, read_estimate
 from tunery.datasets.pool import num_cores
-from tunery.datasets.render import Renderer
 from tunery.datasets.speed import FILE, KEPT, PastJob, Speed, guessed, matrix_flop_per_s, record, speed_of
 from tunery.datasets.validate import validate_file
 from tunery.datasets.work import ModelShape

@@ -3,9 +3,9 @@
 import pytest
 
 from tests.datasets.test_render import say
-from tunery.datasets.examples import ChatExample
-from tunery.datasets.render import Renderer
-from tunery.datasets.template import ChatTemplate, RenderError
+from tunery.chat.examples import ChatExample
+from tunery.chat.render import Renderer
+from tunery.chat.template import ChatTemplate, RenderError
 
 LLAMA_2 = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %} {{ m.content.strip() }} <|im_end|>"

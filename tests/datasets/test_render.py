@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tunery.datasets.examples import ChatExample, CompletionExample, PreferenceExample
-from tunery.datasets.layout import find_spans, replay_spans
-from tunery.datasets.render import Renderer
-from tunery.datasets.template import RenderError
+from tunery.chat.examples import ChatExample, CompletionExample, PreferenceExample
+from tunery.chat.layout import find_spans, replay_spans
+from tunery.chat.render import Renderer
+from tunery.chat.template import RenderError
 
 WEATHER = {
     "type": "function",

@@ -8,9 +8,9 @@ from openai.types.chat import ChatCompletionMessage, ChatCompletionMessageFuncti
 from openai.types.chat.chat_completion_message_function_tool_call import Function
 
 from tests.datasets.conftest import chat_row, pair_row
-from tunery.datasets.examples import ChatExample, PreferenceExample
+from tunery.chat.examples import ChatExample, PreferenceExample
+from tunery.chat.messages import text_of
 from tunery.datasets.lines import Line
-from tunery.datasets.messages import text_of
 from tunery.datasets.parse import Parsed, parse_line
 
 TOOL = {

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.datasets.test_render import WEATHER, call, say
-from tunery.datasets.examples import ChatExample
-from tunery.datasets.render import Renderer
-from tunery.datasets.template import ChatTemplate
-from tunery.datasets.tools import parse_calls, parse_cut_call, with_tools, write_call
+from tunery.chat.examples import ChatExample
+from tunery.chat.render import Renderer
+from tunery.chat.template import ChatTemplate
+from tunery.chat.tools import parse_calls, parse_cut_call, with_tools, write_call
 
 objects = st.dictionaries(
     st.text(max_size=5), st.none() | st.booleans() | st.integers() | st.text(max_size=9), max_size=4

@@ -12,20 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.datasets.conftest import chat_row, pair_row
+from tunery.chat.examples import ChatExample, PreferenceExample
+from tunery.chat.render import Renderer
+from tunery.chat.template import ChatTemplate
 from tunery.datasets.blocks import BLOCK_BYTES, read_blocks
-from tunery.datasets.examples import ChatExample, PreferenceExample
 from tunery.datasets.job_errors import first_job_error
 from tunery.datasets.lines import MAX_LINE_BYTES, read_lines
 from tunery.datasets.parse import load_examples
 from tunery.datasets.problems import CODES
-from tunery.datasets.render import Renderer
 from tunery.datasets.report import Report
 from tunery.datasets.rows import read_rows
-from tunery.datasets.template import ChatTemplate
 from tunery.datasets.upload_check import UploadCheck
 from tunery.datasets.validate import validate_file
 from tunery.domain.errors import TuneryError
-from tunery.modeling.catalog import Catalog
+from tunery.models.catalog import Catalog
 from tunery.training.examples import read
 
 Write = Callable[..., Path]

@@ -22,7 +22,7 @@ from tunery.jobs import verbs
 from tunery.jobs.requests import JobRequest
 from tunery.jobs.trainer_process import ProcessRunner
 from tunery.jobs.worker import Worker
-from tunery.modeling.catalog import Catalog
+from tunery.models.catalog import Catalog
 from tunery.settings import Settings, load_settings
 from tunery.store import events, files, jobs
 from tunery.store.blobs import Blobs

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tunery.jobs.trainer_process import ProcessRunner
 from tunery.jobs.worker import Worker
-from tunery.modeling.catalog import Catalog
+from tunery.models.catalog import Catalog
 from tunery.settings import load_settings
 from tunery.store.blobs import Blobs
 from tunery.store.database import open_database

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tunery import private
-from tunery.modeling import sources
+from tunery.models.sources import cache as sources
 from tunery.settings import SettingsError, load_settings
 from tunery.store.blobs import Blobs
 from tunery.store.database import migrate, open_database

@@ -5,7 +5,7 @@ import pytest
 
 from tunery.domain.usage import PICO, Cost, Price, TokenUsage
 from tunery.metering.prices import PriceTable, PriceTableError
-from tunery.modeling.catalog import Catalog
+from tunery.models.catalog import Catalog
 
 BASE = "gpt-4o-mini-2024-07-18"
 TUNED = f"ft:{BASE}:acme::abcdefgh"

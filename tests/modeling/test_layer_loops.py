@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tunery.modeling import layer_loops as loops
-from tunery.modeling.compiled import as_array
+from tunery.kernels import layers as loops
+from tunery.kernels.compile import as_array
 
 DTYPES = (torch.float32, torch.bfloat16)
 TOKENS, WIDTH, BEHIND, EPS = 7, 48, 5, 1e-5

@@ -10,7 +10,7 @@ import torch
 PROGRAM = """
 import random, sys
 import torch
-from tunery.modeling import product_cache
+from tunery.kernels import product_cache
 
 def resident_mb():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from tunery.modeling import product_dtype as module
-from tunery.modeling.product_dtype import product_dtype
+from tunery.kernels import matmul_dtype as module
+from tunery.kernels.matmul_dtype import product_dtype
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tunery.modeling import source_pypi
-from tunery.modeling.catalog import Artifact, Catalog
-from tunery.modeling.sources import SourceError, cached, ensure, remove
+from tunery.models.catalog import Artifact, Catalog
+from tunery.models.sources import pypi as source_pypi
+from tunery.models.sources.base import SourceError
+from tunery.models.sources.cache import cached, ensure, remove
 
 
 def test_a_folder_in_transformers_layout_becomes_a_model_dir(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_the_default_base_is_a_working_chat_model(base_model_dir: Path) -> None:
     import torch
     from tokenizers import Tokenizer
 
-    from tunery.modeling.loading import load_model
+    from tunery.training.forward.loading import load_model
 
     tokenizer = Tokenizer.from_file(str(base_model_dir / "tokenizer.json"))
     # The family was trained with every digit its own token.
@@ -119,5 +120,5 @@ def test_an_extra_catalog_adds_and_replaces(tmp_path: Path) -> None:
 
 
 def test_the_catalog_imports_without_torch() -> None:
-    code = "import sys, tunery.modeling.catalog, tunery.modeling.sources; sys.exit('torch' in sys.modules)"
+    code = "import sys, tunery.models.catalog, tunery.models.sources.cache; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

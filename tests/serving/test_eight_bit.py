@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from tunery.modeling.compiled import as_array
-from tunery.serving.forward import eight_bit
-from tunery.serving.forward.eight_bit import GROUP, EightBit, fits, group_steps
+from tunery.kernels import int8 as eight_bit
+from tunery.kernels.compile import as_array
+from tunery.kernels.int8 import GROUP, EightBit, fits, group_steps
 
 pytestmark = pytest.mark.skipif(not eight_bit.is_available(), reason="this processor does not multiply bytes")
 
@@ -87,7 +87,7 @@ def test_the_narrow_form_computes_the_same(tmp_path: Path) -> None:
     """Processors without AVX-512 compute eight outputs at once; those with it can, too."""
     script = """
 import torch
-from tunery.serving.forward import dot_product
+from tunery.kernels import dot_product
 dot_product.LANES, dot_product.MOST_ROWS = 8, 4
 from tests.serving.test_eight_bit import EightBit, formula, multiply
 torch.manual_seed(0)

@@ -11,7 +11,7 @@ from tests.serving.conftest import make_settings
 from tests.serving.peft_adapters import generate, model_with, write_adapter
 from tests.serving.running import LocalEngine, generation, tokens
 from tunery.domain.errors import InvalidRequest, NotFound
-from tunery.serving.forward import eight_bit
+from tunery.kernels import int8 as eight_bit
 
 NUM_TOKENS = 24
 ADAPTERS = [None, "full", "wide", "attention", "mlp"]

@@ -9,10 +9,10 @@ from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from tests.random_models import LLAMA3, SHAPE, save_random
 from tunery.domain.errors import InvalidRequest
-from tunery.modeling.config import read_config
+from tunery.kernels import int8 as eight_bit
+from tunery.kernels.int8 import group_steps
+from tunery.models.config import read_config
 from tunery.serving import build
-from tunery.serving.forward import eight_bit
-from tunery.serving.forward.eight_bit import group_steps
 from tunery.serving.forward.kv import KeyValueCache
 from tunery.serving.forward.linear import FOUR_BIT_ROWS, PackedLinear, Precision, loses_nothing, shared
 from tunery.serving.forward.model import Model, Run
@@ -113,7 +113,7 @@ def test_widened_products_are_the_exact_ones_rounded() -> None:
 def test_smaller_weights_move_the_real_models_loss_by_less_than_half_a_percent(
     base_model_dir: Path, precision: Precision
 ) -> None:
-    from tunery.datasets.render import Renderer
+    from tunery.chat.render import Renderer
 
     if precision == "8bit" and not eight_bit.is_available():
         pytest.skip("this processor does not multiply bytes")

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from tests.serving.peft_adapters import write_adapter
 from tests.serving.test_forward import make_model
-from tunery.modeling.compiled import as_array
-from tunery.serving.forward import kernels
+from tunery.kernels import decode as kernels
+from tunery.kernels.compile import as_array
 from tunery.serving.forward.adapters import read_adapter
 from tunery.serving.forward.model import Run
 from tunery.serving.forward.rope import rotate_

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from tunery.datasets.tools import CALL_CLOSE, CALL_OPEN, write_call
+from tunery.chat.tools import CALL_CLOSE, CALL_OPEN, write_call
 from tunery.domain.errors import InvalidRequest
 from tunery.serving.constraints import Constraint, Grammars
 from tunery.serving.http.schemas import ChatRequest

@@ -13,7 +13,7 @@ from tunery.api.inference.engines import Engines
 from tunery.api.inference.resolve import Target
 from tunery.domain.errors import Unavailable
 from tunery.domain.models import FineTunedModel
-from tunery.modeling.catalog import Catalog
+from tunery.models.catalog import Catalog
 from tunery.serving.settings import EngineSettings
 from tunery.settings import Settings
 from tunery.store.blobs import Blobs

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tunery.modeling.adapter_config import LoraConfig
-from tunery.training.model import TrainModel
-from tunery.training.packing import Row
+from tunery.models.adapter_config import LoraConfig
+from tunery.training.forward.model import TrainModel
+from tunery.training.forward.packing import Row
 
 
 @pytest.fixture(autouse=True)

@@ -12,15 +12,15 @@ from transformers import LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Conf
 
 from tests.random_models import LLAMA3, SHAPE, save_random
 from tests.training.conftest import assert_grads_equal, grads
-from tunery.modeling.adapter_config import LINEAR_MODULES, LoraConfig
-from tunery.modeling.decoder import Decoder, UnsupportedModel, trainable_config
-from tunery.modeling.layer_memory import Kept
-from tunery.modeling.transformers_decoder import TransformersDecoder
+from tunery.models.adapter_config import LINEAR_MODULES, LoraConfig
 from tunery.training.child import failure_of
-from tunery.training.inputs import pack
+from tunery.training.forward.decoder import Decoder, UnsupportedModel, trainable_config
+from tunery.training.forward.inputs import pack
+from tunery.training.forward.memory import Kept
+from tunery.training.forward.model import TrainModel
+from tunery.training.forward.packing import Row
+from tunery.training.forward.transformers_decoder import TransformersDecoder
 from tunery.training.losses import weighted_nll
-from tunery.training.model import TrainModel
-from tunery.training.packing import Row
 
 OWN = {
     "llama, one matrix for embedding and head": LlamaConfig(**SHAPE, tie_word_embeddings=True),

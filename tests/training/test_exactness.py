@@ -8,17 +8,18 @@ import torch
 from torch.nn import functional as F
 
 from tests.training.conftest import MakeModel, assert_grads_equal, grads
-from tunery.modeling import frozen_head, packed_attention
-from tunery.modeling.attention import AttentionPlan, reference
-from tunery.modeling.flex import block_mask
-from tunery.modeling.frozen_head import Head
-from tunery.modeling.fused import gated_silu, rms_norm
-from tunery.modeling.layer_memory import Scratch
-from tunery.modeling.packed_attention import packed
-from tunery.training.inputs import HeadShape, pack
+from tunery.training.forward import head as frozen_head
+from tunery.training.forward import packed_attention
+from tunery.training.forward.attention import AttentionPlan, reference
+from tunery.training.forward.flex import block_mask
+from tunery.training.forward.head import Head
+from tunery.training.forward.inputs import HeadShape, pack
+from tunery.training.forward.memory import Scratch
+from tunery.training.forward.model import TrainModel
+from tunery.training.forward.packed_attention import packed
+from tunery.training.forward.packing import Row
+from tunery.training.forward.pointwise import gated_silu, rms_norm
 from tunery.training.losses import reference_logprobs, token_logprobs, weighted_nll
-from tunery.training.model import TrainModel
-from tunery.training.packing import Row
 
 TOLERANCE = 1e-5
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tunery.modeling.adapter_config import LoraConfig
+from tunery.models.adapter_config import LoraConfig
 from tunery.training.examples import TrainExample
+from tunery.training.forward.model import TrainModel
+from tunery.training.forward.packing import Row
 from tunery.training.methods.sft import Supervised
-from tunery.training.model import TrainModel
 from tunery.training.optimizer import AdamW
-from tunery.training.packing import Row
 from tunery.training.step import MicroBatchLimit, Stepper
 
 pytestmark = [

@@ -11,12 +11,12 @@ from tunery.training.optimizer import AdamW
 JOB = """
 import sys, tunery.training.job
 from pathlib import Path
-from tunery.modeling.adapter_config import LoraConfig
+from tunery.models.adapter_config import LoraConfig
 from tunery.training.examples import TrainExample
 from tunery.training.methods.sft import Supervised
-from tunery.training.model import TrainModel
+from tunery.training.forward.model import TrainModel
 from tunery.training.optimizer import AdamW
-from tunery.training.packing import Row
+from tunery.training.forward.packing import Row
 from tunery.training.step import MicroBatchLimit, Stepper
 model = TrainModel.load(Path(sys.argv[1]), LoraConfig(rank=2), seed=0, device="cpu")
 stepper = Stepper(model, Supervised(), AdamW(model.parameters()), MicroBatchLimit(64))

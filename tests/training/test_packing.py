@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunery.training.packing import build_tree, families, packed_positions
+from tunery.training.forward.packing import build_tree, families, packed_positions
 
 ROWS = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=60), min_size=1, max_size=12)
 

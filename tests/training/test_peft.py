@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from tests.training.conftest import MakeModel
-from tunery.modeling.adapter_config import LoraConfig, UnsupportedAdapter
-from tunery.modeling.adapters import load_adapter, save_adapter
-from tunery.training.inputs import pack
+from tunery.models.adapter_config import LoraConfig, UnsupportedAdapter
+from tunery.training.forward.adapters import load_adapter, save_adapter
+from tunery.training.forward.inputs import pack
+from tunery.training.forward.packing import Row
 from tunery.training.losses import weighted_nll
-from tunery.training.packing import Row
 
 CONFIG = LoraConfig(rank=4, alpha=8)
 

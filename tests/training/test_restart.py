@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.training.process import start
-from tunery.modeling.adapter_config import LoraConfig
+from tunery.models.adapter_config import LoraConfig
 from tunery.training.spec import TrainSpec
 
 

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from tests.training.conftest import MakeModel
-from tunery.modeling.transformers_decoder import ATTENTION, TransformersDecoder
 from tunery.training.batching import batch_indices, cursor_of, micro_batches, num_batches
 from tunery.training.examples import TrainExample
-from tunery.training.inputs import PackedInputs
+from tunery.training.forward.inputs import PackedInputs
+from tunery.training.forward.model import TrainModel
+from tunery.training.forward.packing import Row
+from tunery.training.forward.transformers_decoder import ATTENTION, TransformersDecoder
 from tunery.training.methods.base import Sums
 from tunery.training.methods.dpo import Preference, answer_logprobs
 from tunery.training.methods.sft import Supervised
-from tunery.training.model import TrainModel
 from tunery.training.optimizer import AdamW
-from tunery.training.packing import Row
 from tunery.training.schedule import learning_rate
 from tunery.training.step import MicroBatchLimit, OutOfMemory, Stepper, evaluate
 

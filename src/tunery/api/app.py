@@ -38,7 +38,7 @@ from tunery.api.webhooks.routes import router as webhooks
 from tunery.domain.clock import Clock, system_clock
 from tunery.metering.meter import Meter
 from tunery.metering.prices import PriceTable
-from tunery.modeling.catalog import Catalog
+from tunery.models.catalog import Catalog
 from tunery.settings import Settings
 from tunery.store.blobs import Blobs
 from tunery.store.database import open_database

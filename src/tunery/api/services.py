@@ -16,7 +16,7 @@ from tunery.api.inference.upstream import Upstream
 from tunery.domain.clock import Clock
 from tunery.metering.meter import Meter
 from tunery.metering.prices import PriceTable
-from tunery.modeling.catalog import Catalog
+from tunery.models.catalog import Catalog
 from tunery.settings import Settings
 from tunery.store.blobs import Blobs
 

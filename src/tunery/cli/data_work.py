@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tunery.chat.render import Renderer
 from tunery.cli.connection import post_own
 from tunery.cli.data_files import late_bar
 from tunery.cli.models import download_bar
 from tunery.datasets.advise import no_validation_file
 from tunery.datasets.estimate import Estimate, estimate, read_estimate
 from tunery.datasets.job_errors import first_job_error
-from tunery.datasets.render import Renderer
 from tunery.datasets.report import Report, Role
 from tunery.datasets.speed import speed_of
 from tunery.datasets.validate import validate_file
@@ -22,8 +22,8 @@ from tunery.domain.hyperparameters import Hyperparameters, resolve
 from tunery.domain.jobs import Method
 from tunery.jobs.requests import JobRequest, check
 from tunery.metering.prices import PriceTable
-from tunery.modeling import sources
-from tunery.modeling.catalog import Catalog, CatalogModel
+from tunery.models.catalog import Catalog, CatalogModel
+from tunery.models.sources import cache as sources
 from tunery.settings import Settings, load_settings
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ Lines end at a line feed alone, as JSON Lines do: U+2028, U+2029 and U+0085 are 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from tunery.datasets.examples import ChatExample, Example, Message, PreferenceExample, Tool
+from tunery.chat.examples import ChatExample, Example, Message, PreferenceExample, Tool
+from tunery.chat.messages import text_of
 from tunery.datasets.lines import read_lines
-from tunery.datasets.messages import text_of
 from tunery.datasets.parse import readable_example
 from tunery.datasets.problems import Problem
 

@@ -6,15 +6,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tunery.chat.examples import Example, Format, format_of
+from tunery.chat.render import Measured, Renderer
+from tunery.chat.template import RenderError
 from tunery.datasets.blocks import Block
-from tunery.datasets.examples import Example, Format, format_of
 from tunery.datasets.features import Features, Sightings, look_at, read_features, stable_hash
 from tunery.datasets.lines import Line, read_lines
 from tunery.datasets.parse import parse_line
 from tunery.datasets.problems import Findings, Problem
-from tunery.datasets.render import Measured, Renderer
 from tunery.datasets.similarity import Signed, sign
-from tunery.datasets.template import RenderError
 from tunery.domain.jobs import Method
 from tunery.texts import say
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from tunery.chat.examples import Format
 from tunery.datasets.examine import BlockFacts, SystemUse
-from tunery.datasets.examples import Format
 from tunery.datasets.features import Sightings
 from tunery.datasets.problems import Problem
 from tunery.datasets.similarity import Signed

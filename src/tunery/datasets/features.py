@@ -5,8 +5,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tunery.datasets.examples import ChatExample, CompletionExample, Example, Message, PreferenceExample
-from tunery.datasets.messages import text_of
+from tunery.chat.examples import ChatExample, CompletionExample, Example, Message, PreferenceExample
+from tunery.chat.messages import text_of
 from tunery.datasets.secrets import find_secrets
 
 MAX_SIGHTED_LINES = 20

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunery.datasets.examples import ChatExample, CompletionExample, Example, PreferenceExample, Tool
+from tunery.chat.examples import ChatExample, CompletionExample, Example, PreferenceExample, Tool
+from tunery.chat.messages import legacy_calls, legacy_tools
 from tunery.datasets.jsonline import decode
 from tunery.datasets.lines import MAX_LINE_BYTES, Line, read_chunks, read_lines
 from tunery.datasets.message_rules import check_message, check_messages
-from tunery.datasets.messages import legacy_calls, legacy_tools
 from tunery.datasets.problems import Findings, Problem, shown
 from tunery.datasets.tidy import is_absent, tidy_row
 from tunery.datasets.tool_rules import check_tools

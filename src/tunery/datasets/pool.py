@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+from tunery.chat.render import Renderer
 from tunery.datasets.blocks import Block
 from tunery.datasets.examine import BlockFacts, Task, examine
-from tunery.datasets.render import Renderer
 from tunery.domain.errors import ServerFault
 from tunery.texts import say
 

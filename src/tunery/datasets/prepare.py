@@ -10,7 +10,7 @@ from datetime import datetime, time
 from itertools import chain, islice
 from typing import Any
 
-from tunery.datasets.examples import Message
+from tunery.chat.examples import Message
 from tunery.datasets.tables import Record
 from tunery.domain.errors import InvalidRequest
 

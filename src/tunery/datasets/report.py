@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from tunery.datasets.examples import Format
+from tunery.chat.examples import Format
 from tunery.datasets.facts import Facts, Lengths
 from tunery.datasets.problems import Problem
 from tunery.domain.jobs import Method

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tunery.datasets.examples import Example, PreferenceExample
+from tunery.chat.examples import Example, PreferenceExample
+from tunery.chat.render import Measured, Renderer
 from tunery.datasets.jsonline import decode
 from tunery.datasets.lines import Line, read_lines
 from tunery.datasets.parse import parse_line
 from tunery.datasets.problems import Findings, Problem
-from tunery.datasets.render import Measured, Renderer
 
 MAX_TEXT_BYTES = 2_000
 

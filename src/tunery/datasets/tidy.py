@@ -8,6 +8,7 @@ import json
 from collections.abc import Set
 from typing import Any
 
+from tunery.chat.tools import arguments_text, is_absent
 from tunery.datasets.problems import Findings
 from tunery.texts import say
 
@@ -26,15 +27,7 @@ _FORMS = (frozenset(("messages",)), _OUTPUTS | {"input"}, frozenset(("prompt", "
 _OF_TOOLS = frozenset(("id", "type", "function", "name"))
 # Keywords of JSON Schema that may well be null.
 _MAY_BE_NULL = frozenset(("default", "const"))
-_MAX_ENCODINGS = 4
 _SHOWN = 120
-
-
-def is_absent(value: Any) -> bool:
-    """null, empty, or a structure of nothing but such: what a table writes for one that a row does not have."""
-    if isinstance(value, dict):
-        return all(is_absent(item) for item in value.values())
-    return value is None or value == "" or (isinstance(value, list) and all(is_absent(item) for item in value))
 
 
 def tidy_row(row: dict[str, Any], findings: Findings) -> None:
@@ -133,26 +126,6 @@ def _tidy_arguments(function: Any, path: str, schemas: dict[str, Any], findings:
     right = json.dumps(text, ensure_ascii=False)
     right = right if len(right) <= _SHOWN else right[:_SHOWN] + "…"
     findings.add("arguments_not_text", f"{path}.arguments", say("problem.arguments_not_text", right=right))
-
-
-def arguments_text(given: Any) -> str | None:
-    """JSON text of the object that a call's arguments mean: an object, one encoded several times, or nothing at all.
-    None: they mean no object. Text that is right comes back as it is, letter for letter."""
-    if isinstance(given, dict):
-        return json.dumps(given, ensure_ascii=False)
-    for _ in range(_MAX_ENCODINGS):
-        if is_absent(given) or (isinstance(given, str) and given.isspace()):
-            return "{}"
-        if not isinstance(given, str):
-            return None
-        text = given
-        try:
-            given = json.loads(text)
-        except (ValueError, RecursionError):
-            return None
-        if isinstance(given, dict):
-            return text
-    return None
 
 
 def _without_unset(value: Any, schema: Any) -> Any:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
+from tunery.chat.render import Renderer
 from tunery.datasets.advise import advise
 from tunery.datasets.blocks import read_blocks
 from tunery.datasets.encodings import said, wide_encoding
@@ -12,7 +13,6 @@ from tunery.datasets.facts import Facts
 from tunery.datasets.lines import read_chunks
 from tunery.datasets.pool import examine_here, examine_in_pool, num_cores
 from tunery.datasets.problems import Problem
-from tunery.datasets.render import Renderer
 from tunery.datasets.report import Report, Role, TokenCounts, distribution
 from tunery.domain.jobs import Method
 from tunery.texts import say

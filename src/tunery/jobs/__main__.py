@@ -5,7 +5,7 @@ import threading
 
 from tunery import logs, private, tracing
 from tunery.jobs.worker import Worker
-from tunery.modeling.catalog import Catalog
+from tunery.models.catalog import Catalog
 from tunery.notify.dispatcher import Dispatcher
 from tunery.settings import load_settings, told_in_a_sentence
 from tunery.store.blobs import Blobs

@@ -7,8 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from tunery.chat.render import Renderer
 from tunery.datasets.job_errors import first_job_error
-from tunery.datasets.render import Renderer
 from tunery.datasets.report import Report, Role
 from tunery.datasets.validate import validate_file
 from tunery.domain.errors import TuneryError
@@ -17,7 +17,7 @@ from tunery.jobs import endings, event_texts, measuring
 from tunery.jobs.lease import Lease, LeaseLost
 from tunery.jobs.resources import Resources
 from tunery.jobs.workspace import fetch_file
-from tunery.modeling import sources
+from tunery.models.sources import cache as sources
 from tunery.store import claims, events, jobs
 from tunery.store.database import write
 from tunery.texts import say, with_texts

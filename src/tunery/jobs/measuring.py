@@ -11,7 +11,7 @@ from tunery.datasets.work import EpochCounts, ModelShape, training_flop
 from tunery.domain.jobs import FineTuningJob
 from tunery.jobs.preparation import Prepared
 from tunery.jobs.resources import Resources
-from tunery.modeling import sources
+from tunery.models.sources import cache as sources
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from tunery.domain.jobs import Level
 from tunery.jobs.parity import EngineScorer, EngineUnreachable, Parity, compare, read_samples
-from tunery.modeling.catalog import Catalog
+from tunery.models.catalog import Catalog
 from tunery.texts import say, with_texts
 
 WAIT_FOR_ENGINE_S = 60.0

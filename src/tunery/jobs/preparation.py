@@ -11,9 +11,9 @@ from tunery.domain.jobs import FineTuningJob
 from tunery.jobs.checkpoints import stored_checkpoints
 from tunery.jobs.resources import Resources
 from tunery.jobs.workspace import SavedState, Workspace, fetch_file
-from tunery.modeling import sources
-from tunery.modeling.adapter_config import LoraConfig
-from tunery.modeling.catalog import CatalogModel
+from tunery.models.adapter_config import LoraConfig
+from tunery.models.catalog import CatalogModel
+from tunery.models.sources import cache as sources
 from tunery.store import models
 from tunery.store.database import read
 from tunery.texts import say

@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 from tunery.domain.clock import Clock, system_clock
 from tunery.jobs.trainer_process import ProcessRunner
 from tunery.metering.prices import PriceTable
-from tunery.modeling.catalog import Catalog
+from tunery.models.catalog import Catalog
 from tunery.settings import Settings
 from tunery.store.blobs import Blobs
 

@@ -19,7 +19,7 @@ from tunery.jobs.endings import tell_cancellation, tell_pause
 from tunery.jobs.requests import MAX_SEED, JobRequest, check
 from tunery.metering import limits
 from tunery.metering.budget import check_budget
-from tunery.modeling.catalog import Catalog
+from tunery.models.catalog import Catalog
 from tunery.settings import Settings
 from tunery.store import events, files, idempotency, jobs, models, tenants
 from tunery.texts import say

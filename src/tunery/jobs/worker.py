@@ -15,7 +15,7 @@ from tunery.jobs.reaper import reap
 from tunery.jobs.resources import Resources
 from tunery.jobs.trainer_process import ProcessRunner
 from tunery.metering.prices import PriceTable
-from tunery.modeling.catalog import Catalog
+from tunery.models.catalog import Catalog
 from tunery.settings import Settings
 from tunery.store import claims, workers
 from tunery.store.blobs import Blobs

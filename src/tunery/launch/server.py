@@ -17,8 +17,9 @@ from tunery.domain.clock import system_clock
 from tunery.launch.children import Child, ChildSpec
 from tunery.launch.lock import HomeLock
 from tunery.metering.prices import PriceTable
-from tunery.modeling import sources
-from tunery.modeling.catalog import Catalog
+from tunery.models.catalog import Catalog
+from tunery.models.sources import cache as sources
+from tunery.models.sources.base import Progress
 from tunery.settings import Settings
 from tunery.store import bootstrap, database
 from tunery.store.blobs import Blobs
@@ -59,10 +60,10 @@ class Server:
         self._database = database.open_database(settings)
         self._children: list[Child] = []
 
-    def prepare(self, progress: sources.Progress | None = None) -> None:
+    def prepare(self, progress: Progress | None = None) -> None:
         """Lock the home, migrate the database, fetch the base model.
 
-        Raises HomeInUse, ServerFailed, SettingsError and modeling's SourceError.
+        Raises HomeInUse, ServerFailed, SettingsError and SourceError.
         """
         settings = self._settings
         _look_into_named_files(settings)
@@ -90,7 +91,7 @@ class Server:
         host = LOOPBACK if self._settings.host in ("0.0.0.0", "::") else self._settings.host
         return f"[{host}]" if ":" in host else host
 
-    def _specs(self, progress: sources.Progress | None) -> list[ChildSpec]:
+    def _specs(self, progress: Progress | None) -> list[ChildSpec]:
         settings = self._settings
         specs = []
         if settings.engine_kind == "local" and not settings.engine_url:

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from tunery.datasets.messages import text_of
+from tunery.chat.messages import text_of
 from tunery.domain.errors import InvalidRequest
 from tunery.migrate.capture import Golden
 from tunery.migrate.compare import (

@@ -2,7 +2,7 @@
 
 import sys
 
-from tunery.serving import huge_pages
+from tunery.kernels import huge_pages
 
 if __name__ == "__main__":
     huge_pages.use()

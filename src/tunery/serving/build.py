@@ -5,13 +5,13 @@ from hashlib import sha256
 
 import torch
 
-from tunery.datasets.render import Renderer
-from tunery.modeling.config import read_config
-from tunery.modeling.product_dtype import product_dtype
+from tunery.chat.render import Renderer
+from tunery.kernels import int8 as eight_bit
+from tunery.kernels.matmul_dtype import product_dtype
+from tunery.models.config import read_config
 from tunery.serving.blocks import BlockPool
 from tunery.serving.constraints import Grammars
 from tunery.serving.engine import Engine
-from tunery.serving.forward import eight_bit
 from tunery.serving.http.broker import Broker
 from tunery.serving.http.service import Service
 from tunery.serving.runner import Runner

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from tunery.modeling import product_cache
-from tunery.modeling.config import ModelConfig
+from tunery.kernels import product_cache
+from tunery.models.config import ModelConfig
 from tunery.serving.forward.adapters import Adapter, read_adapter
 from tunery.serving.forward.kv import KeyValueCache, block_bytes
 from tunery.serving.forward.linear import Precision

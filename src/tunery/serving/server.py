@@ -8,7 +8,7 @@ import sys
 import uvicorn
 
 # isort: off
-import tunery.serving.threads  # noqa: F401 - must come before anything that imports torch
+import tunery.kernels.threads  # noqa: F401 - must come before anything that imports torch
 # isort: on
 
 from tunery import http_server, logs, tracing

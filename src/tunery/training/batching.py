@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunery.training.packing import Row
+from tunery.training.forward.packing import Row
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 from tunery import atomic
-from tunery.modeling.adapter_config import LoraConfig
-from tunery.modeling.adapters import save_adapter
-from tunery.training.model import TrainModel
+from tunery.models.adapter_config import LoraConfig
+from tunery.training.forward.adapters import save_adapter
+from tunery.training.forward.model import TrainModel
 
 KEEP = 3
 

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunery.datasets.examples import PreferenceExample
+from tunery.chat.examples import PreferenceExample
+from tunery.chat.render import Renderer
 from tunery.datasets.parse import load_examples
-from tunery.datasets.render import Renderer
 from tunery.texts import say
-from tunery.training.packing import Row
+from tunery.training.forward.packing import Row
 from tunery.training.spec import Method
 
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import torch
 
-from tunery.datasets.render import Renderer
-from tunery.modeling.adapter_config import LoraConfig
-from tunery.modeling.adapters import load_adapter
+from tunery.chat.render import Renderer
+from tunery.models.adapter_config import LoraConfig
 from tunery.training.control import Control
 from tunery.training.examples import TrainExample, read
+from tunery.training.forward.adapters import load_adapter
+from tunery.training.forward.model import TrainModel
 from tunery.training.loop import Loop, Outcome
 from tunery.training.memory import micro_batch_tokens
 from tunery.training.methods.base import Method
 from tunery.training.methods.dpo import Preference
 from tunery.training.methods.sft import Supervised
-from tunery.training.model import TrainModel
 from tunery.training.optimizer import AdamW
 from tunery.training.parity import write_parity
 from tunery.training.references import reference_logprobs

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from tunery.modeling.adapter_config import LoraConfig
+from tunery.models.adapter_config import LoraConfig
 from tunery.texts import say
 from tunery.training.advice import early_stopping
 from tunery.training.batching import batch_indices, cursor_of, num_batches

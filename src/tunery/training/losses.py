@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from tunery.modeling.frozen_head import Head
+from tunery.training.forward.head import Head
 
 CHUNK_ROWS = 384  # with fewer the products are slower: a fifth at 128
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from tunery.modeling.config import Sizes
+from tunery.models.config import Sizes
 
 # Beyond this a larger micro-batch is no faster on a CPU, it only needs more memory.
 MAX_CPU_TOKENS = 4096

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from tunery.training.examples import TrainExample
-from tunery.training.inputs import pack
+from tunery.training.forward.inputs import pack
+from tunery.training.forward.model import TrainModel
+from tunery.training.forward.packing import Row
 from tunery.training.losses import token_logprobs
-from tunery.training.model import TrainModel
-from tunery.training.packing import Row
 
 PARITY_FILE = "parity.json"
 MAX_TOKENS = 1024  # of an example: enough to see a difference, little enough to be quick

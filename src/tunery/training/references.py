@@ -7,8 +7,8 @@ from pathlib import Path
 from tunery import atomic
 from tunery.training.batching import micro_batches
 from tunery.training.examples import TrainExample
+from tunery.training.forward.model import TrainModel
 from tunery.training.methods.dpo import answer_logprobs
-from tunery.training.model import TrainModel
 from tunery.training.step import MicroBatchLimit
 
 FILE = "reference.json"

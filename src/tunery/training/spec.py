@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from tunery.modeling.adapter_config import LoraConfig
+from tunery.models.adapter_config import LoraConfig
 
 Method = Literal["supervised", "dpo"]
 METHODS: tuple[str, ...] = get_args(Method)

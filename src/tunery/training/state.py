@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tunery import atomic
-from tunery.modeling.adapters import adapter_tensors, set_adapter_tensors
-from tunery.training.model import TrainModel
+from tunery.training.forward.adapters import adapter_tensors, set_adapter_tensors
+from tunery.training.forward.model import TrainModel
 from tunery.training.optimizer import AdamW
 
 STATE_FILE = "state.safetensors"

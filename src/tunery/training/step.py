@@ -9,10 +9,10 @@ import torch
 from tunery.texts import say
 from tunery.training.batching import micro_batches
 from tunery.training.examples import TrainExample
-from tunery.training.inputs import pack
+from tunery.training.forward.inputs import pack
+from tunery.training.forward.model import TrainModel
 from tunery.training.memory import is_out_of_memory
 from tunery.training.methods.base import Method, Sums
-from tunery.training.model import TrainModel
 from tunery.training.optimizer import AdamW
 
 MAX_GRAD_NORM = 1.0

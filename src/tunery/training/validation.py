@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tunery.training.examples import TrainExample
+from tunery.training.forward.model import TrainModel
 from tunery.training.methods.base import Method, Sums
-from tunery.training.model import TrainModel
 from tunery.training.step import MicroBatchLimit, evaluate
 
 EVERY_STEPS = 10

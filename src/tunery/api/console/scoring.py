@@ -12,13 +12,13 @@ from tunery.api.inference.engine_errors import unavailable
 from tunery.api.inference.resolve import Target, resolve
 from tunery.api.inference.usage import for_ledger
 from tunery.api.services import Services
-from tunery.datasets.examples import ChatExample, Message
-from tunery.datasets.render import Rendered, Renderer
-from tunery.datasets.template import RenderError
+from tunery.chat.examples import ChatExample, Message
+from tunery.chat.render import Rendered, Renderer
+from tunery.chat.template import RenderError
 from tunery.domain.errors import InvalidRequest, Unavailable
 from tunery.domain.tenants import Caller
 from tunery.metering.ledger import RequestIds
-from tunery.modeling.sources import cached
+from tunery.models.sources.cache import cached
 from tunery.store.database import read
 from tunery.texts import say
 

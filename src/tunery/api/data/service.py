@@ -13,11 +13,11 @@ from tunery.api.data.schemas import DEFAULT_SEED, ValidationCreate
 from tunery.api.files.service import Received, as_file, blob_path, make_room, receive
 from tunery.api.inference.engine_errors import unavailable
 from tunery.api.services import Services
+from tunery.chat.render import Renderer
 from tunery.datasets.advise import no_validation_file
 from tunery.datasets.estimate import Estimate, estimate
 from tunery.datasets.job_errors import first_job_error
 from tunery.datasets.lines import read_chunks
-from tunery.datasets.render import Renderer
 from tunery.datasets.rows import Row, read_rows
 from tunery.datasets.speed import speed_of
 from tunery.datasets.split import Split, split_file
@@ -29,8 +29,8 @@ from tunery.domain.hyperparameters import resolve
 from tunery.domain.jobs import Method
 from tunery.domain.tenants import Caller
 from tunery.jobs.requests import JobRequest, check
-from tunery.modeling.catalog import CatalogModel
-from tunery.modeling.sources import cached
+from tunery.models.catalog import CatalogModel
+from tunery.models.sources.cache import cached
 from tunery.store import files as store
 from tunery.store import models, tenants
 from tunery.store.database import read, write

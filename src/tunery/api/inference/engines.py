@@ -24,7 +24,7 @@ from tunery.api.inference.engine_http import DOWN, EngineHttp, Unreachable, unti
 from tunery.api.inference.resolve import Target
 from tunery.domain.errors import ServerFault
 from tunery.domain.models import FineTunedModel
-from tunery.modeling.catalog import Catalog
+from tunery.models.catalog import Catalog
 from tunery.settings import Settings
 from tunery.store.blobs import Blobs
 from tunery.texts import say

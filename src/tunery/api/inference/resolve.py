@@ -6,7 +6,7 @@ from sqlalchemy import Connection
 
 from tunery.domain.errors import no_such_model
 from tunery.domain.models import FineTunedModel
-from tunery.modeling.catalog import Catalog, CatalogModel
+from tunery.models.catalog import Catalog, CatalogModel
 from tunery.store import models
 
 UPSTREAM = "openai:"  # what an alias points at to have a name passed on

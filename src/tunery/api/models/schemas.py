@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from tunery.domain.models import FineTunedModel
-from tunery.modeling.catalog import CatalogModel
+from tunery.models.catalog import CatalogModel
 
 
 class Model(BaseModel):

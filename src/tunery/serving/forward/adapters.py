@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tunery.domain.errors import InvalidRequest
-from tunery.modeling.config import ModelConfig, module_sizes
+from tunery.models.config import ModelConfig, module_sizes
 from tunery.serving.forward.weights import FUSED
 
 _KEY = re.compile(r"layers\.(\d+)\.((?:self_attn|mlp)\.\w+)\.lora_([AB])\.weight$")

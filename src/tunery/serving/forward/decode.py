@@ -9,10 +9,10 @@ from math import inf
 import numpy as np
 import torch
 
-from tunery.modeling import layer_loops
-from tunery.modeling.compiled import Array, as_array, use_threads
-from tunery.modeling.config import ModelConfig
-from tunery.serving.forward import kernels
+from tunery.kernels import decode as kernels
+from tunery.kernels import layers as layer_loops
+from tunery.kernels.compile import Array, as_array, use_threads
+from tunery.models.config import ModelConfig
 from tunery.serving.forward.adapters import Adapter
 from tunery.serving.forward.kv import KeyValueCache
 from tunery.serving.forward.linear import PackedLinear, Shared, shared

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from tunery.modeling.config import ModelConfig
+from tunery.models.config import ModelConfig
 
 
 class KeyValueCache:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from tunery.modeling.compiled import Array, as_array
-from tunery.serving.forward.eight_bit import GROUP, EightBit, group_steps
-from tunery.serving.forward.eight_bit import fits as fits_bytes
+from tunery.kernels.compile import Array, as_array
+from tunery.kernels.int8 import GROUP, EightBit, group_steps
+from tunery.kernels.int8 import fits as fits_bytes
 
 Precision = Literal["8bit", "4bit", "full"]
 
@@ -45,7 +45,7 @@ class PackedLinear:
         precision: Precision = "full",
         products: torch.dtype | None = None,
     ) -> None:
-        """products: the type for exact products beside bytes, see modeling.product_dtype; None: the weights' own."""
+        """products: the type for exact products beside bytes, see kernels.matmul_dtype; None: the weights' own."""
         self.out_features, self.in_features = weight.shape
         self.bias = bias
         self._bytes: EightBit | None = None

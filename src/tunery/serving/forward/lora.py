@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tunery.modeling.compiled import Array, as_array
-from tunery.modeling.config import ModelConfig, module_sizes
-from tunery.serving.forward import kernels
+from tunery.kernels import decode as kernels
+from tunery.kernels.compile import Array, as_array
+from tunery.models.config import ModelConfig, module_sizes
 from tunery.serving.forward.adapters import Adapter, no_adapter
 from tunery.serving.forward.weights import FUSED
 

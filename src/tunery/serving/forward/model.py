@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from tunery.modeling import layer_loops
-from tunery.modeling.compiled import as_array, use_threads
-from tunery.modeling.config import ModelConfig
+from tunery.kernels import layers as layer_loops
+from tunery.kernels.compile import as_array, use_threads
+from tunery.models.config import ModelConfig
 from tunery.serving.forward.adapters import Adapter, no_adapter
 from tunery.serving.forward.decode import DecodePass, Run
 from tunery.serving.forward.kv import KeyValueCache

@@ -2,8 +2,8 @@
 
 import torch
 
-from tunery.modeling.config import ModelConfig
-from tunery.modeling.rope import rope_frequencies
+from tunery.models.config import ModelConfig
+from tunery.models.rope import rope_frequencies
 
 
 def rope_tables(config: ModelConfig, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from tunery.domain.errors import InvalidRequest
-from tunery.modeling.config import ModelConfig, module_sizes
-from tunery.modeling.product_dtype import product_dtype
-from tunery.modeling.weight_files import WeightFiles
-from tunery.serving.forward import eight_bit
+from tunery.kernels import int8 as eight_bit
+from tunery.kernels.matmul_dtype import product_dtype
+from tunery.models.config import ModelConfig, module_sizes
+from tunery.models.weight_files import WeightFiles
 from tunery.serving.forward.linear import PackedLinear, Precision, loses_nothing
 
 # The linear layers of a decoder layer as they are computed: each name is one matrix product, its members one module.

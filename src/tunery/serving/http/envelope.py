@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tunery.datasets.tools import ToolCall
+from tunery.chat.tools import ToolCall
 from tunery.serving.requests import Generation, Output, TokenLogprob
 from tunery.serving.text import TextStream, TokenTable, escaped
 

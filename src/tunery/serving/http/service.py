@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tunery.datasets.render import Renderer
+from tunery.chat.render import Renderer
 from tunery.domain.errors import InvalidRequest, no_such_model
 from tunery.domain.ids import random_text
 from tunery.serving.constraints import Grammar, Grammars

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tunery.datasets.tools import CALL_CLOSE, CALL_OPEN, ToolCall, parse_call, parse_calls, parse_cut_call
+from tunery.chat.tools import CALL_CLOSE, CALL_OPEN, ToolCall, parse_call, parse_calls, parse_cut_call
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.ids import random_text
 from tunery.domain.schemas import RequestSchema, format_schema, function_schema

@@ -7,8 +7,8 @@ from typing import Protocol
 from torch import Tensor
 
 from tunery.training.examples import TrainExample
-from tunery.training.inputs import PackedInputs
-from tunery.training.model import TrainModel
+from tunery.training.forward.inputs import PackedInputs
+from tunery.training.forward.model import TrainModel
 
 
 @dataclass

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tunery.training.examples import TrainExample
-from tunery.training.inputs import PackedInputs, pack
+from tunery.training.forward.inputs import PackedInputs, pack
+from tunery.training.forward.model import TrainModel
 from tunery.training.losses import token_logprobs
 from tunery.training.methods.base import Sums
-from tunery.training.model import TrainModel
 
 
 @dataclass(frozen=True)

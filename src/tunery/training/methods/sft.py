@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tunery.training.examples import TrainExample
-from tunery.training.inputs import PackedInputs
+from tunery.training.forward.inputs import PackedInputs
+from tunery.training.forward.model import TrainModel
 from tunery.training.losses import weighted_nll
 from tunery.training.methods.base import Sums
-from tunery.training.model import TrainModel
 
 
 @dataclass(frozen=True)

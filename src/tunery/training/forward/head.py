@@ -1,0 +1,44 @@
+"""The frozen vocabulary head and its two products."""
+
+import torch
+from torch import Tensor
+
+from tunery.training.forward.memory import Scratch
+
+WIDENED = 2**21  # weights that are widened at once, where their type is not that of the products
+
+
+class Head:
+    """weight [V, E]. Where products have a wider type they go by slices of the vocabulary, each widened in scratch."""
+
+    def __init__(self, weight: Tensor, product_dtype: torch.dtype, scratch: Scratch) -> None:
+        self.weight, self.product_dtype, self.scratch = weight, product_dtype, scratch
+        self.is_wide = product_dtype is not weight.dtype
+        size = max(1, WIDENED // weight.shape[1])
+        self.slices = [slice(start, min(start + size, len(weight))) for start in range(0, len(weight), size)]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[C, V] in the weight's type. hidden [C, E] in the product type."""
+        logits = self.weight.new_empty(len(hidden), len(self.weight))
+        if not self.is_wide:
+            return torch.mm(hidden, self.weight.t(), out=logits)
+        for tokens in self.slices:
+            part = self._part(hidden, tokens)
+            logits[:, tokens] = torch.mm(hidden, self._widened(tokens).t(), out=part)
+        return logits
+
+    def times(self, error: Tensor) -> Tensor:
+        """error [C, V] · weight → [C, E] in the product type. error in the weight's type."""
+        if not self.is_wide:
+            return error @ self.weight
+        total = error.new_zeros(len(error), self.weight.shape[1], dtype=self.product_dtype)
+        for tokens in self.slices:
+            total.addmm_(self._part(error, tokens).copy_(error[:, tokens]), self._widened(tokens))
+        return total
+
+    def _part(self, rows: Tensor, tokens: slice) -> Tensor:
+        return self.scratch.take("output", (len(rows), tokens.stop - tokens.start), self.product_dtype)
+
+    def _widened(self, tokens: slice) -> Tensor:
+        narrow = self.weight[tokens]
+        return self.scratch.take("weight", tuple(narrow.shape), self.product_dtype).copy_(narrow)

@@ -1,0 +1,117 @@
+"""A linear layer with a low-rank adapter beside a frozen weight, and a backward of its own.
+
+y = x Wᵀ + scaling · (x Aᵀ) Bᵀ, with W [out, in] frozen in the compute dtype, A [rank, in] and B [out, rank] trained in
+fp32. The products are computed in the product type, which may be wider. Autograd would keep x twice and compute a
+gradient for W; this keeps x and the rank-wide product only.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn import functional as F
+
+from tunery.models.adapter_config import LoraConfig, UnsupportedAdapter
+
+
+class LoraLinear(nn.Module):
+    """Stands in the place of an `nn.Linear`. `refresh` must be called after every change of A or B."""
+
+    def __init__(
+        self, base: nn.Linear, config: LoraConfig, generator: torch.Generator, product_dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self.product_dtype = product_dtype
+        self.scaling = config.scaling
+        self.dropout = config.dropout
+        shape_a, shape_b = (config.rank, base.in_features), (base.out_features, config.rank)
+        # PEFT's start: A uniform in ±1/sqrt(in), B zero, so that the adapted model begins as the base.
+        a = torch.empty(shape_a, dtype=torch.float32).uniform_(-1, 1, generator=generator) / math.sqrt(base.in_features)
+        self.lora_A = nn.Parameter(a.to(base.weight.device))
+        self.lora_B = nn.Parameter(torch.zeros(shape_b, dtype=torch.float32, device=base.weight.device))
+        # What the products use: the compute dtype, B already scaled. May be parts of a larger matrix (fused_linear).
+        self.compute_A = torch.empty_like(self.lora_A, dtype=base.weight.dtype)
+        self.compute_B = torch.empty_like(self.lora_B, dtype=base.weight.dtype)
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Bring the compute copies up to date with the fp32 masters."""
+        self.compute_A.copy_(self.lora_A)
+        self.compute_B.copy_(self.lora_B * self.scaling)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = F.dropout(x, self.dropout) if self.dropout and self.training else None
+        y: Tensor = _LoraLinear.apply(x, seen, self.lora_A, self.lora_B, self)  # type: ignore[assignment]
+        return y
+
+    def reference(self, x: Tensor) -> Tensor:
+        """The formula by itself, through plain autograd: what the fast path is tested against."""
+        delta = F.linear(F.linear(x, self.lora_A.to(x.dtype)), self.lora_B.to(x.dtype)) * self.scaling
+        return F.linear(x, self.base.weight, self.base.bias) + delta
+
+
+class _LoraLinear(Function):
+    """`seen` is what the adapter reads in place of x: x after dropout. None: x itself."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, seen: Tensor | None, lora_A: Tensor, lora_B: Tensor, layer: LoraLinear) -> Tensor:
+        base, dtype = layer.base, layer.product_dtype
+        wide = x.reshape(-1, x.shape[-1]).to(dtype)
+        y = F.linear(wide, base.weight.to(dtype), None if base.bias is None else base.bias.to(dtype))
+        read = x if seen is None else seen
+        kept = read.reshape(-1, x.shape[-1])
+        h = kept.to(dtype) @ layer.compute_A.t().to(dtype)  # [N, R]
+        y.addmm_(h, layer.compute_B.t().to(dtype))
+        ctx.save_for_backward(kept, h.to(x.dtype))
+        ctx.layer = layer
+        return y.to(x.dtype).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        kept, h = ctx.saved_tensors
+        layer: LoraLinear = ctx.layer
+        dtype = layer.product_dtype
+        g = grad.reshape(-1, grad.shape[-1]).to(dtype)
+        grad_h = g @ layer.compute_B.to(dtype)
+        grad_a = (grad_h.t() @ kept.to(dtype)).float()
+        # h first: with the long side last this product is a third faster than the other way round.
+        grad_b = (h.to(dtype).t() @ g).t().float().mul_(layer.scaling)
+        shape, (wants_x, wants_seen) = (*grad.shape[:-1], -1), ctx.needs_input_grad[:2]
+        grad_x = g @ layer.base.weight.to(dtype) if wants_x else None
+        grad_seen = grad_h @ layer.compute_A.to(dtype) if wants_seen else None
+        if grad_x is not None:
+            if not wants_seen:
+                grad_x.addmm_(grad_h, layer.compute_A.to(dtype))
+            grad_x = grad_x.to(grad.dtype).view(shape)
+        if grad_seen is not None:
+            grad_seen = grad_seen.to(grad.dtype).view(shape)
+        return grad_x, grad_seen, grad_a, grad_b, None
+
+
+def attach(
+    model: nn.Module, config: LoraConfig, seed: int, product_dtype: torch.dtype | None = None
+) -> dict[str, LoraLinear]:
+    """Put an adapter beside every linear layer whose name ends in one of the target modules.
+
+    product_dtype: see kernels.matmul_dtype; None: the weights' own.
+    Returned by the modules' full names, in the model's order. Raises UnsupportedAdapter when nothing matches.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in config.target_modules
+    ]
+    if not found:
+        raise UnsupportedAdapter(f"The model has none of the modules {', '.join(config.target_modules)}.")
+    layers: dict[str, LoraLinear] = {}
+    for name, linear in found:
+        parent, _, leaf = name.rpartition(".")
+        layers[name] = LoraLinear(linear, config, generator, product_dtype or linear.weight.dtype)
+        setattr(model.get_submodule(parent), leaf, layers[name])
+    return layers
