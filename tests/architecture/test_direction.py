@@ -132,7 +132,6 @@ STILL_CIRCLES = {
     # shrinks: whoever moves one of these takes it out
     "tunery.api": {"auth", "data", "files", "fine_tuning", "graders", "inference", "routing", "services"},
     "tunery.dashboard": {"frame", "pages"},
-    "tunery.modeling": {"source_hf", "source_path", "source_pypi", "sources"},
 }
 
 

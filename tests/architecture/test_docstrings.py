@@ -190,7 +190,6 @@ STILL_WITHOUT_SHAPES: set[str] = {  # shrinks
     "_zeros",
     "adapter_tensors",
     "as_array",
-    "attention_forward",
     "bootstrap",
     "forward",
     "gated_silu",
@@ -198,7 +197,6 @@ STILL_WITHOUT_SHAPES: set[str] = {  # shrinks
     "no_adapter",
     "reference_logprobs",
     "rms_norm_backward",
-    "set_adapter_tensors",
     "shared",
     "signature",
 }

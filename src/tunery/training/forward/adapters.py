@@ -35,6 +35,7 @@ def load_adapter(folder: Path, layers: Mapping[str, LoraLinear]) -> None:
 
 @torch.no_grad()
 def set_adapter_tensors(layers: Mapping[str, LoraLinear], tensors: Mapping[str, Tensor]) -> None:
+    """Copy A [R, in] and B [out, R] of each layer, by PEFT's names. Raises UnsupportedAdapter."""
     expected = {f"{PREFIX}{name}.lora_{half}.weight" for name in layers for half in "AB"}
     different = sorted(expected.symmetric_difference(tensors))
     if different:

@@ -92,7 +92,10 @@ def attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls. Everything this attention cannot do is refused rather than left out."""
+    """What transformers calls. Everything this attention cannot do is refused rather than left out.
+
+    query [1, H, N, D], key and value [1, K, N, D] → [1, N, H, D]. Raises ValueError.
+    """
     if plan is None:
         raise ValueError("Packed attention needs a plan: call the model with plan=…")
     window = kwargs.get("sliding_window")
