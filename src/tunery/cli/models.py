@@ -10,9 +10,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from tunery import private
 from tunery.cli.connection import catalog_by_name, client_of, weights_of
 from tunery.cli.output import Json, console, doing, emit_json, facts, notes, size, table, when
+from tunery.models.catalog import Catalog
 from tunery.models.sources import base
 from tunery.models.sources import cache as sources
-from tunery.models.catalog import Catalog
 from tunery.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True, help="List, fetch and delete models.")
