@@ -9,7 +9,6 @@ NO_DATA = {
     "metering/prices.py",
     "models/sources/pypi.py",
     "serving/constraints.py",
-    "training/memory.py",
 }
 
 

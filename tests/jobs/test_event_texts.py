@@ -21,7 +21,3 @@ def test_step_with_both_validations_names_all_three_losses() -> None:
 def test_validation_names_the_files_that_are_there() -> None:
     assert event_texts.validating("file-A", None) == "Validating training file: file-A"
     assert event_texts.validating("file-A", "file-B") == "Validating training file: file-A and validation file: file-B"
-
-
-def test_checks_after_training_mention_usage_policies() -> None:
-    assert "usage policies" in event_texts.POLICIES

@@ -1,8 +1,19 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
+
+from tunery.jobs import identity
 from tunery.jobs.identity import is_dead_here, parse_identity, this_worker
+
+
+@pytest.fixture(autouse=True, params=["with /proc", "without"])
+def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every test here holds on Linux and on a system that has no /proc, such as macOS."""
+    if request.param == "without":
+        monkeypatch.setattr(identity, "PROC", tmp_path)
 
 
 def test_identity_survives_its_text_form() -> None:

@@ -3,16 +3,19 @@
 import os
 import secrets
 import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 PROC = Path("/proc")
 
 
 @dataclass(frozen=True)
 class WorkerIdentity:
-    """`host/scope/pid/start/nonce`. scope: boot id and pid namespace, within which a pid means one process.
-    start: the process's start in clock ticks, since pids come round again; 0 where the system does not tell."""
+    """`host/scope/pid/start/nonce`. scope: within which a pid means one process. start: when the process began, since
+    pids come round again; 0 where the system does not tell."""
 
     host: str
     scope: str
@@ -39,26 +42,36 @@ def parse_identity(text: str) -> WorkerIdentity | None:
 def is_dead_here(text: str, me: WorkerIdentity) -> bool:
     """True only when the worker surely ran here and surely runs no more. False when in doubt: the lease decides."""
     other = parse_identity(text)
-    if other is None or (other.host, other.scope) != (me.host, me.scope) or not me.scope:
+    if other is None or (other.host, other.scope) != (me.host, me.scope):
         return False
     start = _start(other.pid)
     return start is None or start != other.start
 
 
 def _scope() -> str:
-    """Empty where /proc is missing: then nothing is ever taken for dead."""
+    """On Linux boot id and pid namespace. Elsewhere the system: there are no namespaces, and times of start tell one
+    boot from another."""
     try:
         boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}-{(PROC / 'self/ns/pid').readlink()}".replace("/", "-")
     except OSError:
-        return ""
+        return sys.platform
 
 
 def _start(pid: int) -> int | None:
-    """Field 22 of /proc/<pid>/stat; None when there is no such process. A zombie counts as gone."""
+    """When the process began, or None when there is none or only its zombie.
+
+    On Linux in ticks since the boot: psutil would add the time of the boot, which moves with the clock, and a worker
+    would seem dead after the clock was set. Elsewhere the kernel keeps the time of start itself, here in milliseconds.
+    """
     try:
-        stat = (PROC / str(pid) / "stat").read_text()
-    except OSError:
+        process = psutil.Process(pid)
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return None
+        if (stat := PROC / str(pid) / "stat").exists():
+            return int(stat.read_text().rpartition(")")[2].split()[19])
+        return int(process.create_time() * 1000)
+    except psutil.AccessDenied:  # somebody's process: whose, is in doubt
+        return 0
+    except (psutil.NoSuchProcess, OSError):
         return None
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])

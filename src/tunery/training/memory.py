@@ -1,8 +1,8 @@
 """How much may be computed at once, and what running out of memory looks like."""
 
-import resource
 from pathlib import Path
 
+import psutil
 import torch
 
 from tunery.models.config import Sizes
@@ -30,14 +30,12 @@ def bytes_per_token(config: Sizes) -> int:
 
 
 def free_bytes(device: str) -> int:
+    """What may still be taken of the device's memory, or of the machine's and the container's."""
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(device)[0]
-    lines = Path("/proc/meminfo")
-    if not lines.exists():
-        return 4 * 1024**3
-    fields = dict(line.split(":", 1) for line in lines.read_text().splitlines() if ":" in line)
-    free = int(fields["MemAvailable"].split()[0]) * 1024
-    return min(free, _cgroup_free() or free)
+    free = psutil.virtual_memory().available
+    in_container = _cgroup_free()
+    return free if in_container is None else min(free, in_container)
 
 
 def _cgroup_free() -> int | None:
@@ -49,11 +47,6 @@ def _cgroup_free() -> int | None:
     except (OSError, ValueError):
         return None
     return None if limit == "max" else max(0, int(limit) - used)
-
-
-def peak_bytes() -> int:
-    """The most this process has held, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def is_out_of_memory(exc: BaseException) -> bool:

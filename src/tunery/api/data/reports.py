@@ -3,10 +3,11 @@ of those who look through large files, so that the rest of the API keeps its thr
 """
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from cachetools import LRUCache
 
 from tunery.datasets.report import Report
 from tunery.domain.errors import Unavailable
@@ -39,7 +40,7 @@ class ReportCache:
     """One for the process. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[ReportKey, Report] = OrderedDict()
+        self._kept: LRUCache[ReportKey, Report] = LRUCache(MAX_KEPT)
         self._lock = threading.Lock()
         self._turns = threading.BoundedSemaphore(MAX_AT_ONCE)
 
@@ -74,15 +75,11 @@ class ReportCache:
 
     def _find(self, key: ReportKey) -> Report | None:
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
             return self._kept.get(key)
 
     def _keep(self, key: ReportKey, report: Report) -> None:
         with self._lock:
             self._kept[key] = report
-            while len(self._kept) > MAX_KEPT:
-                self._kept.popitem(last=False)
 
 
 def drain(steps: Steps) -> Report:

