@@ -19,7 +19,7 @@ serve: $(VENV)/.runtime  ## start the server on 127.0.0.1:8000
 	$(BIN)/tunery serve
 
 test: $(VENV)/.dev  ## every test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
 check: $(VENV)/.dev  ## format, lint and types
 	$(BIN)/ruff format --check .
