@@ -453,6 +453,25 @@ def test_the_places_in_a_streamed_completion_are_those_of_the_whole(client: Open
         assert [each for chunk in chunks for each in getattr(chunk.logprobs, name)] == getattr(whole.logprobs, name)
 
 
+@pytest.mark.parametrize("echo", [True, False])
+@pytest.mark.parametrize(
+    "extra",
+    [{}, {"stop": ["Z"]}, {"logit_bias": {"200": 100}}, {"logit_bias": {"230": 100}}, {"logit_bias": {"2": 100}}],
+)
+@pytest.mark.parametrize("max_tokens", [1, 2, 3])
+def test_a_token_whose_character_never_ends_has_a_place(
+    client: OpenAI, echo: bool, extra: dict[str, Any], max_tokens: int
+) -> None:
+    """The tiny model's tokens are bytes: 200 and 230 are parts of characters, 2 ends a text."""
+    values = {"prompt": "ok", "echo": echo, "logprobs": 2, "max_tokens": max_tokens, **extra}
+    whole = completion(client, **values).choices[0]
+    chunks = [chunk.choices[0] for chunk in completion(client, stream=True, **values)]
+
+    assert all(0 <= offset < max(1, len(whole.text)) for offset in whole.logprobs.text_offset)
+    assert [each for chunk in chunks for each in chunk.logprobs.text_offset] == whole.logprobs.text_offset
+    assert [each for chunk in chunks for each in chunk.logprobs.tokens] == whole.logprobs.tokens
+
+
 def test_the_bytes_of_a_chats_tokens_join_to_its_text(client: OpenAI) -> None:
     """Also of tokens that hold a part of a character, which are written as OpenAI does."""
     choice = ask(client, temperature=1, seed=8, logprobs=True, top_logprobs=20, max_completion_tokens=60).choices[0]

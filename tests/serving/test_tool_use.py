@@ -150,7 +150,7 @@ def test_beside_a_format_the_answer_is_calls_or_of_the_format(
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_a_mark_in_an_answer_of_the_format_is_data(size: int) -> None:
     text = f'{{"note": "{CALL_OPEN} begins a call"}}'
-    stream = CallStream(frozenset({"map"}), has_format=True)
+    stream = CallStream(["map"], has_format=True)
     pieces = [piece for start in range(0, len(text), size) for piece in stream.push(text[start : start + size])]
     pieces += stream.finish(is_cut=True)
 
@@ -159,7 +159,7 @@ def test_a_mark_in_an_answer_of_the_format_is_data(size: int) -> None:
 
 
 def cut(text: str, size: int, **settings: bool) -> tuple[str, list[tuple[str, str]], bool]:
-    stream = CallStream(frozenset({"weather", "map"}), **settings)
+    stream = CallStream(["weather", "map"], **settings)
     pieces = [piece for start in range(0, len(text), size) for piece in stream.push(text[start : start + size])]
     pieces += stream.finish(is_cut=True)
     calls = [(piece.call.name, piece.call.arguments) for piece in pieces if piece.call]
@@ -176,19 +176,65 @@ def test_an_answer_that_is_cut_anywhere_shows_no_markup(size: int) -> None:
 
         assert "Let me look.\n".startswith(words) and "<" not in words
         assert all('{"city": "Paris"}'.startswith(arguments) for name, arguments in calls if name == "weather")
-        num_begun = WHOLE[:length].count('"name": "w') + WHOLE[:length].count('"name": "m')
+        assert len(calls) < 2 or calls[1] in (("map", "{}"), ("map", "{"), ("map", ""), ("weather", ""))
+        num_begun = WHOLE[:length].count(CALL_OPEN)
         assert len(calls) == num_begun
         # The end of the object is enough for a whole call.
         assert is_cut == (num_begun > WHOLE[:length].count("}}"))
 
 
-def test_text_that_is_cut_stays_text() -> None:
-    assert cut("if a < b and", 3) == ("if a < b and", [], False)
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize(
+    "text", ["if a < b and", "if a <", "1 <", "a<t", "x <too", "Use the <", "one\ntwo <", "<b>bold</b> <", "a <= b"]
+)
+def test_text_that_is_cut_stays_text(text: str, size: int) -> None:
+    assert cut(text, size) == (text, [], False)
+
+
+@pytest.mark.parametrize(("text", "words"), [("<", ""), ("Hm\n<", "Hm\n"), ("Hm <tool", "Hm "), ("<tool_cal", "")])
+def test_an_opening_mark_that_has_begun_is_no_text(text: str, words: str) -> None:
+    assert cut(text, 2) == (words, [], False)
+
+
+NAMES = ["get_weather", "get_time", "save", "get"]
+
+
+@pytest.mark.parametrize("must_call", [True, False])
+@pytest.mark.parametrize(
+    ("begun", "name"),
+    [
+        ("", "get_weather"),
+        ("\n{", "get_weather"),
+        ('\n{"name": "', "get_weather"),
+        ('\n{"name": "get', "get_weather"),
+        ('\n{"name": "get_t', "get_time"),
+        ('\n{"name": "s', "save"),
+        ('\n{"name": "get"', "get"),
+    ],
+)
+def test_a_call_that_is_cut_before_its_name_has_the_first_that_it_may_be(
+    begun: str, name: str, must_call: bool
+) -> None:
+    stream = CallStream(NAMES, must_call=must_call)
+    pieces = [*stream.push(CALL_OPEN + begun), *stream.finish(is_cut=True)]
+
+    assert [(piece.call.name, piece.call.arguments, piece.is_cut) for piece in pieces if piece.call] == [
+        (name, "", True)
+    ]
+    assert not any(piece.text for piece in pieces)
+
+
+@pytest.mark.parametrize("text", ["", "<", "<tool_ca"])
+def test_a_call_that_must_come_is_one_of_several_functions(text: str) -> None:
+    stream = CallStream(NAMES, must_call=True)
+    pieces = [*stream.push(text), *stream.finish(is_cut=True)]
+
+    assert [(piece.call.name, piece.is_cut) for piece in pieces if piece.call] == [("get_weather", True)]
 
 
 @pytest.mark.parametrize("text", ["", "<", "<tool_call", "<tool_call>", '<tool_call>\n{"name": "m'])
 def test_a_call_that_must_come_is_one_however_soon_it_is_cut(text: str) -> None:
-    stream = CallStream(frozenset({"map"}), must_call=True)
+    stream = CallStream(["map"], must_call=True)
     pieces = [*stream.push(text), *stream.finish(is_cut=True)]
 
     assert [(piece.call.name, piece.call.arguments, piece.text) for piece in pieces if piece.call] == [("map", "", "")]

@@ -12,7 +12,7 @@ is read back.
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,16 +174,16 @@ def parse_call(text: str) -> tuple[ToolCall, int] | None:
     return ToolCall(value["name"], written), len(text) - len(after.removeprefix(CALL_CLOSE))
 
 
-def parse_cut_call(body: str, names: Collection[str]) -> ToolCall | None:
+def parse_cut_call(body: str, names: Sequence[str]) -> ToolCall | None:
     """The call whose text breaks off: its name, and the arguments as far as they came.
 
-    `body` follows the opening mark, `names` are the functions that may be called. None where it stops before the name
-    is clear.
+    `body` follows the opening mark, `names` are the functions that may be called. Where it stops before the name is
+    clear, the first that it may become stands for them: a call needs one of these names. None where it is none of them.
     """
     head = _CALL_HEAD.match(body)
     begun, is_whole = (head["name"], bool(head["end"])) if head else ("", False)
     able = [begun] if is_whole else [name for name in names if name.startswith(begun)]
-    if len(able) != 1:
+    if not able:
         return None
     start = _ARGUMENTS.match(body, head.end()) if head and is_whole else None
     arguments = body[start.end() :] if start else ""

@@ -150,7 +150,8 @@ def _choices(chat: Chat) -> dict[str, _Choice]:
 
 def _call_stream(chat: Chat) -> CallStream:
     policy = chat.policy
-    return CallStream(policy.callable_names, must_call=policy.must_call, has_format=chat.has_format)
+    names = [function.name for function in policy.functions]
+    return CallStream(names, must_call=policy.must_call, has_format=chat.has_format)
 
 
 async def complete(service: Service, chat: Chat) -> dict[str, Any]:

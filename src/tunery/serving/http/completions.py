@@ -1,5 +1,6 @@
 """The old completions endpoint: plain text or token ids in, text out. Also scores texts."""
 
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,12 +30,24 @@ class _Choice:
 
     index: int
     prompt: _Prompt
-    text: str = ""
+    text: str = ""  # what is to be said next, with its log-probabilities
     logprobs: list[TokenLogprob] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
+    num_characters: int = 0  # of the answer so far
     finish_reason: str | None = None
     scores: tuple[TokenLogprob | None, ...] | None = None
     has_begun: bool = False
+
+    @property
+    def num_placed(self) -> int:
+        """How many of its tokens have their character in the text. One that holds a part of a character waits for the
+        rest; in an answer that has ended it counts to the last one."""
+        return len(self.offsets) if self.finish_reason else bisect_left(self.offsets, self.num_characters)
+
+    def places(self, num_before: int) -> list[int]:
+        """Where the placed tokens begin in the text of prompt and answer."""
+        last = max(0, num_before + self.num_characters - 1)
+        return [min(num_before + offset, last) for offset in self.offsets[: self.num_placed]]
 
 
 @dataclass
@@ -137,6 +150,7 @@ def _listed(request: CompletionRequest) -> Sequence[str | list[int]]:
 def _take(completion: Completion, output: Output) -> _Choice:
     choice = completion.choices[output.id]
     choice.text += output.text
+    choice.num_characters += len(output.text)
     choice.logprobs += output.logprobs
     choice.offsets += output.offsets
     choice.finish_reason = output.finish_reason
@@ -158,10 +172,12 @@ async def stream(service: Service, completion: Completion) -> AsyncIterator[dict
     wants_usage = options is not None and options.include_usage
     async for output in service.run(completion.generations):
         choice = _take(completion, output)
-        if choice.text or choice.logprobs or output.finish_reason is not None:
+        if choice.text or choice.num_placed or output.finish_reason is not None:
             document = _document(service, completion, choice)
             choice.has_begun = True
-            choice.text, choice.logprobs, choice.offsets = "", [], []
+            num_told = choice.num_placed
+            choice.text = ""
+            del choice.logprobs[:num_told], choice.offsets[:num_told]
             yield _chunk(completion, [document], {"usage": None} if wants_usage else {})
     if wants_usage:
         yield _chunk(completion, [], {"usage": completion.usage.document()})
@@ -174,7 +190,8 @@ def _document(service: Service, completion: Completion, choice: _Choice) -> dict
     logprobs = None
     if request.logprobs is not None:
         before = len(prompt.text) if request.echo else 0
-        logprobs = completion_logprobs(choice.logprobs, [before + each for each in choice.offsets], service.table)
+        placed = choice.logprobs[: choice.num_placed]
+        logprobs = completion_logprobs(placed, choice.places(before), service.table)
         if is_echo and choice.scores is not None and not prompt.is_empty:
             echoed = echoed_logprobs(prompt.ids, choice.scores, prompt.text, service.table)
             logprobs = {key: echoed[key] + logprobs[key] for key in echoed}

@@ -1,5 +1,6 @@
 """Tools in a chat: what the answer must be, and calls found in its text."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from tunery.serving.http.schemas import AllowedToolChoice, ChatRequest, Function
 from tunery.serving.text import StopMatcher, overlap
 
 _MARKS = CallMarks(CALL_OPEN, CALL_CLOSE)
+_CLEAR = "<tool"  # so much of the opening mark, and nobody takes it for words
 _MODES = ("none", "auto", "required")
 
 
@@ -126,10 +128,8 @@ class Piece:
 class CallStream:
     """Splits a growing answer into text and calls. Text that may yet become a call's opening mark is held back."""
 
-    def __init__(
-        self, names: frozenset[str] = frozenset(), *, must_call: bool = False, has_format: bool = False
-    ) -> None:
-        """`names`: of the functions that may be called.
+    def __init__(self, names: Sequence[str] = (), *, must_call: bool = False, has_format: bool = False) -> None:
+        """`names`: of the functions that may be called, in the request's order.
 
         `must_call`: the answer is calls and nothing else. `has_format`: it is calls or JSON, in which a mark is data.
         """
@@ -140,6 +140,7 @@ class CallStream:
         self._is_calling = False
         self._is_data = False  # an answer of the format
         self._num_calls = 0
+        self._last = ""  # character of the words given out
         self._written = ""  # from the first opening mark on, without the calls given out
 
     def push(self, text: str) -> list[Piece]:
@@ -152,6 +153,7 @@ class CallStream:
             held = self._before.held
             free, self._is_calling = self._before.push(text)
             text = (held + text)[len(free) :]
+            self._last = free[-1:] or self._last
             pieces = [Piece(free)] if free else []
         if self._is_calling:
             self._written += text
@@ -182,12 +184,17 @@ class CallStream:
         if not is_cut:
             return [Piece(rest)] if rest and (not self._is_calling or rest.strip()) else []
         before, mark, body = rest.partition(CALL_OPEN)
-        if not mark:
+        if not mark and not self._is_word(rest):
             before = _without_begun(rest, CALL_OPEN)
         is_begun = bool(mark) or (self._must_call and not self._num_calls)
         call = parse_cut_call(body, self._names) if is_begun else None
         words = [Piece(before)] if before.strip() and not self._must_call else []
         return words + ([Piece(call=call, is_cut=True)] if call else [])
+
+    def _is_word(self, begun: str) -> bool:
+        """Whether what may become an opening mark is more likely a sign of the text, as in `a < b`: models write calls
+        on a line of their own."""
+        return not self._must_call and self._last not in ("", "\n") and len(begun) < len(_CLEAR)
 
 
 def _without_begun(text: str, mark: str) -> str:
