@@ -65,6 +65,7 @@ def test_server_stops_in_order(start: Callable[..., Served]) -> None:
     parts = children_of(served.process.pid)
     served.process.send_signal(signal.SIGTERM)
     assert served.process.wait(60) == 0
+    assert (served.home / "serve.err").read_text().endswith("Stopping. A running job goes on at the next start.\n")
     assert not any(is_running(pid) for pid in parts)
 
 

@@ -14,16 +14,21 @@ STYLES = {"context": "dim", "trained": "bold green", "cut": "strike red"}
 
 
 def print_report(report: Report, name: str) -> None:
-    verdict = ("green", "good") if report.is_valid else ("red", f"{report.num_errors:,} errors")
-    warnings = f", {report.num_warnings:,} warnings" if report.num_warnings else ""
+    verdict = ("green", "good") if report.is_valid else ("red", _counted(report.num_errors, "error"))
+    warnings = f", {_counted(report.num_warnings, 'warning')}" if report.num_warnings else ""
     console.print(
         styled(f"[bold]{{}}[/bold]: [{verdict[0]}]{{}}[/]", name, verdict[1])
-        + f"{warnings}. {report.num_examples:,} examples, {report.num_lines:,} lines, {size(report.num_bytes)}"
+        + f"{warnings}. {_counted(report.num_examples, 'example')}, {_counted(report.num_lines, 'line')}, "
+        + size(report.num_bytes)
     )
     _print_problems(report)
     if report.tokens is not None:
         _print_tokens(report.tokens)
     print_advice(report.advice)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _print_problems(report: Report) -> None:

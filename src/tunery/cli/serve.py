@@ -34,6 +34,7 @@ def serve(
         if address is not None:
             print_banner(settings, address)
             server.supervise(stop)
+        notes.print("Stopping. A running job goes on at the next start.")
 
 
 @contextmanager
