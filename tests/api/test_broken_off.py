@@ -81,12 +81,12 @@ def computed(engine_url: str) -> float:
     return next(float(line.split()[1]) for line in lines if line.startswith("tunery_engine_output_tokens_total"))
 
 
-def records(api: Api, number: int) -> list[UsageRecord]:
-    """The ledger, once it has so many lines."""
+def records(api: Api, number: int, project_id: str | None = None) -> list[UsageRecord]:
+    """The ledger of a project, once it has so many lines."""
     deadline = time.monotonic() + 20
     while True:
         with read(api.engine) as conn:
-            found = list(list_records(conn, api.project_id, start=0, end=int(NOW) + 1))
+            found = list(list_records(conn, project_id or api.project_id, start=0, end=int(NOW) + 100))
         if len(found) >= number or time.monotonic() > deadline:
             return found
         time.sleep(0.02)

@@ -10,7 +10,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from tests.api.conftest import Api
 from tests.loops import run as run_async
 from tunery.api.graders import formula
-from tunery.api.graders.similarity import MAX_WAITING, Comparers, similarity
+from tunery.api.graders.similarity import MAX_WAITING, MAX_WAITING_OF_ONE, Comparers, similarity
 from tunery.api.graders.template import UnknownVariable, render, variables
 from tunery.domain.errors import InvalidRequest, Unavailable
 
@@ -237,27 +237,32 @@ def test_a_comparison_that_takes_too_long_is_ended_and_the_next_one_works(monkey
         comparers = Comparers(time_limit_s=0.2)
         try:
             with pytest.raises(InvalidRequest, match=r"longer than the limit of 0\.2 seconds"):
-                await comparers.similarity("meteor", "a b " * 80_000, "b a " * 80_000)
+                await comparers.similarity("meteor", "a b " * 80_000, "b a " * 80_000, project_id="p")
             comparers.time_limit_s = 60.0
-            return await comparers.similarity("meteor", "a b", "a b")
+            return await comparers.similarity("meteor", "a b", "a b", project_id="p")
         finally:
             comparers.close()
 
     assert run_async(compare()) == pytest.approx(1.0, abs=0.1)
 
 
-def test_only_so_many_comparisons_wait() -> None:
+def test_only_so_many_comparisons_wait_and_of_one_project_only_a_part_of_them() -> None:
     async def compare() -> list[Any]:
         comparers = Comparers()
+        projects = ["greedy"] * (MAX_WAITING_OF_ONE + 5) + [f"p{number}" for number in range(MAX_WAITING)]
         try:
-            many = [comparers.similarity("rouge_l", "a", "a") for _ in range(MAX_WAITING + 3)]
-            return await asyncio.gather(*many, return_exceptions=True)
+            many = [comparers.similarity("rouge_l", "a", "a", project_id=project) for project in projects]
+            answers = await asyncio.gather(*many, return_exceptions=True)
+            assert await comparers.similarity("rouge_l", "a", "a", project_id="greedy") == 1.0
+            return answers
         finally:
             comparers.close()
 
     answers = run_async(compare())
-    assert answers[:MAX_WAITING] == [1.0] * MAX_WAITING
-    assert [type(answer) for answer in answers[MAX_WAITING:]] == [Unavailable] * 3
+    taken = [answer == 1.0 for answer in answers]
+    assert taken[: MAX_WAITING_OF_ONE + 5] == [True] * MAX_WAITING_OF_ONE + [False] * 5
+    assert taken[MAX_WAITING_OF_ONE + 5 :].count(True) == MAX_WAITING - MAX_WAITING_OF_ONE
+    assert all(isinstance(answer, Unavailable) for answer in answers if answer != 1.0)
 
 
 @pytest.mark.timeout(60)

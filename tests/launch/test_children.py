@@ -87,3 +87,10 @@ def test_one_server_a_home(home: Path) -> None:
 
 def test_free_port_is_free() -> None:
     assert is_free("127.0.0.1", free_port("127.0.0.1"))
+
+
+def test_what_the_web_process_starts_does_not_import_the_whole_server() -> None:
+    """A spawned process imports the main module of the one that started it before it does anything."""
+    looked = "import sys, tunery.launch.web; print(*{'fastapi', 'nicegui', 'tunery.api'} & set(sys.modules))"
+    imported = subprocess.run([sys.executable, "-c", looked], capture_output=True, text=True, check=True)
+    assert imported.stdout.split() == []

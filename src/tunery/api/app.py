@@ -21,6 +21,7 @@ from tunery.api.fine_tuning.progress import router as progress
 from tunery.api.fine_tuning.routes import router as jobs
 from tunery.api.graders.routes import router as graders
 from tunery.api.inference.engines import Engines
+from tunery.api.inference.rights import watch_rights
 from tunery.api.inference.routes import router as inference
 from tunery.api.inference.stored import router as stored_completions
 from tunery.api.inference.upstream import Upstream
@@ -106,8 +107,10 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         flusher = asyncio.create_task(flush_now_and_then(services))
+        watcher = asyncio.create_task(watch_rights(services))
         yield
         flusher.cancel()
+        watcher.cancel()
         await services.running.close()
         services.meter.flush()
         services.comparers.close()

@@ -130,7 +130,7 @@ class AuditTrail:
             event = AuditEvent(
                 id=new_id("audit"),
                 organization_id=caller.organization_id,
-                project_id=caller.project_id,
+                project_id=caller.project_id or None,
                 created_at=self.services.now(),
                 type=_event_type(scope) or "",
                 actor=actor_of(conn, caller, address, agent or None),

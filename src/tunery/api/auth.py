@@ -2,7 +2,7 @@
 
 import hmac
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated
 
@@ -12,11 +12,11 @@ from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from tunery.api.services import Services
-from tunery.domain.errors import AuthenticationFailed, NotFound, PermissionDenied
+from tunery.domain.errors import AuthenticationFailed, InvalidRequest, NotFound, PermissionDenied
 from tunery.domain.tenants import (
+    NO_PROJECT,
     ApiKey,
     Caller,
-    Project,
     Rights,
     Role,
     Scope,
@@ -56,9 +56,13 @@ def find_key(conn: Connection, secret: str, now: float) -> tuple[ApiKey, Rights]
     found = tenants.find_credential(conn, lookup_prefix(secret))
     if found is not None and hmac.compare_digest(found[0].hash, hash_secret(secret)):
         key, rights = found[0], rights_of(*found)
-        if rights is not None and key.revoked_at is None and (key.expires_at or now + 1) > now:
+        if rights is not None and is_live(key, now):
             return key, rights
     raise AuthenticationFailed(say("error.incorrect_key", secret=masked(secret)), code="invalid_api_key")
+
+
+def is_live(key: ApiKey, now: float) -> bool:
+    return key.revoked_at is None and (key.expires_at or now + 1) > now
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,17 @@ class Account:
         )
 
 
+def check_still(conn: Connection, caller: Caller, scope: Scope, now: float) -> None:
+    """Whether a caller who was let in would be let in now. Raises AuthenticationFailed or PermissionDenied."""
+    known = tenants.find_key(conn, caller.key_id)
+    found = tenants.find_credential(conn, known.prefix) if known else None
+    rights = rights_of(*found) if found else None
+    project = tenants.get_project(conn, caller.project_id, caller.organization_id)
+    if found is None or rights is None or not is_live(found[0], now) or project.archived_at is not None:
+        raise AuthenticationFailed(say("error.key_ended"), code="invalid_api_key")
+    check_scope(replace(caller, role=rights.role, scopes=found[0].scopes), scope)
+
+
 def caller_of(conn: Connection, key: ApiKey, rights: Rights, account: Account) -> Caller:
     organization = account.organization
     if organization and organization != key.organization_id:
@@ -112,20 +127,22 @@ def _project(conn: Connection, key: ApiKey, wanted: str | None) -> str:
         if wanted and wanted != key.project_id:
             raise AuthenticationFailed(say("error.project_header_differs"), code="mismatched_project")
         return key.project_id
-    return _project_of_admin_key(conn, key.organization_id, wanted).id
+    return _project_of_admin_key(conn, key.organization_id, wanted)
 
 
-def _project_of_admin_key(conn: Connection, organization_id: str, wanted: str | None) -> Project:
-    """An admin key belongs to no project: the header names one, else it is the organisation's first active one."""
+def _project_of_admin_key(conn: Connection, organization_id: str, wanted: str | None) -> str:
+    """An admin key belongs to no project: the header names one, else it is the organisation's first active one. "":
+    there is none, so that it can administer, and nothing else."""
     if not wanted:
-        return tenants.list_projects(conn, organization_id, limit=1).items[0]
+        active = tenants.list_projects(conn, organization_id, limit=1).items
+        return active[0].id if active else NO_PROJECT
     try:
         project = tenants.get_project(conn, wanted, organization_id)
     except NotFound as exc:
         raise AuthenticationFailed(say("error.no_such_project", wanted=wanted), code="mismatched_project") from exc
     if project.archived_at is not None:
         raise AuthenticationFailed(say("error.project_archived", wanted=wanted), code="project_archived")
-    return project
+    return project.id
 
 
 async def authenticate(services: Services, request: Request) -> Caller:
@@ -184,6 +201,8 @@ def access(scope: Scope) -> Gate:
     async def check(services: Services, request: Request) -> Caller:
         caller = await authenticate(services, request)
         check_scope(caller, scope)
+        if caller.project_id == NO_PROJECT:
+            raise InvalidRequest(say("error.no_active_project"), code="project_archived")
         return caller
 
     return Gate(check)

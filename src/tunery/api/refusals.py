@@ -83,7 +83,7 @@ class Refusals:
         with write(self._services.engine) as conn:
             if caller is not None:
                 actor = actor_of(conn, caller, address, agent)
-                organization_id, project_id = caller.organization_id, caller.project_id
+                organization_id, project_id = caller.organization_id, caller.project_id or None
             else:
                 actor, organization_id, project_id = self._stranger(conn, key, address, agent)
             details = {

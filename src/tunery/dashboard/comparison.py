@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
-from openai import APIError
+from openai import APIError, AuthenticationError, PermissionDeniedError
 from pydantic import BaseModel, Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, ValidationError
 
 from tunery.dashboard.connection import Connection, explain
@@ -124,9 +124,12 @@ class Runner:
             raise Hopeless(errors[-1])
 
     async def _answer(self, contestant: Contestant, example: Conversation) -> dict[str, Any]:
-        """One that fails is an answer too: the row goes on with the other contestants."""
+        """One that fails is an answer too: the row goes on with the other contestants. When the key may no longer ask,
+        the comparison ends."""
         try:
             return await self._ask(contestant, example)
+        except (AuthenticationError, PermissionDeniedError):
+            raise
         except APIError as error:
             return NO_ANSWER | {"error": explain(error, self.t)}
 

@@ -154,6 +154,9 @@ def rights_of(key: ApiKey, owner: Standing) -> Rights | None:
     return Rights(owner.project_role, owns and owner.project_role is Role.OWNER)
 
 
+NO_PROJECT = ""  # of an admin key whose organisation has no active project
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who asks: what every service function receives after authentication."""

@@ -1,15 +1,20 @@
-"""The process that answers HTTP: the API, with the dashboard on top. `python -m tunery.api` serves the API alone."""
+"""The process that answers HTTP: the API, with the dashboard on top. `python -m tunery.api` serves the API alone.
 
-import uvicorn
+It imports in `main` what takes seconds: every process that this one starts, to compare texts or to check data, imports
+this module again.
+"""
 
-from tunery import http_server, logs, private, tracing
-from tunery.api.app import create_app
-from tunery.dashboard.app import mount
 from tunery.settings import load_settings, told_in_a_sentence
 
 
 @told_in_a_sentence()
 def main() -> None:
+    import uvicorn
+
+    from tunery import http_server, logs, private, tracing
+    from tunery.api.app import create_app
+    from tunery.dashboard.app import mount
+
     settings = load_settings()
     private.keep(settings.home)
     logs.configure(settings.log_format)

@@ -7,14 +7,16 @@ from typing import Any, Literal
 
 import httpx
 
+from tunery.api.auth import check_still
 from tunery.api.graders.schemas import ScoreModel
 from tunery.api.graders.template import render
 from tunery.api.inference import service as inference
 from tunery.api.services import Services
 from tunery.domain.errors import NotFound, TuneryError
 from tunery.domain.ids import random_text
-from tunery.domain.tenants import Caller
+from tunery.domain.tenants import Caller, Scope
 from tunery.metering.ledger import RequestIds
+from tunery.store.database import read
 
 TIMEOUT_S = 120.0
 ErrorKind = Literal["model_grader_parse_error", "model_grader_refusal_error", "model_grader_server_error"]
@@ -56,6 +58,7 @@ class Judge:
         return Verdict(min(highest, max(lowest, number)), counts)
 
     async def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
+        await self._check_rights()
         try:
             ask = await inference.admit(self.services, self.caller, self._next_ids(), "chat", body)
             return await inference.complete(self.services, ask)
@@ -67,6 +70,15 @@ class Judge:
             if exc.status < 500:
                 raise
             raise JudgeFailed("model_grader_server_error", exc.message) from exc
+
+    async def _check_rights(self) -> None:
+        """Of a multi grader's judges each asks as the one who asks now."""
+
+        def look() -> None:
+            with read(self.services.engine) as conn:
+                check_still(conn, self.caller, Scope.JOBS_WRITE, self.services.clock())
+
+        await self.services.look(look)
 
     async def _ask_elsewhere(self, body: dict[str, Any]) -> dict[str, Any]:
         settings = self.services.settings

@@ -136,7 +136,8 @@ async def _run_single(grader: Any, values: dict[str, Any], judge: Judge, outcome
             return _string_check(grader, values)
         if isinstance(grader, TextSimilarity):
             text, reference = render(grader.input, values), render(grader.reference, values)
-            return await judge.services.comparers.similarity(grader.evaluation_metric, text, reference)
+            comparers, project_id = judge.services.comparers, judge.caller.project_id
+            return await comparers.similarity(grader.evaluation_metric, text, reference, project_id=project_id)
         verdict = await judge.score(grader, values)
     except UnknownVariable:
         outcome.errors.invalid_variable_error = True

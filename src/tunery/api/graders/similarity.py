@@ -7,6 +7,7 @@ that is ended when it takes too long: neither the server's loop nor its memory i
 import asyncio
 import multiprocessing
 import os
+from collections import Counter
 from concurrent.futures import TimeoutError as TookTooLong
 from concurrent.futures import process
 from typing import Any
@@ -19,6 +20,7 @@ MAX_LENGTH = 20_000  # characters of each text
 TIME_LIMIT_S = 10.0
 NUM_PROCESSES = 2
 MAX_WAITING = 32  # comparisons, those that run included
+MAX_WAITING_OF_ONE = 8  # of them those of one project, so that the others find room
 
 
 class Comparers:
@@ -27,18 +29,18 @@ class Comparers:
     def __init__(self, *, time_limit_s: float = TIME_LIMIT_S) -> None:
         self.time_limit_s = time_limit_s
         self._pool: Any = None
-        self._waiting = 0
+        self._waiting: Counter[str] = Counter()  # of each project
 
-    async def similarity(self, metric: str, text: str, reference: str) -> float:
+    async def similarity(self, metric: str, text: str, reference: str, *, project_id: str) -> float:
         """`metric` is any of the wire's but cosine, which needs an embedding model.
 
         Raises InvalidRequest for texts that are too long or take too long, Unavailable when too many wait.
         """
         for name, value in (("input", text), ("reference", reference)):
             _check_length(name, value)
-        if self._waiting >= MAX_WAITING:
+        if self._waiting.total() >= MAX_WAITING or self._waiting[project_id] >= MAX_WAITING_OF_ONE:
             raise Unavailable(say("error.too_many_texts"), headers=RETRY)
-        self._waiting += 1
+        self._waiting[project_id] += 1
         try:
             future = self._started().schedule(similarity, args=(metric, text, reference), timeout=self.time_limit_s)
             return await asyncio.wrap_future(future)  # cancelled with the request, which ends the process
@@ -54,7 +56,8 @@ class Comparers:
                 "The process that compared the texts was killed, most likely for want of memory."
             ) from exc
         finally:
-            self._waiting -= 1
+            self._waiting[project_id] -= 1
+            self._waiting += Counter()  # forgets those that have none
 
     def _started(self) -> Any:
         if self._pool is None:

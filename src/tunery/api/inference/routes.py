@@ -14,8 +14,10 @@ from tunery.api.body import MAX_PROMPT_BYTES, takes_up_to
 from tunery.api.inference import service
 from tunery.api.inference.running import ClientGone, Stream, while_connected
 from tunery.api.inference.schemas import ChatRequest, CompletionRequest
+from tunery.api.inference.sse import write_chunk
 from tunery.api.routing import Router
 from tunery.api.services import Services, ServicesDep
+from tunery.domain.errors import TuneryError
 from tunery.domain.tenants import Caller
 from tunery.metering.ledger import RequestIds
 
@@ -53,10 +55,11 @@ async def answer(
     ask = await service.admit(services, caller, request_ids(request, sent), kind, sent)
     if sent.get("stream"):
         return await _stream(request, services, ask)
-    task = services.running.start(service.complete(services, ask))
+    cut = asyncio.get_running_loop().create_future()
+    task = services.running.answer(service.complete(services, ask), caller, partial(fail, cut))
     leave = partial(service.leave, services, ask, task)
     try:
-        result = await while_connected(request, task)
+        result = await while_connected(request, task, cut)
     except BaseException as exc:
         leave()
         if isinstance(exc, ClientGone):
@@ -65,9 +68,17 @@ async def answer(
     return Watched(Response(orjson.dumps(result), media_type="application/json", headers=ask.headers), leave)
 
 
+def fail(cut: asyncio.Future[Any], error: TuneryError) -> None:
+    if not cut.done():
+        cut.set_exception(error)
+
+
 async def _stream(request: Request, services: Services, ask: service.Ask) -> Response:
     events = Stream()
-    task = services.running.start(events.pump(service.stream(services, ask, lambda: events.is_left)))
+    told = service.stream(services, ask, lambda: events.is_left)
+    task = services.running.answer(
+        events.pump(told), ask.ticket.caller, lambda error: events.cut(write_chunk(error.body()))
+    )
     taking = asyncio.create_task(events.take())
 
     def leave() -> None:
@@ -94,7 +105,8 @@ async def _follow(first: bytes | None, events: Stream, task: asyncio.Task[None])
     while event is not None:
         yield event
         event = await events.take()
-    await task
+    if not events.is_left:
+        await task
 
 
 class Watched(Response):

@@ -1,7 +1,8 @@
 """Answers in the making. Each is a task of its own, so that it comes to its end, the ledger, whether its client waits
 for it or not.
 
-A client that goes away ends its answer early: the engine is told to stop, and says what the answer had come to.
+A client that goes away ends its answer early: the engine is told to stop, and says what the answer had come to. So
+does a key that may no longer ask: its client gets an error in place of the rest.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 
 from tunery.domain.errors import TuneryError
+from tunery.domain.tenants import Caller
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +35,33 @@ class Running:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._answers: dict[asyncio.Task[Any], tuple[Caller, Callable[[TuneryError], None]]] = {}
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def answer(
+        self, work: Coroutine[Any, Any, T], caller: Caller, cut: Callable[[TuneryError], None]
+    ) -> asyncio.Task[T]:
+        """Starts the answer to `caller`. `cut` gives the client an error in place of what is still to come."""
+        task = self.start(work)
+        self._answers[task] = caller, cut
+        task.add_done_callback(lambda _: self._answers.pop(task, None))
+        return task
+
+    @property
+    def callers(self) -> set[Caller]:
+        """Those who have an answer in the making."""
+        return {caller for caller, _ in self._answers.values()}
+
+    def cut_off(self, caller: Caller, error: TuneryError) -> None:
+        """All answers to this caller."""
+        for asking, cut in list(self._answers.values()):
+            if asking == caller:
+                cut(error)
 
     async def close(self) -> None:
         """At shutdown, when no client is left: what runs has been told to end, and now has a moment for it."""
@@ -75,17 +98,27 @@ class Stream:
         while not self._waiting.empty():
             self._waiting.get_nowait()
 
+    def cut(self, last: bytes) -> None:
+        """Nothing follows but this event."""
+        if not self.is_left:
+            self.leave()
+            self._waiting.put_nowait(last)
+            self._waiting.put_nowait(None)
 
-async def while_connected(request: Request, task: asyncio.Task[T]) -> T:
-    """The task's result. Raises what it raised, and ClientGone: then the task runs on.
+
+async def while_connected(request: Request, task: asyncio.Task[T], cut: asyncio.Future[T] | None = None) -> T:
+    """The task's result. Raises what it raised; ClientGone, and what `cut` is given: then the task runs on.
 
     The request's body must be read already.
     """
     gone = asyncio.create_task(_disconnected(request))
+    waited = {task, gone} if cut is None else {task, gone, cut}
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
     finally:
         gone.cancel()
+    if cut is not None and cut.done():
+        return cut.result()
     if not task.done():
         raise ClientGone
     return task.result()

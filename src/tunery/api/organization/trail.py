@@ -51,7 +51,7 @@ def record(
     event = AuditEvent(
         id=new_id("audit"),
         organization_id=operator.organization_id,
-        project_id=project_id or operator.caller.project_id,
+        project_id=project_id or operator.caller.project_id or None,
         created_at=int(now),
         type=type,
         actor=actor_of(conn, operator.caller, operator.ip_address, operator.user_agent),

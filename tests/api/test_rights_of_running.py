@@ -1,0 +1,185 @@
+"""A right that is taken away while it is in use: running answers end, comparisons end, other people's go on."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from openai import AuthenticationError, PermissionDeniedError
+
+from tests.api.conftest import BASE, SECRET, Api
+from tests.api.test_broken_off import CHAT, LONG, computed, listening, records
+from tests.api.test_rights import ORGANIZATION, Person, delete, post
+from tests.loops import run
+from tunery.api.inference import rights
+from tunery.dashboard.comparison import Comparison, Contestant, Plan, Runner
+from tunery.dashboard.connection import Connection
+from tunery.dashboard.models import list_models
+from tunery.texts import translator
+
+ASKED = LONG | {"messages": [{"role": "user", "content": "Say something."}]}
+
+
+@pytest.fixture
+def api(make_api: Callable[..., Api], engine_url: str, monkeypatch: pytest.MonkeyPatch) -> Api:
+    monkeypatch.setattr(rights, "LOOK_EVERY_S", 0.05)
+    return make_api(engine_url=engine_url)
+
+
+@pytest.fixture
+def url(api: Api) -> Iterator[str]:
+    with listening(api) as address:
+        yield address
+
+
+def expire(who: Person) -> None:
+    who.api.clock.now += 60
+
+
+TAKEN: dict[str, tuple[Callable[[Person], Any], str]] = {
+    "revoked": (lambda who: delete(who.api, f"{who.path}/api_keys/{who.key_id}"), "invalid_api_key"),
+    "expired": (expire, "invalid_api_key"),
+    "narrowed": (lambda who: who.narrow("api.files.read"), "missing_scope"),
+    "narrowed to nothing": (lambda who: who.narrow(), "missing_scope"),
+    "made a reader": (lambda who: who.set_project_role("reader"), ""),
+    "left the project": (lambda who: delete(who.api, f"{who.path}/users/{who.id}"), "invalid_api_key"),
+    "left the organization": (lambda who: delete(who.api, f"{ORGANIZATION}/users/{who.id}"), "invalid_api_key"),
+    "archived": (lambda who: post(who.api, f"{who.path}/archive"), "invalid_api_key"),
+}
+
+
+def person_of(api: Api, number: int = 1) -> Person:
+    person = Person(api, number, "member", "member")
+    post(api, f"{person.path}/api_keys/{person.key_id}", {"expires_in_seconds": 30})
+    return person
+
+
+def follow(url: str, secret: str, then: Callable[[], Any], after: int = 5) -> tuple[int, dict[str, Any] | None, bool]:
+    """(chunks, the error that ended the stream, whether it came to its own end). `then` runs after so many chunks."""
+    chunks, error, is_whole = 0, None, False
+    headers = {"authorization": f"Bearer {secret}"}
+    with httpx.stream("POST", url + CHAT, json=ASKED | {"stream": True}, headers=headers, timeout=60) as answer:
+        assert answer.status_code == 200
+        for line in answer.iter_lines():
+            if line == "data: [DONE]":
+                is_whole = True
+            elif line.startswith("data: "):
+                event = json.loads(line[6:])
+                error = event.get("error", error)
+                chunks += "error" not in event
+                if chunks == after:
+                    then()
+    return chunks, error, is_whole
+
+
+@pytest.mark.parametrize("how", TAKEN)
+def test_a_stream_ends_when_its_key_loses_the_right_and_costs_what_was_computed(
+    api: Api, url: str, engine_url: str, how: str
+) -> None:
+    person = person_of(api)
+    take, code = TAKEN[how]
+    before = computed(engine_url)
+    chunks, error, is_whole = follow(url, person.secret, lambda: take(person))
+    assert not is_whole and chunks < 1000
+    assert error is not None and (error["code"] or "") == code, error
+    (record,) = records(api, 1, person.project)
+    assert record.usage.output_tokens == computed(engine_url) - before < 1500
+
+
+@pytest.mark.parametrize("how", ["revoked", "made a reader"])
+def test_a_whole_answer_ends_in_the_same_way(api: Api, url: str, how: str) -> None:
+    person = person_of(api)
+    take, code = TAKEN[how]
+    with httpx.Client(base_url=url, headers=api.as_key(person.secret), timeout=60) as client:
+        running = api.services.running
+
+        async def taken_meanwhile() -> httpx.Response:
+            asking = asyncio.create_task(asyncio.to_thread(client.post, CHAT, json=ASKED))
+            while not running.callers:
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(take, person)
+            return await asking
+
+        answer = run(taken_meanwhile())
+    assert answer.status_code == (401 if code else 403), answer.text
+
+
+def test_a_right_that_is_changed_and_not_taken_ends_nothing(api: Api, url: str) -> None:
+    person, other = person_of(api), person_of(api, 2)
+
+    def change() -> None:
+        person.set_project_role("owner")
+        person.narrow("model.request")
+        TAKEN["revoked"][0](other)
+
+    chunks, error, is_whole = follow(url, person.secret, change)
+    assert is_whole and error is None and chunks > 1000
+
+
+def test_an_admin_keys_stream_ends_when_the_project_it_named_is_archived(api: Api, url: str) -> None:
+    person = person_of(api)
+    admin = api.make_key(project_id=None, is_admin=True)
+    running = api.services.running
+    headers = {"openai-project": person.project, **api.as_key(admin)}
+    with httpx.stream("POST", url + CHAT, json=ASKED | {"stream": True}, headers=headers, timeout=60) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        post(api, f"{person.path}/archive")
+        rest = list(lines)
+    assert any('"invalid_api_key"' in line for line in rest) and "data: [DONE]" not in rest
+    deadline = time.monotonic() + 20
+    while running.callers and time.monotonic() < deadline:  # the engine is told, and says what it came to
+        time.sleep(0.02)
+    assert running.callers == set()
+
+
+@pytest.mark.parametrize("how", ["revoked", "narrowed", "made a reader", "archived"])
+def test_a_comparison_ends_when_its_key_loses_the_right(api: Api, url: str, how: str) -> None:
+    person = person_of(api)
+    rows = "".join(
+        json.dumps({"messages": [{"role": "user", "content": f"{n}"}, {"role": "assistant", "content": "1"}]}) + "\n"
+        for n in range(200)
+    )
+    uploaded = api.client.post(
+        "/v1/files",
+        files={"file": ("held.jsonl", rows.encode())},
+        data={"purpose": "fine-tune"},
+        headers=api.as_key(person.secret),
+    ).json()
+
+    async def compare() -> tuple[Comparison, BaseException]:
+        connection = Connection(url, person.secret)
+        models = {model.name: model for model in await list_models(connection)}
+        plan = Plan(uploaded["id"], "held.jsonl", (Contestant(BASE, 0), Contestant(BASE, 0)), 200)
+        comparison = Comparison("run-1", plan, 0.0)
+        running = asyncio.create_task(Runner(connection, models, comparison, translator("en")).run())
+        while comparison.done < 3 and not running.done():
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(TAKEN[how][0], person)
+        try:
+            await running
+        except BaseExceptionGroup as errors:
+            return comparison, errors.exceptions[0]
+        raise AssertionError("it came to its end")
+
+    comparison, error = run(compare())
+    assert isinstance(error, AuthenticationError | PermissionDeniedError)
+    assert comparison.done < 100 and comparison.stored_as == ""
+
+
+def test_an_organization_without_an_active_project_can_make_one(api: Api) -> None:
+    """Two owners may archive the last two projects at the same moment; an admin key has then nothing to work in."""
+    admin = api.as_key(api.make_key(project_id=None, is_admin=True))
+    with api.engine.begin() as conn:
+        conn.exec_driver_sql("UPDATE projects SET archived_at = 1")
+    for method, path in (("GET", "/v1/files"), ("GET", "/v1/models"), ("POST", "/v1/chat/completions")):
+        refused = api.client.request(method, path, json={} if method == "POST" else None, headers=admin)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "project_archived"), path
+        assert "POST /v1/organization/projects" in refused.json()["error"]["message"]
+    assert api.client.get(f"{ORGANIZATION}/projects", headers=admin).json()["data"] == []
+    assert api.client.post(f"{ORGANIZATION}/projects", json={"name": "anew"}, headers=admin).status_code == 200
+    assert api.client.get("/v1/files", headers=admin).status_code == 200
+    assert api.client.get(f"{ORGANIZATION}/projects", headers=api.as_key(SECRET)).status_code == 401
