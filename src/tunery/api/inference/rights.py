@@ -1,5 +1,8 @@
 """An answer in the making ends when its key may no longer ask: revoked, expired, narrowed, its owner demoted or gone,
-its project archived."""
+its project archived.
+
+Stands apart because `running` knows of tasks only, and what looks keys up imports the services that hold those.
+"""
 
 import asyncio
 import logging
