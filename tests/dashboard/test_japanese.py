@@ -14,6 +14,7 @@ from tests.dashboard.latin import sentences
 from tests.dashboard.rows import finished_job, insert_curve, insert_jobs, make_job, organization_and_project
 from tests.dashboard.stand import Stand
 from tests.migrate.reports import NEW, report
+from tunery.dashboard.sessions import Sessions
 from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
 from tunery.store import events, outbox
 from tunery.store.database import write
@@ -126,7 +127,7 @@ class Place:
             say("delivery.private_address", host="example.com", address="10.0.0.1"),
             say("delivery.no_host", host="example.com", reason="-2"),
             say("delivery.redirect", status=302),
-            say("delivery.timeout", name="ConnectTimeout", reason=""),
+            say("delivery.timeout", name="ConnectTimeout"),
         ]
         now = time.time()
         with write(self.stand.database) as conn:
@@ -211,6 +212,21 @@ def test_a_page_that_is_not_there_speaks_japanese(walker: Visitor) -> None:
     assert sentences(walker.page) == []
 
 
+def test_a_page_that_cannot_even_begin_speaks_japanese_and_tells_no_exception(walker: Visitor, stand: Stand) -> None:
+    """Its session's file cannot be read: the page fails before anything of it is built."""
+    token = walker.context.cookies()[0].get("value", "")
+    path = Sessions(stand.home / "dashboard" / "sessions")._path(token)
+    path.unlink()
+    path.mkdir()
+    answer = walker.page.goto(f"{walker.url}/dashboard/keys")
+    path.rmdir()
+    assert answer is not None and answer.status == 500
+    expect(walker.page.locator(".empty")).to_contain_text(T("error.unexpected"))
+    assert "IsADirectory" not in answer.text()
+    walker.errors.clear()  # Chromium logs the status itself
+    assert sentences(walker.page) == []
+
+
 def press(page: Page, key: str, **values: object) -> None:
     page.get_by_role("button", name=T(key, **values), exact=True).first.click()
 
@@ -262,6 +278,20 @@ def open_choices(page: Page) -> None:
     page.locator(".q-menu [role=option]").first.wait_for()
 
 
+def refused_hyperparameter(page: Page) -> None:
+    wait_for_report(page)
+    page.get_by_label(T("create.n_epochs"), exact=True).fill("99")
+    page.locator(".report .note.bad").wait_for()
+
+
+def failed_comparison(page: Page) -> None:
+    """Nobody answers: there is no engine."""
+    press(page, "compare.start")
+    page.wait_for_url("**/compare/run-*")
+    page.locator(".note.bad").wait_for()
+    expect(page.locator(".example").first).to_be_visible()
+
+
 def ask_to_cancel(page: Page) -> None:
     press(page, "job.cancel")
     page.locator(".dialog").wait_for()
@@ -286,7 +316,9 @@ def talk_without_an_engine(page: Page) -> None:
         ("/datasets", ask_to_delete),
         ("/jobs/new?file={0.bad}", wait_for_report),
         ("/jobs/new?file={0.poor}", wait_for_report),
+        ("/jobs/new?file={0.good}", refused_hyperparameter),
         ("/jobs/new", open_choices),
+        ("/compare", failed_comparison),
         ("/compare", open_choices),
         ("/jobs/{0.jobs[running].id}", ask_to_cancel),
         ("/playground", talk_without_an_engine),
@@ -296,6 +328,17 @@ def test_what_a_page_answers_is_japanese(walker: Visitor, place: Place, path: st
     page = walker.go(path.format(place))
     act(page)
     walker.errors.clear()  # Chromium logs a refused upload itself
+    assert sentences(page) == []
+
+
+def test_a_job_that_is_refused_when_it_is_sent_speaks_japanese(walker: Visitor, place: Place) -> None:
+    """Its file went while the form was open."""
+    file = place.store("gone.jsonl", [GOOD % (number, number) for number in range(12)])
+    page = walker.go(f"/jobs/new?file={file}")
+    wait_for_report(page)
+    place.client.files.delete(file)
+    press(page, "create.submit")
+    expect(page.locator(".q-notification")).to_contain_text(file)
     assert sentences(page) == []
 
 

@@ -55,6 +55,19 @@ def test_a_file_that_is_no_comparison_is_told_so(visitor: Visitor, stand: Stand,
         read_result(file.id, content.decode("utf-8", "replace"))
 
 
+def test_a_comparison_without_figures_shows_its_answers_on_a_phone_too(visitor: Visitor, stand: Stand) -> None:
+    long = f"ft:{BASE}:personal:{'x' * 64}:abcdefgh"
+    plan = {"file_id": "f", "filename": "y" * 200, "contestants": [{"model": long, "shots": 0}], "max_rows": 1}
+    row = {"line": 1, "prompt": [], "expected": "z" * 300, "answers": [{"text": "a" * 300}], "differs": True}
+    content = "\n".join(json.dumps(item) for item in ({"plan": plan, "created_at": 1, "summary": []}, row))
+    file = stand.client().files.create(file=("comparison-y.jsonl", content.encode()), purpose="evals")
+    visitor.page.set_viewport_size({"width": 375, "height": 720})
+    visitor.sign_in(stand.key)
+    page = visitor.go(f"/compare/{file.id}")
+    expect(page.locator(".example")).to_contain_text("a" * 300)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+
+
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085", "\x0b"])
 def test_marks_that_only_look_like_line_ends_are_text(mark: str) -> None:
     row = {"messages": [{"role": "user", "content": f"a{mark}b"}, {"role": "assistant", "content": f"c{mark}d"}]}

@@ -11,15 +11,21 @@ from collections.abc import Iterator
 import pytest
 
 from tunery import texts
+from tunery.api.audit import EVENTS
+from tunery.api.organization.audit_routes import OPENAI_TYPES
+from tunery.api.refusals import TYPES as REFUSED
 from tunery.datasets.problems import CODES
 from tunery.datasets.validate import validate_file
+from tunery.domain.files import FilePurpose
 from tunery.domain.jobs import JobStatus
+from tunery.domain.tenants import Role
 from tunery.texts import Text, reference, say, translator, with_texts
 
 SOURCES = [path for path in texts.TEXTS.parent.rglob("*.py") if "migrations" not in path.parts]
 OTHERS = sorted(set(texts.LANGUAGES) - {"en"})
 # Keys that are put together: t(f"status.{…}"). Their second halves are values of the product.
 BUILT = (
+    "audit",
     "compare",
     "create",
     "dataset",
@@ -30,6 +36,7 @@ BUILT = (
     "metric",
     "move",
     "nav",
+    "purpose",
     "role",
     "signin",
     "status",
@@ -129,8 +136,19 @@ def pattern(key: ast.expr) -> str:
     return "".join(re.escape(part.value) if isinstance(part, ast.Constant) else "[a-z0-9_]+" for part in key.values)
 
 
-def test_every_status_has_a_word() -> None:
-    assert all(f"status.{status}" in texts.load("en") for status in JobStatus)
+@pytest.mark.parametrize(
+    ("prefix", "codes"),
+    [
+        ("status", list(JobStatus)),
+        ("purpose", list(FilePurpose)),
+        ("role", list(Role)),
+        ("audit.type", [*EVENTS.values(), *REFUSED.values(), *OPENAI_TYPES]),
+    ],
+)
+def test_every_code_has_a_word(prefix: str, codes: list[str]) -> None:
+    english = translator("en")
+    assert [code for code in codes if f"{prefix}.{code}" not in texts.load("en")] == []
+    assert english.named(prefix, "of a newer server") == "of a newer server"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ from tunery.dashboard.visit import BASE, Visit
 from tunery.settings import Settings
 from tunery.texts import choose_language, translator
 
+log = logging.getLogger(__name__)
+
 STATIC = Path(__file__).with_name("static")
 BUILD_TIMEOUT_S = 30.0  # pages read the API before they are sent, so that they arrive complete
 RECONNECT_S = 60.0  # a laptop that slept for less finds its page as it was
@@ -41,6 +43,7 @@ def mount(app: FastAPI, settings: Settings) -> None:
     pages_app.on_startup(lambda: background_tasks.create(open_pages.watch(sessions, connections)))
     _add_sign_in(sessions)
     _add_not_found(sessions)
+    _add_broken()
     for spec in PAGES:
         _add_page(spec, sessions, drafts, connections)
     ui.run_with(
@@ -77,8 +80,26 @@ def _add_not_found(sessions: Sessions) -> None:
         wish = session.language if session else ""
         language = choose_language(wish, request.headers.get("accept-language", ""))
         with Client(ui.page(""), request=request) as client:
-            frame.show_not_found(request, language, session.theme if session else "auto", translator(language))
+            theme, t = session.theme if session else "auto", translator(language)
+            frame.show_alone(request, language, theme, t, t("error.no_page"), t("error.no_page_text"))
         return client.build_response(request, 404)
+
+
+def _add_broken() -> None:
+    """In place of the framework's page for an error that none of our pages can show, which is English and tells the
+    exception. The session is not asked for language and colours: it may be what is broken."""
+    of_framework: Any = pages_app.exception_handlers[Exception]
+
+    @pages_app.exception_handler(Exception)
+    async def show(request: Request, error: Exception) -> Response:
+        if not request.scope.get("nicegui_page_path"):
+            return await of_framework(request, error)
+        log.error("a page of the dashboard failed", exc_info=error)
+        language = choose_language("", request.headers.get("accept-language", ""))
+        with Client(ui.page(""), request=request) as client:
+            t = translator(language)
+            frame.show_alone(request, language, "auto", t, t("error.page"), t("error.unexpected"))
+        return client.build_response(request, 500)
 
 
 def _add_page(spec: PageSpec, sessions: Sessions, drafts: Drafts, connections: Connections) -> None:

@@ -63,12 +63,13 @@ async def show(visit: Visit, spec: PageSpec) -> None:
                     _failed(visit, error)
 
 
-def show_not_found(request: Request, language: str, theme: str, t: Translator) -> None:
+def show_alone(request: Request, language: str, theme: str, t: Translator, title: str, text: str) -> None:
+    """In place of a page that is not there, or that cannot even begin: what is wrong, and the way to the first one."""
     begin_document(request, language, theme, t)
-    ui.page_title(f"{t('error.no_page')} · Tunery")
+    ui.page_title(f"{title} · Tunery")
     action = button_link(f"{BASE}/", t("nav.jobs"), primary=True)
     with ui.element("div").props("id=main tabindex=-1"):
-        empty("search_off", t("error.no_page"), t("error.no_page_text"), action=action)
+        empty("search_off", title, text, action=action)
 
 
 def begin_document(request: Request, language: str, theme: str, t: Translator) -> None:

@@ -74,7 +74,7 @@ def _explained(exc: Exception) -> str:
     if isinstance(exc, RefusedTarget):
         return say("delivery.refused", reason=exc.args[0])
     if isinstance(exc, httpx.TimeoutException):
-        return say("delivery.timeout", name=type(exc).__name__, reason=str(exc)[:400])
+        return say("delivery.timeout", name=type(exc).__name__)
     return say("delivery.failed", name=type(exc).__name__, reason=str(exc)[:400])
 
 

@@ -93,6 +93,10 @@ class Translator:
         """With its values put in. An unknown key is an error of ours."""
         return _worded(self._texts, key, values)
 
+    def named(self, prefix: str, code: str) -> str:
+        """The word for a code that the wire carries, at `prefix.code`; the code itself where there is none."""
+        return self._texts.get(f"{prefix}.{code}", code)
+
     def word(self, document: Mapping[str, Any], field: str) -> str:
         """A sentence that came with its reference (`with_texts`); as it came where it has none."""
         return self.reword(document.get(field) or "", (document.get("texts") or {}).get(field))

@@ -6,6 +6,8 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+from tunery.texts import Text, say
+
 BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -26,7 +28,11 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 class FormulaError(ValueError):
-    """The formula cannot be read or computed; the message says where."""
+    """The formula cannot be read or computed; `problem` says where, in the catalogue's words."""
+
+    def __init__(self, problem: Text) -> None:
+        super().__init__(problem)
+        self.problem = problem
 
 
 def parse(text: str) -> ast.expr:
@@ -34,7 +40,7 @@ def parse(text: str) -> ast.expr:
     try:
         return ast.parse(text.replace("^", "**").strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
-        raise FormulaError(f"the formula {text!r} cannot be read") from exc
+        raise FormulaError(say("error.formula_unreadable", formula=repr(text))) from exc
 
 
 def names(node: ast.expr) -> set[str]:
@@ -47,9 +53,9 @@ def evaluate(node: ast.expr, values: dict[str, float]) -> float:
     try:
         result = float(_value(node, values))
     except (ArithmeticError, ValueError, RecursionError, TypeError) as exc:
-        raise FormulaError(f"the formula cannot be computed: {exc}") from exc
+        raise FormulaError(say("error.formula_impossible", reason=str(exc))) from exc
     if not math.isfinite(result):
-        raise FormulaError("the formula does not give a finite number")
+        raise FormulaError(say("error.formula_not_finite"))
     return result
 
 
@@ -58,12 +64,12 @@ def check(node: ast.expr) -> None:
     for part in ast.walk(node):
         if isinstance(part, ast.Call):
             if not isinstance(part.func, ast.Name) or part.func.id not in FUNCTIONS or part.keywords:
-                raise FormulaError(f"only these functions are known: {', '.join(FUNCTIONS)}")
+                raise FormulaError(say("error.formula_functions", names=", ".join(FUNCTIONS)))
         elif isinstance(part, ast.Constant):
             if isinstance(part.value, bool) or not isinstance(part.value, int | float):
-                raise FormulaError("only numbers may stand in a formula")
+                raise FormulaError(say("error.formula_numbers_only"))
         elif not isinstance(part, ast.BinOp | ast.UnaryOp | ast.Name | ast.Load | ast.unaryop | ast.operator):
-            raise FormulaError(f"{type(part).__name__} may not stand in a formula")
+            raise FormulaError(say("error.formula_forbidden", part=type(part).__name__))
 
 
 def _value(node: ast.expr, values: dict[str, float]) -> Any:
@@ -79,4 +85,4 @@ def _value(node: ast.expr, values: dict[str, float]) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS:
         # floor and ceil of a float are integers without bounds: everything stays a float.
         return float(FUNCTIONS[node.func.id](*(_value(argument, values) for argument in node.args)))
-    raise FormulaError(f"{ast.unparse(node)!r} has no value here")
+    raise FormulaError(say("error.formula_no_value", part=repr(ast.unparse(node))))

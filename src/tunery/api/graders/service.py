@@ -74,7 +74,8 @@ def _check_formula(grader: Multi) -> None:
         node = formula.parse(grader.calculate_output)
         formula.check(node)
     except formula.FormulaError as exc:
-        raise InvalidRequest(f"{exc}.", param="grader.calculate_output", code="invalid_value") from exc
+        problem = say("error.formula", problem=exc.problem)
+        raise InvalidRequest(problem, param="grader.calculate_output", code="invalid_value") from exc
     if unknown := sorted(formula.names(node) - set(grader.by_name())):
         raise InvalidRequest(
             say("error.formula_unknown_grader", unknown=unknown[0]),

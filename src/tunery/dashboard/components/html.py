@@ -37,11 +37,15 @@ def code(text: str) -> Markup:
     return Markup('<code title="{}">{}</code>').format(text, text)
 
 
+def unbroken(text: str) -> Markup:
+    """Japanese breaks anywhere: in a narrow column, a word would."""
+    return Markup('<span class="whole">{}</span>').format(text)
+
+
 def model_name(name: str) -> Markup:
     """Breaks between the parts of an `ft:` name, not inside its date."""
     parts = [f"{part}:" for part in name.split(":")[:-1]] + name.split(":")[-1:]
-    whole = Markup('<span class="whole">{}</span>')
-    shown = Markup("<wbr>").join(whole.format(part) if len(part) <= MAX_WHOLE else part for part in parts)
+    shown = Markup("<wbr>").join(unbroken(part) if len(part) <= MAX_WHOLE else part for part in parts)
     return Markup('<span class="wrap">{}</span>').format(shown)
 
 

@@ -64,8 +64,19 @@ class AuditPage:
         name, address = _actor(entry)
         return Row(
             entry.id,
-            [html.when(entry.effective_at, self.t), html.code(entry.type), name, _object(entry), address or html.DASH],
+            [
+                html.when(entry.effective_at, self.t),
+                self._event(entry.type),
+                name,
+                _object(entry),
+                address or html.DASH,
+            ],
         )
+
+    def _event(self, type: str) -> str | Markup:
+        """In words, and as the API names it: that is what logs are searched for."""
+        word = self.t.named("audit.type", type)
+        return html.two_lines(word, html.code(type)) if word != type else html.code(type)
 
 
 def _actor(entry: Any) -> tuple[str, str]:

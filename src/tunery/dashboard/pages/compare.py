@@ -57,10 +57,12 @@ class CompareForm:
         self.warn()
 
     def _default_models(self) -> list[str]:
-        """The newest fine-tune, its base bare, its base with examples."""
+        """The newest fine-tune, its base bare, its base with examples; before there is one, the base in both ways."""
         tuned = next((model for model in self.models.known.values() if model.kind != "base"), None)
-        base = tuned.base if tuned else next(iter(self.models.known))
-        return [tuned.name if tuned else base, base, base if tuned else NO_MODEL]
+        if tuned is None:
+            base = next(iter(self.models.known))
+            return [base, NO_MODEL, base]
+        return [tuned.name, tuned.base, tuned.base]
 
     def _file_choice(self, label: str, value: str | None) -> Choice:
         labels = self.files.labels()

@@ -59,7 +59,7 @@ class ComparisonPage:
         plan = self.comparison.plan
         blocks.heading(self.t("compare.title"), self.t("compare.of", file=plan.filename, n=plan.max_rows))
         self.area = ui.element("div").classes("stack")
-        if self.comparison.summary:
+        if self.comparison.summary or self.comparison.stored_as:
             self.draw_result()
             return
         with self.area, blocks.panel():
@@ -94,22 +94,28 @@ class ComparisonPage:
                 self.draw_rows(self.t("compare.until_then"))
 
     def draw_result(self) -> None:
-        t, summary = self.t, self.comparison.summary
         with self.area:
-            self.summary_table(summary)
-            with ui.element("div").classes("columns"):
-                with blocks.panel(t("compare.tokens_per_question")):
-                    labels = [contestant.short_label for contestant in self.comparison.plan.contestants]
-                    fresh = [round(item["prompt_tokens"] - item["cached_tokens"], 1) for item in summary]
-                    stacks = {
-                        t("usage.input"): fresh,
-                        t("usage.cached"): [round(item["cached_tokens"], 1) for item in summary],
-                        t("usage.output"): [round(item["completion_tokens"], 1) for item in summary],
-                    }
-                    bars(t("compare.tokens_per_question"), labels, stacks)
-                with blocks.panel(t("compare.saving")):
-                    html.show(self.savings(summary))
-            self.draw_rows(t("compare.rows_title"))
+            if self.comparison.summary:
+                self.draw_summary()
+            else:  # the file of somebody who left it out
+                blocks.note(self.t("compare.no_figures"))
+            self.draw_rows(self.t("compare.rows_title"))
+
+    def draw_summary(self) -> None:
+        t, summary = self.t, self.comparison.summary
+        self.summary_table(summary)
+        with ui.element("div").classes("columns"):
+            with blocks.panel(t("compare.tokens_per_question")):
+                labels = [contestant.short_label for contestant in self.comparison.plan.contestants]
+                fresh = [round(item["prompt_tokens"] - item["cached_tokens"], 1) for item in summary]
+                stacks = {
+                    t("usage.input"): fresh,
+                    t("usage.cached"): [round(item["cached_tokens"], 1) for item in summary],
+                    t("usage.output"): [round(item["completion_tokens"], 1) for item in summary],
+                }
+                bars(t("compare.tokens_per_question"), labels, stacks)
+            with blocks.panel(t("compare.saving")):
+                html.show(self.savings(summary))
 
     def draw_rows(self, title: str) -> None:
         blocks.show_heading(title)

@@ -62,7 +62,7 @@ class FilesPage:
             file["id"],
             [
                 Markup('{}<span class="sub">{}</span>').format(html.link(href, file["filename"]), file["id"]),
-                file["purpose"],
+                self.t.named("purpose", file["purpose"]),
                 html.number(file["num_rows"]),
                 html.size(file["bytes"]),
                 html.when(file["created_at"], self.t),

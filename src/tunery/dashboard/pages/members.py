@@ -40,15 +40,12 @@ class MembersPage:
         self.table = Table(self.t("members.title"), columns, [self.row(user) for user in users])
 
     def row(self, user: OrganizationUser) -> Row:
-        role = str(user.role or "")
+        role = html.unbroken(self.t.named("role", str(user.role or "")))
         return Row(
             user.id,
-            [user.name or html.DASH, user.email or html.DASH, self._role(role), html.when(user.added_at, self.t)],
+            [user.name or html.DASH, user.email or html.DASH, role, html.when(user.added_at, self.t)],
             actions=lambda: self.actions(user),
         )
-
-    def _role(self, role: str) -> str:
-        return self.t(f"role.{role}") if role in ROLES else role
 
     def actions(self, user: OrganizationUser) -> None:
         choices = {role: self.t(f"role.{role}") for role in ROLES}

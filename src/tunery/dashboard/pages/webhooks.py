@@ -78,7 +78,7 @@ class WebhooksPage:
             Column(self.t("jobs.status")),
             Column(self.t("webhooks.event")),
             Column(self.t("webhooks.attempts"), numeric=True),
-            Column(self.t("webhooks.answer")),
+            Column(self.t("webhooks.answer"), wide=True),
             Column(self.t("webhooks.latency"), numeric=True),
             Column(self.t("audit.when")),
             Column(self.t("action.actions"), numeric=True),
