@@ -8,7 +8,7 @@ import torch
 
 from tests.serving.peft_adapters import write_adapter
 from tests.serving.test_forward import make_model
-from tunery.serving.forward.adapters import read_adapter
+from tunery.serving.forward.adapters import load_adapter
 from tunery.serving.forward.lora import Lora
 
 LAYER, QKV = 1, 0
@@ -24,7 +24,7 @@ def test_each_row_gets_its_own_adapter(
         write_adapter(tiny_model_dir, tmp_path / str(rank), rank=rank, modules=modules, seed=rank)
         for rank, modules in ((4, ["q_proj", "v_proj"]), (2, ["q_proj", "k_proj", "v_proj"]))
     ]
-    one, other = (read_adapter(folder, config, dtype) for folder in folders)
+    one, other = (load_adapter(folder, config, dtype) for folder in folders)
     runs = [(one, 2), (one, 3), (None, 2), (other, 1), (one, 1)]  # the first two are one run of five
     lora = Lora(config).over(runs, long_run=long_run)
     assert lora is not None

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Conf
 
 from tests.random_models import LLAMA3, SHAPE, save_random
 from tests.training.conftest import assert_grads_equal, grads
-from tunery.models.adapter_config import LINEAR_MODULES, LoraConfig
+from tunery.models.adapter_config import LINEAR_MODULES, LoraConfig, UnsupportedAdapter
 from tunery.training.child import failure_of
 from tunery.training.forward.decoder import Decoder, UnsupportedModel, trainable_config
 from tunery.training.forward.inputs import pack
@@ -95,11 +95,15 @@ def test_other_models_are_left_to_transformers(name: str, rows: list[Row], tmp_p
         assert loss_and_grads(model, rows)[0] > 0
 
 
-@pytest.mark.parametrize(
-    "lora", [LoraConfig(dropout=0.1), LoraConfig(target_modules=FEWER), LoraConfig(target_modules=MORE)]
-)
+@pytest.mark.parametrize("lora", [LoraConfig(dropout=0.1), LoraConfig(target_modules=FEWER)])
 def test_other_adapters_are_left_to_transformers(lora: LoraConfig, tmp_path: Path) -> None:
     assert isinstance(load(saved(OWN["mistral"], tmp_path), lora).body, TransformersDecoder)
+
+
+@pytest.mark.parametrize("modules", [MORE, r".*(_proj|head)"])
+def test_an_adapter_beside_the_head_is_refused(modules: tuple[str, ...] | str, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedAdapter, match="head"):
+        load(saved(OWN["mistral"], tmp_path), LoraConfig(target_modules=modules))
 
 
 CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {

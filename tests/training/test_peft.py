@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from tests.training.conftest import MakeModel
 from tunery.models.adapter_config import LoraConfig, UnsupportedAdapter
-from tunery.training.forward.adapters import load_adapter, save_adapter
+from tunery.models.adapter_files import AdapterFiles, read_adapter, write_adapter
 from tunery.training.forward.inputs import pack
+from tunery.training.forward.lora import matrices_of, set_adapter
 from tunery.training.forward.packing import Row
 from tunery.training.losses import weighted_nll
 
@@ -23,7 +24,7 @@ def test_peft_loads_our_adapter_with_equal_logits(
     make_model: MakeModel, rows: list[Row], tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     ours = make_model()
-    save_adapter(tmp_path, ours.layers, CONFIG, str(tiny_model_dir))
+    write_adapter(tmp_path, AdapterFiles(CONFIG, matrices_of(ours.layers)), str(tiny_model_dir))
     base = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
     theirs = PeftModel.from_pretrained(base, str(tmp_path)).eval()
     ours.train(False)
@@ -37,9 +38,9 @@ def test_peft_loads_our_adapter_with_equal_logits(
 
 def test_an_adapter_comes_back_as_it_was_saved(make_model: MakeModel, tmp_path: Path) -> None:
     one, two = make_model(), make_model(blank=True)
-    save_adapter(tmp_path, one.layers, CONFIG, "base")
+    write_adapter(tmp_path, AdapterFiles(CONFIG, matrices_of(one.layers)), "base")
     assert LoraConfig.load(tmp_path) == LoraConfig(rank=4, alpha=8, target_modules=tuple(sorted(CONFIG.target_modules)))
-    load_adapter(tmp_path, two.layers)
+    set_adapter(two.layers, read_adapter(tmp_path))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 
@@ -47,7 +48,7 @@ def test_an_adapter_of_another_shape_is_refused(make_model: MakeModel, tiny_mode
     base = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
     get_peft_model(base, PeftConfig(r=2, target_modules="all-linear")).save_pretrained(tmp_path)
     with pytest.raises(UnsupportedAdapter, match="does not fit"):
-        load_adapter(tmp_path, make_model().layers)
+        set_adapter(make_model().layers, read_adapter(tmp_path))
     config = tmp_path / "adapter_config.json"
     config.write_text(config.read_text().replace('"use_dora": false', '"use_dora": true'))
     with pytest.raises(UnsupportedAdapter, match="use_dora"):
@@ -58,7 +59,7 @@ def test_loss_and_gradients_equal_a_padded_transformers_and_peft_loop(
     make_model: MakeModel, rows: list[Row], tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     ours = make_model()
-    save_adapter(tmp_path, ours.layers, CONFIG, str(tiny_model_dir))
+    write_adapter(tmp_path, AdapterFiles(CONFIG, matrices_of(ours.layers)), str(tiny_model_dir))
     base = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
     theirs = PeftModel.from_pretrained(base, str(tmp_path), is_trainable=True)
 

@@ -7,7 +7,7 @@ import torch
 
 from tunery.kernels import product_cache
 from tunery.models.config import ModelConfig
-from tunery.serving.forward.adapters import Adapter, read_adapter
+from tunery.serving.forward.adapters import Adapter, load_adapter
 from tunery.serving.forward.kv import KeyValueCache, block_bytes
 from tunery.serving.forward.linear import Precision
 from tunery.serving.forward.model import Model, Run
@@ -74,7 +74,7 @@ class Runner:
 
     def read_adapter(self, folder: Path) -> Adapter:
         """May run in another thread, see compute_alone. Raises InvalidRequest."""
-        return read_adapter(folder, self.config, self.dtype)
+        return load_adapter(folder, self.config, self.dtype)
 
     def put_adapter(self, name: str, adapter: Adapter) -> None:
         self._adapters[name] = adapter

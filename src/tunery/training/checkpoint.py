@@ -5,7 +5,8 @@ from pathlib import Path
 
 from tunery import atomic
 from tunery.models.adapter_config import LoraConfig
-from tunery.training.forward.adapters import save_adapter
+from tunery.models.adapter_files import AdapterFiles, write_adapter
+from tunery.training.forward.lora import matrices_of
 from tunery.training.forward.model import TrainModel
 
 KEEP = 3
@@ -21,7 +22,7 @@ def save_checkpoint(workdir: Path, step: int, model: TrainModel, lora: LoraConfi
     target.parent.mkdir(parents=True, exist_ok=True)
     atomic.remove_parts(target.parent)
     with atomic.replacing_folder(target) as part:
-        save_adapter(part, model.layers, lora, base_model)
+        write_adapter(part, AdapterFiles(lora, matrices_of(model.layers)), base_model)
     return target
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from tunery.chat.render import Renderer
-from tunery.models.adapter_config import LoraConfig
+from tunery.models.adapter_files import read_adapter
 from tunery.training.control import Control
 from tunery.training.examples import TrainExample, read
-from tunery.training.forward.adapters import load_adapter
+from tunery.training.forward.lora import set_adapter
 from tunery.training.forward.model import TrainModel
 from tunery.training.loop import Loop, Outcome
 from tunery.training.memory import micro_batch_tokens
@@ -50,11 +50,12 @@ def _assemble(workdir: Path, control: Control, report: Report) -> Loop:
     valid: list[TrainExample] = []
     if spec.valid_file is not None:
         valid = read(spec.valid_file, spec.method, renderer, limit, param="validation_file")
-    lora = spec.lora if spec.init_adapter_dir is None else LoraConfig.load(spec.init_adapter_dir)
+    given = None if spec.init_adapter_dir is None else read_adapter(spec.init_adapter_dir)
+    lora = spec.lora if given is None else given.config
     products = saved_product_dtype(workdir / "state")
     model = TrainModel.load(spec.model_dir, lora, seed=spec.seed, device=device, products=products)
-    if spec.init_adapter_dir is not None:
-        load_adapter(spec.init_adapter_dir, model.layers)
+    if given is not None:
+        set_adapter(model.layers, given)
     micro = MicroBatchLimit(micro_batch_tokens(model.config, device))
     method: Method = Supervised()
     if spec.method == "dpo":
@@ -94,7 +95,7 @@ def _finish(loop: Loop) -> None:
     spec, model = loop.spec, loop.stepper.model
     epochs_done = loop.progress.step // loop.steps_per_epoch  # fewer than asked for when stopped early
     folder = loop.final_dir()
-    load_adapter(folder, model.layers)
+    set_adapter(model.layers, read_adapter(folder))
     model.train(False)
     chosen = [example for example in loop.validator.examples or loop.examples if example.loss_weight]
     path = write_parity(loop.workdir, model, chosen, spec.num_parity_examples)

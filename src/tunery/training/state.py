@@ -14,7 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tunery import atomic
-from tunery.training.forward.adapters import adapter_tensors, set_adapter_tensors
+from tunery.models import adapter_files
+from tunery.training.forward.lora import matrices_of, set_matrices
 from tunery.training.forward.model import TrainModel
 from tunery.training.optimizer import AdamW
 
@@ -39,7 +40,7 @@ class Progress:
 def save_state(folder: Path, model: TrainModel, optimizer: AdamW, progress: Progress) -> None:
     """Replace the state. A crash at any line leaves the old one or the new one. Raises OSError on a full disk."""
     folder.mkdir(exist_ok=True)
-    tensors = adapter_tensors(model.layers)
+    tensors = adapter_files.tensors_of(matrices_of(model.layers))
     for index, parameter in enumerate(model.parameters()):
         for name, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{index}.{name}"] = value.detach().cpu()
@@ -63,7 +64,7 @@ def load_state(folder: Path, model: TrainModel, optimizer: AdamW) -> Progress | 
         own = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
         if own:
             optimizer.state[parameter] = {name: value.to(parameter.device) for name, value in own.items()}
-    set_adapter_tensors(model.layers, tensors)
+    set_matrices(model.layers, adapter_files.matrices_of(tensors))
     progress["valid_losses"] = [(step, loss) for step, loss in progress["valid_losses"]]
     return Progress(**progress)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tunery.domain.errors import InvalidRequest
 from tunery.kernels.compile import use_threads
-from tunery.models.adapter_config import LINEAR_MODULES, LoraConfig
+from tunery.models.adapter_config import LoraConfig
 from tunery.models.config import ModelConfig, module_sizes, read_config
 from tunery.models.rope import rope_frequencies
 from tunery.models.weight_files import WeightFiles
@@ -29,14 +29,17 @@ class UnsupportedModel(ValueError):
 
 def trainable_config(folder: Path, lora: LoraConfig, device: str) -> ModelConfig | None:
     """The configuration of a model that this decoder computes with such an adapter; None: it does not."""
-    if device != "cpu" or lora.dropout or set(LINEAR_MODULES) != set(lora.target_modules):
+    if device != "cpu" or lora.dropout or lora.targets("lm_head"):
         return None
     try:
         config = read_config(folder)
         has_our_names = "model.embed_tokens.weight" in WeightFiles(folder, torch.bfloat16)
     except InvalidRequest:
         return None
-    return None if config.is_windowed or config.has_qk_norm or not has_our_names else config
+    if config.is_windowed or config.has_qk_norm or not has_our_names:
+        return None
+    modules = (f"model.layers.{layer}.{name}" for layer in range(config.num_layers) for name in module_sizes(config))
+    return config if all(map(lora.targets, modules)) else None
 
 
 class Decoder:
@@ -79,7 +82,7 @@ class Decoder:
         for name, (num_in, num_out) in module_sizes(self.config).items():
             has_bias = name.rpartition(".")[2] in self.config.biased
             linear = _linear(files, prefix + name, num_in, num_out, has_bias)
-            members[name] = self.adapters[prefix + name] = LoraLinear(linear, lora, generator, products)
+            members[name] = self.adapters[prefix + name] = LoraLinear(prefix + name, linear, lora, generator, products)
         before, behind = (
             files.get(f"{prefix}{name}.weight", (self.config.hidden_size,)).clone()
             for name in ("input_layernorm", "post_attention_layernorm")

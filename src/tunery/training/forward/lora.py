@@ -6,7 +6,8 @@ gradient for W; this keeps x and the rank-wide product only.
 """
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +15,26 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 from tunery.models.adapter_config import LoraConfig, UnsupportedAdapter
+from tunery.models.adapter_files import AdapterFiles, Matrices
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # takes a second to import
 
 
 class LoraLinear(nn.Module):
     """Stands in the place of an `nn.Linear`. `refresh` must be called after every change of A or B."""
 
     def __init__(
-        self, base: nn.Linear, config: LoraConfig, generator: torch.Generator, product_dtype: torch.dtype
+        self, name: str, base: nn.Linear, config: LoraConfig, generator: torch.Generator, product_dtype: torch.dtype
     ) -> None:
+        """name: of the module in the model, by which the configuration gives its rank and scaling."""
         super().__init__()
         self.base = base
         self.product_dtype = product_dtype
-        self.scaling = config.scaling
+        self.scaling = config.scaling_of(name)
         self.dropout = config.dropout
-        shape_a, shape_b = (config.rank, base.in_features), (base.out_features, config.rank)
+        rank = config.rank_of(name)
+        shape_a, shape_b = (rank, base.in_features), (base.out_features, rank)
         # PEFT's start: A uniform in ±1/sqrt(in), B zero, so that the adapted model begins as the base.
         a = torch.empty(shape_a, dtype=torch.float32).uniform_(-1, 1, generator=generator) / math.sqrt(base.in_features)
         self.lora_A = nn.Parameter(a.to(base.weight.device))
@@ -94,24 +101,53 @@ class _LoraLinear(Function):
 
 
 def attach(
-    model: nn.Module, config: LoraConfig, seed: int, product_dtype: torch.dtype | None = None
+    model: "PreTrainedModel", config: LoraConfig, seed: int, product_dtype: torch.dtype | None = None
 ) -> dict[str, LoraLinear]:
-    """Put an adapter beside every linear layer whose name ends in one of the target modules.
+    """Put an adapter beside every linear layer that the configuration targets.
 
     product_dtype: see kernels.matmul_dtype; None: the weights' own.
-    Returned by the modules' full names, in the model's order. Raises UnsupportedAdapter when nothing matches.
+    Returned by the modules' full names, in the model's order. Raises UnsupportedAdapter when nothing matches, and
+    for the vocabulary head.
     """
     generator = torch.Generator().manual_seed(seed)
+    head = model.get_output_embeddings()
     found = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in config.target_modules
+        if isinstance(module, nn.Linear) and config.targets(name)
     ]
+    if any(module is head for _, module in found):
+        raise UnsupportedAdapter(
+            "The adapter changes the vocabulary head; only LoRA on a layer's modules is built here."
+        )
     if not found:
-        raise UnsupportedAdapter(f"The model has none of the modules {', '.join(config.target_modules)}.")
+        raise UnsupportedAdapter(f"The model has none of the modules {config.target_modules!r}.")
     layers: dict[str, LoraLinear] = {}
     for name, linear in found:
         parent, _, leaf = name.rpartition(".")
-        layers[name] = LoraLinear(linear, config, generator, product_dtype or linear.weight.dtype)
+        layers[name] = LoraLinear(name, linear, config, generator, product_dtype or linear.weight.dtype)
         setattr(model.get_submodule(parent), leaf, layers[name])
     return layers
+
+
+def matrices_of(layers: Mapping[str, LoraLinear]) -> dict[str, Matrices]:
+    """The fp32 masters, A [R, in] and B [out, R] of each, so that a later job goes on without a loss."""
+    return {name: Matrices(layer.lora_A, layer.lora_B) for name, layer in layers.items()}
+
+
+def set_adapter(layers: Mapping[str, LoraLinear], adapter: AdapterFiles) -> None:
+    """Put an adapter's weights into attached layers. Raises UnsupportedAdapter where it does not fit them."""
+    adapter.check_fits({name: (layer.base.in_features, layer.base.out_features) for name, layer in layers.items()})
+    set_matrices(layers, adapter.modules)
+
+
+@torch.no_grad()
+def set_matrices(layers: Mapping[str, LoraLinear], modules: Mapping[str, Matrices]) -> None:
+    """Copy A [R, in] and B [out, R] of every layer. Raises UnsupportedAdapter where one does not fit."""
+    for name, layer in layers.items():
+        given = modules.get(name)
+        if given is None or given.a.shape != layer.lora_A.shape or given.b.shape != layer.lora_B.shape:
+            raise UnsupportedAdapter(f"The adapter does not fit the model at {name!r}.")
+        layer.lora_A.copy_(given.a)
+        layer.lora_B.copy_(given.b)
+        layer.refresh()
