@@ -1,11 +1,14 @@
 """Models, checkpoint permissions and who sees what."""
 
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
 
-from tests.api.conftest import BASE, Api
+from tests.api.conftest import BASE, NOW, Api
 from tunery.domain.tenants import Role
+from tunery.store.database import write
+from tunery.store.models import set_alias
 
 NAMES = [f"ft:{BASE}:personal::AbCd1234", f"ft:{BASE}:org:my-suffix:AbCd1234:ckpt-step-80", "ft:a/b:org:x:AbCd1234"]
 
@@ -91,3 +94,20 @@ def test_sharing_needs_an_owner_and_a_project_of_the_organisation(api: Api) -> N
     assert api.client.post(path, json={"project_ids": ["proj_unknown"]}).status_code == 404
     assert api.client.get(path).json()["data"] == []
     assert api.client.delete(f"{path}/cp_unknown").status_code == 404
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", ["o9", "gpt-4o-mini-2024", "ft:o9-2030-01-01:acme::00000001"])
+def test_an_alias_whose_model_has_lost_its_price_is_refused_before_anybody_is_asked(
+    make_api: Callable[..., Api], model: str, stream: bool
+) -> None:
+    """It was made while the price table still had a row for the model, or by a version that did not ask for one."""
+    api = make_api(upstream_api_key="sk-upstream", upstream_base_url="http://127.0.0.1:9/v1")
+    with write(api.engine) as conn:
+        set_alias(conn, api.project_id, "old", f"openai:{model}", now=NOW)
+        set_alias(conn, api.project_id, "priced", "openai:gpt-4o-mini", now=NOW)
+    sent = {"messages": [{"role": "user", "content": "Hi"}], "stream": stream}
+    refused = api.client.post("/v1/chat/completions", json={"model": "old", **sent})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "model_has_no_price"), refused.text
+    assert refused.json()["error"]["param"] == "model"
+    assert api.client.post("/v1/chat/completions", json={"model": "priced", **sent}).status_code == 503  # it was asked

@@ -8,7 +8,7 @@ import pytest
 
 from tests.migrate.reports import TARIFFS, answers, report, without_expected
 from tunery.migrate.capture import Golden
-from tunery.migrate.compare import bootstrap, decide, is_exact_task, similarity, summarise, token_overlap
+from tunery.migrate.compare import MAX_COMPARED, bootstrap, decide, is_exact_task, similarity, summarise, token_overlap
 from tunery.migrate.report import make_report, to_html
 
 
@@ -120,3 +120,9 @@ def test_as_lines_the_report_is_its_json_with_the_rows_after_it() -> None:
     head, *rows = [json.loads(line) for line in made.as_json_lines()]
     assert {**head, "rows": rows} == json.loads(json.dumps(made.as_json()))
     assert head["object"] == "tunery.parity_report" and len(rows) == 30
+
+
+def test_of_long_answers_the_beginnings_are_compared() -> None:
+    """The time grows with the product of the lengths: a million characters each would take a minute a row."""
+    assert similarity("a" * MAX_COMPARED + "b" * 1_000_000, "a" * MAX_COMPARED + "c" * 1_000_000) == 1.0
+    assert similarity("x" + "a" * 1_000_000, "y" + "b" * 1_000_000) == 0.0

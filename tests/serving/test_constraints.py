@@ -14,6 +14,7 @@ from tunery.domain.schemas import RequestSchema, check_cost, format_schema, func
 from tunery.serving import constraints
 from tunery.serving.constraints import CallMarks, Function, Grammars, Rules
 from tunery.serving.schemas import answer_schema
+from tunery.serving.trial import needs_trial
 
 MARKS = CallMarks("<tool_call>", "</tool_call>")
 VOCAB_SIZE, EOS = 259, 2
@@ -431,3 +432,76 @@ def test_a_grammar_that_is_too_much_midway_ends_a_strict_answer_only(
 
     assert allowed.all() and not constraint.is_complete
     assert constraint.has_failed == (strict is True)
+
+
+def pattern(text: str) -> dict[str, Any]:
+    return {"type": "string", "pattern": text}
+
+
+def combined(count: int) -> list[Any]:
+    return [pattern(f"a{{{number}}}.*b{{{number}}}") for number in range(1, count)]
+
+
+EXPLODING = {
+    "allOf": with_a({"allOf": combined(60)}),
+    "nested allOf": with_a({"allOf": [{"allOf": combined(20)}, {"allOf": combined(60)[20:]}]}),
+    "definitions": with_a(
+        {"allOf": [{"$ref": f"#/$defs/{number}"} for number in range(50)]},
+        **{"$defs": {str(number): part for number, part in enumerate(combined(51))}},
+    ),
+}
+
+
+@pytest.mark.timeout(300)
+def test_schemas_that_are_too_much_to_be_combined_are_ended_and_hold_up_nobody(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No thread of ours ever makes them: they would go on for hours, and take all memory."""
+    made: list[Rules] = []
+    make = grammars.make
+    monkeypatch.setattr(grammars, "make", lambda rules: made.append(rules) or make(rules))
+    plain = Rules(MARKS, (function(with_a({"const": "x"})),), must_call=True)
+    mild = Rules(MARKS, (function(with_a({"allOf": combined(4)})),), must_call=True)
+
+    async def ask() -> None:
+        await grammars.get(mild)
+        assert made == [mild]
+        grammars.trials.time_limit_s = 1.0
+        schemas = zip(EXPLODING.values(), (True, False, None), strict=True)
+        hostile = [Rules(MARKS, answer=format_schema({"schema": each, "strict": strict})) for each, strict in schemas]
+        asked = [asyncio.create_task(grammars.get(rules)) for rules in hostile]
+        await asyncio.sleep(0)
+        await grammars.get(plain)
+        assert not any(each.done() for each in asked)
+        for each in asked:
+            with pytest.raises(InvalidRequest, match="too much to be combined"):
+                await each
+        grammars.trials.time_limit_s = 5.0
+        await grammars.get(Rules(MARKS, (function(with_a({"allOf": combined(3)})),), must_call=True))
+
+    run(ask())
+    assert len(made) == 3
+    grammars.close()
+
+
+@pytest.mark.parametrize(
+    ("schema", "is_combined"),
+    [
+        (with_a(TEXT, description="x"), False),
+        (with_a({"type": "string", "minLength": 1, "maxLength": 9}), False),
+        (with_a({"anyOf": [TEXT, {"type": "null"}]}), False),
+        (with_a({"$ref": "#/$defs/A", "description": "x"}, **{"$defs": {"A": {"enum": ["a", "b"]}}}), False),
+        (with_a(pattern("a+")), False),
+        (with_a({"allOf": [pattern("a"), pattern("b")]}), True),
+        (with_a({"pattern": "a", "maxLength": 9}), True),
+        (with_a({"$ref": "#/$defs/A", "pattern": "a"}), True),
+        (with_a({"anyOf": [TEXT], "oneOf": [TEXT]}), True),
+        (with_a({"anyOf": [TEXT], "properties": {}}), True),
+        ({"type": "object", "patternProperties": {"a": {}, "b": {}}}, True),
+        (with_a({"not": pattern("a")}), True),
+        ({"$defs": {"A": {"if": {}, "then": {}}}}, True),
+        ({"type": "array", "prefixItems": [{"items": {"allOf": [{}]}}]}, True),
+    ],
+)
+def test_schemas_that_say_one_thing_of_each_value_need_no_trial(schema: Any, is_combined: bool) -> None:
+    assert needs_trial(schema) is is_combined

@@ -2,7 +2,8 @@
 
 What a request asks for (`Rules`) becomes a grammar's text, then a `Grammar`, of which every answer gets a `Constraint`
 of its own. The second step may take a second and a hundred megabytes, so it is made neither in the event loop nor in
-the engine's thread, a few at a time, within a time limit, and what was made is kept for the next request.
+the engine's thread, a few at a time, within a time limit, and what was made is kept for the next request. What may take
+for ever is tried first in a process that can be ended.
 """
 
 import asyncio
@@ -13,7 +14,9 @@ import re
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.schemas import RequestSchema
 from tunery.serving.schemas import Schema, SchemaProblem, answer_schema, arguments_schema, loosened
+from tunery.serving.trial import Trials, needs_trial
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +142,7 @@ class Grammars:
         self._kept: OrderedDict[bytes, Grammar | InvalidRequest] = OrderedDict()
         self._making: dict[bytes, asyncio.Task[Grammar | InvalidRequest]] = {}
         self._turn = asyncio.Semaphore(MAX_MAKING)
+        self.trials = Trials(_maker, (model_dir, vocab_size, eos_ids))
 
     async def get(self, rules: Rules) -> Grammar:
         """Raises InvalidRequest that names the schema which cannot be held to."""
@@ -153,10 +158,17 @@ class Grammars:
             raise InvalidRequest(found.message, param=found.param, code=found.code)
         return found
 
+    def close(self) -> None:
+        """End the process of the trials."""
+        self.trials.close()
+
     async def _make_in_turn(self, key: bytes, rules: Rules) -> Grammar | InvalidRequest:
         try:
-            async with self._turn:
-                found = await self._make_in_time(rules)
+            if any(needs_trial(item.schema) for item in rules.schemas) and not await self.trials.passes(rules):
+                found = _too_much(rules, "what it says of one value at once is too much to be combined.")
+            else:
+                async with self._turn:
+                    found = await self._make_in_time(rules)
             self._keep(key, found)
             return found
         finally:
@@ -252,6 +264,17 @@ class Grammars:
 
     def _matcher(self, grammar: str) -> LLMatcher:
         return LLMatcher(self._tokenizer, grammar, log_level=0, limits=_LIMITS)
+
+
+def _maker(model_dir: Path, vocab_size: int, eos_ids: frozenset[int]) -> Callable[[Rules], object]:
+    """`Grammars.make` of another process; what is refused there is refused here, too."""
+    grammars = Grammars(model_dir, vocab_size, eos_ids)
+
+    def make(rules: Rules) -> None:
+        with suppress(InvalidRequest):
+            grammars.make(rules)
+
+    return make
 
 
 def _json_grammar(schema: Schema, *, is_strict: bool) -> str:

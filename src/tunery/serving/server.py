@@ -47,6 +47,7 @@ async def serve(settings: EngineSettings) -> int:
     finally:
         watch.cancel()
         announce.cancel()
+        service.grammars.close()
         await asyncio.to_thread(service.engine.stop)
     return 1 if service.engine.failure is not None else 0
 

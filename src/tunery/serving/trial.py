@@ -1,0 +1,100 @@
+"""Tries in a process of its own whether a grammar can be made: schemas that hold for one value at once, such as twenty
+patterns in an `allOf`, are combined with each other, which may take hours and all memory, and no thread can be ended.
+
+Schemas that say one thing of each value, which most do, need no trial.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import resource
+from collections.abc import Callable
+from concurrent.futures import TimeoutError as TookTooLong
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from tunery.datasets.pool import end_with_parent
+
+TIME_LIMIT_S = 5.0
+MAX_BYTES = 3 * 1024**3  # of the process's addresses, which its libraries take a third of
+# A node with two of these has them combined by the grammar engine; with the last ones, already with one.
+_COMBINED = ("$ref", "anyOf", "oneOf", "pattern", "format", "minLength", "maxLength", "multipleOf", "enum", "const")
+_COMBINES = ("allOf", "not", "patternProperties", "propertyNames", "dependentSchemas", "if", "then", "else")
+_TEXT_LENGTHS = {"minLength", "maxLength"}
+
+
+def needs_trial(schema: Any) -> bool:
+    """Whether any of the schema's values is described more than once."""
+    waiting = [schema]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            said = {key for key in _COMBINED if key in node}
+            is_combined = len(said) > 1 and said != _TEXT_LENGTHS
+            beside = said & {"$ref", "anyOf", "oneOf"} and ("properties" in node or "items" in node)
+            if is_combined or beside or any(key in node for key in _COMBINES):
+                return True
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
+    return False
+
+
+class Trials:
+    """One process, which starts with the first trial. `make(*arguments)`, all of it picklable, gives what then takes
+    what is to be tried."""
+
+    def __init__(self, make: Callable[..., Callable[[Any], object]], arguments: tuple[Any, ...]) -> None:
+        self.time_limit_s = TIME_LIMIT_S
+        self._make, self._arguments = make, arguments
+        self._pool: Any = None
+        self._turn = asyncio.Semaphore(1)
+
+    async def passes(self, tried: Any) -> bool:
+        """False when it takes too long or too much memory. What else goes wrong does so again where it is made."""
+        async with self._turn:
+            future = self._started().schedule(_try, args=(tried,), timeout=self.time_limit_s)
+            try:
+                await asyncio.wrap_future(future)
+            except (TookTooLong, BrokenProcessPool, MemoryError):
+                return False
+            except Exception:  # a process that was killed raises the library's own
+                return not isinstance(future.exception(), _killed())
+            return True
+
+    def _started(self) -> Any:
+        if self._pool is None:
+            from pebble import ProcessPool
+
+            spawn = multiprocessing.get_context("spawn")  # a fork of a server would copy its threads' locks
+            arguments = (os.getpid(), self._make, self._arguments)
+            self._pool = ProcessPool(1, initializer=_prepare, initargs=arguments, context=spawn)
+        return self._pool
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool.join()
+
+
+def _killed() -> type[Exception]:
+    from pebble import ProcessExpired
+
+    return ProcessExpired
+
+
+_make_it: Callable[[Any], object] | None = None
+
+
+def _prepare(parent: int, make: Callable[..., Callable[[Any], object]], arguments: tuple[Any, ...]) -> None:
+    global _make_it
+    end_with_parent(parent)
+    _make_it = make(*arguments)
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = MAX_BYTES if hard == resource.RLIM_INFINITY else min(MAX_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+def _try(tried: Any) -> None:
+    assert _make_it is not None
+    _make_it(tried)
