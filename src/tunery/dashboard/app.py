@@ -1,4 +1,7 @@
-"""Mounts the dashboard into the api's application. One call a process: NiceGUI has one application of its own."""
+"""The map of the dashboard, and mounting it into the api's application.
+
+One call a process: NiceGUI has one application of its own. A folder holds the pages of a feature.
+"""
 
 import logging
 from pathlib import Path
@@ -11,14 +14,24 @@ from nicegui import Client, background_tasks, ui
 from nicegui import app as pages_app
 from starlette.responses import Response
 
-from tunery.dashboard import frame, open_pages
+from tunery.dashboard import frame, open_pages, sign_in
+from tunery.dashboard.compare import page as compare
+from tunery.dashboard.compare import result
 from tunery.dashboard.connection import Connections
 from tunery.dashboard.drafts import Drafts
+from tunery.dashboard.files import dataset
+from tunery.dashboard.files import page as files
 from tunery.dashboard.guard import Guard, give_nonces_to_the_framework
-from tunery.dashboard.pages import PAGES, PageSpec, sign_in
+from tunery.dashboard.jobs import create, job
+from tunery.dashboard.jobs import page as jobs
+from tunery.dashboard.move import page as move
+from tunery.dashboard.move import report
+from tunery.dashboard.playground import page as playground
 from tunery.dashboard.routes import plain_routes
 from tunery.dashboard.sessions import COOKIE, Sessions
-from tunery.dashboard.visit import BASE, Visit
+from tunery.dashboard.settings import audit, keys, limits, mail, members, webhooks
+from tunery.dashboard.usage import page as usage
+from tunery.dashboard.visit import BASE, PageSpec, Visit
 from tunery.settings import Settings
 from tunery.texts import choose_language, translator
 
@@ -27,6 +40,27 @@ log = logging.getLogger(__name__)
 STATIC = Path(__file__).with_name("static")
 BUILD_TIMEOUT_S = 30.0  # pages read the API before they are sent, so that they arrive complete
 RECONNECT_S = 60.0  # a laptop that slept for less finds its page as it was
+
+
+PAGES = (
+    PageSpec("/", "jobs.title", jobs.build, section="jobs"),
+    PageSpec("/jobs/new", "create.title", create.build, section="jobs"),
+    PageSpec("/jobs/{job_id}", "job.title", job.build, section="jobs"),
+    PageSpec("/playground", "playground.title", playground.build, section="playground"),
+    PageSpec("/datasets", "datasets.title", files.build, section="datasets"),
+    PageSpec("/datasets/{file_id}", "dataset.title", dataset.build, section="datasets"),
+    PageSpec("/compare", "compare.title", compare.build, section="compare"),
+    PageSpec("/compare/{file_id}", "compare.title", result.build, section="compare"),
+    PageSpec("/move", "move.title", move.build, section="move"),
+    PageSpec("/move/{file_id}", "move.report", report.build, section="move"),
+    PageSpec("/usage", "usage.title", usage.build, section="usage"),
+    PageSpec("/keys", "keys.title", keys.build, section="keys"),
+    PageSpec("/webhooks", "webhooks.title", webhooks.build, section="webhooks"),
+    PageSpec("/mail", "mails.title", mail.build, section="mail"),
+    PageSpec("/members", "members.title", members.build, section="members"),
+    PageSpec("/limits", "limits.title", limits.build, section="limits"),
+    PageSpec("/audit", "audit.title", audit.build, section="audit"),
+)
 
 
 def mount(app: FastAPI, settings: Settings) -> None:

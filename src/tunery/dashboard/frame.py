@@ -14,8 +14,7 @@ from starlette.requests import Request
 from tunery.dashboard.components.blocks import empty
 from tunery.dashboard.components.html import button_link, icon
 from tunery.dashboard.guard import script
-from tunery.dashboard.pages.spec import PageSpec
-from tunery.dashboard.visit import BASE, Visit
+from tunery.dashboard.visit import BASE, PageSpec, Visit
 from tunery.texts import LANGUAGES, Translator
 
 WORK = (

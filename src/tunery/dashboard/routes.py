@@ -12,7 +12,7 @@ from starlette.background import BackgroundTask
 from tunery.dashboard.checks import report_of
 from tunery.dashboard.connection import Connections, explain, visitor_address
 from tunery.dashboard.drafts import Drafts
-from tunery.dashboard.examples import upload_example
+from tunery.dashboard.files.examples import upload_example
 from tunery.dashboard.guard import Throttle, is_same_origin
 from tunery.dashboard.open_pages import end_pages
 from tunery.dashboard.result_file import as_plain_csv

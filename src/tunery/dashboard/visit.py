@@ -76,3 +76,13 @@ def notify(message: str, *, bad: bool = False) -> None:
 
 
 Body = Callable[[Visit], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class PageSpec:
+    """What the frame has to know of a page."""
+
+    path: str  # below the dashboard's own address; `{name}` is a parameter
+    title: str  # key of its text
+    build: Body
+    section: str  # the entry of the navigation that is marked

@@ -4,9 +4,9 @@ from markupsafe import Markup
 
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.table import Cell, Column, Row, Table
-from tunery.dashboard.pages.move import VERDICTS, command
-from tunery.dashboard.pages.parity_rows import PAGE, RowList
-from tunery.dashboard.parity import Interval, Money, NotAReport, Parity, Summary, read_part
+from tunery.dashboard.move.page import VERDICTS, command
+from tunery.dashboard.move.reader import Interval, Money, NotAReport, Parity, Summary, read_part
+from tunery.dashboard.move.rows import PAGE, RowList
 from tunery.dashboard.visit import BASE, Visit
 from tunery.texts import Translator
 

@@ -7,8 +7,8 @@ from nicegui import ui
 
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.poll import Poll
+from tunery.dashboard.components.start import first_steps
 from tunery.dashboard.components.table import Column, Row, Table
-from tunery.dashboard.pages.start import first_steps
 from tunery.dashboard.visit import BASE, Visit
 from tunery.domain.jobs import JobStatus
 

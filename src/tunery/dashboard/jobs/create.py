@@ -11,8 +11,8 @@ from tunery.dashboard.components import blocks, code, html
 from tunery.dashboard.components.choices import FIRST, Choice, Files, Models, weights_line
 from tunery.dashboard.components.drop import Drop
 from tunery.dashboard.components.report import check_file, show_advice, show_report
+from tunery.dashboard.jobs.parts import hyperparameter_rows
 from tunery.dashboard.models import list_models, trainable
-from tunery.dashboard.pages.job_parts import hyperparameter_rows
 from tunery.dashboard.visit import Visit
 
 METHODS = ("supervised", "dpo")

@@ -8,8 +8,8 @@ from nicegui import ui
 from tunery.dashboard.components import blocks, code
 from tunery.dashboard.components.choices import FIRST, MAX_HELD_BYTES, Files, Models
 from tunery.dashboard.models import Model, list_models
-from tunery.dashboard.pages.lane import Lane, Parameters
-from tunery.dashboard.pages.save_example import save_example
+from tunery.dashboard.playground.lane import Lane, Parameters
+from tunery.dashboard.playground.save_example import save_example
 from tunery.dashboard.visit import Visit, notify
 
 MAX_LANES = 3

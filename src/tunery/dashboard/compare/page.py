@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 from nicegui import ui
 
-from tunery.dashboard import running
+from tunery.dashboard.compare import running
 from tunery.dashboard.comparison import PREFIX, PURPOSE, Comparison, Contestant, Plan
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.choices import FIRST, MAX_HELD_BYTES, Choice, Files, Models

@@ -8,7 +8,7 @@ from openai.types import FileObject
 
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.table import Column, Row, Table
-from tunery.dashboard.parity import PREFIX, PURPOSE, NotAReport, Parity, read_head
+from tunery.dashboard.move.reader import PREFIX, PURPOSE, NotAReport, Parity, read_head
 from tunery.dashboard.visit import BASE, Visit
 from tunery.texts import Translator
 

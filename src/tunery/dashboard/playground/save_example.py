@@ -6,7 +6,7 @@ from typing import Any
 from nicegui import ui
 
 from tunery.dashboard.components import blocks
-from tunery.dashboard.examples import add_example
+from tunery.dashboard.files.examples import add_example
 from tunery.dashboard.visit import Visit
 
 NEW = ""

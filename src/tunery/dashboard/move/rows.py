@@ -5,7 +5,7 @@ from nicegui import ui
 
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.conversation import conversation, message, shortened
-from tunery.dashboard.parity import Parity, ParityRow, RowAnswer, read_part
+from tunery.dashboard.move.reader import Parity, ParityRow, RowAnswer, read_part
 from tunery.dashboard.visit import Visit
 
 PAGE = 20

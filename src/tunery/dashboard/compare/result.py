@@ -5,7 +5,7 @@ from typing import Any
 from markupsafe import Markup
 from nicegui import ui
 
-from tunery.dashboard import running
+from tunery.dashboard.compare import running
 from tunery.dashboard.comparison import Comparison, read_result
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.chart import bars

@@ -11,8 +11,8 @@ from tunery.dashboard.components import blocks, code, html
 from tunery.dashboard.components.chart import Curves
 from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.table import Column, Table
+from tunery.dashboard.jobs.parts import checkpoint_rows, events_list, facts_of, failure, hyperparameter_rows
 from tunery.dashboard.models import Model, list_models, playground_path
-from tunery.dashboard.pages.job_parts import checkpoint_rows, events_list, facts_of, failure, hyperparameter_rows
 from tunery.dashboard.visit import BASE, Visit
 from tunery.domain.jobs import TERMINAL, JobStatus
 
