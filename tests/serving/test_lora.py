@@ -9,6 +9,7 @@ import torch
 from tests.serving.peft_adapters import write_adapter
 from tests.serving.test_forward import make_model
 from tunery.serving.forward.adapters import load_adapter
+from tunery.serving.forward.linear import PackedLinear, Precision, shared
 from tunery.serving.forward.lora import Lora
 
 LAYER, QKV = 1, 0
@@ -49,3 +50,27 @@ def test_each_row_gets_its_own_adapter(
 def test_a_pass_without_adapters_is_none(tiny_model_dir: Path) -> None:
     config = make_model(tiny_model_dir, torch.float32).config
     assert Lora(config).over([(None, 3), (None, 1)]) is None
+
+
+@pytest.mark.parametrize("way", ["exact", "prompt", "decode"])
+@pytest.mark.parametrize("precision", ["full", "8bit"])
+@pytest.mark.parametrize("step", [0.001, 0.0003, 0.01])
+def test_an_adapter_that_has_learned_little_is_not_rounded_away(way: str, precision: Precision, step: float) -> None:
+    """The steps of bfloat16 are 0.008 between 1 and 2: most of what an adapter adds after its first step of training is
+    less than half of that. Sums that are rounded once keep it on average."""
+    torch.manual_seed(0)
+    weight, x = torch.randn(512, 256).bfloat16() / 16, torch.randn(64, 256).bfloat16()
+    linear = PackedLinear(weight, torch.randn(512).bfloat16(), precision=precision)
+    plus = torch.full((64, 512), step).bfloat16()
+
+    def result(plus: torch.Tensor | None) -> torch.Tensor:
+        if way == "exact":
+            return linear.exact(x, plus).float()
+        if way == "prompt":
+            return linear.prompt(x, plus).float()
+        y = linear(shared(x), plus=plus)
+        return torch.from_numpy(y).view(torch.bfloat16).float() if y.dtype.itemsize == 2 else torch.from_numpy(y)
+
+    gained = (result(plus) - result(None)).mean().item()
+    assert gained == pytest.approx(plus[0, 0].item(), rel=0.1)
+    assert torch.equal(result(torch.zeros_like(plus)), result(None))

@@ -24,7 +24,7 @@ from tunery.settings import Settings
 from tunery.store import bootstrap, database
 from tunery.store.blobs import Blobs
 
-START_TIMEOUT_S = 180.0
+START_TIMEOUT_S = 900.0  # the first start compiles the engine's loops; with other work beside it, for minutes
 MAX_FALLS = 5  # of one part in a row while starting: more is no accident
 LOOK_EVERY_S = 0.2
 LEAVING_S = 3.0

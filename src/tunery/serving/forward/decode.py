@@ -91,10 +91,11 @@ class DecodePass:
         return h.tensor
 
     def _linear(self, linear: PackedLinear, x: Shared, rows: _Rows, layer: int, fused: int) -> Array:
-        y = linear(x)
-        if rows.lora is not None:
-            rows.lora.add_rows(y, x.array, layer, fused)
-        return y
+        if rows.lora is None:
+            return linear(x)
+        plus = x.tensor.new_zeros(len(x.tensor), linear.out_features)
+        rows.lora.add_rows(as_array(plus), x.array, layer, fused)
+        return linear(x, plus=plus)
 
     def _attend(self, qkv: Array, norms: _Norms, layer: int, rows: _Rows, out: Array) -> None:
         """qkv [B, (H + 2K) · D], changed in place; out [B, H · D]."""

@@ -35,7 +35,11 @@ def shared(tensor: torch.Tensor) -> Shared:
 
 
 class PackedLinear:
-    """y = x Wᵀ + b for a frozen W [out, in]."""
+    """y = x Wᵀ + b for a frozen W [out, in].
+
+    `plus` [N, out] below is added before y is rounded: to a y that is rounded already, what is less than half a step of
+    bfloat16 would be lost, and so much of an adapter that has learned little.
+    """
 
     def __init__(
         self,
@@ -60,16 +64,23 @@ class PackedLinear:
         self._packed = _pack(weight) if self._products is weight.dtype else None
         self._dense = weight if self._packed is None else None
 
-    def __call__(self, x: Shared, dtype: type[np.generic] | None = None) -> Array:
+    def __call__(self, x: Shared, dtype: type[np.generic] | None = None, *, plus: torch.Tensor | None = None) -> Array:
         """For a decode step: x [N, in] → [N, out] of that type, as the loops read it; None: that of x."""
-        if self._bytes is not None:
-            return self._by_bytes(x, dtype)
-        made = self._by_four_bits(x.tensor)
-        return as_array(made.float() if dtype is np.float32 else made)
+        if self._bytes is None:
+            made = self._by_four_bits(x.tensor, plus)
+            return as_array(made.float() if dtype is np.float32 else made)
+        return self._by_bytes(x, dtype) if plus is None else as_array(self._bytes_plus(x, plus))
 
-    def prompt(self, x: torch.Tensor) -> torch.Tensor:
+    def prompt(self, x: torch.Tensor, plus: torch.Tensor | None = None) -> torch.Tensor:
         """For a prompt, which does not depend on the number of its rows: x [N, in] → [N, out]."""
-        return self.exact(x) if self._bytes is None else torch.from_numpy(self._by_bytes(shared(x))).view(x.dtype)
+        if self._bytes is None:
+            return self.exact(x, plus)
+        if plus is not None:
+            return self._bytes_plus(shared(x), plus)
+        return torch.from_numpy(self._by_bytes(shared(x))).view(x.dtype)
+
+    def _bytes_plus(self, x: Shared, plus: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self._by_bytes(x, np.float32)).add_(plus).to(x.tensor.dtype)
 
     def _by_bytes(self, x: Shared, dtype: type[np.generic] | None = None) -> Array:
         assert self._bytes is not None
@@ -77,20 +88,25 @@ class PackedLinear:
         self._bytes(x.array, y)
         return y
 
-    def _by_four_bits(self, x: torch.Tensor) -> torch.Tensor:
+    def _by_four_bits(self, x: torch.Tensor, plus: torch.Tensor | None) -> torch.Tensor:
         if self._four_bit is not None and len(x) <= FOUR_BIT_ROWS:
-            y = self._four_bit(x)
-            return y if self.bias is None else y.add_(self.bias)
-        return self.exact(x)
+            y = self._four_bit(x)  # rounded already: torch has no such product with a sum
+            for part in (self.bias, plus):
+                y = y if part is None else y.add_(part)
+            return y
+        return self.exact(x, plus)
 
-    def exact(self, x: torch.Tensor) -> torch.Tensor:
+    def exact(self, x: torch.Tensor, plus: torch.Tensor | None = None) -> torch.Tensor:
         """With the weights as they were given. x [N, in] → [N, out]."""
+        if self._packed is not None and plus is not None:
+            return torch.ops.mkldnn._linear_pointwise.binary(x, plus, self._packed, self.bias, "add")
         if self._packed is not None:
             return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
         assert self._dense is not None
         wide = self._products
         bias = None if self.bias is None else self.bias.to(wide)
-        return nn.functional.linear(x.to(wide), self._dense.to(wide), bias).to(x.dtype)
+        y = nn.functional.linear(x.to(wide), self._dense.to(wide), bias)
+        return (y if plus is None else y.add_(plus)).to(x.dtype)
 
 
 def _pack(weight: torch.Tensor) -> torch.Tensor | None:

@@ -108,10 +108,11 @@ class Model:
     def _linear(
         self, lora: LoraPass | None, exact: bool, linear: PackedLinear, x: torch.Tensor, layer: int, fused: int
     ) -> torch.Tensor:
-        y = linear.exact(x) if exact else linear.prompt(x)
+        plus = None
         if lora is not None:
-            lora.add(y, x, layer, fused)
-        return y
+            plus = x.new_zeros(len(x), linear.out_features)
+            lora.add(plus, x, layer, fused)
+        return linear.exact(x, plus) if exact else linear.prompt(x, plus)
 
     def _position(self, qkv: torch.Tensor, layer: LayerWeights, cos: torch.Tensor, sin: torch.Tensor) -> None:
         """Norm (where the model has one) and rotate queries and keys, in place. qkv [N, (H + 2K) · D]."""
