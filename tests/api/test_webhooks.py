@@ -138,6 +138,15 @@ def test_event_types_are_those_that_happen_here(api: Api) -> None:
     ]
 
 
+def test_an_address_to_come_is_taken_and_nothing_is_sent_there(api: Api) -> None:
+    """As OpenAI takes it: its SDK's own tests make endpoints with it."""
+    body = {"name": "n", "url": "https://", "event_types": ["fine_tuning.job.succeeded"]}
+    made = api.client.post("/v1/webhook_endpoints", json=body)
+    assert (made.status_code, made.json()["url"]) == (200, "https://")
+    judged = api.client.post("/tunery/v1/webhook_addresses", json={"url": "https://"}).json()
+    assert "https://" in judged["problem"]
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -147,8 +156,9 @@ def test_event_types_are_those_that_happen_here(api: Api) -> None:
         "https://h:0/",
         "https://[::1/",
         "https://[zz]/",
-        "https://",
+        "http://",
         "https:///path",
+        "https://?",
         "https://:80/",
         "https://a..b/",
         f"https://{'a' * 64}.example/",

@@ -28,7 +28,7 @@ def is_wanted(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    urllib.request.urlopen(urllib.request.Request(DOOR, data=item.name.encode(), method="POST"), timeout=30).close()
+    urllib.request.urlopen(urllib.request.Request(DOOR, data=item.nodeid.encode(), method="POST"), timeout=30).close()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -64,7 +64,7 @@ def reset(world: World, test: str) -> None:
         _clear(conn)
         for file_id in FILES:
             files.insert_file(conn, _file(file_id))
-        _insert_upload(conn)
+        _insert_upload(conn, is_complete="test_parts" not in test)
         _insert_job(conn, JobStatus.PAUSED if "resume" in test else JobStatus.QUEUED)
         _insert_models(conn)
         webhooks.insert_endpoint(conn, _endpoint(world.receiver_url))
@@ -144,7 +144,8 @@ def _file(file_id: str) -> File:
     )
 
 
-def _insert_upload(conn: Connection) -> None:
+def _insert_upload(conn: Connection, *, is_complete: bool) -> None:
+    """`is_complete`: its part is there, so that it can be completed; else there is room for one."""
     upload = Upload(
         id=UPLOAD,
         project_id=PROJECT,
@@ -156,7 +157,8 @@ def _insert_upload(conn: Connection) -> None:
         mime_type="text/jsonl",
     )
     files.insert_upload(conn, upload)
-    files.insert_part(conn, UploadPart(PART, UPLOAD, NOW, len(EXAMPLE), f"uploads/{UPLOAD}/{PART}"))
+    if is_complete:
+        files.insert_part(conn, UploadPart(PART, UPLOAD, NOW, len(EXAMPLE), f"uploads/{UPLOAD}/{PART}"))
 
 
 def _insert_job(conn: Connection, status: JobStatus) -> None:

@@ -57,7 +57,8 @@ def web_address(url: str) -> str:
         host.encode("idna")
     except ValueError as exc:  # brackets without end, a port that is none, a name with an empty or a long part
         raise ValueError(say("error.url_unreadable", reason=str(exc)[:100])) from exc
-    if not host or port == 0:
+    # A bare `https://`, for an endpoint whose address is to come, is taken as OpenAI takes it: nothing is sent there.
+    if port == 0 or (not host and url != "https://"):
         raise ValueError(say("error.url_host"))
     if any(char <= " " or unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp") for char in url):
         raise ValueError(say("error.url_characters"))

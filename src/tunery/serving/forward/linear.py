@@ -80,6 +80,7 @@ class PackedLinear:
         return torch.from_numpy(self._by_bytes(shared(x))).view(x.dtype)
 
     def _bytes_plus(self, x: Shared, plus: torch.Tensor) -> torch.Tensor:
+        """x [N, in], plus [N, out] → [N, out] of the type of x."""
         return torch.from_numpy(self._by_bytes(x, np.float32)).add_(plus).to(x.tensor.dtype)
 
     def _by_bytes(self, x: Shared, dtype: type[np.generic] | None = None) -> Array:
