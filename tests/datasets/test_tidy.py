@@ -230,3 +230,37 @@ def test_a_refusal_is_the_answer_whatever_empty_content_stands_beside_it(content
     pair["preferred_output"] = [answer]
     assert isinstance(preferring := parsed(pair).example, PreferenceExample)
     assert text_of(preferring.preferred) == "I may not."
+
+
+EMPTY = [None, "", {}, [], {"a": None, "b": []}]
+
+
+@pytest.mark.parametrize("empty", EMPTY)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_call_loses_what_a_definition_would_hold(empty: Any, legacy: bool) -> None:
+    """A table that knows one kind of function gives calls the keys of definitions, and definitions those of calls."""
+    row, merged = calling("{}", legacy=legacy), calling("{}", legacy=legacy)
+    message = merged["messages"][1]
+    call = message["function_call"] if legacy else message["tool_calls"][0]["function"]
+    call.update(description=empty, parameters=empty, strict=empty)
+    assert parsed(merged) == parsed(row)
+
+
+@pytest.mark.parametrize("empty", EMPTY)
+def test_a_definition_loses_what_a_call_would_hold(empty: Any) -> None:
+    merged = calling("{}", tools=[{**TOOL, "function": {**TOOL["function"], "arguments": empty}}])
+    assert parsed(merged) == parsed(calling("{}"))
+
+
+@pytest.mark.parametrize("empty", EMPTY)
+def test_a_text_part_loses_the_structures_of_others(empty: Any) -> None:
+    row, merged = chat_row(), chat_row()
+    row["messages"][0]["content"] = [{"type": "text", "text": "a"}]
+    merged["messages"][0]["content"] = [{"type": "text", "text": "a", "image_url": empty, "input_audio": empty}]
+    assert parsed(merged) == parsed(row)
+
+
+def test_a_call_with_a_key_that_says_something_is_still_wrong() -> None:
+    row = calling("{}")
+    row["messages"][1]["tool_calls"][0]["function"]["description"] = "text"
+    assert parsed(row).example is None

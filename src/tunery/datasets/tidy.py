@@ -25,6 +25,10 @@ _OUTPUTS = frozenset(("preferred_output", "non_preferred_output", "preferred_com
 _FORMS = (frozenset(("messages",)), _OUTPUTS | {"input"}, frozenset(("prompt", "completion")))
 # Of a tool and of a call: what they cannot do without.
 _OF_TOOLS = frozenset(("id", "type", "function", "name"))
+# What is in a function that is called, in one that is defined, and in a text part.
+_OF_CALLS = frozenset(("name", "arguments"))
+_OF_DEFINITIONS = frozenset(("name", "description", "parameters", "strict"))
+_OF_PARTS = frozenset(("type", "text"))
 # Keywords of JSON Schema that may well be null.
 _MAY_BE_NULL = frozenset(("default", "const"))
 _SHOWN = 120
@@ -70,6 +74,8 @@ def _tidy_tool(tool: dict[str, Any]) -> None:
     for function in (tool, tool.get("function")):
         if isinstance(function, dict):
             _drop_nulls(function)
+            if function is not tool:
+                _drop_absent(function, function.keys() - _OF_DEFINITIONS)
             if isinstance(function.get("parameters"), dict):
                 function["parameters"] = _without_nulls(function["parameters"])
 
@@ -105,6 +111,7 @@ def _tidy_message(message: Any, path: str, schemas: dict[str, Any], findings: Fi
                 del message[key]
     for part in _objects(message.get("content")):
         _drop_nulls(part)
+        _drop_absent(part, part.keys() - _OF_PARTS)  # `image_url` of a part of that type
     for index, call in enumerate(_objects(message.get("tool_calls"))):
         _drop_absent(call, call.keys() - _OF_TOOLS)
         if isinstance(call.get("index"), int):  # of a call that was put together from a stream
@@ -116,6 +123,7 @@ def _tidy_message(message: Any, path: str, schemas: dict[str, Any], findings: Fi
 def _tidy_arguments(function: Any, path: str, schemas: dict[str, Any], findings: Findings) -> None:
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         return
+    _drop_absent(function, function.keys() - _OF_CALLS)  # `parameters` of a definition
     given = function.get("arguments")
     if isinstance(given, dict):
         given = _without_unset(given, schemas.get(function["name"]))
