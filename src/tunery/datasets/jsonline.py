@@ -8,6 +8,7 @@ from typing import Any
 
 from tunery.datasets.encodings import narrow_encoding, said, wide_encoding
 from tunery.datasets.problems import Findings, shown
+from tunery.domain.json_body import is_deep
 from tunery.texts import say
 
 MAX_DEPTH = 64
@@ -114,28 +115,10 @@ def _decode_text(text: str, findings: Findings) -> Any:
     except RecursionError:
         findings.add("nesting_too_deep", "", say("problem.nesting_too_deep", most=MAX_DEPTH))
         return None
-    if text.count("{") + text.count("[") > MAX_DEPTH and _is_deep(value):
+    if text.count("{") + text.count("[") > MAX_DEPTH and is_deep(value, MAX_DEPTH):
         findings.add("nesting_too_deep", "", say("problem.nesting_too_deep", most=MAX_DEPTH))
         return None
     return _NULL if value is None else value
-
-
-def _is_deep(value: Any) -> bool:
-    """Level by level, so that no depth can exhaust the stack."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [child for parent in level for child in _children(parent)]
-        if not level:
-            return False
-    return True
-
-
-def _children(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, list):
-        return []
-    return [child for child in value if isinstance(child, dict | list)]
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

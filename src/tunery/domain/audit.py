@@ -25,4 +25,4 @@ class AuditEvent:
     type: str  # OpenAI's names, such as api_key.created; ours for what OpenAI does not log: file.deleted
     actor: Actor
     resource_id: str | None = None
-    details: dict[str, Any] = field(default_factory=dict)  # what was asked for; never a secret, never a prompt
+    details: dict[str, Any] = field(default_factory=dict[str, Any])  # what was asked for; no secret, no prompt

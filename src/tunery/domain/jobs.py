@@ -91,7 +91,7 @@ class FineTuningJob:
     died_at_step: int | None = None  # the step of the newest state when its trainer died last
     step: int = 0  # optimizer steps done
     total_steps: int | None = None
-    details: dict[str, Any] = field(default_factory=dict)  # ours, under /tunery/v1: reasons, advice, parity, timings
+    details: dict[str, Any] = field(default_factory=dict[str, Any])  # ours: reasons, advice, parity, timings
 
     @property
     def is_terminal(self) -> bool:

@@ -1,6 +1,6 @@
 """The JSON of a request, as api and engine read it: bounded in what it costs, before and after."""
 
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -21,7 +21,7 @@ def read_json(raw: bytes) -> Any:
     except orjson.JSONDecodeError as exc:
         found = say("error.not_json", reason=exc.msg[:100], line=exc.lineno, column=exc.colno)
         raise InvalidRequest(found) from exc
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and is_deep(value):
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and is_deep(value, MAX_DEPTH):
         raise InvalidRequest(say("error.nested_too_deep", most=MAX_DEPTH))
     return value
 
@@ -36,11 +36,22 @@ def num_values(raw: bytes) -> int:
     return sum(outside.count(sign) for sign in (b",", b"[", b"{"))
 
 
-def is_deep(value: Any) -> bool:
+def is_deep(value: Any, most: int) -> bool:
+    """Whether more than `most` objects and arrays lie inside each other. Walks level by level, not down the stack."""
     level = [value]
-    for _ in range(MAX_DEPTH):
-        items = (item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer))
-        level = [item for item in items if isinstance(item, dict | list)]
+    for _ in range(most):
+        level = [item for outer in level for item in (*as_object(outer).values(), *as_list(outer))]
+        level = [item for item in level if isinstance(item, dict | list)]
         if not level:
             return False
     return True
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """The value when it is a JSON object, else an empty one."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def as_list(value: Any) -> list[Any]:
+    """The value when it is a JSON array, else an empty one."""
+    return cast("list[Any]", value) if isinstance(value, list) else []

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tunery.domain.errors import InvalidRequest
+from tunery.domain.json_body import as_list, as_object
 from tunery.texts import say
 
 # Of all schemas of one request together.
@@ -57,17 +58,14 @@ def format_schema(wanted: Mapping[str, Any]) -> RequestSchema:
 def request_schemas(body: Mapping[str, Any]) -> Iterator[RequestSchema]:
     """Every schema of a chat request as it came, whatever its shape: what is none is left to who parses it."""
     for name in ("tools", "functions"):
-        listed = body.get(name)
-        for index, item in enumerate(listed if isinstance(listed, list) else ()):
-            function = item.get("function") if name == "tools" and isinstance(item, dict) else item
+        for index, item in enumerate(as_list(body.get(name))):
+            function = as_object(item).get("function") if name == "tools" else item
             if isinstance(function, dict):
-                yield function_schema(
-                    function, f"tools[{index}].function" if name == "tools" else f"functions[{index}]"
-                )
-    wanted = body.get("response_format")
-    schema = wanted.get("json_schema") if isinstance(wanted, dict) else None
+                path = f"tools[{index}].function" if name == "tools" else f"functions[{index}]"
+                yield function_schema(as_object(function), path)
+    schema = as_object(body.get("response_format")).get("json_schema")
     if isinstance(schema, dict):
-        yield format_schema(schema)
+        yield format_schema(as_object(schema))
 
 
 def check_cost(schemas: Iterable[RequestSchema]) -> None:
@@ -115,13 +113,15 @@ def _count(schema: RequestSchema, total: _Total) -> None:
         if depth > MAX_DEPTH:
             raise _beyond(schema, "levels of objects and arrays inside each other", MAX_DEPTH)
         if isinstance(node, list):
-            waiting += [(item, kind, depth + 1) for item in node]
-        elif kind == "schema":
-            _measure(schema, node, total)
-            waiting += [(value, _kind(key), depth + 1) for key, value in node.items()]
+            waiting += [(item, kind, depth + 1) for item in as_list(node)]
+            continue
+        members = as_object(node)
+        if kind == "schema":
+            _measure(schema, members, total)
+            waiting += [(value, _kind(key), depth + 1) for key, value in members.items()]
         else:
-            _names(schema, node, total)
-            waiting += [(value, "schema" if kind == "map" else kind, depth + 1) for value in node.values()]
+            _names(schema, members, total)
+            waiting += [(value, "schema" if kind == "map" else kind, depth + 1) for value in members.values()]
 
 
 def _kind(keyword: str) -> str:
@@ -129,15 +129,11 @@ def _kind(keyword: str) -> str:
 
 
 def _measure(schema: RequestSchema, node: dict[str, Any], total: _Total) -> None:
-    properties, required, values = node.get("properties"), node.get("required"), node.get("enum")
-    if isinstance(properties, dict):
-        needed = {name for name in required if isinstance(name, str)} if isinstance(required, list) else set()
-        if len(properties.keys() - needed) > MAX_OPTIONAL_PROPERTIES:
-            raise _beyond(schema, "properties of one object that are not required", MAX_OPTIONAL_PROPERTIES)
-    if isinstance(values, list):
-        total.add(schema, "enum values", len(values))
-    patterns = node.get("patternProperties")
-    for pattern in (node.get("pattern"), *(patterns if isinstance(patterns, dict) else ())):
+    needed = {name for name in as_list(node.get("required")) if isinstance(name, str)}
+    if len(as_object(node.get("properties")).keys() - needed) > MAX_OPTIONAL_PROPERTIES:
+        raise _beyond(schema, "properties of one object that are not required", MAX_OPTIONAL_PROPERTIES)
+    total.add(schema, "enum values", len(as_list(node.get("enum"))))
+    for pattern in (node.get("pattern"), *as_object(node.get("patternProperties"))):
         if isinstance(pattern, str):
             _text(schema, pattern, total)
             if repeats(pattern) > MAX_REPEATS:

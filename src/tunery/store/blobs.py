@@ -115,7 +115,7 @@ class Blobs:
 
     def list(self, prefix: str) -> tuple[str, ...]:
         """The paths below the folder `prefix`, sorted."""
-        batches = obstore.list(self._store, prefix=_checked(prefix))
+        batches = obstore.list(self._store, prefix=_checked(prefix))  # pyright: ignore[reportUnknownMemberType]
         return tuple(sorted(item["path"] for batch in batches for item in batch))
 
     def local_path(self, path: str) -> Path | None:

@@ -1,6 +1,6 @@
 """Opens the database, brings its schema up to date and gives out transactions."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,14 +80,14 @@ def _connect_sqlite(url: Any, secrets: Secrets | None) -> Engine:
 
 
 @contextmanager
-def write(engine: Engine) -> Iterator[Connection]:
+def write(engine: Engine) -> Generator[Connection]:
     """One transaction that may write: committed at the end of the block, rolled back by an exception."""
     with engine.begin() as conn:
         yield conn
 
 
 @contextmanager
-def read(engine: Engine) -> Iterator[Connection]:
+def read(engine: Engine) -> Generator[Connection]:
     """One transaction that only reads; on SQLite it never waits for writers."""
     with engine.connect().execution_options(**{READ_ONLY: True}) as conn, conn.begin():
         yield conn

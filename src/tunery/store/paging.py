@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Connection, Row, Select, Table, func, select, tuple_
+from sqlalchemy import Connection, Row, RowMapping, Select, Table, func, select, tuple_
 from sqlalchemy.sql import ColumnElement
 
 T = TypeVar("T")
@@ -46,7 +46,12 @@ def fetch_page(
 
 def values_of(row: Row[Any], *without: str, **converted: Any) -> dict[str, Any]:
     """The row by column name, ready for its dataclass: without `seq`, which is the store's own, and those named."""
-    return {name: value for name, value in row._mapping.items() if name not in ("seq", *without)} | converted
+    return {name: value for name, value in mapping_of(row).items() if name not in ("seq", *without)} | converted
+
+
+def mapping_of(row: Row[Any]) -> RowMapping:
+    """The row's values by column and by column's name."""
+    return row._mapping  # pyright: ignore[reportPrivateUsage]  # SQLAlchemy's public way, of a name that no column has
 
 
 def exists(conn: Connection, query: Select[Any]) -> bool:

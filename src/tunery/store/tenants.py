@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Row, and_, bindparam, delete, insert, or_, se
 
 from tunery.domain.errors import InvalidRequest, NotFound
 from tunery.domain.tenants import ApiKey, Membership, Organization, Project, Role, Standing, User
-from tunery.store.paging import Page, fetch_page, values_of
+from tunery.store.paging import Page, fetch_page, mapping_of, values_of
 from tunery.store.tables import api_keys, memberships, organizations, projects, users
 from tunery.store.upsert import insert_or
 from tunery.texts import say
@@ -298,7 +298,7 @@ def _to_user(row: Row[Any]) -> User:
 
 
 def _to_membership(row: Row[Any]) -> Membership:
-    values = row._mapping
+    values = mapping_of(row)
     return Membership(
         project_id=values[memberships.c.project_id],
         user=User(
@@ -317,8 +317,8 @@ def _to_membership(row: Row[Any]) -> Membership:
 
 
 def _to_key(row: Row[Any]) -> ApiKey:
-    values = {name: value for name, value in values_of(row).items() if name in _KEY_FIELDS}
-    return ApiKey(**values | {"scopes": tuple(row.scopes), "role": Role(row.role)})
+    values = values_of(row, scopes=tuple(row.scopes), role=Role(row.role))
+    return ApiKey(**{name: value for name, value in values.items() if name in _KEY_FIELDS})
 
 
 def _to_standing(row: Row[Any]) -> Standing:
