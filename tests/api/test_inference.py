@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.api.conftest import BASE, NOW, Api, start_engine
-from tunery.store import models, usage
+from tests.rows import ledger
+from tunery.store import models
 from tunery.store.database import read, write
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -177,10 +178,10 @@ def test_every_answer_is_in_the_ledger(api: Api) -> None:
     spent.append(chunks[-1]["usage"])
     events_of(ask(api, stream=True).text)
     with read(api.engine) as conn:
-        records = usage.list_records(conn, api.project_id, start=0, end=int(NOW) + 1)
+        records = ledger(conn, api.project_id)
     assert len(records) == 3
-    assert [record.usage.input_tokens for record in records[:2]] == [each["prompt_tokens"] for each in spent]
-    assert [record.usage.output_tokens for record in records[:2]] == [each["completion_tokens"] for each in spent]
+    assert [record.input_tokens for record in records[:2]] == [each["prompt_tokens"] for each in spent]
+    assert [record.output_tokens for record in records[:2]] == [each["completion_tokens"] for each in spent]
     assert {record.model for record in records} == {BASE}
 
 

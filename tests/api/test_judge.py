@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.api.conftest import NOW, Api
-from tunery.store import usage
+from tests.api.conftest import Api
+from tests.rows import ledger
 from tunery.store.database import read
 
 RUN = "/v1/fine_tuning/alpha/graders/run"
@@ -40,7 +40,7 @@ def test_score_is_a_number_in_the_range(make_api: Callable[..., Api], engine_url
         assert result["metadata"]["sampled_model_name"] == "gpt-4o-mini"
         assert result["metadata"]["token_usage"] > 0
     with read(api.engine) as conn:
-        assert len(usage.list_records(conn, api.project_id, start=0, end=int(NOW) + 1)) == 1
+        assert len(ledger(conn, api.project_id)) == 1
 
 
 def test_judge_nobody_serves_is_404(make_api: Callable[..., Api], engine_url: str) -> None:

@@ -15,10 +15,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.rows import ledger
 from tunery.store import tenants
 from tunery.store.bootstrap import bootstrap
 from tunery.store.database import connect, migrate, read, write
-from tunery.store.usage import list_records, sum_usage
+from tunery.store.usage import sum_usage
 
 KEY = "sk-of-the-ledger-test"
 NUM_CLIENTS, NUM_EACH = 4, 500
@@ -128,12 +129,12 @@ def test_the_ledger_equals_what_clients_received_though_servers_were_killed(serv
     with read(database) as conn:
         organization = tenants.list_organizations(conn)[0]
         project = tenants.list_projects(conn, organization.id).items[0]
-        records = list_records(conn, project.id, start=0, end=2**40)
+        records = ledger(conn, project.id)
         days = sum_usage(conn, organization.id, width_s=86_400, start=0, end=2**40)
     database.dispose()
     assert len(records) == received["requests"]
     for name in ("input_tokens", "cached_tokens", "output_tokens"):
-        assert sum(getattr(record.usage, name) for record in records) == received[name], name
+        assert sum(getattr(record, name) for record in records) == received[name], name
         assert sum(getattr(day.usage, name) for day in days) == received[name], f"sums of {name}"
     assert sum(day.num_requests for day in days) == received["requests"]
     assert received["retries"] > 0, "no request met a dying server"

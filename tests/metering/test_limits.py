@@ -5,6 +5,7 @@ import pytest
 from sqlalchemy import Engine
 
 from tests.metering.conftest import TUNED, Clock, MakeJob, MakeMeter, ids
+from tests.rows import notices
 from tests.store.conftest import NOW, Tenant
 from tunery.domain.errors import RateLimited
 from tunery.domain.limits import Bucket, Limits
@@ -14,7 +15,6 @@ from tunery.metering import limits
 from tunery.metering.meter import Meter
 from tunery.metering.rates import duration
 from tunery.settings import Settings
-from tunery.store import outbox
 from tunery.store.database import read, write
 from tunery.store.limits import set_limits
 from tunery.store.usage import spent_since
@@ -150,7 +150,7 @@ def spend(meter: Meter, caller: Caller, number: int) -> None:
 
 def mails(database: Engine, tenant: Tenant) -> list[str]:
     with read(database) as conn:
-        return [notice.payload["subject"] for notice in outbox.list_outbox(conn, tenant.project_id).items]
+        return [notice.payload["subject"] for notice in notices(conn, tenant.project_id)]
 
 
 def test_a_budget_warns_once_and_then_stops(
@@ -178,10 +178,10 @@ def test_the_warning_goes_to_every_owner(
     restrict(database, tenant.project_id, monthly_budget=1_000_000)
     spend(make_meter(), caller, 1)
     with read(database) as conn:
-        notices = outbox.list_outbox(conn, tenant.project_id).items
-    assert {notice.recipient for notice in notices} == {"ada@acme.test"}
-    assert "1.00 of 1.00 USD" in notices[0].payload["text"]
-    worded = translator("ja").word(notices[0].payload, "text")
+        sent = notices(conn, tenant.project_id)
+    assert {notice.recipient for notice in sent} == {"ada@acme.test"}
+    assert "1.00 of 1.00 USD" in sent[0].payload["text"]
+    worded = translator("ja").word(sent[0].payload, "text")
     assert "1.00 USD のうち 1.00 USD" in worded and "拒否されます" in worded
 
 

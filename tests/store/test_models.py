@@ -25,7 +25,6 @@ def test_a_model_is_seen_by_its_own_project_only(conn: Connection, tenant: Tenan
     assert models.find_model(conn, model.name, tenant.project_id) == model
     assert models.find_model(conn, model.name, tenant.other_project_id) is None
     assert models.list_models(conn, tenant.other_project_id) == ()
-    assert models.get_model_by_id(conn, model.id) == model
 
 
 def test_a_shared_model_is_used_by_the_other_project_but_not_owned(conn: Connection, tenant: Tenant) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Connection, Engine
 
+from tests.rows import notices
 from tests.store.conftest import NOW, Tenant
 from tunery.domain.errors import NotFound
 from tunery.domain.ids import new_id
@@ -66,7 +67,7 @@ def test_a_delivered_notice_stays_delivered(conn: Connection, tenant: Tenant) ->
     assert outbox.mark_delivered(conn, notice, now=NOW)
     assert not outbox.mark_dead(conn, notice, now=NOW, error="late")
     assert outbox.claim_due(conn, "worker", now=NOW + 999, lease_s=60) == ()
-    (kept,) = outbox.list_outbox(conn, tenant.project_id).items
+    (kept,) = notices(conn, tenant.project_id)
     assert (kept.status, kept.finished_at) == (NoticeStatus.DELIVERED, NOW)
 
 

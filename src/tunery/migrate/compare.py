@@ -1,7 +1,6 @@
 """Scores answers row by row, and says with what certainty one model is as good as another. No I/O."""
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -67,13 +66,6 @@ def similarity(one: str | None, other: str | None) -> float:
     Of answers longer than MAX_COMPARED their beginnings stand for them: the time grows with the product of the lengths.
     """
     return ratio(normalise(one)[:MAX_COMPARED], normalise(other)[:MAX_COMPARED]) / 100
-
-
-def token_overlap(one: str | None, other: str | None) -> float:
-    """F1 of the words in common, as SQuAD scores answers."""
-    first, second = Counter(normalise(one).split()), Counter(normalise(other).split())
-    common = sum((first & second).values())
-    return 0.0 if not common else 2 * common / (sum(first.values()) + sum(second.values()))
 
 
 def is_exact_task(answers: Sequence[Golden]) -> bool:

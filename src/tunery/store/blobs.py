@@ -70,19 +70,6 @@ class Blobs:
     def read(self, path: str) -> bytes:
         return b"".join(self.get(path))
 
-    def get_range(self, path: str, start: int, length: int) -> bytes:
-        try:
-            return bytes(obstore.get_range(self._store, _checked(path), start=start, length=length))
-        except FileNotFoundError as exc:
-            raise NoSuchBlob(f"The content of {path} is missing from the blob store.") from exc
-
-    def exists(self, path: str) -> bool:
-        try:
-            obstore.head(self._store, _checked(path))
-        except FileNotFoundError:
-            return False
-        return True
-
     def download(self, path: str, to: Path) -> None:
         """Atomic: `to` is absent or whole."""
         to.parent.mkdir(parents=True, exist_ok=True)

@@ -48,10 +48,6 @@ def list_files(
     return fetch_page(conn, query, files, _to_file, after=after, limit=limit, descending=order != "asc")
 
 
-def update_file_status(conn: Connection, file_id: str, status: str, details: str | None = None) -> None:
-    conn.execute(update(files).where(files.c.id == file_id).values(status=status, status_details=details))
-
-
 def delete_file(conn: Connection, file_id: str, project_id: str) -> File:
     """The deleted row, whose blob the caller removes after the commit. Raises no_such_file."""
     row = conn.execute(

@@ -32,13 +32,6 @@ def get_own_model(conn: Connection, name: str, project_id: str) -> FineTunedMode
     return _to_model(row)
 
 
-def get_model_by_id(conn: Connection, model_id: str) -> FineTunedModel:
-    row = conn.execute(select(models).where(models.c.id == model_id)).first()
-    if row is None:
-        raise no_such_model(model_id)
-    return _to_model(row)
-
-
 def list_models(
     conn: Connection, project_id: str, *, text: str = "", limit: int | None = None
 ) -> tuple[FineTunedModel, ...]:

@@ -104,23 +104,6 @@ def resend(conn: Connection, notice_id: str, project_id: str, *, now: float) -> 
     return done.rowcount == 1
 
 
-def list_outbox(
-    conn: Connection,
-    project_id: str,
-    *,
-    kind: NoticeKind | None = None,
-    endpoint_id: str | None = None,
-    after: str | None = None,
-    limit: int = 20,
-) -> Page[Notice]:
-    query = select(outbox).where(outbox.c.project_id == project_id)
-    if kind is not None:
-        query = query.where(outbox.c.kind == kind)
-    if endpoint_id is not None:
-        query = query.where(outbox.c.endpoint_id == endpoint_id)
-    return fetch_page(conn, query, outbox, _to_notice, after=after, limit=limit)
-
-
 def list_mails(conn: Connection, organization_id: str, *, after: str | None = None, limit: int = 20) -> Page[Notice]:
     """The mails of all projects of an organisation, newest first."""
     query = (

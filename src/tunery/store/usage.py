@@ -153,13 +153,6 @@ def spent_since(conn: Connection, project_id: str, start: int) -> int:
     return int(conn.execute(query).scalar_one())
 
 
-def list_records(conn: Connection, project_id: str, *, start: int, end: int) -> tuple[UsageRecord, ...]:
-    """The ledger's own lines, in order."""
-    table = usage_records
-    query = select(table).where(table.c.project_id == project_id, table.c.created_at >= start, table.c.created_at < end)
-    return tuple(_to_record(row) for row in conn.execute(query.order_by(table.c.created_at, table.c.seq)))
-
-
 def _to_row(record: UsageRecord) -> dict[str, Any]:
     plain = {name: value for name, value in vars(record).items() if name not in ("usage", "cost")}
     return plain | {name: value for name, value in _amounts(record).items() if name != "num_requests"}

@@ -1,6 +1,5 @@
 """Where the commands read from and write to: the old account, the bundle, this installation."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,10 +32,6 @@ def source_client(url: str, key: str) -> "OpenAI":
     from openai import OpenAI
 
     return OpenAI(base_url=url, api_key=key or typer.prompt("Key of the old account", hide_input=True, err=True))
-
-
-def utc_day(unix_s: float) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d")
 
 
 class Bars:
