@@ -1,6 +1,7 @@
 """Files and folders that are replaced whole and lie on the disk, not in its cache, before their names point at them:
 a killed process or a power cut leaves the old or the new, never half of one."""
 
+import errno
 import os
 import secrets
 import shutil
@@ -68,3 +69,13 @@ def remove_parts(folder: Path) -> None:
 
 def _beside(path: Path) -> Path:
     return path.with_name(PARTS.replace("*", secrets.token_hex(8)))
+
+
+def is_disk_full(exc: BaseException) -> bool:
+    """The blob store, safetensors and SQLite wrap the system's error in their own: then only the text tells."""
+    full, text = (errno.ENOSPC, errno.EDQUOT), str(exc)
+    return (
+        getattr(exc, "errno", None) in full
+        or any(f"os error {number}" in text for number in full)
+        or "database or disk is full" in text
+    )

@@ -122,7 +122,6 @@ STILL_WITHOUT_SHAPES: set[str] = {  # shrinks
     "Kept.take",
     "LoraLinear.forward",
     "LoraLinear.reference",
-    "Method.forward",
     "Model._linear",
     "Model._norm",
     "Model._position",

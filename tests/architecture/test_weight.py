@@ -26,7 +26,7 @@ def loaded_after(statement: str) -> set[str]:
         "tunery.launch",
         "tunery.models.catalog",
         "tunery.models.sources.cache",
-        "tunery.training.spec",
+        "tunery.training.protocol",
         "tunery.settings",
     ],
 )

@@ -12,47 +12,59 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tunery.training.spec import TrainSpec
+from tunery.training.protocol import (
+    CheckpointSaved,
+    ControlRequest,
+    Failed,
+    FailureCode,
+    Finished,
+    Message,
+    Started,
+    StateSaved,
+    StepMetrics,
+    Stopped,
+    TrainSpec,
+    Workdir,
+    encode,
+)
 
 SCRIPT: dict[str, Any] = {"step_s": 0.02, "steps": 30, "epochs": 3, **json.loads(os.environ.get("SCRIPT", "{}"))}
 
 
-def say(kind: str, **values: object) -> None:
-    sys.stdout.write(json.dumps({"type": kind, **values}) + "\n")
-    sys.stdout.flush()
+def say(message: Message) -> None:
+    sys.stdout.buffer.write(encode(message))
+    sys.stdout.buffer.flush()
 
 
-def save(workdir: Path, step: int, total: float) -> None:
-    state = workdir / "state"
-    state.mkdir(exist_ok=True)
-    part = state / "meta.json.part"
+def save(workdir: Workdir, step: int, total: float) -> None:
+    workdir.state.mkdir(exist_ok=True)
+    part = workdir.state / "meta.json.part"
     part.write_text(json.dumps({"step": step, "total": total}))
-    part.replace(state / "meta.json")
-    say("state", step=step, dir=str(state))
+    part.replace(workdir.state / "meta.json")
+    say(StateSaved(step))
 
 
-def load(workdir: Path) -> tuple[int, float]:
+def load(workdir: Workdir) -> tuple[int, float]:
     try:
-        meta = json.loads((workdir / "state" / "meta.json").read_text())
+        meta = json.loads((workdir.state / "meta.json").read_text())
     except FileNotFoundError:
         return 0, 0.0
     return meta["step"], meta["total"]
 
 
-def checkpoint(workdir: Path, step: int, epoch: int, loss: float) -> Path:
-    folder = workdir / "checkpoints" / f"step-{step}"
+def checkpoint(workdir: Workdir, step: int, epoch: int, loss: float) -> None:
+    folder = workdir.checkpoint(step)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_config.json").write_text("{}")
     (folder / "adapter_model.safetensors").write_text(f"weights of step {step}")
-    say("checkpoint", step=step, epoch=epoch, dir=str(folder), metrics={"train_loss": loss, "full_valid_loss": loss})
-    return folder
+    say(CheckpointSaved(step, epoch, {"train_loss": loss, "full_valid_loss": loss}))
 
 
-def misbehave(workdir: Path, step: int) -> None:
+def misbehave(workdir: Workdir, step: int) -> None:
     fault = SCRIPT.get("fault")
     if not fault or step != fault["step"]:
         return
-    once = workdir / "fault-happened"
+    once = workdir.root / "fault-happened"
     if fault.get("once") and once.exists():
         return
     once.touch()
@@ -61,25 +73,22 @@ def misbehave(workdir: Path, step: int) -> None:
     if fault["kind"] == "exit":
         sys.exit("no such thing as a free lunch")
     if fault["kind"] == "failed":
-        say("failed", code="out_of_memory", message="The job does not fit into memory.", param=None)
+        say(Failed.of(FailureCode.OUT_OF_MEMORY, "The job does not fit into memory."))
         sys.exit(0)
 
 
-def main(workdir: Path) -> None:
+def main(workdir: Workdir) -> None:
     TrainSpec.load(workdir)
     parent = os.getppid()
     steps, epochs = SCRIPT["steps"], SCRIPT["epochs"]
     step, total = load(workdir)
     time.sleep(SCRIPT.get("load_s", 0))
-    say("started", num_examples=10, total_steps=steps, trained_tokens=1000, reasons={})
+    say(Started(num_examples=10, total_steps=steps, trained_tokens=1000, device="cpu"))
     loss = 0.0
-    folder = workdir / "checkpoints" / f"step-{steps}"
     while step < steps:
-        control = workdir / "control"
-        wish = control.read_text() if control.exists() else ""
-        if wish:
+        if workdir.requested() is ControlRequest.PAUSE:
             save(workdir, step, total)
-            say({"pause": "paused", "cancel": "cancelled"}[wish])
+            say(Stopped())
             return
         if os.getppid() != parent:
             return
@@ -88,14 +97,14 @@ def main(workdir: Path) -> None:
         misbehave(workdir, step)
         total += step
         loss = total / 100
-        say("metrics", step=step, total_steps=steps, epoch=1 + (step - 1) * epochs // steps, train_loss=loss,
-            train_mean_token_accuracy=0.5, eta_s=(steps - step) * SCRIPT["step_s"], lr=1e-4, grad_norm=1.0,
-            tokens_per_s=10.0)  # fmt: skip
+        say(StepMetrics(step=step, total_steps=steps, epoch=1 + (step - 1) * epochs // steps, train_loss=loss,
+                        train_mean_token_accuracy=0.5, eta_s=(steps - step) * SCRIPT["step_s"], lr=1e-4, grad_norm=1.0,
+                        tokens_per_s=10.0))  # fmt: skip
         if step % (steps // epochs) == 0:
-            folder = checkpoint(workdir, step, step // (steps // epochs), loss)
+            checkpoint(workdir, step, step // (steps // epochs), loss)
         if step % 5 == 0:
             save(workdir, step, total)
-    say("finished", trained_tokens=1000, dir=str(folder), metrics={"train_loss": total / 100})
+    say(Finished(steps, trained_tokens=1000))
 
 
-main(Path(sys.argv[1]))
+main(Workdir(Path(sys.argv[1])))

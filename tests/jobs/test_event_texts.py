@@ -1,6 +1,12 @@
-from tunery.jobs import event_texts
+from dataclasses import replace
 
-METRICS = {"step": 3, "total_steps": 30, "train_loss": 0.726, "train_mean_token_accuracy": 0.5, "valid_loss": None}
+from tunery.jobs import event_texts
+from tunery.training.protocol import StepMetrics
+
+METRICS = StepMetrics(
+    step=3, total_steps=30, epoch=1, train_loss=0.726, train_mean_token_accuracy=0.5, lr=1e-3, grad_norm=1.0,
+    tokens_per_s=9.0, eta_s=3.0,
+)  # fmt: skip
 
 
 def test_step_without_validation_names_only_the_training_loss() -> None:
@@ -14,7 +20,7 @@ def test_step_without_validation_names_only_the_training_loss() -> None:
 
 
 def test_step_with_both_validations_names_all_three_losses() -> None:
-    text = event_texts.step_message({**METRICS, "valid_loss": 1.461, "full_valid_loss": 0.33})
+    text = event_texts.step_message(replace(METRICS, valid_loss=1.461, full_valid_loss=0.33))
     assert text == "Step 3/30: training loss=0.73, validation loss=1.46, full validation loss=0.33"
 
 

@@ -11,11 +11,12 @@ import pytest
 from tests.jobs.conftest import Site
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import JobStatus
-from tunery.jobs.parity import EngineScorer, Sample, compare
+from tunery.jobs.parity import EngineScorer, compare
 from tunery.jobs.parity_check import ParityBroken, check_parity
 from tunery.jobs.trainer_process import TRAINER
 from tunery.store import models
 from tunery.store.database import read
+from tunery.training.protocol import Sample, write_samples
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +84,9 @@ def _prove_that_a_wrong_scale_is_noticed(site: Site, job_id: str, engine_url: st
     site.blobs.download_dir(model.blob, folder)
     engine, token_ids = EngineScorer(engine_url), list(range(3, 60))
     with engine.adapter("right", folder):
-        samples = [{"token_ids": token_ids, "start": 1, "logprobs": engine.score("right", token_ids)}]
+        samples = [Sample(token_ids, 1, engine.score("right", token_ids))]
     file = folder / "parity.json"
-    file.write_text(json.dumps(samples))
+    write_samples(file, samples)
     asked = {"source": model.source, "engines": [engine_url], "catalog": site.catalog}
     check_parity(file, folder, "same", **asked)
     config = json.loads((folder / "adapter_config.json").read_text())

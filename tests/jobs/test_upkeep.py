@@ -25,6 +25,7 @@ from tunery.store import models
 from tunery.store.blobs import Blobs
 from tunery.store.database import read, write
 from tunery.store.tables import files, workers
+from tunery.training.protocol import Workdir
 
 
 def resources(site: Site, **changes: object) -> Resources:
@@ -75,7 +76,7 @@ def test_expired_file_goes_with_its_bytes(site: Site) -> None:
 class FullDisk(ProcessRunner):
     """Starts no trainer: the disk is full when its log is opened."""
 
-    def start(self, workdir: Path, lock: TextIO) -> TrainerProcess:
+    def start(self, workdir: Workdir, lock: TextIO) -> TrainerProcess:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -116,9 +117,9 @@ def test_blob_store_that_is_full_fails_the_job_with_that_reason(site: Site, smal
 class Flaky(ProcessRunner):
     """The first start meets an error that passes."""
 
-    def start(self, workdir: Path, lock: TextIO) -> TrainerProcess:
-        if not (workdir / "met").exists():
-            (workdir / "met").touch()
+    def start(self, workdir: Workdir, lock: TextIO) -> TrainerProcess:
+        if not (workdir.root / "met").exists():
+            (workdir.root / "met").touch()
             raise ConnectionError("the store does not answer")
         return super().start(workdir, lock)
 
@@ -133,9 +134,10 @@ def test_error_that_passes_is_waited_out(site: Site, monkeypatch: pytest.MonkeyP
 
 
 def test_folder_of_a_living_trainer_is_not_touched(tmp_path: Path) -> None:
-    with lock_workdir(tmp_path), pytest.raises(WorkdirBusy):
-        lock_workdir(tmp_path, timeout_s=0.1)
-    lock_workdir(tmp_path, timeout_s=0).close()
+    workdir = Workdir(tmp_path)
+    with lock_workdir(workdir), pytest.raises(WorkdirBusy):
+        lock_workdir(workdir, timeout_s=0.1)
+    lock_workdir(workdir, timeout_s=0).close()
 
 
 def test_worker_shows_that_it_lives_and_takes_itself_off_the_list(site: Site) -> None:

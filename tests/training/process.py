@@ -5,12 +5,14 @@ import os
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from tunery.training.protocol import Workdir
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tunery.training.job", "tests.training.process"])
 
 
-def start(workdir: Path) -> BaseProcess:
-    process = CONTEXT.Process(target=run_child, args=(str(workdir),))
+def start(workdir: Workdir) -> BaseProcess:
+    process = CONTEXT.Process(target=run_child, args=(str(workdir.root),))
     process.start()
     return process
 

@@ -12,42 +12,66 @@ from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from tests.training.process import start
 from tunery.models.adapter_config import LoraConfig
-from tunery.training.spec import TrainSpec
+from tunery.training.parity import NUM_EXAMPLES
+from tunery.training.protocol import (
+    CheckpointSaved,
+    ControlRequest,
+    Failed,
+    Finished,
+    Message,
+    Note,
+    ParitySamples,
+    Started,
+    StepMetrics,
+    Stopped,
+    TrainSpec,
+    Workdir,
+    decode,
+    read_samples,
+    saved_step,
+)
+
+M = TypeVar("M", bound=Message)
 
 
-def finish(workdir: Path) -> int | None:
+def finish(workdir: Workdir) -> int | None:
     process = start(workdir)
     process.join(120)
     return process.exitcode
 
 
-def said(workdir: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    path = workdir / "said.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    messages = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [message for message in messages if kind is None or message["type"] == kind]
+def all_said(workdir: Workdir) -> list[Message]:
+    path = workdir.root / "said.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    messages = [decode(line) for line in lines if line.endswith(b"\n")]
+    assert None not in messages
+    return [message for message in messages if message is not None]
 
 
-def wait_for_steps(workdir: Path, process: BaseProcess, count: int) -> None:
+def said(workdir: Workdir, kind: type[M]) -> list[M]:
+    return [message for message in all_said(workdir) if isinstance(message, kind)]
+
+
+def wait_for_steps(workdir: Workdir, process: BaseProcess, count: int) -> None:
     """Until that many metrics lines have been written altogether."""
     deadline = time.monotonic() + 60
-    while len(said(workdir, "metrics")) < count and process.is_alive():
+    while len(said(workdir, StepMetrics)) < count and process.is_alive():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def curve(workdir: Path) -> dict[int, tuple[float, float | None]]:
+def curve(workdir: Workdir) -> dict[int, tuple[float, float | None]]:
     """Train and validation loss by step; a step that was done twice must have come out the same."""
     found: dict[int, tuple[float, float | None]] = {}
-    for message in said(workdir, "metrics"):
-        values = (message["train_loss"], message.get("valid_loss"))
-        assert found.setdefault(message["step"], values) == values
+    for message in said(workdir, StepMetrics):
+        values = (message.train_loss, message.valid_loss)
+        assert found.setdefault(message.step, values) == values
     return found
 
 
@@ -84,69 +108,81 @@ def spec(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
     )
 
 
-def workdir_of(spec: TrainSpec, folder: Path) -> Path:
+def workdir_of(spec: TrainSpec, folder: Path) -> Workdir:
     folder.mkdir()
-    spec.save(folder)
-    return folder
+    workdir = Workdir(folder)
+    spec.save(workdir)
+    return workdir
 
 
 @pytest.fixture(scope="module")
-def undisturbed(spec: TrainSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(spec: TrainSpec, tmp_path_factory: pytest.TempPathFactory) -> Workdir:
     """The workdir of a job that ran to its end; tests only read it."""
     workdir = workdir_of(spec, tmp_path_factory.mktemp("jobs") / "undisturbed")
     assert finish(workdir) == 0
     return workdir
 
 
-def test_killed_at_ten_random_points_the_curve_is_the_same(spec: TrainSpec, undisturbed: Path, tmp_path: Path) -> None:
+def test_killed_at_ten_random_points_the_curve_is_the_same(
+    spec: TrainSpec, undisturbed: Workdir, tmp_path: Path
+) -> None:
     spec = replace(spec, state_interval_s=0.1)  # so that steps since the last state are lost and done again
     workdir, rng = workdir_of(spec, tmp_path / "killed"), random.Random(7)
     for kill in range(10):
         process = start(workdir)
-        wait_for_steps(workdir, process, len(said(workdir, "metrics")) + rng.randrange(1, 4))
+        wait_for_steps(workdir, process, len(said(workdir, StepMetrics)) + rng.randrange(1, 4))
         time.sleep(rng.random() * 0.05)
         process.kill()
         process.join()
         assert process.exitcode == -9, f"kill {kill} came too late"
     assert finish(workdir) == 0
     assert curve(workdir) == curve(undisturbed)
-    adapters = [next(iter(said(w, "finished")))["dir"] for w in (workdir, undisturbed)]
-    weights = [(Path(folder) / "adapter_model.safetensors").read_bytes() for folder in adapters]
+    adapters = [final_adapter(w) for w in (workdir, undisturbed)]
+    weights = [(folder / "adapter_model.safetensors").read_bytes() for folder in adapters]
     assert weights[0] == weights[1]
 
 
-def test_a_job_says_what_the_worker_needs(undisturbed: Path, spec: TrainSpec) -> None:
-    started = said(undisturbed, "started")[0]
-    assert (started["num_examples"], started["total_steps"]) == (40, 40)
-    metrics = said(undisturbed, "metrics")
-    assert [m["step"] for m in metrics] == list(range(1, 41))
-    assert metrics[-1]["train_loss"] < 0.6 * metrics[0]["train_loss"]
-    assert [m["step"] for m in metrics if "valid_loss" in m] == [10, 20, 30, 40]
-    assert [m["step"] for m in metrics if "full_valid_loss" in m] == [10, 20, 30, 40]
-    assert [m["step"] for m in said(undisturbed, "checkpoint")] == [10, 20, 30, 40]
-    kept = sorted(path.name for path in (undisturbed / "checkpoints").iterdir())
-    assert kept == ["step-20", "step-30", "step-40"]
-    finished = said(undisturbed, "finished")[0]
-    assert finished["dir"].endswith("step-40")
-    assert finished["trained_tokens"] == started["trained_tokens"] > 0
-    samples = json.loads(Path(said(undisturbed, "parity")[0]["path"]).read_text())
-    assert len(samples) == spec.num_parity_examples
-    assert all(len(s["logprobs"]) == len(s["token_ids"]) - s["start"] for s in samples)
+def final_adapter(workdir: Workdir) -> Path:
+    return workdir.checkpoint(said(workdir, Finished)[0].step)
 
 
-def test_paused_between_steps_it_goes_on_where_it_was(spec: TrainSpec, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_job_says_what_the_worker_needs(undisturbed: Workdir) -> None:
+    started = said(undisturbed, Started)[0]
+    assert (started.num_examples, started.total_steps) == (40, 40)
+    metrics = said(undisturbed, StepMetrics)
+    assert [m.step for m in metrics] == list(range(1, 41))
+    assert loss(metrics[-1]) < 0.6 * loss(metrics[0])
+    assert [m.step for m in metrics if m.valid_loss is not None] == [10, 20, 30, 40]
+    assert [m.step for m in metrics if m.full_valid_loss is not None] == [10, 20, 30, 40]
+    assert [m.step for m in said(undisturbed, CheckpointSaved)] == [10, 20, 30, 40]
+    kept = sorted(undisturbed.checkpoint(40).parent.iterdir())
+    assert kept == [undisturbed.checkpoint(step) for step in (20, 30, 40)]
+    finished = said(undisturbed, Finished)[0]
+    assert finished.step == 40
+    assert finished.trained_tokens == started.trained_tokens > 0
+    samples = read_samples(undisturbed.samples)
+    assert len(samples) == said(undisturbed, ParitySamples)[0].count == NUM_EXAMPLES
+    assert all(len(sample.logprobs) == len(sample.token_ids) - sample.start for sample in samples)
+
+
+def loss(metrics: StepMetrics) -> float:
+    assert metrics.train_loss is not None
+    return metrics.train_loss
+
+
+def test_paused_between_steps_it_goes_on_where_it_was(spec: TrainSpec, undisturbed: Workdir, tmp_path: Path) -> None:
     workdir = workdir_of(replace(spec, state_interval_s=60.0), tmp_path / "paused")
     process = start(workdir)
     wait_for_steps(workdir, process, 5)
-    (workdir / "control").write_text("pause")
+    workdir.request(ControlRequest.PAUSE)
     asked = time.monotonic()
     process.join(30)
     assert time.monotonic() - asked < 2
     assert process.exitcode == 0
-    assert said(workdir)[-1]["type"] == "paused"
-    (workdir / "control").unlink()
+    assert all_said(workdir)[-1] == Stopped()
+    workdir.request(None)
     assert finish(workdir) == 0
-    steps = [message["step"] for message in said(workdir, "metrics")]
+    steps = [message.step for message in said(workdir, StepMetrics)]
     assert steps == list(range(1, 41))  # nothing was lost, nothing done twice
     assert curve(workdir) == curve(undisturbed)
 
@@ -158,17 +194,16 @@ def test_it_leaves_when_told_to_end(spec: TrainSpec, tmp_path: Path) -> None:
     process.terminate()
     process.join(30)
     assert process.exitcode == 75
-    assert json.loads((workdir / "state" / "meta.json").read_text())["step"] == len(said(workdir, "metrics"))
+    assert saved_step(workdir.state) == len(said(workdir, StepMetrics))
 
 
-def test_a_fine_tune_goes_on_from_an_adapter(spec: TrainSpec, undisturbed: Path, tmp_path: Path) -> None:
-    adapter = Path(said(undisturbed, "finished")[0]["dir"])
+def test_a_fine_tune_goes_on_from_an_adapter(spec: TrainSpec, undisturbed: Workdir, tmp_path: Path) -> None:
+    adapter = final_adapter(undisturbed)
     more = replace(spec, init_adapter_dir=adapter, n_epochs=1, learning_rate=1e-3, lora=LoraConfig(rank=64))
     workdir = workdir_of(more, tmp_path / "more")
     assert finish(workdir) == 0
-    first = said(workdir, "metrics")[0]["train_loss"]
-    assert first < 0.7 * said(undisturbed, "metrics")[0]["train_loss"]
-    config = json.loads((Path(said(workdir, "finished")[0]["dir"]) / "adapter_config.json").read_text())
+    assert loss(said(workdir, StepMetrics)[0]) < 0.7 * loss(said(undisturbed, StepMetrics)[0])
+    config = json.loads((final_adapter(workdir) / "adapter_config.json").read_text())
     assert config["r"] == 4  # the adapter's own shape, whatever the spec says
 
 
@@ -183,12 +218,12 @@ def test_the_validation_loss_that_turns_is_reported_and_ends_the_job_only_when_a
         turned = replace(spec, valid_file=tmp_path / "other.jsonl", early_stopping=asked)
         workdir = workdir_of(turned, tmp_path / f"turned-{asked}")
         assert finish(workdir) == 0
-        advice = [m for m in said(workdir, "message") if (m["data"] or {}).get("advice") == "early_stopping"]
-        assert len(advice) == 1, [m.get("full_valid_loss") for m in said(workdir, "metrics")]
-        steps[asked] = said(workdir, "metrics")[-1]["step"]
-        best = advice[0]["data"]["best_step"]
+        advice = [data for m in said(workdir, Note) if (data := m.data or {}).get("advice") == "early_stopping"]
+        assert len(advice) == 1, [m.full_valid_loss for m in said(workdir, StepMetrics)]
+        steps[asked] = said(workdir, StepMetrics)[-1].step
+        best = advice[0]["best_step"]
     assert steps[False] == 40 > steps[True]
-    assert said(workdir, "finished")[0]["dir"].endswith(f"step-{best}")
+    assert said(workdir, Finished)[0].step == best
 
 
 def test_preference_pairs_are_trained_and_their_reference_survives_a_kill(spec: TrainSpec, tmp_path: Path) -> None:
@@ -209,10 +244,10 @@ def test_preference_pairs_are_trained_and_their_reference_survives_a_kill(spec: 
     process.kill()
     process.join()
     assert finish(workdir) == 0
-    metrics = said(workdir, "metrics")
-    assert metrics[0]["train_loss"] == pytest.approx(0.693, abs=0.01)
-    assert metrics[-1]["train_loss"] < 0.4
-    assert metrics[-1]["train_reward_accuracy"] == 1.0
+    metrics = said(workdir, StepMetrics)
+    assert metrics[0].train_loss == pytest.approx(0.693, abs=0.01)
+    assert loss(metrics[-1]) < 0.4
+    assert metrics[-1].extras["train_reward_accuracy"] == 1.0
     curve(workdir)
 
 
@@ -229,9 +264,10 @@ def test_what_cannot_be_trained_fails_with_a_reason(
 ) -> None:
     workdir = workdir_of(replace(spec, **change), tmp_path / "failed")
     assert finish(workdir) == 1
-    failed = said(workdir)[-1]
-    assert (failed["type"], failed["code"]) == ("failed", code)
-    assert failed["message"]
+    failed = all_said(workdir)[-1]
+    assert isinstance(failed, Failed)
+    assert failed.code == code
+    assert failed.message
 
 
 @contextmanager
@@ -250,11 +286,13 @@ def small_disk(folder: Path, num_bytes: int) -> Iterator[None]:
 def test_a_full_disk_fails_the_job_and_keeps_the_last_checkpoint(spec: TrainSpec, tmp_path: Path) -> None:
     folder = tmp_path / "disk"
     with small_disk(folder, 290_000):
-        spec.save(folder)
-        assert finish(folder) == 1
-        failed = said(folder)[-1]
-        assert (failed["type"], failed["code"]) == ("failed", "disk_full")
-        last = said(folder, "checkpoint")[-1]
-        files = sorted(path.name for path in Path(last["dir"]).iterdir())
+        workdir = Workdir(folder)
+        spec.save(workdir)
+        assert finish(workdir) == 1
+        failed = all_said(workdir)[-1]
+        assert isinstance(failed, Failed)
+        assert failed.code == "disk_full"
+        last = said(workdir, CheckpointSaved)[-1]
+        files = sorted(path.name for path in workdir.checkpoint(last.step).iterdir())
         assert files == ["adapter_config.json", "adapter_model.safetensors"]
-        assert (folder / "state" / "meta.json").exists()
+        assert saved_step(workdir.state) is not None

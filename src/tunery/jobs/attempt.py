@@ -6,26 +6,27 @@ Whatever dies, the next attempt finds the last saved state: the trainer in its w
 import logging
 import threading
 import time
-from pathlib import Path
 from typing import TextIO
 
 from tunery import tracing
+from tunery.atomic import is_disk_full
 from tunery.domain.errors import TuneryError
 from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
 from tunery.jobs import endings, event_texts, measuring, publication
-from tunery.jobs.faults import is_disk_full, is_outage, why_it_ended
+from tunery.jobs.faults import is_outage, why_it_ended
 from tunery.jobs.lease import Lease, LeaseLost
 from tunery.jobs.parity_check import ParityBroken, check_parity
 from tunery.jobs.preparation import Prepared, prepare
 from tunery.jobs.recorder import Recorder
 from tunery.jobs.reports import Reports
 from tunery.jobs.resources import Resources
-from tunery.jobs.trainer_process import Message, TrainerProcess, WorkdirBusy, lock_workdir
+from tunery.jobs.trainer_process import TrainerProcess, WorkdirBusy, lock_workdir
 from tunery.jobs.workspace import Workspace
 from tunery.logs import about
 from tunery.store import claims, events, jobs
 from tunery.store.database import read, write
 from tunery.texts import say
+from tunery.training.protocol import ControlRequest, Failed, FailureCode, Finished
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,13 @@ PAUSE_PATIENCE_S = 5.0  # a step may take minutes: then the trainer is killed, a
 PAUSE_WITHIN_S = 8.0  # of the request, whatever the job waits for: a download, an upload, the engine
 
 # Failures after which another start may go better: the state is kept, and the job can be resumed.
-RESUMABLE = {"training_failed", "server_error", "disk_full", "out_of_memory", "train_serve_mismatch"}
+RESUMABLE = {
+    FailureCode.TRAINING_FAILED,
+    FailureCode.SERVER_ERROR,
+    FailureCode.DISK_FULL,
+    FailureCode.OUT_OF_MEMORY,
+    FailureCode.TRAIN_SERVE_MISMATCH,
+}
 EXIT_TIMEOUT_S = 60.0  # a trainer that has said its last word must end within this
 
 
@@ -85,7 +92,7 @@ class Attempt:
     def _attempt(self) -> None:
         try:
             workspace = Workspace.of(self._resources.settings.home, self._job.id)
-            self._lock = lock_workdir(workspace.root)
+            self._lock = lock_workdir(workspace)
             prepared = prepare(self._job, self._resources, workspace)
             self._train(prepared)
             self._conclude(prepared)
@@ -96,9 +103,9 @@ class Attempt:
         except WorkdirBusy as exc:
             self._give_back(event_texts.interrupted(exc.args[0]))
         except ParityBroken as exc:
-            self._fail(JobError("train_serve_mismatch", exc.args[0]), publish=False)
+            self._fail(JobError(FailureCode.TRAIN_SERVE_MISMATCH, exc.args[0]), publish=False)
         except TuneryError as exc:
-            self._fail(JobError(exc.code or "server_error", exc.message, exc.param))
+            self._fail(JobError(exc.code or FailureCode.SERVER_ERROR, exc.message, exc.param))
         except Exception as exc:
             self._meet(exc)
 
@@ -106,9 +113,9 @@ class Attempt:
 
     def _train(self, prepared: Prepared) -> None:
         assert self._lock is not None
-        trainer = self._trainer = self._resources.runner.start(prepared.workspace.root, self._lock)
+        trainer = self._trainer = self._resources.runner.start(prepared.workspace, self._lock)
         while not trainer.ended:
-            self._recorder.hear(trainer.messages(POLL_S), prepared)
+            self._recorder.record(trainer.messages(POLL_S), prepared)
             if self._lease.lost:
                 raise LeaseLost(self._job.id)
         status = trainer.wait(EXIT_TIMEOUT_S)
@@ -141,7 +148,7 @@ class Attempt:
         if not self._recorder.has_started or waited > patience:
             trainer.process.kill()
         elif not self._is_asked:
-            trainer.ask("pause")
+            trainer.ask(ControlRequest.PAUSE)
             self._is_asked = True
 
     def _pause_now(self) -> None:
@@ -157,21 +164,22 @@ class Attempt:
     # ---- ends
 
     def _conclude(self, prepared: Prepared) -> None:
-        last = self._recorder.last_word or {"type": "paused"}
-        if last["type"] == "finished":
+        last = self._recorder.last_word
+        if isinstance(last, Finished):
             self._succeed(prepared, last)
-        elif last["type"] == "failed":
-            self._fail(JobError(last["code"], last["message"], last.get("param"), last.get("text")))
+        elif isinstance(last, Failed):
+            self._fail(JobError(last.code, last.message, last.param, last.text))
         else:
             self._recorder.save_state(prepared.workspace)
             self._give_back(event_texts.HANDED_BACK)
 
-    def _succeed(self, prepared: Prepared, finished: Message) -> None:
-        job, resources, folder = self._job, self._resources, Path(finished["dir"])
+    def _succeed(self, prepared: Prepared, finished: Finished) -> None:
+        job, resources = self._job, self._resources
+        folder = prepared.workspace.checkpoint(finished.step)
         # Stopped early, the best checkpoint is the model, and not the last.
-        final = self._recorder.final_checkpoint(folder)
+        final = self._recorder.final_checkpoint(finished.step, folder)
         parity = check_parity(
-            self._recorder.parity_file,
+            prepared.workspace.samples if self._recorder.has_samples else None,
             folder,
             final.model_id,
             source=prepared.source,
@@ -192,13 +200,13 @@ class Attempt:
                 final_step=final.step,
                 parity=parity,
                 result_file=result_file,
-                trained_tokens=finished["trained_tokens"],
+                trained_tokens=finished.trained_tokens,
             )
         measuring.remember(
             job,
             prepared,
             resources,
-            trained_tokens=finished["trained_tokens"],
+            trained_tokens=finished.trained_tokens,
             training_s=self._recorder.training_s,
             total_s=time.monotonic() - self._begun_s,
         )
@@ -267,7 +275,7 @@ class Attempt:
         if self._lease.pause_requested:
             self._give_back(event_texts.PAUSED)
         else:
-            self._fail(JobError("training_failed", event_texts.gave_up(reason, deaths)))
+            self._fail(JobError(FailureCode.TRAINING_FAILED, event_texts.gave_up(reason, deaths)))
 
     def _meet(self, exc: Exception) -> None:
         """Something that is nobody's wish and may pass, such as a blob store that does not answer."""
@@ -276,7 +284,7 @@ class Attempt:
         if is_disk_full(exc):
             # Room first: the database may lie on the same disk.
             Workspace.of(self._resources.settings.home, self._job.id).keep_state()
-            self._fail(JobError("disk_full", event_texts.DISK_FULL))
+            self._fail(JobError(FailureCode.DISK_FULL, event_texts.DISK_FULL))
             return
         log.exception("an attempt at %s broke down", self._job.id)
         deadline = time.monotonic() + RETRY_S

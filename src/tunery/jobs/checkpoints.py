@@ -11,8 +11,6 @@ from tunery.domain.names import new_name
 from tunery.jobs import event_texts
 from tunery.store import events, jobs, models, tenants
 
-KEPT = 3  # the last epochs', as OpenAI does
-
 
 @dataclass(frozen=True)
 class StoredCheckpoint:

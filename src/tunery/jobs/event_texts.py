@@ -3,15 +3,8 @@
 from typing import Any
 
 from tunery.texts import say
+from tunery.training.protocol import StepMetrics
 
-METRIC_KEYS = (
-    "train_loss",
-    "train_mean_token_accuracy",
-    "valid_loss",
-    "valid_mean_token_accuracy",
-    "full_valid_loss",
-    "full_valid_mean_token_accuracy",
-)
 PROGRESS_KEYS = ("step", "total_steps", "epoch", "lr", "grad_norm", "tokens_per_s", "eta_s")
 
 VALIDATED = say("event.validated")
@@ -47,26 +40,21 @@ def validating(training_file: str, validation_file: str | None) -> str:
     return say("event.validating", training=training_file)
 
 
-def step_message(metrics: dict[str, Any]) -> str:
+def step_message(metrics: StepMetrics) -> str:
     """`Step 1/303: training loss=0.73, validation loss=1.46`: two decimals, only the losses that were measured."""
-    measured_too = tuple(name for name in ("valid_loss", "full_valid_loss") if metrics.get(name) is not None)
+    measured_too = tuple(name for name in ("valid_loss", "full_valid_loss") if getattr(metrics, name) is not None)
     return say(
         _STEPS[measured_too],
-        step=metrics["step"],
-        total=metrics["total_steps"],
-        train_loss=_shown(metrics["train_loss"]),
-        **{name: _shown(metrics[name]) for name in measured_too},
+        step=metrics.step,
+        total=metrics.total_steps,
+        train_loss=_shown(metrics.train_loss),
+        **{name: _shown(getattr(metrics, name)) for name in measured_too},
     )
 
 
-def step_data(metrics: dict[str, Any]) -> dict[str, Any]:
+def step_data(metrics: StepMetrics) -> dict[str, Any]:
     """The event's `data`: full floats, and nothing that was not measured at this step."""
-    return {"step": metrics["step"], "total_steps": metrics["total_steps"], **measured(metrics)}
-
-
-def measured(metrics: dict[str, Any]) -> dict[str, float]:
-    """The losses and accuracies that are there: null stands for what is no finite number."""
-    return {key: metrics[key] for key in METRIC_KEYS if metrics.get(key) is not None}
+    return {"step": metrics.step, "total_steps": metrics.total_steps, **metrics.measured}
 
 
 def _shown(loss: float | None) -> str:
@@ -98,9 +86,9 @@ def gave_up(reason: str, deaths: int) -> str:
     return say("event.gave_up", deaths=deaths, reason=reason)
 
 
-def progress(metrics: dict[str, Any]) -> dict[str, Any]:
+def progress(metrics: StepMetrics) -> dict[str, Any]:
     """What the job's details tell of the newest step, beside the losses in the events."""
-    return {key: metrics[key] for key in PROGRESS_KEYS if metrics.get(key) is not None}
+    return {key: value for key in PROGRESS_KEYS if (value := getattr(metrics, key)) is not None}
 
 
 def hyperparameters_chosen(values: dict[str, Any], reasons: dict[str, str]) -> str:

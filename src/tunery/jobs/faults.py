@@ -1,6 +1,5 @@
 """What went wrong, as far as a signal, an exit status or an error's text tells."""
 
-import errno
 import signal
 
 import httpx
@@ -8,8 +7,6 @@ from obstore.exceptions import BaseError
 from sqlalchemy.exc import DBAPIError
 
 from tunery.texts import say
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def why_it_ended(status: int, log_tail: str) -> str:
@@ -27,13 +24,3 @@ def why_it_ended(status: int, log_tail: str) -> str:
 def is_outage(exc: BaseException) -> bool:
     """The database, the blob store, the network or the disk did not do what was asked: no fault of the job's."""
     return isinstance(exc, OSError | DBAPIError | BaseError | httpx.TransportError)
-
-
-def is_disk_full(exc: BaseException) -> bool:
-    """The blob store and SQLite wrap the system's error in their own: then only the text tells."""
-    text = str(exc)
-    return (
-        getattr(exc, "errno", None) in FULL
-        or any(f"os error {number}" in text for number in FULL)
-        or "database or disk is full" in text
-    )

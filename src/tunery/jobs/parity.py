@@ -1,7 +1,6 @@
 """Asks the engine for the log-probabilities the trainer measured. A model that serves otherwise than it was trained
 is the most reported fault of this field; here it ends the job instead of reaching a user."""
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pydantic import SecretStr
 
 from tunery.texts import say
 from tunery.tracing import outgoing_headers
+from tunery.training.protocol import Sample
 
 # bf16 keeps 8 significant bits: logits between 16 and 32 stand on a grid of 0.125, and trainer and engine order their
 # sums differently. A shift of the logits moves a token's log-probability by its doubt, 1 - p, times the shift, so what
@@ -26,15 +26,6 @@ REQUEST_TIMEOUT_S = 120.0
 
 class EngineUnreachable(Exception):
     """The engine gave no usable answer; the message says what it said instead."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What the trainer measured on one example: logprobs[i] belongs to token_ids[start + i]."""
-
-    token_ids: list[int]
-    start: int
-    logprobs: list[float]
 
 
 @dataclass(frozen=True)
@@ -55,12 +46,6 @@ class PromptScorer(Protocol):
     """Gives the log-probability of every token of a prompt but the first."""
 
     def score(self, model: str, token_ids: list[int]) -> list[float]: ...
-
-
-def read_samples(path: Path) -> list[Sample]:
-    return [
-        Sample(**{key: row[key] for key in ("token_ids", "start", "logprobs")}) for row in json.loads(path.read_text())
-    ]
 
 
 def compare(samples: list[Sample], scorer: PromptScorer, model: str) -> Parity:

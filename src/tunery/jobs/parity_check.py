@@ -8,9 +8,10 @@ from typing import Any
 from pydantic import SecretStr
 
 from tunery.domain.jobs import Level
-from tunery.jobs.parity import EngineScorer, EngineUnreachable, Parity, compare, read_samples
+from tunery.jobs.parity import EngineScorer, EngineUnreachable, Parity, compare
 from tunery.models.catalog import Catalog
 from tunery.texts import say, with_texts
+from tunery.training.protocol import read_samples
 
 WAIT_FOR_ENGINE_S = 60.0
 LOOK_AGAIN_S = 1.0

@@ -17,7 +17,7 @@ from tunery.models.sources import cache as sources
 from tunery.store import models
 from tunery.store.database import read
 from tunery.texts import say
-from tunery.training.spec import TrainSpec
+from tunery.training.protocol import TrainSpec
 
 EARLY_STOPPING = "early_stopping"  # a key of the job's metadata
 
@@ -55,7 +55,7 @@ def prepare(job: FineTuningJob, resources: Resources, workspace: Workspace) -> P
     step = workspace.restore(resources.blobs, SavedState(**saved) if saved else None)
     for checkpoint in stored_checkpoints(job):
         workspace.restore_checkpoint(resources.blobs, checkpoint.step, checkpoint.blob)
-    _spec(job, resources, workspace, base, source, chosen).save(workspace.root)
+    _spec(job, resources, workspace, base, source, chosen).save(workspace)
     return Prepared(workspace, chosen, source, step)
 
 

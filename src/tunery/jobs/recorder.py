@@ -9,17 +9,30 @@ from typing import Any
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob
 from tunery.jobs import event_texts
-from tunery.jobs.checkpoints import KEPT, StoredCheckpoint, stored_checkpoints
+from tunery.jobs.checkpoints import StoredCheckpoint, stored_checkpoints
 from tunery.jobs.lease import Lease, LeaseLost
 from tunery.jobs.preparation import Prepared
 from tunery.jobs.reports import Reports
 from tunery.jobs.resources import Resources
-from tunery.jobs.trainer_process import Message
 from tunery.jobs.workspace import SavedState, Workspace
 from tunery.store import claims, events, jobs
 from tunery.store.database import write
 from tunery.texts import reference
 from tunery.training.pace import Pace
+from tunery.training.protocol import (
+    KEEP,
+    CheckpointSaved,
+    Failed,
+    Finished,
+    LastWord,
+    Message,
+    Note,
+    ParitySamples,
+    Started,
+    StateSaved,
+    StepMetrics,
+    Stopped,
+)
 
 log = logging.getLogger(__name__)
 
@@ -36,41 +49,41 @@ class Recorder:
         self.has_started = False
         self._started_s = time.monotonic()
         self.training_s = 0.0  # from the first step to the last word
-        self.parity_file: Path | None = None
-        self.last_word: Message | None = None  # finished, paused or failed
+        self.has_samples = False  # for the parity check
+        self.last_word: LastWord | None = None
 
-    def hear(self, said: list[Message], prepared: Prepared) -> None:
+    def record(self, messages: list[Message], prepared: Prepared) -> None:
         """Steps that came together are written together; whatever needs the blobs is done outside of transactions."""
-        steps: list[Message] = []
-        for message in said:
-            if message["type"] == "metrics":
+        steps: list[StepMetrics] = []
+        for message in messages:
+            if isinstance(message, StepMetrics):
                 steps.append(message)
                 continue
             self._record_steps(steps)
             steps = []
-            self._hear_other(message, prepared)
+            self._record_other(message, prepared)
         self._record_steps(steps)
 
-    def _hear_other(self, message: Message, prepared: Prepared) -> None:
-        match message["type"]:
-            case "started":
+    def _record_other(self, message: Message, prepared: Prepared) -> None:
+        match message:
+            case Started():
                 self._record_start(message, prepared)
-            case "checkpoint":
-                self._store_checkpoint(message)
-            case "state":
+            case CheckpointSaved():
+                self._store_checkpoint(message, prepared.workspace)
+            case StateSaved():
                 if self._pace.is_due():
                     self.save_state(prepared.workspace)
-            case "message":
-                self._record_message(message)
-            case "parity":
-                self.parity_file = Path(message["path"])
-            case "finished" | "paused" | "failed":
+            case Note():
+                self._record_note(message)
+            case ParitySamples():
+                self.has_samples = True
+            case Finished() | Failed() | Stopped():
                 self.last_word = message
                 self.training_s = time.monotonic() - self._started_s
-            case other:
-                log.warning("%s: the trainer said %r, which means nothing here", self._job.id, other)
+            case StepMetrics():
+                pass  # recorded together, above
 
-    def _record_start(self, message: Message, prepared: Prepared) -> None:
+    def _record_start(self, message: Started, prepared: Prepared) -> None:
         self.has_started = True
         self._started_s = time.monotonic()
         numbers, now = prepared.numbers, self._resources.clock()
@@ -79,7 +92,7 @@ class Recorder:
         with write(self._resources.engine) as conn:
             self._lease.renew(conn)
             claims.start_job(
-                conn, self._job.id, self._lease.worker_id, hyperparameters=numbers, total_steps=message["total_steps"]
+                conn, self._job.id, self._lease.worker_id, hyperparameters=numbers, total_steps=message.total_steps
             )
             if first:
                 jobs.update_details(
@@ -90,7 +103,7 @@ class Recorder:
                         "texts": reference({"reasons": reasons}),
                         "source": prepared.source,
                         "weights": self._resources.catalog.weights_of(prepared.source),
-                        "device": message.get("device"),
+                        "device": message.device,
                     },
                 )
                 events.add_event(conn, self._job.id, event_texts.STARTED, now=now)
@@ -98,18 +111,17 @@ class Recorder:
                 events.add_event(conn, self._job.id, text, now=now, data={"reasons": reasons})
             else:
                 events.add_event(conn, self._job.id, event_texts.continued(prepared.step), now=now)
-        self._reports.start(prepared, message["total_steps"])
+        self._reports.start(prepared, message.total_steps)
         self._tell_report_trouble()
 
-    def _record_steps(self, said: list[Message]) -> None:
+    def _record_steps(self, steps: list[StepMetrics]) -> None:
         # A resumed trainer repeats the steps after its last state; they are known already.
-        new = [metrics for metrics in said if metrics["step"] > self._recorded_step]
+        new = [metrics for metrics in steps if metrics.step > self._recorded_step]
         if not new:
             return
         now, last = self._resources.clock(), new[-1]
-        finish = None if last.get("eta_s") is None else int(now + last["eta_s"])
         with write(self._resources.engine) as conn:
-            self._lease.renew(conn, step=last["step"], estimated_finish=finish)
+            self._lease.renew(conn, step=last.step, estimated_finish=int(now + last.eta_s))
             for metrics in new:
                 events.add_event(
                     conn,
@@ -120,40 +132,40 @@ class Recorder:
                     data=event_texts.step_data(metrics),
                 )
             jobs.update_details(conn, self._job.id, {"progress": event_texts.progress(last)})
-        self._recorded_step = last["step"]
+        self._recorded_step = last.step
         for metrics in new:
             self._reports.log_step(metrics)
 
-    def _record_message(self, message: Message) -> None:
-        data = message.get("data") or {}
+    def _record_note(self, note: Note) -> None:
+        data = note.data or {}
         with write(self._resources.engine) as conn:
             self._lease.renew(conn)
             events.add_event(
                 conn,
                 self._job.id,
-                message["message"],
+                note.message,
                 now=self._resources.clock(),
-                level=message.get("level", "info"),
+                level=note.level,
                 data=data,
-                text=message.get("text"),
+                text=note.text,
             )
             if "advice" in data:
-                advice = {"message": message["message"], "texts": {"message": message.get("text")}}
+                advice = {"message": note.message, "texts": {"message": note.text}}
                 jobs.update_details(conn, self._job.id, {"training_advice": advice | data})
 
-    def _store_checkpoint(self, message: Message) -> None:
+    def _store_checkpoint(self, message: CheckpointSaved, workspace: Workspace) -> None:
         """Safe in the blobs from now on. A model once the job has ended or is paused, as OpenAI does."""
         known = {checkpoint.step: checkpoint for checkpoint in self.checkpoints}
-        step = message["step"]
+        step = message.step
         if step in known and known[step].published:
             return  # a model's weights stay as they are, also where a resumed job comes to the same step again
         model_id = known[step].model_id if step in known else new_id("model")
-        fresh = StoredCheckpoint(step, model_id, event_texts.measured(message.get("metrics") or {}))
-        self._resources.blobs.upload_dir(fresh.blob, Path(message["dir"]))
+        fresh = StoredCheckpoint(step, model_id, message.metrics)
+        self._resources.blobs.upload_dir(fresh.blob, workspace.checkpoint(step))
         is_new = step not in known
         known[step] = fresh
         newest = sorted(known.values(), key=lambda checkpoint: checkpoint.step)
-        self.checkpoints = newest[-KEPT:]
+        self.checkpoints = newest[-KEEP:]
         try:
             with write(self._resources.engine) as conn:
                 self._lease.renew(conn)
@@ -162,7 +174,7 @@ class Recorder:
             if is_new:
                 self._resources.blobs.delete_dir(fresh.blob)  # no row names it
             raise
-        for dropped in newest[:-KEPT]:
+        for dropped in newest[:-KEEP]:
             if not dropped.published:
                 self._resources.blobs.delete_dir(dropped.blob)
 
@@ -170,10 +182,10 @@ class Recorder:
     def saved_step(self) -> int:
         return self._saved.step if self._saved else 0
 
-    def final_checkpoint(self, folder: Path) -> StoredCheckpoint:
-        """The checkpoint that lies in the trainer's `folder`, not yet a model: one that a pause has made a model, under
-        a name with its step, is stored once more for the job's own name."""
-        found = next(kept for kept in self.checkpoints if f"step-{kept.step}" == folder.name)
+    def final_checkpoint(self, step: int, folder: Path) -> StoredCheckpoint:
+        """That of `step`, which lies in `folder`, not yet a model: one that a pause has made a model, under a name with
+        its step, is stored once more for the job's own name."""
+        found = next(kept for kept in self.checkpoints if kept.step == step)
         if not found.published:
             return found
         final = StoredCheckpoint(found.step, new_id("model"), found.metrics)

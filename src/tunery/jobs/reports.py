@@ -8,6 +8,7 @@ from tunery.jobs.preparation import Prepared
 from tunery.jobs.resources import Resources
 from tunery.jobs.wandb import IntegrationFailed, WandbRun
 from tunery.texts import say
+from tunery.training.protocol import StepMetrics
 
 
 class Reports:
@@ -39,7 +40,7 @@ class Reports:
         trouble, self._trouble = self._trouble, []
         return trouble
 
-    def log_step(self, metrics: dict[str, Any]) -> None:
+    def log_step(self, metrics: StepMetrics) -> None:
         for run in self._runs:
             run.log_step(metrics)
 

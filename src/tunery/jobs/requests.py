@@ -5,11 +5,10 @@ from typing import Any, cast
 
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.hyperparameters import AUTO, Hyperparameters
-from tunery.domain.jobs import Method
+from tunery.domain.jobs import METHODS, Method
 from tunery.domain.names import check_suffix
 from tunery.texts import say
 
-METHODS = ("supervised", "dpo")
 MAX_SEED = 2**31 - 1
 MAX_EPOCHS = 50
 MAX_BATCH_SIZE = 256

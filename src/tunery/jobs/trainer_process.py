@@ -1,8 +1,7 @@
-"""Runs one trainer as a child process and passes on what it says, one JSON object a line."""
+"""Runs one trainer as a child process and passes on what it says."""
 
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import queue
@@ -13,18 +12,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TextIO
+from typing import BinaryIO, TextIO
 
-from tunery import atomic
+from tunery.training.protocol import ControlRequest, Message, Workdir, decode
 
 log = logging.getLogger(__name__)
 
 TRAINER = (sys.executable, "-m", "tunery.training.child")
-CONTROL = "control"
 LOG_TAIL_BYTES = 4000
-
-Message = dict[str, Any]
-Wish = Literal["pause"]
 
 
 class WorkdirBusy(Exception):
@@ -36,7 +31,7 @@ class TrainerProcess:
     """A running trainer. Own session, so that Ctrl-C in a terminal reaches the worker only, which then asks it
     to pause. The trainer itself watches its parent and ends, leaving its state, when the worker is killed."""
 
-    workdir: Path
+    workdir: Workdir
     process: subprocess.Popen[bytes]
     _messages: "queue.Queue[Message | None]" = field(default_factory=queue.Queue)
     _ended: bool = False
@@ -59,9 +54,8 @@ class TrainerProcess:
         """True once its output is closed and every word of it was handed out."""
         return self._ended
 
-    def ask(self, wish: Wish) -> None:
-        """Takes effect between two optimizer steps. Written whole, so that the trainer never reads half a word."""
-        atomic.write_text(self.workdir / CONTROL, wish)
+    def ask(self, wanted: ControlRequest) -> None:
+        self.workdir.request(wanted)
 
     def wait(self, timeout_s: float) -> int:
         """The exit status, negative for a signal. Kills a trainer that does not end in time."""
@@ -77,20 +71,20 @@ class TrainerProcess:
         self.wait(10)
 
     def log_tail(self) -> str:
-        return tail(self.workdir / "trainer.log")
+        return tail(self.workdir.log)
 
 
 @dataclass(frozen=True)
 class ProcessRunner:
     command: Sequence[str] = TRAINER  # the workdir is added as the last argument
 
-    def start(self, workdir: Path, lock: TextIO) -> TrainerProcess:
+    def start(self, workdir: Workdir, lock: TextIO) -> TrainerProcess:
         """Start the trainer in workdir, where spec.json lies; it inherits the lock. Raises OSError when no process
         can be made."""
-        (workdir / CONTROL).unlink(missing_ok=True)
-        with (workdir / "trainer.log").open("ab") as errors:
+        workdir.request(None)
+        with workdir.log.open("ab") as errors:
             process = subprocess.Popen(
-                [*self.command, str(workdir)],
+                [*self.command, str(workdir.root)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -110,10 +104,10 @@ def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not name.startswith("TUNERY_")}
 
 
-def lock_workdir(workdir: Path, timeout_s: float = 20.0) -> TextIO:
+def lock_workdir(workdir: Workdir, timeout_s: float = 20.0) -> TextIO:
     """Worker and trainer share this lock: it is free only when both are gone, so two trainers never write one state.
     Raises WorkdirBusy when the trainer of a worker that died does not go away."""
-    lock = (workdir / "lock").open("a")
+    lock = workdir.lock.open("a")
     deadline = time.monotonic() + timeout_s
     while True:
         try:
@@ -122,7 +116,7 @@ def lock_workdir(workdir: Path, timeout_s: float = 20.0) -> TextIO:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 lock.close()
-                raise WorkdirBusy(f"another trainer still works in {workdir}") from None
+                raise WorkdirBusy(f"another trainer still works in {workdir.root}") from None
             time.sleep(0.05)
 
 
@@ -139,19 +133,9 @@ def tail(path: Path) -> str:
 def _read(stdout: BinaryIO, messages: "queue.Queue[Message | None]") -> None:
     with stdout:
         for line in stdout:
-            message = _parse(line)
+            message = decode(line)
             if message is not None:
                 messages.put(message)
+            else:
+                log.debug("the trainer said something else: %r", line[:200])
     messages.put(None)
-
-
-def _parse(line: bytes) -> Message | None:
-    try:
-        message = json.loads(line)
-    except ValueError:
-        message = None
-    if isinstance(message, dict) and isinstance(message.get("type"), str):
-        return message
-    # A library that prints must not end a job.
-    log.debug("trainer said something else: %r", line[:200])
-    return None

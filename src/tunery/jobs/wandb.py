@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tunery.domain.jobs import FineTuningJob
-from tunery.jobs.event_texts import measured
 from tunery.texts import say
+from tunery.training.protocol import StepMetrics
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +50,8 @@ class WandbRun:
             raise IntegrationFailed(f"{type(exc).__name__}: {exc}") from exc
         return cls(run)
 
-    def log_step(self, metrics: dict[str, Any]) -> None:
-        self._guard(lambda: self._run.log(measured(metrics), step=metrics["step"]))
+    def log_step(self, metrics: StepMetrics) -> None:
+        self._guard(lambda: self._run.log(metrics.measured, step=metrics.step))
 
     def finish(self, *, summary: dict[str, Any], succeeded: bool) -> None:
         self._guard(lambda: self._run.summary.update(summary))

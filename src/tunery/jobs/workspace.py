@@ -1,6 +1,5 @@
 """The folder a trainer works in, and how it comes from and goes to the blobs, so that another machine can go on."""
 
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -15,8 +14,7 @@ from tunery.store import files
 from tunery.store.blobs import Blobs
 from tunery.store.database import read
 from tunery.texts import say
-
-STATE_META = "meta.json"  # written by the trainer into its state, names the step
+from tunery.training.protocol import Workdir, saved_step
 
 
 @dataclass(frozen=True)
@@ -27,35 +25,16 @@ class SavedState:
     prefix: str
 
 
-@dataclass(frozen=True)
-class Workspace:
-    root: Path
-
+class Workspace(Workdir):
     @classmethod
     def of(cls, home: Path, job_id: str) -> "Workspace":
         root = home / "work" / job_id
         root.mkdir(parents=True, exist_ok=True)
         return cls(root)
 
-    @property
-    def train_file(self) -> Path:
-        return self.root / "train.jsonl"
-
-    @property
-    def valid_file(self) -> Path:
-        return self.root / "valid.jsonl"
-
-    @property
-    def init_adapter(self) -> Path:
-        return self.root / "init"
-
-    @property
-    def state(self) -> Path:
-        return self.root / "state"
-
     def local_step(self) -> int | None:
         """The step of the state that lies here; None when there is none that can be read."""
-        return _step_of(self.state)
+        return saved_step(self.state)
 
     def restore(self, blobs: Blobs, saved: SavedState | None) -> int:
         """Bring the newest state here; the step it goes on from, 0 without one. A newer state that lies here stays."""
@@ -68,7 +47,7 @@ class Workspace:
 
     def restore_checkpoint(self, blobs: Blobs, step: int, prefix: str) -> None:
         """The trainer counts on the checkpoints that its state names."""
-        folder = self.root / "checkpoints" / f"step-{step}"
+        folder = self.checkpoint(step)
         if not folder.exists() and blobs.list(prefix):  # its owner may have deleted the model that came of it
             folder.parent.mkdir(exist_ok=True)
             with atomic.replacing_folder(folder) as incoming:
@@ -83,7 +62,7 @@ class Workspace:
             shutil.copytree(self.state, snapshot, copy_function=os.link, ignore=shutil.ignore_patterns(atomic.PARTS))
         except (OSError, shutil.Error):
             return None
-        step = _step_of(snapshot)
+        step = saved_step(snapshot)
         if step is None or step != self.local_step():
             return None
         saved = SavedState(step, f"jobs/{job_id}/state/step-{step}")
@@ -125,10 +104,3 @@ def fetch_file(resources: Resources, job: FineTuningJob, file_id: str, role: Rol
             param=f"{role}_file",
             code=f"invalid_{role}_file",
         ) from exc
-
-
-def _step_of(state: Path) -> int | None:
-    try:
-        return int(json.loads((state / STATE_META).read_text())["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

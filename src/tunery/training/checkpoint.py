@@ -1,4 +1,4 @@
-"""Adapters of finished epochs: `checkpoints/step-N/`, complete or not there, the last three kept."""
+"""Adapters of finished epochs, each complete or not there, the last three kept."""
 
 import shutil
 from pathlib import Path
@@ -8,17 +8,12 @@ from tunery.models.adapter_config import LoraConfig
 from tunery.models.adapter_files import AdapterFiles, write_adapter
 from tunery.training.forward.lora import matrices_of
 from tunery.training.forward.model import TrainModel
-
-KEEP = 3
-
-
-def checkpoint_dir(workdir: Path, step: int) -> Path:
-    return workdir / "checkpoints" / f"step-{step}"
+from tunery.training.protocol import KEEP, Workdir
 
 
-def save_checkpoint(workdir: Path, step: int, model: TrainModel, lora: LoraConfig, base_model: str) -> Path:
+def save_checkpoint(workdir: Workdir, step: int, model: TrainModel, lora: LoraConfig, base_model: str) -> Path:
     """Write the adapter as it is. One rename makes it visible. Raises OSError on a full disk."""
-    target = checkpoint_dir(workdir, step)  # it is there already when a resumed job does its last steps again
+    target = workdir.checkpoint(step)  # it is there already when a resumed job does its last steps again
     target.parent.mkdir(parents=True, exist_ok=True)
     atomic.remove_parts(target.parent)
     with atomic.replacing_folder(target) as part:
@@ -26,10 +21,10 @@ def save_checkpoint(workdir: Path, step: int, model: TrainModel, lora: LoraConfi
     return target
 
 
-def prune(workdir: Path, steps: list[int]) -> list[int]:
+def prune(workdir: Workdir, steps: list[int]) -> list[int]:
     """Remove all but the newest of the checkpoints; those that stay."""
     kept = sorted(steps)[-KEEP:]
     for step in steps:
         if step not in kept:
-            shutil.rmtree(checkpoint_dir(workdir, step), ignore_errors=True)
+            shutil.rmtree(workdir.checkpoint(step), ignore_errors=True)
     return kept

@@ -1,21 +1,20 @@
 """The trainer as a process: `python -m tunery.training.child <workdir>`.
 
-Reads `spec.json`, goes on from `state/` when it is there, says what it does as JSON lines on stdout (reports.py), looks
-at `control` between steps. Exit status 0 for finished and paused; 1 for failed; 75 when it was told to leave
-and will be started again.
+Reads `spec.json`, goes on from `state/` when it is there, says what it does as lines of the protocol on stdout, and
+looks for what is asked of it between micro-batches. Exit status 0 for finished and paused; 1 for failed; 75 when it was
+told to leave and will be started again.
 """
 
-import errno
 import json
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from tunery import logs
-from tunery.texts import reference, say
-from tunery.training.reports import ParentGone, Report, own_stdout
+from tunery.atomic import is_disk_full
+from tunery.texts import say
+from tunery.training.protocol import Failed, FailureCode, Message, Report, TrainingFailure, Workdir, encode
 
 EXIT_FAILED = 1
 EXIT_LEFT = 75
@@ -23,8 +22,12 @@ EXIT_LEFT = 75
 log = logging.getLogger("tunery.training")
 
 
+class ParentGone(Exception):
+    """Nobody reads any more."""
+
+
 def main(arguments: list[str]) -> int:
-    workdir = Path(arguments[0]).resolve()
+    workdir = Workdir(Path(arguments[0]).resolve())
     logs.configure("text")
     report = own_stdout()
     # The math library's threads would spin while they wait for each other. On a machine whose cores are busy with the
@@ -36,7 +39,7 @@ def main(arguments: list[str]) -> int:
         # torch takes seconds to import: from here on every failure is reported.
         from tunery.training.job import run
 
-        return {"left": EXIT_LEFT}.get(run(workdir, report), 0)
+        return EXIT_LEFT if run(workdir, report) == "left" else 0
     except ParentGone:
         log.warning("the parent is gone; the state stays for the next start")
         return EXIT_LEFT
@@ -45,44 +48,38 @@ def main(arguments: list[str]) -> int:
         return _fail(exc, report)
 
 
+def own_stdout() -> Report:
+    """Take stdout for messages alone: whatever a library prints goes to the log instead."""
+    channel = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+
+    def report(message: Message) -> None:
+        try:
+            channel.write(encode(message))
+            channel.flush()
+        except BrokenPipeError as exc:
+            raise ParentGone from exc
+
+    return report
+
+
 def _fail(exc: Exception, report: Report) -> int:
-    failure = failure_of(exc)
+    failed = failure_of(exc)
     try:
-        report({"type": "failed", **failure})
+        report(failed)
     except ParentGone:
-        log.warning("nobody was there to hear: %s", json.dumps(failure))
+        log.warning("nobody was there to hear: %s: %s", failed.code, json.dumps(failed.message))
     return EXIT_FAILED
 
 
-def failure_of(exc: Exception) -> dict[str, Any]:
-    """`code`, `message` and `param` for the job's owner. Nothing of a traceback, and no text of theirs."""
-    name = type(exc).__name__
+def failure_of(exc: Exception) -> Failed:
+    """For the job's owner. Nothing of a traceback, and no text of theirs."""
     if is_disk_full(exc):
-        return _failure("disk_full", say("event.disk_full"))
-    if name in _CODES:
-        message = exc.args[0] if exc.args and isinstance(exc.args[0], str) else str(exc)
-        return _failure(_CODES[name], message, getattr(exc, "param", None))
-    return _failure("server_error", say("event.trainer_error", name=name))
-
-
-def _failure(code: str, message: str, param: str | None = None) -> dict[str, Any]:
-    return {"code": code, "message": message, "param": param, "text": reference(message)}
-
-
-# By name: their modules import torch, and a failure to import torch must be reportable too.
-_CODES = {
-    "UnusableFile": "invalid_training_file",
-    "UnsupportedModel": "model_not_trainable",
-    "UnsupportedAdapter": "model_not_trainable",
-    "Diverged": "training_diverged",
-    "OutOfMemory": "out_of_memory",
-}
-
-
-def is_disk_full(exc: BaseException) -> bool:
-    """safetensors wraps the system's error in one of its own, so its text decides."""
-    full = (errno.ENOSPC, errno.EDQUOT)
-    return getattr(exc, "errno", None) in full or any(f"os error {number}" in str(exc) for number in full)
+        return Failed.of(FailureCode.DISK_FULL, say("event.disk_full"))
+    if isinstance(exc, TrainingFailure):
+        return Failed.of(exc.failure, exc.message, exc.param)
+    return Failed.of(FailureCode.SERVER_ERROR, say("event.trainer_error", name=type(exc).__name__))
 
 
 if __name__ == "__main__":

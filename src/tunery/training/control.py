@@ -1,29 +1,28 @@
-"""What the worker asks for while a job runs, and whether it is still there."""
+"""Whether a running job is to stop: the worker asks for it, or is gone."""
 
 import os
 import signal
-from pathlib import Path
 from types import FrameType
 from typing import Literal
 
-Wish = Literal["pause", "leave"]  # a trainer whose job is cancelled is killed
+from tunery.training.protocol import ControlRequest, Workdir
 
-CONTROL_FILE = "control"
+Reason = Literal["pause", "leave"]
 
 
 class Interrupted(Exception):
     """Raised between micro-batches: the step that had begun is given up."""
 
-    def __init__(self, wish: Wish) -> None:
-        super().__init__(wish)
-        self.wish = wish
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class Control:
     """`leave` means: the parent is gone or asks this process to end. The state stays for the next start."""
 
-    def __init__(self, workdir: Path) -> None:
-        self.file = workdir / CONTROL_FILE
+    def __init__(self, workdir: Workdir) -> None:
+        self.workdir = workdir
         self.parent = os.getppid()
         self.is_terminated = False
 
@@ -35,12 +34,8 @@ class Control:
         self.is_terminated = True
 
     def check(self) -> None:
-        """Raises Interrupted when there is a wish."""
+        """Raises Interrupted when the job is to stop."""
         if self.is_terminated or os.getppid() != self.parent:
             raise Interrupted("leave")
-        try:
-            wish = self.file.read_text("utf-8").strip()
-        except FileNotFoundError:
-            return
-        if wish == "pause":
-            raise Interrupted(wish)
+        if self.workdir.requested() is ControlRequest.PAUSE:
+            raise Interrupted("pause")

@@ -6,17 +6,16 @@ from pathlib import Path
 from tunery.chat.examples import PreferenceExample
 from tunery.chat.render import Renderer
 from tunery.datasets.parse import load_examples
+from tunery.domain.jobs import Method
 from tunery.texts import say
 from tunery.training.forward.packing import Row
-from tunery.training.spec import Method
+from tunery.training.protocol import FailureCode, TrainingFailure
 
 
-class UnusableFile(ValueError):
-    """The file has nothing that this method can train on; the message is for the job's owner."""
+class UnusableFile(TrainingFailure):
+    """The file has nothing that this method can train on."""
 
-    def __init__(self, message: str, param: str) -> None:
-        super().__init__(message)
-        self.param = param
+    failure = FailureCode.INVALID_TRAINING_FILE
 
 
 @dataclass(frozen=True, eq=False)  # equal only to itself: two equal lines are two examples
@@ -37,18 +36,18 @@ def read(path: Path, method: Method, renderer: Renderer, max_tokens: int, *, par
     if method == "dpo":
         pairs = [item for item in parsed if isinstance(item, PreferenceExample)]
         if len(pairs) != len(parsed):
-            raise UnusableFile(say("event.dpo_needs_pairs"), param)
+            raise UnusableFile(say("event.dpo_needs_pairs"), param=param)
         examples = [_pair(pair, renderer, max_tokens) for pair in pairs]
     else:
         trained = [renderer.as_trained(item) for item in parsed]
         rows = [item for item in trained if not isinstance(item, PreferenceExample)]
         if len(rows) != len(parsed):
-            raise UnusableFile(say("event.pairs_need_dpo"), param)
+            raise UnusableFile(say("event.pairs_need_dpo"), param=param)
         rendered = renderer.render_batch(rows, max_tokens)
         examples = [TrainExample((Row(r.token_ids, r.loss_weights),), len(r.token_ids)) for r in rendered]
     examples = [example for example in examples if example.loss_weight]
     if not examples:
-        raise UnusableFile(say("event.nothing_within_limit", most=max_tokens), param)
+        raise UnusableFile(say("event.nothing_within_limit", most=max_tokens), param=param)
     return examples
 
 

@@ -7,40 +7,59 @@ from pathlib import Path
 import torch
 
 from tunery.chat.render import Renderer
+from tunery.models.adapter_config import LoraConfig, UnsupportedAdapter
 from tunery.models.adapter_files import read_adapter
 from tunery.training.control import Control
 from tunery.training.examples import TrainExample, read
+from tunery.training.forward.decoder import UnsupportedModel
 from tunery.training.forward.lora import set_adapter
 from tunery.training.forward.model import TrainModel
 from tunery.training.loop import Loop, Outcome
 from tunery.training.memory import micro_batch_tokens
-from tunery.training.methods.base import Method
+from tunery.training.methods.base import TrainingMethod
 from tunery.training.methods.dpo import Preference
 from tunery.training.methods.sft import Supervised
 from tunery.training.optimizer import AdamW
-from tunery.training.parity import write_parity
+from tunery.training.parity import measure_samples
+from tunery.training.protocol import (
+    FailureCode,
+    Finished,
+    ParitySamples,
+    Report,
+    Started,
+    Stopped,
+    TrainingFailure,
+    TrainSpec,
+    Workdir,
+    write_samples,
+)
 from tunery.training.references import reference_logprobs
-from tunery.training.reports import Report
-from tunery.training.spec import TrainSpec
 from tunery.training.state import Progress, load_state, saved_product_dtype
 from tunery.training.step import MicroBatchLimit, Stepper
 from tunery.training.validation import Validator
 
 
-def run(workdir: Path, report: Report) -> Outcome:
-    """Train until the end or a wish, and say how it ended."""
+class NotTrainable(TrainingFailure):
+    """The base model, or the adapter the job goes on from, needs something that the trainer does not have."""
+
+    failure = FailureCode.MODEL_NOT_TRAINABLE
+
+
+def run(workdir: Workdir, report: Report) -> Outcome:
+    """Train until the end, or until it is to stop, and say how it ended. Raises TrainingFailure: NotTrainable,
+    UnusableFile, Diverged or OutOfMemory; ValueError when the spec cannot be understood; OSError."""
     control = Control(workdir)
     control.listen()
     loop = _assemble(workdir, control, report)
     outcome = loop.run()
     if outcome == "finished":
         _finish(loop)
-    elif outcome != "left":
-        report({"type": outcome})
+    elif outcome == "paused":
+        report(Stopped())
     return outcome
 
 
-def _assemble(workdir: Path, control: Control, report: Report) -> Loop:
+def _assemble(workdir: Workdir, control: Control, report: Report) -> Loop:
     spec = TrainSpec.load(workdir)
     torch.set_num_threads(spec.threads or os.cpu_count() or 1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -50,19 +69,15 @@ def _assemble(workdir: Path, control: Control, report: Report) -> Loop:
     valid: list[TrainExample] = []
     if spec.valid_file is not None:
         valid = read(spec.valid_file, spec.method, renderer, limit, param="validation_file")
-    given = None if spec.init_adapter_dir is None else read_adapter(spec.init_adapter_dir)
-    lora = spec.lora if given is None else given.config
-    products = saved_product_dtype(workdir / "state")
-    model = TrainModel.load(spec.model_dir, lora, seed=spec.seed, device=device, products=products)
-    if given is not None:
-        set_adapter(model.layers, given)
+    products = saved_product_dtype(workdir.state)
+    model, lora = _load_model(spec, device, products)
     micro = MicroBatchLimit(micro_batch_tokens(model.config, device))
-    method: Method = Supervised()
+    method: TrainingMethod = Supervised()
     if spec.method == "dpo":
         reference = reference_logprobs(workdir, model, [*examples, *valid], micro, control.check)
         method = Preference(spec.beta, reference)
     optimizer = AdamW(model.parameters())
-    progress = load_state(workdir / "state", model, optimizer) or Progress()
+    progress = load_state(workdir.state, model, optimizer) or Progress()
     micro.max_tokens = min(micro.max_tokens, progress.max_tokens or micro.max_tokens)
     model.train()
     loop = Loop(
@@ -77,38 +92,37 @@ def _assemble(workdir: Path, control: Control, report: Report) -> Loop:
         report=report,
         progress=progress,
     )
-    report(
-        {
-            "type": "started",
-            "num_examples": len(examples),
-            "total_steps": loop.total_steps,
-            "trained_tokens": spec.n_epochs * sum(example.num_tokens for example in examples),
-            "step": progress.step,
-            "device": device,
-            "reasons": {"micro_batch": f"at most {micro.max_tokens} tokens are computed at once"},
-        }
-    )
+    num_tokens = spec.n_epochs * sum(example.num_tokens for example in examples)
+    report(Started(len(examples), loop.total_steps, num_tokens, device))
     return loop
 
 
+def _load_model(spec: TrainSpec, device: str, products: torch.dtype | None) -> tuple[TrainModel, LoraConfig]:
+    """The base with the adapter that is trained. Raises NotTrainable."""
+    try:
+        given = None if spec.init_adapter_dir is None else read_adapter(spec.init_adapter_dir)
+        lora = spec.lora if given is None else given.config
+        model = TrainModel.load(spec.model_dir, lora, seed=spec.seed, device=device, products=products)
+        if given is not None:
+            set_adapter(model.layers, given)
+    except (UnsupportedModel, UnsupportedAdapter) as exc:
+        raise NotTrainable(exc.args[0]) from exc
+    return model, lora
+
+
 def _finish(loop: Loop) -> None:
-    spec, model = loop.spec, loop.stepper.model
+    model = loop.stepper.model
     epochs_done = loop.progress.step // loop.steps_per_epoch  # fewer than asked for when stopped early
-    folder = loop.final_dir()
-    set_adapter(model.layers, read_adapter(folder))
+    final_step = loop.final_step()
+    set_adapter(model.layers, read_adapter(loop.workdir.checkpoint(final_step)))
     model.train(False)
     chosen = [example for example in loop.validator.examples or loop.examples if example.loss_weight]
-    path = write_parity(loop.workdir, model, chosen, spec.num_parity_examples)
-    if path is not None:
-        loop.report({"type": "parity", "path": str(path)})
-    loop.report(
-        {
-            "type": "finished",
-            "trained_tokens": epochs_done * sum(example.num_tokens for example in loop.examples),
-            "dir": str(folder),
-            "metrics": loop.progress.last_metrics,
-        }
-    )
+    samples = measure_samples(model, chosen)
+    if samples:
+        write_samples(loop.workdir.samples, samples)
+        loop.report(ParitySamples(len(samples)))
+    num_tokens = sum(example.num_tokens for example in loop.examples)
+    loop.report(Finished(final_step, trained_tokens=epochs_done * num_tokens))
 
 
 def _source_of(model_dir: Path) -> str:

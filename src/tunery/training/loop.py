@@ -1,9 +1,8 @@
-"""The training loop: order, validation, checkpoints, state, wishes. Everything it says goes through `report`."""
+"""The training loop: order, validation, checkpoints, state, pauses. Everything it says goes through `report`."""
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -11,13 +10,22 @@ from tunery.models.adapter_config import LoraConfig
 from tunery.texts import say
 from tunery.training.advice import early_stopping
 from tunery.training.batching import batch_indices, cursor_of, num_batches
-from tunery.training.checkpoint import checkpoint_dir, prune, save_checkpoint
+from tunery.training.checkpoint import prune, save_checkpoint
 from tunery.training.control import Control, Interrupted
 from tunery.training.examples import TrainExample
 from tunery.training.pace import Pace
-from tunery.training.reports import Report, message
+from tunery.training.protocol import (
+    CheckpointSaved,
+    FailureCode,
+    Note,
+    Report,
+    StateSaved,
+    StepMetrics,
+    TrainingFailure,
+    TrainSpec,
+    Workdir,
+)
 from tunery.training.schedule import learning_rate
-from tunery.training.spec import TrainSpec
 from tunery.training.state import Progress, save_state
 from tunery.training.step import Stepper, StepResult
 from tunery.training.validation import Validator
@@ -27,15 +35,17 @@ Outcome = Literal["finished", "paused", "left"]
 MAX_SKIPPED_IN_ROW = 5
 
 
-class Diverged(RuntimeError):
+class Diverged(TrainingFailure):
     """The loss is no number any more; going on would not mend it."""
+
+    failure = FailureCode.TRAINING_DIVERGED
 
 
 @dataclass
 class Loop:
     spec: TrainSpec
     lora: LoraConfig  # the spec's, or that of the adapter the job goes on from
-    workdir: Path
+    workdir: Workdir
     base_model: str  # what adapter_config.json names
     examples: list[TrainExample]
     stepper: Stepper
@@ -51,39 +61,38 @@ class Loop:
         self._started = time.monotonic() - self.progress.elapsed_s
 
     def run(self) -> Outcome:
-        """Until the last step or a wish. Raises Diverged, OutOfMemory, OSError."""
+        """Until the last step, or until it is to stop. Raises Diverged, OutOfMemory, OSError."""
         try:
             while self.progress.step < self.total_steps:
                 self.control.check()
-                self._one_step()
-                if self._end_of_epoch() and self._finish_epoch() == "stop":
+                metrics = self._one_step()
+                if self._end_of_epoch() and self._finish_epoch(metrics) == "stop":
                     break
                 if self._pace.is_due():
                     self.save()
         except Interrupted as interrupted:
             self.save()
             outcomes: dict[str, Outcome] = {"pause": "paused", "leave": "left"}
-            return outcomes[interrupted.wish]
+            return outcomes[interrupted.reason]
         return "finished"
 
     def save(self) -> None:
         """Everything up to the last whole step."""
         self.progress.elapsed_s = time.monotonic() - self._started
         self.progress.max_tokens = self.stepper.limit.max_tokens
-        folder = self.workdir / "state"
         with self._pace.measured():
-            save_state(folder, self.stepper.model, self.stepper.optimizer, self.progress)
-        self.report({"type": "state", "step": self.progress.step, "dir": str(folder)})
+            save_state(self.workdir.state, self.stepper.model, self.stepper.optimizer, self.progress)
+        self.report(StateSaved(self.progress.step))
 
-    def final_dir(self) -> Path:
-        """The adapter of the job: the last checkpoint, or the best when it was stopped early."""
-        steps = [step for step in self.progress.checkpoints if checkpoint_dir(self.workdir, step).exists()]
+    def final_step(self) -> int:
+        """The checkpoint that is the job's adapter: the last one, or the best when it was stopped early."""
+        steps = [step for step in self.progress.checkpoints if self.workdir.checkpoint(step).exists()]
         if self.spec.early_stopping and self.progress.valid_losses:
             losses = {step: loss for step, loss in self.progress.valid_losses if step in steps}
-            return checkpoint_dir(self.workdir, min(losses, key=lambda step: losses[step]))
-        return checkpoint_dir(self.workdir, steps[-1])
+            return min(losses, key=lambda step: losses[step])
+        return steps[-1]
 
-    def _one_step(self) -> None:
+    def _one_step(self) -> StepMetrics:
         index = self.progress.step
         # Dropout draws from here, so a resumed step draws what it would have drawn.
         torch.manual_seed(self.spec.seed * 1_000_003 + index)
@@ -92,58 +101,57 @@ class Loop:
         lr = learning_rate(index, self.total_steps, self.spec.learning_rate)
         result = self.stepper.step([self.examples[i] for i in chosen], lr)
         step = index + 1
-        metrics = self._metrics(result, step)
+        validation: dict[str, float] = {}
         if self.validator.is_due(step, self.total_steps):
-            metrics |= self.validator.partial(step)
+            validation |= self.validator.partial(step)
         if step % self.steps_per_epoch == 0 and self.validator.examples:
-            metrics |= self.validator.full()
-            self.progress.valid_losses.append((step, metrics["full_valid_loss"]))
-        # Only now: a wish during validation gives the whole step up only if it is counted afterwards.
+            validation |= self.validator.full()
+            self.progress.valid_losses.append((step, validation["full_valid_loss"]))
+        # Only now: a pause during validation gives the whole step up only if it is counted afterwards.
         self.progress.step = step
-        self.progress.last_metrics = metrics
-        self.report({"type": "metrics", **metrics})
+        metrics = self._metrics(result, step, validation)
+        self.report(metrics)
         self._warn(result, step)
+        return metrics
 
-    def _metrics(self, result: StepResult, step: int) -> dict[str, Any]:
+    def _metrics(self, result: StepResult, step: int, validation: dict[str, float]) -> StepMetrics:
         elapsed = time.monotonic() - self._started
-        return {
-            "step": step,
-            "total_steps": self.total_steps,
-            "epoch": (step - 1) // self.steps_per_epoch + 1,
-            "train_loss": result.loss,
-            "train_mean_token_accuracy": result.accuracy,
-            "lr": result.lr,
-            "grad_norm": result.grad_norm,
-            "tokens_per_s": result.num_tokens / result.time_s,
-            "eta_s": elapsed / step * (self.total_steps - step),
-            **{f"train_{name}": value for name, value in result.extras.items()},
-        }
+        return StepMetrics(
+            step=step,
+            total_steps=self.total_steps,
+            epoch=(step - 1) // self.steps_per_epoch + 1,
+            train_loss=result.loss,
+            train_mean_token_accuracy=result.accuracy,
+            lr=result.lr,
+            grad_norm=result.grad_norm,
+            tokens_per_s=result.num_tokens / result.time_s,
+            eta_s=elapsed / step * (self.total_steps - step),
+            extras={f"train_{name}": value for name, value in result.extras.items()},
+            **validation,
+        )
 
     def _warn(self, result: StepResult, step: int) -> None:
         if result.halvings:
             limit = self.stepper.limit.max_tokens
             text = say("event.smaller_batches", step=step, most=limit)
-            self.report(message(text, level="warn", data={"step": step, "max_tokens": limit}))
+            self.report(Note.of(text, level="warn", data={"step": step, "max_tokens": limit}))
         if result.is_finite:
             self.progress.skipped_in_row = 0
             return
         self.progress.skipped_in_row += 1
         text = say("event.step_skipped", step=step)
-        self.report(message(text, level="warn", data={"step": step, "skipped": True}))
+        self.report(Note.of(text, level="warn", data={"step": step, "skipped": True}))
         if self.progress.skipped_in_row >= MAX_SKIPPED_IN_ROW:
             raise Diverged(say("event.diverged", steps=MAX_SKIPPED_IN_ROW))
 
     def _end_of_epoch(self) -> bool:
         return self.progress.step % self.steps_per_epoch == 0
 
-    def _finish_epoch(self) -> Literal["go on", "stop"]:
+    def _finish_epoch(self, metrics: StepMetrics) -> Literal["go on", "stop"]:
         step = self.progress.step
-        folder = save_checkpoint(self.workdir, step, self.stepper.model, self.lora, self.base_model)
+        save_checkpoint(self.workdir, step, self.stepper.model, self.lora, self.base_model)
         self.progress.checkpoints = prune(self.workdir, [*self.progress.checkpoints, step])
-        metrics = self.progress.last_metrics
-        self.report(
-            {"type": "checkpoint", "step": step, "epoch": metrics["epoch"], "dir": str(folder), "metrics": metrics}
-        )
+        self.report(CheckpointSaved(step, metrics.epoch, metrics.measured))
         stop = self._advise(step)
         self.save()
         return "stop" if stop else "go on"
@@ -156,5 +164,5 @@ class Loop:
         if not self.progress.is_advised:
             self.progress.is_advised = True
             data = {"advice": "early_stopping", "best_step": advice.best_step, "step": step}
-            self.report(message(advice.text, level="warn", data=data))
+            self.report(Note.of(advice.text, level="warn", data=data))
         return self.spec.early_stopping

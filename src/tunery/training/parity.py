@@ -1,9 +1,6 @@
 """Log-probabilities of a few examples as the trainer sees them, for the engine to reproduce."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,23 +9,20 @@ from tunery.training.forward.inputs import pack
 from tunery.training.forward.model import TrainModel
 from tunery.training.forward.packing import Row
 from tunery.training.losses import token_logprobs
+from tunery.training.protocol import Sample
 
-PARITY_FILE = "parity.json"
+NUM_EXAMPLES = 4
 MAX_TOKENS = 1024  # of an example: enough to see a difference, little enough to be quick
 
 
 @torch.no_grad()
-def write_parity(workdir: Path, model: TrainModel, examples: Sequence[TrainExample], count: int) -> Path | None:
-    """Write `[{token_ids, start, logprobs}]`; logprobs[i] belongs to token_ids[start + i]. None without examples."""
-    records = [record for example in examples[:count] if (record := _measure(model, example.rows[0])) is not None]
-    if not records:
-        return None
-    path = workdir / PARITY_FILE
-    path.write_text(json.dumps(records), "utf-8")
-    return path
+def measure_samples(model: TrainModel, examples: Sequence[TrainExample]) -> list[Sample]:
+    """Of the first examples; those without a trained token give none."""
+    found = (_measure(model, example.rows[0]) for example in examples[:NUM_EXAMPLES])
+    return [sample for sample in found if sample is not None]
 
 
-def _measure(model: TrainModel, row: Row) -> dict[str, Any] | None:
+def _measure(model: TrainModel, row: Row) -> Sample | None:
     token_ids = row.token_ids[:MAX_TOKENS]
     start = next((index for index in range(1, len(token_ids)) if row.loss_weights[index]), None)
     if start is None:
@@ -36,4 +30,4 @@ def _measure(model: TrainModel, row: Row) -> dict[str, Any] | None:
     asked = Row(token_ids, [0.0] * start + [1.0] * (len(token_ids) - start))
     inputs = pack([asked], model.shape)
     logprobs, _ = token_logprobs(model.hidden(inputs), model.head, inputs.labels)
-    return {"token_ids": token_ids, "start": start, "logprobs": logprobs.tolist()}
+    return Sample(token_ids, start, logprobs.tolist())

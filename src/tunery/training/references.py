@@ -2,29 +2,28 @@
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from tunery import atomic
 from tunery.training.batching import micro_batches
 from tunery.training.examples import TrainExample
 from tunery.training.forward.model import TrainModel
 from tunery.training.methods.dpo import answer_logprobs
+from tunery.training.protocol import Workdir
 from tunery.training.step import MicroBatchLimit
 
 FILE = "reference.json"
 
 
 def reference_logprobs(
-    workdir: Path,
+    workdir: Workdir,
     model: TrainModel,
     examples: Sequence[TrainExample],
     limit: MicroBatchLimit,
     check: Callable[[], None],
 ) -> dict[TrainExample, tuple[float, float]]:
     """For each pair the log-probability of its answers under `model`, which must not have been trained yet."""
-    folder = workdir / "state"
-    folder.mkdir(exist_ok=True)
-    path = folder / FILE
+    workdir.state.mkdir(exist_ok=True)
+    path = workdir.state / FILE
     if path.exists():
         values = json.loads(path.read_text("utf-8"))
         if len(values) == len(examples):

@@ -5,7 +5,7 @@ and the random numbers of a step follow from the seed and the step, so they need
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from tunery.models import adapter_files
 from tunery.training.forward.lora import matrices_of, set_matrices
 from tunery.training.forward.model import TrainModel
 from tunery.training.optimizer import AdamW
+from tunery.training.protocol import write_saved_step
 
 STATE_FILE = "state.safetensors"
-META_FILE = "meta.json"  # the step, for those who read no safetensors
 
 
 @dataclass
@@ -34,7 +34,14 @@ class Progress:
     valid_losses: list[tuple[int, float]] = field(default_factory=list)  # (step, full validation loss) of epoch ends
     checkpoints: list[int] = field(default_factory=list)  # steps whose folders are kept
     is_advised: bool = False  # early stopping was advised already
-    last_metrics: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> "Progress":
+        """Passes over what another version saved beside it."""
+        known = {item.name: saved[item.name] for item in fields(cls) if item.name in saved}
+        progress = cls(**known)
+        progress.valid_losses = [(step, loss) for step, loss in progress.valid_losses]
+        return progress
 
 
 def save_state(folder: Path, model: TrainModel, optimizer: AdamW, progress: Progress) -> None:
@@ -48,7 +55,7 @@ def save_state(folder: Path, model: TrainModel, optimizer: AdamW, progress: Prog
     atomic.remove_parts(folder)
     with atomic.replacing(folder / STATE_FILE) as part:
         save_file(tensors, part, header)
-    atomic.write_text(folder / META_FILE, json.dumps({"step": progress.step}) + "\n")
+    write_saved_step(folder, progress.step)
 
 
 def load_state(folder: Path, model: TrainModel, optimizer: AdamW) -> Progress | None:
@@ -65,8 +72,7 @@ def load_state(folder: Path, model: TrainModel, optimizer: AdamW) -> Progress | 
         if own:
             optimizer.state[parameter] = {name: value.to(parameter.device) for name, value in own.items()}
     set_matrices(model.layers, adapter_files.matrices_of(tensors))
-    progress["valid_losses"] = [(step, loss) for step, loss in progress["valid_losses"]]
-    return Progress(**progress)
+    return Progress.of(progress)
 
 
 def saved_product_dtype(folder: Path) -> torch.dtype | None:

@@ -12,15 +12,18 @@ from tunery.training.examples import TrainExample
 from tunery.training.forward.inputs import pack
 from tunery.training.forward.model import TrainModel
 from tunery.training.memory import is_out_of_memory
-from tunery.training.methods.base import Method, Sums
+from tunery.training.methods.base import Sums, TrainingMethod
 from tunery.training.optimizer import AdamW
+from tunery.training.protocol import FailureCode, TrainingFailure
 
 MAX_GRAD_NORM = 1.0
 MIN_MICRO_BATCH_TOKENS = 32
 
 
-class OutOfMemory(RuntimeError):
+class OutOfMemory(TrainingFailure):
     """Even the smallest micro-batch does not fit."""
+
+    failure = FailureCode.OUT_OF_MEMORY
 
 
 @dataclass
@@ -51,7 +54,7 @@ class StepResult:
 @dataclass(frozen=True)
 class Stepper:
     model: TrainModel
-    method: Method
+    method: TrainingMethod
     optimizer: AdamW
     limit: MicroBatchLimit
     check: Callable[[], None] = lambda: None  # called between micro-batches; raises to give the step up
@@ -106,7 +109,7 @@ class Stepper:
 
 
 def forward(
-    model: TrainModel, method: Method, examples: Sequence[TrainExample], limit: MicroBatchLimit
+    model: TrainModel, method: TrainingMethod, examples: Sequence[TrainExample], limit: MicroBatchLimit
 ) -> tuple[torch.Tensor, Sums]:
     inputs = pack([row for example in examples for row in example.rows], model.shape)
     model.recompute_layers(inputs.num_tokens > limit.max_tokens)
@@ -116,7 +119,7 @@ def forward(
 @torch.no_grad()
 def evaluate(
     model: TrainModel,
-    method: Method,
+    method: TrainingMethod,
     examples: Sequence[TrainExample],
     limit: MicroBatchLimit,
     check: Callable[[], None],

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tunery.training.examples import TrainExample
 from tunery.training.forward.model import TrainModel
-from tunery.training.methods.base import Method, Sums
+from tunery.training.methods.base import Sums, TrainingMethod
 from tunery.training.step import MicroBatchLimit, evaluate
 
 EVERY_STEPS = 10
@@ -16,7 +16,7 @@ MIN_PARTIAL = 8  # examples; a batch of one would say nothing
 @dataclass(frozen=True)
 class Validator:
     model: TrainModel
-    method: Method
+    method: TrainingMethod
     examples: Sequence[TrainExample]
     limit: MicroBatchLimit
     check: Callable[[], None]

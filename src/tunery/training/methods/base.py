@@ -38,11 +38,12 @@ class Sums:
         return self.num_correct / self.num_predicted if self.num_predicted else 0.0
 
 
-class Method(Protocol):
+class TrainingMethod(Protocol):
     def weight(self, example: TrainExample) -> float:
         """What the example adds to the denominator of the mean loss."""
         ...
 
     def forward(self, model: TrainModel, inputs: PackedInputs, examples: Sequence[TrainExample]) -> tuple[Tensor, Sums]:
-        """The differentiable sum of the loss over the examples that `inputs` was packed from, and its totals."""
+        """The differentiable sum of the loss (a scalar) over the examples that `inputs` was packed from, and its
+        totals."""
         ...
