@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
 from tunery.api.app import create_app
-from tunery.api.services import Services
+from tunery.api.context import Context
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob, JobStatus
@@ -45,14 +45,14 @@ class Api:
     """One server, and what a test needs to prepare its data."""
 
     client: TestClient  # sends the first key
-    services: Services
+    context: Context
     clock: MutableClock
     project_id: str
     organization_id: str
 
     @property
     def engine(self) -> Engine:
-        return self.services.engine
+        return self.context.database
 
     def as_key(self, secret: str) -> dict[str, str]:
         return {"authorization": f"Bearer {secret}"}
@@ -187,11 +187,11 @@ def make_api(home: Path, fresh_database: Path) -> Iterator[Callable[..., Api]]:
         app = create_app(Settings(home=home, **settings), clock)
         client = TestClient(app, headers={"authorization": f"Bearer {SECRET}"}, raise_server_exceptions=False)
         clients.append(client.__enter__())
-        services: Services = app.state.services
-        with services.engine.connect() as conn:
+        context: Context = app.state.context
+        with context.database.connect() as conn:
             organization = tenants.list_organizations(conn)[0]
             project = tenants.list_projects(conn, organization.id).items[0]
-        return Api(client, services, clock, project.id, organization.id)
+        return Api(client, context, clock, project.id, organization.id)
 
     yield make
     for client in clients:

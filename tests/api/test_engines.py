@@ -12,10 +12,10 @@ import pytest
 
 from tests.api.conftest import BASE, Api, start_engine
 from tests.loops import run
-from tunery.api.inference.engine_errors import engine_error
-from tunery.api.inference.resolve import Target
-from tunery.api.inference.sse import DONE, read_chunks, write_chunk
+from tunery.engines.errors import engine_error
+from tunery.engines.resolve import Target
 from tunery.jobs.parity import EngineScorer
+from tunery.wire.sse import DONE, read_chunks, write_chunk
 
 CHAT = "/v1/chat/completions"
 
@@ -32,7 +32,7 @@ def test_request_goes_to_the_next_engine_when_one_is_gone(
     nobody = "http://127.0.0.1:9"
     api = make_api(engine_kind="vllm", engine_urls=[nobody, engine_url])
     model = api.make_model()
-    api.services.blobs.upload_dir(model.blob, tiny_adapter_dir)
+    api.context.blobs.upload_dir(model.blob, tiny_adapter_dir)
     assert ask(api).status_code == 200
     assert ask(api, model.name).status_code == 200
 
@@ -44,7 +44,7 @@ def test_engine_that_dies_is_left_out(
     api = make_api(engine_kind="vllm", engine_urls=[mortal.url, engine_url])
     names = [f"ft:{BASE}:personal::AbCd123{number}" for number in range(4)]
     for name in names:
-        api.services.blobs.upload_dir(api.make_model(name).blob, tiny_adapter_dir)
+        api.context.blobs.upload_dir(api.make_model(name).blob, tiny_adapter_dir)
     before = [ask(api, name).json()["choices"][0]["message"] for name in names]
     mortal.kill()
     after = [ask(api, name) for name in names]
@@ -87,16 +87,16 @@ def test_stream_that_loses_its_engine_ends_with_an_error_event(
     api = make_api(engine_url=engine.url)
 
     async def read() -> list[bytes]:
-        from tunery.api.inference import service
+        from tunery.api import inference as service
         from tunery.domain.tenants import Caller, Role
         from tunery.metering.ledger import RequestIds
 
         caller = Caller("key_x", api.organization_id, api.project_id, None, Role.OWNER)
         messages = [{"role": "user", "content": "Say something."}]
         sent = {"model": BASE, "messages": messages, "stream": True, "max_tokens": 1500}
-        ask = await service.admit(api.services, caller, RequestIds("req_x"), "chat", sent)
+        ask = await service.admit(api.context, caller, RequestIds("req_x"), "chat", sent)
         events = []
-        async for event in service.stream(api.services, ask):
+        async for event in service.stream(api.context, ask):
             events.append(event)
             if len(events) == 2:
                 await asyncio.to_thread(engine.kill)
@@ -196,7 +196,7 @@ def test_adapter_comes_from_a_bucket(
     api = make_api(engine_url=engine_url, **s3_settings)
     model = api.make_model()
     assert ask(api, model.name).status_code == 500  # nobody has put its weights there yet
-    api.services.blobs.upload_dir(model.blob, tiny_adapter_dir)
+    api.context.blobs.upload_dir(model.blob, tiny_adapter_dir)
     answer = ask(api, model.name)
     assert answer.status_code == 200
     assert answer.json()["choices"] != ask(api).json()["choices"]
@@ -207,7 +207,7 @@ def test_weights_that_are_no_adapter_are_a_fault_without_paths(
 ) -> None:
     api = make_api(engine_url=engine_url)
     model = api.make_model()
-    api.services.blobs.put(f"{model.blob}/adapter_config.json", b"{}")
+    api.context.blobs.put(f"{model.blob}/adapter_config.json", b"{}")
     answer = ask(api, model.name)
     assert answer.status_code == 500
     assert str(tmp_path) not in answer.text
@@ -228,10 +228,10 @@ def test_an_engine_is_asked_with_its_key(
     monkeypatch.delenv("TUNERY_ENGINE_API_KEY")
     api = make_api(engine_url=engine.url, engine_api_key=key)
     model = api.make_model()
-    api.services.blobs.upload_dir(model.blob, tiny_adapter_dir)
+    api.context.blobs.upload_dir(model.blob, tiny_adapter_dir)
     try:
         answers = [ask(api), ask(api, model.name), ask(api, stream=True)]
-        scorer = EngineScorer(engine.url, api.services.settings.engine_api_key)
+        scorer = EngineScorer(engine.url, api.context.settings.engine_api_key)
         assert bool(scorer.bases()) == (status == 200)
     finally:
         engine.kill()

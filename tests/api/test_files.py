@@ -27,7 +27,7 @@ def post(api: Api, body: bytes, content_type: str = f"multipart/form-data; bound
 
 
 def blobs_of(api: Api) -> tuple[str, ...]:
-    return api.services.blobs.list("files")
+    return api.context.blobs.list("files")
 
 
 def test_purpose_may_follow_the_file(api: Api) -> None:
@@ -142,7 +142,7 @@ def test_list_filters_by_purpose(api: Api) -> None:
 
 def test_result_file_is_served_as_base64(api: Api) -> None:
     content = b"step,train_loss\n" + b"1,0.50000\n" * 200_000
-    info = api.services.blobs.put("files/file-result", content)
+    info = api.context.blobs.put("files/file-result", content)
     file = File(
         id="file-result",
         project_id=api.project_id,

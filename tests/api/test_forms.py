@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from tunery.api.inference import legacy
-from tunery.api.inference.assemble import Assembly
-from tunery.api.inference.parameters import CHAT, COMPLETIONS, check
-from tunery.api.inference.usage import by_openai_rule, completed, estimated_tokens, for_ledger
 from tunery.domain.errors import InvalidRequest
+from tunery.wire import legacy
+from tunery.wire.assemble import Assembly
+from tunery.wire.parameters import CHAT, COMPLETIONS, check
+from tunery.wire.usage import by_openai_rule, completed, estimated_tokens, for_ledger
 
 FUNCTION = {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}
 CALL = {"name": "get_weather", "arguments": '{"city": "Paris"}'}

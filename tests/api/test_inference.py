@@ -197,7 +197,7 @@ def test_budget_of_requests_is_openais_429(make_api: Callable[..., Api], engine_
 @pytest.fixture
 def tuned(api: Api, tiny_adapter_dir: Path) -> Iterator[str]:
     model = api.make_model()
-    api.services.blobs.upload_dir(model.blob, tiny_adapter_dir)
+    api.context.blobs.upload_dir(model.blob, tiny_adapter_dir)
     yield model.name
 
 
@@ -223,7 +223,7 @@ def test_restarted_engine_gets_its_adapters_again(
     engine = start_engine(tiny_model_dir)
     api = make_api(engine_url=engine.url)
     model = api.make_model()
-    api.services.blobs.upload_dir(model.blob, tiny_adapter_dir)
+    api.context.blobs.upload_dir(model.blob, tiny_adapter_dir)
     before = ask(api, model=model.name).json()["choices"]
     engine.kill()
     down = ask(api, model=model.name)

@@ -47,10 +47,10 @@ def test_unknown_model_has_openais_words(api: Api, method: str) -> None:
 
 def test_deleted_model_is_gone_with_its_weights(api: Api) -> None:
     model = api.make_model(NAMES[1])
-    api.services.blobs.put(f"{model.blob}/adapter_config.json", b"{}")
+    api.context.blobs.put(f"{model.blob}/adapter_config.json", b"{}")
     assert api.client.delete(f"/v1/models/{NAMES[1]}").json()["deleted"] is True
     assert api.client.get(f"/v1/models/{NAMES[1]}").status_code == 404
-    assert api.services.blobs.list("adapters") == ()
+    assert api.context.blobs.list("adapters") == ()
 
 
 def test_base_model_cannot_be_deleted(api: Api) -> None:

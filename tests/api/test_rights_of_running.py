@@ -14,7 +14,8 @@ from tests.api.conftest import BASE, SECRET, Api
 from tests.api.test_broken_off import CHAT, LONG, computed, listening, records
 from tests.api.test_rights import ORGANIZATION, Person, delete, post
 from tests.loops import run
-from tunery.api.inference import rights
+from tunery.api import rights
+from tunery.api.running import Running
 from tunery.dashboard.comparison import Comparison, Contestant, Plan, Runner
 from tunery.dashboard.connection import Connection
 from tunery.dashboard.models import list_models
@@ -94,7 +95,7 @@ def test_a_whole_answer_ends_in_the_same_way(api: Api, url: str, how: str) -> No
     person = person_of(api)
     take, code = TAKEN[how]
     with httpx.Client(base_url=url, headers=api.as_key(person.secret), timeout=60) as client:
-        running = api.services.running
+        running = api.context.shared(Running)
 
         async def taken_meanwhile() -> httpx.Response:
             asking = asyncio.create_task(asyncio.to_thread(client.post, CHAT, json=ASKED))
@@ -122,7 +123,7 @@ def test_a_right_that_is_changed_and_not_taken_ends_nothing(api: Api, url: str) 
 def test_an_admin_keys_stream_ends_when_the_project_it_named_is_archived(api: Api, url: str) -> None:
     person = person_of(api)
     admin = api.make_key(project_id=None, is_admin=True)
-    running = api.services.running
+    running = api.context.shared(Running)
     headers = {"openai-project": person.project, **api.as_key(admin)}
     with httpx.stream("POST", url + CHAT, json=ASKED | {"stream": True}, headers=headers, timeout=60) as answer:
         lines = answer.iter_lines()

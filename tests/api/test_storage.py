@@ -40,7 +40,7 @@ def send(api: Api, content: bytes):
 
 
 def left_behind(api: Api) -> list[Path]:
-    return [path for path in (api.services.settings.home / "blobs").rglob("*") if path.is_file()]
+    return [path for path in (api.context.settings.home / "blobs").rglob("*") if path.is_file()]
 
 
 def refused(answer: Any, param: str, code: str = "storage_limit_exceeded") -> None:
@@ -76,9 +76,9 @@ def test_a_body_without_a_length_ends_at_the_limit_and_leaves_nothing(make_api: 
     send(api, LINE)
     with pytest.raises(InvalidRequest) as caught:
         if kind == "file":
-            service.upload_file(api.services, caller_of(api), form.events(), None)
+            service.upload_file(api.context, caller_of(api), form.events(), None)
         else:
-            uploads.add_part(api.services, caller_of(api), upload_id, form.events(), None)
+            uploads.add_part(api.context, caller_of(api), upload_id, form.events(), None)
     by_announcement = kind == "part by what was announced"
     assert caught.value.code == ("upload_size_exceeded" if by_announcement else "storage_limit_exceeded")
     assert caught.value.param == form.field
@@ -156,7 +156,7 @@ def test_files_sent_at_once_never_pass_the_limit_together(make_api: Callable[...
 
     def send_one(_: int) -> bool:
         try:
-            service.upload_file(api.services, caller_of(api), Form("file", 3).events(), None)
+            service.upload_file(api.context, caller_of(api), Form("file", 3).events(), None)
         except InvalidRequest:
             return False
         return True
@@ -169,9 +169,9 @@ def test_files_sent_at_once_never_pass_the_limit_together(make_api: Callable[...
 
 def test_an_upload_takes_no_part_that_arrives_after_its_end(api: Api) -> None:
     upload_id = begin(api, len(LINE)).json()["id"]
-    form = Form("data", 1, lambda: uploads.cancel(api.services, caller_of(api), upload_id))
+    form = Form("data", 1, lambda: uploads.cancel(api.context, caller_of(api), upload_id))
     with pytest.raises(InvalidRequest, match="cancelled"):
-        uploads.add_part(api.services, caller_of(api), upload_id, form.events(), None)
+        uploads.add_part(api.context, caller_of(api), upload_id, form.events(), None)
     assert (stored(api)["total"], left_behind(api)) == (0, [])
 
 

@@ -38,7 +38,7 @@ def test_completion_fixes_the_order_of_parts_sent_in_parallel(api: Api) -> None:
     file = answer.json()["file"]
     assert (file["filename"], file["bytes"], file["status"]) == ("big.jsonl", len(WHOLE), "processed")
     assert api.client.get(f"/v1/files/{file['id']}/content").content == WHOLE
-    assert api.services.blobs.list("uploads") == ()
+    assert api.context.blobs.list("uploads") == ()
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_parts_that_are_not_what_was_announced_leave_the_upload_pending(api: Api
     parts = [add(api, upload_id, content) for content in CONTENT]
     answer = complete(api, upload_id, choose(parts), **values)
     assert answer.status_code == 400
-    assert api.services.blobs.list("files") == ()
+    assert api.context.blobs.list("files") == ()
     assert complete(api, upload_id, parts).status_code == 200
 
 
@@ -82,7 +82,7 @@ def test_two_completions_at_once_give_one_file(api: Api) -> None:
         answers = list(pool.map(lambda _: complete(api, upload_id, [part]).status_code, range(4)))
     assert sorted(answers) == [200, 400, 400, 400]
     assert len(api.client.get("/v1/files").json()["data"]) == 1
-    assert len(api.services.blobs.list("files")) == 1
+    assert len(api.context.blobs.list("files")) == 1
 
 
 def test_cancelled_upload_takes_no_more_parts(api: Api) -> None:
@@ -91,7 +91,7 @@ def test_cancelled_upload_takes_no_more_parts(api: Api) -> None:
     assert api.client.post(f"/v1/uploads/{upload_id}/cancel").json()["status"] == "cancelled"
     answer = api.client.post(f"/v1/uploads/{upload_id}/parts", files={"data": ("upload", EXAMPLE)})
     assert answer.status_code == 400
-    assert api.services.blobs.list("uploads") == ()
+    assert api.context.blobs.list("uploads") == ()
 
 
 def test_upload_expires_after_an_hour(api: Api) -> None:

@@ -13,6 +13,7 @@ LEVELS = {
     "logs": 0,
     "tracing": 1,
     "http_server": 1,
+    "wire": 1,
     "store": 1,
     "chat": 1,
     "models": 1,
@@ -20,6 +21,7 @@ LEVELS = {
     "datasets": 2,
     "training": 3,
     "serving": 3,
+    "engines": 3,
     "metering": 4,
     "notify": 4,
     "jobs": 4,
@@ -50,6 +52,7 @@ FORBIDDEN = {
     },
     "training": {"fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "httpx"},
     "serving": {"sqlalchemy", "alembic"},
+    "wire": {"fastapi", "sqlalchemy", "alembic", "torch", "transformers", "safetensors"},
     # what keeps books knows nothing of tensors, so that it starts in a second and fits in 100 MB
     **{
         name: {"torch", "transformers", "safetensors"}
@@ -59,6 +62,7 @@ FORBIDDEN = {
             "settings",
             "store",
             "chat",
+            "engines",
             "datasets",
             "metering",
             "notify",

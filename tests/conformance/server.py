@@ -76,9 +76,9 @@ def settings_for(home: Path) -> Settings:
 
 def main(home: Path) -> None:
     app = create_app(settings_for(home))
-    services = app.state.services
-    migrate(services.engine)
-    world = World(services.engine, services.blobs, serve_in_background(Receiver))
+    context = app.state.context
+    migrate(context.database)
+    world = World(context.database, context.blobs, serve_in_background(Receiver))
     lay_ground(world)
     reset(world, "")
     door = serve_in_background(partial(Door, world))

@@ -11,7 +11,7 @@ from openai import OpenAI
 
 from tests.api.conftest import BASE, NOW, SECRET, engine_url, tiny_adapter_dir  # noqa: F401  fixtures
 from tunery.api.app import create_app
-from tunery.api.services import Services
+from tunery.api.context import Context
 from tunery.domain.models import FineTunedModel
 from tunery.settings import Settings
 from tunery.store import models, tenants
@@ -22,7 +22,7 @@ from tunery.store.database import migrate, write
 @dataclass(frozen=True)
 class Live:
     base_url: str  # with /v1
-    services: Services
+    context: Context
     project_id: str
     organization_id: str
 
@@ -35,10 +35,10 @@ class Live:
 def live(tmp_path_factory: pytest.TempPathFactory, engine_url: str) -> Iterator[Live]:  # noqa: F811
     home = Path(tmp_path_factory.mktemp("contract"))
     app = create_app(Settings(home=home, engine_url=engine_url, webhook_allow_private_addresses=True))
-    services: Services = app.state.services
-    migrate(services.engine)
-    with write(services.engine) as conn:
-        bootstrap(conn, clock=services.clock, key=SECRET)
+    context: Context = app.state.context
+    migrate(context.database)
+    with write(context.database) as conn:
+        bootstrap(conn, clock=context.clock, key=SECRET)
         organization = tenants.list_organizations(conn)[0]
         project = tenants.list_projects(conn, organization.id).items[0]
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False))
@@ -47,7 +47,7 @@ def live(tmp_path_factory: pytest.TempPathFactory, engine_url: str) -> Iterator[
     while not server.started:
         thread.join(0.02)
     port = server.servers[0].sockets[0].getsockname()[1]
-    yield Live(f"http://127.0.0.1:{port}/v1", services, project.id, organization.id)
+    yield Live(f"http://127.0.0.1:{port}/v1", context, project.id, organization.id)
     server.should_exit = True
     thread.join(20)
 
@@ -74,10 +74,10 @@ def tuned(live: Live, tiny_adapter_dir: Path) -> Iterator[str]:  # noqa: F811
         blob="adapters/model_contract",
         owned_by=live.organization_id,
     )
-    live.services.blobs.upload_dir(model.blob, tiny_adapter_dir)
-    with write(live.services.engine) as conn:
+    live.context.blobs.upload_dir(model.blob, tiny_adapter_dir)
+    with write(live.context.database) as conn:
         models.insert_model(conn, model)
     yield name
-    with write(live.services.engine) as conn:
+    with write(live.context.database) as conn:
         if models.find_model(conn, name, live.project_id):
             models.delete_model(conn, name, live.project_id)

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from tests.datasets.conftest import chat_row, pair_row
 from tunery.api.app import create_app
-from tunery.api.data import reports, routes
+from tunery.api.tunery.datasets import reports, routes
 from tunery.domain.clock import system_clock
 from tunery.domain.errors import Unavailable
 from tunery.settings import Settings
@@ -88,7 +88,7 @@ def test_a_stream_tells_of_progress_and_of_errors(
     assert json.loads(events[-1][6:])["advice"][0]["code"] == "duplicates"
 
     missing = upload(client, rows[:1])
-    client.app.state.services.blobs.delete(f"files/{missing}")  # type: ignore[attr-defined]
+    client.app.state.context.blobs.delete(f"files/{missing}")  # type: ignore[attr-defined]
     answer = client.post("/tunery/v1/validations", json={"file": missing, "stream": True})
     assert answer.text.rpartition("event: ")[2].startswith("error\ndata: ")  # on a busy machine behind some progress
 

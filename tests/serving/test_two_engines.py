@@ -9,10 +9,10 @@ import pytest
 
 from tests.loops import run
 from tests.serving.server import EngineServer
-from tunery.api.inference.engines import Engines
-from tunery.api.inference.resolve import Target
 from tunery.domain.errors import Unavailable
 from tunery.domain.models import FineTunedModel
+from tunery.engines.pool import Engines
+from tunery.engines.resolve import Target
 from tunery.models.catalog import Catalog
 from tunery.serving.settings import EngineSettings
 from tunery.settings import Settings

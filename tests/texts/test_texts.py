@@ -12,7 +12,7 @@ import pytest
 
 from tunery import texts
 from tunery.api.audit import EVENTS
-from tunery.api.organization.audit_routes import OPENAI_TYPES
+from tunery.api.audit_logs import OPENAI_TYPES
 from tunery.api.refusals import TYPES as REFUSED
 from tunery.datasets.problems import CODES
 from tunery.datasets.validate import validate_file

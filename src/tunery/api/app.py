@@ -11,32 +11,34 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from tunery import __version__, tracing
 from tunery.api import errors, health, metrics, openapi
-from tunery.api.aliases.routes import router as aliases
 from tunery.api.audit import AuditTrail
-from tunery.api.console.routes import router as console
-from tunery.api.data.routes import router as data
+from tunery.api.audit_logs import router as audit
+from tunery.api.chat.routes import router as inference
+from tunery.api.chat.stored import router as stored_completions
+from tunery.api.context import Context
 from tunery.api.files.routes import router as files
 from tunery.api.fine_tuning.permissions import router as permissions
 from tunery.api.fine_tuning.progress import router as progress
 from tunery.api.fine_tuning.routes import router as jobs
 from tunery.api.graders.routes import router as graders
-from tunery.api.inference.engines import Engines
-from tunery.api.inference.rights import watch_rights
-from tunery.api.inference.routes import router as inference
-from tunery.api.inference.stored import router as stored_completions
-from tunery.api.inference.upstream import Upstream
+from tunery.api.graders.similarity import Comparers
+from tunery.api.keys.routes import router as keys
+from tunery.api.limits.routes import router as limits
 from tunery.api.middleware import BodyLimit, RequestContext, VisitorAddress, Visitors
 from tunery.api.models.routes import router as models
-from tunery.api.organization.audit_routes import router as audit
-from tunery.api.organization.key_routes import router as keys
-from tunery.api.organization.limit_routes import router as limits
-from tunery.api.organization.mail_routes import router as mail
-from tunery.api.organization.project_routes import router as projects
-from tunery.api.organization.report_routes import router as reports
-from tunery.api.services import Services
+from tunery.api.projects.routes import router as projects
+from tunery.api.rights import watch_rights
+from tunery.api.running import Running
+from tunery.api.tunery.aliases.routes import router as aliases
+from tunery.api.tunery.console.routes import router as console
+from tunery.api.tunery.datasets.routes import router as data
+from tunery.api.tunery.mail import router as mail
 from tunery.api.uploads.routes import router as uploads
+from tunery.api.usage.routes import router as reports
 from tunery.api.webhooks.routes import router as webhooks
 from tunery.domain.clock import Clock, system_clock
+from tunery.engines.pool import Engines
+from tunery.engines.upstream import Upstream
 from tunery.metering.meter import Meter
 from tunery.metering.prices import PriceTable
 from tunery.models.catalog import Catalog
@@ -73,50 +75,50 @@ ROUTERS: tuple[APIRouter, ...] = (
 )
 
 
-def create_services(settings: Settings, clock: Clock = system_clock) -> Services:
-    engine, blobs = open_database(settings), Blobs.open(settings)
+def create_context(settings: Settings, clock: Clock = system_clock) -> Context:
+    database, blobs = open_database(settings), Blobs.open(settings)
     catalog = Catalog.load(settings.catalog)
     prices = PriceTable.load(settings.prices, [model.name for model in catalog])
-    return Services(
+    return Context(
         settings=settings,
-        engine=engine,
+        database=database,
         blobs=blobs,
         catalog=catalog,
         prices=prices,
-        meter=Meter(engine, prices, settings, clock),
+        meter=Meter(database, prices, settings, clock),
         clock=clock,
         engines=Engines(settings, blobs, catalog),
         upstream=Upstream(settings),
     )
 
 
-async def flush_now_and_then(services: Services) -> None:
+async def flush_now_and_then(context: Context) -> None:
     """Which answers arrived is noted with the next request; on a quiet server this does it."""
     while True:
         await asyncio.sleep(FLUSH_EVERY_S)
         try:
-            await asyncio.to_thread(services.meter.flush)
+            await asyncio.to_thread(context.meter.flush)
         except SQLAlchemyError:
             log.exception("the ledger could not be written; it is tried again")
 
 
 def create_app(settings: Settings, clock: Clock = system_clock) -> FastAPI:
     """The application. Its database must have been migrated; `tunery.api.__main__` and `tunery serve` do that."""
-    services = create_services(settings, clock)
+    context = create_context(settings, clock)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        flusher = asyncio.create_task(flush_now_and_then(services))
-        watcher = asyncio.create_task(watch_rights(services))
+        flusher = asyncio.create_task(flush_now_and_then(context))
+        watcher = asyncio.create_task(watch_rights(context))
         yield
         flusher.cancel()
         watcher.cancel()
-        await services.running.close()
-        services.meter.flush()
-        services.comparers.close()
-        await services.engines.close()
-        await services.upstream.close()
-        services.engine.dispose()
+        await context.shared(Running).close()
+        context.meter.flush()
+        context.shared(Comparers).close()
+        await context.engines.close()
+        await context.upstream.close()
+        context.database.dispose()
 
     app = FastAPI(
         title="Tunery",
@@ -129,8 +131,8 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> FastAPI:
         # tunery.tracing does it, alike in api and engine; FastAPI's own would also tell what was in a faulty request.
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
-    app.state.services, app.state.visitors = services, Visitors()
-    app.add_middleware(AuditTrail, services=services)
+    app.state.context, app.state.visitors = context, Visitors()
+    app.add_middleware(AuditTrail, context=context)
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestContext, access_log=settings.access_log)
     if tracing.is_on():

@@ -12,9 +12,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tunery.api.organization.trail import MAX_USER_AGENT, actor_of
+from tunery.api.context import Context
 from tunery.api.refusals import TYPES, Refusals
-from tunery.api.services import Services
+from tunery.api.trail import MAX_USER_AGENT, actor_of
 from tunery.domain.audit import AuditEvent
 from tunery.domain.ids import new_id
 from tunery.domain.tenants import Caller
@@ -85,10 +85,10 @@ TOLD = (
 
 
 class AuditTrail:
-    def __init__(self, app: ASGIApp, services: Services) -> None:
+    def __init__(self, app: ASGIApp, context: Context) -> None:
         self.app = app
-        self.services = services
-        self.refusals = Refusals(services)
+        self.context = context
+        self.refusals = Refusals(context)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -126,12 +126,12 @@ class AuditTrail:
         caller: Caller = scope["state"]["caller"]
         agent = Headers(scope=scope).get("user-agent", "")[:MAX_USER_AGENT]
         address = scope["client"][0] if scope.get("client") else None
-        with write(self.services.engine) as conn:
+        with write(self.context.database) as conn:
             event = AuditEvent(
                 id=new_id("audit"),
                 organization_id=caller.organization_id,
                 project_id=caller.project_id or None,
-                created_at=self.services.now(),
+                created_at=self.context.now(),
                 type=_event_type(scope) or "",
                 actor=actor_of(conn, caller, address, agent or None),
                 resource_id=_resource_id(scope, answer),

@@ -8,8 +8,8 @@ from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
 from tunery import __version__
+from tunery.api.context import Context, ContextDep
 from tunery.api.routing import Router
-from tunery.api.services import Services, ServicesDep
 from tunery.store import workers
 from tunery.store.database import read
 
@@ -39,25 +39,25 @@ async def live() -> Live:
 
 
 @router.get("/health/ready", responses={503: {"model": Health, "description": "A part is down; the body says which."}})
-async def ready(services: ServicesDep, response: Response) -> Health:
+async def ready(context: ContextDep, response: Response) -> Health:
     """200 while database, worker and engine are up: send requests here."""
-    found = await look(services)
+    found = await look(context)
     if found.status != "ok":
         response.status_code = 503
     return found
 
 
 @router.get("/health", responses={503: {"model": Health, "description": "The database is down."}})
-async def health(services: ServicesDep, response: Response) -> Health:
+async def health(context: ContextDep, response: Response) -> Health:
     """200 while requests can be answered: without a worker jobs wait, without an engine only inference fails."""
-    found = await look(services)
+    found = await look(context)
     if found.database == "down":
         response.status_code = 503
     return found
 
 
-async def look(services: Services) -> Health:
-    num_workers, engine_up = await asyncio.gather(asyncio.to_thread(count_workers, services), services.engines.is_up())
+async def look(context: Context) -> Health:
+    num_workers, engine_up = await asyncio.gather(asyncio.to_thread(count_workers, context), context.engines.is_up())
     states: dict[str, State] = {
         "database": "down" if num_workers is None else "up",
         "worker": "up" if num_workers else "down",
@@ -67,10 +67,10 @@ async def look(services: Services) -> Health:
     return Health(status="ok" if all_up else "degraded", version=__version__, **states)
 
 
-def count_workers(services: Services) -> int | None:
+def count_workers(context: Context) -> int | None:
     """None when the database does not answer."""
     try:
-        with read(services.engine) as conn:
-            return workers.count_workers(conn, seen_since=services.clock() - WORKER_SILENT_S)
+        with read(context.database) as conn:
+            return workers.count_workers(conn, seen_since=context.clock() - WORKER_SILENT_S)
     except SQLAlchemyError:
         return None

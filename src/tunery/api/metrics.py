@@ -6,8 +6,8 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from tunery.api.context import Context, ContextDep
 from tunery.api.routing import Router
-from tunery.api.services import Services, ServicesDep
 from tunery.domain.jobs import JobStatus
 from tunery.store import jobs, outbox
 from tunery.store.database import read
@@ -31,12 +31,12 @@ def observe_request(method: str, route: str, status: int, duration_s: float) -> 
 class QueueCollector:
     """Read at each scrape: every api process tells the same, so none needs to be the one that counts."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, context: Context) -> None:
+        self._context = context
 
     def collect(self) -> Iterator[Metric]:
-        now = self._services.clock()
-        with read(self._services.engine) as conn:
+        now = self._context.clock()
+        with read(self._context.database) as conn:
             counts = jobs.count_by_status(conn)
             oldest = jobs.oldest_queued_at(conn)
             lag_s = outbox.pending_lag_s(conn, now)
@@ -50,8 +50,8 @@ class QueueCollector:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-def show_metrics(services: ServicesDep) -> Response:
+def show_metrics(context: ContextDep) -> Response:
     """Prometheus' text format. Needs no key, as Prometheus has none: bind the server where only it can reach it."""
     registry = CollectorRegistry()
-    registry.register(QueueCollector(services))
+    registry.register(QueueCollector(context))
     return Response(generate_latest(REGISTRY) + generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

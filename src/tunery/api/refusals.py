@@ -11,8 +11,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from tunery.api.organization.trail import MAX_USER_AGENT, actor_of
-from tunery.api.services import Services
+from tunery.api.context import Context
+from tunery.api.trail import MAX_USER_AGENT, actor_of
 from tunery.domain.audit import Actor, AuditEvent
 from tunery.domain.clock import Clock
 from tunery.domain.ids import new_id
@@ -55,8 +55,8 @@ class Allowance:
 
 
 class Refusals:
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self.allowance = Allowance()
 
     async def note(self, scope: Scope, status: int) -> None:
@@ -80,7 +80,7 @@ class Refusals:
         caller = scope["state"].get("caller")
         agent = Headers(scope=scope).get("user-agent", "")[:MAX_USER_AGENT] or None
         error = scope["state"].get("error")
-        with write(self._services.engine) as conn:
+        with write(self._context.database) as conn:
             if caller is not None:
                 actor = actor_of(conn, caller, address, agent)
                 organization_id, project_id = caller.organization_id, caller.project_id or None
@@ -96,7 +96,7 @@ class Refusals:
                 id=new_id("audit"),
                 organization_id=organization_id,
                 project_id=project_id,
-                created_at=self._services.now(),
+                created_at=self._context.now(),
                 type=TYPES[status],
                 actor=actor,
                 resource_id=None,

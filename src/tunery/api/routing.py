@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from tunery.api.auth import Gate
+from tunery.api.access import Gate
 from tunery.api.body import MAX_JSON_BYTES, JsonRequest, max_bytes_of
 from tunery.domain.errors import InvalidRequest
 from tunery.texts import say

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from tunery.domain.errors import InvalidRequest
 from tunery.domain.names import parse_name
 from tunery.domain.usage import Price
 from tunery.settings import SettingsError
@@ -79,6 +80,16 @@ class PriceTable:
         """Whether an answer of the model costs anything."""
         price = self.price_of(model, at)
         return price.input > 0 and price.output > 0
+
+    def check_upstream(self, model: str, at: float, *, param: str) -> None:
+        """The upstream's answers cost real money: without a price no budget would ever end. Raises InvalidRequest."""
+        if not self.charges(model, at):
+            raise InvalidRequest(
+                f"The price table has no price for {model!r}, which is passed on to OpenAI. Add an entry for it to the "
+                "table that the setting prices names, or a [default] that is not 0.",
+                param=param,
+                code="model_has_no_price",
+            )
 
     def _newest_snapshot(self, model: str) -> tuple[ModelPrices, ...] | None:
         """`gpt-4o-mini` costs what its newest dated snapshot does."""

@@ -25,7 +25,7 @@ def announce(api: Api, project_id: str, email: str = "someone@example.com") -> s
 def test_without_a_server_the_folder_is_named(api: Api) -> None:
     settings = api.client.get(f"{MAIL}/settings").json()
     assert settings["transport"] == "folder"
-    assert settings["folder"] == str(api.services.settings.home / "outbox")
+    assert settings["folder"] == str(api.context.settings.home / "outbox")
     assert settings["host"] is None
 
 

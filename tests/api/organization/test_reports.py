@@ -22,7 +22,7 @@ def use(api: Api, model: str = BASE, *, at: float = NOW, key: str = "key_a", num
     with write(api.engine) as conn:
         for index in range(number):
             ids = RequestIds(f"req_{key}_{model}_{at}_{index}")
-            record_completion(conn, caller, ids, prices=api.services.prices, model=model, usage=usage, now=at)
+            record_completion(conn, caller, ids, prices=api.context.prices, model=model, usage=usage, now=at)
 
 
 def buckets(api: Api, path: str, **params: Any) -> list[dict]:
@@ -108,7 +108,7 @@ def test_costs_by_line_item_use_the_tuned_and_the_cached_price(api: Api) -> None
 def test_training_is_a_cost_and_no_completion(api: Api) -> None:
     job = api.make_job()
     with write(api.engine) as conn:
-        record_training(conn, job, prices=api.services.prices, trained_tokens=2_000_000, now=NOW)
+        record_training(conn, job, prices=api.context.prices, trained_tokens=2_000_000, now=NOW)
     (today,) = buckets(api, COSTS, start_time=TODAY, **{"group_by[]": "line_item"})
     (line,) = today["results"]
     assert (line["line_item"], line["amount"]["value"]) == (f"{BASE}, training_tokens", 6.0)

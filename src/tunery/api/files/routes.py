@@ -4,14 +4,14 @@ from urllib.parse import quote
 from fastapi import Query, Request
 from fastapi.responses import StreamingResponse
 
-from tunery.api.auth import FilesReader, FilesWriter
+from tunery.api.access import FilesReader, FilesWriter
 from tunery.api.body import takes_up_to
+from tunery.api.context import ContextDep
 from tunery.api.files import service
 from tunery.api.files.schemas import PURPOSES, DeletedFile, FileObject, wire_file
 from tunery.api.multipart import content_length, read_events
 from tunery.api.paging import MAX_FILE_PAGE, After, CursorListing, FileLimit, cursor_listing
 from tunery.api.routing import Router
-from tunery.api.services import ServicesDep
 from tunery.domain.files import MAX_FILE_BYTES
 
 router = Router(prefix="/v1/files", tags=["Files"])
@@ -43,41 +43,41 @@ CONTENT: dict[int | str, dict[str, Any]] = {
 
 @router.post("", openapi_extra=FORM)
 @takes_up_to(MAX_FILE_BYTES + FORM_OVERHEAD)
-def create_file(request: Request, caller: FilesWriter, services: ServicesDep) -> FileObject:
+def create_file(request: Request, caller: FilesWriter, context: ContextDep) -> FileObject:
     events = read_events(request)
-    return wire_file(service.upload_file(services, caller, events, content_length(request)))
+    return wire_file(service.upload_file(context, caller, events, content_length(request)))
 
 
 @router.get("")
 def list_files(
     caller: FilesReader,
-    services: ServicesDep,
+    context: ContextDep,
     after: After = None,
     limit: FileLimit = MAX_FILE_PAGE,
     order: Literal["asc", "desc"] = "desc",
     purpose: Annotated[str | None, Query(max_length=100)] = None,
 ) -> CursorListing[FileObject]:
-    page = service.list_files(services, caller, purpose=purpose, after=after, limit=limit, order=order)
+    page = service.list_files(context, caller, purpose=purpose, after=after, limit=limit, order=order)
     return CursorListing[FileObject](**cursor_listing([wire_file(file) for file in page.items], page.has_more))
 
 
 @router.get("/{file_id}")
-def retrieve_file(file_id: str, caller: FilesReader, services: ServicesDep) -> FileObject:
-    return wire_file(service.get_file(services, caller, file_id))
+def retrieve_file(file_id: str, caller: FilesReader, context: ContextDep) -> FileObject:
+    return wire_file(service.get_file(context, caller, file_id))
 
 
 @router.delete("/{file_id}")
-def delete_file(file_id: str, caller: FilesWriter, services: ServicesDep) -> DeletedFile:
-    service.delete_file(services, caller, file_id)
+def delete_file(file_id: str, caller: FilesWriter, context: ContextDep) -> DeletedFile:
+    service.delete_file(context, caller, file_id)
     return DeletedFile(id=file_id)
 
 
 @router.get("/{file_id}/content", response_class=StreamingResponse, responses=CONTENT)
-def retrieve_content(file_id: str, caller: FilesReader, services: ServicesDep) -> StreamingResponse:
-    file = service.get_file(services, caller, file_id)
+def retrieve_content(file_id: str, caller: FilesReader, context: ContextDep) -> StreamingResponse:
+    file = service.get_file(context, caller, file_id)
     name = quote(file.filename)
     return StreamingResponse(
-        service.content(services, file),
+        service.content(context, file),
         media_type="application/octet-stream",
         headers={"content-disposition": f"attachment; filename*=UTF-8''{name}"},
     )

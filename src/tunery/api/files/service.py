@@ -4,9 +4,9 @@ import base64
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from tunery.api.context import Context
 from tunery.api.files.schemas import PURPOSES
 from tunery.api.multipart import Event, PartHead, field_text, file_chunks
-from tunery.api.services import Services
 from tunery.datasets.upload_check import UploadCheck
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.files import File, FilePurpose
@@ -37,11 +37,11 @@ class Received:
     num_rows: int
 
 
-def receive(services: Services, filename: str, chunks: Iterable[bytes]) -> Received:
+def receive(context: Context, filename: str, chunks: Iterable[bytes]) -> Received:
     """Write the content to blobs while looking whether it is JSONL. The purpose may come later in the form."""
     file_id = new_id("file")
     check = UploadCheck()
-    info = services.blobs.put(blob_path(file_id), watched(chunks, check))
+    info = context.blobs.put(blob_path(file_id), watched(chunks, check))
     name = filename.replace("\0", "").replace("\\", "/").rpartition("/")[2][:MAX_FILENAME] or "upload"
     problem = check.finish()
     return Received(file_id, name, info, problem, check.num_rows)
@@ -57,18 +57,18 @@ def blob_path(file_id: str) -> str:
     return f"files/{file_id}"
 
 
-def make_room(services: Services, caller: Caller, param: str, most: int | None = None) -> Room:
+def make_room(context: Context, caller: Caller, param: str, most: int | None = None) -> Room:
     """For what a request writes. `most`: its Content-Length."""
-    return Room(services.engine, services.blobs, services.settings, services.clock, caller.project_id, param, most)
+    return Room(context.database, context.blobs, context.settings, context.clock, caller.project_id, param, most)
 
 
-def upload_file(services: Services, caller: Caller, events: Iterator[Event], most: int | None) -> File:
+def upload_file(context: Context, caller: Caller, events: Iterator[Event], most: int | None) -> File:
     """Reads the whole form; on any error nothing of it stays. `most`: the request's Content-Length."""
-    with make_room(services, caller, "file", most) as room:
-        return _upload_file(services, caller, events, room)
+    with make_room(context, caller, "file", most) as room:
+        return _upload_file(context, caller, events, room)
 
 
-def _upload_file(services: Services, caller: Caller, events: Iterator[Event], room: Room) -> File:
+def _upload_file(context: Context, caller: Caller, events: Iterator[Event], room: Room) -> File:
     fields: dict[str, str] = {}
     received: Received | None = None
     try:
@@ -76,32 +76,30 @@ def _upload_file(services: Services, caller: Caller, events: Iterator[Event], ro
             if not isinstance(event, PartHead):
                 continue
             if event.name == "file" and received is None:
-                received = receive(services, event.filename or "upload", room.let_in(file_chunks(events)))
+                received = receive(context, event.filename or "upload", room.let_in(file_chunks(events)))
             else:
                 fields[event.name] = field_text(events)
         if received is None:
             raise InvalidRequest(say("error.file_required"), param="file", code="missing_required_parameter")
         purpose = read_purpose(fields.get("purpose"))
         lifetime_s = read_lifetime(fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]"))
-        file = as_file(services, caller, received, purpose, lifetime_s)
-        with write(services.engine) as conn:
+        file = as_file(context, caller, received, purpose, lifetime_s)
+        with write(context.database) as conn:
             room.settle(conn, file.bytes)
             tenants.get_active_project(conn, caller.project_id)
             store.insert_file(conn, file)
         return file
     except BaseException:
         if received is not None:
-            services.blobs.delete(blob_path(received.file_id))
+            context.blobs.delete(blob_path(received.file_id))
         raise
 
 
-def as_file(
-    services: Services, caller: Caller, received: Received, purpose: FilePurpose, lifetime_s: int | None
-) -> File:
+def as_file(context: Context, caller: Caller, received: Received, purpose: FilePurpose, lifetime_s: int | None) -> File:
     """The received bytes as a file, not yet kept. Raises InvalidRequest when they must be JSONL and are not."""
     if purpose in JSONL_PURPOSES and received.jsonl_problem is not None:
         raise InvalidRequest(received.jsonl_problem, param="file")
-    now = services.now()
+    now = context.now()
     if lifetime_s is None and purpose is FilePurpose.BATCH:
         lifetime_s = BATCH_LIFETIME_S
     return File(
@@ -167,33 +165,33 @@ def check_lifetime(seconds: int, param: str) -> int:
     return seconds
 
 
-def get_file(services: Services, caller: Caller, file_id: str) -> File:
-    with read(services.engine) as conn:
+def get_file(context: Context, caller: Caller, file_id: str) -> File:
+    with read(context.database) as conn:
         return store.get_file(conn, file_id, caller.project_id)
 
 
 def list_files(
-    services: Services, caller: Caller, *, purpose: str | None, after: str | None, limit: int, order: str
+    context: Context, caller: Caller, *, purpose: str | None, after: str | None, limit: int, order: str
 ) -> Page[File]:
-    with read(services.engine) as conn:
+    with read(context.database) as conn:
         return store.list_files(conn, caller.project_id, purpose=purpose, after=after, limit=limit, order=order)
 
 
-def delete_file(services: Services, caller: Caller, file_id: str) -> None:
+def delete_file(context: Context, caller: Caller, file_id: str) -> None:
     """The row goes first: a crash between the two leaves a blob that nobody names, never a file without content.
 
     Raises InvalidRequest while a job reads the file: it would fail at its next start.
     """
-    with write(services.engine) as conn:
+    with write(context.database) as conn:
         if jobs.is_file_in_use(conn, file_id, caller.project_id):
             raise InvalidRequest(say("error.file_in_use", file_id=file_id), param="id")
         file = store.delete_file(conn, file_id, caller.project_id)
-    services.blobs.delete(file.blob)
+    context.blobs.delete(file.blob)
 
 
-def content(services: Services, file: File) -> Iterator[bytes]:
+def content(context: Context, file: File) -> Iterator[bytes]:
     """The file's bytes; a result file as base64 text, which is how OpenAI serves it and clients read it."""
-    chunks = services.blobs.get(file.blob)
+    chunks = context.blobs.get(file.blob)
     return as_base64(chunks) if file.purpose is FilePurpose.FINE_TUNE_RESULTS else chunks
 
 

@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from fastapi import Query
 
-from tunery.api.auth import ModelsReader, ModelsWriter, require_owner
+from tunery.api.access import ModelsReader, ModelsWriter, require_owner
+from tunery.api.context import Context, ContextDep
 from tunery.api.fine_tuning.schemas import DeletedPermission, Permission, PermissionsCreate, wire_permission
 from tunery.api.paging import After, CursorListing, Limit, cursor_listing
 from tunery.api.routing import Router
-from tunery.api.services import Services, ServicesDep
 from tunery.domain.errors import NotFound
 from tunery.domain.models import CheckpointPermission
 from tunery.domain.tenants import Caller
@@ -21,9 +21,9 @@ router = Router(prefix="/v1/fine_tuning/checkpoints", tags=["Checkpoint permissi
 
 @router.post("/{checkpoint:path}/permissions")
 def create_permissions(
-    checkpoint: str, body: PermissionsCreate, caller: ModelsWriter, services: ServicesDep
+    checkpoint: str, body: PermissionsCreate, caller: ModelsWriter, context: ContextDep
 ) -> CursorListing[Permission]:
-    made = [wire_permission(item) for item in share(services, caller, checkpoint, body.project_ids)]
+    made = [wire_permission(item) for item in share(context, caller, checkpoint, body.project_ids)]
     return CursorListing[Permission](**cursor_listing(made, has_more=False))
 
 
@@ -31,14 +31,14 @@ def create_permissions(
 def list_permissions(
     checkpoint: str,
     caller: ModelsReader,
-    services: ServicesDep,
+    context: ContextDep,
     project_id: Annotated[str | None, Query(max_length=200)] = None,
     after: After = None,
     limit: Limit = 10,
     order: Literal["ascending", "descending"] = "descending",
 ) -> CursorListing[Permission]:
     require_owner(caller)
-    with read(services.engine) as conn:
+    with read(context.database) as conn:
         model = models.get_own_model(conn, checkpoint, caller.project_id)
         page = models.list_permissions(
             conn, model.name, project_id=project_id, after=after, limit=limit, descending=order == "descending"
@@ -48,25 +48,25 @@ def list_permissions(
 
 @router.delete("/{checkpoint:path}/permissions/{permission_id}")
 def delete_permission(
-    checkpoint: str, permission_id: str, caller: ModelsWriter, services: ServicesDep
+    checkpoint: str, permission_id: str, caller: ModelsWriter, context: ContextDep
 ) -> DeletedPermission:
     require_owner(caller)
-    with write(services.engine) as conn:
+    with write(context.database) as conn:
         model = models.get_own_model(conn, checkpoint, caller.project_id)
         if not models.delete_permission(conn, model.name, permission_id):
             raise NotFound(say("error.no_such_permission", permission_id=permission_id), param="permission_id")
     return DeletedPermission(id=permission_id)
 
 
-def share(services: Services, caller: Caller, checkpoint: str, project_ids: list[str]) -> list[CheckpointPermission]:
+def share(context: Context, caller: Caller, checkpoint: str, project_ids: list[str]) -> list[CheckpointPermission]:
     """One permission a project, all or none. Sharing twice gives the permission that is there."""
     require_owner(caller)
-    with write(services.engine) as conn:
+    with write(context.database) as conn:
         model = models.get_own_model(conn, checkpoint, caller.project_id)
         tenants.get_active_project(conn, caller.project_id)
         for project_id in project_ids:
             tenants.get_active_project(conn, project_id, caller.organization_id)
         return [
-            models.insert_permission(conn, model.name, project_id, services.now())
+            models.insert_permission(conn, model.name, project_id, context.now())
             for project_id in dict.fromkeys(project_ids)
         ]

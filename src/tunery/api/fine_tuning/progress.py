@@ -4,11 +4,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from tunery.api.auth import JobsReader
+from tunery.api.access import JobsReader
 from tunery.api.body import Texts
+from tunery.api.context import ContextDep
 from tunery.api.fine_tuning import service
 from tunery.api.routing import Router
-from tunery.api.services import ServicesDep
 from tunery.domain.jobs import FineTuningJob
 
 router = Router(prefix="/tunery/v1/fine_tuning/jobs", tags=["Fine-tuning"])
@@ -54,8 +54,8 @@ class JobProgress(BaseModel):
 
 
 @router.get("/{job_id}")
-def retrieve_progress(job_id: str, caller: JobsReader, services: ServicesDep) -> JobProgress:
-    return wire_progress(service.get(services, caller, job_id), services.clock())
+def retrieve_progress(job_id: str, caller: JobsReader, context: ContextDep) -> JobProgress:
+    return wire_progress(service.get(context, caller, job_id), context.clock())
 
 
 def wire_progress(job: FineTuningJob, now: float) -> JobProgress:

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import httpx
 
-from tunery.api.auth import check_still
+from tunery.api import inference
+from tunery.api.access import check_still
+from tunery.api.context import Context
 from tunery.api.graders.schemas import ScoreModel
 from tunery.api.graders.template import render
-from tunery.api.inference import service as inference
-from tunery.api.services import Services
 from tunery.domain.errors import NotFound, TuneryError
 from tunery.domain.ids import random_text
 from tunery.domain.tenants import Caller, Scope
@@ -37,7 +37,7 @@ class JudgeFailed(Exception):
 
 @dataclass(frozen=True)
 class Judge:
-    services: Services
+    context: Context
     caller: Caller
     request_id: str
 
@@ -60,10 +60,10 @@ class Judge:
     async def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
         await self._check_rights()
         try:
-            ask = await inference.admit(self.services, self.caller, self._next_ids(), "chat", body)
-            return await inference.complete(self.services, ask)
+            ask = await inference.admit(self.context, self.caller, self._next_ids(), "chat", body)
+            return await inference.complete(self.context, ask)
         except NotFound:
-            if not self.services.settings.judge_url:
+            if not self.context.settings.judge_url:
                 raise
             return await self._ask_elsewhere(body)
         except TuneryError as exc:
@@ -75,13 +75,13 @@ class Judge:
         """Of a multi grader's judges each asks as the one who asks now."""
 
         def look() -> None:
-            with read(self.services.engine) as conn:
-                check_still(conn, self.caller, Scope.JOBS_WRITE, self.services.clock())
+            with read(self.context.database) as conn:
+                check_still(conn, self.caller, Scope.JOBS_WRITE, self.context.clock())
 
-        await self.services.look(look)
+        await self.context.look(look)
 
     async def _ask_elsewhere(self, body: dict[str, Any]) -> dict[str, Any]:
-        settings = self.services.settings
+        settings = self.context.settings
         key = settings.judge_api_key.get_secret_value() if settings.judge_api_key else ""
         try:
             async with httpx.AsyncClient(timeout=TIMEOUT_S) as client:

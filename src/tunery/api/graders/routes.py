@@ -2,20 +2,20 @@ from typing import Any
 
 from fastapi import Request
 
-from tunery.api.auth import JobsWriter
+from tunery.api.access import JobsWriter
 from tunery.api.body import MAX_PROMPT_BYTES, takes_up_to
+from tunery.api.context import ContextDep
 from tunery.api.graders import service
 from tunery.api.graders.schemas import GraderResult, GraderRun, GraderValidate, Validated
 from tunery.api.routing import Router
-from tunery.api.services import ServicesDep
 
 router = Router(prefix="/v1/fine_tuning/alpha/graders", tags=["Graders"])
 
 
 @router.post("/run")
 @takes_up_to(MAX_PROMPT_BYTES)
-async def run_grader(body: GraderRun, request: Request, caller: JobsWriter, services: ServicesDep) -> GraderResult:
-    return await service.run(services, caller, request.state.request_id, body)
+async def run_grader(body: GraderRun, request: Request, caller: JobsWriter, context: ContextDep) -> GraderResult:
+    return await service.run(context, caller, request.state.request_id, body)
 
 
 @router.post("/validate")

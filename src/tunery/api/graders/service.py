@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from tunery.api.context import Context
 from tunery.api.graders import formula
 from tunery.api.graders.judge import Judge, JudgeFailed
 from tunery.api.graders.schemas import (
@@ -18,8 +19,8 @@ from tunery.api.graders.schemas import (
     StringCheck,
     TextSimilarity,
 )
+from tunery.api.graders.similarity import Comparers
 from tunery.api.graders.template import NAMESPACES, UnknownVariable, render, sample_of, variables
-from tunery.api.services import Services
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.tenants import Caller
 from tunery.texts import say
@@ -90,12 +91,12 @@ def _texts(grader: StringCheck | TextSimilarity | ScoreModel) -> list[str]:
     return [grader.input, grader.reference]
 
 
-async def run(services: Services, caller: Caller, request_id: str, body: GraderRun) -> GraderResult:
+async def run(context: Context, caller: Caller, request_id: str, body: GraderRun) -> GraderResult:
     check(body.grader)
     started = time.perf_counter()
     outcome = Outcome()
     values = {"item": body.item, "sample": sample_of(body.model_sample)}
-    judge = Judge(services, caller, request_id)
+    judge = Judge(context, caller, request_id)
     if isinstance(body.grader, Multi):
         reward = await _run_multi(body.grader, values, judge, outcome)
         sub_rewards = dict(outcome.scores)
@@ -137,7 +138,7 @@ async def _run_single(grader: Any, values: dict[str, Any], judge: Judge, outcome
             return _string_check(grader, values)
         if isinstance(grader, TextSimilarity):
             text, reference = render(grader.input, values), render(grader.reference, values)
-            comparers, project_id = judge.services.comparers, judge.caller.project_id
+            comparers, project_id = judge.context.shared(Comparers), judge.caller.project_id
             return await comparers.similarity(grader.evaluation_metric, text, reference, project_id=project_id)
         verdict = await judge.score(grader, values)
     except UnknownVariable:

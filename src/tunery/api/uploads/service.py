@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from sqlalchemy import Connection
 
+from tunery.api.context import Context
 from tunery.api.files.service import Received, as_file, blob_path, make_room, receive
 from tunery.api.multipart import Event, PartHead, field_text, file_chunks
-from tunery.api.services import Services
 from tunery.api.uploads.schemas import UploadCreate
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.files import MAX_PART_BYTES, MAX_PARTS, File, FilePurpose, Upload, UploadPart
@@ -26,8 +26,8 @@ from tunery.texts import say
 LIFETIME_S = 3600
 
 
-def create_upload(services: Services, caller: Caller, body: UploadCreate) -> Upload:
-    now = services.now()
+def create_upload(context: Context, caller: Caller, body: UploadCreate) -> Upload:
+    now = context.now()
     upload = Upload(
         id=new_id("upload"),
         project_id=caller.project_id,
@@ -39,22 +39,22 @@ def create_upload(services: Services, caller: Caller, body: UploadCreate) -> Upl
         mime_type=body.mime_type,
         file_expires_after_s=body.expires_after.seconds if body.expires_after else None,
     )
-    with write(services.engine) as conn:
+    with write(context.database) as conn:
         # Nothing is held for it yet: its parts are counted as they arrive.
-        check_storage(conn, services.settings, caller.project_id, body.bytes, now=now, param="bytes")
+        check_storage(conn, context.settings, caller.project_id, body.bytes, now=now, param="bytes")
         tenants.get_active_project(conn, caller.project_id)
         store.insert_upload(conn, upload)
     return upload
 
 
-def pending(services: Services, caller: Caller, upload_id: str) -> Upload:
+def pending(context: Context, caller: Caller, upload_id: str) -> Upload:
     """The upload, which must still take parts. Raises NotFound, or InvalidRequest in any other state."""
-    with read(services.engine) as conn:
-        return check_pending(services, store.get_upload(conn, upload_id, caller.project_id))
+    with read(context.database) as conn:
+        return check_pending(context, store.get_upload(conn, upload_id, caller.project_id))
 
 
-def check_pending(services: Services, upload: Upload) -> Upload:
-    if upload.status == "pending" and upload.expires_at <= services.now():
+def check_pending(context: Context, upload: Upload) -> Upload:
+    if upload.status == "pending" and upload.expires_at <= context.now():
         upload = replace(upload, status="expired")
     if upload.status != "pending":
         status = say(f"state.{upload.status}")
@@ -62,38 +62,36 @@ def check_pending(services: Services, upload: Upload) -> Upload:
     return upload
 
 
-def add_part(
-    services: Services, caller: Caller, upload_id: str, events: Iterator[Event], most: int | None
-) -> UploadPart:
+def add_part(context: Context, caller: Caller, upload_id: str, events: Iterator[Event], most: int | None) -> UploadPart:
     """Nothing of a part stays that is larger than what is left of the announced bytes, or of the project's storage."""
-    upload = pending(services, caller, upload_id)
+    upload = pending(context, caller, upload_id)
     part_id = new_id("part")
     blob = f"uploads/{upload_id}/{part_id}"
-    left = bytes_left(services, upload)
+    left = bytes_left(context, upload)
     size: int | None = None
     try:
-        with make_room(services, caller, "data", most) as room:
+        with make_room(context, caller, "data", most) as room:
             for event in events:
                 if isinstance(event, PartHead) and event.name == "data" and size is None:
                     chunks = within(file_chunks(events), upload, left)
-                    size = services.blobs.put(blob, room.let_in(chunks)).bytes
+                    size = context.blobs.put(blob, room.let_in(chunks)).bytes
                 elif isinstance(event, PartHead):
                     field_text(events)
             if size is None:
                 raise InvalidRequest(say("error.data_required"), param="data", code="missing_required_parameter")
-            part = UploadPart(id=part_id, upload_id=upload_id, created_at=services.now(), bytes=size, blob=blob)
-            with write(services.engine) as conn:
+            part = UploadPart(id=part_id, upload_id=upload_id, created_at=context.now(), bytes=size, blob=blob)
+            with write(context.database) as conn:
                 room.settle(conn, size)
-                keep_part(conn, services, caller, part)
+                keep_part(conn, context, caller, part)
         return part
     except BaseException:
         if size is not None:
-            services.blobs.delete(blob)
+            context.blobs.delete(blob)
         raise
 
 
-def bytes_left(services: Services, upload: Upload) -> int:
-    with read(services.engine) as conn:
+def bytes_left(context: Context, upload: Upload) -> int:
+    with read(context.database) as conn:
         number, num_bytes = store.sum_of_parts(conn, upload.id)
     if number >= MAX_PARTS:
         raise InvalidRequest(say("error.too_many_parts", most=MAX_PARTS), param="data")
@@ -120,9 +118,9 @@ def check_size(upload: Upload, size: int, left: int) -> None:
         )
 
 
-def keep_part(conn: Connection, services: Services, caller: Caller, part: UploadPart) -> None:
+def keep_part(conn: Connection, context: Context, caller: Caller, part: UploadPart) -> None:
     """Looks again, alone with the upload: parts come in parallel, and it may have ended meanwhile."""
-    upload = check_pending(services, store.lock_upload(conn, part.upload_id, caller.project_id))
+    upload = check_pending(context, store.lock_upload(conn, part.upload_id, caller.project_id))
     number, num_bytes = store.sum_of_parts(conn, upload.id)
     if number >= MAX_PARTS:
         raise InvalidRequest(say("error.too_many_parts", most=MAX_PARTS), param="data")
@@ -132,29 +130,29 @@ def keep_part(conn: Connection, services: Services, caller: Caller, part: Upload
 
 
 def complete(
-    services: Services, caller: Caller, upload_id: str, *, part_ids: list[str], md5: str | None
+    context: Context, caller: Caller, upload_id: str, *, part_ids: list[str], md5: str | None
 ) -> tuple[Upload, File]:
     """Join the named parts in that order. The upload stays pending when they are not what was announced."""
-    upload = pending(services, caller, upload_id)
-    parts = ordered_parts(services, upload, part_ids)
+    upload = pending(context, caller, upload_id)
+    parts = ordered_parts(context, upload, part_ids)
     try:
-        received, digest = join(services, upload, parts)
+        received, digest = join(context, upload, parts)
     except NoSuchBlob:
-        pending(services, caller, upload_id)  # another request completed it meanwhile, and the parts are gone
+        pending(context, caller, upload_id)  # another request completed it meanwhile, and the parts are gone
         raise
     try:
         if md5 is not None and md5.lower() != digest:
             raise InvalidRequest(say("error.md5_differs", digest=digest, md5=md5), param="md5", code="invalid_value")
-        file = as_file(services, caller, received, upload.purpose, upload.file_expires_after_s)
-        finish(services, upload, "completed", file)
+        file = as_file(context, caller, received, upload.purpose, upload.file_expires_after_s)
+        finish(context, upload, "completed", file)
     except BaseException:
-        services.blobs.delete(blob_path(received.file_id))
+        context.blobs.delete(blob_path(received.file_id))
         raise
     return replace(upload, status="completed", file_id=file.id), file
 
 
-def ordered_parts(services: Services, upload: Upload, part_ids: list[str]) -> list[UploadPart]:
-    with read(services.engine) as conn:
+def ordered_parts(context: Context, upload: Upload, part_ids: list[str]) -> list[UploadPart]:
+    with read(context.database) as conn:
         known = {part.id: part for part in store.list_parts(conn, upload.id)}
     if unknown := [part_id for part_id in part_ids if part_id not in known]:
         raise InvalidRequest(
@@ -172,10 +170,10 @@ def ordered_parts(services: Services, upload: Upload, part_ids: list[str]) -> li
     return [known[part_id] for part_id in part_ids]
 
 
-def join(services: Services, upload: Upload, parts: list[UploadPart]) -> tuple[Received, str]:
+def join(context: Context, upload: Upload, parts: list[UploadPart]) -> tuple[Received, str]:
     """The parts' content as one blob, and its MD5."""
     digest = hashlib.md5(usedforsecurity=False)
-    pieces = (piece for part in parts for piece in services.blobs.get(part.blob))
+    pieces = (piece for part in parts for piece in context.blobs.get(part.blob))
 
     def hashed() -> Iterator[bytes]:
         # The blob store cannot read in the thread that it is writing in.
@@ -184,19 +182,19 @@ def join(services: Services, upload: Upload, parts: list[UploadPart]) -> tuple[R
                 digest.update(piece)
                 yield piece
 
-    received = receive(services, upload.filename, hashed())
+    received = receive(context, upload.filename, hashed())
     return received, digest.hexdigest()
 
 
-def cancel(services: Services, caller: Caller, upload_id: str) -> Upload:
-    upload = pending(services, caller, upload_id)
-    finish(services, upload, "cancelled")
+def cancel(context: Context, caller: Caller, upload_id: str) -> Upload:
+    upload = pending(context, caller, upload_id)
+    finish(context, upload, "cancelled")
     return replace(upload, status="cancelled")
 
 
-def finish(services: Services, upload: Upload, status: str, file: File | None = None) -> None:
+def finish(context: Context, upload: Upload, status: str, file: File | None = None) -> None:
     """End the upload, keep the file and drop the parts. Of two requests that end it at once, one gets a 400."""
-    with write(services.engine) as conn:
+    with write(context.database) as conn:
         lock_storage(conn, upload.project_id)
         file_id = file.id if file else None
         if not store.update_upload_status(conn, upload.id, status, file_id=file_id):
@@ -204,10 +202,8 @@ def finish(services: Services, upload: Upload, status: str, file: File | None = 
         parts = store.list_parts(conn, upload.id)
         store.delete_parts(conn, upload.id)
         if file is not None:  # it takes the place of its parts
-            check_storage(
-                conn, services.settings, upload.project_id, file.bytes, now=services.clock(), param="part_ids"
-            )
+            check_storage(conn, context.settings, upload.project_id, file.bytes, now=context.clock(), param="part_ids")
             tenants.get_active_project(conn, upload.project_id)
             store.insert_file(conn, file)
     for part in parts:
-        services.blobs.delete(part.blob)
+        context.blobs.delete(part.blob)

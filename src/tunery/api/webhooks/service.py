@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tunery.api.services import Services
+from tunery.api.context import Context
 from tunery.api.webhooks.schemas import EndpointCreate, EndpointUpdate
 from tunery.domain.errors import InvalidRequest, NotFound
 from tunery.domain.ids import new_id
@@ -20,8 +20,8 @@ from tunery.texts import say
 OLD_SECRET_LIFETIME_S = 24 * 3600
 
 
-def create(services: Services, caller: Caller, body: EndpointCreate) -> WebhookEndpoint:
-    now = services.now()
+def create(context: Context, caller: Caller, body: EndpointCreate) -> WebhookEndpoint:
+    now = context.now()
     endpoint = WebhookEndpoint(
         id=new_id("webhook"),
         project_id=caller.project_id,
@@ -32,25 +32,25 @@ def create(services: Services, caller: Caller, body: EndpointCreate) -> WebhookE
         secret=new_secret(),
         updated_at=now,
     )
-    with write(services.engine) as conn:
+    with write(context.database) as conn:
         tenants.get_active_project(conn, caller.project_id)
         store.insert_endpoint(conn, endpoint)
     return endpoint
 
 
-def get(services: Services, caller: Caller, endpoint_id: str) -> WebhookEndpoint:
-    with read(services.engine) as conn:
+def get(context: Context, caller: Caller, endpoint_id: str) -> WebhookEndpoint:
+    with read(context.database) as conn:
         return store.get_endpoint(conn, endpoint_id, caller.project_id)
 
 
-def list_endpoints(services: Services, caller: Caller, *, after: str | None, limit: int) -> Page[WebhookEndpoint]:
-    with read(services.engine) as conn:
+def list_endpoints(context: Context, caller: Caller, *, after: str | None, limit: int) -> Page[WebhookEndpoint]:
+    with read(context.database) as conn:
         return store.list_endpoints(conn, caller.project_id, after=after, limit=limit)
 
 
-def update(services: Services, caller: Caller, endpoint_id: str, body: EndpointUpdate) -> WebhookEndpoint:
+def update(context: Context, caller: Caller, endpoint_id: str, body: EndpointUpdate) -> WebhookEndpoint:
     """An update that changes nothing does not move `updated_at`."""
-    with write(services.engine) as conn:
+    with write(context.database) as conn:
         endpoint = store.get_endpoint(conn, endpoint_id, caller.project_id)
         wanted: dict[str, Any] = body.model_dump(exclude_none=True)
         if "event_types" in wanted:
@@ -58,31 +58,31 @@ def update(services: Services, caller: Caller, endpoint_id: str, body: EndpointU
         changed = {name: value for name, value in wanted.items() if getattr(endpoint, name) != value}
         if not changed:
             return endpoint
-        return store.update_endpoint(conn, endpoint_id, caller.project_id, now=services.now(), **changed)
+        return store.update_endpoint(conn, endpoint_id, caller.project_id, now=context.now(), **changed)
 
 
-def delete(services: Services, caller: Caller, endpoint_id: str) -> None:
-    with write(services.engine) as conn:
+def delete(context: Context, caller: Caller, endpoint_id: str) -> None:
+    with write(context.database) as conn:
         if not store.delete_endpoint(conn, endpoint_id, caller.project_id):
             raise NotFound(say("error.no_such_endpoint", endpoint_id=endpoint_id), param="id")
 
 
-def rotate(services: Services, caller: Caller, endpoint_id: str, *, keep_old: bool) -> WebhookEndpoint:
-    with write(services.engine) as conn:
+def rotate(context: Context, caller: Caller, endpoint_id: str, *, keep_old: bool) -> WebhookEndpoint:
+    with write(context.database) as conn:
         return store.rotate_secret(
             conn,
             endpoint_id,
             caller.project_id,
             secret=new_secret(),
-            now=services.now(),
+            now=context.now(),
             keep_old_s=OLD_SECRET_LIFETIME_S if keep_old else 0,
         )
 
 
-def send_test(services: Services, caller: Caller, endpoint_id: str, event_type: str) -> int:
+def send_test(context: Context, caller: Caller, endpoint_id: str, event_type: str) -> int:
     """The status that the endpoint answered a sample event with. Raises InvalidRequest when it did not answer."""
-    endpoint = get(services, caller, endpoint_id)
-    now = services.clock()
+    endpoint = get(context, caller, endpoint_id)
+    now = context.clock()
     body = event_body(
         event_id=new_id("webhook_event"),
         event_type=event_type,
@@ -95,17 +95,17 @@ def send_test(services: Services, caller: Caller, endpoint_id: str, event_type: 
         webhook_id=new_id("delivery"),
         body=body,
         now=now,
-        allow_private=services.settings.webhook_allow_private_addresses,
+        allow_private=context.settings.webhook_allow_private_addresses,
     )
     if result.status is None:
         raise InvalidRequest(say("error.endpoint_silent", url=endpoint.url, error=result.error), param="url")
     return result.status
 
 
-def problem_of(services: Services, url: str) -> str | None:
+def problem_of(context: Context, url: str) -> str | None:
     """Why nothing would be sent to this address as it is now; nothing is sent to find out."""
     try:
-        resolve_target(url, allow_private=services.settings.webhook_allow_private_addresses)
+        resolve_target(url, allow_private=context.settings.webhook_allow_private_addresses)
     except RefusedTarget as exc:
         return exc.args[0]
     return None
@@ -116,14 +116,14 @@ def sample_id(event_type: str) -> str:
 
 
 def list_attempts(
-    services: Services, caller: Caller, endpoint_id: str, *, after: str | None, limit: int
+    context: Context, caller: Caller, endpoint_id: str, *, after: str | None, limit: int
 ) -> Page[Delivery]:
-    with read(services.engine) as conn:
+    with read(context.database) as conn:
         store.get_endpoint(conn, endpoint_id, caller.project_id)
         return outbox.list_deliveries(conn, caller.project_id, endpoint_id=endpoint_id, after=after, limit=limit)
 
 
-def resend(services: Services, caller: Caller, webhook_id: str) -> None:
-    with write(services.engine) as conn:
-        if not outbox.resend(conn, webhook_id, caller.project_id, now=services.clock()):
+def resend(context: Context, caller: Caller, webhook_id: str) -> None:
+    with write(context.database) as conn:
+        if not outbox.resend(conn, webhook_id, caller.project_id, now=context.clock()):
             raise NotFound(say("error.no_finished_delivery", webhook_id=webhook_id), param="webhook_id")

@@ -1,0 +1,1 @@
+"""Chat completions, and those that a client asked to keep."""

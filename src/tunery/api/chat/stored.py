@@ -1,0 +1,97 @@
+"""Completions that a client asked to keep (`store: true`): list, read, relabel, delete."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Query, Request
+
+from tunery.api.access import ModelsReader, ModelsUser
+from tunery.api.chat.schemas import (
+    CompletionUpdate,
+    DeletedCompletion,
+    StoredCompletionOut,
+    StoredMessage,
+    wire_completion,
+    wire_message,
+)
+from tunery.api.context import ContextDep
+from tunery.api.metadata import METADATA_PARAMETER, metadata_filter
+from tunery.api.paging import After, CursorListing, Limit, cursor_listing
+from tunery.api.routing import Router
+from tunery.domain.errors import NotFound
+from tunery.store import completions
+from tunery.store.database import read, write
+from tunery.texts import say
+
+router = Router(prefix="/v1/chat/completions", tags=["Stored completions"])
+
+Order = Literal["asc", "desc"]
+
+
+@router.get("", openapi_extra=METADATA_PARAMETER)
+def list_completions(
+    request: Request,
+    caller: ModelsReader,
+    context: ContextDep,
+    model: Annotated[str | None, Query(max_length=256)] = None,
+    after: After = None,
+    limit: Limit = 20,
+    order: Order = "asc",
+) -> CursorListing[StoredCompletionOut]:
+    wanted = metadata_filter(request.query_params)
+    pairs = wanted if isinstance(wanted, dict) else None
+    with read(context.database) as conn:
+        page = completions.list_completions(
+            conn, caller.project_id, model=model, metadata=pairs, after=after, limit=limit, order=order
+        )
+    return CursorListing[StoredCompletionOut](
+        **cursor_listing([wire_completion(item) for item in page.items], page.has_more)
+    )
+
+
+@router.get("/{completion_id}")
+def retrieve_completion(completion_id: str, caller: ModelsReader, context: ContextDep) -> StoredCompletionOut:
+    with read(context.database) as conn:
+        return wire_completion(completions.get_completion(conn, completion_id, caller.project_id))
+
+
+@router.post("/{completion_id}")
+def update_completion(
+    completion_id: str, body: CompletionUpdate, caller: ModelsUser, context: ContextDep
+) -> StoredCompletionOut:
+    with write(context.database) as conn:
+        changed = completions.update_completion_metadata(conn, completion_id, caller.project_id, body.metadata)
+    return wire_completion(changed)
+
+
+@router.delete("/{completion_id}")
+def delete_completion(completion_id: str, caller: ModelsUser, context: ContextDep) -> DeletedCompletion:
+    with write(context.database) as conn:
+        if not completions.delete_completion(conn, completion_id, caller.project_id):
+            raise NotFound(say("error.no_such_completion", completion_id=completion_id), param="completion_id")
+    return DeletedCompletion(id=completion_id)
+
+
+@router.get("/{completion_id}/messages")
+def list_messages(
+    completion_id: str,
+    caller: ModelsReader,
+    context: ContextDep,
+    after: After = None,
+    limit: Limit = 20,
+    order: Order = "asc",
+) -> CursorListing[StoredMessage]:
+    """The messages of the request."""
+    with read(context.database) as conn:
+        completion = completions.get_completion(conn, completion_id, caller.project_id)
+    messages = [wire_message(completion, index) for index in range(len(completion.request["messages"]))]
+    items, has_more = page_of(messages if order == "asc" else messages[::-1], after, limit)
+    return CursorListing[StoredMessage](**cursor_listing(items, has_more))
+
+
+def page_of(items: list[Any], after: str | None, limit: int) -> tuple[list[Any], bool]:
+    start = 0
+    if after is not None:
+        ids = [item.id for item in items]
+        start = ids.index(after) + 1 if after in ids else len(items)
+    chosen = items[start : start + limit]
+    return chosen, limit > 0 and start + limit < len(items)

@@ -1,0 +1,1 @@
+"""API keys: of people, of service accounts, of administrators."""

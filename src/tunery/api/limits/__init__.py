@@ -1,0 +1,1 @@
+"""What a project or a key may use: rates, budget, storage."""

@@ -1,0 +1,1 @@
+"""Jobs, models and scores as the dashboard shows them."""

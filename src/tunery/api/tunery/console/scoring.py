@@ -1,0 +1,102 @@
+"""How likely a model finds a given answer: one forward pass over the prompt and the answer, nothing generated."""
+
+import asyncio
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tunery.api.context import Context
+from tunery.api.tunery.console.schemas import ScoreOut, ScoreRequest
+from tunery.chat.examples import ChatExample, Message
+from tunery.chat.render import Rendered, Renderer
+from tunery.chat.template import RenderError
+from tunery.domain.errors import InvalidRequest, Unavailable
+from tunery.domain.tenants import Caller
+from tunery.engines.errors import unavailable
+from tunery.engines.resolve import Target, resolve
+from tunery.metering.ledger import RequestIds
+from tunery.models.sources.cache import cached
+from tunery.store.database import read
+from tunery.texts import say
+from tunery.wire.usage import for_ledger
+
+TOP = 1  # vLLM: the token itself and this many of the likeliest
+
+
+async def score(context: Context, caller: Caller, request_id: str, request: ScoreRequest) -> ScoreOut:
+    """Raises InvalidRequest when the messages cannot be rendered or do not end with an answer."""
+    target, rendered = await asyncio.to_thread(_prepare, context, caller, request)
+    trained = [index for index, weight in enumerate(rendered.loss_weights) if weight > 0 and index > 0]
+    if not trained:
+        raise InvalidRequest(say("error.last_message_not_answer"), param="messages")
+    body = {
+        "prompt": rendered.token_ids,
+        "max_tokens": 1,
+        "temperature": 0,
+        "prompt_logprobs": TOP,
+        "cache_salt": caller.project_id,
+    }
+    answer = await _ask(context, caller, RequestIds(request_id), body, target)
+    entries = answer["choices"][0].get("prompt_logprobs") or answer.get("prompt_logprobs")
+    if not entries or len(entries) != len(rendered.token_ids):
+        raise Unavailable(say("error.no_prompt_logprobs"))
+    scores = [_entry(entries[index], rendered.token_ids[index]) for index in trained]
+    return ScoreOut(
+        model=target.public_name,
+        num_tokens=len(scores),
+        mean_logprob=sum(logprob for logprob, _ in scores) / len(scores),
+        num_greedy_tokens=sum(is_greedy for _, is_greedy in scores),
+    )
+
+
+async def _ask(
+    context: Context, caller: Caller, ids: RequestIds, body: dict[str, Any], target: Target
+) -> dict[str, Any]:
+    """The engine's answer, counted. An engine that gives none costs nothing."""
+    meter, model = context.meter, target.weights_name
+    estimated = len(body["prompt"]) + body["max_tokens"]
+    ticket = await asyncio.to_thread(meter.open_request, caller, ids, model=model, estimated_tokens=estimated)
+    try:
+        async with context.engines.post("/v1/completions", body, target) as given:
+            answer = orjson.loads(await given.read())
+    except BaseException:
+        await asyncio.shield(asyncio.to_thread(meter.abandon, ticket))
+        raise
+    await asyncio.to_thread(meter.settle, ticket, model=model, usage=for_ledger(answer.get("usage") or {}))
+    return answer
+
+
+def _prepare(context: Context, caller: Caller, request: ScoreRequest) -> tuple[Target, Rendered]:
+    with read(context.database) as conn:
+        target = resolve(conn, context.catalog, request.model, caller.project_id)
+    if target.upstream is not None:
+        raise InvalidRequest(say("error.upstream_cannot_score"), param="model")
+    folder = cached(target.source, context.settings.models_dir)
+    if folder is None:
+        raise unavailable("The base model is still being fetched. Please try again in a moment.")
+    try:
+        example = ChatExample(line=1, messages=_only_last_trained(request.messages), tools=request.tools)
+        longest = target.base.context_length if target.base else None
+        return target, _renderer(folder).render(example, longest)
+    except (RenderError, KeyError, TypeError) as exc:
+        raise InvalidRequest(say("error.messages_not_rendered", reason=exc), param="messages") from exc
+
+
+@lru_cache(maxsize=4)
+def _renderer(folder: Path) -> Renderer:
+    return Renderer.from_dir(folder)
+
+
+def _only_last_trained(messages: list[Message]) -> list[Message]:
+    return [
+        {**message, "weight": int(index == len(messages) - 1)} if message.get("role") == "assistant" else message
+        for index, message in enumerate(messages)
+    ]
+
+
+def _entry(entry: dict[str, Any], token: int) -> tuple[float, bool]:
+    """The token's log-probability, and whether the model finds none likelier."""
+    logprob = float(entry[str(token)]["logprob"])
+    return logprob, all(float(other["logprob"]) <= logprob for other in entry.values())

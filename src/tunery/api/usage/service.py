@@ -1,0 +1,203 @@
+"""Turns the ledger's sums into OpenAI's buckets."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+from tunery.api.context import Context
+from tunery.api.usage.schemas import Amount, Bucket, BucketPage, CostResult, UsageResult
+from tunery.domain.usage import PICO, UsageSum
+from tunery.store.database import read
+from tunery.store.usage import sum_usage
+
+WIDTHS_S = {"1m": 60, "1h": 3600, "1d": 86_400}
+DAY_S = 86_400
+LINES = (  # of the bill: its name, which cost, which tokens
+    ("input_tokens", "input", lambda usage: usage.input_tokens - usage.cached_tokens),
+    ("cached_input_tokens", "cached", lambda usage: usage.cached_tokens),
+    ("output_tokens", "output", lambda usage: usage.output_tokens),
+    ("training_tokens", "training", lambda usage: usage.trained_tokens),
+)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Which buckets a page holds: those that start in [start, end), `width_s` long."""
+
+    width_s: int
+    start: int
+    end: int
+    next_start: int | None  # of the page after it
+
+    @property
+    def starts(self) -> range:
+        return range(self.start, self.end, self.width_s)
+
+
+def span_of(*, width_s: int, start_time: int, end_time: int | None, limit: int, page: str | None, now: int) -> Span:
+    """Buckets lie on whole minutes, hours and days (UTC); the first is the one that holds start_time.
+
+    A page cursor that is none gives no buckets, as an unknown cursor does everywhere.
+    """
+    start = max(0, start_time - start_time % width_s)
+    end = min(now + 1 if end_time is None else end_time, now + width_s)
+    if page is not None:
+        match = re.fullmatch(r"page_(\d{1,12})", page)
+        start = max(start, int(match[1])) if match else end
+    stop = min(end, start + limit * width_s)
+    return Span(width_s, start, max(start, stop), stop if limit and stop < end else None)
+
+
+def usage_page(
+    context: Context,
+    organization_id: str,
+    span: Span,
+    *,
+    group_by: tuple[str, ...],
+    filters: dict[str, tuple[Any, ...]],
+) -> BucketPage[UsageResult]:
+    sums = _sums(context, organization_id, span, _columns(group_by), filters)
+    spoken = [each for each in sums if each.num_requests]  # what is left is training, which is no completion
+    return _page(span, spoken, lambda found: [_usage_result(each, group_by) for each in found])
+
+
+def _sums(
+    context: Context, organization_id: str, span: Span, columns: tuple[str, ...], filters: dict[str, tuple[Any, ...]]
+) -> tuple[UsageSum, ...]:
+    with read(context.database) as conn:
+        return sum_usage(
+            conn,
+            organization_id,
+            width_s=span.width_s,
+            start=span.start,
+            end=span.end,
+            group_by=columns,
+            filters=filters,
+        )
+
+
+def _columns(group_by: Iterable[str]) -> tuple[str, ...]:
+    """The ledger's columns among them: there is one service tier and one source."""
+    names = {"batch": "is_batch", "line_item": "model"}
+    found = (names.get(name, name) for name in group_by)
+    return tuple(dict.fromkeys(name for name in found if name not in ("service_tier", "api_source")))
+
+
+def _page(span: Span, sums: Iterable[UsageSum], to_results: Callable[[list[UsageSum]], list]) -> BucketPage:
+    by_start: dict[int, list[UsageSum]] = defaultdict(list)
+    for each in sums:
+        by_start[each.start_time].append(each)
+    buckets = [
+        Bucket(start_time=start, end_time=start + span.width_s, results=to_results(by_start[start]))
+        for start in span.starts
+    ]
+    has_more = span.next_start is not None
+    return BucketPage(data=buckets, has_more=has_more, next_page=f"page_{span.next_start}" if has_more else None)
+
+
+def _usage_result(each: UsageSum, group_by: tuple[str, ...]) -> UsageResult:
+    usage = each.usage
+    return UsageResult(
+        num_model_requests=each.num_requests,
+        input_tokens=usage.input_tokens,
+        input_cached_tokens=usage.cached_tokens,
+        input_uncached_tokens=usage.input_tokens - usage.cached_tokens,
+        output_tokens=usage.output_tokens,
+        input_text_tokens=usage.input_tokens - usage.cached_tokens,
+        output_text_tokens=usage.output_tokens,
+        **_group(each, group_by),
+    )
+
+
+def _group(each: UsageSum, group_by: tuple[str, ...]) -> dict[str, Any]:
+    constant = {"service_tier": "default", "api_source": "unlabeled"}
+    known = {("batch" if name == "is_batch" else name): value for name, value in each.group.items()}
+    return {name: value for name in group_by if (value := constant.get(name, known.get(name))) not in (None, "")}
+
+
+@dataclass(frozen=True)
+class CostLine:
+    """One line of the bill in one bucket. `cost` in millionths of a millionth of the currency."""
+
+    start_time: int
+    group: dict[str, Any]
+    line_item: str | None
+    cost: int
+    quantity: int
+    currency: str
+
+    @property
+    def amount(self) -> Decimal:
+        return Decimal(self.cost) / PICO
+
+
+def cost_lines(
+    context: Context,
+    organization_id: str,
+    span: Span,
+    *,
+    group_by: tuple[str, ...],
+    filters: dict[str, tuple[Any, ...]],
+    line_items: tuple[str, ...] = (),
+) -> list[CostLine]:
+    """Without line items (neither grouped nor filtered by), one line for each group and bucket."""
+    by_item = "line_item" in group_by
+    columns = _columns((*group_by, "line_item") if line_items else group_by)
+    sums = _sums(context, organization_id, span, columns, filters)
+    lines = (
+        [line for each in sums for line in _lines(each)] if by_item or line_items else [_total(each) for each in sums]
+    )
+    lines = [line for line in lines if not line_items or line.line_item in line_items]
+    return lines if by_item else _merged(lines, group_by)
+
+
+def _lines(each: UsageSum) -> list[CostLine]:
+    group = {name: value for name, value in each.group.items() if name != "model"}
+    lines = []
+    for name, cost, tokens in LINES:
+        if quantity := tokens(each.usage):
+            item = f"{each.group['model']}, {name}"
+            lines.append(CostLine(each.start_time, group, item, getattr(each.cost, cost), quantity, each.currency))
+    return lines
+
+
+def _total(each: UsageSum) -> CostLine:
+    group = {name: value for name, value in each.group.items() if name != "model"}
+    return CostLine(each.start_time, group, None, each.cost.total, 0, each.currency)
+
+
+def _merged(lines: list[CostLine], group_by: tuple[str, ...]) -> list[CostLine]:
+    """One line for each group: the items were only looked at to filter them."""
+    totals: dict[tuple[Any, ...], CostLine] = {}
+    for line in lines:
+        key = (line.start_time, *(line.group.get(name) for name in group_by))
+        known = totals.get(key)
+        cost = line.cost + (known.cost if known else 0)
+        totals[key] = replace(line, cost=cost, line_item=None, quantity=0)
+    return list(totals.values())
+
+
+def cost_page(span: Span, lines: list[CostLine], group_by: tuple[str, ...]) -> BucketPage[CostResult]:
+    by_start: dict[int, list[CostResult]] = defaultdict(list)
+    for line in lines:
+        by_start[line.start_time].append(_cost_result(line, group_by))
+    buckets = [
+        Bucket(start_time=start, end_time=start + span.width_s, results=by_start[start]) for start in span.starts
+    ]
+    has_more = span.next_start is not None
+    return BucketPage(data=buckets, has_more=has_more, next_page=f"page_{span.next_start}" if has_more else None)
+
+
+def _cost_result(line: CostLine, group_by: tuple[str, ...]) -> CostResult:
+    group = {name: line.group[name] for name in ("project_id", "user_id", "api_key_id") if line.group.get(name)}
+    return CostResult(
+        amount=Amount(value=float(line.amount), currency=line.currency),
+        line_item=line.line_item,
+        quantity=float(line.quantity) if line.line_item else None,
+        quantity_unit="tokens" if line.line_item else None,
+        api_source="unlabeled" if "api_source" in group_by else None,
+        **group,
+    )

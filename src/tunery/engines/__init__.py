@@ -1,0 +1,1 @@
+"""The servers that answer: which one has a model's weights, and how it is asked."""

@@ -1,0 +1,192 @@
+"""Speaks to the engines: ours or vLLM's, one or several, all in the dialect of vLLM's server.
+
+Knows which server has which base, loads an adapter where a request needs it, and turns to the next server when one
+is away. An engine that was restarted has forgotten its adapters: the first request to meet that loads them again.
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+
+from tunery import atomic
+from tunery.domain.errors import ServerFault
+from tunery.domain.models import FineTunedModel
+from tunery.engines.answer import Answer
+from tunery.engines.errors import engine_error, not_served, unavailable
+from tunery.engines.http import DOWN, EngineHttp, Unreachable, until_the_end
+from tunery.engines.resolve import Target
+from tunery.models.catalog import Catalog
+from tunery.settings import Settings
+from tunery.store.blobs import Blobs
+from tunery.texts import say
+
+log = logging.getLogger(__name__)
+
+LOAD_TIMEOUT_S = 60.0
+DISCOVER_TIMEOUT_S = 2.0
+STOP_TIMEOUT_S = 5.0
+# How long a server that did not answer is left alone while others do.
+DOWN_FOR_S = 5.0
+
+
+class Engines:
+    def __init__(self, settings: Settings, blobs: Blobs, catalog: Catalog) -> None:
+        self._urls = settings.engines
+        self._blobs = blobs
+        self._catalog = catalog
+        self._folder = settings.home / "adapters"
+        self._http = EngineHttp(settings.engine_api_key)
+        self._served: dict[str, list[str]] = {}  # url -> the base names it serves
+        self._ours: set[str] = (
+            set()
+        )  # urls of this project's own engine, which can end a request early and say its usage
+        self._asked: dict[str, str] = {}  # request_id -> the url that works on it
+        self._down_until: dict[str, float] = {}  # url -> time.monotonic()
+        self._loading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def close(self) -> None:
+        await self._http.close()
+
+    async def is_up(self) -> bool:
+        """Whether at least one engine answers its health check."""
+        for url in self._urls:
+            try:
+                if (await self._http.get(f"{url}/health", timeout_s=2))[0] == 200:
+                    return True
+            except DOWN:
+                continue
+        return False
+
+    async def stop(self, request_id: str) -> bool:
+        """Ask the engine that works on the request to end it now. False when it could not be told."""
+        url = self._asked.get(request_id)
+        if url is None or url not in self._ours:
+            return True
+        try:
+            await self._http.post(f"{url}/abort_requests", {"request_ids": [request_id]}, timeout_s=STOP_TIMEOUT_S)
+        except DOWN:
+            return False
+        return True
+
+    @asynccontextmanager
+    async def post(self, path: str, body: dict[str, Any], target: Target) -> AsyncIterator[Answer]:
+        """The engine's answer to `body`, to be read in the block: what fails there becomes EngineLost.
+
+        Raises the engine's own error as TuneryError, NotFound when no server has the base, Unavailable when none is up,
+        ServerFault when the adapter cannot be loaded.
+        """
+        if not self._urls:
+            raise unavailable(say("error.no_engine"))
+        last: Exception | None = None
+        for url in await self._candidates(target):
+            request_id = body.get("request_id", "")
+            self._asked[request_id] = url
+            try:
+                response = await self._send(url, path, body, target)
+                # Closed in the end whatever was read: what is not read to its end ends in the engine, too.
+                async with response:
+                    with until_the_end():
+                        yield Answer(response.read, response.content.iter_any, ends_with_usage=url in self._ours)
+                return
+            except Unreachable as exc:
+                self._mark_down(url)
+                last = exc
+            finally:
+                self._asked.pop(request_id, None)
+        if last is None and all(url in self._served for url in self._urls):
+            raise not_served(target)
+        log.warning("no engine answers for %s: %r", target.source, last)
+        raise unavailable(say("error.engine_starting"))
+
+    async def _send(self, url: str, path: str, body: dict[str, Any], target: Target) -> aiohttp.ClientResponse:
+        """One server. An unknown adapter is loaded, once, and the request sent again."""
+        response = await self._request(url, path, body, target)
+        if response.status == 404 and target.adapter is not None:
+            response.release()
+            await self._load(url, target.adapter)
+            response = await self._request(url, path, body, target)
+        if response.status >= 400:
+            async with response:
+                with until_the_end():
+                    raise engine_error(response.status, await response.read(), target)
+        return response
+
+    async def _request(self, url: str, path: str, body: dict[str, Any], target: Target) -> aiohttp.ClientResponse:
+        # Another request may have marked the server as down meanwhile: then the source's own name is as good.
+        name = target.adapter.id if target.adapter else self._base_name(url, target) or target.source
+        sent = {**body, "model": name}
+        if body.get("stream") and url not in self._ours:
+            sent["stream_options"] = {**(body.get("stream_options") or {}), "continuous_usage_stats": True}
+        return await self._http.start(f"{url}{path}", orjson.dumps(sent))
+
+    async def _candidates(self, target: Target) -> list[str]:
+        """Servers that have the base, the adapter's usual one first, so that its cache and slot are warm."""
+        now = time.monotonic()
+        missing = [url for url in self._urls if url not in self._served]
+        await asyncio.gather(*(self._discover(url) for url in missing if self._down_until.get(url, 0) <= now))
+        able = [url for url in self._urls if self._base_name(url, target)]
+        if not able:
+            # Nobody answers: those that were left alone are asked after all, so that a restart is noticed at once.
+            await asyncio.gather(*(self._discover(url) for url in missing if self._down_until.get(url, 0) > now))
+            able = [url for url in self._urls if self._base_name(url, target)]
+        key = target.adapter.id if target.adapter else target.source
+        return sorted(able, key=lambda url: hashlib.sha256(f"{key} {url}".encode()).digest())
+
+    async def _discover(self, url: str) -> None:
+        try:
+            status, content = await self._http.get(f"{url}/v1/models", timeout_s=DISCOVER_TIMEOUT_S)
+            rows = orjson.loads(content)["data"] if status == 200 else []
+            if status == 401:
+                log.error("%s refuses this server's key: engine_api_key must be the one that it was started with", url)
+        except (*DOWN, ValueError, KeyError):
+            rows = []
+        if rows:
+            self._served[url] = [row["id"] for row in rows if not row.get("parent")]
+            is_ours = all(row.get("owned_by") == "tunery" for row in rows)
+            self._ours = self._ours | {url} if is_ours else self._ours - {url}
+        else:
+            self._mark_down(url)
+
+    def _mark_down(self, url: str) -> None:
+        self._served.pop(url, None)
+        self._down_until[url] = time.monotonic() + DOWN_FOR_S
+
+    def _base_name(self, url: str, target: Target) -> str | None:
+        """What the server calls the target's base; None when it does not have it."""
+        served = self._served.get(url, [])
+        return self._catalog.served_as(target.source, served, is_only_engine=len(self._urls) == 1)
+
+    async def _load(self, url: str, model: FineTunedModel) -> None:
+        async with self._loading[model.id]:
+            folder = await asyncio.to_thread(self._adapter_folder, model)
+            status, content = await self._http.post(
+                f"{url}/v1/load_lora_adapter",
+                {"lora_name": model.id, "lora_path": str(folder)},
+                timeout_s=LOAD_TIMEOUT_S,
+            )
+            # Two requests may have met the missing adapter; to the second it "has already been loaded".
+            if status >= 400 and b"already" not in content:
+                log.error("%s could not be loaded by %s: %s", folder, url, content[:1000].decode(errors="replace"))
+                raise ServerFault(say("error.weights_not_loaded", name=model.name))
+
+    def _adapter_folder(self, model: FineTunedModel) -> Path:
+        """A folder that the engine can read: the blob store's own where it is one, else a copy, whole or absent."""
+        local = self._blobs.local_path(model.blob)
+        if local is not None:
+            return local
+        folder = self._folder / model.id
+        if not folder.exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with atomic.replacing_folder(folder, unless_there=True) as part:
+                if self._blobs.download_dir(model.blob, part) == 0:
+                    raise ServerFault(say("error.weights_missing", name=model.name))
+        return folder
