@@ -11,7 +11,12 @@ import pytest
 
 from tests.launch.processes import wait_for
 from tunery.cli import output
+from tunery.cli.data_work import make_reports, refuse_unusable
 from tunery.cli.output import duration, size
+from tunery.cli.serve import print_banner
+from tunery.domain.errors import InvalidRequest
+from tunery.launch.server import Address
+from tunery.settings import Settings
 
 
 def tunery(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -142,3 +147,23 @@ def test_without_a_terminal_what_takes_long_is_told_in_lines(
     assert lines[0] == "Fetching …"
     assert lines[1] == "Fetching … 2 of 2 MB, 0 s"
     assert "Starting …" in lines
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [("a.csv", "prepare"), ("a.XLSX", "prepare"), ("a.json", "prepare"), ("a.jsonl", "check"), ("a.txt", "check")],
+)
+def test_a_refused_file_says_the_way_on(tmp_path: Path, name: str, way: str) -> None:
+    path = tmp_path / name
+    path.write_text("question,answer\nq,a\n")
+    reports = make_reports(path, None, None, "supervised")
+    with pytest.raises(InvalidRequest, match=f"`tunery data {way} {path}`"):
+        refuse_unusable(reports, (path, None))
+
+
+def test_a_later_start_says_where_keys_come_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for key, settings in (("sk-first", Settings(home=tmp_path)), (None, Settings(home=tmp_path))):
+        print_banner(settings, Address("http://127.0.0.1:1", key))
+    first, later = capsys.readouterr().out.split("Tunery is up.")[1:]
+    assert "sk-first" in first
+    assert "tunery keys create NAME --local" in later

@@ -70,7 +70,15 @@ def refuse_unusable(reports: list[Report], paths: Sequence[Path | None]) -> None
     for report, path in zip(reports, paths, strict=False):
         error = first_job_error(report, str(path))
         if error is not None:
-            raise InvalidRequest(f"{error.message} (`tunery data check {path}` says more.)")
+            raise InvalidRequest(f"{error.message} ({_way_on(path)})")
+
+
+def _way_on(path: Path | None) -> str:
+    from tunery.datasets.tables import TABLES
+
+    if path is not None and path.suffix.lower() in TABLES:
+        return f"`tunery data prepare {path}` makes a training file of a table."
+    return f"`tunery data check {path}` says more."
 
 
 def estimate_here(

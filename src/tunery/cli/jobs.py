@@ -296,6 +296,7 @@ def _check_model(client: "OpenAI", model: str) -> None:
     entries = catalog_by_name(client)
     if model not in entries:
         trainable = dict.fromkeys(entry["name"] for entry in entries.values() if entry["training"])
+        trainable = sorted(trainable, key=lambda name: name.startswith("ft:"))  # bases before what was made of them
         raise CommandFailed(f"The model {model} is not there. These can be trained: {', '.join(trainable) or 'none'}.")
     if not entries[model]["training"]:
         raise CommandFailed(f"The model {model} can be asked but not trained.")

@@ -93,6 +93,8 @@ def print_banner(settings: Settings, address: Address) -> None:
         lines.append(("Key", f"{address.first_key}  (shown this once: keep it)"))
     elif settings.api_key:
         lines.append(("Key", "the one in TUNERY_API_KEY"))
+    else:
+        lines.append(("Key", "shown at the first start; another: tunery keys create NAME --local"))
     console.print("Tunery is up.", style="bold")
     for name, value in lines:
         console.print(f"  {name:<10} {value}", soft_wrap=True)

@@ -262,3 +262,5 @@ _TEXT_READERS: dict[str, Callable[[Path, str], Iterator[Record]]] = {
     ".json": _read_json,
     ".jsonl": _read_jsonl,
 }
+TABLES = frozenset((*_READERS, *_TEXT_READERS)) - {".jsonl"}
+"""Endings of files that are no training files, and may become one."""
