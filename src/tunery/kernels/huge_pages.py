@@ -15,4 +15,4 @@ def use() -> None:
     given = os.environ.get("GLIBC_TUNABLES", "")
     if sys.platform == "linux" and _NAME not in given:
         os.environ["GLIBC_TUNABLES"] = f"{given}:{_NAME}=1".removeprefix(":")
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - the same program again

@@ -88,7 +88,7 @@ class Server:
         return f"http://{self._reachable_host()}:{self._settings.port}"
 
     def _reachable_host(self) -> str:
-        host = LOOPBACK if self._settings.host in ("0.0.0.0", "::") else self._settings.host
+        host = LOOPBACK if self._settings.host in ("0.0.0.0", "::") else self._settings.host  # noqa: S104 - none is bound here
         return f"[{host}]" if ":" in host else host
 
     def _specs(self, progress: Progress | None) -> list[ChildSpec]:

@@ -5,14 +5,14 @@ from email.message import EmailMessage
 from email.utils import format_datetime, parseaddr
 from typing import TypedDict, Unpack
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from tunery.notify.summary import JobSummary, spoken_duration
 from tunery.texts import Translator
 
 _templates = Environment(
     loader=PackageLoader("tunery.notify"),
-    autoescape=lambda name: bool(name and name.endswith(".html")),
+    autoescape=select_autoescape(["html"]),
     undefined=StrictUndefined,
     keep_trailing_newline=True,
 )
