@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.conftest import EXAMPLE, NOW, Api
+from tests.api.conftest import BASE, EXAMPLE, NOW, Api
 from tunery.api.files import service
 from tunery.api.multipart import Event, PartData, PartEnd, PartHead
 from tunery.api.uploads import service as uploads
@@ -101,7 +101,7 @@ def test_pending_parts_count_until_the_upload_is_cancelled(make_api: Callable[..
     upload_id = begin(api, 2 * len(LINE)).json()["id"]
     assert add(api, upload_id, 2 * LINE).status_code == 200
     assert stored(api) == {
-        "files": 0, "upload_parts": 2 * len(LINE), "completions": 0, "total": 2 * len(LINE)
+        "files": 0, "upload_parts": 2 * len(LINE), "completions": 0, "models": 0, "total": 2 * len(LINE)
     }  # fmt: skip
     refused(send(api, 2 * LINE), "file")
     refused(begin(api, 2 * len(LINE)), "bytes")
@@ -227,3 +227,20 @@ def test_a_projects_own_limit_holds_and_another_projects_bytes_do_not_count(make
     answer = api.client.post("/v1/files", files=sent, data={"purpose": "fine-tune"}, headers=other)
     assert answer.status_code == 200
     assert send(api, LINE).status_code == 200
+
+
+def test_adapters_count_until_their_models_are_deleted(make_api: Callable[..., Api]) -> None:
+    api = make_api(max_storage_bytes=10 * len(LINE))
+    names = [f"ft:{BASE}:personal::AbCd123{number}" for number in range(3)]
+    for name in names:
+        api.make_model(name, num_bytes=3 * len(LINE))
+    api.make_model(f"ft:{BASE}:personal::Elsewher", num_bytes=10**9, project_id=api.make_project())
+    assert stored(api)["models"] == stored(api)["total"] == 9 * len(LINE)
+    refused(send(api, 2 * LINE), "file")
+    training_file = send(api, LINE).json()["id"]
+    job = {"model": BASE, "training_file": training_file}
+    full = api.client.post("/v1/fine_tuning/jobs", json=job)
+    assert (full.status_code, full.json()["error"]["code"]) == (400, "storage_limit_exceeded"), full.text
+    assert api.client.delete(f"/v1/models/{names[0]}").status_code == 200
+    assert stored(api)["models"] == 6 * len(LINE)
+    assert api.client.post("/v1/fine_tuning/jobs", json=job).status_code == 200

@@ -71,6 +71,8 @@ def test_success_leaves_models_checkpoints_result_file_usage_and_mail(site: Site
     assert [checkpoint.step_number for checkpoint in checkpoints] == [30, 20, 10]
     assert checkpoints[0].fine_tuned_model_checkpoint == done.fine_tuned_model
     assert len({checkpoint.fine_tuned_model_checkpoint.split(":")[4] for checkpoint in checkpoints}) == 3
+    for model in made:
+        assert model.num_bytes == sum(len(site.blobs.read(path)) for path in site.blobs.list(model.blob)) > 0
     assert [model.name for model in made] == [checkpoint.fine_tuned_model_checkpoint for checkpoint in checkpoints]
     assert site.blobs.read(f"{made[0].blob}/adapter_model.safetensors") == b"weights of step 30"
     assert (result.filename, result.purpose) == ("step_metrics.csv", "fine-tune-results")

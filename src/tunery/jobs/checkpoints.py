@@ -19,6 +19,7 @@ class StoredCheckpoint:
     step: int
     model_id: str
     metrics: dict[str, float]
+    num_bytes: int = 0  # of the adapter
     published: bool = False  # it is a model already, since the job was paused or had failed: its weights must stay
 
     @property
@@ -64,6 +65,7 @@ def publish_checkpoints(
                 owned_by=job.organization_id,
                 trained_tokens=trained_tokens if is_final else 0,
                 display_name=job.display_name,
+                num_bytes=checkpoint.num_bytes,
             ),
         )
         events.delete_checkpoint(conn, job.id, checkpoint.step)  # the final one's, from a pause after the last step

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,7 @@ class Recorder:
             return  # a model's weights stay as they are, also where a resumed job comes to the same step again
         model_id = known[step].model_id if step in known else new_id("model")
         fresh = StoredCheckpoint(step, model_id, message.metrics)
-        self._resources.blobs.upload_dir(fresh.blob, workspace.checkpoint(step))
+        fresh = replace(fresh, num_bytes=self._upload(fresh, workspace.checkpoint(step)))
         is_new = step not in known
         known[step] = fresh
         newest = sorted(known.values(), key=lambda checkpoint: checkpoint.step)
@@ -178,6 +178,10 @@ class Recorder:
             if not dropped.published:
                 self._resources.blobs.delete_dir(dropped.blob)
 
+    def _upload(self, checkpoint: StoredCheckpoint, folder: Path) -> int:
+        """How many bytes it has."""
+        return sum(file.bytes for file in self._resources.blobs.upload_dir(checkpoint.blob, folder))
+
     @property
     def saved_step(self) -> int:
         return self._saved.step if self._saved else 0
@@ -189,7 +193,7 @@ class Recorder:
         if not found.published:
             return found
         final = StoredCheckpoint(found.step, new_id("model"), found.metrics)
-        self._resources.blobs.upload_dir(final.blob, folder)
+        final = replace(final, num_bytes=self._upload(final, folder))
         self.checkpoints = [final if kept is found else kept for kept in self.checkpoints]
         return final
 

@@ -19,6 +19,7 @@ from tunery.jobs.endings import tell_cancellation, tell_pause
 from tunery.jobs.requests import MAX_SEED, JobRequest, check
 from tunery.metering import limits
 from tunery.metering.budget import check_budget
+from tunery.metering.storage import check_not_full
 from tunery.models.catalog import Catalog
 from tunery.settings import Settings
 from tunery.store import events, files, idempotency, jobs, models, tenants
@@ -51,6 +52,7 @@ def create_job(
         _check_file(conn, request.validation_file, caller.project_id, "validation_file")
     now = clock()
     tenants.get_active_project(conn, caller.project_id)
+    check_not_full(conn, settings, caller.project_id, now=now)
     limits.check_new_job(conn, settings, caller.project_id, model=model, now=now)
     check_budget(conn, caller.project_id, limits.project_limits(conn, settings, caller.project_id), now=now)
     job_id = new_id("job")

@@ -47,6 +47,15 @@ def check_storage(
         )
 
 
+def check_not_full(conn: Connection, settings: Settings, project_id: str, *, now: float) -> None:
+    """Raises InvalidRequest when there is no room at all. Of a job nobody knows yet how large its adapters will be:
+    each that runs may go past the limit by those."""
+    limit = project_limits(conn, settings, project_id).max_storage_bytes
+    stored = store.stored_bytes(conn, project_id).total if limit else 0
+    if limit and stored + store.reserved_bytes(conn, project_id, now=now) >= limit:
+        raise InvalidRequest(say("error.storage_full", stored=stored, limit=limit), code="storage_limit_exceeded")
+
+
 @dataclass
 class Room:
     """Of one request, for what it writes. Use as a context: at its end nothing is held any more."""

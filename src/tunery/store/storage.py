@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, delete, func, select
 
 from tunery.store.database import lock_across_processes
-from tunery.store.tables import files, storage_reservations, stored_completions, upload_parts, uploads
+from tunery.store.tables import files, models, storage_reservations, stored_completions, upload_parts, uploads
 from tunery.store.upsert import insert_or
 
 
@@ -18,10 +18,11 @@ class Stored:
     files: int  # of every purpose: results of jobs and reports too
     upload_parts: int  # of uploads that have not ended
     completions: int
+    models: int  # adapters, checkpoints that can be used included
 
     @property
     def total(self) -> int:
-        return self.files + self.upload_parts + self.completions
+        return self.files + self.upload_parts + self.completions + self.models
 
 
 def stored_bytes(conn: Connection, project_id: str) -> Stored:
@@ -30,6 +31,7 @@ def stored_bytes(conn: Connection, project_id: str) -> Stored:
         _sum(conn, select(func.sum(files.c.bytes)).where(files.c.project_id == project_id)),
         _sum(conn, parts.where(uploads.c.project_id == project_id)),
         _sum(conn, select(func.sum(stored_completions.c.bytes)).where(stored_completions.c.project_id == project_id)),
+        _sum(conn, select(func.sum(models.c.num_bytes)).where(models.c.project_id == project_id)),
     )
 
 

@@ -271,6 +271,7 @@ models = Table(
     Column("owned_by", String, nullable=False),
     count("trained_tokens"),
     Column("display_name", String),
+    count("num_bytes"),
     Index(None, "project_id", "created_at", "seq"),
 )
 

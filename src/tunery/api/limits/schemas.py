@@ -79,6 +79,7 @@ class StoredOut(BaseModel):
     files: int = Field(description="Of every purpose: uploaded, split, results of jobs, reports.")
     upload_parts: int = Field(description="Of uploads that are neither completed nor cancelled.")
     completions: int = Field(description="Stored completions, request and answer as JSON.")
+    models: int = Field(description="Adapters of fine-tuned models and of checkpoints.")
     total: int
 
 
