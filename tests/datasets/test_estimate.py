@@ -17,10 +17,10 @@ from tunery.datasets.estimate import Estimate, estimate, read_estimate
 from tunery.datasets.pool import num_cores
 from tunery.datasets.speed import FILE, KEPT, PastJob, Speed, guessed, matrix_flop_per_s, record, speed_of
 from tunery.datasets.validate import validate_file
-from tunery.datasets.work import ModelShape
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.hyperparameters import Hyperparameters, resolve
 from tunery.domain.jobs import Method
+from tunery.models.config import Sizes, read_sizes
 from tunery.training.examples import read
 
 Write = Callable[..., Path]
@@ -28,14 +28,14 @@ FLAT = Speed(slowest=1e11, fastest=1e12, least_overhead_s=5, most_overhead_s=20,
 
 
 @pytest.fixture
-def shape(base_model_dir: Path) -> ModelShape:
-    return ModelShape.from_dir(base_model_dir)
+def sizes(base_model_dir: Path) -> Sizes:
+    return read_sizes(base_model_dir)
 
 
 def estimated(
     path: Path,
     renderer: Renderer,
-    shape: ModelShape,
+    sizes: Sizes,
     *,
     chosen: Hyperparameters | None = None,
     speed: Speed = FLAT,
@@ -44,13 +44,13 @@ def estimated(
     report = validate_file(path, renderer=renderer, max_example_tokens=8192, method=method)
     numbers = resolve(chosen or Hyperparameters(), num_examples=report.num_examples)
     return estimate(
-        report, numbers, method=method, shape=shape, speed=speed, lora_rank=16, training_price=3_000_000, currency="usd"
+        report, numbers, method=method, sizes=sizes, speed=speed, lora_rank=16, training_price=3_000_000, currency="usd"
     )
 
 
-def test_every_token_of_every_epoch_is_billed(write_rows: Write, renderer: Renderer, shape: ModelShape) -> None:
+def test_every_token_of_every_epoch_is_billed(write_rows: Write, renderer: Renderer, sizes: Sizes) -> None:
     path = write_rows([chat_row(f"{n}?") for n in range(10)])
-    found = estimated(path, renderer, shape, chosen=Hyperparameters(n_epochs=4, batch_size=3))
+    found = estimated(path, renderer, sizes, chosen=Hyperparameters(n_epochs=4, batch_size=3))
     tokens = sum(
         len(renderer.prompt_ids(chat_row(f"{n}?")["messages"], add_generation_prompt=False)) for n in range(10)
     )
@@ -59,42 +59,42 @@ def test_every_token_of_every_epoch_is_billed(write_rows: Write, renderer: Rende
     assert found.num_steps == 4 * 4
 
 
-def test_more_work_takes_longer(write_rows: Write, renderer: Renderer, shape: ModelShape) -> None:
+def test_more_work_takes_longer(write_rows: Write, renderer: Renderer, sizes: Sizes) -> None:
     path = write_rows([chat_row(f"{n}?") for n in range(10)])
-    once, twice = (estimated(path, renderer, shape, chosen=Hyperparameters(n_epochs=n)) for n in (1, 2))
+    once, twice = (estimated(path, renderer, sizes, chosen=Hyperparameters(n_epochs=n)) for n in (1, 2))
     assert twice.min_s - 5 == pytest.approx(2 * (once.min_s - 5))
     assert once.min_s < once.max_s
 
 
-def test_a_shared_beginning_is_computed_once_a_step(write_rows: Write, renderer: Renderer, shape: ModelShape) -> None:
+def test_a_shared_beginning_is_computed_once_a_step(write_rows: Write, renderer: Renderer, sizes: Sizes) -> None:
     long = {"role": "system", "content": "Be brief. " * 300}
     rows = [{"messages": [long, *chat_row(f"{n}?")["messages"][1:]]} for n in range(20)]
     alone, shared = (
-        estimated(write_rows(rows), renderer, shape, chosen=Hyperparameters(n_epochs=1, batch_size=size))
+        estimated(write_rows(rows), renderer, sizes, chosen=Hyperparameters(n_epochs=1, batch_size=size))
         for size in (1, 20)
     )
     assert shared.trained_tokens == alone.trained_tokens
     assert (shared.max_s - 20) * 10 < alone.max_s - 20
 
 
-def test_the_shape_counts_the_parameters_there_are(base_model_dir: Path, shape: ModelShape) -> None:
+def test_the_sizes_count_the_parameters_there_are(base_model_dir: Path, sizes: Sizes) -> None:
     from safetensors import safe_open
 
     with safe_open(base_model_dir / "model.safetensors", "np") as file:
         total = sum(_size(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    assert shape.num_parameters == pytest.approx(total, rel=0.01)  # norms are left out
+    assert sizes.num_parameters == pytest.approx(total, rel=0.01)  # norms are left out
 
 
-def _size(shape: list[int]) -> int:
+def _size(sizes: list[int]) -> int:
     size = 1
-    for width in shape:
+    for width in sizes:
         size *= width
     return size
 
 
-def test_a_file_without_examples_has_no_estimate(write_rows: Write, renderer: Renderer, shape: ModelShape) -> None:
+def test_a_file_without_examples_has_no_estimate(write_rows: Write, renderer: Renderer, sizes: Sizes) -> None:
     with pytest.raises(InvalidRequest, match="no example"):
-        estimated(write_rows(["{}"]), renderer, shape)
+        estimated(write_rows(["{}"]), renderer, sizes)
 
 
 def test_past_jobs_narrow_the_range(tmp_path: Path) -> None:
@@ -158,9 +158,9 @@ def test_a_machine_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_time_that_rests_on_no_job_is_called_a_rough_guess(
-    write_rows: Write, renderer: Renderer, shape: ModelShape
+    write_rows: Write, renderer: Renderer, sizes: Sizes
 ) -> None:
-    guess = estimated(write_rows([chat_row(f"{n}?") for n in range(10)]), renderer, shape)
+    guess = estimated(write_rows([chat_row(f"{n}?") for n in range(10)]), renderer, sizes)
     measured = replace(guess, num_measured_jobs=2)
     assert (guess.to_dict()["is_rough_guess"], measured.to_dict()["is_rough_guess"]) == (True, False)
     assert read_estimate(json.loads(json.dumps(guess.to_dict()))).is_rough_guess

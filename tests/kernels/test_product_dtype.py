@@ -1,3 +1,5 @@
+"""The choice between the types, by a clock that advances with what is multiplied."""
+
 import pytest
 import torch
 
@@ -5,25 +7,54 @@ from tunery.kernels import matmul_dtype as module
 from tunery.kernels.matmul_dtype import product_dtype
 
 
+class Machine:
+    """Takes so long for a product of each type, and at times ten times as long, because of other work."""
+
+    def __init__(self, narrow_s: float, wide_s: float, disturbed: set[int]) -> None:
+        self.cost_s = {torch.bfloat16: narrow_s, torch.float32: wide_s}
+        self.disturbed = disturbed
+        self.now_s = 0.0
+        self.multiplied: list[torch.dtype] = []
+
+    def linear(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        assert x.dtype is weight.dtype
+        number = len(self.multiplied)
+        self.now_s += self.cost_s[x.dtype] * (10 if number in self.disturbed else 1)
+        self.multiplied.append(x.dtype)
+        return x
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    made = Machine(*request.param)
+    monkeypatch.setattr(module.torch.nn.functional, "linear", made.linear)
+    monkeypatch.setattr(module.time, "perf_counter", made.perf_counter)
+    return made
+
+
 @pytest.mark.parametrize(
-    ("narrow_s", "wide_s", "chosen"),
-    [(1.0, 3.0, torch.bfloat16), (1.2, 1.0, torch.bfloat16), (1.4, 1.0, torch.float32)],
+    ("machine", "chosen"),
+    [
+        ((1.0, 3.0, set()), torch.bfloat16),
+        ((1.2, 1.0, set()), torch.bfloat16),  # not clearly
+        ((1.4, 1.0, set()), torch.float32),
+        ((1.0, 1.0, set(range(6))), torch.bfloat16),  # other work in the first half hits both
+        ((1.4, 1.0, {1, 3, 5, 7, 9}), torch.float32),  # all but one of the wide ones are disturbed
+    ],
+    indirect=["machine"],
 )
-def test_bfloat16_weights_are_multiplied_in_what_is_clearly_faster(
-    narrow_s: float, wide_s: float, chosen: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Timed:
-        def __init__(self, dtype: torch.dtype) -> None:
-            self.best_s = narrow_s if dtype is torch.bfloat16 else wide_s
-
-        def run(self) -> None:
-            pass
-
-    monkeypatch.setattr(module, "_Trial", Timed)
+def test_bfloat16_weights_are_multiplied_in_what_is_clearly_faster(machine: Machine, chosen: torch.dtype) -> None:
     assert product_dtype(torch.bfloat16, "cpu") is chosen
+    assert machine.multiplied[:4] == [torch.bfloat16, torch.float32] * 2  # in turn
 
 
-def test_this_machine_answers_and_other_weights_are_left_alone() -> None:
-    assert product_dtype(torch.bfloat16, "cpu") in (torch.bfloat16, torch.float32)
-    assert product_dtype(torch.bfloat16, "cuda") is torch.bfloat16
-    assert product_dtype(torch.float32, "cpu") is torch.float32
+@pytest.mark.parametrize("machine", [(2.0, 1.0, set())], indirect=True)
+@pytest.mark.parametrize(
+    ("dtype", "device"), [(torch.bfloat16, "cuda"), (torch.float32, "cpu"), (torch.float16, "cpu")]
+)
+def test_other_weights_are_left_alone_and_nothing_is_timed(machine: Machine, dtype: torch.dtype, device: str) -> None:
+    assert product_dtype(dtype, device) is dtype
+    assert not machine.multiplied

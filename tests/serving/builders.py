@@ -41,8 +41,8 @@ def step(scheduler: Scheduler) -> Batch | None:
     batch = scheduler.schedule()
     scheduler.check()
     scheduler.slots.take_evictions()
-    for load in scheduler.slots.take_loads():
-        scheduler.slots.mark_ready(load.adapter)
+    for name in scheduler.slots.take_loads():
+        scheduler.slots.mark_ready(name)
     if batch is not None:
         compute(scheduler, batch)
     return batch

@@ -47,8 +47,8 @@ class Simulation:
 
     def finish_loads(self) -> None:
         self.scheduler.slots.take_evictions()
-        for load in self.scheduler.slots.take_loads():
-            self.loading.append((self.now + 0.08, load.adapter))
+        for name in self.scheduler.slots.take_loads():
+            self.loading.append((self.now + 0.08, name))
             self.counts["loads"] += 1
         while self.loading and self.loading[0][0] <= self.now:
             self.scheduler.slots.mark_ready(self.loading.popleft()[1])
@@ -104,7 +104,7 @@ def test_an_hour_of_arrivals_breaks_no_invariant_and_starves_nobody() -> None:
     assert counts["cached"] > 5_000
     assert max(simulation.waits) < 60
     assert scheduler.blocks.num_used == 0
-    assert not scheduler.has_work
+    assert not scheduler.waiting and not scheduler.running
 
 
 def test_a_flood_of_one_tenant_delays_another_by_few_steps() -> None:

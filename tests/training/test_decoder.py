@@ -185,9 +185,9 @@ def test_a_backward_after_another_forward_is_an_error_and_no_wrong_gradient(rows
     model.hidden(inputs)
     with pytest.raises(RuntimeError, match="Another forward pass"):
         first.backward()
-    model.recompute_layers(True)
+    model.body.recompute(True)
     again = model.hidden(inputs).sum()
-    model.recompute_layers(False)
+    model.body.recompute(False)
     kept = model.hidden(inputs).sum()
     again.backward()  # runs its layers once more, over what the other has kept
     with pytest.raises(RuntimeError, match="Another forward pass"):

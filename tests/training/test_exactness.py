@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -44,8 +45,7 @@ def test_grouped_attention_equals_the_dense_mask(
     rows: list[Row], block: int, keep: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packed_attention, "QUERY_BLOCK", block)
-    plan = plan_of(rows)
-    object.__setattr__(plan, "keep_probabilities", keep)
+    plan = replace(plan_of(rows), keep_probabilities=keep)
     for fast, slow in zip(attend(packed, plan), attend(reference, plan), strict=True):
         torch.testing.assert_close(fast, slow, rtol=TOLERANCE, atol=TOLERANCE)
 
@@ -124,7 +124,7 @@ def test_fused_layers_equal_those_of_transformers(make_model: MakeModel, rows: l
 def test_recomputed_layers_give_the_same_gradients(make_model: MakeModel, rows: list[Row]) -> None:
     model = make_model()
     kept = loss_and_grads(model, rows, share=True)
-    model.recompute_layers(True)
+    model.body.recompute(True)
     recomputed = loss_and_grads(model, rows, share=True)
     assert recomputed[0] == kept[0]
     assert_grads_equal(recomputed[1], kept[1], TOLERANCE)

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunery.training.forward.packing import build_tree, families, packed_positions
+from tunery.training.forward.packing import build_tree, packed_positions, segment_groups
 
 ROWS = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=60), min_size=1, max_size=12)
 
@@ -36,9 +36,10 @@ def test_a_token_sees_its_document_and_nothing_else(rows: list[list[int]]) -> No
 @settings(max_examples=100, deadline=None)
 def test_every_token_is_in_one_group(rows: list[list[int]]) -> None:
     tree = build_tree(rows)
-    members = [segment for family in families(tree) for segment in family.members]
-    assert sorted(p for segment in members for p in segment.packed) == list(range(tree.num_tokens))
-    assert all(segment.ancestors() == family.context for family in families(tree) for segment in family.members)
+    groups = segment_groups(tree)
+    assert sorted(p for group in groups for packed in group.segments for p in packed) == list(range(tree.num_tokens))
+    above = {segment.packed: tuple(each.packed for each in segment.ancestors()) for segment in tree.segments}
+    assert all(above[packed] == group.context for group in groups for packed in group.segments)
 
 
 def test_a_shared_prompt_stands_once() -> None:

@@ -9,7 +9,9 @@ import torch
 from tests.training.conftest import MakeModel
 from tunery.training.batching import batch_indices, cursor_of, micro_batches, num_batches
 from tunery.training.examples import TrainExample
+from tunery.training.forward import decoder
 from tunery.training.forward.inputs import PackedInputs
+from tunery.training.forward.memory import Kept
 from tunery.training.forward.model import TrainModel
 from tunery.training.forward.packing import Row
 from tunery.training.forward.transformers_decoder import ATTENTION, TransformersDecoder
@@ -18,7 +20,7 @@ from tunery.training.methods.dpo import Preference, answer_logprobs
 from tunery.training.methods.sft import Supervised
 from tunery.training.optimizer import AdamW
 from tunery.training.schedule import learning_rate
-from tunery.training.step import MicroBatchLimit, OutOfMemory, Stepper, evaluate
+from tunery.training.step import MicroBatchLimit, OutOfMemory, Stepper
 
 
 def examples_of(rows: list[Row]) -> list[TrainExample]:
@@ -100,13 +102,19 @@ def test_out_of_memory_halves_the_micro_batch_and_goes_on(make_model: MakeModel,
 def test_out_of_memory_gives_back_what_the_layers_hold(
     make_model: MakeModel, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = make_model()
-    made = stepper(model)
-    made.step(examples_of(rows), 1e-3)
     held: list[int] = []
-    memory = model.body._kept  # type: ignore[attr-defined]
-    begin = memory.begin
-    monkeypatch.setattr(memory, "begin", lambda: (held.append(memory.num_bytes), begin()))
+
+    class Watched(Kept):
+        def begin(self) -> None:
+            held.append(self.num_bytes)
+            super().begin()
+
+    monkeypatch.setattr(decoder, "Kept", Watched)
+    model = make_model()
+    stepper(model).step(examples_of(rows), 1e-3)
+    stepper(model).step(examples_of(rows), 1e-3)
+    assert held[-1] > 0  # from one step to the next
+    held.clear()
     stepper(model, Fails(memory=1)).step(examples_of(rows), 1e-3)
     assert held == [0, 0]  # when it was given back, and when the pass was tried again
 
@@ -128,7 +136,7 @@ def test_a_step_that_is_no_number_is_skipped(make_model: MakeModel, rows: list[R
 
 def test_evaluation_equals_training_loss_and_leaves_no_trace(make_model: MakeModel, rows: list[Row]) -> None:
     model = make_model()
-    sums = evaluate(model, Supervised(), examples_of(rows), MicroBatchLimit(100), lambda: None)
+    sums = stepper(model, max_tokens=100).evaluate(examples_of(rows))
     assert all(parameter.grad is None for parameter in model.parameters())
     assert sums.mean_loss == pytest.approx(stepper(model).step(examples_of(rows), 1e-3).loss, rel=1e-5)
 

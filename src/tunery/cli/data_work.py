@@ -15,7 +15,6 @@ from tunery.datasets.job_errors import first_job_error
 from tunery.datasets.report import Report, Role
 from tunery.datasets.speed import speed_of
 from tunery.datasets.validate import validate_file
-from tunery.datasets.work import ModelShape
 from tunery.domain.clock import system_clock
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.hyperparameters import Hyperparameters, resolve
@@ -23,6 +22,7 @@ from tunery.domain.jobs import Method
 from tunery.jobs.requests import JobRequest, check
 from tunery.metering.prices import PriceTable
 from tunery.models.catalog import Catalog, CatalogModel
+from tunery.models.config import read_sizes
 from tunery.models.sources import cache as sources
 from tunery.settings import Settings, load_settings
 
@@ -119,7 +119,7 @@ def make_estimate(
         reports[0],
         resolve(chosen, num_examples=num_examples, default_multiplier=base.catalog.default_multiplier),
         method=method,
-        shape=ModelShape.from_dir(base.model_dir),
+        sizes=read_sizes(base.model_dir),
         speed=speed_of(base.settings.home, base.catalog.source, method),
         lora_rank=base.catalog.lora_rank,
         training_price=prices.training_price(base.catalog.name, system_clock()),

@@ -5,23 +5,21 @@ from typing import Any
 
 from tunery.datasets.report import Advice, Report, TokenCounts, read_advice
 from tunery.datasets.speed import Speed
-from tunery.datasets.work import EpochCounts, ModelShape, training_flop
+from tunery.datasets.work import EpochCounts, training_flop
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.hyperparameters import ResolvedHyperparameters
 from tunery.domain.jobs import Method
 from tunery.domain.usage import PICO
+from tunery.models.config import Sizes
+from tunery.models.memory import MICRO_BATCH_TOKENS, activation_bytes
 from tunery.texts import say, with_texts
 
 # What a training process holds besides the model: Python, torch, its threads' buffers.
 _RUNTIME_BYTES = 700 * 1024**2
-# Kept for the backward pass, per token and layer, in multiples of the hidden and the intermediate width, 2 bytes each.
-_KEPT_HIDDEN, _KEPT_INTERMEDIATE = 10, 4
 # Weights, gradient and Adam's two moments of an adapter, 4 bytes each.
 _ADAPTER_BYTES = 16
 # Logits exist for a few positions at a time; their memory is counted as this many rows of the vocabulary, fp32.
 _LOGIT_ROWS = 512
-# A micro-batch holds about so many tokens, unless one example is longer.
-MICRO_BATCH_TOKENS = 4096
 # The largest of a job's batches against the mean one.
 _UNEVEN = 1.15
 
@@ -90,7 +88,7 @@ def estimate(
     hyperparameters: ResolvedHyperparameters,
     *,
     method: Method,
-    shape: ModelShape,
+    sizes: Sizes,
     speed: Speed,
     lora_rank: int,
     training_price: int,
@@ -104,7 +102,7 @@ def estimate(
     steps = hyperparameters.num_steps(report.num_examples)
     trained = billable_tokens(counts.tokens.total, hyperparameters.n_epochs)
     epoch = EpochCounts.of(counts, report.num_examples)
-    min_s, max_s = speed.seconds(training_flop(epoch, hyperparameters, method=method, shape=shape))
+    min_s, max_s = speed.seconds(training_flop(epoch, hyperparameters, method=method, sizes=sizes))
     return Estimate(
         num_examples=report.num_examples,
         num_steps=steps,
@@ -117,7 +115,7 @@ def estimate(
         num_measured_jobs=speed.num_jobs,
         peak_memory_bytes=peak_memory(
             counts,
-            shape,
+            sizes,
             num_examples=report.num_examples,
             batch_size=hyperparameters.batch_size,
             lora_rank=lora_rank,
@@ -126,16 +124,15 @@ def estimate(
     )
 
 
-def peak_memory(counts: TokenCounts, shape: ModelShape, *, num_examples: int, batch_size: int, lora_rank: int) -> int:
+def peak_memory(counts: TokenCounts, sizes: Sizes, *, num_examples: int, batch_size: int, lora_rank: int) -> int:
     """Bytes of the training process at its largest step, roughly: weights in bf16, adapter, activations, logits."""
     mean = counts.tokens.total / num_examples - counts.num_prefix_tokens
     batch = int(_UNEVEN * batch_size * mean) + counts.num_prefix_tokens
     tokens = max(counts.tokens.max, min(batch, MICRO_BATCH_TOKENS))
-    kept = _KEPT_HIDDEN * shape.hidden + _KEPT_INTERMEDIATE * shape.intermediate
-    activations = 2 * tokens * shape.num_layers * kept
-    adapter = _ADAPTER_BYTES * shape.adapter_parameters(lora_rank)
-    logits = 4 * _LOGIT_ROWS * shape.vocab
-    return _RUNTIME_BYTES + 2 * shape.num_parameters + adapter + activations + logits
+    activations = tokens * activation_bytes(sizes)
+    adapter = _ADAPTER_BYTES * sizes.adapter_parameters(lora_rank)
+    logits = 4 * _LOGIT_ROWS * sizes.vocab_size
+    return _RUNTIME_BYTES + 2 * sizes.num_parameters + adapter + activations + logits
 
 
 def time_text(min_s: float, max_s: float) -> str:

@@ -28,7 +28,6 @@ class Split:
     num_training: int
     num_validation: int
     num_groups: int  # of rows that had to stay together, single rows not counted
-    largest_group: int
 
 
 def split_file(chunks: Chunks, training: Path, validation: Path, *, share: float = 0.1, seed: int = 0) -> Split:
@@ -53,7 +52,7 @@ def split_file(chunks: Chunks, training: Path, validation: Path, *, share: float
                 num_training += 1
                 to_training.write(line.content + b"\n")
     sizes = np.bincount(groups)
-    return Split(num_training, len(held_back), int((sizes > 1).sum()), int(sizes.max()))
+    return Split(num_training, len(held_back), int((sizes > 1).sum()))
 
 
 def _filled(chunks: Iterable[bytes]) -> Iterator[Line]:

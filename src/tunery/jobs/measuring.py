@@ -7,10 +7,11 @@ from typing import Any
 from tunery.datasets.estimate import billable_tokens
 from tunery.datasets.report import Report
 from tunery.datasets.speed import PastJob, record
-from tunery.datasets.work import EpochCounts, ModelShape, training_flop
+from tunery.datasets.work import EpochCounts, training_flop
 from tunery.domain.jobs import FineTuningJob
 from tunery.jobs.preparation import Prepared
 from tunery.jobs.resources import Resources
+from tunery.models.config import read_sizes
 from tunery.models.sources import cache as sources
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def remember(
     counts = EpochCounts(**known)
     if trained_tokens != billable_tokens(counts.num_tokens, chosen.n_epochs):  # it was stopped early
         return
-    flop = training_flop(counts, chosen, method=job.method, shape=ModelShape.from_dir(model_dir))
+    flop = training_flop(counts, chosen, method=job.method, sizes=read_sizes(model_dir))
     try:
         past = PastJob(flop, training_s=training_s, overhead_s=max(0.0, total_s - training_s))
         record(resources.settings.home, prepared.source, job.method, past)

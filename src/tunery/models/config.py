@@ -2,6 +2,7 @@
 trains. Imports no torch."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,25 @@ class Sizes:
     num_kv_heads: int
     head_dim: int
     vocab_size: int
+    tie_word_embeddings: bool
+
+    @property
+    def body_parameters(self) -> int:
+        """Of the linear layers that every token passes."""
+        return self.num_layers * sum(num_in * num_out for num_in, num_out in module_sizes(self).values())
+
+    @property
+    def head_parameters(self) -> int:
+        """Of the vocabulary head, which only trained positions pass."""
+        return self.hidden_size * self.vocab_size
+
+    @property
+    def num_parameters(self) -> int:
+        return self.body_parameters + self.head_parameters * (1 if self.tie_word_embeddings else 2)
+
+    def adapter_parameters(self, rank: int) -> int:
+        """Of LoRA on all linear layers: rank × (in + out) of each."""
+        return self.num_layers * rank * sum(map(sum, module_sizes(self).values()))
 
 
 @dataclass(frozen=True)
@@ -29,7 +49,6 @@ class ModelConfig(Sizes):
     rms_norm_eps: float
     rope: dict[str, Any]  # rope_theta, rope_type and what that type needs
     has_qk_norm: bool
-    tie_word_embeddings: bool
     biased: frozenset[str]  # linear layers with a bias, by the last part of their names
     is_windowed: bool  # the context is that of a sliding window, up to whose length both attentions are the same
 
@@ -39,12 +58,40 @@ class ModelConfig(Sizes):
         return 2 * self.num_kv_heads * self.head_dim
 
 
-def read_config(model_dir: Path) -> ModelConfig:
-    """Raises InvalidRequest for an architecture or a variant that is not computed here."""
+def read_sizes(model_dir: Path) -> Sizes:
+    """Of any llama-like model, whether it is computed here or not. Raises InvalidRequest."""
+    raw = _read(model_dir)
     try:
-        raw = json.loads((model_dir / "config.json").read_text("utf-8"))
+        return sizes_of(raw)
+    except KeyError as exc:
+        raise InvalidRequest(f"The config.json of {str(model_dir)!r} does not say {exc.args[0]!r}.") from exc
+
+
+def _read(model_dir: Path) -> dict[str, Any]:
+    try:
+        return json.loads((model_dir / "config.json").read_text("utf-8"))
     except (OSError, ValueError) as exc:
         raise InvalidRequest(f"{str(model_dir)!r} is no folder of a model: {exc}") from exc
+
+
+def sizes_of(raw: Mapping[str, Any]) -> Sizes:
+    """From a configuration by transformers' names. Raises KeyError for what it does not say."""
+    heads = raw["num_attention_heads"]
+    return Sizes(
+        hidden_size=raw["hidden_size"],
+        intermediate_size=raw["intermediate_size"],
+        num_layers=raw["num_hidden_layers"],
+        num_heads=heads,
+        num_kv_heads=raw.get("num_key_value_heads") or heads,
+        head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
+        vocab_size=raw["vocab_size"],
+        tie_word_embeddings=bool(raw.get("tie_word_embeddings")),
+    )
+
+
+def read_config(model_dir: Path) -> ModelConfig:
+    """Raises InvalidRequest for an architecture or a variant that is not computed here."""
+    raw = _read(model_dir)
     kind = raw.get("model_type")
     if kind not in ARCHITECTURES:
         raise InvalidRequest(
@@ -64,22 +111,15 @@ def _config(raw: dict[str, Any], kind: str) -> ModelConfig:
     context = raw["max_position_embeddings"]
     window = raw.get("sliding_window", 4096 if kind == "mistral" else None)  # what transformers assumes
     is_windowed = bool(window) and raw.get("use_sliding_window", kind == "mistral")
-    heads = raw["num_attention_heads"]
-    kv_heads = raw.get("num_key_value_heads") if kind == "llama" else raw["num_key_value_heads"]
+    if kind != "llama":
+        raw["num_key_value_heads"]  # what transformers assumes without it is another number
     return ModelConfig(
+        **vars(sizes_of(raw)),
         model_type=kind,
-        hidden_size=raw["hidden_size"],
-        intermediate_size=raw["intermediate_size"],
-        num_layers=raw["num_hidden_layers"],
-        num_heads=heads,
-        num_kv_heads=kv_heads or heads,
-        head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
-        vocab_size=raw["vocab_size"],
         context_length=min(context, window) if is_windowed else context,
         rms_norm_eps=raw["rms_norm_eps"],
         rope=_rope(raw),
         has_qk_norm=kind == "qwen3",
-        tie_word_embeddings=raw.get("tie_word_embeddings", False),
         biased=_biased(raw, kind),
         is_windowed=is_windowed,
     )

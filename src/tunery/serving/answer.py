@@ -9,7 +9,6 @@ from tunery.serving.text import StopMatcher, TextStream, TokenTable
 class Answer:
     def __init__(self, generation: Generation, table: TokenTable, eos_ids: frozenset[int], context_length: int) -> None:
         self._id = generation.id
-        self._params = generation.params
         self._eos_ids = frozenset() if generation.params.ignore_eos else eos_ids
         self._room = min(generation.params.max_tokens, context_length - len(generation.prompt_ids))
         self._stream = TextStream(table.bytes_of)

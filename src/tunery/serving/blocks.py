@@ -30,7 +30,6 @@ class BlockPool:
         self._hash_of: dict[int, bytes] = {}
         self._block_of: dict[bytes, int] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()  # unreferenced but hashed, oldest first
-        self.num_evictions = 0
 
     @property
     def num_available(self) -> int:
@@ -81,7 +80,6 @@ class BlockPool:
         else:
             block, _ = self._idle.popitem(last=False)
             del self._block_of[self._hash_of.pop(block)]
-            self.num_evictions += 1
         self._references[block] = 1
         return block
 

@@ -99,9 +99,8 @@ class AdapterRegistry:
         for name in self._slots.take_evictions():
             self._runner.drop_adapter(name)
             self._metrics.adapter_evictions.inc()
-        for load in self._slots.take_loads():
-            entry = self._entries[load.adapter]
-            self._reader.submit(self._read, load.adapter, entry)
+        for name in self._slots.take_loads():
+            self._reader.submit(self._read, name, self._entries[name])
 
     def _read(self, name: str, entry: _Entry) -> None:
         """In the helper thread."""

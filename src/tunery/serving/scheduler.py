@@ -40,10 +40,6 @@ class Scheduler:
         self._generations: dict[str, int] = {}
 
     @property
-    def has_work(self) -> bool:
-        return bool(self.waiting or self.running)
-
-    @property
     def max_sequence_tokens(self) -> int:
         """The longest sequence that fits the whole cache alone."""
         return self.blocks.num_blocks * self.blocks.block_size
@@ -102,7 +98,6 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self._leave(sequence)
         sequence.status = SequenceStatus.WAITING
-        sequence.num_preemptions += 1
         self.num_preemptions += 1
         self.waiting.put_back(sequence)
 

@@ -26,7 +26,6 @@ class Sequence:
     block_table: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)  # of its full blocks, as far as known
     num_skipped_steps: int = 0  # steps in which a missing adapter slot held it back
-    num_preemptions: int = 0
     was_admitted: bool = False
 
     @property

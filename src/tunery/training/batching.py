@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunery.training.forward.packing import Row
+from tunery.training.forward.packing import Row, common_length
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,6 @@ def _added_tokens(rows: Sequence[Row], previous: list[int]) -> tuple[int, list[i
     """Tokens that the rows add to a tree whose last document is `previous`, and the new last document."""
     added = 0
     for row in rows:
-        added += len(row.token_ids) - _common(previous, row.token_ids)
+        added += len(row.token_ids) - common_length(previous, row.token_ids)
         previous = row.token_ids
     return added, previous
-
-
-def _common(first: list[int], second: list[int]) -> int:
-    for index, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return index
-    return min(len(first), len(second))

@@ -80,14 +80,15 @@ def _assemble(workdir: Workdir, control: Control, report: Report) -> Loop:
     progress = load_state(workdir.state, model, optimizer) or Progress()
     micro.max_tokens = min(micro.max_tokens, progress.max_tokens or micro.max_tokens)
     model.train()
+    stepper = Stepper(model, method, optimizer, micro, control.check)
     loop = Loop(
         spec=spec,
         lora=lora,
         workdir=workdir,
         base_model=_source_of(spec.model_dir),
         examples=examples,
-        stepper=Stepper(model, method, optimizer, micro, control.check),
-        validator=Validator(model, method, valid, micro, control.check, spec.batch_size, spec.seed),
+        stepper=stepper,
+        validator=Validator(stepper, valid, spec.batch_size, spec.seed),
         control=control,
         report=report,
         progress=progress,

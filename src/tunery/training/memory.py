@@ -6,9 +6,8 @@ import psutil
 import torch
 
 from tunery.models.config import Sizes
+from tunery.models.memory import MICRO_BATCH_TOKENS, activation_bytes
 
-# Beyond this a larger micro-batch is no faster on a CPU, it only needs more memory.
-MAX_CPU_TOKENS = 4096
 MAX_CUDA_TOKENS = 32768
 MIN_TOKENS = 256
 SHARE = 0.35  # of what is free: the rest is for the vocabulary head, the optimizer and everybody else
@@ -16,17 +15,9 @@ SHARE = 0.35  # of what is free: the rest is for the vocabulary head, the optimi
 
 def micro_batch_tokens(config: Sizes, device: str) -> int:
     """Tokens of a micro-batch whose kept activations fit into the memory that is free now."""
-    most = MAX_CUDA_TOKENS if device.startswith("cuda") else MAX_CPU_TOKENS
-    fitting = int(SHARE * free_bytes(device) / bytes_per_token(config))
+    most = MAX_CUDA_TOKENS if device.startswith("cuda") else MICRO_BATCH_TOKENS
+    fitting = int(SHARE * free_bytes(device) / activation_bytes(config))
     return max(MIN_TOKENS, min(most, fitting))
-
-
-def bytes_per_token(config: Sizes) -> int:
-    """Activations kept for the backward, bf16: about ten of the hidden size and four of the inner size a layer.
-
-    That is what transformers' layers keep; the trainer's own decoder keeps half, and needs some to compute in.
-    """
-    return 2 * config.num_layers * (10 * config.hidden_size + 4 * config.intermediate_size)
 
 
 def free_bytes(device: str) -> int:

@@ -91,7 +91,7 @@ class Stepper:
                 if not is_out_of_memory(exc):
                     raise
             self.optimizer.zero_grad()
-            self.model.release_memory()
+            self.model.body.release()
             self.limit.halve()
             halvings += 1
 
@@ -99,39 +99,28 @@ class Stepper:
         total_weight = sum(self.method.weight(example) for example in examples)
         totals = Sums()
         for indices in micro_batches([example.rows for example in examples], self.limit.max_tokens):
-            self.check()
-            chosen = [examples[index] for index in indices]
-            loss, sums = forward(self.model, self.method, chosen, self.limit)
+            loss, sums = self._forward([examples[index] for index in indices])
             totals.add(sums)
             if total_weight and loss.requires_grad:
                 (loss / total_weight).backward()
         return totals
 
+    def _forward(self, examples: Sequence[TrainExample]) -> tuple[torch.Tensor, Sums]:
+        """The loss, a differentiable scalar, and the totals of a micro-batch."""
+        self.check()
+        inputs = pack([row for example in examples for row in example.rows], self.model.shape)
+        self.model.body.recompute(inputs.num_tokens > self.limit.max_tokens)
+        return self.method.forward(self.model, inputs, examples)
 
-def forward(
-    model: TrainModel, method: TrainingMethod, examples: Sequence[TrainExample], limit: MicroBatchLimit
-) -> tuple[torch.Tensor, Sums]:
-    inputs = pack([row for example in examples for row in example.rows], model.shape)
-    model.recompute_layers(inputs.num_tokens > limit.max_tokens)
-    return method.forward(model, inputs, examples)
-
-
-@torch.no_grad()
-def evaluate(
-    model: TrainModel,
-    method: TrainingMethod,
-    examples: Sequence[TrainExample],
-    limit: MicroBatchLimit,
-    check: Callable[[], None],
-) -> Sums:
-    """Totals without gradients."""
-    model.train(False)
-    totals = Sums()
-    try:
-        for indices in micro_batches([example.rows for example in examples], limit.max_tokens):
-            check()
-            _, sums = forward(model, method, [examples[index] for index in indices], limit)
-            totals.add(sums)
-    finally:
-        model.train(True)
-    return totals
+    @torch.no_grad()
+    def evaluate(self, examples: Sequence[TrainExample]) -> Sums:
+        """Totals without gradients. Raises whatever `check` raises."""
+        self.model.train(False)
+        totals = Sums()
+        try:
+            for indices in micro_batches([example.rows for example in examples], self.limit.max_tokens):
+                _, sums = self._forward([examples[index] for index in indices])
+                totals.add(sums)
+        finally:
+            self.model.train(True)
+        return totals

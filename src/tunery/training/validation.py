@@ -1,13 +1,11 @@
 """The validation file while training: a few examples every so often, all of them when an epoch ends."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tunery.training.examples import TrainExample
-from tunery.training.forward.model import TrainModel
-from tunery.training.methods.base import Sums, TrainingMethod
-from tunery.training.step import MicroBatchLimit, evaluate
+from tunery.training.step import Stepper
 
 EVERY_STEPS = 10
 MIN_PARTIAL = 8  # examples; a batch of one would say nothing
@@ -15,11 +13,8 @@ MIN_PARTIAL = 8  # examples; a batch of one would say nothing
 
 @dataclass(frozen=True)
 class Validator:
-    model: TrainModel
-    method: TrainingMethod
+    stepper: Stepper
     examples: Sequence[TrainExample]
-    limit: MicroBatchLimit
-    check: Callable[[], None]
     batch_size: int
     seed: int
 
@@ -31,12 +26,9 @@ class Validator:
         """The same few examples for the same step, whatever happened in between."""
         count = min(len(self.examples), max(MIN_PARTIAL, self.batch_size))
         chosen = random.Random(f"{self.seed}:valid:{step}").sample(range(len(self.examples)), count)
-        sums = self._evaluate([self.examples[index] for index in chosen])
+        sums = self.stepper.evaluate([self.examples[index] for index in chosen])
         return {"valid_loss": sums.mean_loss, "valid_mean_token_accuracy": sums.accuracy}
 
     def full(self) -> dict[str, float]:
-        sums = self._evaluate(self.examples)
+        sums = self.stepper.evaluate(self.examples)
         return {"full_valid_loss": sums.mean_loss, "full_valid_mean_token_accuracy": sums.accuracy}
-
-    def _evaluate(self, examples: Sequence[TrainExample]) -> Sums:
-        return evaluate(self.model, self.method, examples, self.limit, self.check)

@@ -18,16 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunery.training.forward.packing import SegmentGroup
+
 # Probabilities of a layer are kept for the backward up to this size; beyond it they are computed again.
 KEEP_BYTES = 32 * 1024**2
-
-
-@dataclass(frozen=True)
-class SegmentGroup:
-    """Segments with the same ancestors. Positions are those of the packed row."""
-
-    context: tuple[range, ...]  # the ancestors, root first
-    segments: tuple[range, ...]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tunery.training.forward.attention import AttentionPlan, SegmentGroup
-from tunery.training.forward.packing import Row, Tree, build_tree, families, packed_positions
+from tunery.training.forward.attention import AttentionPlan
+from tunery.training.forward.packing import Row, Tree, build_tree, packed_positions, segment_groups
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,8 @@ def _predictions(rows: Sequence[Row], tree: Tree) -> tuple[list[int], list[int],
 
 
 def _plan(tree: Tree, shape: HeadShape) -> AttentionPlan:
-    groups = [
-        SegmentGroup(
-            context=tuple(segment.packed for segment in family.context),
-            segments=tuple(segment.packed for segment in family.members),
-        )
-        for family in families(tree)
-    ]
     return AttentionPlan.build(
-        groups,
+        segment_groups(tree),
         [segment.subtree_end for segment in tree.segments for _ in segment.token_ids],
         num_heads=shape.num_heads,
         num_kv_heads=shape.num_kv_heads,

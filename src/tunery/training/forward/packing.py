@@ -61,7 +61,7 @@ def build_tree(rows: Sequence[Sequence[int]], *, share: bool = True) -> Tree:
     stack: list[tuple[list[int], int, int, Segment | None]] = [(order, 0, 0, None)]
     while stack:
         members, start, agreed, parent = stack.pop()
-        agreed = _agreement(rows[members[0]], rows[members[-1]], agreed)
+        agreed = common_length(rows[members[0]], rows[members[-1]], agreed)
         if len(members) == 1:
             agreed = len(rows[members[0]])
         saved = (len(members) - 1) * (agreed - start)
@@ -79,12 +79,13 @@ def build_tree(rows: Sequence[Sequence[int]], *, share: bool = True) -> Tree:
     return _lay_out(roots, [leaves[index] for index in range(len(rows))])
 
 
-def _agreement(first: Sequence[int], last: Sequence[int], known: int) -> int:
-    """Length of the common beginning; at least `known`."""
-    limit = min(len(first), len(last))
-    while known < limit and first[known] == last[known]:
-        known += 1
-    return known
+def common_length(first: Sequence[int], second: Sequence[int], known: int = 0) -> int:
+    """How many tokens both begin with. `known`: so many are known to be alike."""
+    shorter = min(len(first), len(second))
+    for index in range(known, shorter):
+        if first[index] != second[index]:
+            return index
+    return max(known, shorter)
 
 
 def _partition(rows: Sequence[Sequence[int]], members: list[int], at: int) -> list[list[int]]:
@@ -128,11 +129,11 @@ def packed_positions(leaf: Segment) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Family:
-    """Segments with the same ancestors and similar lengths: one batched product."""
+class SegmentGroup:
+    """Segments with the same ancestors and similar lengths: one batched product. As positions of the packed row."""
 
-    context: list[Segment]
-    members: list[Segment]
+    context: tuple[range, ...]  # the ancestors, root first
+    segments: tuple[range, ...]
 
 
 # What a group costs beside its products, in units of one score, measured on a CPU.
@@ -140,19 +141,21 @@ GROUP_COST = 20_000
 MAX_GROUP_SCORES = 4_000_000
 
 
-def families(tree: Tree) -> list[Family]:
+def segment_groups(tree: Tree) -> list[SegmentGroup]:
     """Groups for the attention: siblings, split by length where padding would cost more than another group."""
     siblings: dict[int, list[Segment]] = {}
     for segment in tree.segments:
         if segment.token_ids:
             siblings.setdefault(id(segment.parent), []).append(segment)
-    found: list[Family] = []
+    found: list[SegmentGroup] = []
     for members in siblings.values():
         context = members[0].ancestors()
         seen = sum(len(segment.token_ids) for segment in context)
         members = sorted(members, key=lambda segment: len(segment.token_ids))
         cuts = _cuts([len(segment.token_ids) for segment in members], seen)
-        found += [Family(context, members[start:stop]) for start, stop in cuts]
+        above = tuple(segment.packed for segment in context)
+        packed = [segment.packed for segment in members]
+        found += [SegmentGroup(above, tuple(packed[start:stop])) for start, stop in cuts]
     return found
 
 

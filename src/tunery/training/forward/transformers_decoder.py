@@ -4,19 +4,21 @@ For what `decoder` does not compute: other architectures, adapters with dropout 
 also the slow and obvious form that `decoder` is tested against.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import logging as transformers_logging
 
 from tunery.models.adapter_config import LoraConfig
-from tunery.models.config import Sizes
+from tunery.models.config import sizes_of
 from tunery.training.forward.attention import AttentionPlan
 from tunery.training.forward.decoder import UnsupportedModel
 from tunery.training.forward.head import Head
-from tunery.training.forward.loading import load_model
 from tunery.training.forward.lora import attach
 from tunery.training.forward.memory import Scratch
 from tunery.training.forward.packed_attention import packed
@@ -45,7 +47,7 @@ class TransformersDecoder:
         self.adapters = attach(self.model, lora, seed, products)
         fuse(self.model)
         self.head = Head(output.weight, products, self._scratch)
-        self.config = _sizes(config)
+        self.config = sizes_of(config.to_dict())
 
     def hidden(self, token_ids: Tensor, position_ids: Tensor, plan: AttentionPlan, predictors: Tensor) -> Tensor:
         """[M, E] after the final norm. token_ids and position_ids [N], predictors [M] places among the N."""
@@ -65,19 +67,6 @@ class TransformersDecoder:
 
     def train(self, mode: bool) -> None:
         self.model.train(mode)
-
-
-def _sizes(config: Any) -> Sizes:
-    heads = config.num_attention_heads
-    return Sizes(
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_layers=config.num_hidden_layers,
-        num_heads=heads,
-        num_kv_heads=config.num_key_value_heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        vocab_size=config.vocab_size,
-    )
 
 
 def attention_forward(
@@ -104,3 +93,37 @@ def attention_forward(
     if dropout or kwargs.get("softcap") is not None:
         raise ValueError("This model's attention uses dropout or a soft cap, which packed attention does not have.")
     return packed(query, key, value, plan, scaling), None
+
+
+def load_model(
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    attention: str = "sdpa",
+) -> PreTrainedModel:
+    """The causal language model with frozen weights, in eval mode: no progress bars, nothing from the net, safetensors
+    only.
+
+    `attention` is a name that transformers knows. Raises UnsupportedModel where weights are missing or of another
+    shape: transformers would make them up.
+    """
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        local_files_only=True,
+        use_safetensors=True,
+        attn_implementation=attention,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # refused here, with their name
+    )
+    model, found = loaded
+    if found["missing_keys"]:
+        raise UnsupportedModel(f"The weights have no tensor {min(found['missing_keys'])!r}.")
+    for name, in_file, wanted in found["mismatched_keys"]:
+        raise UnsupportedModel(f"The tensor {name!r} is {tuple(in_file)}; config.json says {tuple(wanted)}.")
+    model.requires_grad_(False)
+    torch.nn.Module.to(model, device)
+    return model.eval()

@@ -21,7 +21,6 @@ from tunery.datasets.rows import Row, read_rows
 from tunery.datasets.speed import speed_of
 from tunery.datasets.split import Split, split_file
 from tunery.datasets.validate import validation_steps
-from tunery.datasets.work import ModelShape
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.files import File, FilePurpose
 from tunery.domain.hyperparameters import resolve
@@ -30,6 +29,7 @@ from tunery.domain.tenants import Caller
 from tunery.engines.errors import unavailable
 from tunery.jobs.requests import JobRequest, check
 from tunery.models.catalog import CatalogModel
+from tunery.models.config import read_sizes
 from tunery.models.sources.cache import cached
 from tunery.store import files as store
 from tunery.store import models, tenants
@@ -88,7 +88,7 @@ def estimate_job(
         report,
         chosen,
         method=method,
-        shape=ModelShape.from_dir(base.model_dir),
+        sizes=read_sizes(base.model_dir),
         speed=speed_of(context.settings.home, base.source, method),
         lora_rank=base.catalog.lora_rank,
         training_price=context.prices.training_price(base.catalog.name, context.clock()),
