@@ -30,7 +30,6 @@ STILL_ALONE: set[str] = {
     "launch.tether",
     "launch.web",
     "training.forward.flex",
-    "training.forward.loading",
     "models.sources.hf",
     "notify.schedule",
     "serving.forward.rope",

@@ -126,6 +126,7 @@ def _contradictions(facts: Facts) -> Iterator[Advice]:
 
 
 def _arrays(facts: Facts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the [N] examples: their lines, and hashes of inputs and answers."""
     return (
         np.frombuffer(facts.input_hashes, dtype=np.uint64),
         np.frombuffer(facts.answer_hashes, dtype=np.uint64),

@@ -49,6 +49,8 @@ def signature(text: str) -> np.ndarray | None:
     """BANDS × ROWS numbers (uint32); two texts agree in about the share of them that their shingles overlap.
 
     `text` is normalised. None when it is too short.
+
+    uint32 [BANDS · ROWS].
     """
     if len(text) < MIN_LENGTH:
         return None

@@ -95,7 +95,7 @@ def matrix_flop_per_s() -> float:
 
 
 def _seconds(left: np.ndarray, times: int = 8) -> float:
-    """Of one product, whichever clock shows less: that of the processor may tick too slowly to see one."""
+    """Of one product, whichever clock shows less: that of the processor may tick too slowly to see one. left [n, n]."""
     wall, processor = time.perf_counter(), time.thread_time()
     for _ in range(times):
         np.matmul(left, left)

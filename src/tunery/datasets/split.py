@@ -60,7 +60,7 @@ def _filled(chunks: Iterable[bytes]) -> Iterator[Line]:
 
 
 def _groups(chunks: Iterable[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """A group number for each good example, and the examples' lines. 130 bytes of memory an example."""
+    """A group number for each good example, and the examples' lines. 130 bytes of memory an example. Both [N]."""
     lines, inputs, signatures = array("I"), array("Q"), array("I")
     for line in _filled(chunks):
         example = parse_line(line).example
@@ -77,12 +77,15 @@ def _groups(chunks: Iterable[bytes]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _of_short(text: str) -> np.ndarray:
-    """A text too short for shingles is like itself only."""
+    """A text too short for shingles is like itself only. uint32 [BANDS · ROWS]."""
     return np.random.default_rng(stable_hash(text)).integers(0, 2**32, BANDS * ROWS, dtype=np.uint32)
 
 
 def _union(signatures: np.ndarray, inputs: np.ndarray) -> np.ndarray:
-    """Join rows with the same input, and rows that share a band and agree in enough of their signatures."""
+    """Join rows with the same input, and rows that share a band and agree in enough of their signatures.
+
+    signatures [N, BANDS · ROWS], inputs [N]; gives each row's group [N].
+    """
     parents = list(range(len(inputs)))
 
     def root(index: int) -> int:
@@ -105,7 +108,7 @@ def _union(signatures: np.ndarray, inputs: np.ndarray) -> np.ndarray:
 
 
 def _neighbours(keys: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Pairs of rows with the same key, each with the next one that has it."""
+    """Pairs of rows with the same key, each with the next one that has it. keys [N]."""
     order = np.argsort(keys, kind="stable")
     ranked = keys[order]
     same = np.flatnonzero(ranked[1:] == ranked[:-1])
@@ -113,7 +116,7 @@ def _neighbours(keys: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def _choose(groups: np.ndarray, share: float, seed: int) -> list[int]:
-    """Groups for validation, in an order of the seed's own, as long as they fit."""
+    """Groups for validation, in an order of the seed's own, as long as they fit. groups [N]: each row's."""
     sizes = np.bincount(groups)
     room = max(1, round(share * len(groups)))
     room = min(room, len(groups) - 1)  # training must keep a row

@@ -123,5 +123,5 @@ def largest(values: Array) -> Any:
 
 
 def as_array(tensor: torch.Tensor) -> Any:
-    """The same memory for the loops: float32, or bfloat16 as uint16."""
+    """The same memory for the loops: float32, or bfloat16 as uint16. Of any shape."""
     return (tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor.detach()).numpy()

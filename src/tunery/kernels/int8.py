@@ -44,7 +44,7 @@ class EightBit:
     """y = x Wᵀ + b for a frozen W [out, in] that `fits`."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, *, most: int) -> None:
-        """`most`: the largest step; 15 keeps what came out of a 4-bit file as it was."""
+        """`most`: the largest step; 15 keeps what came out of a 4-bit file as it was. weight [out, in], bias [out]."""
         num_out, num_in = weight.shape
         blocks, groups = num_out // LANES, num_in // GROUP
         self._steps = _aligned((blocks, num_in // 4, LANES, 4), torch.uint8)
@@ -72,7 +72,7 @@ def group_steps(
 
 
 def _aligned(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Memory at an address that the vector unit reads at once."""
+    """Memory at an address that the vector unit reads at once. Of any shape."""
     size = prod(shape) * dtype.itemsize
     room = torch.empty(size + 64, dtype=torch.uint8)
     first = -room.data_ptr() % 64

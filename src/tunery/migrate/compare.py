@@ -107,7 +107,7 @@ def score_rows(answers: Sequence[Golden], reference: Sequence[Golden]) -> np.nda
 
 
 def bootstrap(values: np.ndarray, *, seed: int = 0) -> Interval:
-    """Percentile bootstrap of the mean (Efron 1979), rows drawn with replacement."""
+    """Percentile bootstrap of the mean (Efron 1979), rows drawn with replacement. values [N]."""
     if not len(values):
         return Interval(0.0, 0.0, 0.0)
     generator, count = np.random.default_rng(seed), len(values)

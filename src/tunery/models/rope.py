@@ -18,7 +18,10 @@ def rope_frequencies(rope: dict[str, Any], head_dim: int) -> torch.Tensor:
 
 
 def _stretch_llama3(frequencies: torch.Tensor, rope: dict[str, Any]) -> torch.Tensor:
-    """Llama 3's rule: long waves are slowed by `factor`, short ones stay, those between are blended."""
+    """Llama 3's rule: long waves are slowed by `factor`, short ones stay, those between are blended.
+
+    frequencies [D / 2].
+    """
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     original = rope["original_max_position_embeddings"]
     waves = 2 * math.pi / frequencies

@@ -28,6 +28,8 @@ class WeightFiles:
         """A view of the file where its type is the wanted one.
 
         Raises InvalidRequest where it is missing, of another shape, or of a type whose numbers need scales.
+
+        Of any shape.
         """
         if name not in self:
             raise InvalidRequest(f"The weights have no tensor {name!r}.")

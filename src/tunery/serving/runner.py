@@ -161,6 +161,7 @@ class Runner:
             scores += describe(logits, torch.logsumexp(logits, -1), targets, [wanted] * (high - low))
 
     def _sample(self, logits: torch.Tensor, ids: list[str], result: dict[str, Sampled]) -> None:
+        """logits [B, V], a row for each of the ids."""
         rows = [self._tracked[sequence_id].row for sequence_id in ids]
         for sequence_id, row, sampled in zip(ids, rows, sample(logits, rows), strict=True):
             row.accept(sampled.token_id)

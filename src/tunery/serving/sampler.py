@@ -124,6 +124,7 @@ def _apply_rules(logits: torch.Tensor, row: RowState) -> None:
 
 
 def _draw(logits: torch.Tensor, rows: list[RowState], drawn: list[int]) -> list[int]:
+    """logits [N, V]; `drawn`: the rows that do not take the likeliest token."""
     if not drawn:
         return []
     temperatures = torch.tensor([rows[index].params.temperature for index in drawn]).unsqueeze(1)
@@ -149,7 +150,7 @@ def _pick(probabilities: torch.Tensor, point: float) -> int:
 
 
 def _pick_nucleus(probabilities: torch.Tensor, top_p: float, point: float) -> int:
-    """The same among the most likely tokens that together reach top_p."""
+    """The same among the most likely tokens that together reach top_p. probabilities [V]."""
     values, ids = probabilities.topk(min(_NUCLEUS_FIRST, len(probabilities)))
     if float(values.sum()) < top_p:
         values, ids = probabilities.sort(descending=True)

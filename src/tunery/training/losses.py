@@ -41,7 +41,10 @@ def token_logprobs(hidden: Tensor, head: Head, labels: Tensor) -> tuple[Tensor, 
 
 
 def reference_logprobs(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """The definition, with the whole matrix: what the chunked forms are tested against."""
+    """The definition, with the whole matrix: what the chunked forms are tested against.
+
+    hidden [M, E], weight [V, E], labels [M] → [M].
+    """
     logits = (hidden @ weight.t()).float()
     return logits.log_softmax(-1).gather(1, labels[:, None])[:, 0]
 
@@ -49,6 +52,7 @@ def reference_logprobs(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor
 class _WeightedNll(Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Head, labels: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+        """hidden [M, E], labels and weights [M] → a scalar and two of [M], see Predictions."""
         logprobs = hidden.new_empty(len(labels), dtype=torch.float32)
         correct = torch.empty_like(labels, dtype=torch.bool)
         grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
@@ -63,6 +67,7 @@ class _WeightedNll(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """grads: of the scalar first. The gradient of hidden [M, E]."""
         (grad,) = ctx.saved_tensors
         return grad * grads[0], None, None, None
 
@@ -70,6 +75,7 @@ class _WeightedNll(Function):
 class _TokenLogprobs(Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Head, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """hidden [M, E], labels [M] → two of [M]."""
         logprobs = hidden.new_empty(len(labels), dtype=torch.float32)
         correct = torch.empty_like(labels, dtype=torch.bool)
         for rows in _chunks(len(labels)):
@@ -82,6 +88,7 @@ class _TokenLogprobs(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """grads: of the log-probabilities [M] first. The gradient of hidden [M, E]."""
         hidden, labels = ctx.saved_tensors
         head: Head = ctx.head
         grad = torch.empty_like(hidden)
@@ -114,7 +121,10 @@ class _Softmax:
         )
 
     def _log(self, likely: Tensor, behind: Tensor) -> Tensor:
-        """A probability that underflows still has a logarithm: that of the best token, and how far it is behind."""
+        """A probability that underflows still has a logarithm: that of the best token, and how far it is behind.
+
+        Both [C].
+        """
         tiny = likely < 1e-30
         if not bool(tiny.any()):
             return likely.log()
@@ -122,7 +132,7 @@ class _Softmax:
         return torch.where(tiny, best.log() + behind, likely.clamp_min(1e-30).log())
 
     def error(self) -> Tensor:
-        """Softmax minus one-hot: the gradient of the negative log-likelihood. Uses up the probabilities."""
+        """Softmax minus one-hot: the gradient of the negative log-likelihood. Uses up the probabilities. [C, V]."""
         self.probabilities[self.own] = -self.rest.to(self.probabilities.dtype)
         return self.probabilities
 

@@ -45,5 +45,6 @@ class AdamW:
 
 
 def _zeros(parameter: Parameter) -> dict[str, torch.Tensor]:
+    """The step, a scalar, and two moments of the parameter's shape, [R, in] or [out, R]."""
     step = torch.zeros((), dtype=torch.float32, device=parameter.device)
     return {"step": step, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}

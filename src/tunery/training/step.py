@@ -33,6 +33,7 @@ class MicroBatchLimit:
     max_tokens: int
 
     def halve(self) -> None:
+        """Raises OutOfMemory where less would not help."""
         if self.max_tokens // 2 < MIN_MICRO_BATCH_TOKENS:
             raise OutOfMemory(say("event.out_of_memory", tokens=self.max_tokens))
         self.max_tokens //= 2

@@ -179,12 +179,12 @@ def _tensor_name(name: str) -> str | None:
 
 
 def _unpermute(array: np.ndarray, heads: int) -> np.ndarray:
-    """From llama.cpp's interleaved rotary halves back to transformers' two halves."""
+    """From llama.cpp's interleaved rotary halves back to transformers' two halves. array [H · D, in]."""
     return array.reshape(heads, array.shape[0] // heads // 2, 2, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
 
 
 def _bfloat16_bytes(array: np.ndarray) -> bytes:
-    """Round to nearest even, as torch does."""
+    """Round to nearest even, as torch does. An array of any shape."""
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
     rounded = bits + 0x7FFF + ((bits >> 16) & 1)
     return (rounded >> 16).astype(np.uint16).tobytes()

@@ -71,6 +71,7 @@ def _in_one_block(parts: dict[tuple[int, int], list[Part]]) -> dict[tuple[int, i
 
 
 def _addresses(parts: dict[tuple[int, int], list[Part]], config: ModelConfig) -> np.ndarray[Any, Any]:
+    """[layers, len(FUSED), MEMBERS, 3], see Adapter."""
     table = no_adapter(config)
     for (layer, fused), group in parts.items():
         for part in group:
@@ -79,7 +80,7 @@ def _addresses(parts: dict[tuple[int, int], list[Part]], config: ModelConfig) ->
 
 
 def no_adapter(config: ModelConfig) -> np.ndarray[Any, Any]:
-    """The addresses of a row that uses the base."""
+    """The addresses of a row that uses the base. [layers, len(FUSED), MEMBERS, 3], all zero."""
     return np.zeros((config.num_layers, len(FUSED), MEMBERS, 3), np.int64)
 
 

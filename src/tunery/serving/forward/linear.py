@@ -31,6 +31,7 @@ class Shared(NamedTuple):
 
 
 def shared(tensor: torch.Tensor) -> Shared:
+    """Of any shape."""
     return Shared(tensor, as_array(tensor))
 
 
@@ -49,7 +50,10 @@ class PackedLinear:
         precision: Precision = "full",
         products: torch.dtype | None = None,
     ) -> None:
-        """products: the type for exact products beside bytes, see kernels.matmul_dtype; None: the weights' own."""
+        """products: the type for exact products beside bytes, see kernels.matmul_dtype; None: the weights' own.
+
+        weight [out, in], bias [out].
+        """
         self.out_features, self.in_features = weight.shape
         self.bias = bias
         self._bytes: EightBit | None = None
@@ -90,6 +94,7 @@ class PackedLinear:
         return y
 
     def _by_four_bits(self, x: torch.Tensor, plus: torch.Tensor | None) -> torch.Tensor:
+        """x [N, in], plus [N, out] → [N, out]."""
         if self._four_bit is not None and len(x) <= FOUR_BIT_ROWS:
             y = self._four_bit(x)  # rounded already: torch has no such product with a sum
             for part in (self.bias, plus):
@@ -111,7 +116,10 @@ class PackedLinear:
 
 
 def _pack(weight: torch.Tensor) -> torch.Tensor | None:
-    """oneDNN's own layout; None where there is none, as for fp32 or on processors without bfloat16."""
+    """oneDNN's own layout; None where there is none, as for fp32 or on processors without bfloat16.
+
+    weight [out, in].
+    """
     if weight.dtype is not torch.bfloat16 or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return None
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 16)
@@ -121,14 +129,17 @@ class FourBit:
     """Weights as 4-bit steps between the minimum and the maximum of each group of 32."""
 
     def __init__(self, packed: torch.Tensor, scales: torch.Tensor) -> None:
+        """packed [out, in / 2] in the kernel's layout; scales [groups, out, 2]."""
         self._packed = packed
         self._scales = scales
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x [N, in] → [N, out]."""
         return torch.ops.aten._weight_int4pack_mm_for_cpu(x, self._packed, GROUP, self._scales)
 
     @classmethod
     def pack(cls, weight: torch.Tensor) -> "FourBit":
+        """weight [out, in]."""
         steps, scale, low = group_steps(weight, 15)
         packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(steps.int(), 1)
         # The kernel computes (step - 8) · scale + zero; its pairs lie as [groups, out, 2].
@@ -137,7 +148,7 @@ class FourBit:
 
 
 def loses_nothing(weight: torch.Tensor) -> bool:
-    """Whether 4-bit groups carry these weights, as they do when the weights came from such a file."""
+    """Whether 4-bit groups carry these weights, as they do when the weights came from such a file. weight [out, in]."""
     if weight.dtype is not torch.bfloat16 or weight.shape[1] % GROUP or weight.shape[0] % 16:
         return False
     steps, scale, low = group_steps(weight, 15)

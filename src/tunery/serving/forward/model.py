@@ -96,10 +96,11 @@ class Model:
 
     @torch.inference_mode()
     def exact_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """To score with: the same from the weights as they were given."""
+        """To score with: the same from the weights as they were given. hidden [N, E] → [N, V] in fp32."""
         return self.weights.head.exact(hidden).float()
 
     def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """x [N, E], weight [E] → [N, E]."""
         out, inverse = torch.empty_like(x), np.empty(x.shape[0], np.float32)
         eps = np.float32(self.config.rms_norm_eps)
         layer_loops.norm(as_array(x), as_array(weight), eps, as_array(out), inverse)
@@ -108,6 +109,7 @@ class Model:
     def _linear(
         self, lora: LoraPass | None, exact: bool, linear: PackedLinear, x: torch.Tensor, layer: int, fused: int
     ) -> torch.Tensor:
+        """x [N, in] → [N, out]."""
         plus = None
         if lora is not None:
             plus = x.new_zeros(len(x), linear.out_features)
@@ -115,7 +117,10 @@ class Model:
         return linear.exact(x, plus) if exact else linear.prompt(x, plus)
 
     def _position(self, qkv: torch.Tensor, layer: LayerWeights, cos: torch.Tensor, sin: torch.Tensor) -> None:
-        """Norm (where the model has one) and rotate queries and keys, in place. qkv [N, (H + 2K) · D]."""
+        """Norm (where the model has one) and rotate queries and keys, in place. qkv [N, (H + 2K) · D].
+
+        cos, sin [N, 1, D].
+        """
         config = self.config
         heads = qkv.view(qkv.shape[0], -1, config.head_dim)
         if layer.q_norm is not None and layer.k_norm is not None:

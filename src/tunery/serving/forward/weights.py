@@ -76,7 +76,7 @@ def _choose(tensors: WeightFiles, config: ModelConfig, dtype: torch.dtype) -> Pr
 
 
 def _probe(tensors: WeightFiles, config: ModelConfig) -> Iterator[torch.Tensor]:
-    """One layer's weights stand for all: a file's linear layers are quantised alike."""
+    """One layer's weights stand for all: a file's linear layers are quantised alike. [out, in] each."""
     for module in module_sizes(config):
         yield tensors.get(f"model.layers.{config.num_layers // 2}.{module}.weight")
 
@@ -87,6 +87,7 @@ def _layer(
     index: int,
     linear: Callable[[torch.Tensor, torch.Tensor | None], PackedLinear],
 ) -> LayerWeights:
+    """linear: from weight [out, in] and bias [out]."""
     prefix = f"model.layers.{index}."
 
     def fused(name: str) -> PackedLinear:

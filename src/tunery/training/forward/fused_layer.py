@@ -43,7 +43,7 @@ class FusedLayer:
     def __init__(
         self, members: dict[str, LoraLinear], norms: tuple[Tensor, Tensor], config: ModelConfig, scratch: Scratch
     ) -> None:
-        """members by their names in transformers; norms: the weights before attention and before the MLP."""
+        """members by their names in transformers; norms: the weights before attention and before the MLP. [E] each."""
 
         def fused(*names: str) -> FusedLinear:
             return FusedLinear([members[name] for name in names], scratch)
@@ -78,6 +78,7 @@ class _Layer(Function):
         keeps: bool,
         *parameters: Tensor,
     ) -> Tensor:
+        """x [N, E], asked [M]; the parameters are A [R, in] and B [out, R] of each module in turn."""
         ctx.given, ctx.pass_number = (layer, place, asked, memory), memory.passes if keeps else None
         if not keeps:
             memory.rewind()
@@ -87,6 +88,7 @@ class _Layer(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """grads: one, [N, E] or [M, E]. The gradients of x [N, E], and of each A and B. Raises RuntimeError."""
         x, *kept = ctx.saved_tensors
         layer, place, asked, memory = ctx.given
         if ctx.pass_number is None:
@@ -117,7 +119,7 @@ class _Layer(Function):
 def _forward(
     x: Tensor, layer: FusedLayer, place: Place, asked: Tensor | None, memory: Kept
 ) -> tuple[Tensor, list[Tensor]]:
-    """The layer's output, and what the backward needs besides x."""
+    """The layer's output, and what the backward needs besides x. x [N, E] → [N, E], or [M, E] of those asked for."""
     num_tokens, dtype = x.shape[0], x.dtype
     extended = layer.qkv.room(num_tokens)
     _norm(x, layer.input_norm, layer.eps, extended)
@@ -140,16 +142,17 @@ def _forward(
 
 
 def _rows(tensor: Tensor, asked: Tensor | None) -> Tensor:
+    """tensor [N, …] → [M, E]: the rows asked for."""
     return tensor if asked is None else tensor.index_select(0, asked)
 
 
 def _spread(grad: Tensor, asked: Tensor | None, num_tokens: int) -> Tensor:
-    """The gradient of all rows from that of the ones asked for."""
+    """The gradient of all rows from that of the ones asked for. grad [M, E] → [N, E]."""
     return grad if asked is None else grad.new_zeros(num_tokens, grad.shape[1]).index_add_(0, asked, grad)
 
 
 def _mlp(layer: FusedLayer, middle: Tensor, memory: Kept) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The layer's output, and what the backward needs besides `middle`."""
+    """The layer's output, and what the backward needs besides `middle`. middle [M, E] → [M, E]."""
     extended = layer.gate_up.room(middle.shape[0])
     _norm(middle, layer.post_norm, layer.eps, extended)
     gate_up = memory.take((middle.shape[0], layer.gate_up.num_out), middle.dtype)
@@ -164,7 +167,10 @@ def _mlp(layer: FusedLayer, middle: Tensor, memory: Kept) -> tuple[Tensor, tuple
 def _mlp_backward(
     layer: FusedLayer, grad: Tensor, middle: Tensor, gate_up: Tensor, h_gate_up: Tensor, h_down: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """The gradient of the residual stream before the MLP, and the adapters'."""
+    """The gradient of the residual stream before the MLP, and the adapters'.
+
+    grad, middle [M, E]; gate_up [M, 2I]; h_gate_up [M, 2R]; h_down [M, R].
+    """
     dtype = layer.product_dtype
     act = layer.scratch.take("input", (gate_up.shape[0], layer.down.num_in), dtype)
     loops.gate(as_array(gate_up), as_array(act))
@@ -189,6 +195,7 @@ def _norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> Array:
 
 
 def _add_norm_grad(grad: Tensor, x: Tensor, weight: Tensor, inverse: Array, out: Tensor) -> None:
+    """out += the gradient of x. grad [N, at least E], x and out [N, E], weight [E], inverse [N]."""
     loops.norm_backward(as_array(grad), as_array(x), as_array(weight), inverse, as_array(out))
 
 

@@ -81,7 +81,7 @@ class FusedLinear:
         return both, grads
 
     def _wide_weight(self) -> Tensor:
-        """In the product type. Scratch "weight"."""
+        """In the product type. Scratch "weight". [out, in + ranks]."""
         if self.product_dtype is self.weight.dtype:
             return self.weight
         return self.scratch.take("weight", tuple(self.weight.shape), self.product_dtype).copy_(self.weight)

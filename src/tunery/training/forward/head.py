@@ -12,6 +12,7 @@ class Head:
     """weight [V, E]. Where products have a wider type they go by slices of the vocabulary, each widened in scratch."""
 
     def __init__(self, weight: Tensor, product_dtype: torch.dtype, scratch: Scratch) -> None:
+        """weight [V, E]."""
         self.weight, self.product_dtype, self.scratch = weight, product_dtype, scratch
         self.is_wide = product_dtype is not weight.dtype
         size = max(1, WIDENED // weight.shape[1])
@@ -37,8 +38,10 @@ class Head:
         return total
 
     def _part(self, rows: Tensor, tokens: slice) -> Tensor:
+        """rows [C, …] → scratch [C, tokens]."""
         return self.scratch.take("output", (len(rows), tokens.stop - tokens.start), self.product_dtype)
 
     def _widened(self, tokens: slice) -> Tensor:
+        """[tokens, E] in the product type."""
         narrow = self.weight[tokens]
         return self.scratch.take("weight", tuple(narrow.shape), self.product_dtype).copy_(narrow)

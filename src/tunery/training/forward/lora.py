@@ -51,12 +51,16 @@ class LoraLinear(nn.Module):
         self.compute_B.copy_(self.lora_B * self.scaling)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] → [..., out]."""
         seen = F.dropout(x, self.dropout) if self.dropout and self.training else None
         y: Tensor = _LoraLinear.apply(x, seen, self.lora_A, self.lora_B, self)  # type: ignore[assignment]
         return y
 
     def reference(self, x: Tensor) -> Tensor:
-        """The formula by itself, through plain autograd: what the fast path is tested against."""
+        """The formula by itself, through plain autograd: what the fast path is tested against.
+
+        x [..., in] → [..., out].
+        """
         delta = F.linear(F.linear(x, self.lora_A.to(x.dtype)), self.lora_B.to(x.dtype)) * self.scaling
         return F.linear(x, self.base.weight, self.base.bias) + delta
 
@@ -66,6 +70,7 @@ class _LoraLinear(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, seen: Tensor | None, lora_A: Tensor, lora_B: Tensor, layer: LoraLinear) -> Tensor:
+        """x and seen [..., in] → [..., out]."""
         base, dtype = layer.base, layer.product_dtype
         wide = x.reshape(-1, x.shape[-1]).to(dtype)
         y = F.linear(wide, base.weight.to(dtype), None if base.bias is None else base.bias.to(dtype))
@@ -79,6 +84,7 @@ class _LoraLinear(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """grads: one, [..., out]. The gradients of x and seen [..., in], A [R, in] and B [out, R]."""
         (grad,) = grads
         kept, h = ctx.saved_tensors
         layer: LoraLinear = ctx.layer

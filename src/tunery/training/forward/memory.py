@@ -20,7 +20,7 @@ class Scratch:
         self._flat: dict[str, Tensor] = {}
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """An uninitialized tensor; valid until `name` is taken again."""
+        """An uninitialized tensor; valid until `name` is taken again. Of any shape."""
         flat, count = self._flat.get(name), prod(shape)
         if flat is None or flat.numel() < count or flat.dtype is not dtype:
             del flat
@@ -57,7 +57,7 @@ class Kept:
         self._chunk = self._used = 0
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """An uninitialized tensor, of which autograd does not know that it shares its memory."""
+        """An uninitialized tensor, of which autograd does not know that it shares its memory. Of any shape."""
         size = prod(shape) * dtype.itemsize
         while self._chunk < len(self._chunks) and self._used + size > self._chunks[self._chunk].numel():
             if self._used:

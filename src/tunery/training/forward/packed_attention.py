@@ -35,6 +35,7 @@ def packed(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, scali
 class _Packed(Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, plan: AttentionPlan, scaling: float) -> Tensor:
+        """rows [N · (H + 2K), D] → [N · H, D]."""
         out, kept = attend(rows, plan, scaling, Scratch(), Kept(0) if any(ctx.needs_input_grad) else None)
         ctx.plan, ctx.scaling = plan, scaling
         ctx.save_for_backward(rows, *kept)
@@ -42,6 +43,7 @@ class _Packed(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """grads: one, [N · H, D]. The gradient of the rows [N · (H + 2K), D]."""
         rows, *kept = ctx.saved_tensors
         return attend_backward(grads[0], rows, ctx.plan, ctx.scaling, Scratch(), kept), None, None
 
@@ -88,6 +90,7 @@ class _View:
     """A group's rows in the layout of its products: heads first, then segments, then the G heads of a key head."""
 
     def __init__(self, group: Group, plan: AttentionPlan, rows: Tensor, scaling: float, scratch: Scratch) -> None:
+        """rows [N · (H + 2K), D] of the whole plan."""
         self.scaling, self.scratch = scaling, scratch
         self.per_kv, self.dim = plan.num_heads // plan.num_kv_heads, rows.shape[1]
         self.batch = plan.num_kv_heads * group.num_segments
@@ -99,9 +102,11 @@ class _View:
         self.query, self.key, self.value = self.queries(query), self.keys(key), self.keys(value)
 
     def queries(self, rows: Tensor) -> Tensor:
+        """rows [K · B · G · T, D] → [K · B, G, T, D]."""
         return rows.view(self.batch, self.per_kv, self.length, self.dim)
 
     def keys(self, rows: Tensor) -> Tensor:
+        """rows [K · B · (P + T), D] → [K · B, P + T, D]."""
         return rows.view(self.batch, self.context + self.length, self.dim)
 
     def blocks(self) -> list[slice]:
@@ -112,10 +117,14 @@ class _View:
         return tensor[:, :, block].reshape(self.batch, -1, self.dim)
 
     def unfold(self, rows: Tensor) -> Tensor:
+        """rows [K · B, G · t, D] → [K · B, G, t, D]."""
         return rows.view(self.batch, self.per_kv, -1, self.dim)
 
     def seen(self, keys: Tensor, block: slice) -> Tensor:
-        """The keys or values that the queries of a block can see: the context and the segment up to its end."""
+        """The keys or values that the queries of a block can see: the context and the segment up to its end.
+
+        keys [K · B, P + T, D].
+        """
         return keys[:, : self.context + block.stop]
 
     def put(self, out: Tensor, block: slice, weights: Tensor, keys: Tensor) -> None:
@@ -135,19 +144,25 @@ class _View:
         return scores
 
     def scores_grad(self, grad: Tensor, probabilities: Tensor, block: slice) -> None:
-        """Takes the place of the probabilities' gradient."""
+        """Takes the place of the probabilities' gradient. Both [K · B, G · t, P + stop]."""
         length = block.stop - block.start
         causal_softmax_backward(as_array(grad), as_array(probabilities), length, self.context + block.start)
 
     def scaled(self, rows: Tensor, keys: Tensor, out: Tensor) -> Tensor:
-        """out = scaling · rows keysᵀ. With beta=0 the first argument is not read."""
+        """out = scaling · rows keysᵀ. With beta=0 the first argument is not read.
+
+        rows [K · B, G · t, D], keys [K · B, S, D], out [K · B, G · t, S].
+        """
         return torch.baddbmm(rows.new_empty(1), rows, keys.transpose(1, 2), beta=0, alpha=self.scaling, out=out)
 
 
 def _group_backward(
     view: _View, group: Group, grad: Tensor, into: tuple[Tensor, Tensor, Tensor], kept: Iterator[Tensor] | None
 ) -> None:
-    """Write the gradients of a group's queries, keys and values into their slots."""
+    """Write the gradients of a group's queries, keys and values into their slots.
+
+    grad [N · H, D], into [slots, D] each.
+    """
     grad_query, grad_key, grad_value = view.queries(into[0]), view.keys(into[1]), view.keys(into[2])
     grad_rows = view.scratch.take("gathered gradient", (len(group.out_rows), grad.shape[1]), grad.dtype)
     torch.index_select(grad, 0, group.out_rows, out=grad_rows)
@@ -172,7 +187,10 @@ def _group_backward(
 
 
 def _add_contexts(plan: AttentionPlan, grad_rows: Tensor, key_slots: Tensor, value_slots: Tensor) -> None:
-    """A token's slot holds what its own segment's queries asked of it; those below see it as their context."""
+    """A token's slot holds what its own segment's queries asked of it; those below see it as their context.
+
+    grad_rows [N · (H + 2K), D], key_slots and value_slots [slots, D].
+    """
     heads, kv_heads = plan.num_heads, plan.num_kv_heads
     tokens = grad_rows.view(-1, heads + 2 * kv_heads, grad_rows.shape[1])
     places = ((key_slots, slice(heads, heads + kv_heads)), (value_slots, slice(heads + kv_heads, None)))

@@ -23,7 +23,10 @@ def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Ten
 
 
 def rms_norm_backward(grad: Tensor, plain: Tensor, weight: Tensor, inverse: Tensor) -> Tensor:
-    """The gradient of x, from x / rms(x), which it uses up. The frozen weight gets none."""
+    """The gradient of x, from x / rms(x), which it uses up. The frozen weight gets none.
+
+    grad and plain [..., E], weight [E], inverse [..., 1].
+    """
     g = (grad * weight).float()
     projection = (g * plain).mean(-1, keepdim=True)
     return g.sub_(plain.mul_(projection)).mul_(inverse).to(grad.dtype)
@@ -34,12 +37,14 @@ class _RmsNorm(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """x [..., E], weight [E] → [..., E]."""
         y, inverse = rms_norm_forward(x, weight, eps)
         ctx.save_for_backward(x, weight, inverse)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """grads: one, [..., E]. The gradient of x [..., E]."""
         x, weight, inverse = ctx.saved_tensors
         return rms_norm_backward(grads[0], x.float() * inverse, weight, inverse), None, None
 
@@ -49,11 +54,13 @@ class _GatedSilu(Function):
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        """All [..., I]."""
         ctx.save_for_backward(gate, up)
         return F.silu(gate).mul_(up)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        """grads: one, [..., I]. The gradients of gate and up [..., I]."""
         gate, up = ctx.saved_tensors
         grad = grads[0]
         return torch.ops.aten.silu_backward(grad * up, gate), F.silu(gate).mul_(grad)
@@ -65,6 +72,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) · up. All [..., I]."""
     return _GatedSilu.apply(gate, up)  # type: ignore[return-value]
 
 
@@ -74,6 +82,7 @@ class RmsNorm(nn.Module):
         self.weight, self.eps = weight, eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [..., E] → [..., E]."""
         return rms_norm(x, self.weight, self.eps)
 
 
@@ -83,6 +92,7 @@ class GatedMlp(nn.Module):
         self.gate_proj, self.up_proj, self.down_proj = gate_proj, up_proj, down_proj
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [..., E] → [..., E]."""
         return self.down_proj(gated_silu(self.gate_proj(x), self.up_proj(x)))
 
 

@@ -27,6 +27,7 @@ class Preference:
         return 1.0
 
     def forward(self, model: TrainModel, inputs: PackedInputs, examples: Sequence[TrainExample]) -> tuple[Tensor, Sums]:
+        """The summed loss of the pairs, a differentiable scalar, and its totals."""
         logprobs, correct = token_logprobs(model.hidden(inputs), model.head, inputs.labels)
         pairs = _sum_by_row(logprobs, inputs, 2 * len(examples)).view(-1, 2)
         reference = torch.tensor([self.reference[example] for example in examples], device=pairs.device)
@@ -45,6 +46,7 @@ class Preference:
 
 
 def _sum_by_row(logprobs: Tensor, inputs: PackedInputs, num_rows: int) -> Tensor:
+    """logprobs [M] → [rows]."""
     return logprobs.new_zeros(num_rows).index_add(0, inputs.row_of, logprobs)
 
 

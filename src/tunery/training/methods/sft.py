@@ -18,6 +18,7 @@ class Supervised:
         return example.loss_weight
 
     def forward(self, model: TrainModel, inputs: PackedInputs, examples: Sequence[TrainExample]) -> tuple[Tensor, Sums]:
+        """The weighted sum of the loss, a differentiable scalar, and its totals."""
         predictions = weighted_nll(model.hidden(inputs), model.head, inputs.labels, inputs.weights)
         sums = Sums(
             loss=float(predictions.nll_sum.detach()),
