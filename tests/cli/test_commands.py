@@ -167,3 +167,19 @@ def test_a_later_start_says_where_keys_come_from(tmp_path: Path, capsys: pytest.
     first, later = capsys.readouterr().out.split("Tunery is up.")[1:]
     assert "sk-first" in first
     assert "tunery keys create NAME --local" in later
+
+
+@pytest.mark.parametrize("num_rows", [3, 12])
+def test_a_bar_that_was_not_shown_leaves_nothing(home: Path, tmp_path: Path, num_rows: int) -> None:
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * num_rows)
+    done = tunery("data", "check", "--no-tokens", str(tmp_path / "rows.jsonl"), home=home)
+    assert done.stderr == ""
+    assert done.stdout.startswith(str(tmp_path / "rows.jsonl"))
+
+
+def test_a_remark_is_one_line_where_no_terminal_wraps_it(home: Path, tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100)
+    long.write_text("")
+    done = tunery("keys", "create", "x", "--local", home=long)
+    assert done.stderr.count("\n") == 1

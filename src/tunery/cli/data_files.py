@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TextIO
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 
 from tunery import atomic
-from tunery.cli.output import notes
+from tunery.cli.output import Bar, notes
 
 BAR_AFTER_S = 1.0
 
@@ -18,7 +18,7 @@ BAR_AFTER_S = 1.0
 @contextmanager
 def late_bar(title: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
     """A progress bar that shows itself only when the work lasts longer than a second."""
-    bar = Progress(
+    bar = Bar(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),

@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from tunery import private
 from tunery.cli.connection import catalog_by_name, client_of, weights_of
-from tunery.cli.output import Json, console, doing, emit_json, facts, notes, size, table, when
+from tunery.cli.output import Bar, Json, console, doing, emit_json, facts, notes, size, table, when
 from tunery.models.catalog import Catalog
 from tunery.models.sources import base
 from tunery.models.sources import cache as sources
@@ -110,7 +110,7 @@ def download_bar() -> Iterator[base.Progress]:
         with doing() as tell:
             yield lambda what, done, total: tell(f"Base model: {what}", _share(done, total))
         return
-    bar = Progress(
+    bar = Bar(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
@@ -129,8 +129,7 @@ def download_bar() -> Iterator[base.Progress]:
     try:
         yield report
     finally:
-        if tasks:
-            bar.stop()
+        bar.stop()
 
 
 def _share(done: int, total: int | None) -> str:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console, RenderableType
 from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +23,7 @@ PIPED_WIDTH = 240  # a program that reads lines must not meet cut-off ids
 # Names, messages and answers may hold `[final]` or `:smile:`: nothing printed is markup but a `styled` template.
 _PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
 console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, **_PLAIN)
-notes = Console(stderr=True, **_PLAIN)
+notes = Console(stderr=True, width=None if sys.stderr.isatty() else PIPED_WIDTH, **_PLAIN)
 """Progress and remarks: not part of what a program reads."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -44,6 +45,14 @@ STATUS_STYLES = {
 def styled(template: str, *values: object) -> Text:
     """`styled("[red]Error:[/red] {}", why)`: the template is rich's markup, the values are text as they stand."""
     return Text.from_markup(template.format(*(escape(str(value)) for value in values)), emoji=False)
+
+
+class Bar(Progress):
+    """rich's, which writes an empty line at its end even when it was never shown."""
+
+    def stop(self) -> None:
+        if self.live.is_started:
+            super().stop()
 
 
 @contextmanager

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
-from tunery.cli.output import duration, status
+from tunery.cli.output import Bar, duration, status
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -68,7 +68,7 @@ class JobBar:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar = Progress(
+        self._bar = Bar(
             StatusColumn(),
             BarColumn(),
             MofNCompleteColumn(),

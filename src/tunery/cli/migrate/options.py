@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 
-from tunery.cli.output import notes
+from tunery.cli.output import Bar, notes
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -38,7 +38,7 @@ class Bars:
     """A progress bar with ETA for each kind of thing; silent where the output is no terminal."""
 
     def __init__(self) -> None:
-        self._bar = Progress(
+        self._bar = Bar(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
