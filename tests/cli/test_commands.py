@@ -12,11 +12,12 @@ import pytest
 from tests.launch.processes import wait_for
 from tunery.cli import output
 from tunery.cli.data_work import make_reports, refuse_unusable
-from tunery.cli.output import duration, size
+from tunery.cli.output import duration
 from tunery.cli.serve import print_banner
 from tunery.domain.errors import InvalidRequest
 from tunery.launch.server import Address
 from tunery.settings import Settings
+from tunery.texts.amounts import size
 
 
 def tunery(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -81,7 +82,7 @@ def test_lost_key_is_replaced_on_the_servers_own_machine(home: Path) -> None:
 
 
 def test_numbers_for_people() -> None:
-    assert [duration(s) for s in (4.4, 75, 3700)] == ["4 s", "1 min 15 s", "1 h 01 min"]
+    assert [duration(s) for s in (4.4, 75, 3700)] == ["4 s", "1 min 15 s", "1 h 1 min"]
     assert [size(n) for n in (12, 1_500, 2_340_000, 5e9)] == ["12 B", "1.5 kB", "2.3 MB", "5.0 GB"]
 
 

@@ -1,7 +1,6 @@
 """A server with the dashboard, in processes of its own, for tests in a real browser."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import httpx
 from openai import OpenAI
 from sqlalchemy import Engine
 
+from tests.fixtures_services import free_port
 from tunery.domain.clock import system_clock
 from tunery.domain.ids import new_id
 from tunery.domain.tenants import ApiKey, Project, Role, User, hash_secret, key_hint, lookup_prefix, new_secret
@@ -24,12 +24,6 @@ from tunery.store.database import migrate, open_database, write
 
 START_TIMEOUT_S = 90
 PROXY = "127.0.0.8"  # whose X-Forwarded headers count; browsers come from 127.0.0.1
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @dataclass

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.fixtures_services import free_port
 from tests.rows import ledger
 from tunery.store import tenants
 from tunery.store.bootstrap import bootstrap
@@ -25,12 +25,6 @@ KEY = "sk-of-the-ledger-test"
 NUM_CLIENTS, NUM_EACH = 4, 500
 SPENDER = Path(__file__).with_name("spender.py")
 REPOSITORY = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Server:

@@ -7,8 +7,9 @@ import pytest
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.notify.mail import render_mail
-from tunery.notify.summary import Amount, JobSummary, Problem, spoken_duration, summarise
+from tunery.notify.summary import Amount, JobSummary, Problem, summarise
 from tunery.texts import reference, say, translator
+from tunery.texts.amounts import duration
 
 
 def summary(**changes: object) -> JobSummary:
@@ -95,7 +96,7 @@ def test_message_id_stays_and_attempt_id_changes() -> None:
 
 
 def test_durations_are_spoken_in_the_two_largest_units() -> None:
-    assert [spoken_duration(s, translator("en")) for s in (9, 250, 3900, -1)] == [
+    assert [duration(s, translator("en")) for s in (9, 250, 3900, -1)] == [
         "9 s",
         "4 min 10 s",
         "1 h 5 min",
@@ -108,7 +109,7 @@ def test_pauses_are_no_part_of_the_duration() -> None:
     for finished_at, paused_s, spoken in ((1_250, 0, "4 min 10 s"), (8_200, 7_000, "3 min 20 s"), (1_010, 10, "0 s")):
         job = make_job(**ended, finished_at=finished_at, paused_s=paused_s)
         lasted = summarise(job, cost=None, metrics={}, problems=()).duration_s
-        assert spoken_duration(lasted, translator("en")) == spoken
+        assert duration(lasted, translator("en")) == spoken
 
 
 def make_job(**values: Any) -> FineTuningJob:

@@ -1,7 +1,6 @@
 """One completion through the real api and the real engine, seen by a collector that speaks OTLP."""
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.fixtures_services import free_port
 from tunery import tracing
 from tunery.store.bootstrap import bootstrap
 from tunery.store.database import connect, migrate, write
@@ -79,12 +79,6 @@ def collector() -> Iterator[Collector]:
     collector = Collector()
     yield collector
     collector.server.shutdown()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

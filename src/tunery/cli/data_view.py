@@ -2,10 +2,11 @@
 
 from rich.text import Text
 
-from tunery.cli.output import console, duration, facts, size, styled, table
+from tunery.cli.output import console, duration, facts, styled, table
 from tunery.datasets.estimate import Estimate
 from tunery.datasets.report import Advice, Distribution, Report, TokenCounts
 from tunery.datasets.rows import Row
+from tunery.texts.amounts import size
 
 MAX_SHOWN = 20  # problems; --json has more
 MAX_LINES = 10

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from tunery.cli.connection import client_of
-from tunery.cli.output import Json, Limit, console, emit_json, facts, notes, size, status, table, when
+from tunery.cli.output import Json, Limit, console, emit_json, facts, notes, status, table, when
+from tunery.texts.amounts import size
 
 app = typer.Typer(no_args_is_help=True, help="Upload, list, download and delete files.")
 

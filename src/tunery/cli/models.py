@@ -9,11 +9,12 @@ from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRem
 
 from tunery import private
 from tunery.cli.connection import catalog_by_name, client_of, weights_of
-from tunery.cli.output import Bar, Json, console, doing, emit_json, facts, notes, size, table, when
+from tunery.cli.output import Bar, Json, console, doing, emit_json, facts, notes, table, when
 from tunery.models.catalog import Catalog
 from tunery.models.sources import base
 from tunery.models.sources import cache as sources
 from tunery.settings import load_settings
+from tunery.texts.amounts import size
 
 app = typer.Typer(no_args_is_help=True, help="List, fetch and delete models.")
 

@@ -17,6 +17,8 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from tunery.texts import amounts, translator
+
 TOLD_EVERY_S = 5.0  # what takes long, where no terminal shows a spinner
 PIPED_WIDTH = 240  # a program that reads lines must not meet cut-off ids
 
@@ -130,18 +132,6 @@ def when(unix_s: float | None) -> str:
     return datetime.fromtimestamp(unix_s).strftime("%Y-%m-%d %H:%M") if unix_s else ""
 
 
-def size(num_bytes: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.1f} GB"
-
-
 def duration(seconds: float) -> str:
-    seconds = max(0, round(seconds))
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    """In English, as all of the command line."""
+    return amounts.duration(seconds, translator("en"))

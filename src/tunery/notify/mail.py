@@ -7,8 +7,9 @@ from typing import TypedDict, Unpack
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from tunery.notify.summary import JobSummary, spoken_duration
+from tunery.notify.summary import JobSummary
 from tunery.texts import Translator
+from tunery.texts.amounts import duration
 
 _templates = Environment(
     loader=PackageLoader("tunery.notify"),
@@ -65,7 +66,7 @@ def _facts(summary: JobSummary, t: Translator) -> list[tuple[str, str]]:
         (t("mail.weights"), summary.weights),
         (t("create.method"), t(f"method.{summary.method}")),
         (t("create.training"), summary.training_file),
-        (t("mail.duration"), spoken_duration(summary.duration_s, t)),
+        (t("mail.duration"), duration(summary.duration_s, t)),
         (t("job.tokens"), None if summary.trained_tokens is None else f"{summary.trained_tokens:,}"),
         (t("job.cost"), str(summary.cost) if summary.cost else None),
         *summary.metric_lines(t),

@@ -85,15 +85,6 @@ def subject_of(topic: str, payload: dict[str, Any], t: Translator) -> str:
     return JobSummary.from_json(payload).subject(t) if topic.startswith(JOB_TOPICS) else t.word(payload, "subject")
 
 
-def spoken_duration(seconds: int, t: Translator) -> str:
-    """`1 h 5 min`, `4 min 10 s`, `9 s`."""
-    minutes, rest = divmod(max(0, seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return t("time.hours", n=hours, m=minutes)
-    return t("time.minutes", n=minutes, s=rest) if minutes else t("time.seconds", n=rest)
-
-
 def summarise(
     job: FineTuningJob, *, cost: Amount | None, metrics: dict[str, float], problems: tuple[Problem, ...]
 ) -> JobSummary:

@@ -8,10 +8,10 @@ from markupsafe import Markup
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
-from tunery.dashboard.components import html
 from tunery.dashboard.models import Model, list_models
 from tunery.dashboard.visit import Visit
 from tunery.texts import Translator
+from tunery.texts.amounts import size
 
 FIRST = 50  # shown before anything is typed, and for what is typed
 MAX_NAMES = 3  # of the same weights
@@ -86,7 +86,7 @@ def file_label(file: dict[str, Any], t: Translator) -> str:
     """Its name, and what tells it from others of that name."""
     made = datetime.fromtimestamp(file["created_at"], UTC).strftime("%Y-%m-%d %H:%M")
     rows = [] if file["num_rows"] is None else [t("datasets.rows", n=f"{file['num_rows']:,}")]
-    return " · ".join([file["filename"], *rows, html.size(file["bytes"]), made])
+    return " · ".join([file["filename"], *rows, size(file["bytes"]), made])
 
 
 class Models:

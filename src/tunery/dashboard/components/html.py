@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from markupsafe import Markup
 from nicegui import ui
 
-from tunery.texts import Translator
+from tunery.texts import Translator, amounts
 
 DASH = "–"
 NO_BREAK = "\u00a0"
@@ -83,14 +83,7 @@ def ago(seconds: float, t: Translator) -> str:
 
 
 def duration(seconds: float | None, t: Translator) -> str:
-    if seconds is None:
-        return DASH
-    seconds = max(0, round(seconds))
-    if seconds < 60:
-        return t("time.seconds", n=seconds)
-    if seconds < 3600:
-        return t("time.minutes", n=seconds // 60, s=seconds % 60)
-    return t("time.hours", n=seconds // 3600, m=seconds % 3600 // 60)
+    return DASH if seconds is None else amounts.duration(seconds, t)
 
 
 def time_range(least_s: float, most_s: float, t: Translator) -> str:
@@ -105,15 +98,6 @@ def _rough(seconds: float, t: Translator) -> str:
     if seconds < 5400:
         return t("time.about_minutes", n=round(seconds / 60))
     return t("time.about_hours", n=f"{seconds / 3600:.1f}")
-
-
-def size(num_bytes: int) -> str:
-    value = float(num_bytes)
-    for unit in ("B", "KB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} GB"
 
 
 def currency_sign(currency: str) -> str:

@@ -12,6 +12,7 @@ from tunery.dashboard.components.report import check_file, show_report
 from tunery.dashboard.models import list_models, trainable
 from tunery.dashboard.visit import BASE, Visit
 from tunery.texts import Translator
+from tunery.texts.amounts import size
 
 PAGE = 20
 VALIDATION_SHARE = 0.1
@@ -23,7 +24,7 @@ async def build(visit: Visit) -> None:
     models = trainable(await list_models(visit.connection))
     page = DatasetPage(visit, file_id, [model.name for model in models if model.kind == "base"])
     with ui.element("div").classes("heading"):
-        blocks.show_title(file.filename, f"{file.id} · {html.size(file.bytes)}")
+        blocks.show_title(file.filename, f"{file.id} · {size(file.bytes)}")
         with ui.element("div").classes("buttons"):
             html.show(html.button_link(f"{BASE}/download/{file_id}", visit.t("action.download"), symbol="download"))
             blocks.button(visit.t("dataset.split"), page.split, symbol="call_split")

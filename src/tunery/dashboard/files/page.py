@@ -10,6 +10,7 @@ from tunery.dashboard.components.drop import Drop
 from tunery.dashboard.components.start import first_steps
 from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.visit import BASE, Visit
+from tunery.texts.amounts import size
 
 PAGE = 50
 
@@ -64,7 +65,7 @@ class FilesPage:
                 Markup('{}<span class="sub">{}</span>').format(html.link(href, file["filename"]), file["id"]),
                 self.t.named("purpose", file["purpose"]),
                 html.number(file["num_rows"]),
-                html.size(file["bytes"]),
+                size(file["bytes"]),
                 html.when(file["created_at"], self.t),
             ],
             actions=lambda: self.actions(file),

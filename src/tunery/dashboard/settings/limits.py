@@ -6,6 +6,7 @@ from nicegui import ui
 
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.visit import Visit
+from tunery.texts.amounts import size
 
 MICRO = 1_000_000
 MB = 1_000_000
@@ -66,7 +67,7 @@ class LimitsPage:
                 [
                     (self.t("limits.spent"), html.money(spent, currency), self.t("limits.since_first")),
                     (self.t("limits.left"), left, ""),
-                    (self.t("limits.stored"), html.size(self.limits["stored"]["total"]), self.storage()),
+                    (self.t("limits.stored"), size(self.limits["stored"]["total"]), self.storage()),
                 ]
             )
         )
