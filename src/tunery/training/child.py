@@ -49,7 +49,8 @@ def main(arguments: list[str]) -> int:
 
 
 def own_stdout() -> Report:
-    """Take stdout for messages alone: whatever a library prints goes to the log instead."""
+    """Take stdout for messages alone: whatever a library prints goes to the log instead. What it gives raises
+    ParentGone when nobody reads any more."""
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     sys.stdout = sys.stderr

@@ -94,6 +94,7 @@ class Routes:
         return await _while_connected(request, completions.complete(self._service, accepted))
 
     async def load(self, request: Request) -> Response:
+        """Load an adapter, or wait for who does. Raises InvalidRequest."""
         wanted = parse(LoadAdapter, await read_body(request))
         if wanted.lora_name in self._service.base_names:
             raise InvalidRequest(f"{wanted.lora_name!r} is the base model's name.", param="lora_name")
@@ -123,6 +124,7 @@ class Routes:
         return _json({"object": "list", "data": cards})
 
     async def tokenize(self, request: Request) -> Response:
+        """Ids of a text or of messages. Raises InvalidRequest."""
         wanted = parse(TokenizeRequest, await read_body(request))
         renderer = self._service.renderer
         if wanted.messages is not None:

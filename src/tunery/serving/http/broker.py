@@ -35,6 +35,7 @@ class Broker:
         Whoever stops listening, because its client has gone, aborts what still runs. `abort` instead has each sequence
         end with an output that says what it came to. Raises Unavailable when the engine has died and ServerFault when
         it gave up on a sequence.
+        Raises InvalidRequest for what only the engine could see.
         """
         if not engine.is_alive:
             raise engine_down()

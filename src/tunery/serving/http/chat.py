@@ -31,7 +31,7 @@ class Chat:
 
 
 async def prepare(service: Service, request: ChatRequest) -> Chat:
-    """Everything that can be refused is refused here, before anything is computed."""
+    """Everything that can be refused is refused here, before anything is computed. Raises InvalidRequest."""
     service.adapter_of(request.model)
     _check(request)
     policy = policy_of(request)

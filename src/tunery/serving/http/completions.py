@@ -62,6 +62,7 @@ class Completion:
 
 
 def prepare(service: Service, request: CompletionRequest) -> Completion:
+    """Everything that can be refused is refused here. Raises InvalidRequest."""
     service.adapter_of(request.model)
     count = request.n or 1
     prompts = _prompts(service, request, count)

@@ -100,6 +100,7 @@ def sampling_params(
     grammar: Grammar | None,
     vocab_size: int,
 ) -> SamplingParams:
+    """The request's, with the engine's defaults. Raises InvalidRequest."""
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     return SamplingParams(
         max_tokens=max_tokens,

@@ -96,7 +96,8 @@ def _tool(function: FunctionDefinition) -> dict[str, Any]:
 
 
 def rules_of(request: ChatRequest, policy: ToolPolicy) -> Rules | None:
-    """What the answer must be; None when it is free. A call that is forced wins over the response format."""
+    """What the answer must be; None when it is free. A call that is forced wins over the response format. Raises
+    InvalidRequest."""
     answer = None if policy.must_call else _answer_schema(request)
     functions = tuple(policy.functions)
     if not functions and answer is None:
