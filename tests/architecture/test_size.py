@@ -29,21 +29,13 @@ STILL_ALONE: set[str] = {
     "jobs.results",
     "launch.tether",
     "launch.web",
-    "training.forward.flex",
-    "models.sources.hf",
     "notify.schedule",
-    "serving.forward.rope",
-    "kernels.huge_pages",
-    "kernels.threads",
     "serving.waiting",
     "store.columns",
     "store.idempotency",
-    "training.advice",
     "training.checkpoint",
-    "training.methods.sft",
     "training.parity",
     "training.references",
-    "training.schedule",
 }
 
 

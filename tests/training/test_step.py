@@ -18,8 +18,7 @@ from tunery.training.forward.transformers_decoder import ATTENTION, Transformers
 from tunery.training.methods.base import Sums
 from tunery.training.methods.dpo import Preference, answer_logprobs
 from tunery.training.methods.sft import Supervised
-from tunery.training.optimizer import AdamW
-from tunery.training.schedule import learning_rate
+from tunery.training.optimizer import AdamW, learning_rate
 from tunery.training.step import MicroBatchLimit, OutOfMemory, Stepper
 
 

@@ -57,7 +57,8 @@ def rotate_and_keep(
 ) -> None:
     """Rotate queries and keys in place, and write keys and values to the cache.
 
-    qkv [B, H + 2K, D]; cos and signed sin [T, D], see rope.py; positions [B]; tables [B, blocks]; cache as in kv.py.
+    qkv [B, H + 2K, D]; cos and signed sin [T, D], see models.rope; positions [B]; tables [B, blocks]; cache as
+    in kv.py.
     """
     num_kv, block_size = cache.shape[2] // 2, cache.shape[3]
     num_rotated = qkv.shape[1] - num_kv

@@ -2,10 +2,11 @@
 
 import sys
 
-from tunery.kernels import huge_pages
+from tunery.kernels import process
 
 if __name__ == "__main__":
-    huge_pages.use()
+    process.use_huge_pages()
+    process.share_threads()
     from tunery.serving.server import main  # not before: it takes seconds to import
 
     sys.exit(main())

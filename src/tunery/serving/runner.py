@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from tunery.kernels import product_cache
+from tunery.kernels import process
 from tunery.models.config import ModelConfig
 from tunery.serving.forward.adapters import Adapter, load_adapter
 from tunery.serving.forward.kv import KeyValueCache, block_bytes
@@ -19,7 +19,7 @@ from tunery.serving.sequence import Batch, Scheduled
 # Logits of so many positions at a time when a prompt's log-probabilities are asked for: 64 × V × 4 bytes.
 _LOGPROB_ROWS = 64
 # Five for every number of answers at once where they are no bytes, and those of the last prompts' lengths.
-_KEPT_PRODUCTS = 128
+_KEPT_MATMULS = 128
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Runner:
 
         `cache_bytes` buys whole blocks, never fewer than one full context needs.
         """
-        product_cache.keep_at_most(_KEPT_PRODUCTS)
+        process.keep_matmuls(_KEPT_MATMULS)
         self.config = config
         self.dtype = dtype
         self.num_blocks = max(

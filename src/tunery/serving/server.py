@@ -8,9 +8,7 @@ import sys
 import uvicorn
 
 # isort: off
-import tunery.kernels.threads  # noqa: F401 - must come before anything that imports torch
 # isort: on
-
 from tunery import http_server, logs, tracing
 from tunery.domain.errors import InvalidRequest
 from tunery.serving.build import build_service

@@ -8,11 +8,11 @@ import torch
 
 from tunery.models.adapter_config import LoraConfig
 from tunery.texts import say
-from tunery.training.advice import early_stopping
 from tunery.training.batching import batch_indices, cursor_of, num_batches
 from tunery.training.checkpoint import prune, save_checkpoint
 from tunery.training.control import Control, Interrupted
 from tunery.training.examples import TrainExample
+from tunery.training.optimizer import learning_rate
 from tunery.training.pace import Pace
 from tunery.training.protocol import (
     CheckpointSaved,
@@ -25,10 +25,9 @@ from tunery.training.protocol import (
     TrainSpec,
     Workdir,
 )
-from tunery.training.schedule import learning_rate
 from tunery.training.state import Progress, save_state
 from tunery.training.step import Stepper, StepResult
-from tunery.training.validation import Validator
+from tunery.training.validation import Validator, early_stopping
 
 Outcome = Literal["finished", "paused", "left"]
 

@@ -1,9 +1,10 @@
-"""AdamW by torch's own function for it.
+"""AdamW by torch's own function for it, and the learning rate over a job.
 
 The class `torch.optim.AdamW` calls that function as well. But it imports torch's compiler, 75 MB and a second of it, to
 say that it is not to be compiled.
 """
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -48,3 +49,17 @@ def _zeros(parameter: Parameter) -> dict[str, torch.Tensor]:
     """The step, a scalar, and two moments of the parameter's shape, [R, in] or [out, R]."""
     step = torch.zeros((), dtype=torch.float32, device=parameter.device)
     return {"step": step, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+
+
+WARMUP_SHARE = 0.05
+MAX_WARMUP_STEPS = 50
+FLOOR = 0.1
+
+
+def learning_rate(step: int, total_steps: int, peak: float) -> float:
+    """The rate of optimizer step `step`, counted from 0."""
+    warmup = max(1, min(MAX_WARMUP_STEPS, round(WARMUP_SHARE * total_steps)))
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, total_steps - warmup)
+    return peak * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))

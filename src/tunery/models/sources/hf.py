@@ -1,4 +1,7 @@
-"""Base weights from the Hugging Face hub: `hf:org/name@revision`. Lives in the hub's own cache, linked from ours."""
+"""Base weights from the Hugging Face hub: `hf:org/name@revision`. Lives in the hub's own cache, linked from ours.
+
+Apart because a kind of source is a file.
+"""
 
 from pathlib import Path
 

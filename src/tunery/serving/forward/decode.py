@@ -58,7 +58,7 @@ class DecodePass:
         cache: KeyValueCache,
         rope: tuple[torch.Tensor, torch.Tensor],
     ) -> None:
-        """rope: the tables of rope.py. [context, 1, D] each."""
+        """rope: the tables of models.rope. [context, 1, D] each."""
         self._config = config
         self._weights = weights
         self._block_size = cache.block_size

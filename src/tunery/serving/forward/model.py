@@ -9,12 +9,12 @@ from torch.nn import functional
 from tunery.kernels import layers as layer_loops
 from tunery.kernels.compile import as_array, use_threads
 from tunery.models.config import ModelConfig
+from tunery.models.rope import rope_tables
 from tunery.serving.forward.adapters import Adapter, no_adapter
 from tunery.serving.forward.decode import DecodePass, Run
 from tunery.serving.forward.kv import KeyValueCache
 from tunery.serving.forward.linear import PackedLinear, shared
 from tunery.serving.forward.lora import Lora, LoraPass
-from tunery.serving.forward.rope import rope_tables, rotate_
 from tunery.serving.forward.weights import LayerWeights, ModelWeights
 
 
@@ -127,7 +127,7 @@ class Model:
             parts = (slice(0, config.num_heads), layer.q_norm), (slice(config.num_heads, self._rotated), layer.k_norm)
             for part, weight in parts:
                 heads[:, part] = functional.rms_norm(heads[:, part], weight.shape, weight, config.rms_norm_eps)
-        rotate_(heads[:, : self._rotated], cos, sin)
+        _rotate(heads[:, : self._rotated], cos, sin)
 
     def _attend_span(self, layer: int, query: torch.Tensor, span: _Span) -> torch.Tensor:
         """query [N, H · D] → [N, H · D]."""
@@ -150,3 +150,9 @@ def _places(run: Run, block_size: int) -> list[tuple[int, int]]:
         (run.block_table[position // block_size], position % block_size)
         for position in range(run.start, run.start + len(run.token_ids))
     ]
+
+
+def _rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
+    """In place. heads [N, H, D]; cos and sin [N, 1, D]."""
+    turned = heads.roll(heads.shape[-1] // 2, -1)
+    heads.mul_(cos).addcmul_(turned, sin)

@@ -1,4 +1,7 @@
-"""Packed attention on CUDA: the tree of segments as a FlexAttention block mask."""
+"""Packed attention on CUDA: the tree of segments as a FlexAttention block mask.
+
+Apart because it imports torch's compiler, which takes seconds.
+"""
 
 from functools import cache
 from typing import Any

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tunery.kernels import product_cache
+from tunery.kernels import process
 from tunery.kernels.matmul_dtype import product_dtype
 from tunery.models.adapter_config import LoraConfig
 from tunery.models.config import Sizes
@@ -18,7 +18,7 @@ from tunery.training.forward.inputs import HeadShape, PackedInputs
 from tunery.training.forward.lora import LoraLinear
 
 # A step's: two dozen for its number of tokens, seven for each shape of its attention. With fewer, each layer compiles.
-_KEPT_PRODUCTS = 256
+_KEPT_MATMULS = 256
 
 
 class Body(Protocol):
@@ -68,7 +68,7 @@ class TrainModel:
         fused=False leaves the layers to transformers: the slow reference.
         Raises UnsupportedModel or UnsupportedAdapter.
         """
-        product_cache.keep_at_most(_KEPT_PRODUCTS)
+        process.keep_matmuls(_KEPT_MATMULS)
         products = products or product_dtype(dtype, device)
         config = trainable_config(folder, lora, device) if fused else None
         body: Body

@@ -1,4 +1,7 @@
-"""Supervised: the weighted negative log-likelihood of the trained tokens, averaged over all tokens of the batch."""
+"""Supervised: the weighted negative log-likelihood of the trained tokens, averaged over all tokens of the batch.
+
+Apart because a method is a file.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

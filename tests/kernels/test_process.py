@@ -10,13 +10,13 @@ import torch
 PROGRAM = """
 import random, sys
 import torch
-from tunery.kernels import product_cache
+from tunery.kernels import process
 
 def resident_mb():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
 
 if sys.argv[1] == "bounded":
-    product_cache.keep_at_most(16)
+    process.keep_matmuls(16)
 weight = torch.randn(1536, 576).bfloat16()
 rows = random.Random(0).sample(range(200, 600), 300)
 for number, count in enumerate(rows):
