@@ -36,6 +36,7 @@ from tunery.training.protocol import (
     read_samples,
     saved_step,
 )
+from tunery.training.state import load_measured, save_measured
 
 M = TypeVar("M", bound=Message)
 
@@ -108,10 +109,15 @@ def spec(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
     )
 
 
-def workdir_of(spec: TrainSpec, folder: Path) -> Workdir:
+def workdir_of(spec: TrainSpec, folder: Path, like: Workdir | None = None) -> Workdir:
+    """`like`: a job to be compared with, on whose machine was measured the same."""
     folder.mkdir()
     workdir = Workdir(folder)
     spec.save(workdir)
+    if like is not None:
+        measured = load_measured(like.state)
+        assert measured is not None
+        save_measured(workdir.state, measured)
     return workdir
 
 
@@ -127,7 +133,7 @@ def test_killed_at_ten_random_points_the_curve_is_the_same(
     spec: TrainSpec, undisturbed: Workdir, tmp_path: Path
 ) -> None:
     spec = replace(spec, state_interval_s=0.1)  # so that steps since the last state are lost and done again
-    workdir, rng = workdir_of(spec, tmp_path / "killed"), random.Random(7)
+    workdir, rng = workdir_of(spec, tmp_path / "killed", undisturbed), random.Random(7)
     for kill in range(10):
         process = start(workdir)
         wait_for_steps(workdir, process, len(said(workdir, StepMetrics)) + rng.randrange(1, 4))
@@ -171,7 +177,7 @@ def loss(metrics: StepMetrics) -> float:
 
 
 def test_paused_between_steps_it_goes_on_where_it_was(spec: TrainSpec, undisturbed: Workdir, tmp_path: Path) -> None:
-    workdir = workdir_of(replace(spec, state_interval_s=60.0), tmp_path / "paused")
+    workdir = workdir_of(replace(spec, state_interval_s=60.0), tmp_path / "paused", undisturbed)
     process = start(workdir)
     wait_for_steps(workdir, process, 5)
     workdir.request(ControlRequest.PAUSE)

@@ -15,14 +15,47 @@ from typing import Any
 import numpy as np
 import torch
 from numba import config, njit, set_num_threads, types
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.cpu import CPUContext
 from numba.extending import intrinsic, overload
 
 Array = np.ndarray[Any, Any]
 
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 kernel = njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy", boundscheck=False)
-parallel = njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy", boundscheck=False, parallel=True)
+_parallel = njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy", boundscheck=False, parallel=True)
 inline = njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy", inline="always")
+
+
+def parallel(loop: Any) -> Any:
+    """Compiles the loop with threads, and runs what was kept of that also in the process that has just compiled it.
+
+    numba compiles the body of a parallel loop by itself and again inside its function. In the process that compiles,
+    the first of the two runs; one that loads what was kept has the second only, in which sums may be ordered otherwise.
+    A job that is resumed, or an engine that starts again, would compute other last bits.
+    """
+    dispatcher: Any = _parallel(loop)
+    compile_or_load, superseded = dispatcher.compile, []
+
+    def compile_as_kept(signature: Any) -> Any:
+        with global_compiler_lock:
+            before = sum(dispatcher.stats.cache_misses.values())
+            entry_point = compile_or_load(signature)
+            if sum(dispatcher.stats.cache_misses.values()) == before:
+                return entry_point
+            # With a linker of its own: in the first one's, the names are taken.
+            kept = dispatcher._cache.load_overload(signature, CPUContext(dispatcher.typingctx))
+            if kept is None:  # nothing can be written anywhere: every process compiles, and all compute the same
+                return entry_point
+            superseded.append(dict(dispatcher.overloads))  # other threads may be running it
+            others = [made for made in dispatcher.overloads.values() if made.signature.args != kept.signature.args]
+            dispatcher._reset_overloads()
+            for made in (*others, kept):
+                dispatcher.add_overload(made)
+            return kept.entry_point
+
+    dispatcher.compile = compile_as_kept
+    return dispatcher
 
 
 def use_threads(count: int) -> None:

@@ -34,7 +34,7 @@ from tunery.training.protocol import (
     write_samples,
 )
 from tunery.training.references import reference_logprobs
-from tunery.training.state import Progress, load_state, saved_product_dtype
+from tunery.training.state import Measured, Progress, load_measured, load_state, save_measured
 from tunery.training.step import MicroBatchLimit, Stepper
 from tunery.training.validation import Validator
 
@@ -69,16 +69,17 @@ def _assemble(workdir: Workdir, control: Control, report: Report) -> Loop:
     valid: list[TrainExample] = []
     if spec.valid_file is not None:
         valid = read(spec.valid_file, spec.method, renderer, limit, param="validation_file")
-    products = saved_product_dtype(workdir.state)
-    model, lora = _load_model(spec, device, products)
-    micro = MicroBatchLimit(micro_batch_tokens(model.config, device))
+    measured = load_measured(workdir.state)
+    model, lora = _load_model(spec, device, measured.product_dtype if measured else None)
+    micro = MicroBatchLimit(micro_batch_tokens(model.config, device, measured.max_tokens if measured else None))
+    if measured is None:
+        save_measured(workdir.state, Measured(model.product_dtype, micro.max_tokens))
     method: TrainingMethod = Supervised()
     if spec.method == "dpo":
         reference = reference_logprobs(workdir, model, [*examples, *valid], micro, control.check)
         method = Preference(spec.beta, reference)
     optimizer = AdamW(model.parameters())
     progress = load_state(workdir.state, model, optimizer) or Progress()
-    micro.max_tokens = min(micro.max_tokens, progress.max_tokens or micro.max_tokens)
     model.train()
     stepper = Stepper(model, method, optimizer, micro, control.check)
     loop = Loop(

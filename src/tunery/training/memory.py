@@ -13,11 +13,17 @@ MIN_TOKENS = 256
 SHARE = 0.35  # of what is free: the rest is for the vocabulary head, the optimizer and everybody else
 
 
-def micro_batch_tokens(config: Sizes, device: str) -> int:
-    """Tokens of a micro-batch whose kept activations fit into the memory that is free now."""
+def micro_batch_tokens(config: Sizes, device: str, before: int | None = None) -> int:
+    """Tokens of a micro-batch whose kept activations fit into the memory that is free now.
+
+    `before`: what the job computed with until now. It stays so, since other micro-batches give other last bits, unless
+    it would take more than all that is free.
+    """
+    fitting = free_bytes(device) / activation_bytes(config)
+    if before:
+        return min(before, max(MIN_TOKENS, int(fitting)))
     most = MAX_CUDA_TOKENS if device.startswith("cuda") else MICRO_BATCH_TOKENS
-    fitting = int(SHARE * free_bytes(device) / activation_bytes(config))
-    return max(MIN_TOKENS, min(most, fitting))
+    return max(MIN_TOKENS, min(most, int(SHARE * fitting)))
 
 
 def free_bytes(device: str) -> int:

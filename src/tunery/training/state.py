@@ -21,6 +21,7 @@ from tunery.training.optimizer import AdamW
 from tunery.training.protocol import write_saved_step
 
 STATE_FILE = "state.safetensors"
+MEASURED_FILE = "measured.json"
 
 
 @dataclass
@@ -75,13 +76,35 @@ def load_state(folder: Path, model: TrainModel, optimizer: AdamW) -> Progress | 
     return Progress.of(progress)
 
 
-def saved_product_dtype(folder: Path) -> torch.dtype | None:
-    """What the job computed its products in so far: another type would bend its loss curve. None without a state."""
-    if not (folder / STATE_FILE).exists():
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on the machine when the job began. Others would bend its loss curve, so it keeps them."""
+
+    product_dtype: torch.dtype | None  # what matrices are multiplied in; an old state does not tell
+    max_tokens: int  # of a micro-batch
+
+
+def save_measured(folder: Path, measured: Measured) -> None:
+    """Before the first step: a job may die before its first state."""
+    folder.mkdir(exist_ok=True)
+    assert measured.product_dtype is not None
+    document = {"product_dtype": _name(measured.product_dtype), "max_tokens": measured.max_tokens}
+    atomic.write_text(folder / MEASURED_FILE, json.dumps(document) + "\n")
+
+
+def load_measured(folder: Path) -> Measured | None:
+    """Of the newest state, which knows of halvings, else as it was before the first step; None for a job that begins.
+    Raises ValueError when the file is damaged."""
+    if (folder / STATE_FILE).exists():
+        with safe_open(folder / STATE_FILE, framework="pt") as file:
+            header = file.metadata()
+        document = {**json.loads(header["progress"]), "product_dtype": header.get("product_dtype")}
+    elif (folder / MEASURED_FILE).exists():
+        document = json.loads((folder / MEASURED_FILE).read_text("utf-8"))
+    else:
         return None
-    with safe_open(folder / STATE_FILE, framework="pt") as file:
-        name = file.metadata().get("product_dtype")  # an older state has none
-    return getattr(torch, name) if name else None
+    name = document["product_dtype"]
+    return Measured(getattr(torch, name) if name else None, document["max_tokens"])
 
 
 def _name(dtype: torch.dtype) -> str:
