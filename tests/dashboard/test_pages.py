@@ -1,9 +1,13 @@
 """Each page in a real browser: it comes, it says nothing wrong, it can be used by everyone."""
 
 import contextlib
+import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -25,11 +29,12 @@ from tests.dashboard.rows import (
 )
 from tests.dashboard.stand import Stand
 from tunery.domain.ids import new_id
-from tunery.domain.jobs import FineTuningJob, JobStatus
+from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
 from tunery.domain.notices import WebhookEndpoint
 from tunery.domain.tenants import ApiKey, Role, User, hash_secret, key_hint, lookup_prefix
 from tunery.notify.summary import summarise
 from tunery.store import files, outbox, tenants, webhooks
+from tunery.store import jobs as store_jobs
 from tunery.store.database import read, write
 
 PATHS = (
@@ -237,6 +242,44 @@ def test_jobs_are_found_by_text_and_state(visitor: Visitor, stand: Stand) -> Non
     page.get_by_role("option", name="Paused").click()
     expect(page.locator("tbody tr")).to_have_count(1)
     expect(page.locator("tbody")).to_contain_text("tickets")
+
+
+def run_cli(stand: Stand, secret: str, *arguments: str) -> str:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("TUNERY_", "OPENAI_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "tunery", "--base-url", f"{stand.url}/v1", "--api-key", secret, *arguments],
+        env={**clean, "COLUMNS": "200"}, capture_output=True, text=True, timeout=60, check=True,
+    ).stdout  # fmt: skip
+
+
+def test_a_job_that_was_given_up_is_resumed_by_api_command_line_and_page(visitor: Visitor, stand: Stand) -> None:
+    organization, _ = organization_and_project(stand.database)
+    project, secret = stand.new_project("given up")
+    failed = JobError("training_failed", "The trainer stopped 5 times.")
+    given_up = [
+        make_job(project, organization, status=JobStatus.FAILED, suffix=way, error=failed, resumable=True)
+        for way in ("api", "cli", "page")
+    ]
+    lost = make_job(project, organization, status=JobStatus.FAILED, suffix="lost", error=failed)
+    going = replace(make_job(project, organization, status=JobStatus.RUNNING, suffix="going"), pause_requested=True)
+    insert_jobs(stand.database, [*given_up, lost, going])
+    by_api, by_cli, by_page = given_up
+    listed = {line.split()[0]: line for line in run_cli(stand, secret, "jobs", "list").splitlines() if "ftjob" in line}
+    assert {name for name, line in listed.items() if "can be resumed" in line} == {job.id for job in given_up}
+    assert "failed" in listed[lost.id] and "running, pausing" in listed[going.id]
+    assert "can be resumed" in run_cli(stand, secret, "jobs", "get", by_cli.id)
+    assert stand.client(secret).fine_tuning.jobs.resume(by_api.id).status == "queued"
+    assert run_cli(stand, secret, "jobs", "resume", by_cli.id).strip() == f"{by_cli.id} queued"
+    visitor.sign_in(secret)
+    page = visitor.go(f"/jobs/{lost.id}")
+    expect(page.get_by_role("alert")).to_contain_text("stopped 5 times")
+    expect(page.get_by_role("button", name="Resume")).not_to_be_visible()
+    page = visitor.go(f"/jobs/{by_page.id}")
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("button", name="Resume")).not_to_be_visible()
+    with read(stand.database) as conn:
+        again = [store_jobs.get_job(conn, job.id) for job in given_up]
+    assert [(job.status, job.error, job.resumable) for job in again] == [(JobStatus.QUEUED, None, False)] * 3
 
 
 def test_a_name_with_markup_stays_a_name(signed_in: Visitor, stand: Stand) -> None:

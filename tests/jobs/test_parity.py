@@ -11,8 +11,7 @@ import pytest
 from tests.jobs.conftest import Site
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import JobStatus
-from tunery.jobs.parity import EngineScorer, compare
-from tunery.jobs.parity_check import ParityBroken, check_parity
+from tunery.jobs.parity import EngineScorer, ParityBroken, check_parity, compare
 from tunery.jobs.trainer_process import TRAINER
 from tunery.store import models
 from tunery.store.database import read

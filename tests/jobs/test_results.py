@@ -1,4 +1,4 @@
-from tunery.jobs.results import step_metrics_csv
+from tunery.jobs.endings import step_metrics_csv
 
 
 def test_result_file_has_openais_header_five_decimals_and_blanks() -> None:

@@ -145,7 +145,7 @@ def test_a_heartbeat_prolongs_the_lease_and_tells_what_is_wanted(
     assert flags == claims.Flags(pause_requested=False)
     kept = jobs.get_job(conn, job.id)
     assert (kept.lease_expires_at, kept.step, kept.estimated_finish) == (NOW + 5 + LEASE_S, 7, NOW + 99)
-    jobs.request_pause(conn, job.id, tenant.project_id, NOW)
+    jobs.pause_job(conn, job.id, tenant.project_id, NOW)
     assert claims.heartbeat(conn, job.id, "worker", now=NOW, lease_s=LEASE_S) == claims.Flags(True)
 
 
@@ -253,7 +253,7 @@ def test_cancel_and_success_at_once_leave_one_of_the_two(
 
     def cancel() -> JobStatus:
         with write(database) as conn:
-            return jobs.request_cancel(conn, job.id, tenant.project_id, NOW).status
+            return jobs.cancel_job(conn, job.id, tenant.project_id, NOW).status
 
     def succeed() -> JobStatus:
         with write(database) as conn:
@@ -278,7 +278,7 @@ def test_cancel_and_claim_at_once_never_lose_the_cancel(
 
     def cancel() -> FineTuningJob:
         with write(database) as conn:
-            return jobs.request_cancel(conn, job.id, tenant.project_id, NOW)
+            return jobs.cancel_job(conn, job.id, tenant.project_id, NOW)
 
     def take() -> FineTuningJob | None:
         with write(database) as conn:

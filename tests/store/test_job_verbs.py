@@ -19,11 +19,11 @@ NUMBERS = Hyperparameters(1, 1, 1.0, 0.1)
 # verb: what it does, and where it leads from each state that allows it
 VERBS: dict[str, tuple[Verb, dict[JobStatus, JobStatus]]] = {
     "cancel": (
-        lambda conn, job, project: jobs.request_cancel(conn, job, project, NOW),
+        lambda conn, job, project: jobs.cancel_job(conn, job, project, NOW),
         {S.VALIDATING_FILES: S.CANCELLED, S.QUEUED: S.CANCELLED, S.PAUSED: S.CANCELLED, S.RUNNING: S.CANCELLED},
     ),
     "pause": (
-        lambda conn, job, project: jobs.request_pause(conn, job, project, NOW),
+        lambda conn, job, project: jobs.pause_job(conn, job, project, NOW),
         {S.VALIDATING_FILES: S.PAUSED, S.QUEUED: S.PAUSED, S.RUNNING: S.RUNNING},
     ),
     "resume": (
@@ -85,13 +85,13 @@ def test_a_job_paused_before_its_files_were_checked_is_checked_after_all(
     conn: Connection, tenant: Tenant, make_job: MakeJob
 ) -> None:
     job = make_job(conn, status=S.VALIDATING_FILES)
-    jobs.request_pause(conn, job.id, tenant.project_id, NOW)
+    jobs.pause_job(conn, job.id, tenant.project_id, NOW)
     assert jobs.resume_job(conn, job.id, tenant.project_id, NOW).status is S.VALIDATING_FILES
 
 
 def test_a_job_paused_in_the_queue_returns_to_it(conn: Connection, tenant: Tenant, make_job: MakeJob) -> None:
     job = make_job(conn, status=S.QUEUED)
-    jobs.request_pause(conn, job.id, tenant.project_id, NOW)
+    jobs.pause_job(conn, job.id, tenant.project_id, NOW)
     assert jobs.resume_job(conn, job.id, tenant.project_id, NOW).status is S.QUEUED
 
 
@@ -99,7 +99,7 @@ def test_cancelling_a_running_job_takes_it_away_from_its_worker_at_once(
     conn: Connection, tenant: Tenant, make_job: MakeJob
 ) -> None:
     job = make_job(conn, status=S.RUNNING, worker_id="worker", lease_expires_at=NOW + 9)
-    cancelled = jobs.request_cancel(conn, job.id, tenant.project_id, NOW)
+    cancelled = jobs.cancel_job(conn, job.id, tenant.project_id, NOW)
     assert (cancelled.status, cancelled.finished_at) == (S.CANCELLED, NOW)
     assert claims.heartbeat(conn, job.id, "worker", now=NOW, lease_s=9) is None
     for act in ("succeed", "fail", "pause by worker", "release", "start"):
@@ -137,17 +137,17 @@ def test_a_state_that_was_kept_long_enough_is_forgotten(conn: Connection, tenant
 @pytest.mark.parametrize("status", [S.QUEUED, S.RUNNING])
 def test_a_paused_jobs_clock_stops(conn: Connection, tenant: Tenant, make_job: MakeJob, status: S) -> None:
     job = make_job(conn, status=status, worker_id="worker", lease_expires_at=NOW + 9, started_at=NOW)
-    jobs.request_pause(conn, job.id, tenant.project_id, NOW + 10)
+    jobs.pause_job(conn, job.id, tenant.project_id, NOW + 10)
     if status is S.RUNNING:
         claims.pause_job(conn, job.id, "worker", now=NOW + 10)
     assert jobs.get_job(conn, job.id).elapsed_s(NOW + 500) == 10
     jobs.resume_job(conn, job.id, tenant.project_id, NOW + 100)
     assert jobs.get_job(conn, job.id).elapsed_s(NOW + 105) == 15
-    jobs.request_pause(conn, job.id, tenant.project_id, NOW + 105)
-    done = jobs.request_cancel(conn, job.id, tenant.project_id, NOW + 200)
+    jobs.pause_job(conn, job.id, tenant.project_id, NOW + 105)
+    done = jobs.cancel_job(conn, job.id, tenant.project_id, NOW + 200)
     assert done.elapsed_s(NOW + 900) == 15
 
 
 def test_cancelling_a_waiting_job_ends_it_now(conn: Connection, tenant: Tenant, make_job: MakeJob) -> None:
     job = make_job(conn, status=S.QUEUED)
-    assert jobs.request_cancel(conn, job.id, tenant.project_id, NOW + 5.5).finished_at == NOW + 5
+    assert jobs.cancel_job(conn, job.id, tenant.project_id, NOW + 5.5).finished_at == NOW + 5

@@ -107,19 +107,22 @@ def watch_job(ctx: typer.Context, job_id: JobId, as_json: Json = False) -> None:
 @app.command()
 def cancel(ctx: typer.Context, job_id: JobId, as_json: Json = False) -> None:
     """Cancel a job."""
-    _changed(client_of(ctx).fine_tuning.jobs.cancel(job_id), as_json)
+    client = client_of(ctx)
+    _changed(client, client.fine_tuning.jobs.cancel(job_id), as_json)
 
 
 @app.command()
 def pause(ctx: typer.Context, job_id: JobId, as_json: Json = False) -> None:
     """Pause a job; it keeps what it has learned."""
-    _changed(client_of(ctx).fine_tuning.jobs.pause(job_id), as_json)
+    client = client_of(ctx)
+    _changed(client, client.fine_tuning.jobs.pause(job_id), as_json)
 
 
 @app.command()
 def resume(ctx: typer.Context, job_id: JobId, as_json: Json = False) -> None:
-    """Go on with a paused job."""
-    _changed(client_of(ctx).fine_tuning.jobs.resume(job_id), as_json)
+    """Go on with a job that is paused, or that failed and can be resumed."""
+    client = client_of(ctx)
+    _changed(client, client.fine_tuning.jobs.resume(job_id), as_json)
 
 
 @app.command()
@@ -205,7 +208,7 @@ def _summaries(client: "OpenAI") -> Iterator[dict[str, Any]]:
 def _row(job: dict[str, Any]) -> tuple[str | Text, ...]:
     return (
         job["id"],
-        status(job["status"]),
+        _state(job),
         job["suffix"] or "",
         job["fine_tuned_model"] or job["model"],
         _progress(job),
@@ -213,6 +216,16 @@ def _row(job: dict[str, Any]) -> tuple[str | Text, ...]:
         _cost(job),
         when(job["created_at"]),
     )
+
+
+def _state(summary: dict[str, Any]) -> Text:
+    """The status, and what may come next where the status does not say it."""
+    state = status(summary["status"])
+    if summary["pausing"]:
+        state.append(", pausing")
+    elif summary["status"] == "failed" and summary["resumable"]:
+        state.append(", can be resumed")
+    return state
 
 
 def _progress(job: dict[str, Any]) -> str:
@@ -241,7 +254,7 @@ def _facts(job: "FineTuningJob", summary: dict[str, Any]) -> list[tuple[str, str
     chosen = job.hyperparameters
     pairs: list[tuple[str, str | Text]] = [
         ("id", job.id),
-        ("status", status(job.status)),
+        ("status", _state(summary)),
         ("model", job.model),
         ("weights", summary["weights"]),
         ("suffix", summary["suffix"] or ""),
@@ -263,10 +276,10 @@ def _facts(job: "FineTuningJob", summary: dict[str, Any]) -> list[tuple[str, str
     return [(name, value) for name, value in pairs if value]
 
 
-def _changed(job: "FineTuningJob", as_json: bool) -> None:
+def _changed(client: "OpenAI", job: "FineTuningJob", as_json: bool) -> None:
     if as_json:
         return emit_json(job)
-    console.print(f"{job.id} {status(job.status)}")
+    console.print(Text(f"{job.id} ") + _state(get_own(client, f"/jobs/{job.id}")))
 
 
 def _check_before_upload(

@@ -1,32 +1,44 @@
-"""One attempt at one job: prepare, train in a child, write down what it says, and bring the job to where it belongs.
+"""One attempt at one job: prepare, train in a child, write down what it says, and settle how it went.
+
+    outcome()  everything slow; ends in one of the outcomes below
+    settle()   the one place where an outcome is written down, in one transaction
 
 Whatever dies, the next attempt finds the last saved state: the trainer in its workspace, another machine in the blobs.
+A cancel wins against every outcome: it takes the job away from its worker in one statement (`store.jobs.cancel_job`),
+and whatever this worker writes begins with its lease, which is gone then.
 """
 
 import logging
 import threading
 import time
+from dataclasses import dataclass
 from typing import TextIO
+
+import httpx
+from obstore.exceptions import BaseError
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from tunery import tracing
 from tunery.atomic import is_disk_full
 from tunery.domain.errors import TuneryError
+from tunery.domain.files import File
 from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
-from tunery.jobs import endings, event_texts, measuring, publication
-from tunery.jobs.faults import is_outage, why_it_ended
+from tunery.jobs import endings, event_texts, measuring
+from tunery.jobs.endings import StoredCheckpoint
 from tunery.jobs.lease import Lease, LeaseLost
-from tunery.jobs.parity_check import ParityBroken, check_parity
-from tunery.jobs.preparation import Prepared, prepare
+from tunery.jobs.parity import ParityBroken, ParityReport, check_parity
 from tunery.jobs.recorder import Recorder
-from tunery.jobs.reports import Reports
 from tunery.jobs.resources import Resources
-from tunery.jobs.trainer_process import TrainerProcess, WorkdirBusy, lock_workdir
-from tunery.jobs.workspace import Workspace
+from tunery.jobs.trainer_process import TrainerProcess, WorkdirBusy, lock_workdir, why_it_ended
+from tunery.jobs.wandb import Reports
+from tunery.jobs.workspace import Prepared, Workspace, prepare
 from tunery.logs import about
 from tunery.store import claims, events, jobs
 from tunery.store.database import read, write
 from tunery.texts import say
-from tunery.training.protocol import ControlRequest, Failed, FailureCode, Finished
+from tunery.training.protocol import ControlRequest, FailureCode, Finished
+from tunery.training.protocol import Failed as TrainerFailed
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +48,7 @@ MAX_DEATHS = 5  # of the trainer without progress: what kills every trainer must
 SHUTDOWN_PATIENCE_S = 15.0  # the supervisor kills a worker that has not stopped after 25 s
 PAUSE_PATIENCE_S = 5.0  # a step may take minutes: then the trainer is killed, and the last saved state counts
 PAUSE_WITHIN_S = 8.0  # of the request, whatever the job waits for: a download, an upload, the engine
+EXIT_TIMEOUT_S = 60.0  # a trainer that has said its last word must end within this
 
 # Failures after which another start may go better: the state is kept, and the job can be resumed.
 RESUMABLE = {
@@ -45,7 +58,52 @@ RESUMABLE = {
     FailureCode.OUT_OF_MEMORY,
     FailureCode.TRAIN_SERVE_MISMATCH,
 }
-EXIT_TIMEOUT_S = 60.0  # a trainer that has said its last word must end within this
+
+
+@dataclass(frozen=True)
+class Succeeded:
+    prepared: Prepared
+    final: StoredCheckpoint
+    parity: ParityReport
+    result_file: File
+    trained_tokens: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    error: JobError
+    publish: bool = True  # checkpoints that are safe become models: what was trained until then is not lost
+
+    @property
+    def is_resumable(self) -> bool:
+        return self.error.code in RESUMABLE
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """By its owner, and written down there: what is left is to clean up."""
+
+
+@dataclass(frozen=True)
+class Paused:
+    """As its owner asked, with its state saved."""
+
+
+@dataclass(frozen=True)
+class HandedBack:
+    """To the queue: what ended this attempt is no fault of the job's."""
+
+    event: str
+
+
+@dataclass(frozen=True)
+class TryAgain:
+    """From the queue: its trainer died, which was counted."""
+
+    event: str
+
+
+Outcome = Succeeded | Failed | Cancelled | Paused | HandedBack | TryAgain
 
 
 class TrainerLost(Exception):
@@ -74,12 +132,10 @@ class Attempt:
     def run(self) -> None:
         """Never raises: whatever happens here ends or requeues this one job."""
         self._begun_s = time.monotonic()
+        ids = {"job_id": self._job.id, "project_id": self._job.project_id}
         try:
-            ids = {"job_id": self._job.id, "project_id": self._job.project_id}
             with about(**ids), tracing.span("train", attributes=ids), self._lease:
-                self._attempt()
-        except LeaseLost:
-            self._let_go()
+                self._run()
         except Exception:
             # The database is away, most likely: the lease runs out and another attempt follows.
             log.exception("the end of %s could not be written down", self._job.id)
@@ -89,31 +145,45 @@ class Attempt:
             if self._lock is not None:
                 self._lock.close()
 
-    def _attempt(self) -> None:
+    def _run(self) -> None:
+        try:
+            outcome = self.outcome()
+            try:
+                outcome = self.settle(outcome)
+            except LeaseLost:
+                raise
+            except Exception as exc:
+                outcome = self.settle(self._after_fault(exc))
+        except LeaseLost:
+            outcome = self._taken_away()
+        if outcome is not None:
+            self._tidy_up(outcome)
+
+    # ---- outcome
+
+    def outcome(self) -> Outcome:
+        """Raises LeaseLost when the job is no longer this worker's."""
         try:
             workspace = Workspace.of(self._resources.settings.home, self._job.id)
             self._lock = lock_workdir(workspace)
             prepared = prepare(self._job, self._resources, workspace)
-            self._train(prepared)
-            self._conclude(prepared)
+            self._train(prepared, self._lock)
+            return self._judge(prepared)
         except LeaseLost:
             raise
         except TrainerLost as exc:
-            self._count_death(exc.args[0])
+            return self._count_death(exc.args[0])
         except WorkdirBusy as exc:
-            self._give_back(event_texts.interrupted(exc.args[0]))
+            return HandedBack(event_texts.interrupted(exc.args[0]))
         except ParityBroken as exc:
-            self._fail(JobError(FailureCode.TRAIN_SERVE_MISMATCH, exc.args[0]), publish=False)
+            return Failed(JobError(FailureCode.TRAIN_SERVE_MISMATCH, exc.args[0]), publish=False)
         except TuneryError as exc:
-            self._fail(JobError(exc.code or FailureCode.SERVER_ERROR, exc.message, exc.param))
+            return Failed(JobError(exc.code or FailureCode.SERVER_ERROR, exc.message, exc.param))
         except Exception as exc:
-            self._meet(exc)
+            return self._after_fault(exc)
 
-    # ---- training
-
-    def _train(self, prepared: Prepared) -> None:
-        assert self._lock is not None
-        trainer = self._trainer = self._resources.runner.start(prepared.workspace, self._lock)
+    def _train(self, prepared: Prepared, lock: TextIO) -> None:
+        trainer = self._trainer = self._resources.runner.start(prepared.workspace, lock)
         while not trainer.ended:
             self._recorder.record(trainer.messages(POLL_S), prepared)
             if self._lease.lost:
@@ -122,12 +192,163 @@ class Attempt:
         if self._recorder.last_word is None and not self._must_stop():
             raise TrainerLost(why_it_ended(status, trainer.log_tail()))
 
+    def _judge(self, prepared: Prepared) -> Outcome:
+        """By the trainer's last word; none, or a pause, when it was asked to stop."""
+        match self._recorder.last_word:
+            case Finished() as finished:
+                return self._check(prepared, finished)
+            case TrainerFailed() as failed:
+                return Failed(JobError(failed.code, failed.message, failed.param, failed.text))
+            case _:
+                self._recorder.save_state(prepared.workspace)
+                return HandedBack(event_texts.HANDED_BACK)
+
+    def _check(self, prepared: Prepared, finished: Finished) -> Succeeded:
+        """Raises ParityBroken."""
+        settings, folder = self._resources.settings, prepared.workspace.checkpoint(finished.step)
+        # Stopped early, the best checkpoint is the model, and not the last.
+        final = self._recorder.final_checkpoint(finished.step, folder)
+        parity = check_parity(
+            prepared.workspace.samples if self._recorder.has_samples else None,
+            folder,
+            final.model_id,
+            source=prepared.source,
+            engines=settings.engines,
+            catalog=self._resources.catalog,
+            key=settings.engine_api_key,
+        )
+        result_file = endings.store_result_file(self._job, self._resources)
+        return Succeeded(prepared, final, parity, result_file, finished.trained_tokens)
+
+    def _count_death(self, reason: str) -> Outcome:
+        """The next attempt goes on from the last state, until too many trainers died without progress."""
+        workspace = Workspace.of(self._resources.settings.home, self._job.id)
+        step = max(workspace.local_step() or 0, self._recorder.saved_step)
+        with write(self._resources.engine) as conn:
+            self._lease.renew(conn)
+            deaths = claims.count_death(conn, self._job.id, self._worker_id, step=step).attempts
+        if deaths < MAX_DEATHS or self._lease.pause_requested:
+            return TryAgain(event_texts.trainer_lost(reason, deaths, MAX_DEATHS))
+        return Failed(JobError(FailureCode.TRAINING_FAILED, event_texts.gave_up(reason, deaths)))
+
+    def _after_fault(self, exc: Exception) -> Outcome:
+        """Of something that nobody asked for and that may pass, such as a blob store that does not answer."""
+        if self._trainer is not None:
+            self._trainer.kill()
+        if is_disk_full(exc):
+            # Room first: the database may lie on the same disk.
+            Workspace.of(self._resources.settings.home, self._job.id).keep_state()
+            return Failed(JobError(FailureCode.DISK_FULL, event_texts.DISK_FULL))
+        log.exception("an attempt at %s broke down", self._job.id)
+        deadline = time.monotonic() + RETRY_S
+        while time.monotonic() < deadline and not self._must_stop() and not self._lease.lost:
+            self._stop.wait(POLL_S)
+        reason = say("event.why.internal", name=type(exc).__name__)
+        return HandedBack(event_texts.interrupted(reason)) if _is_outage(exc) else self._count_death(reason)
+
+    # ---- settlement
+
+    def settle(self, outcome: Outcome) -> Outcome:
+        """What was written down: a pause that was asked for meanwhile takes the place of a return to the queue. Raises
+        LeaseLost when the job was cancelled, or is another worker's."""
+        if isinstance(outcome, Failed) and outcome.is_resumable:
+            self._save_what_is_here()
+        self._lease.stop()
+        with write(self._resources.engine) as conn:
+            self._lease.renew(conn)
+            if isinstance(outcome, HandedBack | TryAgain) and self._lease.pause_requested:
+                outcome = Paused()
+            self._write_down(conn, outcome, now=self._resources.clock())
+        return outcome
+
+    def _write_down(self, conn: Connection, outcome: Outcome, *, now: float) -> None:
+        job_id, worker_id = self._job.id, self._worker_id
+        match outcome:
+            case Succeeded():
+                self._publish(conn, outcome)
+            case Failed(error, publish):
+                resumable = outcome.is_resumable
+                endings.fail(conn, job_id, worker_id, error, now=now, resumable=resumable, publish=publish)
+            case Paused():
+                endings.pause(conn, job_id, worker_id, now=now)
+            case HandedBack(event):
+                claims.release_job(conn, job_id, worker_id)
+                events.add_event(conn, job_id, event, now=now)
+            case TryAgain(event):
+                claims.release_job(conn, job_id, worker_id)
+                events.add_event(conn, job_id, event, now=now, level="warn")
+            case Cancelled():
+                pass  # by whoever cancelled it
+
+    def _publish(self, conn: Connection, success: Succeeded) -> None:
+        jobs.update_details(conn, self._job.id, self._recorder.final_details(success.final, success.parity.details))
+        endings.succeed(
+            conn,
+            self._job,
+            self._resources,
+            self._worker_id,
+            final_step=success.final.step,
+            parity=success.parity,
+            result_file=success.result_file,
+            trained_tokens=success.trained_tokens,
+        )
+
+    def _save_what_is_here(self) -> None:
+        """For another machine; on this one the job goes on from its folder."""
+        try:
+            self._recorder.save_state(Workspace.of(self._resources.settings.home, self._job.id))
+        except LeaseLost:
+            raise
+        except Exception:
+            log.warning("the newest state of %s lies on this machine only", self._job.id, exc_info=True)
+
+    def _taken_away(self) -> Cancelled | None:
+        """None: it was paused while this thread was held up, or another worker has it, and its folder with it."""
+        if self._trainer is not None:
+            self._trainer.kill()
+        with read(self._resources.engine) as conn:
+            status = jobs.get_job(conn, self._job.id).status
+        log.info("%s is %s and no longer held here", self._job.id, status)
+        return Cancelled() if status is JobStatus.CANCELLED else None
+
+    def _tidy_up(self, outcome: Outcome) -> None:
+        """After the commit; what is left behind by a death in between, the janitor finds."""
+        workspace = Workspace.of(self._resources.settings.home, self._job.id)
+        match outcome:
+            case Succeeded():
+                self._remember_speed(outcome)
+                with read(self._resources.engine) as conn:
+                    name = jobs.get_job(conn, self._job.id).fine_tuned_model
+                self._reports.finish(succeeded=True, summary={"fine_tuned_model": name, **outcome.final.metrics})
+            case Failed(error):
+                self._reports.finish(succeeded=False, summary={"status": "failed", "error": error.message})
+                if outcome.is_resumable:
+                    return workspace.keep_state()
+            case Cancelled():
+                self._reports.finish(succeeded=False, summary={"status": "cancelled"})
+            case Paused() | HandedBack() | TryAgain():
+                return None
+        workspace.remove()
+        self._resources.blobs.delete_dir(f"jobs/{self._job.id}")
+
+    def _remember_speed(self, success: Succeeded) -> None:
+        measuring.remember(
+            self._job,
+            success.prepared,
+            self._resources,
+            trained_tokens=success.trained_tokens,
+            training_s=self._recorder.training_s,
+            total_s=time.monotonic() - self._begun_s,
+        )
+
+    # ---- in the lease's thread
+
     def _must_stop(self) -> bool:
         return self._lease.pause_requested or self._stop.is_set()
 
     def _attend(self) -> None:
-        """In the lease's thread, so that nothing that takes long delays a cancel or a pause. A job that was cancelled
-        is no longer this worker's; all there is to do is to end the trainer."""
+        """So that nothing that takes long delays a cancel or a pause. A job that was cancelled is no longer this
+        worker's; all there is to do is to end the trainer."""
         trainer = self._trainer if self._trainer and not self._trainer.ended else None
         if self._lease.lost:
             if trainer is not None:
@@ -161,153 +382,7 @@ class Attempt:
             pass
         self._lease.lost = True
 
-    # ---- ends
 
-    def _conclude(self, prepared: Prepared) -> None:
-        last = self._recorder.last_word
-        if isinstance(last, Finished):
-            self._succeed(prepared, last)
-        elif isinstance(last, Failed):
-            self._fail(JobError(last.code, last.message, last.param, last.text))
-        else:
-            self._recorder.save_state(prepared.workspace)
-            self._give_back(event_texts.HANDED_BACK)
-
-    def _succeed(self, prepared: Prepared, finished: Finished) -> None:
-        job, resources = self._job, self._resources
-        folder = prepared.workspace.checkpoint(finished.step)
-        # Stopped early, the best checkpoint is the model, and not the last.
-        final = self._recorder.final_checkpoint(finished.step, folder)
-        parity = check_parity(
-            prepared.workspace.samples if self._recorder.has_samples else None,
-            folder,
-            final.model_id,
-            source=prepared.source,
-            engines=resources.settings.engines,
-            catalog=resources.catalog,
-            key=resources.settings.engine_api_key,
-        )
-        result_file = publication.store_result_file(job, resources)
-        self._lease.stop()
-        with write(resources.engine) as conn:
-            self._lease.renew(conn)
-            jobs.update_details(conn, job.id, self._recorder.final_details(final, parity.details))
-            done = publication.publish(
-                conn,
-                job,
-                resources,
-                self._worker_id,
-                final_step=final.step,
-                parity=parity,
-                result_file=result_file,
-                trained_tokens=finished.trained_tokens,
-            )
-        measuring.remember(
-            job,
-            prepared,
-            resources,
-            trained_tokens=finished.trained_tokens,
-            training_s=self._recorder.training_s,
-            total_s=time.monotonic() - self._begun_s,
-        )
-        self._reports.finish(succeeded=True, summary={"fine_tuned_model": done.fine_tuned_model, **final.metrics})
-        self._clean_up()
-
-    def _fail(self, error: JobError, *, publish: bool = True) -> None:
-        """`publish`: checkpoints that are safe become models of their own: what was trained until then is not lost."""
-        resumable = error.code in RESUMABLE
-        workspace = Workspace.of(self._resources.settings.home, self._job.id)
-        if resumable:
-            self._save_what_is_here(workspace)
-        self._lease.stop()
-        with write(self._resources.engine) as conn:
-            self._lease.renew(conn)
-            endings.fail(
-                conn,
-                self._job.id,
-                self._worker_id,
-                error,
-                now=self._resources.clock(),
-                resumable=resumable,
-                publish=publish,
-            )
-        self._reports.finish(succeeded=False, summary={"status": "failed", "error": error.message})
-        if resumable:
-            workspace.keep_state()
-        else:
-            self._clean_up()
-
-    def _save_what_is_here(self, workspace: Workspace) -> None:
-        """For another machine; on this one the job goes on from its folder."""
-        try:
-            self._recorder.save_state(workspace)
-        except LeaseLost:
-            raise
-        except Exception:
-            log.warning("the newest state of %s lies on this machine only", self._job.id, exc_info=True)
-
-    def _give_back(self, event: str) -> None:
-        """Paused, where its owner asked for that, else back to the queue: what ended this attempt is no fault of the
-        job's."""
-        self._lease.stop()
-        now = self._resources.clock()
-        with write(self._resources.engine) as conn:
-            self._lease.renew(conn)
-            if self._lease.pause_requested:
-                endings.pause(conn, self._job.id, self._worker_id, now=now)
-            else:
-                claims.release_job(conn, self._job.id, self._worker_id)
-                events.add_event(conn, self._job.id, event, now=now)
-
-    def _count_death(self, reason: str) -> None:
-        """The next attempt goes on from the last state, until too many trainers died without progress."""
-        workspace = Workspace.of(self._resources.settings.home, self._job.id)
-        self._lease.stop()
-        with write(self._resources.engine) as conn:
-            self._lease.renew(conn)
-            step = max(workspace.local_step() or 0, self._recorder.saved_step)
-            deaths = claims.count_death(conn, self._job.id, self._worker_id, step=step).attempts
-            if deaths < MAX_DEATHS and not self._lease.pause_requested:
-                text = event_texts.trainer_lost(reason, deaths, MAX_DEATHS)
-                events.add_event(conn, self._job.id, text, now=self._resources.clock(), level="warn")
-                claims.release_job(conn, self._job.id, self._worker_id)
-                return
-        if self._lease.pause_requested:
-            self._give_back(event_texts.PAUSED)
-        else:
-            self._fail(JobError(FailureCode.TRAINING_FAILED, event_texts.gave_up(reason, deaths)))
-
-    def _meet(self, exc: Exception) -> None:
-        """Something that is nobody's wish and may pass, such as a blob store that does not answer."""
-        if self._trainer is not None:
-            self._trainer.kill()
-        if is_disk_full(exc):
-            # Room first: the database may lie on the same disk.
-            Workspace.of(self._resources.settings.home, self._job.id).keep_state()
-            self._fail(JobError(FailureCode.DISK_FULL, event_texts.DISK_FULL))
-            return
-        log.exception("an attempt at %s broke down", self._job.id)
-        deadline = time.monotonic() + RETRY_S
-        while time.monotonic() < deadline and not self._must_stop() and not self._lease.lost:
-            self._stop.wait(POLL_S)
-        reason = say("event.why.internal", name=type(exc).__name__)
-        if is_outage(exc):
-            self._give_back(event_texts.interrupted(reason))
-        else:
-            self._count_death(reason)
-
-    def _let_go(self) -> None:
-        """The job was cancelled or paused while this thread was held up, or another worker has it."""
-        if self._trainer is not None:
-            self._trainer.kill()
-        with read(self._resources.engine) as conn:
-            status = jobs.get_job(conn, self._job.id).status
-        log.info("%s is %s and no longer held here", self._job.id, status)
-        if status is JobStatus.CANCELLED:
-            self._reports.finish(succeeded=False, summary={"status": "cancelled"})
-            self._clean_up()
-
-    def _clean_up(self) -> None:
-        """After the commit; what is left behind by a death in between, the janitor finds."""
-        Workspace.of(self._resources.settings.home, self._job.id).remove()
-        self._resources.blobs.delete_dir(f"jobs/{self._job.id}")
+def _is_outage(exc: BaseException) -> bool:
+    """The database, the blob store, the network or the disk did not do what was asked: no fault of the job's."""
+    return isinstance(exc, OSError | DBAPIError | BaseError | httpx.TransportError)

@@ -2,7 +2,7 @@
 
 import shutil
 
-from tunery.jobs.checkpoints import stored_checkpoints
+from tunery.jobs.endings import stored_checkpoints
 from tunery.jobs.resources import Resources
 from tunery.store import jobs, models
 from tunery.store.database import read, write

@@ -9,8 +9,8 @@ from tunery.datasets.report import Report
 from tunery.datasets.speed import PastJob, record
 from tunery.datasets.work import EpochCounts, training_flop
 from tunery.domain.jobs import FineTuningJob
-from tunery.jobs.preparation import Prepared
 from tunery.jobs.resources import Resources
+from tunery.jobs.workspace import Prepared
 from tunery.models.config import read_sizes
 from tunery.models.sources import cache as sources
 

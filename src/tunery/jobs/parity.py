@@ -2,18 +2,21 @@
 is the most reported fault of this field; here it ends the job instead of reaching a user."""
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
 from pydantic import SecretStr
 
-from tunery.texts import say
+from tunery.domain.jobs import Level
+from tunery.models.catalog import Catalog
+from tunery.texts import say, with_texts
 from tunery.tracing import outgoing_headers
-from tunery.training.protocol import Sample
+from tunery.training.protocol import Sample, read_samples
 
 # bf16 keeps 8 significant bits: logits between 16 and 32 stand on a grid of 0.125, and trainer and engine order their
 # sums differently. A shift of the logits moves a token's log-probability by its doubt, 1 - p, times the shift, so what
@@ -120,3 +123,84 @@ class EngineScorer:
 
 def _logprob(entry: dict[str, Any], token: int) -> float:
     return float(entry[str(token)]["logprob"])
+
+
+WAIT_FOR_ENGINE_S = 60.0
+LOOK_AGAIN_S = 1.0
+
+
+class ParityBroken(Exception):
+    """The engine serves another model than was trained. The message is the job's error."""
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    message: str
+    level: Level = "info"
+    details: dict[str, Any] = field(default_factory=dict)
+    is_checked: bool = True  # the served model was compared with the trained one
+
+
+def check_parity(
+    samples_file: Path | None,
+    adapter: Path,
+    model_id: str,
+    *,
+    source: str,
+    engines: list[str],
+    catalog: Catalog,
+    key: SecretStr | None = None,
+    wait_s: float = WAIT_FOR_ENGINE_S,
+) -> ParityReport:
+    """Raises ParityBroken. An engine that cannot be asked costs the check, not the job: the report says so.
+
+    `source`: the base that the adapter was trained on, as in the catalog; `engines`: addresses; `key`: of all
+    of them.
+    """
+    if samples_file is None or not engines:
+        return _unchecked(say("event.parity.no_engine") if not engines else say("event.parity.no_examples"))
+    engine = _find_engine([EngineScorer(url, key) for url in engines], source, catalog, wait_s)
+    if engine is None:
+        return _unchecked(say("event.parity.no_answer", source=source, seconds=wait_s))
+    name = f"{model_id}-parity"
+    try:
+        with engine.adapter(name, adapter):
+            parity = compare(read_samples(samples_file), engine, name)
+    except EngineUnreachable as exc:
+        return _unchecked(exc.args[0])
+    if not parity.holds:
+        raise ParityBroken(say("event.parity.broken", difference=_difference(parity)))
+    return ParityReport(
+        say("event.parity.holds", difference=_difference(parity)),
+        details={
+            "num_tokens": parity.num_tokens,
+            "mean_difference": parity.mean_difference,
+            "max_difference": parity.max_difference,
+        },
+    )
+
+
+def _find_engine(engines: list[EngineScorer], source: str, catalog: Catalog, wait_s: float) -> EngineScorer | None:
+    """The first that has the base; an engine may be starting."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        for engine in engines:
+            if catalog.served_as(source, engine.bases(), is_only_engine=len(engines) == 1):
+                return engine
+        if time.monotonic() >= deadline:
+            return None
+        time.sleep(LOOK_AGAIN_S)
+
+
+def _unchecked(why: str) -> ParityReport:
+    text = say("event.parity.unchecked", reason=why)
+    return ParityReport(text, level="warn", details=with_texts({"unchecked": why}), is_checked=False)
+
+
+def _difference(parity: Parity) -> str:
+    return say(
+        "event.parity.difference",
+        tokens=parity.num_tokens,
+        mean=f"{parity.mean_difference:.4f}",  # as text: JSON has no NaN
+        most=f"{parity.max_difference:.4f}",
+    )

@@ -9,12 +9,11 @@ from typing import Any
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob
 from tunery.jobs import event_texts
-from tunery.jobs.checkpoints import StoredCheckpoint, stored_checkpoints
+from tunery.jobs.endings import StoredCheckpoint, stored_checkpoints
 from tunery.jobs.lease import Lease, LeaseLost
-from tunery.jobs.preparation import Prepared
-from tunery.jobs.reports import Reports
 from tunery.jobs.resources import Resources
-from tunery.jobs.workspace import SavedState, Workspace
+from tunery.jobs.wandb import Reports
+from tunery.jobs.workspace import Prepared, SavedState, Workspace
 from tunery.store import claims, events, jobs
 from tunery.store.database import write
 from tunery.texts import reference

@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
+from tunery.texts import say
 from tunery.training.protocol import ControlRequest, Message, Workdir, decode
 
 log = logging.getLogger(__name__)
@@ -118,6 +120,19 @@ def lock_workdir(workdir: Workdir, timeout_s: float = 20.0) -> TextIO:
                 lock.close()
                 raise WorkdirBusy(f"another trainer still works in {workdir.root}") from None
             time.sleep(0.05)
+
+
+def why_it_ended(status: int, log_tail: str) -> str:
+    """Of a trainer without a last word, for the job's owner. The log's last line says most: an uncaught error ends with
+    its own."""
+    if status == -signal.SIGKILL:
+        return say("event.why.killed")
+    if status < 0:
+        return say("event.why.signal", name=signal.Signals(-status).name)
+    lines = [line for line in log_tail.splitlines() if line.strip()]
+    if not lines:
+        return say("event.why.status", status=status)
+    return say("event.why.last_line", status=status, line=lines[-1][:200])
 
 
 def tail(path: Path) -> str:

@@ -94,7 +94,7 @@ def cancel_job(
     """At once, whatever a worker does with it, which ends within seconds. `by`: the user who cancels. Raises
     InvalidTransition when the job has ended."""
     now = clock()
-    job = jobs.request_cancel(conn, job_id, project_id, now)
+    job = jobs.cancel_job(conn, job_id, project_id, now)
     tell_cancellation(conn, job, now=now, by=by)
     return job
 
@@ -109,7 +109,7 @@ def pause_job(conn: Connection, job_id: str, project_id: str, *, clock: Clock = 
     """At once for a job that waits; a running one saves its state and pauses within seconds. Raises InvalidTransition
     when the job has ended or is paused."""
     now, before = clock(), jobs.get_job(conn, job_id, project_id)
-    job = jobs.request_pause(conn, job_id, project_id, now)
+    job = jobs.pause_job(conn, job_id, project_id, now)
     if job.status is JobStatus.PAUSED:
         tell_pause(conn, job, now=now)
     elif not before.pause_requested:

@@ -7,11 +7,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from sqlalchemy import Engine
 
 from tunery.domain.clock import Clock, system_clock
-from tunery.jobs import janitor
+from tunery.jobs import endings, janitor
 from tunery.jobs.attempt import Attempt
 from tunery.jobs.file_check import validate_job
-from tunery.jobs.identity import WorkerIdentity, this_worker
-from tunery.jobs.reaper import reap
+from tunery.jobs.identity import WorkerIdentity, is_dead_here, this_worker
 from tunery.jobs.resources import Resources
 from tunery.jobs.trainer_process import ProcessRunner
 from tunery.metering.prices import PriceTable
@@ -70,9 +69,20 @@ class Worker:
     def _turn(self, trainers: ThreadPoolExecutor, checker: ThreadPoolExecutor, stop: threading.Event) -> bool:
         """One look around. True when something was begun, so that the next look need not wait."""
         self._show_up()
-        reap(self._resources, self._identity)
+        self._reap()
         self._training = {future for future in self._training if not future.done()}
         return self._begin_check(checker) | self._begin_training(trainers, stop)
+
+    def _reap(self) -> None:
+        """Puts back the jobs of workers that died on this machine at once, those of silent ones when their lease has
+        run out."""
+        now = self._resources.clock()
+        with write(self._resources.engine) as conn:
+            dead = tuple(holder for holder in claims.list_holders(conn) if is_dead_here(holder, self._identity))
+            if dead:
+                claims.expire_leases(conn, dead)
+            for job in claims.requeue_stalled(conn, now=now):
+                endings.tell_stalled(conn, job, now=now)
 
     def _show_up(self) -> None:
         now = self._resources.clock()

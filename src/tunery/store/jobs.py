@@ -113,7 +113,7 @@ def update_details(conn: Connection, job_id: str, details: dict[str, Any]) -> No
     conn.execute(update(jobs).where(jobs.c.id == job_id).values(details=known | details))
 
 
-def request_cancel(conn: Connection, job_id: str, project_id: str, now: float) -> FineTuningJob:
+def cancel_job(conn: Connection, job_id: str, project_id: str, now: float) -> FineTuningJob:
     """Cancelled here and now, in whatever state. A running job is taken away from its worker, whose next heartbeat
     finds that and which can write nothing more: that a cancel wins is decided by this one statement.
 
@@ -131,7 +131,7 @@ def request_cancel(conn: Connection, job_id: str, project_id: str, now: float) -
     return _verb(conn, job_id, project_id, allowed=allowed, values=values, participle="cancelled")
 
 
-def request_pause(conn: Connection, job_id: str, project_id: str, now: float) -> FineTuningJob:
+def pause_job(conn: Connection, job_id: str, project_id: str, now: float) -> FineTuningJob:
     """A running job gets the flag that its worker looks at; one that waits is paused at once. The result's status tells
     which."""
     running = jobs.c.status == JobStatus.RUNNING
