@@ -39,18 +39,20 @@ engine.dispose()
 with open_site(settings) as site:
     whole = site.create(hyperparameters=CHOSEN, seed=1)
     with site.worker(TRAINER):
-        assert site.wait(whole.id, timeout_s=200).status is JobStatus.SUCCEEDED
+        assert site.wait(whole.id, timeout_s=400).status is JobStatus.SUCCEEDED
         ids = {"whole": whole.id}
         for name in ("paused", "killed", "queued"):
             ids[name] = site.create(hyperparameters=CHOSEN, seed=1, training_file=whole.training_file).id
             if name == "paused":
-                site.wait_for_step(ids[name], 9, timeout_s=100)
+                site.wait_for_step(ids[name], 9, timeout_s=300)
                 site.verb(lifecycle.pause_job, ids[name])
-                assert site.wait(ids[name], JobStatus.PAUSED, timeout_s=100).status is JobStatus.PAUSED
-        site.wait(ids["queued"], JobStatus.QUEUED, timeout_s=100)
+                assert site.wait(ids[name], JobStatus.PAUSED, timeout_s=300).status is JobStatus.PAUSED
+        site.wait(ids["queued"], JobStatus.QUEUED, timeout_s=300)
         step = 0
         while step < STEPS_PER_EPOCH or step % STEPS_PER_EPOCH not in (1, 2, 3):
             time.sleep(0.005)
-            step = site.job(ids["killed"]).step
+            job = site.job(ids["killed"])
+            assert not job.is_terminal, "it ended before it could be killed"
+            step = job.step
         (home / "in-flight.json").write_text(json.dumps(ids))
         os.kill(os.getpid(), signal.SIGKILL)

@@ -46,7 +46,7 @@ def former_home(base_settings: Settings, tiny_model_dir: Path) -> Settings:
     script = Path(__file__).with_name("make_former_home.py")
     made = subprocess.run(
         [sys.executable, str(script), str(home), str(tiny_model_dir)],
-        cwd=tree, env=environment, capture_output=True, text=True, timeout=500,
+        cwd=tree, env=environment, capture_output=True, text=True, timeout=1500,
     )  # fmt: skip
     assert made.returncode == -9, made.stderr[-3000:]
     return base_settings
@@ -72,7 +72,7 @@ def test_every_job_of_a_former_home_ends_as_it_would_have(former_home: Settings)
         with site.worker(TRAINER):
             site.verb(verbs.resume_job, ids["paused"])
             for name in ("paused", "killed", "queued"):
-                done = site.wait(ids[name], timeout_s=200)
+                done = site.wait(ids[name], timeout_s=400)
                 assert done.status is JobStatus.SUCCEEDED, (name, done.error)
                 assert done.step == done.total_steps == len(expected)
                 assert losses(site, ids[name]) == pytest.approx(expected, abs=1e-3), name
