@@ -1,4 +1,7 @@
-"""Puts into the outbox what the world is to hear of a job that ended. Called in the transaction that ends it."""
+"""Puts into the outbox what the world is to hear of a job that ended. Called in the transaction that ends it.
+
+Stands apart because who hears of an end, and how, changes without the jobs.
+"""
 
 from sqlalchemy import Connection
 
