@@ -23,7 +23,6 @@ STILL_ALONE: set[str] = {
     "cli.migrate.switch",
     "dashboard.playground.save_example",
     "dashboard.sign_in",
-    "dashboard.result_file",
     "jobs.faults",
     "jobs.reaper",
     "jobs.results",

@@ -10,7 +10,7 @@ import pytest
 
 from tests.dashboard.stand import Stand
 from tunery.dashboard.guard import MAX_FAILURES, MAX_FAILURES_OF_KEY, WINDOW_S, Throttle
-from tunery.dashboard.result_file import as_plain_csv
+from tunery.dashboard.routes import as_plain_csv
 from tunery.dashboard.sessions import COOKIE
 
 

@@ -11,9 +11,9 @@ from tests import loops
 from tests.dashboard.browsing import Visitor
 from tests.dashboard.rows import BASE, finished_job, insert_jobs, insert_model, organization_and_project
 from tests.dashboard.stand import Stand
-from tunery.dashboard.checks import create_split
 from tunery.dashboard.comparison import read_result
 from tunery.dashboard.connection import Connection
+from tunery.dashboard.jobs.create import create_split
 from tunery.dashboard.lines import chat_examples
 from tunery.dashboard.models import Model
 

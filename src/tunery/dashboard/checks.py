@@ -1,4 +1,4 @@
-"""Our own endpoints about datasets: report, forecast, rows, split."""
+"""Our own endpoints about datasets: their report, and splitting them."""
 
 import asyncio
 from collections.abc import Callable
@@ -50,31 +50,7 @@ async def report_of(file: IO[bytes]) -> dict[str, Any]:
         return await asyncio.to_thread(check)
 
 
-async def estimate(connection: Connection, job: dict[str, Any]) -> dict[str, Any]:
-    """What the job that `job` would create comes to. Creates nothing."""
-    return await connection.post("/tunery/v1/estimates", job)
-
-
-async def rows(
-    connection: Connection, file_id: str, *, model: str = "", search: str = "", after: int = 0, limit: int = 20
-) -> dict[str, Any]:
-    """Examples after line `after`, whose text contains `search`."""
-    path = f"/tunery/v1/files/{file_id}/rows"
-    return await connection.get(path, model=model, search=search, after=after, limit=limit)
-
-
 async def split(connection: Connection, file_id: str, share: float) -> dict[str, str]:
     """Two new files without near-duplicates across them: `training_file` and `validation_file`."""
     made = await connection.post(f"/tunery/v1/files/{file_id}/split", {"validation_share": share})
     return {name: made[name] for name in ("training_file", "validation_file")}
-
-
-async def create_split(connection: Connection, job: dict[str, Any], share: float) -> str:
-    """The id of a job on the two parts of its training file. When it cannot be created the parts go again."""
-    parts: dict[str, Any] = await split(connection, job["training_file"], share)
-    try:
-        return (await connection.client.fine_tuning.jobs.create(**{**job, **parts})).id
-    except BaseException:
-        for file_id in parts.values():
-            await asyncio.shield(connection.client.files.delete(file_id))
-        raise

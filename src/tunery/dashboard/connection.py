@@ -1,9 +1,11 @@
 """The dashboard's only way to the server: its public HTTP API, through the official client, with the visitor's key."""
 
 import json
+import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI, AsyncStream
 from starlette.requests import HTTPConnection
@@ -16,6 +18,10 @@ from tunery.texts import Translator
 TIMEOUT_S = 120.0
 MAX_CONNECTIONS = 64
 NO_HEADERS: Mapping[str, str] = {}
+
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class SessionEnded(Exception):
@@ -126,6 +132,38 @@ def visitor_address(request: HTTPConnection) -> str:
     return request.client.host if request.client else ""
 
 
+@dataclass(frozen=True)
+class Failure:
+    """What came in place of an answer."""
+
+    error: Exception
+
+    @property
+    def is_expired(self) -> bool:
+        """The session has ended, or its key opens nothing any more: revoked, or expired since the visitor signed in."""
+        return isinstance(self.error, SessionEnded) or self.status == 401
+
+    @property
+    def status(self) -> int:
+        """HTTP's; 0 where nothing answered."""
+        return self.error.status_code if isinstance(self.error, APIStatusError) else 0
+
+    def message(self, t: Translator) -> str:
+        return explain(self.error, t)
+
+
+async def ask(request: Awaitable[T]) -> T | Failure:
+    """What the server answers, or why it does not. A fault of ours in between is a failure too, and in the log: the
+    page that asked lives on."""
+    try:
+        return await request
+    except (APIError, SessionEnded) as error:
+        return Failure(error)
+    except Exception as error:
+        log.exception("the dashboard failed")
+        return Failure(error)
+
+
 def explain(error: Exception, t: Translator) -> str:
     """A sentence for people: the server's own words where it has any."""
     if isinstance(error, SessionEnded):
@@ -163,8 +201,3 @@ def _reference(error: APIStatusError) -> Any:
 def _worded(message: str, known: Any, t: Translator) -> str:
     """In the reader's language; what comes from elsewhere (a model's server, a proxy) stands in a frame as it is."""
     return t.reword(message, known) if known else t("error.foreign", message=message)
-
-
-def is_expired(error: Exception) -> bool:
-    """The session has ended, or its key no longer opens anything: revoked, or expired since the visitor signed in."""
-    return isinstance(error, SessionEnded) or (isinstance(error, APIStatusError) and error.status_code == 401)

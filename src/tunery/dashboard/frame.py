@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from tunery.dashboard.components.blocks import empty
 from tunery.dashboard.components.html import button_link, icon
+from tunery.dashboard.connection import Failure, ask
 from tunery.dashboard.guard import script
 from tunery.dashboard.visit import BASE, PageSpec, Visit
 from tunery.texts import LANGUAGES, Translator
@@ -54,12 +55,11 @@ async def show(visit: Visit, spec: PageSpec) -> None:
     with ui.element("div").classes("shell"):
         _navigation(visit, spec.section, who)
         with ui.element("div").props("id=main tabindex=-1") as main:
-            try:
-                await spec.build(visit)
-            except Exception as error:
+            built = await visit.ask(spec.build(visit))
+            if isinstance(built, Failure):
                 main.clear()
                 with main:
-                    _failed(visit, error)
+                    _failed(visit, built)
 
 
 def show_alone(request: Request, language: str, theme: str, t: Translator, title: str, text: str) -> None:
@@ -100,10 +100,8 @@ def begin_document(request: Request, language: str, theme: str, t: Translator) -
 
 async def _who(visit: Visit) -> dict[str, Any]:
     """The organisation and projects of the key; an empty answer when the server cannot say (the page still shows)."""
-    try:
-        return await visit.connection.get("/tunery/v1/session")
-    except Exception:
-        return {}
+    who = await ask(visit.connection.get("/tunery/v1/session"))
+    return {} if isinstance(who, Failure) else who
 
 
 def _navigation(visit: Visit, section: str, who: dict[str, Any]) -> None:
@@ -176,10 +174,9 @@ def _choice(name: str, label: str, options: dict[str, str], chosen: str, here: s
     ).format(BASE, here, label, name, items)
 
 
-def _failed(visit: Visit, error: Exception) -> None:
-    message = visit.fail(error)
+def _failed(visit: Visit, failure: Failure) -> None:
     with ui.element("section").classes("empty").props("role=alert"):
         ui.html(icon("cloud_off"), sanitize=False, tag="div").classes("empty-icon")
         ui.label(visit.t("error.page")).classes("empty-title")
-        ui.label(message)
+        ui.label(failure.message(visit.t))
         ui.html(Markup('<a class="button" href="">{}</a>').format(visit.t("action.retry")), sanitize=False, tag="div")

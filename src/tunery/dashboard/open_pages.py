@@ -6,21 +6,19 @@ or because its key was revoked, so all are looked at now and then.
 """
 
 import asyncio
-import logging
 from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
 from nicegui import Client, background_tasks
 from starlette.requests import Request
 
-from tunery.dashboard.connection import Connections, is_expired
+from tunery.dashboard.connection import Connections, Failure, SessionEnded, ask
 from tunery.dashboard.sessions import Sessions
 from tunery.dashboard.visit import BASE
 
 LOOK_EVERY_S = 20.0
 GRACE_S = 2.0  # for the browser to hear where to go
 
-log = logging.getLogger(__name__)
 _tokens: WeakKeyDictionary[Client, str] = WeakKeyDictionary()
 
 
@@ -48,31 +46,23 @@ async def watch(sessions: Sessions, connections: Connections) -> None:
         open_now = {token: client.request for client, token in list(_tokens.items()) if client.has_socket_connection}
         rights = {token: found for token, found in rights.items() if token in open_now}
         for token, request in open_now.items():
-            try:
-                found = await _rights(sessions, connections, token, request)
-            except Exception:  # the server may be busy or going down: the next look tells
-                log.debug("a session could not be looked at", exc_info=True)
-                continue
-            if found is None:
-                sessions.close(token)
-                end_pages(token)
+            found = await ask(_rights(sessions, connections, token, request))
+            if isinstance(found, Failure):
+                if found.is_expired:  # else the server may be busy or going down: the next look tells
+                    sessions.close(token)
+                    end_pages(token)
             elif rights.setdefault(token, found) != found:
                 rights[token] = found
                 for client in _pages_of(token):
                     client.run_javascript("window.location.reload()")
 
 
-async def _rights(sessions: Sessions, connections: Connections, token: str, request: Request) -> object | None:
-    """What the key may do now; None when the session or its key is no more."""
+async def _rights(sessions: Sessions, connections: Connections, token: str, request: Request) -> object:
+    """What the key may do now. Raises SessionEnded, and what the server answers when the key is no more."""
     session = sessions.find(token)
     if session is None:
-        return None
-    try:
-        who = await connections.for_session(request, session).get("/tunery/v1/session")
-    except Exception as error:
-        if is_expired(error):
-            return None
-        raise
+        raise SessionEnded
+    who = await connections.for_session(request, session).get("/tunery/v1/session")
     return who["role"], who["is_owner"]
 
 

@@ -1,21 +1,22 @@
 """The plain HTTP side of the dashboard: what a WebSocket cannot do (cookies, uploads, downloads)."""
 
+import base64
+import binascii
 import math
 import tempfile
 from urllib.parse import quote, unquote
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
-from openai import BadRequestError
+from openai import AsyncOpenAI, BadRequestError
 from starlette.background import BackgroundTask
 
 from tunery.dashboard.checks import report_of
-from tunery.dashboard.connection import Connections, explain, visitor_address
+from tunery.dashboard.connection import Connections, Failure, ask, visitor_address
 from tunery.dashboard.drafts import Drafts
 from tunery.dashboard.files.examples import upload_example
 from tunery.dashboard.guard import Throttle, is_same_origin
 from tunery.dashboard.open_pages import end_pages
-from tunery.dashboard.result_file import as_plain_csv
 from tunery.dashboard.sessions import COOKIE, LIFETIME_S, Session, Sessions
 from tunery.dashboard.visit import BASE
 from tunery.domain.files import MAX_FILE_BYTES
@@ -54,10 +55,9 @@ def _session_routes(router: APIRouter, sessions: Sessions, drafts: Drafts, conne
             t = translator(choose_language("", request.headers.get("accept-language", "")))
             headers = {"retry-after": str(math.ceil(wait_s))}
             return Response(t("signin.throttled"), status_code=429, headers=headers, media_type="text/plain")
-        try:
-            await connections.for_key(request, key or "none").client.models.list()
-        except Exception as error:
-            reason = "wrong" if getattr(error, "status_code", 0) == 401 else "unreachable"
+        answer = await ask(connections.for_key(request, key or "none").client.models.list())
+        if isinstance(answer, Failure):
+            reason = "wrong" if answer.status == 401 else "unreachable"
             if reason == "wrong":
                 throttle.note_failure(*tried)
             return RedirectResponse(f"{BASE}/sign-in?reason={reason}&next={quote(target, safe='')}", status_code=303)
@@ -107,11 +107,11 @@ def _upload_routes(router: APIRouter, sessions: Sessions, connections: Connectio
             async for chunk in request.stream():
                 file.write(chunk)
             file.seek(0)
-            try:
-                client = connections.for_session(request, session).client
-                stored = await client.files.create(file=(name, file), purpose=purpose)  # pyright: ignore
-            except Exception as error:
-                answer: dict[str, object] = {"message": explain(error, t)}
+            client = connections.for_session(request, session).client
+            stored = await ask(client.files.create(file=(name, file), purpose=purpose))  # pyright: ignore
+            if isinstance(stored, Failure):
+                answer: dict[str, object] = {"message": stored.message(t)}
+                error = stored.error
                 if purpose == "fine-tune" and isinstance(error, BadRequestError) and error.param == "file":
                     answer["report"] = await report_of(file)
                 return JSONResponse(answer, status_code=400)
@@ -123,9 +123,8 @@ def _upload_routes(router: APIRouter, sessions: Sessions, connections: Connectio
         session, _ = _visitor(request, sessions)
         if session is None or not is_same_origin(request, connections.settings):
             return RedirectResponse(f"{BASE}/sign-in?reason=expired", status_code=303)
-        try:
-            stored = await upload_example(connections.for_session(request, session))
-        except Exception:
+        stored = await ask(upload_example(connections.for_session(request, session)))
+        if isinstance(stored, Failure):
             return RedirectResponse(f"{BASE}/datasets", status_code=303)  # that page can say what is wrong
         return RedirectResponse(f"{BASE}/jobs/new?file={stored.id}", status_code=303)
 
@@ -136,21 +135,34 @@ def _download_route(router: APIRouter, sessions: Sessions, connections: Connecti
         session, t = _visitor(request, sessions)
         if session is None:
             return RedirectResponse(f"{BASE}/sign-in?reason=expired", status_code=303)
-        client = connections.for_session(request, session).client
-        try:
-            about = await client.files.retrieve(file_id)
-            if about.purpose == "fine-tune-results":
-                csv = as_plain_csv((await client.files.content(file_id)).content)
-                return Response(csv, media_type="text/csv", headers=_attachment(about.filename))
-            content = await client.files.with_streaming_response.content(file_id).__aenter__()
-        except Exception as error:
-            return Response(explain(error, t), status_code=404, media_type="text/plain")
-        return StreamingResponse(
-            content.iter_bytes(),
-            media_type="application/octet-stream",
-            headers=_attachment(about.filename),
-            background=BackgroundTask(content.close),
-        )
+        answer = await ask(_file(connections.for_session(request, session).client, file_id))
+        if isinstance(answer, Failure):
+            return Response(answer.message(t), status_code=404, media_type="text/plain")
+        return answer
+
+
+async def _file(client: AsyncOpenAI, file_id: str) -> Response:
+    """The file as it is sent; of a job's results the table itself, which the API hands out in Base64 as OpenAI does."""
+    about = await client.files.retrieve(file_id)
+    if about.purpose == "fine-tune-results":
+        csv = as_plain_csv((await client.files.content(file_id)).content)
+        return Response(csv, media_type="text/csv", headers=_attachment(about.filename))
+    content = await client.files.with_streaming_response.content(file_id).__aenter__()
+    return StreamingResponse(
+        content.iter_bytes(),
+        media_type="application/octet-stream",
+        headers=_attachment(about.filename),
+        background=BackgroundTask(content.close),
+    )
+
+
+def as_plain_csv(content: bytes) -> bytes:
+    """The decoded file; content that is not Base64 comes back as it is."""
+    try:
+        decoded = base64.b64decode(content, validate=True)
+    except (binascii.Error, ValueError):
+        return content
+    return decoded if decoded.startswith(b"step,") else content
 
 
 def _attachment(filename: str) -> dict[str, str]:

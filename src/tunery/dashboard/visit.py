@@ -1,21 +1,20 @@
 """One page being shown to one person: what every page function receives."""
 
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from nicegui import ui
 from starlette.requests import Request
 
-from tunery.dashboard.connection import Connection, explain, is_expired
+from tunery.dashboard.connection import Connection, Failure, ask
 from tunery.dashboard.drafts import Drafts
 from tunery.dashboard.sessions import Session
 from tunery.texts import Translator
 
 BASE = "/dashboard"
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,27 +40,28 @@ class Visit:
         if self.connection.is_open():
             self.drafts.save(self.session.token, page, draft)
 
-    def fail(self, error: Exception) -> str:
-        """The sentence to show for `error`. A key that opens nothing any more ends the session and all its pages."""
-        if is_expired(error):
+    async def ask(self, request: Awaitable[T]) -> T | Failure:
+        """The answer, or why there is none. A key that opens nothing any more ends the session and all its pages."""
+        answer = await ask(request)
+        if isinstance(answer, Failure) and answer.is_expired:
             self.end_session()
-        elif explain(error, self.t) == self.t("error.unexpected"):
-            log.error("a page of the dashboard failed", exc_info=error)
-        return explain(error, self.t)
+        return answer
 
     async def attempt(self, action: Awaitable[object], *, done: str = "") -> bool:
         """Awaits an action of the visitor's, says `done` or what went wrong. False when it went wrong."""
         client = ui.context.client
-        try:
-            await action
-        except Exception as error:
+        answer = await self.ask(action)
+        if isinstance(answer, Failure):
             with client:
-                notify(self.fail(error), bad=True)
+                self.notify(answer)
             return False
         if done:
             with client:
                 notify(done)
         return True
+
+    def notify(self, failure: Failure) -> None:
+        notify(failure.message(self.t), bad=True)
 
 
 def notify(message: str, *, bad: bool = False) -> None:

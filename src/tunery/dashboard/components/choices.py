@@ -8,6 +8,7 @@ from markupsafe import Markup
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
+from tunery.dashboard.connection import Failure
 from tunery.dashboard.models import Model, list_models
 from tunery.dashboard.visit import Visit
 from tunery.texts import Translator
@@ -43,12 +44,9 @@ class Choice(ui.select):
         self.on("input-value", self._search, throttle=0.3, leading_events=False)
 
     async def _search(self, event: GenericEventArguments) -> None:
-        try:
-            found = await self.find(str(event.args or ""))
-        except Exception as error:
-            self.visit.fail(error)  # the choices stay as they are
-            return
-        self.offer(found)
+        found = await self.visit.ask(self.find(str(event.args or "")))
+        if not isinstance(found, Failure):  # else the choices stay as they are
+            self.offer(found)
 
     def offer(self, options: dict[str, str], **value: str) -> None:
         """These to choose from, besides the fixed ones and what is chosen; `value` chooses."""

@@ -10,6 +10,7 @@ from tunery.dashboard.checks import MAX_PROBLEMS, validate
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.chart import histogram
 from tunery.dashboard.components.table import Column, Row, Table
+from tunery.dashboard.connection import Failure
 from tunery.dashboard.visit import Visit
 from tunery.texts import Translator
 
@@ -32,21 +33,20 @@ async def check_file(
     def on_progress(done: int, total: int) -> None:
         bar.set_content(html.progress(done, total, visit.t))
 
-    try:
-        report = await validate(
-            visit.connection,
-            file_id=file_id,
-            model=model,
-            method=method,
-            validation_share=validation_share,
-            on_progress=on_progress,
-        )
-    except Exception as error:
-        area.clear()
-        with area:
-            blocks.note(visit.fail(error), kind="bad")
-        return None
+    checking = validate(
+        visit.connection,
+        file_id=file_id,
+        model=model,
+        method=method,
+        validation_share=validation_share,
+        on_progress=on_progress,
+    )
+    report = await visit.ask(checking)
     area.clear()
+    if isinstance(report, Failure):
+        with area:
+            blocks.note(report.message(visit.t), kind="bad")
+        return None
     return report
 
 

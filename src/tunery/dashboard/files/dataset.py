@@ -5,10 +5,11 @@ from typing import Any
 from markupsafe import Markup
 from nicegui import ui
 
-from tunery.dashboard.checks import rows, split
+from tunery.dashboard.checks import split
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.conversation import example, raw_line
 from tunery.dashboard.components.report import check_file, show_report
+from tunery.dashboard.connection import Failure
 from tunery.dashboard.models import list_models, trainable
 from tunery.dashboard.visit import BASE, Visit
 from tunery.texts import Translator
@@ -67,17 +68,11 @@ class DatasetPage:
         await self.load_more()
 
     async def load_more(self) -> None:
-        try:
-            page = await rows(
-                self.visit.connection,
-                self.file_id,
-                model=str(self.model.value),
-                search=self.text.value or "",
-                after=self.last_line,
-                limit=PAGE,
-            )
-        except Exception as error:
-            ui.notify(self.visit.fail(error), type="negative")
+        wanted = {"model": str(self.model.value), "search": self.text.value or "", "after": self.last_line}
+        path = f"/tunery/v1/files/{self.file_id}/rows"
+        page = await self.visit.ask(self.visit.connection.get(path, limit=PAGE, **wanted))
+        if isinstance(page, Failure):
+            self.visit.notify(page)
             return
         with self.list:
             for row in page["data"]:

@@ -6,11 +6,12 @@ from typing import Any
 from markupsafe import Markup
 from nicegui import ui
 
-from tunery.dashboard.checks import create_split, estimate
+from tunery.dashboard.checks import split
 from tunery.dashboard.components import blocks, code, html
 from tunery.dashboard.components.choices import FIRST, Choice, Files, Models, weights_line
 from tunery.dashboard.components.drop import Drop
 from tunery.dashboard.components.report import check_file, show_advice, show_report
+from tunery.dashboard.connection import Connection, Failure
 from tunery.dashboard.jobs.parts import hyperparameter_rows
 from tunery.dashboard.models import list_models, trainable
 from tunery.dashboard.visit import Visit
@@ -131,10 +132,10 @@ class CreateForm:
         model = self.models.known.get(str(self.model.value))
         self.weights.set_content(weights_line(model, self.t) if model else "")
         suffix = (self.suffix.value or "").strip()
-        try:
-            found = await self.visit.connection.get("/tunery/v1/model_name", model=self.model.value, suffix=suffix)
-        except Exception as error:
-            self.name.set_content(Markup('<span class="bad-text">{}</span>').format(self.visit.fail(error)))
+        named = self.visit.connection.get("/tunery/v1/model_name", model=self.model.value, suffix=suffix)
+        found = await self.visit.ask(named)
+        if isinstance(found, Failure):
+            self.name.set_content(Markup('<span class="bad-text">{}</span>').format(found.message(self.t)))
             return
         name = html.model_name(found["name"])
         self.name.set_content(Markup("{} <code>{}</code>").format(self.t("create.name_becomes"), name))
@@ -159,11 +160,12 @@ class CreateForm:
         body = self._body()
         if share := self._share():
             body["validation_share"] = share
-        try:
-            forecast = await estimate(self.visit.connection, body) if report["valid"] else None
-        except Exception as error:
+        forecast = None
+        if report["valid"]:
+            forecast = await self.visit.ask(self.visit.connection.post("/tunery/v1/estimates", body))
+        if isinstance(forecast, Failure):
             with self.report:
-                blocks.note(self.visit.fail(error), kind="bad")
+                blocks.note(forecast.message(self.t), kind="bad")
             return
         with self.report:
             if share:
@@ -242,3 +244,14 @@ class CreateForm:
                 self.t, code.create_job(self.visit.connection.address, self._body(), validation_share=self._share())
             )
         dialog.open()
+
+
+async def create_split(connection: Connection, job: dict[str, Any], share: float) -> str:
+    """The id of a job on the two parts of its training file. When it cannot be created the parts go again."""
+    parts: dict[str, Any] = await split(connection, job["training_file"], share)
+    try:
+        return (await connection.client.fine_tuning.jobs.create(**{**job, **parts})).id
+    except BaseException:
+        for file_id in parts.values():
+            await asyncio.shield(connection.client.files.delete(file_id))
+        raise

@@ -11,6 +11,7 @@ from tunery.dashboard.components import blocks, code, html
 from tunery.dashboard.components.chart import Curves
 from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.table import Column, Table
+from tunery.dashboard.connection import Failure
 from tunery.dashboard.jobs.parts import checkpoint_rows, events_list, facts_of, failure, hyperparameter_rows
 from tunery.dashboard.models import Model, list_models, playground_path
 from tunery.dashboard.visit import BASE, Visit
@@ -161,11 +162,8 @@ class JobPage:
 
     async def refresh(self) -> bool:
         """Whether to look again."""
-        try:
-            await self.load()
-        except Exception as error:
-            self.visit.fail(error)  # the next look may succeed: the page stays as it is
-            return True
+        if isinstance(await self.visit.ask(self.load()), Failure):
+            return True  # the next look may succeed: the page stays as it is
         self.show()
         if self.is_over:
             await self.show_failure()
@@ -208,11 +206,11 @@ class JobPage:
     async def _find_model(self) -> Model | None:
         """The job's model, while it is there."""
         name = self.job.fine_tuned_model
-        try:
-            found = await list_models(self.visit.connection, search=name) if name else []
-        except Exception as error:
-            self.visit.fail(error)  # the job itself can be named all the same
+        if not name:
             return None
+        found = await self.visit.ask(list_models(self.visit.connection, search=name))
+        if isinstance(found, Failure):
+            return None  # the job itself can be named all the same
         return next((model for model in found if model.name == name), None)
 
     async def _set_names(self, fields: dict[str, ui.input]) -> None:

@@ -9,6 +9,7 @@ from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.start import first_steps
 from tunery.dashboard.components.table import Column, Row, Table
+from tunery.dashboard.connection import Failure
 from tunery.dashboard.visit import BASE, Visit
 from tunery.domain.jobs import JobStatus
 
@@ -82,15 +83,13 @@ class JobList:
         return True
 
     async def fetch(self, *, after: str = "", quiet: bool = False) -> dict[str, Any] | None:
-        try:
-            return await self.visit.connection.get(
-                "/tunery/v1/jobs", limit=PAGE, after=after, status=self.status.value, search=self.search.value or ""
-            )
-        except Exception as error:
-            message = self.visit.fail(error)
-            if not quiet:
-                ui.notify(message, type="negative")
-            return None
+        wanted = {"after": after, "status": self.status.value, "search": self.search.value or ""}
+        page = await self.visit.ask(self.visit.connection.get("/tunery/v1/jobs", limit=PAGE, **wanted))
+        if not isinstance(page, Failure):
+            return page
+        if not quiet:
+            self.visit.notify(page)
+        return None
 
 
 def job_cells(visit: Visit, job: dict[str, Any]) -> list[str | Markup]:

@@ -12,6 +12,7 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.report import problem_table
 from tunery.dashboard.components.table import Row
+from tunery.dashboard.connection import Failure
 from tunery.dashboard.models import playground_path
 from tunery.dashboard.visit import BASE, Visit
 from tunery.texts import Translator
@@ -105,10 +106,10 @@ async def failure(visit: Visit, job: FineTuningJob, texts: Mapping[str, Any]) ->
     if job.error.param not in ("training_file", "validation_file"):
         return
     file_id = job.training_file if job.error.param == "training_file" else job.validation_file
-    try:
-        report = await visit.connection.post("/tunery/v1/validations", {"file": file_id, "model": job.model})
-    except Exception as error:
-        ui.label(visit.fail(error)).classes("muted")
+    asked = {"file": file_id, "model": job.model}
+    report = await visit.ask(visit.connection.post("/tunery/v1/validations", asked))
+    if isinstance(report, Failure):
+        ui.label(report.message(visit.t)).classes("muted")
         return
     with blocks.panel(visit.t("report.problems")):
         problem_table(report["problems"][:MAX_PROBLEMS], visit.t)

@@ -12,6 +12,7 @@ from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.choices import Choice, Files, Models, weights_line
 from tunery.dashboard.components.conversation import conversation
 from tunery.dashboard.components.shots import shot_choices
+from tunery.dashboard.connection import Failure
 from tunery.dashboard.lines import few_shots
 from tunery.dashboard.visit import Visit
 
@@ -96,25 +97,24 @@ class Lane:
         self.shots = []
         if not wanted or not file_id:
             return
-        try:
-            text = (await self.visit.connection.client.files.content(file_id)).text
-        except Exception as error:
-            ui.notify(self.visit.fail(error), type="negative")
+        file = await self.visit.ask(self.visit.connection.client.files.content(file_id))
+        if isinstance(file, Failure):
+            self.visit.notify(file)
             return
-        self.shots = few_shots(text, wanted)
+        self.shots = few_shots(file.text, wanted)
 
     async def ask(self, text: str, parameters: Parameters) -> None:
         self.messages.append({"role": "user", "content": text})
         self.is_busy, self.save.visible = True, False
         self.stats.set_content("")
         try:
-            await self._stream(parameters)
-        except Exception as error:
-            self.messages.pop()
-            note = Markup('<div class="note bad" role="alert">{}<div>{}</div></div>')
-            self._show(tail=note.format(html.icon("error"), self.visit.fail(error)))
+            told = await self.visit.ask(self._stream(parameters))
         finally:
             self.is_busy = False
+        if isinstance(told, Failure):
+            self.messages.pop()
+            note = Markup('<div class="note bad" role="alert">{}<div>{}</div></div>')
+            self._show(tail=note.format(html.icon("error"), told.message(self.t)))
 
     async def _stream(self, parameters: Parameters) -> None:
         started, first, shown, answer = time.perf_counter(), 0.0, 0.0, ""

@@ -3,10 +3,10 @@
 from typing import Any
 
 from markupsafe import Markup
-from nicegui import ui
 
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.table import Column, Row, Table
+from tunery.dashboard.connection import Failure
 from tunery.dashboard.visit import Visit
 
 PAGE = 50
@@ -52,10 +52,9 @@ class AuditPage:
         self.more.visible = bool(first.has_more)
 
     async def load_more(self) -> None:
-        try:
-            page = await self.fetch()
-        except Exception as error:
-            ui.notify(self.visit.fail(error), type="negative")
+        page = await self.visit.ask(self.fetch())
+        if isinstance(page, Failure):
+            self.visit.notify(page)
             return
         self.table.extend([self.row(entry) for entry in page.data])
         self.more.visible = bool(page.has_more)

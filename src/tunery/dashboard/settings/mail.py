@@ -7,6 +7,7 @@ from nicegui import ui
 
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.table import Column, Row, Table
+from tunery.dashboard.connection import Failure
 from tunery.dashboard.visit import Visit
 
 PATH = "/tunery/v1/organization/mail"
@@ -78,10 +79,11 @@ class MailPage:
         )
 
     async def load_more(self) -> None:
-        try:
-            self.show(await self.fetch())
-        except Exception as error:
-            ui.notify(self.visit.fail(error), type="negative")
+        page = await self.visit.ask(self.fetch())
+        if isinstance(page, Failure):
+            self.visit.notify(page)
+            return
+        self.show(page)
 
 
 EXAMPLE = (

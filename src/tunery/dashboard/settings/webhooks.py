@@ -7,6 +7,7 @@ from nicegui import ui
 
 from tunery.dashboard.components import blocks, code, html
 from tunery.dashboard.components.table import Column, Row, Table
+from tunery.dashboard.connection import Failure
 from tunery.dashboard.visit import Visit
 
 TYPES = ("fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled")
@@ -150,10 +151,9 @@ class WebhooksPage:
                 blocks.note(problem, kind="warn")
 
     async def problem_of(self, url: str) -> str:
-        try:
-            judged = await self.visit.connection.post("/tunery/v1/webhook_addresses", {"url": url})
-        except Exception as error:
-            return self.visit.fail(error)
+        judged = await self.visit.ask(self.visit.connection.post("/tunery/v1/webhook_addresses", {"url": url}))
+        if isinstance(judged, Failure):
+            return judged.message(self.t)
         return self.t.word(judged, "problem") if judged["problem"] else ""
 
     async def create(self) -> None:
