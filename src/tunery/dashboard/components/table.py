@@ -26,7 +26,8 @@ class Row:
 
 
 class Table:
-    """On a phone each row becomes a list, unless `is_compact`: then the table stays one, for few short columns."""
+    """In a narrow place each row becomes a list, unless `is_compact`: then the table stays one, for few short columns.
+    The roles are said, since a table that is laid out as something else is none to assistive technology."""
 
     def __init__(
         self, caption: str, columns: Sequence[Column], rows: Sequence[Row] = (), *, is_compact: bool = False
@@ -39,18 +40,18 @@ class Table:
             .classes("table-wrap compact" if is_compact else "table-wrap")
             .props("tabindex=0 role=region")
             .props(f'aria-label="{escape(caption)}"'),
-            ui.element("table"),
+            ui.element("table").props("role=table"),
         ):
             show(escape(caption), tag="caption").classes("sr")
-            with ui.element("thead"):
+            with ui.element("thead").props("role=rowgroup"):
                 self._head()
-            self._body = ui.element("tbody")
+            self._body = ui.element("tbody").props("role=rowgroup")
         self.update(rows)
 
     def _head(self) -> None:
-        with ui.element("tr"):
+        with ui.element("tr").props("role=row"):
             for column in self.columns:
-                show(escape(column.title), tag="th").props("scope=col").classes(_classes(column))
+                show(escape(column.title), tag="th").props("scope=col role=columnheader").classes(_classes(column))
 
     def update(self, rows: Sequence[Row]) -> None:
         keys = [row.key for row in rows]
@@ -72,15 +73,16 @@ class Table:
     def _append(self, rows: Sequence[Row]) -> None:
         with self._body:
             for row in rows:
-                with ui.element("tr"):
+                with ui.element("tr").props("role=row"):
                     self._cells[row.key] = [
                         show(escape(cell), tag="td")
                         .classes(_classes(column))
+                        .props("role=cell")
                         .props(f'data-label="{escape(column.title)}"')
                         for column, cell in zip(self.columns, row.cells, strict=False)
                     ]
                     if row.actions is not None:
-                        with ui.element("td").classes("actions"):
+                        with ui.element("td").classes("actions").props("role=cell"):
                             row.actions()
 
 
