@@ -15,7 +15,7 @@ from tests.loops import run
 from tunery.engines.errors import engine_error
 from tunery.engines.resolve import Target
 from tunery.jobs.parity import EngineScorer
-from tunery.wire.sse import DONE, read_chunks, write_chunk
+from tunery.wire.stream import DONE, read_events, write_event
 
 CHAT = "/v1/chat/completions"
 
@@ -122,14 +122,14 @@ def test_errors_in_vllms_dialect_become_openais() -> None:
 
 def test_chunk_ends_at_its_newline_and_not_at_other_ends_of_lines() -> None:
     texts = ["one\u2028two", "three\x85four", "five\x0bsix", "seven"]
-    events = b"".join(write_chunk({"text": text}) for text in texts) + DONE
+    events = b"".join(write_event({"text": text}) for text in texts) + DONE
 
     async def pieces() -> AsyncIterator[bytes]:
         for start in range(0, len(events), 7):
             yield events[start : start + 7]
 
     async def read() -> list[str]:
-        return [chunk["text"] async for chunk in read_chunks(pieces())]
+        return [chunk["text"] async for chunk in read_events(pieces())]
 
     assert run(read()) == texts
 

@@ -273,3 +273,19 @@ def test_tokens_are_taken_ahead_no_further_than_the_context(
     prompt = {"prompt": ["a", "b"]} if path == COMPLETIONS else {}
     assert ask(api, path=path, max_tokens=16_384, stop=["a", "e", "o", "\n"], **prompt).status_code == 200
     assert ask(api, path=path, max_tokens=16_384, n=8, **prompt).status_code == 429
+
+
+LEGACY = {"functions": [{"name": "paint", "parameters": {}}], "function_call": {"name": "paint"}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("length", [1, 11, 60], ids=["cut in the name", "cut in the arguments", "long"])
+def test_legacy_functions_are_answered_in_their_form(api: Api, length: int, stream: bool) -> None:
+    """The engine knows tools only: what it answers, whole or cut, comes back as a function call."""
+    answer = ask(api, **LEGACY, max_tokens=length, stream=stream)
+    choices = [chunk["choices"][0] for chunk in (events_of(answer.text) if stream else [answer.json()])]
+    said = [choice["delta" if stream else "message"] for choice in choices]
+    calls = [part["function_call"] for part in said if "function_call" in part]
+    assert "".join(call.get("name") or "" for call in calls) == "paint"
+    assert not any(part.get("content") or "tool_calls" in part for part in said)
+    assert choices[-1]["finish_reason"] in ("length", "stop")

@@ -51,7 +51,6 @@ def make_settings(model_dir: Path, **changes: object) -> EngineSettings:
         "max_num_seqs": 16,
         "max_num_batched_tokens": 256,
         "threads": 0,
-        "cached_token_rule": "block",
         "log_level": "warning",
         "log_format": "text",
         "keep_alive_s": 75,

@@ -12,8 +12,8 @@ import pytest
 
 from tests.serving.server import EngineServer
 from tunery.domain.json_body import MAX_DEPTH, MAX_VALUES
+from tunery.serving.http.app import MAX_BODY_BYTES
 from tunery.serving.http.door import is_loopback
-from tunery.serving.http.validation import MAX_BODY_BYTES
 from tunery.serving.settings import API_KEY, EngineSettings, parse_arguments
 
 KEY = "the-engines-key"

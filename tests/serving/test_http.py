@@ -167,20 +167,6 @@ def test_a_whole_number_may_be_written_as_a_decimal(client: OpenAI) -> None:
         ask(client, n=1.5)
 
 
-def test_legacy_functions_are_answered_in_their_form(client: OpenAI) -> None:
-    answer = ask(
-        client,
-        functions=[TOOL["function"]],
-        function_call={"name": "paint"},
-        temperature=1,
-        seed=1,
-        max_completion_tokens=300,
-    ).choices[0]
-
-    assert answer.message.function_call.name == "paint"
-    assert answer.message.tool_calls is None
-
-
 def cut_calls(client: OpenAI, *, stream: bool, **changes: Any) -> list[tuple[str, str, str, str]]:
     """Of each choice the content, the name and arguments of its call, and its finish_reason."""
     settings = {"tools": [TOOL], "tool_choice": "required", "temperature": 1, "seed": 1, "stream": stream, **changes}
@@ -191,7 +177,7 @@ def cut_calls(client: OpenAI, *, stream: bool, **changes: Any) -> list[tuple[str
     for choice in (choice for chunk in chunks for choice in chunk.choices):
         said = choice.delta if stream else choice.message
         parts = found.setdefault(choice.index, ["", "", "", ""])
-        call = said.tool_calls[0].function if said.tool_calls else said.function_call
+        call = said.tool_calls[0].function if said.tool_calls else None
         parts[0] += said.content or ""
         parts[1] += (call.name or "") if call else ""
         parts[2] += (call.arguments or "") if call else ""
@@ -199,12 +185,11 @@ def cut_calls(client: OpenAI, *, stream: bool, **changes: Any) -> list[tuple[str
     return [tuple(parts) for _, parts in sorted(found.items())]  # type: ignore[misc]
 
 
-LEGACY = {"tools": None, "tool_choice": None, "functions": [TOOL["function"]], "function_call": {"name": "paint"}}
 FORCED = {"tool_choice": {"type": "function", "function": {"name": "paint"}}}
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("changes", [{}, FORCED, {"n": 3}, LEGACY], ids=["required", "forced", "several", "legacy"])
+@pytest.mark.parametrize("changes", [{}, FORCED, {"n": 3}], ids=["required", "forced", "several"])
 def test_a_call_that_is_cut_is_a_call(client: OpenAI, changes: dict[str, Any], stream: bool) -> None:
     opening = '<tool_call>\n{"name": "paint", "arguments": {"size":'
     for length in (1, 4, 11, 20, len(opening)):
@@ -218,7 +203,7 @@ def test_a_call_that_is_cut_is_a_call(client: OpenAI, changes: dict[str, Any], s
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("stop", ["size", '"arguments', "call>\n"])
 def test_a_stop_within_a_call_cuts_it(client: OpenAI, stop: str, stream: bool) -> None:
-    for changes in ({}, FORCED, LEGACY):
+    for changes in ({}, FORCED):
         (found,) = cut_calls(client, stream=stream, stop=[stop], max_completion_tokens=300, **changes)
         assert (found[0], found[1], found[3]) == ("", "paint", "length")
         assert found[2].strip() in ("", '{"', '{ "')
@@ -266,9 +251,14 @@ REFUSALS = [
     ({"n": 0}, "n", "integer_below_min_value"),
     ({"n": "2"}, "n", "invalid_type"),
     ({"nonsense": 1}, "nonsense", "unknown_parameter"),
-    ({"audio": {"voice": "x"}}, "audio", "unsupported_parameter"),
-    ({"reasoning_effort": "low"}, "reasoning_effort", "unsupported_parameter"),
-    ({"messages": []}, "messages", "empty_array"),
+    ({"audio": {"voice": "x"}}, "audio", "unknown_parameter"),
+    ({"reasoning_effort": "low"}, "reasoning_effort", "unknown_parameter"),
+    ({"messages": []}, "messages", "array_below_min_length"),
+    ({"functions": [{"name": "f"}]}, "functions", "unknown_parameter"),
+    ({"store": True}, "store", "unknown_parameter"),
+    ({"stop": 5}, "stop", "invalid_type"),
+    ({"stop": ["a", 5]}, "stop[1]", "invalid_type"),
+    ({"tool_choice": {"type": "function", "function": {}}}, "tool_choice.function.name", "missing_required_parameter"),
     ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "invalid_value"),
     ({"messages": [{"role": "user"}]}, "messages[0].content", "invalid_type"),
     ({"messages": [{"role": "user", "content": "x" * 3000}]}, "messages", "context_length_exceeded"),
@@ -314,20 +304,10 @@ def test_a_schema_beyond_the_limits_is_refused(client: OpenAI) -> None:
     many = {"type": "object", "properties": {f"p{index}": {} for index in range(500)}}
     for place in (
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": many}}]},
-        {"functions": [{"name": "f", "parameters": many}]},
         {"response_format": {"type": "json_schema", "json_schema": {"name": "f", "schema": many}}},
     ):
         with pytest.raises(BadRequestError, match="limit of 400 properties"):
             ask(client, **place)
-
-
-def test_parameters_that_openai_ignores_are_ignored(client: OpenAI) -> None:
-    plain = ask(client).choices[0].message.content
-    ignored = {
-        "store": True, "metadata": {"a": "b"}, "user": "u", "service_tier": "auto", "prompt_cache_key": "k",
-        "safety_identifier": "s", "prediction": {"type": "content", "content": "x"}, "modalities": ["text"],
-    }  # fmt: skip
-    assert ask(client, **ignored).choices[0].message.content == plain
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -29,7 +29,7 @@ from tunery.store.database import read, write
 from tunery.wire import legacy
 from tunery.wire.assemble import Assembly
 from tunery.wire.parameters import CHAT, COMPLETIONS, check
-from tunery.wire.sse import DONE, read_chunks, write_chunk
+from tunery.wire.stream import DONE, read_events, write_event
 from tunery.wire.usage import Received, completed, estimated_tokens, for_ledger
 
 Json = dict[str, Any]
@@ -145,9 +145,9 @@ async def stream(context: Context, ask: Ask, is_left: Callable[[], bool] = lambd
     settled = False
     try:
         async with _asked(context, ask) as given:
-            async for chunk in read_chunks(given.chunks()):
+            async for chunk in read_events(given.chunks()):
                 if "error" in chunk:
-                    yield write_chunk(chunk)
+                    yield write_event(chunk)
                     return
                 received.take(chunk)
                 if chunk.get("usage"):
@@ -160,7 +160,7 @@ async def stream(context: Context, ask: Ask, is_left: Callable[[], bool] = lambd
                     await asyncio.to_thread(_keep, context, ask, chunk["usage"], answer)
                     settled = True
                 if shown is not None:
-                    yield write_chunk(shown)
+                    yield write_event(shown)
                 if is_left() and not given.ends_with_usage:
                     break
         if not settled:  # it was broken off, or the engine keeps no count
@@ -168,7 +168,7 @@ async def stream(context: Context, ask: Ask, is_left: Callable[[], bool] = lambd
             await asyncio.to_thread(_keep, context, ask, usage, None)
             settled = True
     except EngineLost as exc:
-        yield write_chunk(exc.body())
+        yield write_event(exc.body())
         return
     finally:
         if not settled:

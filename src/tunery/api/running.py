@@ -11,8 +11,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from fastapi import Request
-
 from tunery.domain.errors import TuneryError
 from tunery.domain.tenants import Caller
 
@@ -24,10 +22,6 @@ STOP_AGAIN_S = 0.5  # an engine may be told to stop before it has the request
 UNHEARD_S = 60.0  # an engine that cannot be told for so long will not end the answer either
 CLOSE_S = 10.0
 AHEAD = 64  # events of a stream that may wait for a slow client
-
-
-class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
 
 
 class Running:
@@ -104,29 +98,6 @@ class Stream:
             self.leave()
             self._waiting.put_nowait(last)
             self._waiting.put_nowait(None)
-
-
-async def while_connected(request: Request, task: asyncio.Task[T], cut: asyncio.Future[T] | None = None) -> T:
-    """The task's result. Raises what it raised; ClientGone, and what `cut` is given: then the task runs on.
-
-    The request's body must be read already.
-    """
-    gone = asyncio.create_task(_disconnected(request))
-    waited = {task, gone} if cut is None else {task, gone, cut}
-    try:
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        gone.cancel()
-    if cut is not None and cut.done():
-        return cut.result()
-    if not task.done():
-        raise ClientGone
-    return task.result()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def end_early(task: asyncio.Task[Any], stop: Callable[[], Awaitable[bool]]) -> None:

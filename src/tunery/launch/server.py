@@ -112,7 +112,6 @@ class Server:
                 "--port",
                 str(port),
             )
-            arguments += ("--cached-token-rule", settings.cached_token_rule)
             for folder in _adapter_folders(settings):
                 arguments += ("--adapters-dir", str(folder))
             arguments += ("--keep-alive-s", str(settings.keep_alive_s), "--log-format", settings.log_format)

@@ -54,7 +54,6 @@ def build_service(settings: EngineSettings, loop: asyncio.AbstractEventLoop) -> 
         grammars=grammars,
         base_names=settings.served_names,
         fingerprint=_fingerprint(settings, runner),
-        follows_openai_cache_rule=settings.cached_token_rule == "openai",
         api_key=settings.api_key,
         host=settings.host,
         adapters_below=settings.adapters_below,

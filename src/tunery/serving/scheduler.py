@@ -9,14 +9,13 @@ want some, the one with the fewest running sequences starts the next, and when a
 gives a sequence back for one that waits with less. A tenant alone has everything.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tunery.serving.blocks import BlockPool, root_hash
 from tunery.serving.sequence import Batch, Scheduled, Sequence, SequenceStatus
 from tunery.serving.slots import AdapterSlots
-from tunery.serving.waiting import Waiting
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,40 @@ class Limits:
     max_num_batched_tokens: int = 640  # tokens of one step: bounds how long a prompt may hold up running answers
     max_num_seqs: int = 64
     max_skipped_steps: int = 200  # after so many, nothing that pins an adapter may overtake a slot-blocked sequence
+
+
+class Waiting:
+    """Sequences that wait for their start, by tenant: those of one project (`Sequence.salt`) in their order."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, deque[Sequence]] = {}  # none is empty
+
+    def __len__(self) -> int:
+        return sum(len(queue) for queue in self._queues.values())
+
+    def __iter__(self) -> Iterator[Sequence]:
+        for queue in self._queues.values():
+            yield from queue
+
+    @property
+    def tenants(self) -> list[str]:
+        return list(self._queues)
+
+    def of(self, tenant: str) -> tuple[Sequence, ...]:
+        return tuple(self._queues.get(tenant, ()))
+
+    def add(self, sequence: Sequence) -> None:
+        self._queues.setdefault(sequence.salt, deque()).append(sequence)
+
+    def put_back(self, sequence: Sequence) -> None:
+        """At the front: it had begun."""
+        self._queues.setdefault(sequence.salt, deque()).appendleft(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        queue = self._queues[sequence.salt]
+        queue.remove(sequence)
+        if not queue:
+            del self._queues[sequence.salt]
 
 
 class Scheduler:

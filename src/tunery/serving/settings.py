@@ -25,7 +25,6 @@ class EngineSettings:
     max_num_seqs: int
     max_num_batched_tokens: int
     threads: int  # 0: as torch chooses
-    cached_token_rule: str  # block, openai
     keep_alive_s: int  # how long an idle connection is kept
     log_level: str
     log_format: Literal["json", "text"]
@@ -54,7 +53,6 @@ def parse_arguments(arguments: list[str] | None = None) -> EngineSettings:
     add("--max-num-seqs", type=int, default=64)
     add("--max-num-batched-tokens", type=int, default=640, help="tokens of one step")
     add("--threads", type=int, default=0, help="0: as many as torch chooses")
-    add("--cached-token-rule", choices=["block", "openai"], default="block")
     add("--keep-alive-s", type=int, default=75, help="how long an idle connection is kept")
     add("--log-level", default="warning", choices=["debug", "info", "warning", "error"])
     add("--log-format", choices=["json", "text"], default="text")

@@ -15,11 +15,11 @@ from tunery.api.body import MAX_PROMPT_BYTES, takes_up_to
 from tunery.api.chat.schemas import ChatRequest, CompletionRequest
 from tunery.api.context import Context, ContextDep
 from tunery.api.routing import Router
-from tunery.api.running import ClientGone, Running, Stream, while_connected
+from tunery.api.running import Running, Stream
 from tunery.domain.errors import TuneryError
 from tunery.domain.tenants import Caller
 from tunery.metering.ledger import RequestIds
-from tunery.wire.sse import write_chunk
+from tunery.wire.stream import ClientGone, while_connected, write_event
 
 router = Router(tags=["Inference"])
 
@@ -77,7 +77,7 @@ async def _stream(request: Request, context: Context, ask: service.Ask) -> Respo
     events = Stream()
     told = service.stream(context, ask, lambda: events.is_left)
     task = context.shared(Running).answer(
-        events.pump(told), ask.ticket.caller, lambda error: events.cut(write_chunk(error.body()))
+        events.pump(told), ask.ticket.caller, lambda error: events.cut(write_event(error.body()))
     )
     taking = asyncio.create_task(events.take())
 

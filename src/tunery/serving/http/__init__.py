@@ -1,1 +1,1 @@
-"""The engine's HTTP face: OpenAI's dialect, with vLLM's endpoints for adapters."""
+"""The engine's HTTP face: vLLM's dialect."""

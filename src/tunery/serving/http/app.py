@@ -4,10 +4,11 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -16,6 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from tunery.domain.errors import InvalidRequest, NotFound, ServerFault, TuneryError
+from tunery.domain.json_body import read_json
 from tunery.serving.http import chat, completions
 from tunery.serving.http.broker import engine_down
 from tunery.serving.http.door import Door, adapter_folder
@@ -28,11 +30,17 @@ from tunery.serving.http.schemas import (
     UnloadAdapter,
 )
 from tunery.serving.http.service import Service
-from tunery.serving.http.validation import parse, read_body
+from tunery.wire.stream import DONE, ClientGone, while_connected, write_event
+from tunery.wire.validation import from_problems
 
 log = logging.getLogger(__name__)
 
 _STARTED_AT = int(time.time())
+
+Wanted = TypeVar("Wanted", bound=BaseModel)
+
+# What the api takes is at most half as large; written anew, its numbers may take more room.
+MAX_BODY_BYTES = 16 * 1024 * 1024
 
 Chunks = AsyncIterator[dict[str, Any]]
 
@@ -85,13 +93,13 @@ class Routes:
         accepted = await chat.prepare(self._service, parse(ChatRequest, await read_body(request)))
         if accepted.request.stream:
             return await _event_stream(chat.stream(self._service, accepted))
-        return await _while_connected(request, chat.complete(self._service, accepted))
+        return await _whole(request, chat.complete(self._service, accepted))
 
     async def completions(self, request: Request) -> Response:
         accepted = completions.prepare(self._service, parse(CompletionRequest, await read_body(request)))
         if accepted.request.stream:
             return await _event_stream(completions.stream(self._service, accepted))
-        return await _while_connected(request, completions.complete(self._service, accepted))
+        return await _whole(request, completions.complete(self._service, accepted))
 
     async def load(self, request: Request) -> Response:
         """Load an adapter, or wait for who does. Raises InvalidRequest."""
@@ -155,23 +163,15 @@ def _card(name: str, parent: str | None, context_length: int) -> dict[str, Any]:
     }
 
 
-async def _while_connected(request: Request, answer: Coroutine[Any, Any, dict[str, Any]]) -> Response:
+async def _whole(request: Request, answer: Coroutine[Any, Any, dict[str, Any]]) -> Response:
     """The answer as JSON. When the client goes away first, the work is cancelled, which aborts it in the engine."""
-    work = asyncio.ensure_future(answer)
-    gone = asyncio.ensure_future(_disconnected(request))
+    work = asyncio.create_task(answer)
     try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            return Response(status_code=499)
-        return _json(work.result())
+        return _json(await while_connected(request, work))
+    except ClientGone:
+        return Response(status_code=499)
     finally:
-        for task in (work, gone):
-            task.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        work.cancel()
 
 
 async def _event_stream(chunks: Chunks) -> Response:
@@ -184,18 +184,47 @@ async def _event_stream(chunks: Chunks) -> Response:
 
 async def _events(first: dict[str, Any], chunks: Chunks) -> AsyncIterator[bytes]:
     try:
-        yield _event(first)
+        yield write_event(first)
         async for chunk in chunks:
-            yield _event(chunk)
+            yield write_event(chunk)
     except TuneryError as exc:
-        yield _event(exc.body())
+        yield write_event(exc.body())
     except Exception:
         log.exception("a stream failed")
-        yield _event(ServerFault("The engine failed to answer this request.").body())
+        yield write_event(ServerFault("The engine failed to answer this request.").body())
     finally:
         await chunks.aclose()  # type: ignore[attr-defined] - async generators have it
-    yield b"data: [DONE]\n\n"
+    yield DONE
 
 
-def _event(document: dict[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(document) + b"\n\n"
+async def read_body(request: Request) -> bytes:
+    """Raises InvalidRequest (413) as soon as there is, or is to come, more than MAX_BODY_BYTES."""
+    declared = request.headers.get("content-length", "")
+    body = bytearray()
+    if declared.isdecimal() and int(declared[:19]) > MAX_BODY_BYTES:
+        raise _too_large()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise _too_large()
+    return bytes(body)
+
+
+def _too_large() -> InvalidRequest:
+    error = InvalidRequest(
+        f"The request body is larger than {MAX_BODY_BYTES // 1024**2} MB, the most that the engine takes.",
+        code="request_too_large",
+    )
+    error.status = 413
+    return error
+
+
+def parse(kind: type[Wanted], body: bytes) -> Wanted:
+    """Raises InvalidRequest with the `param` and `code` that OpenAI gives."""
+    document = read_json(body)
+    if not isinstance(document, dict):
+        raise InvalidRequest("We could not parse the JSON body of your request: it must be an object.")
+    try:
+        return kind.model_validate(document)
+    except ValidationError as exc:
+        raise from_problems(exc.errors()) from exc

@@ -61,7 +61,7 @@ async def prepare(service: Service, request: ChatRequest) -> Chat:
     generations = service.generations(request, prompt_ids, params, request.n or 1)
     heading = Heading(new_id("chat"), request.model, service.fingerprint)
     has_format = rules is not None and rules.answer is not None
-    return Chat(request, heading, policy, has_format, generations, Usage([generations], service.cached_tokens))
+    return Chat(request, heading, policy, has_format, generations, Usage([generations]))
 
 
 def _size(message: dict[str, Any]) -> int:
@@ -188,9 +188,7 @@ def _choice_document(chat: Chat, choice: _Choice, table: TokenTable) -> dict[str
         "refusal": None,
         "annotations": [],
     }
-    if choice.call_documents and chat.policy.is_legacy:
-        message["function_call"] = choice.call_documents[0]["function"]
-    elif choice.call_documents:
+    if choice.call_documents:
         message["tool_calls"] = choice.call_documents
     document = {
         "index": choice.index,
@@ -237,8 +235,6 @@ def _deltas(chat: Chat, choice: _Choice, piece: Piece) -> list[dict[str, Any]]:
     choice.call_documents.append(document)
     function = {"name": piece.call.name, "arguments": ""}
     arguments = {"arguments": piece.call.arguments}
-    if chat.policy.is_legacy:
-        return [{"function_call": function}, {"function_call": arguments}]
     return [
         {"tool_calls": [{**document, "function": function}]},
         {"tool_calls": [{"index": index, "function": arguments}]},

@@ -83,7 +83,7 @@ def prepare(service: Service, request: CompletionRequest) -> Completion:
     places = [(each, prompt) for prompt, same in zip(prompts, answers, strict=True) for each in same]
     choices = {each.id: _Choice(index, prompt) for index, (each, prompt) in enumerate(places)}
     heading = Heading(new_id("completion"), request.model, service.fingerprint)
-    usage = Usage(answers, service.cached_tokens)
+    usage = Usage(answers)
     return Completion(request, heading, [each for each, _ in places], choices, usage)
 
 

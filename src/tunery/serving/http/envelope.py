@@ -1,7 +1,7 @@
 """The JSON objects of answers, in OpenAI's shapes."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,15 +13,14 @@ from tunery.serving.text import TextStream, TokenTable, escaped
 class Usage:
     """What a request has come to. The answers to one prompt share it, and it counts once."""
 
-    def __init__(self, prompts: list[list[Generation]], cached_tokens: Callable[[int], int]) -> None:
-        """`prompts`: the generations of each. `cached_tokens`: how many of those that were reused are reported."""
+    def __init__(self, prompts: list[list[Generation]]) -> None:
+        """`prompts`: the generations of each."""
         self._prompt_of = {each.id: number for number, same in enumerate(prompts) for each in same}
         self._first = {same[0].id for same in prompts}
         self._full = [len(same[0].prompt_ids) for same in prompts]
         self._prompt = [0] * len(prompts)
         self._cached = [0] * len(prompts)
         self._output: dict[str, int] = {}
-        self._report = cached_tokens
 
     def take(self, output: Output) -> None:
         number = self._prompt_of[output.id]
@@ -29,7 +28,7 @@ class Usage:
         self._prompt[number] = max(self._prompt[number], come)
         self._output[output.id] = output.num_output_tokens
         if output.id in self._first:  # the others find its blocks in the cache
-            self._cached[number] = self._report(output.num_cached_tokens)
+            self._cached[number] = output.num_cached_tokens
 
     def document(self) -> dict[str, Any]:
         prompt, output = sum(self._prompt), sum(self._output.values())
@@ -37,13 +36,7 @@ class Usage:
             "prompt_tokens": prompt,
             "completion_tokens": output,
             "total_tokens": prompt + output,
-            "prompt_tokens_details": {"cached_tokens": sum(self._cached), "audio_tokens": 0},
-            "completion_tokens_details": {
-                "reasoning_tokens": 0,
-                "audio_tokens": 0,
-                "accepted_prediction_tokens": 0,
-                "rejected_prediction_tokens": 0,
-            },
+            "prompt_tokens_details": {"cached_tokens": sum(self._cached)},  # as vLLM; the api adds what clients expect
         }
 
 

@@ -1,7 +1,5 @@
-"""The requests as they come. A field that is here is honoured or, where OpenAI ignores it too, ignored.
-
-`REFUSED` names what OpenAI knows and this engine cannot do: those get their own message.
-"""
+"""The requests as they come, in vLLM's dialect. What is not here is refused as unknown: what else OpenAI's API knows is
+the api's matter."""
 
 from typing import Annotated, Any, Literal
 
@@ -16,15 +14,6 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 # Each step looks for them in all that may yet become one: a limit that OpenAI does not state.
 StopText = Annotated[str, Field(max_length=1000)]
 Stop = StopText | Annotated[list[StopText], Field(max_length=4)]
-
-REFUSED = {
-    "audio": "This model does not speak.",
-    "web_search_options": "This model cannot search the web.",
-    "reasoning_effort": "This model does not reason before it answers.",
-    "verbosity": "This model has no verbosity.",
-    "best_of": "Ask for `n` answers instead.",
-    "suffix": "This model cannot insert text.",
-}
 
 
 class _Wire(BaseModel):
@@ -112,19 +101,6 @@ class ChatRequest(Generating):
     tools: Annotated[list[ToolDefinition], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    functions: Annotated[list[FunctionDefinition], Field(min_length=1, max_length=128)] | None = None
-    function_call: Literal["none", "auto"] | FunctionName | None = None
-    modalities: list[Literal["text"]] | None = None
-    # ignored: kept by the api, or hints that never change an answer
-    store: bool | None = None
-    metadata: dict[str, str] | None = None
-    service_tier: str | None = None
-    prediction: dict[str, Any] | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: str | None = None
-    prompt_cache_options: dict[str, Any] | None = None
-    moderation: dict[str, Any] | None = None
 
 
 class CompletionRequest(Generating):

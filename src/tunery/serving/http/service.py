@@ -24,7 +24,6 @@ class Service:
     grammars: Grammars
     base_names: tuple[str, ...]  # names of the weights without an adapter
     fingerprint: str
-    follows_openai_cache_rule: bool = False
     api_key: str = ""  # "": none is asked for
     host: str = "127.0.0.1"
     adapters_below: tuple[Path, ...] = ()  # empty: anywhere
@@ -59,12 +58,6 @@ class Service:
                 param=param,
                 code="context_length_exceeded",
             )
-
-    def cached_tokens(self, num_cached: int) -> int:
-        """As they are reported: what was reused, or OpenAI's rule of 1,024 tokens and steps of 128."""
-        if not self.follows_openai_cache_rule:
-            return num_cached
-        return num_cached // 128 * 128 if num_cached >= 1024 else 0
 
     def run(self, generations: list[Generation]) -> AsyncIterator[Output]:
         return self.broker.run(self.engine, generations)

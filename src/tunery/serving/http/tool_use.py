@@ -24,7 +24,6 @@ class ToolPolicy:
     choice: str  # none, auto, required, or the name of the one function that must be called
     callable_names: frozenset[str]
     is_parallel: bool
-    is_legacy: bool  # asked for as `functions`: answered as `function_call`
 
     @property
     def may_call(self) -> bool:
@@ -46,40 +45,33 @@ class ToolPolicy:
             return "length"
         if not has_calls or reason != "stop":
             return reason
-        if self.choice not in _MODES:
-            return "stop"
-        return "function_call" if self.is_legacy else "tool_calls"
+        return "tool_calls" if self.choice in _MODES else "stop"
 
 
 def policy_of(request: ChatRequest) -> ToolPolicy:
     """Raises InvalidRequest for a choice without tools or of an unknown one."""
-    is_legacy = request.functions is not None
-    if is_legacy and request.tools is not None:
-        raise InvalidRequest("Give either 'tools' or 'functions', not both.", param="functions", code="invalid_value")
-    functions = request.functions if request.functions else [tool.function for tool in request.tools or []]
-    choice = request.function_call if is_legacy else request.tool_choice
-    param = "function_call" if is_legacy else "tool_choice"
+    functions, choice = [tool.function for tool in request.tools or []], request.tool_choice
     if choice is not None and choice != "none" and not functions:
         raise InvalidRequest(
-            f"Invalid value for '{param}': '{param}' is only allowed when 'tools' are specified.", param=param
+            "Invalid value for 'tool_choice': 'tool_choice' is only allowed when 'tools' are specified.",
+            param="tool_choice",
         )
     mode, names = _chosen(choice, [function.name for function in functions])
     for name in names:
         if name not in {function.name for function in functions}:
-            raise InvalidRequest(f"Invalid value for '{param}': no function named {name!r} was specified.", param=param)
-    parallel = request.parallel_tool_calls is not False and not is_legacy
-    path = "functions[{}]" if is_legacy else "tools[{}].function"
+            raise InvalidRequest(
+                f"Invalid value for 'tool_choice': no function named {name!r} was specified.", param="tool_choice"
+            )
     return ToolPolicy(
         tools=[_tool(function) for function in functions],
-        schemas=[function_schema(one.model_dump(), path.format(index)) for index, one in enumerate(functions)],
+        schemas=[function_schema(one.model_dump(), f"tools[{index}].function") for index, one in enumerate(functions)],
         choice=mode,
         callable_names=frozenset(names),
-        is_parallel=parallel and mode in _MODES,
-        is_legacy=is_legacy,
+        is_parallel=request.parallel_tool_calls is not False and mode in _MODES,
     )
 
 
-def _chosen(choice: Any, names: list[str]) -> tuple[str, list[str]]:
+def _chosen(choice: str | NamedTool | AllowedToolChoice | None, names: list[str]) -> tuple[str, list[str]]:
     """The mode, or the name that is forced; and the functions that may be called."""
     if choice is None:
         return "auto", names
@@ -87,8 +79,7 @@ def _chosen(choice: Any, names: list[str]) -> tuple[str, list[str]]:
         return choice, names
     if isinstance(choice, AllowedToolChoice):
         return choice.allowed_tools.mode, [tool.function.name for tool in choice.allowed_tools.tools]
-    name = choice.function.name if isinstance(choice, NamedTool) else choice.name
-    return name, [name]
+    return choice.function.name, [choice.function.name]
 
 
 def _tool(function: FunctionDefinition) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-import orjson
 from fastapi import Query
 from fastapi.responses import StreamingResponse
 
@@ -28,6 +27,7 @@ from tunery.datasets.report import Report, problem_dict
 from tunery.datasets.rows import Row
 from tunery.domain.errors import TuneryError
 from tunery.domain.files import File
+from tunery.wire.stream import write_event
 
 router = Router(prefix="/tunery/v1", tags=["Datasets"])
 
@@ -118,18 +118,14 @@ def _events(running: Running, file: File, model: str | None) -> Iterator[bytes]:
     """An error after the status line has gone out follows as an event, like everything else."""
     try:
         while not running.wait(PROGRESS_EVERY_S):
-            yield _event("progress", orjson.dumps({"num_bytes": running.num_bytes, "total_bytes": file.bytes}))
+            yield write_event({"num_bytes": running.num_bytes, "total_bytes": file.bytes}, "progress")
         if running.report is not None:
             report = _wire_report(running.report, file, model)
-            yield _event("report", report.model_dump_json(by_alias=True).encode())
+            yield write_event(report.model_dump_json(by_alias=True).encode(), "report")
         elif isinstance(running.error, TuneryError):
             body = running.error.body()
-            yield _event("error", orjson.dumps({"error": {**body["error"], "text": running.error.text}}))
+            yield write_event({"error": {**body["error"], "text": running.error.text}}, "error")
         elif running.error is not None:
             raise running.error
     finally:
         running.leave()
-
-
-def _event(name: str, data: bytes) -> bytes:
-    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
