@@ -58,7 +58,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     adapter = {name: (layer.lora_A, layer.lora_B) for name, layer in model.layers.items()}
     loss = exact_loss(options, adapter)
     report = summary(tokens, options, seconds, peak, loss)
-    report["products"] = str(model.product_dtype).removeprefix("torch.")
+    report["products"] = str(model.matmul_dtype).removeprefix("torch.")
     report["roofline_share"] = report["tokens_per_s"] / limit_tokens_per_s(model.config, trained / tokens)
     return report
 

@@ -147,7 +147,7 @@ def test_prompts_use_bytes_unless_they_are_to_be_exact(base_model_dir: Path) -> 
 def test_the_type_is_chosen_by_what_the_processor_is_fast_at(has_bytes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eight_bit, "is_available", lambda: has_bytes)
     for products in (torch.bfloat16, torch.float32):
-        monkeypatch.setattr(build, "product_dtype", lambda dtype, device, products=products: products)
+        monkeypatch.setattr(build, "choose_matmul_dtype", lambda dtype, device, products=products: products)
         assert build.choose_dtype("auto") is (torch.bfloat16 if has_bytes else products)
     assert build.choose_dtype("float32") is torch.float32
 

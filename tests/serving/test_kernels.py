@@ -11,9 +11,8 @@ from tests.serving.peft_adapters import write_adapter
 from tests.serving.test_forward import make_model
 from tunery.kernels import decode as kernels
 from tunery.kernels.compile import as_array
-from tunery.models.rope import rotate_
 from tunery.serving.forward.adapters import load_adapter
-from tunery.serving.forward.model import Run
+from tunery.serving.forward.model import Run, rotate_
 
 DTYPES = (torch.float32, torch.bfloat16)
 ROWS, HEADS, KV_HEADS, HEAD_DIM, BLOCK_SIZE = 5, 6, 2, 16, 16

@@ -14,7 +14,7 @@ CLEARLY = 1.3
 _ROWS, _IN, _OUT, _TIMES = 256, 512, 1536, 6
 
 
-def product_dtype(dtype: torch.dtype, device: str) -> torch.dtype:
+def choose_matmul_dtype(dtype: torch.dtype, device: str) -> torch.dtype:
     """float32 for bfloat16 weights where this processor clearly multiplies it faster, else the weights' own type."""
     if dtype is not torch.bfloat16 or device != "cpu":
         return dtype

@@ -7,7 +7,7 @@ import torch
 
 from tunery.chat.render import Renderer
 from tunery.kernels import int8 as eight_bit
-from tunery.kernels.matmul_dtype import product_dtype
+from tunery.kernels.matmul_dtype import choose_matmul_dtype
 from tunery.models.config import read_config
 from tunery.serving.blocks import BlockPool
 from tunery.serving.constraints import Grammars
@@ -64,7 +64,7 @@ def choose_dtype(name: str) -> torch.dtype:
     """`auto`: bfloat16 where the processor is fast at it or multiplies bytes instead, else float32."""
     if name != "auto":
         return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
-    return torch.bfloat16 if eight_bit.is_available() else product_dtype(torch.bfloat16, "cpu")
+    return torch.bfloat16 if eight_bit.is_available() else choose_matmul_dtype(torch.bfloat16, "cpu")
 
 
 def _fingerprint(settings: EngineSettings, runner: Runner) -> str:

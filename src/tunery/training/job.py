@@ -73,7 +73,7 @@ def _assemble(workdir: Workdir, control: Control, report: Report) -> Loop:
     model, lora = _load_model(spec, device, measured.product_dtype if measured else None)
     micro = MicroBatchLimit(micro_batch_tokens(model.config, device, measured.max_tokens if measured else None))
     if measured is None:
-        save_measured(workdir.state, Measured(model.product_dtype, micro.max_tokens))
+        save_measured(workdir.state, Measured(model.matmul_dtype, micro.max_tokens))
     method: TrainingMethod = Supervised()
     if spec.method == "dpo":
         reference = reference_logprobs(workdir, model, [*examples, *valid], micro, control.check)

@@ -52,7 +52,7 @@ def save_state(folder: Path, model: TrainModel, optimizer: AdamW, progress: Prog
     for index, parameter in enumerate(model.parameters()):
         for name, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{index}.{name}"] = value.detach().cpu()
-    header = {"progress": json.dumps(asdict(progress)), "product_dtype": _name(model.product_dtype)}
+    header = {"progress": json.dumps(asdict(progress)), "product_dtype": _name(model.matmul_dtype)}
     atomic.remove_parts(folder)
     with atomic.replacing(folder / STATE_FILE) as part:
         save_file(tensors, part, header)

@@ -127,7 +127,7 @@ class Model:
             parts = (slice(0, config.num_heads), layer.q_norm), (slice(config.num_heads, self._rotated), layer.k_norm)
             for part, weight in parts:
                 heads[:, part] = functional.rms_norm(heads[:, part], weight.shape, weight, config.rms_norm_eps)
-        _rotate(heads[:, : self._rotated], cos, sin)
+        rotate_(heads[:, : self._rotated], cos, sin)
 
     def _attend_span(self, layer: int, query: torch.Tensor, span: _Span) -> torch.Tensor:
         """query [N, H · D] → [N, H · D]."""
@@ -152,7 +152,7 @@ def _places(run: Run, block_size: int) -> list[tuple[int, int]]:
     ]
 
 
-def _rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
+def rotate_(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
     """In place. heads [N, H, D]; cos and sin [N, 1, D]."""
     turned = heads.roll(heads.shape[-1] // 2, -1)
     heads.mul_(cos).addcmul_(turned, sin)

@@ -9,7 +9,7 @@ import torch
 
 from tunery.domain.errors import InvalidRequest
 from tunery.kernels import int8 as eight_bit
-from tunery.kernels.matmul_dtype import product_dtype
+from tunery.kernels.matmul_dtype import choose_matmul_dtype
 from tunery.models.config import ModelConfig, module_sizes
 from tunery.models.weight_files import WeightFiles
 from tunery.serving.forward.linear import PackedLinear, Precision, loses_nothing
@@ -53,7 +53,7 @@ def load_weights(
         raise InvalidRequest("This processor does not multiply bytes (AVX-512 VNNI or AVX-VNNI): use other weights.")
     tensors = WeightFiles(model_dir, dtype)
     precision = precision or _choose(tensors, config, dtype)
-    products = product_dtype(dtype, "cpu") if precision == "8bit" else dtype
+    products = choose_matmul_dtype(dtype, "cpu") if precision == "8bit" else dtype
     linear = partial(PackedLinear, precision=precision, products=products)
     embedding, head = tensors.embedding_and_head(config)
     return ModelWeights(

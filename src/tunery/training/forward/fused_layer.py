@@ -54,7 +54,7 @@ class FusedLayer:
         self.down = fused("mlp.down_proj")
         self.input_norm, self.post_norm = norms
         self.eps, self.head_dim, self.scaling = config.rms_norm_eps, config.head_dim, config.head_dim**-0.5
-        self.product_dtype, self.scratch = self.qkv.product_dtype, scratch
+        self.matmul_dtype, self.scratch = self.qkv.matmul_dtype, scratch
         linears = (self.qkv, self.out, self.gate_up, self.down)
         self._parameters = [p for linear in linears for m in linear.members for p in (m.lora_A, m.lora_B)]
 
@@ -97,7 +97,7 @@ class _Layer(Function):
         elif ctx.pass_number != memory.passes:
             raise RuntimeError("Another forward pass has written over what this one kept for its backward.")
         rows, attended, h_qkv, h_out, middle, gate_up, h_gate_up, h_down, *probabilities = kept
-        dtype, wants_input = layer.product_dtype, ctx.needs_input_grad[0]
+        dtype, wants_input = layer.matmul_dtype, ctx.needs_input_grad[0]
         grad, mlp_grads = _mlp_backward(layer, grads[0], middle, gate_up, h_gate_up, h_down)
         grad_mixed, out_grads = layer.out.backward(grad.to(dtype), attended.to(dtype), h_out, wants_input=True)
         assert grad_mixed is not None
@@ -128,8 +128,8 @@ def _forward(
     rows = qkv.view(-1, layer.head_dim)
     _rotate(rows, place, 1)
     # Rounding probabilities and widening them again costs as much as computing them again.
-    keep = memory if layer.product_dtype is dtype else None
-    wide, probabilities = attend(rows.to(layer.product_dtype), place.plan, layer.scaling, layer.scratch, keep)
+    keep = memory if layer.matmul_dtype is dtype else None
+    wide, probabilities = attend(rows.to(layer.matmul_dtype), place.plan, layer.scaling, layer.scratch, keep)
     wide = _rows(wide.view(num_tokens, -1), asked)
     attended = memory.take(tuple(wide.shape), dtype).copy_(wide)
     extended = layer.out.room(attended.shape[0])
@@ -171,7 +171,7 @@ def _mlp_backward(
 
     grad, middle [M, E]; gate_up [M, 2I]; h_gate_up [M, 2R]; h_down [M, R].
     """
-    dtype = layer.product_dtype
+    dtype = layer.matmul_dtype
     act = layer.scratch.take("input", (gate_up.shape[0], layer.down.num_in), dtype)
     loops.gate(as_array(gate_up), as_array(act))
     grad_act, down_grads = layer.down.backward(grad.to(dtype), act, h_down, wants_input=True)

@@ -12,7 +12,7 @@ class FusedLinear:
 
     def __init__(self, members: list[LoraLinear], scratch: Scratch) -> None:
         self.members, self.scratch = members, scratch
-        self.product_dtype = members[0].product_dtype
+        self.matmul_dtype = members[0].matmul_dtype
         outs, ranks = [m.base.out_features for m in members], [m.lora_A.shape[0] for m in members]
         self.num_in, self.num_out = members[0].base.in_features, sum(outs)
         like = members[0].base.weight
@@ -42,11 +42,11 @@ class FusedLinear:
 
     def room(self, num_rows: int) -> Tensor:
         """An [x, h] in the product type, whose x is the caller's to write. Scratch "input"."""
-        return self.scratch.take("input", (num_rows, self.weight.shape[1]), self.product_dtype)
+        return self.scratch.take("input", (num_rows, self.weight.shape[1]), self.matmul_dtype)
 
     def forward(self, extended: Tensor, y: Tensor) -> Tensor:
         """Writes y [N, out] of an [x, h] whose x is written; gives h [N, ranks]. Both in the weights' type."""
-        dtype = self.product_dtype
+        dtype = self.matmul_dtype
         h = extended[:, : self.num_in] @ self.shrink.t().to(dtype)
         extended[:, self.num_in :] = h
         wide = y if dtype is y.dtype else self.scratch.take("output", tuple(y.shape), dtype)
@@ -63,7 +63,7 @@ class FusedLinear:
         grad [N, out] and x [N, in] in the product type, as is the first result, scratch "gradient"; h as `forward`
         gave it.
         """
-        dtype = self.product_dtype
+        dtype = self.matmul_dtype
         both: Tensor | None = None
         if wants_input:
             both = self.scratch.take("gradient", (grad.shape[0], self.weight.shape[1]), dtype)
@@ -82,6 +82,6 @@ class FusedLinear:
 
     def _wide_weight(self) -> Tensor:
         """In the product type. Scratch "weight". [out, in + ranks]."""
-        if self.product_dtype is self.weight.dtype:
+        if self.matmul_dtype is self.weight.dtype:
             return self.weight
-        return self.scratch.take("weight", tuple(self.weight.shape), self.product_dtype).copy_(self.weight)
+        return self.scratch.take("weight", tuple(self.weight.shape), self.matmul_dtype).copy_(self.weight)

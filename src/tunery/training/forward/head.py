@@ -11,10 +11,10 @@ WIDENED = 2**21  # weights that are widened at once, where their type is not tha
 class Head:
     """weight [V, E]. Where products have a wider type they go by slices of the vocabulary, each widened in scratch."""
 
-    def __init__(self, weight: Tensor, product_dtype: torch.dtype, scratch: Scratch) -> None:
+    def __init__(self, weight: Tensor, matmul_dtype: torch.dtype, scratch: Scratch) -> None:
         """weight [V, E]."""
-        self.weight, self.product_dtype, self.scratch = weight, product_dtype, scratch
-        self.is_wide = product_dtype is not weight.dtype
+        self.weight, self.matmul_dtype, self.scratch = weight, matmul_dtype, scratch
+        self.is_wide = matmul_dtype is not weight.dtype
         size = max(1, WIDENED // weight.shape[1])
         self.slices = [slice(start, min(start + size, len(weight))) for start in range(0, len(weight), size)]
 
@@ -32,16 +32,16 @@ class Head:
         """error [C, V] · weight → [C, E] in the product type. error in the weight's type."""
         if not self.is_wide:
             return error @ self.weight
-        total = error.new_zeros(len(error), self.weight.shape[1], dtype=self.product_dtype)
+        total = error.new_zeros(len(error), self.weight.shape[1], dtype=self.matmul_dtype)
         for tokens in self.slices:
             total.addmm_(self._part(error, tokens).copy_(error[:, tokens]), self._widened(tokens))
         return total
 
     def _part(self, rows: Tensor, tokens: slice) -> Tensor:
         """rows [C, …] → scratch [C, tokens]."""
-        return self.scratch.take("output", (len(rows), tokens.stop - tokens.start), self.product_dtype)
+        return self.scratch.take("output", (len(rows), tokens.stop - tokens.start), self.matmul_dtype)
 
     def _widened(self, tokens: slice) -> Tensor:
         """[tokens, E] in the product type."""
         narrow = self.weight[tokens]
-        return self.scratch.take("weight", tuple(narrow.shape), self.product_dtype).copy_(narrow)
+        return self.scratch.take("weight", tuple(narrow.shape), self.matmul_dtype).copy_(narrow)

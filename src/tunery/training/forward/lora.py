@@ -25,12 +25,12 @@ class LoraLinear(nn.Module):
     """Stands in the place of an `nn.Linear`. `refresh` must be called after every change of A or B."""
 
     def __init__(
-        self, name: str, base: nn.Linear, config: LoraConfig, generator: torch.Generator, product_dtype: torch.dtype
+        self, name: str, base: nn.Linear, config: LoraConfig, generator: torch.Generator, matmul_dtype: torch.dtype
     ) -> None:
         """name: of the module in the model, by which the configuration gives its rank and scaling."""
         super().__init__()
         self.base = base
-        self.product_dtype = product_dtype
+        self.matmul_dtype = matmul_dtype
         self.scaling = config.scaling_of(name)
         self.dropout = config.dropout
         rank = config.rank_of(name)
@@ -71,7 +71,7 @@ class _LoraLinear(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, seen: Tensor | None, lora_A: Tensor, lora_B: Tensor, layer: LoraLinear) -> Tensor:
         """x and seen [..., in] → [..., out]."""
-        base, dtype = layer.base, layer.product_dtype
+        base, dtype = layer.base, layer.matmul_dtype
         wide = x.reshape(-1, x.shape[-1]).to(dtype)
         y = F.linear(wide, base.weight.to(dtype), None if base.bias is None else base.bias.to(dtype))
         read = x if seen is None else seen
@@ -88,7 +88,7 @@ class _LoraLinear(Function):
         (grad,) = grads
         kept, h = ctx.saved_tensors
         layer: LoraLinear = ctx.layer
-        dtype = layer.product_dtype
+        dtype = layer.matmul_dtype
         g = grad.reshape(-1, grad.shape[-1]).to(dtype)
         grad_h = g @ layer.compute_B.to(dtype)
         grad_a = (grad_h.t() @ kept.to(dtype)).float()
@@ -107,11 +107,11 @@ class _LoraLinear(Function):
 
 
 def attach(
-    model: "PreTrainedModel", config: LoraConfig, seed: int, product_dtype: torch.dtype | None = None
+    model: "PreTrainedModel", config: LoraConfig, seed: int, matmul_dtype: torch.dtype | None = None
 ) -> dict[str, LoraLinear]:
     """Put an adapter beside every linear layer that the configuration targets.
 
-    product_dtype: see kernels.matmul_dtype; None: the weights' own.
+    matmul_dtype: see kernels.matmul_dtype; None: the weights' own.
     Returned by the modules' full names, in the model's order. Raises UnsupportedAdapter when nothing matches, and
     for the vocabulary head.
     """
@@ -131,7 +131,7 @@ def attach(
     layers: dict[str, LoraLinear] = {}
     for name, linear in found:
         parent, _, leaf = name.rpartition(".")
-        layers[name] = LoraLinear(name, linear, config, generator, product_dtype or linear.weight.dtype)
+        layers[name] = LoraLinear(name, linear, config, generator, matmul_dtype or linear.weight.dtype)
         setattr(model.get_submodule(parent), leaf, layers[name])
     return layers
 

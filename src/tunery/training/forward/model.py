@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tunery.kernels import process
-from tunery.kernels.matmul_dtype import product_dtype
+from tunery.kernels.matmul_dtype import choose_matmul_dtype
 from tunery.models.adapter_config import LoraConfig
 from tunery.models.config import Sizes
 from tunery.training.forward.attention import AttentionPlan
@@ -49,7 +49,7 @@ class Body(Protocol):
 class TrainModel:
     body: Body
     shape: HeadShape
-    product_dtype: torch.dtype
+    matmul_dtype: torch.dtype
 
     @classmethod
     def load(
@@ -69,7 +69,7 @@ class TrainModel:
         Raises UnsupportedModel or UnsupportedAdapter.
         """
         process.keep_matmuls(_KEPT_MATMULS)
-        products = products or product_dtype(dtype, device)
+        products = products or choose_matmul_dtype(dtype, device)
         config = trainable_config(folder, lora, device) if fused else None
         body: Body
         if config is not None:
@@ -95,7 +95,7 @@ class TrainModel:
     def hidden(self, inputs: PackedInputs) -> Tensor:
         """[M, E] hidden states at the predictors, in the product type."""
         states = self.body.hidden(inputs.token_ids, inputs.position_ids, inputs.plan, inputs.predictors)
-        return states.to(self.product_dtype)
+        return states.to(self.matmul_dtype)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return [parameter for layer in self.layers.values() for parameter in (layer.lora_A, layer.lora_B)]

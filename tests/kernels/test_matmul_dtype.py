@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tunery.kernels import matmul_dtype as module
-from tunery.kernels.matmul_dtype import product_dtype
+from tunery.kernels.matmul_dtype import choose_matmul_dtype
 
 
 class Machine:
@@ -47,7 +47,7 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     indirect=["machine"],
 )
 def test_bfloat16_weights_are_multiplied_in_what_is_clearly_faster(machine: Machine, chosen: torch.dtype) -> None:
-    assert product_dtype(torch.bfloat16, "cpu") is chosen
+    assert choose_matmul_dtype(torch.bfloat16, "cpu") is chosen
     assert machine.multiplied[:4] == [torch.bfloat16, torch.float32] * 2  # in turn
 
 
@@ -56,5 +56,5 @@ def test_bfloat16_weights_are_multiplied_in_what_is_clearly_faster(machine: Mach
     ("dtype", "device"), [(torch.bfloat16, "cuda"), (torch.float32, "cpu"), (torch.float16, "cpu")]
 )
 def test_other_weights_are_left_alone_and_nothing_is_timed(machine: Machine, dtype: torch.dtype, device: str) -> None:
-    assert product_dtype(dtype, device) is dtype
+    assert choose_matmul_dtype(dtype, device) is dtype
     assert not machine.multiplied
