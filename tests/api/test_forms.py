@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from tunery.domain.errors import InvalidRequest
-from tunery.wire import legacy
-from tunery.wire.assemble import Assembly
+from tunery.wire import chat
+from tunery.wire.chat import Assembly
 from tunery.wire.parameters import CHAT, COMPLETIONS, check
 from tunery.wire.usage import by_openai_rule, completed, estimated_tokens, for_ledger
 
@@ -16,7 +16,7 @@ CALL = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
 
 def test_functions_are_served_as_tools() -> None:
     body = {"model": "m", "messages": [], "functions": [FUNCTION], "function_call": {"name": "get_weather"}}
-    assert legacy.as_tools(body) == {
+    assert chat.as_tools(body) == {
         "model": "m",
         "messages": [],
         "tools": [{"type": "function", "function": FUNCTION}],
@@ -29,7 +29,7 @@ def test_functions_are_served_as_tools() -> None:
 def test_tool_call_is_answered_as_function_call(part: str) -> None:
     called = {"role": "assistant", "content": None, "tool_calls": [{"id": "call_1", "function": CALL}]}
     answer = {"id": "x", "choices": [{"index": 0, part: called, "finish_reason": "tool_calls"}]}
-    choice = legacy.as_function_call(answer)["choices"][0]
+    choice = chat.as_function_call(answer)["choices"][0]
     assert choice[part] == {"role": "assistant", "content": None, "function_call": CALL}
     assert choice["finish_reason"] == "function_call"
 

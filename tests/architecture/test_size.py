@@ -13,8 +13,6 @@ STILL_ALONE: set[str] = {
     "api.tunery.aliases.routes",
     "api.tunery.console.pricing",
     "api.graders.routes",
-    "wire.assemble",
-    "wire.legacy",
     "api.models.routes",
     "api.models.service",
     "api.uploads.routes",

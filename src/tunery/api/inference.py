@@ -17,8 +17,8 @@ from tunery.domain.completions import StoredCompletion
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.schemas import check_cost, request_schemas
 from tunery.domain.tenants import Caller
-from tunery.engines.answer import Answer
 from tunery.engines.errors import EngineLost
+from tunery.engines.http import Answer
 from tunery.engines.resolve import Target, resolve
 from tunery.metering.ledger import RequestIds
 from tunery.metering.meter import Ticket
@@ -26,8 +26,8 @@ from tunery.metering.rates import Subjects, has_rates
 from tunery.metering.storage import check_storage
 from tunery.store import completions
 from tunery.store.database import read, write
-from tunery.wire import legacy
-from tunery.wire.assemble import Assembly
+from tunery.wire import chat
+from tunery.wire.chat import Assembly
 from tunery.wire.parameters import CHAT, COMPLETIONS, check
 from tunery.wire.stream import DONE, read_events, write_event
 from tunery.wire.usage import Received, completed, estimated_tokens, for_ledger
@@ -67,8 +67,8 @@ class Ask:
 async def admit(context: Context, caller: Caller, ids: RequestIds, kind: Kind, sent: Json) -> Ask:
     """Raises InvalidRequest for parameters, NotFound for the model, RateLimited for limits and budget."""
     forwarded = check(sent, CHAT if kind == "chat" else COMPLETIONS)
-    if legacy.is_legacy(forwarded):
-        forwarded = legacy.as_tools(forwarded)
+    if chat.is_legacy(forwarded):
+        forwarded = chat.as_tools(forwarded)
     for name in NOT_FOR_THE_ENGINE:
         forwarded.pop(name, None)
     if forwarded.get("stream"):
@@ -112,8 +112,8 @@ async def _asked(context: Context, ask: Ask) -> AsyncIterator[Answer]:
         async with backend.post(PATHS[ask.kind], ask.forwarded, ask.target) as given:
             yield given
     except InvalidRequest as exc:
-        if legacy.is_legacy(ask.sent):
-            exc.param = legacy.own_param(exc.param)
+        if chat.is_legacy(ask.sent):
+            exc.param = chat.own_param(exc.param)
         raise
 
 
@@ -127,8 +127,8 @@ async def complete(context: Context, ask: Ask) -> Json:
         raise
     answer["model"] = ask.target.public_name
     answer["usage"] = completed(answer.get("usage") or {}, context.settings.cached_token_rule)
-    if legacy.is_legacy(ask.sent):
-        answer = legacy.as_function_call(answer)
+    if chat.is_legacy(ask.sent):
+        answer = chat.as_function_call(answer)
     await asyncio.to_thread(_keep, context, ask, answer["usage"], answer)
     return answer
 
@@ -195,8 +195,8 @@ async def _leave(context: Context, ask: Ask, task: asyncio.Task[Any]) -> None:
 def _shown(ask: Ask, chunk: Json) -> Json | None:
     """The chunk for the client; None for the one with only the usage when the client did not ask for it."""
     shown = {**chunk, "model": ask.target.public_name}
-    if legacy.is_legacy(ask.sent):
-        shown = legacy.as_function_call(shown)
+    if chat.is_legacy(ask.sent):
+        shown = chat.as_function_call(shown)
     if ask.wants_usage:
         return {**shown, "usage": None if shown.get("choices") else shown.get("usage")}
     shown.pop("usage", None)

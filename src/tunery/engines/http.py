@@ -3,8 +3,9 @@
 aiohttp and not httpx, as elsewhere: its parser is in C, and httpx took a millisecond of every completion.
 """
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -20,6 +21,21 @@ TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=None)
 # at that very moment is lost, so ours are closed earlier.
 KEEP_ALIVE_S = 4
 CLOSED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an engine, or the upstream that a name is passed on to, gives for a request that it took.
+
+    Its status is 200, its content is not yet read: all of it by `read`, or piece by piece by `chunks`.
+
+    `ends_with_usage`: also for a client that has gone the content is read to its end, since that says what it cost.
+    Otherwise it is closed, and what has been received is counted.
+    """
+
+    read: Callable[[], Awaitable[bytes]]
+    chunks: Callable[[], AsyncIterator[bytes]]
+    ends_with_usage: bool = True
 
 
 class Unreachable(Exception):

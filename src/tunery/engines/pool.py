@@ -20,9 +20,8 @@ import orjson
 from tunery import atomic
 from tunery.domain.errors import ServerFault
 from tunery.domain.models import FineTunedModel
-from tunery.engines.answer import Answer
 from tunery.engines.errors import engine_error, not_served, unavailable
-from tunery.engines.http import DOWN, EngineHttp, Unreachable, until_the_end
+from tunery.engines.http import DOWN, Answer, EngineHttp, Unreachable, until_the_end
 from tunery.engines.resolve import Target
 from tunery.models.catalog import Catalog
 from tunery.settings import Settings
