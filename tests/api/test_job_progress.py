@@ -1,6 +1,7 @@
 """What the server tells of a job beyond OpenAI's object."""
 
 from tests.api.conftest import Api
+from tunery.domain.job_details import JobDetails
 from tunery.domain.jobs import JobStatus
 
 
@@ -11,7 +12,7 @@ def test_running_job_tells_how_far_it_is_and_why(api: Api) -> None:
         "device": "cpu",
         "state": {"step": 3, "prefix": "jobs/x"},
     }
-    job = api.make_job(status=JobStatus.RUNNING, step=3, total_steps=30, details=details)
+    job = api.make_job(status=JobStatus.RUNNING, step=3, total_steps=30, details=JobDetails.of(details))
     told = api.client.get(f"/tunery/v1/fine_tuning/jobs/{job.id}").json()
     assert (told["step"], told["total_steps"], told["epoch"], told["eta_s"]) == (3, 30, 1, 12.5)
     assert told["reasons"] == {"n_epochs": "12 examples: 8 passes over them"}
@@ -21,7 +22,7 @@ def test_running_job_tells_how_far_it_is_and_why(api: Api) -> None:
 
 def test_failed_job_tells_which_lines_to_mend(api: Api) -> None:
     problem = {"line": 10, "message": "no role", "suggestion": "Add the role."}
-    job = api.make_job(status=JobStatus.FAILED, details={"problems": [problem]})
+    job = api.make_job(status=JobStatus.FAILED, details=JobDetails(problems=[problem]))
     told = api.client.get(f"/tunery/v1/fine_tuning/jobs/{job.id}").json()
     assert told["problems"] == [problem | {"texts": {}}]
     assert told["eta_s"] is None

@@ -8,6 +8,7 @@ from sqlalchemy import Engine, insert
 
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.ids import new_id
+from tunery.domain.job_details import JobDetails
 from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
 from tunery.domain.models import FineTunedModel
 from tunery.domain.names import new_name
@@ -48,7 +49,7 @@ def make_job(project_id: str, organization_id: str, **values: Any) -> FineTuning
         "method": "supervised",
         "hyperparameters": Hyperparameters(3, 4, 1.8),
         "seed": 7,
-        "details": {"hyperparameter_reasons": REASONS},
+        "details": JobDetails(hyperparameter_reasons=REASONS),
     }
     return FineTuningJob(**defaults | values)
 

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -15,6 +16,7 @@ from tests.dashboard.rows import finished_job, insert_curve, insert_jobs, make_j
 from tests.dashboard.stand import Stand
 from tests.migrate.reports import NEW, report
 from tunery.dashboard.sessions import Sessions
+from tunery.domain.job_details import JobDetails
 from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
 from tunery.store import events, outbox
 from tunery.store.database import write
@@ -89,8 +91,8 @@ class Place:
             "queued": make_job(*who),
             "cancelled": make_job(*who, status=JobStatus.CANCELLED, finished_at=now - 5),
         }
-        for job in made.values():
-            job.details.update(hyperparameter_reasons=REASONS, texts={"reasons": reference(REASONS)})
+        details = JobDetails(hyperparameter_reasons=REASONS, texts={"reasons": reference(REASONS)})
+        made = {name: replace(job, details=details) for name, job in made.items()}
         insert_jobs(self.stand.database, list(made.values()))
         insert_curve(self.stand.database, made["succeeded"], 3)
         with write(self.stand.database) as conn:

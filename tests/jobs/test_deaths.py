@@ -58,7 +58,7 @@ def test_worker_killed_at_random_points_costs_no_step_and_no_waiting_for_the_lea
         done = site.wait(job.id)
     assert kills >= 2
     assert done.status is JobStatus.SUCCEEDED
-    assert done.details["metrics"]["train_loss"] == pytest.approx(4.65)
+    assert done.details.metrics["train_loss"] == pytest.approx(4.65)
     steps = [event.data["step"] for event in site.events(job.id) if event.type == "metrics" and event.data]
     assert steps == list(range(1, 31))
 
@@ -84,7 +84,7 @@ def test_frozen_workers_job_goes_to_another_after_its_lease_and_comes_to_no_harm
             frozen.send_signal(signal.SIGCONT)
             done = site.wait(job.id)
     assert done.status is JobStatus.SUCCEEDED
-    assert done.details["metrics"]["train_loss"] == pytest.approx(4.65)
+    assert done.details.metrics["train_loss"] == pytest.approx(4.65)
 
 
 def test_sigterm_ends_the_worker_soon_and_the_next_one_goes_on(site: Site) -> None:

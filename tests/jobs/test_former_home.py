@@ -84,4 +84,4 @@ def test_every_job_of_a_former_home_ends_as_it_would_have(former_home: Settings)
 
 
 def checkpoints_of(site: Site, ids: dict[str, str]) -> list[str]:
-    return [row["model_id"] for job_id in ids.values() for row in site.job(job_id).details["checkpoints"]]
+    return [stored.model_id for job_id in ids.values() for stored in site.job(job_id).details.checkpoints]

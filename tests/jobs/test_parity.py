@@ -68,9 +68,9 @@ def test_job_ends_with_proof_that_the_engine_serves_what_was_trained(
     with site.worker(TRAINER):
         done = site.wait(job.id, timeout_s=90)
     assert done.status is JobStatus.SUCCEEDED, done.error
-    assert done.details["parity"]["num_tokens"] > 50
+    assert (done.details.parity or {})["num_tokens"] > 50
     # Trainer and engine compute in bf16 in another order: 8 significant bits of numbers around 5.
-    assert done.details["parity"]["max_difference"] < 0.1
+    assert (done.details.parity or {})["max_difference"] < 0.1
     told = site.messages(job.id)
     evaluated = next(index for index, message in enumerate(told) if "usage policies" in message)
     assert told[evaluated + 1].startswith("Served and trained model agree")

@@ -36,7 +36,7 @@ def test_random_kills_of_workers_and_trainers_end_no_job(site: Site) -> None:
         for job in jobs:
             done = site.wait(job.id)
             assert done.status is JobStatus.SUCCEEDED
-            assert done.details["metrics"]["train_loss"] == pytest.approx(4.65)
+            assert done.details.metrics["train_loss"] == pytest.approx(4.65)
 
 
 def test_job_that_was_given_up_goes_on_when_it_is_resumed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +54,7 @@ def test_job_that_was_given_up_goes_on_when_it_is_resumed(site: Site, monkeypatc
     with site.worker(SCRIPTED):
         done = site.wait(job.id)
     assert done.status is JobStatus.SUCCEEDED
-    assert (done.error, done.details["metrics"]["train_loss"]) == (None, pytest.approx(4.65))
+    assert (done.error, done.details.metrics["train_loss"]) == (None, pytest.approx(4.65))
     assert "Fine-tuning job continues from step 15" in site.messages(job.id)
     with read(site.engine) as conn:
         kept = events.list_checkpoints(conn, job.id).items

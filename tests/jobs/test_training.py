@@ -53,7 +53,7 @@ def test_job_that_was_paused_and_killed_ends_with_the_loss_of_one_that_was_not(s
     assert done.status is JobStatus.SUCCEEDED
     assert any("ended unexpectedly" in message for message in site.messages(job.id))
     assert losses(site, job.id) == pytest.approx(losses(site, whole.id), abs=1e-3)
-    assert done.details["metrics"]["train_loss"] == pytest.approx(expected.details["metrics"]["train_loss"], abs=1e-3)
+    assert done.details.metrics["train_loss"] == pytest.approx(expected.details.metrics["train_loss"], abs=1e-3)
 
 
 def losses(site: Site, job_id: str) -> list[float]:
@@ -72,9 +72,9 @@ def test_job_that_is_stopped_early_keeps_its_best_checkpoint_and_pays_for_the_ep
         done = site.wait(job.id, timeout_s=90)
     assert done.status is JobStatus.SUCCEEDED, done.error
     assert done.step < done.total_steps == 30
-    assert done.details["training_advice"]["advice"] == "early_stopping"
+    assert (done.details.training_advice or {})["advice"] == "early_stopping"
     with read(site.engine) as conn:
         checkpoints = events.list_checkpoints(conn, job.id).items
     best = min(checkpoints, key=lambda checkpoint: checkpoint.metrics["full_valid_loss"])
     assert best.fine_tuned_model_checkpoint == done.fine_tuned_model
-    assert done.trained_tokens == done.step * done.details["num_tokens"]
+    assert done.trained_tokens == done.step * (done.details.num_tokens or 0)

@@ -38,7 +38,7 @@ def test_job_given_back_by_one_machine_is_finished_by_another(
         with second.worker(SCRIPTED):
             done = second.wait(job.id)
         assert done.status is JobStatus.SUCCEEDED, done.error
-        assert done.details["metrics"]["train_loss"] == pytest.approx(sum(range(91)) / 100)
+        assert done.details.metrics["train_loss"] == pytest.approx(sum(range(91)) / 100)
         with read(second.engine) as conn:
             kept = models.list_models_of_job(conn, job.id)
         assert [model.step_number for model in kept] == [90, 60, 30]

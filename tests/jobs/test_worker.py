@@ -156,7 +156,7 @@ def test_paused_job_goes_on_where_it_stopped_and_ends_as_if_never_paused(
     assert done.status is JobStatus.SUCCEEDED
     steps = [event.data["step"] for event in site.events(job.id) if event.type == "metrics" and event.data]
     assert steps == list(range(1, 91))
-    assert done.details["metrics"]["train_loss"] == pytest.approx(sum(range(91)) / 100)
+    assert done.details.metrics["train_loss"] == pytest.approx(sum(range(91)) / 100)
     assert f"Fine-tuning job continues from step {paused.step}" in site.messages(job.id)
 
 
@@ -171,7 +171,7 @@ def test_worker_that_shuts_down_gives_its_job_back_and_the_next_one_ends_it(
     assert (waiting.status, waiting.worker_id, waiting.attempts) == (JobStatus.QUEUED, None, 0)
     with site.worker(SCRIPTED):
         done = site.wait(job.id)
-    assert done.details["metrics"]["train_loss"] == pytest.approx(sum(range(91)) / 100)
+    assert done.details.metrics["train_loss"] == pytest.approx(sum(range(91)) / 100)
 
 
 def test_state_in_the_blobs_is_enough_for_another_machine(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def test_state_in_the_blobs_is_enough_for_another_machine(site: Site, monkeypatc
     shutil.rmtree(site.settings.home / "work")
     with site.worker(SCRIPTED):
         done = site.wait(job.id)
-    assert done.details["metrics"]["train_loss"] == pytest.approx(sum(range(91)) / 100)
+    assert done.details.metrics["train_loss"] == pytest.approx(sum(range(91)) / 100)
     assert continued_from(site, job.id) >= 12
 
 
@@ -198,7 +198,7 @@ def test_trainer_that_is_killed_once_goes_on_from_its_state(site: Site, monkeypa
     with site.worker(SCRIPTED):
         done = site.wait(job.id)
     assert done.status is JobStatus.SUCCEEDED
-    assert done.details["metrics"]["train_loss"] == pytest.approx(4.65)
+    assert done.details.metrics["train_loss"] == pytest.approx(4.65)
     assert any("memory ran out" in message for message in site.messages(job.id))
     assert "Fine-tuning job continues from step 15" in site.messages(job.id)
 

@@ -4,6 +4,7 @@ from sqlalchemy import Connection
 from tests.store.conftest import NOW, MakeJob, Tenant
 from tunery.domain.errors import NotFound
 from tunery.domain.ids import new_id
+from tunery.domain.job_details import JobDetails
 from tunery.domain.jobs import Checkpoint, FineTuningJob, JobError, JobStatus
 from tunery.store import events, jobs
 from tunery.store.paging import Page
@@ -101,9 +102,11 @@ def test_counts_for_limits_and_metrics(conn: Connection, tenant: Tenant, make_jo
 
 
 def test_details_are_merged(conn: Connection, make_job: MakeJob) -> None:
-    job = make_job(conn, details={"reasons": {"n_epochs": "few examples"}})
-    jobs.update_details(conn, job.id, {"parity": {"ok": True}})
-    assert jobs.get_job(conn, job.id).details == {"reasons": {"n_epochs": "few examples"}, "parity": {"ok": True}}
+    job = make_job(conn, details=JobDetails(hyperparameter_reasons={"n_epochs": "few examples"}))
+    jobs.update_details(conn, job.id, parity={"ok": True})
+    assert jobs.get_job(conn, job.id).details == JobDetails(
+        hyperparameter_reasons={"n_epochs": "few examples"}, parity={"ok": True}
+    )
 
 
 def test_events_come_newest_first_though_the_clock_steps_back(conn: Connection, make_job: MakeJob) -> None:

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Any, Literal, get_args
 
 from tunery.domain.hyperparameters import Hyperparameters
+from tunery.domain.job_details import JobDetails
 from tunery.texts import Reference, reference
 
 Method = Literal["supervised", "dpo"]
@@ -92,7 +93,7 @@ class FineTuningJob:
     died_at_step: int | None = None  # the step of the newest state when its trainer died last
     step: int = 0  # optimizer steps done
     total_steps: int | None = None
-    details: dict[str, Any] = field(default_factory=dict[str, Any])  # ours: reasons, advice, parity, timings
+    details: JobDetails = field(default_factory=JobDetails)  # ours, under /tunery/v1
 
     @property
     def is_terminal(self) -> bool:

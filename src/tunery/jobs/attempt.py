@@ -23,9 +23,9 @@ from tunery import tracing
 from tunery.atomic import is_disk_full
 from tunery.domain.errors import TuneryError
 from tunery.domain.files import File
+from tunery.domain.job_details import StoredCheckpoint
 from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
 from tunery.jobs import endings, event_texts, measuring
-from tunery.jobs.endings import StoredCheckpoint
 from tunery.jobs.lease import Lease, LeaseLost
 from tunery.jobs.parity import ParityBroken, ParityReport, check_parity
 from tunery.jobs.recorder import Recorder
@@ -281,7 +281,14 @@ class Attempt:
                 pass  # by whoever cancelled it
 
     def _publish(self, conn: Connection, success: Succeeded) -> None:
-        jobs.update_details(conn, self._job.id, self._recorder.final_details(success.final, success.parity.details))
+        jobs.update_details(
+            conn,
+            self._job.id,
+            metrics=success.final.metrics,
+            parity=success.parity.details,
+            state=None,
+            checkpoints=self._recorder.checkpoints,
+        )
         endings.succeed(
             conn,
             self._job,

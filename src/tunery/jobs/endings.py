@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection
@@ -26,26 +26,6 @@ from tunery.store import claims, events, files, jobs, models, tenants
 from tunery.store.database import read
 
 
-@dataclass(frozen=True)
-class StoredCheckpoint:
-    """An adapter that is safe in the blobs, under the id it will have as a model. Listed in the job's details."""
-
-    step: int
-    model_id: str
-    metrics: dict[str, float]
-    published: bool = False  # it is a model already, since the job was paused or had failed: its weights must stay
-    num_bytes: int = 0  # of the adapter
-
-    @property
-    def blob(self) -> str:
-        return f"adapters/{self.model_id}"
-
-
-def stored_checkpoints(job: FineTuningJob) -> list[StoredCheckpoint]:
-    """Lowest step first."""
-    return sorted((StoredCheckpoint(**row) for row in job.details.get("checkpoints", [])), key=lambda c: c.step)
-
-
 def publish_checkpoints(
     conn: Connection,
     job: FineTuningJob,
@@ -58,7 +38,7 @@ def publish_checkpoints(
     which is returned; the names of the others end in their step. Only a job that succeeds has a final step."""
     organization = tenants.get_organization(conn, job.organization_id)
     final_name = ""
-    kept = stored_checkpoints(job)
+    kept = job.details.checkpoints
     for checkpoint in (each for each in kept if not each.published):
         is_final = checkpoint.step == final_step
         named = new_name(base=job.base_model, organization=organization.slug, suffix=job.suffix)
@@ -72,7 +52,7 @@ def publish_checkpoints(
                 project_id=job.project_id,
                 created_at=int(now),
                 base_model=job.base_model,
-                source=job.details["source"],
+                source=job.details.source or "",
                 job_id=job.id,
                 step_number=checkpoint.step,
                 blob=checkpoint.blob,
@@ -96,8 +76,8 @@ def publish_checkpoints(
         )
         events.add_event(conn, job.id, event_texts.checkpoint_created(checkpoint.step, name), now=now, data={})
     if kept:
-        published = [asdict(replace(checkpoint, published=True)) for checkpoint in kept]
-        jobs.update_details(conn, job.id, {"checkpoints": published})
+        published = tuple(replace(checkpoint, published=True) for checkpoint in kept)
+        jobs.update_details(conn, job.id, checkpoints=published)
     return final_name
 
 
@@ -208,7 +188,7 @@ def reject(
     conn: Connection, job_id: str, worker_id: str, error: JobError, *, problems: list[dict[str, Any]], now: float
 ) -> None:
     """The files cannot be used. `problems`: line, message and suggestion of the first ones, for the mail."""
-    jobs.update_details(conn, job_id, {"problems": problems})
+    jobs.update_details(conn, job_id, problems=problems)
     job = claims.reject_job(conn, job_id, worker_id, error=error, now=now)
     tell_failure(conn, job, now=now)
 

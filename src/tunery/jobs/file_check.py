@@ -60,7 +60,7 @@ def validate_job(job: FineTuningJob, resources: Resources, worker_id: str) -> No
             if verdict.error is not None:
                 endings.reject(conn, job.id, worker_id, verdict.error, problems=verdict.problems, now=now)
                 return
-            jobs.update_details(conn, job.id, verdict.facts)
+            jobs.update_details(conn, job.id, **verdict.facts)
             claims.accept_job(conn, job.id, worker_id)
             for remark in verdict.remarks:
                 events.add_event(conn, job.id, remark, now=now, level="warn")
@@ -105,7 +105,7 @@ def _facts(reports: dict[Role, Report]) -> dict[str, Any]:
     return {
         "num_examples": training.num_examples,
         "num_tokens": training.tokens.tokens.total if training.tokens else None,  # of one epoch
-        measuring.COUNTS: measuring.counts_of(training),
+        "epoch_counts": measuring.counts_of(training),
         "data_advice": [advice.to_dict() for report in reports.values() for advice in report.advice],
     }
 

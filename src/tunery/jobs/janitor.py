@@ -2,7 +2,6 @@
 
 import shutil
 
-from tunery.jobs.endings import stored_checkpoints
 from tunery.jobs.resources import Resources
 from tunery.store import jobs, models
 from tunery.store.database import read, write
@@ -41,7 +40,7 @@ def _clean_job_blobs(resources: Resources) -> None:
         with read(resources.engine) as conn:
             job = jobs.find_job(conn, job_id)
             kept = {model.id for model in models.list_models_of_job(conn, job_id)}
-        for checkpoint in stored_checkpoints(job) if job else ():
+        for checkpoint in job.details.checkpoints if job else ():
             if checkpoint.model_id not in kept:
                 resources.blobs.delete_dir(checkpoint.blob)
         resources.blobs.delete_dir(f"jobs/{job_id}")

@@ -16,8 +16,6 @@ from tunery.models.sources import cache as sources
 
 log = logging.getLogger(__name__)
 
-COUNTS = "epoch_counts"  # a key of the job's details
-
 
 def counts_of(training: Report) -> dict[str, Any] | None:
     return asdict(EpochCounts.of(training.tokens, training.num_examples)) if training.tokens else None
@@ -33,7 +31,7 @@ def remember(
     total_s: float,
 ) -> None:
     """After a job that ran all its steps in one go; others tell nothing. A failure to write costs only precision."""
-    known, chosen = job.details.get(COUNTS), prepared.hyperparameters
+    known, chosen = job.details.epoch_counts, prepared.hyperparameters
     model_dir = sources.cached(prepared.source, resources.settings.models_dir)
     if known is None or model_dir is None or prepared.step:
         return

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from tunery.domain.ids import new_id
+from tunery.domain.job_details import StoredCheckpoint
 from tunery.domain.jobs import FineTuningJob
 from tunery.jobs import event_texts
-from tunery.jobs.endings import StoredCheckpoint, stored_checkpoints
 from tunery.jobs.lease import Lease, LeaseLost
 from tunery.jobs.resources import Resources
 from tunery.jobs.wandb import Reports
-from tunery.jobs.workspace import Prepared, SavedState, Workspace
+from tunery.jobs.workspace import Prepared, Workspace
 from tunery.store import claims, events, jobs
 from tunery.store.database import write
 from tunery.texts import reference
@@ -42,9 +42,9 @@ class Recorder:
     def __init__(self, job: FineTuningJob, resources: Resources, lease: Lease, reports: Reports) -> None:
         self._job, self._resources, self._lease, self._reports = job, resources, lease, reports
         self._recorded_step = job.step
-        self._saved = SavedState(**job.details["state"]) if job.details.get("state") else None
+        self._saved = job.details.state
         self._pace = Pace(resources.settings.state_interval_s)  # of uploads; the trainer keeps its own
-        self.checkpoints = stored_checkpoints(job)
+        self.checkpoints = job.details.checkpoints
         self.has_started = False
         self._started_s = time.monotonic()
         self.training_s = 0.0  # from the first step to the last word
@@ -97,13 +97,11 @@ class Recorder:
                 jobs.update_details(
                     conn,
                     self._job.id,
-                    {
-                        "hyperparameter_reasons": reasons,
-                        "texts": reference({"reasons": reasons}),
-                        "source": prepared.source,
-                        "weights": self._resources.catalog.weights_of(prepared.source),
-                        "device": message.device,
-                    },
+                    hyperparameter_reasons=reasons,
+                    texts=reference({"reasons": reasons}) or {},
+                    source=prepared.source,
+                    weights=self._resources.catalog.weights_of(prepared.source),
+                    device=message.device,
                 )
                 events.add_event(conn, self._job.id, event_texts.STARTED, now=now)
                 text = event_texts.hyperparameters_chosen(_shown(asdict(numbers), self._job.method), reasons)
@@ -130,7 +128,7 @@ class Recorder:
                     type="metrics",
                     data=event_texts.step_data(metrics),
                 )
-            jobs.update_details(conn, self._job.id, {"progress": event_texts.progress(last)})
+            jobs.update_details(conn, self._job.id, progress=event_texts.progress(last))
         self._recorded_step = last.step
         for metrics in new:
             self._reports.log_step(metrics)
@@ -150,7 +148,7 @@ class Recorder:
             )
             if "advice" in data:
                 advice = {"message": note.message, "texts": {"message": note.text}}
-                jobs.update_details(conn, self._job.id, {"training_advice": advice | data})
+                jobs.update_details(conn, self._job.id, training_advice=advice | data)
 
     def _store_checkpoint(self, message: CheckpointSaved, workspace: Workspace) -> None:
         """Safe in the blobs from now on. A model once the job has ended or is paused, as OpenAI does."""
@@ -164,11 +162,11 @@ class Recorder:
         is_new = step not in known
         known[step] = fresh
         newest = sorted(known.values(), key=lambda checkpoint: checkpoint.step)
-        self.checkpoints = newest[-KEEP:]
+        self.checkpoints = tuple(newest[-KEEP:])
         try:
             with write(self._resources.engine) as conn:
                 self._lease.renew(conn)
-                jobs.update_details(conn, self._job.id, {"checkpoints": [asdict(kept) for kept in self.checkpoints]})
+                jobs.update_details(conn, self._job.id, checkpoints=self.checkpoints)
         except LeaseLost:
             if is_new:
                 self._resources.blobs.delete_dir(fresh.blob)  # no row names it
@@ -193,13 +191,8 @@ class Recorder:
             return found
         final = StoredCheckpoint(found.step, new_id("model"), found.metrics)
         final = replace(final, num_bytes=self._upload(final, folder))
-        self.checkpoints = [final if kept is found else kept for kept in self.checkpoints]
+        self.checkpoints = tuple(final if kept is found else kept for kept in self.checkpoints)
         return final
-
-    def final_details(self, final: StoredCheckpoint, parity: dict[str, Any]) -> dict[str, Any]:
-        """What the job's row tells once it has succeeded."""
-        kept = [asdict(checkpoint) for checkpoint in self.checkpoints]
-        return {"metrics": final.metrics, "parity": parity, "state": None, "checkpoints": kept}
 
     def save_state(self, workspace: Workspace) -> None:
         before = self._saved
@@ -209,7 +202,7 @@ class Recorder:
             return
         with write(self._resources.engine) as conn:
             self._lease.renew(conn)
-            jobs.update_details(conn, self._job.id, {"state": asdict(saved)})
+            jobs.update_details(conn, self._job.id, state=saved)
         self._saved = saved
         if before is not None:
             self._resources.blobs.delete_dir(before.prefix)

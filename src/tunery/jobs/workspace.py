@@ -11,8 +11,8 @@ from tunery import atomic
 from tunery.datasets.report import Role
 from tunery.domain.errors import NotFound
 from tunery.domain.hyperparameters import Hyperparameters, ResolvedHyperparameters, resolve
+from tunery.domain.job_details import SavedState
 from tunery.domain.jobs import FineTuningJob
-from tunery.jobs.endings import stored_checkpoints
 from tunery.jobs.resources import Resources
 from tunery.models.adapter_config import LoraConfig
 from tunery.models.catalog import CatalogModel
@@ -22,14 +22,6 @@ from tunery.store.blobs import Blobs
 from tunery.store.database import read
 from tunery.texts import say
 from tunery.training.protocol import TrainSpec, Workdir, saved_step
-
-
-@dataclass(frozen=True)
-class SavedState:
-    """A state in the blobs. The job's row names it, so a half-finished upload is never taken for one."""
-
-    step: int
-    prefix: str
 
 
 class Workspace(Workdir):
@@ -142,12 +134,11 @@ def prepare(job: FineTuningJob, resources: Resources, workspace: Workspace) -> P
     source = _continue_from(job, resources, workspace) or base.source
     chosen = resolve(
         job.hyperparameters,
-        num_examples=job.details["num_examples"],
+        num_examples=job.details.num_examples or 0,
         default_multiplier=base.default_multiplier,
     )
-    saved = job.details.get("state")
-    step = workspace.restore(resources.blobs, SavedState(**saved) if saved else None)
-    for checkpoint in stored_checkpoints(job):
+    step = workspace.restore(resources.blobs, job.details.state)
+    for checkpoint in job.details.checkpoints:
         workspace.restore_checkpoint(resources.blobs, checkpoint.step, checkpoint.blob)
     _spec(job, resources, workspace, base, source, chosen).save(workspace)
     return Prepared(workspace, chosen, source, step)

@@ -5,13 +5,12 @@ from typing import Any, cast
 from tunery.domain.completions import StoredCompletion
 from tunery.domain.files import File, FilePurpose
 from tunery.domain.hyperparameters import Hyperparameters
+from tunery.domain.job_details import JobDetails
 from tunery.domain.jobs import Checkpoint, EventType, FineTuningJob, JobError, JobEvent, JobStatus, Level, Method
 from tunery.migrate.deadlines import base_of
 from tunery.migrate.retrain import hyperparameters_of, suffix_of
 from tunery.migrate.source import Json
 from tunery.store.blobs import BlobInfo
-
-IMPORTED = "imported"  # key of `details`: the job as the source told it
 
 
 def file(described: Json, *, project_id: str, purpose: FilePurpose, blob: BlobInfo) -> File:
@@ -56,7 +55,7 @@ def job(described: Json, *, project_id: str) -> FineTuningJob | None:
         error=_error(described.get("error")),
         metadata=described.get("metadata"),
         integrations=described.get("integrations"),
-        details={IMPORTED: described},
+        details=JobDetails(imported=described),
     )
 
 

@@ -32,10 +32,10 @@ def announce_end(
         summary = summarise(
             job,
             cost=cost,
-            metrics=job.details.get("metrics", {}),
+            metrics=job.details.metrics,
             problems=tuple(
                 Problem(problem["line"], problem["message"], problem["suggestion"], problem.get("texts") or {})
-                for problem in job.details.get("problems", ())
+                for problem in job.details.problems
             ),
         )
         outbox.insert_outbox(

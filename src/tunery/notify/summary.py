@@ -98,7 +98,7 @@ def summarise(
         duration_s=max(0, ended - job.created_at - job.paused_s),
         training_file=job.training_file,
         fine_tuned_model=job.fine_tuned_model,
-        weights=job.details.get("weights") or job.details.get("source"),
+        weights=job.details.weights or job.details.source,
         trained_tokens=job.trained_tokens,
         cost=cost,
         metrics=metrics,

@@ -4,7 +4,7 @@ What only the job's worker does (claim, heartbeat, finish) is in store.claims. T
 each transition is one UPDATE that repeats the states it may start from.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, case, func, insert, select, update
@@ -12,6 +12,7 @@ from sqlalchemy.sql import ColumnElement
 
 from tunery.domain.errors import InvalidTransition, no_such_job
 from tunery.domain.hyperparameters import Hyperparameters
+from tunery.domain.job_details import JobDetails
 from tunery.domain.jobs import TERMINAL, FineTuningJob, JobError, JobStatus, sources_of
 from tunery.store.paging import Page, exists, fetch_page, has_pair, values_of
 from tunery.store.tables import jobs
@@ -107,10 +108,11 @@ def set_display_name(conn: Connection, job_id: str, project_id: str, display_nam
     return to_job(row)
 
 
-def update_details(conn: Connection, job_id: str, details: dict[str, Any]) -> None:
-    """Merge into `details`; only the job's worker calls this, so read and write need no guard."""
-    known = conn.execute(select(jobs.c.details).where(jobs.c.id == job_id)).scalar_one()
-    conn.execute(update(jobs).where(jobs.c.id == job_id).values(details=known | details))
+def update_details(conn: Connection, job_id: str, **changes: Any) -> None:
+    """Fields of JobDetails; only the job's worker calls this, so read and write need no guard."""
+    stored = conn.execute(select(jobs.c.details).where(jobs.c.id == job_id)).scalar_one()
+    details = replace(JobDetails.of(stored), **changes)
+    conn.execute(update(jobs).where(jobs.c.id == job_id).values(details=details.to_json()))
 
 
 def cancel_job(conn: Connection, job_id: str, project_id: str, now: float) -> FineTuningJob:
@@ -199,6 +201,7 @@ def _verb(
 def to_row(job: FineTuningJob) -> dict[str, Any]:
     return asdict(job) | {
         "status": job.status.value,
+        "details": job.details.to_json(),
         "result_files": list(job.result_files),
         "validated": job.status not in (JobStatus.VALIDATING_FILES, JobStatus.PAUSED),
     }
@@ -213,5 +216,6 @@ def to_job(row: Row[Any]) -> FineTuningJob:
             hyperparameters=Hyperparameters(**row.hyperparameters),
             result_files=tuple(row.result_files),
             error=None if row.error is None else JobError(**row.error),
+            details=JobDetails.of(row.details),
         )
     )

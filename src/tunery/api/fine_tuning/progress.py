@@ -60,7 +60,7 @@ def retrieve_progress(job_id: str, caller: JobsReader, context: ContextDep) -> J
 
 def wire_progress(job: FineTuningJob, now: float) -> JobProgress:
     details = job.details
-    newest = details.get("progress") or {}
+    newest = details.progress or {}
     return JobProgress(
         id=job.id,
         status=job.status.value,
@@ -73,11 +73,11 @@ def wire_progress(job: FineTuningJob, now: float) -> JobProgress:
         eta_s=newest.get("eta_s") if job.status == "running" else None,
         tokens_per_s=newest.get("tokens_per_s"),
         attempts=job.attempts,
-        device=details.get("device"),
-        reasons=details.get("hyperparameter_reasons") or {},
-        data_advice=details.get("data_advice") or [],
-        training_advice=details.get("training_advice"),
-        parity=details.get("parity"),
-        problems=details.get("problems") or [],
-        texts=details.get("texts") or {},
+        device=details.device,
+        reasons=details.hyperparameter_reasons,
+        data_advice=[DataAdvice(**row) for row in details.data_advice],
+        training_advice=details.training_advice,
+        parity=details.parity,
+        problems=[LineProblem(**row) for row in details.problems],
+        texts=details.texts,
     )

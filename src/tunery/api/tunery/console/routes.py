@@ -90,10 +90,10 @@ def _detail(context: Context, job: FineTuningJob) -> JobDetail:
     return JobDetail(
         **_summary(context, job).model_dump(),
         hyperparameters=request["method"][job.method]["hyperparameters"],
-        reasons=job.details.get("hyperparameter_reasons", {}),
-        details=job.details,
+        reasons=job.details.hyperparameter_reasons,
+        details=job.details.to_json(),
         request=request,
-        texts=(job.details.get("texts") or {}) | ({"error": job.error.text} if job.error and job.error.text else {}),
+        texts=job.details.texts | ({"error": job.error.text} if job.error and job.error.text else {}),
     )
 
 

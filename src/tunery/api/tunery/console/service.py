@@ -140,7 +140,7 @@ def file_names(context: Context, caller: Caller, file_ids: Iterable[str | None])
 def weights_of(context: Context, job: FineTuningJob) -> str:
     """Those it was trained on; before that, those that its base has now."""
     base = context.catalog.find(job.base_model)
-    source = job.details.get("source") or (base.source if base else job.base_model)
+    source = job.details.source or (base.source if base else job.base_model)
     return context.catalog.weights_of(source)
 
 
