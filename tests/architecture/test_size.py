@@ -18,8 +18,6 @@ STILL_ALONE: set[str] = {
     "api.uploads.routes",
     "cli.costs",
     "cli.migrate.switch",
-    "dashboard.playground.save_example",
-    "dashboard.sign_in",
     "jobs.faults",
     "jobs.reaper",
     "jobs.results",

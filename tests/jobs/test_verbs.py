@@ -219,3 +219,17 @@ def test_cancel_of_a_waiting_job_is_announced_at_once(site: Site) -> None:
     ]
     assert rows[1].payload["data"] == {"id": job.id}
     assert rows[1].endpoint_id == "whe_1"
+
+
+@pytest.mark.parametrize(("is_own", "kinds"), [(True, ["webhook"]), (False, ["email", "webhook"])])
+def test_whoever_cancels_a_job_of_their_own_gets_no_mail(site: Site, is_own: bool, kinds: list[str]) -> None:
+    """The webhook goes out in any case: a program waits for it."""
+    job = site.create()
+    event = ("fine_tuning.job.cancelled",)
+    with write(site.engine) as conn:
+        webhooks.insert_endpoint(
+            conn, WebhookEndpoint("whe_1", job.project_id, "hook", "http://x", event, 1, "whsec_eA==")
+        )
+        verbs.cancel_job(conn, job.id, job.project_id, by=job.created_by if is_own else "user-other")
+    with read(site.engine) as conn:
+        assert sorted(row.kind for row in conn.execute(select(outbox)).all()) == kinds

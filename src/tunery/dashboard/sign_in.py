@@ -1,4 +1,7 @@
-"""Signing in with a key. A plain form: the cookie it sets is out of reach for scripts."""
+"""Signing in with a key. A plain form: the cookie it sets is out of reach for scripts.
+
+Stands apart because it is the one page that anybody may see.
+"""
 
 from markupsafe import Markup
 from nicegui import ui

@@ -1,19 +1,23 @@
 """Up to three models side by side on one conversation, each answer with its tokens, time and cost."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from nicegui import ui
 
 from tunery.dashboard.components import blocks, code
 from tunery.dashboard.components.choices import FIRST, MAX_HELD_BYTES, Files, Models
+from tunery.dashboard.files.examples import add_example
 from tunery.dashboard.models import Model, list_models
 from tunery.dashboard.playground.lane import Lane, Parameters
-from tunery.dashboard.playground.save_example import save_example
 from tunery.dashboard.visit import Visit, notify
 
 MAX_LANES = 3
 DRAFT = "playground"
+
+NEW = ""  # in place of a dataset to add to
+NEW_NAME = "examples.jsonl"
 
 
 async def build(visit: Visit) -> None:
@@ -153,3 +157,39 @@ class Playground:
 
 def _number(label: str, value: float | None, *, low: float, high: float, step: float) -> ui.number:
     return ui.number(label, value=value, min=low, max=high, step=step).props("outlined dense")
+
+
+def save_example(
+    visit: Visit,
+    messages: list[dict[str, Any]],
+    files: dict[str, str],
+    on_saved: Callable[[str, str], Awaitable[None]],
+) -> None:
+    """A dialog with the last message, the assistant's answer: corrected, it becomes one more example of a dataset."""
+    t = visit.t
+    with blocks.dialog_box(t("playground.save")) as dialog:
+        ui.label(t("playground.save_text")).classes("muted")
+        answer = ui.textarea(t("playground.answer"), value=messages[-1]["content"]).props("outlined autogrow")
+        choices = {NEW: t("playground.new_dataset")} | files
+        target = ui.select(choices, value=next(iter(files), NEW), label=t("playground.dataset")).props("outlined dense")
+        name = ui.input(t("playground.new_name"), value=NEW_NAME).props("outlined dense")
+        name.bind_visibility_from(target, "value", lambda value: value == NEW)
+
+        async def save() -> None:
+            example = [*messages[:-1], {"role": "assistant", "content": answer.value or ""}]
+            stored: list[Any] = []
+
+            async def store() -> None:
+                new_name = (name.value or NEW_NAME).strip()
+                stored.append(
+                    await add_example(visit.connection, example, file_id=target.value or None, new_name=new_name)
+                )
+
+            if await visit.attempt(store()):
+                dialog.close()
+                await on_saved(stored[0].id, stored[0].filename)
+
+        with ui.element("div").classes("buttons end"):
+            blocks.button(t("action.back"), dialog.close)
+            blocks.button(t("action.save"), save, primary=True)
+    dialog.open()
