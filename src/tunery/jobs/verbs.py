@@ -41,8 +41,9 @@ def create_job(
     Decides only what needs no look into the files: their content is the worker's to check, so that the reply is quick.
     Raises InvalidRequest with OpenAI's param and code, RateLimited when the project may not have another job now.
     """
+    request_hash = _hash(request) if idempotency_key else ""
     if idempotency_key:
-        earlier = _earlier_job(conn, request, caller, idempotency_key)
+        earlier = _earlier_job(conn, request_hash, caller, idempotency_key)
         if earlier is not None:
             return earlier
     method = check(request)
@@ -57,13 +58,12 @@ def create_job(
     check_budget(conn, caller.project_id, limits.project_limits(conn, settings, caller.project_id), now=now)
     job_id = new_id("job")
     if idempotency_key:
-        # Two requests may both have found nothing above: the second to get here takes the first one's job.
-        idempotency.remember_job(
-            conn, caller.project_id, idempotency_key, request_hash=_hash(request), job_id=job_id, now=now
+        is_first = idempotency.remember_job(
+            conn, caller.project_id, idempotency_key, request_hash=request_hash, job_id=job_id, now=now
         )
-        winner = idempotency.find_job_id(conn, caller.project_id, idempotency_key, _hash(request))
-        if winner and winner != job_id:
-            return jobs.get_job(conn, winner, caller.project_id)
+        # Two requests may both have found nothing above: the second to get here takes the first one's job.
+        if not is_first and (winner := _earlier_job(conn, request_hash, caller, idempotency_key)):
+            return winner
     job = FineTuningJob(
         id=job_id,
         project_id=caller.project_id,
@@ -125,9 +125,9 @@ def resume_job(conn: Connection, job_id: str, project_id: str, *, clock: Clock =
     return job
 
 
-def _earlier_job(conn: Connection, request: JobRequest, caller: Caller, key: str) -> FineTuningJob | None:
+def _earlier_job(conn: Connection, request_hash: str, caller: Caller, key: str) -> FineTuningJob | None:
     """Raises InvalidRequest when the key came with another request before."""
-    job_id = idempotency.find_job_id(conn, caller.project_id, key, _hash(request))
+    job_id = idempotency.find_job_id(conn, caller.project_id, key, request_hash)
     return None if job_id is None else jobs.get_job(conn, job_id, caller.project_id)
 
 
