@@ -14,7 +14,7 @@ from tests.api.conftest import BASE, Api, start_engine
 from tests.loops import run
 from tunery.engines.errors import engine_error
 from tunery.engines.resolve import Target
-from tunery.jobs.parity import EngineScorer
+from tunery.engines.scoring import EngineScorer
 from tunery.wire.stream import DONE, read_events, write_event
 
 CHAT = "/v1/chat/completions"

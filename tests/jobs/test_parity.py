@@ -11,7 +11,8 @@ import pytest
 from tests.jobs.conftest import Site
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import JobStatus
-from tunery.jobs.parity import EngineScorer, ParityBroken, check_parity, compare
+from tunery.engines.scoring import EngineScorer
+from tunery.jobs.parity import ParityBroken, check_parity, compare
 from tunery.jobs.trainer_process import TRAINER
 from tunery.store import models
 from tunery.store.database import read

@@ -16,6 +16,7 @@ from tunery.domain.errors import InvalidRequest, Unavailable
 from tunery.domain.tenants import Caller
 from tunery.engines.errors import unavailable
 from tunery.engines.resolve import Target, resolve
+from tunery.engines.scoring import prompt_logprobs
 from tunery.metering.ledger import RequestIds
 from tunery.models.sources.cache import cached
 from tunery.store.database import read
@@ -39,8 +40,8 @@ async def score(context: Context, caller: Caller, request_id: str, request: Scor
         "cache_salt": caller.project_id,
     }
     answer = await _ask(context, caller, RequestIds(request_id), body, target)
-    entries = answer["choices"][0].get("prompt_logprobs") or answer.get("prompt_logprobs")
-    if not entries or len(entries) != len(rendered.token_ids):
+    entries = prompt_logprobs(answer, len(rendered.token_ids))
+    if entries is None:
         raise Unavailable(say("error.no_prompt_logprobs"))
     scores = [_entry(entries[index], rendered.token_ids[index]) for index in trained]
     return ScoreOut(
