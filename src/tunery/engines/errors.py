@@ -1,10 +1,12 @@
 """An engine's error → ours. vLLM puts its status in `code` and its own class names in `type`."""
 
 import logging
+from typing import Any
 
 import orjson
 
 from tunery.domain.errors import InvalidRequest, NotFound, TuneryError, Unavailable, no_such_model
+from tunery.domain.json_body import as_object
 from tunery.engines.resolve import Target
 from tunery.texts import say
 
@@ -58,10 +60,11 @@ def engine_error(status: int, content: bytes, target: Target) -> TuneryError:
     return TuneryError(say("error.engine_failed"))
 
 
-def detail_of(content: bytes) -> dict:
+def detail_of(content: bytes) -> dict[str, Any]:
+    """The object that says what went wrong, as OpenAI and vLLM nest it; empty when the content is no JSON."""
     try:
         body = orjson.loads(content)
     except orjson.JSONDecodeError:
         return {}
-    error = body.get("error", body) if isinstance(body, dict) else {}
-    return error if isinstance(error, dict) else {"message": error}
+    error = as_object(body).get("error", as_object(body))
+    return as_object(error) if isinstance(error, dict) else {"message": error}

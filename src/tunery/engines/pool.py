@@ -9,7 +9,7 @@ import hashlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class Engines:
         return True
 
     @asynccontextmanager
-    async def post(self, path: str, body: dict[str, Any], target: Target) -> AsyncIterator[Answer]:
+    async def post(self, path: str, body: dict[str, Any], target: Target) -> AsyncGenerator[Answer]:
         """The engine's answer to `body`, to be read in the block: what fails there becomes EngineLost.
 
         Raises the engine's own error as TuneryError, NotFound when no server has the base, Unavailable when none is up,
@@ -143,7 +143,7 @@ class Engines:
     async def _discover(self, url: str) -> None:
         try:
             status, content = await self._http.get(f"{url}/v1/models", timeout_s=DISCOVER_TIMEOUT_S)
-            rows = orjson.loads(content)["data"] if status == 200 else []
+            rows: list[dict[str, Any]] = orjson.loads(content)["data"] if status == 200 else []
             if status == 401:
                 log.error("%s refuses this server's key: engine_api_key must be the one that it was started with", url)
         except (*DOWN, ValueError, KeyError):

@@ -4,7 +4,7 @@ It has the same face as Engines. Nothing reaches it unless a project asked for i
 has an `upstream_api_key`.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -30,7 +30,7 @@ class Upstream:
         await self._client.aclose()
 
     @asynccontextmanager
-    async def post(self, path: str, body: dict[str, Any], target: Target) -> AsyncIterator[Answer]:
+    async def post(self, path: str, body: dict[str, Any], target: Target) -> AsyncGenerator[Answer]:
         """The upstream's answer, to be read in the block. Raises what it said, InvalidRequest without a key."""
         if self._key is None:
             raise InvalidRequest(

@@ -20,7 +20,7 @@ def main() -> None:
     tracing.configure("tunery-worker")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda _number, _frame: stop.set())
     engine = open_database(settings)
     migrate(engine)
     worker = Worker(settings, engine, Blobs.open(settings), Catalog.load(settings.catalog))

@@ -22,7 +22,7 @@ KEPT = say("event.kept")
 RESUMED = say("event.resumed")
 
 # A step's sentence, by the validation losses that were measured at it.
-_STEPS = {
+_STEPS: dict[tuple[str, ...], str] = {
     (): "event.step",
     ("valid_loss",): "event.step.valid_loss",
     ("full_valid_loss",): "event.step.full_valid_loss",

@@ -30,9 +30,9 @@ MAX_PROBLEMS = 10  # shown in mail and dashboard; the full report is the validat
 @dataclass(frozen=True)
 class Verdict:
     error: JobError | None = None
-    problems: list[dict[str, Any]] = field(default_factory=list)  # the first ones, for people
-    facts: dict[str, Any] = field(default_factory=dict)  # for the run and for /tunery/v1
-    remarks: list[str] = field(default_factory=list)
+    problems: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])  # the first ones, for people
+    facts: dict[str, Any] = field(default_factory=dict[str, Any])  # for the run and for /tunery/v1
+    remarks: list[str] = field(default_factory=list[str])
 
 
 def validate_job(job: FineTuningJob, resources: Resources, worker_id: str) -> None:

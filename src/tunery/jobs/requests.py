@@ -1,11 +1,12 @@
 """What a caller may ask of a job, and the bounds. Everything here is decided without the database."""
 
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.hyperparameters import AUTO, Hyperparameters
 from tunery.domain.jobs import METHODS, Method
+from tunery.domain.json_body import as_object
 from tunery.domain.names import check_suffix
 from tunery.texts import say
 
@@ -59,7 +60,7 @@ def _method(method: str) -> Method:
             param="method.type",
             code="invalid_value",
         )
-    return cast(Method, method)
+    return method
 
 
 def _check_hyperparameters(chosen: Hyperparameters, where: str) -> None:
@@ -139,14 +140,14 @@ def _check_wandb(entry: dict[str, Any], where: str) -> None:
             param=f"{where}.type",
             code="invalid_value",
         )
-    options = entry.get("wandb")
-    if not isinstance(options, dict) or not options.get("project"):
+    options = as_object(entry.get("wandb"))
+    if not options.get("project"):
         raise InvalidRequest(
             say("error.wandb_project_missing", where=where),
             param=f"{where}.wandb.project",
             code="missing_required_parameter",
         )
-    tags = options.get("tags") or []
+    tags: list[str] = options.get("tags") or []
     if len(tags) > MAX_TAGS:
         raise InvalidRequest(
             say("error.wandb_too_many_tags", where=where, most=MAX_TAGS, num_tags=len(tags)),

@@ -35,20 +35,20 @@ class TrainerProcess:
 
     workdir: Workdir
     process: subprocess.Popen[bytes]
-    _messages: "queue.Queue[Message | None]" = field(default_factory=queue.Queue)
+    inbox: "queue.Queue[Message | None]" = field(default_factory=queue.Queue["Message | None"])
     _ended: bool = False
 
     def messages(self, timeout_s: float) -> list[Message]:
         """Everything said since the last call, after waiting at most timeout_s for the first word."""
         said: list[Message] = []
         with contextlib.suppress(queue.Empty):
-            item = self._messages.get(timeout=timeout_s)
+            item = self.inbox.get(timeout=timeout_s)
             while True:
                 if item is None:
                     self._ended = True
                     break
                 said.append(item)
-                item = self._messages.get_nowait()
+                item = self.inbox.get_nowait()
         return said
 
     @property
@@ -96,7 +96,7 @@ class ProcessRunner:
             )
         trainer = TrainerProcess(workdir, process)
         assert process.stdout is not None
-        reader = threading.Thread(target=_read, args=(process.stdout, trainer._messages), daemon=True)
+        reader = threading.Thread(target=_read, args=(process.stdout, trainer.inbox), daemon=True)
         reader.start()
         return trainer
 

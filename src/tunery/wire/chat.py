@@ -6,6 +6,8 @@ Legacy functions are served as tools and answered in their own form: no engine k
 import re
 from typing import Any
 
+from tunery.domain.json_body import as_list, as_object
+
 Json = dict[str, Any]
 
 
@@ -66,15 +68,17 @@ class Assembly:
 
     def _add_choice(self, part: Json) -> None:
         index = part.get("index", 0)
-        choice = self._choices.setdefault(
+        choice: Json = self._choices.setdefault(
             index,
             {"index": index, "message": {"role": "assistant", "content": None, "refusal": None}, "logprobs": None},
         )
         choice["finish_reason"] = part.get("finish_reason") or choice.get("finish_reason")
         if part.get("logprobs"):
-            known = choice["logprobs"] or {"content": [], "refusal": None}
-            choice["logprobs"] = {**known, "content": known["content"] + (part["logprobs"].get("content") or [])}
-        delta, message = part.get("delta", {}), choice["message"]
+            known = as_object(choice["logprobs"])
+            said = as_list(known.get("content")) + as_list(part["logprobs"].get("content"))
+            choice["logprobs"] = {"refusal": None, **known, "content": said}
+        delta: Json = part.get("delta", {})
+        message: Json = choice["message"]
         if delta.get("content"):
             message["content"] = (message["content"] or "") + delta["content"]
         for call in delta.get("tool_calls") or ():
@@ -89,11 +93,12 @@ class Assembly:
 
 
 def _add_call(calls: list[Json], part: Json) -> None:
-    index = part.get("index", 0)
+    index: int = part.get("index", 0)
     while len(calls) <= index:
         calls.append({"id": "", "type": "function", "function": {"name": "", "arguments": ""}})
-    calls[index]["id"] = part.get("id") or calls[index]["id"]
-    _join(calls[index]["function"], part.get("function", {}))
+    call = calls[index]
+    call["id"] = part.get("id") or call["id"]
+    _join(as_object(call["function"]), as_object(part.get("function")))
 
 
 def _join(call: Json, part: Json) -> None:

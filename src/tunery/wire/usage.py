@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tunery.domain.json_body import as_list, as_object
 from tunery.domain.usage import TokenUsage
 
 Json = dict[str, Any]
@@ -12,8 +13,8 @@ CHARACTERS_A_TOKEN = 4  # a rough mean, for limits only; the ledger takes the en
 
 def completed(usage: Json, rule: str) -> Json:
     """With every detail that clients read, also where an engine leaves it out. `rule` says how hits are counted."""
-    prompt = usage.get("prompt_tokens_details") or {}
-    output = usage.get("completion_tokens_details") or {}
+    prompt = as_object(usage.get("prompt_tokens_details"))
+    output = as_object(usage.get("completion_tokens_details"))
     cached = prompt.get("cached_tokens") or 0
     return {
         **usage,
@@ -40,7 +41,7 @@ def by_openai_rule(cached: int) -> int:
 def for_ledger(usage: Json) -> TokenUsage:
     return TokenUsage(
         input_tokens=usage.get("prompt_tokens") or 0,
-        cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
+        cached_tokens=as_object(usage.get("prompt_tokens_details")).get("cached_tokens") or 0,
         output_tokens=usage.get("completion_tokens") or 0,
     )
 
@@ -91,12 +92,15 @@ def estimated_prompt_tokens(sent: Json) -> int:
 
 
 def _num_prompts(prompt: Any) -> int:
-    return len(prompt) if isinstance(prompt, list) and not (prompt and isinstance(prompt[0], int)) else 1
+    many = as_list(prompt)
+    return len(many) if isinstance(prompt, list) and not (many and isinstance(many[0], int)) else 1
 
 
 def _length(content: Any) -> int:
     if isinstance(content, str):
         return len(content)
     if isinstance(content, list):
-        return sum(_length(part.get("text") if isinstance(part, dict) else part) for part in content)
+        return sum(
+            _length(as_object(part).get("text") if isinstance(part, dict) else part) for part in as_list(content)
+        )
     return CHARACTERS_A_TOKEN if isinstance(content, int) else 0
