@@ -35,7 +35,7 @@ class EngineServer:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._is_up.wait(60)
+        assert self._is_up.wait(300), "The engine did not start; its thread says why."
         return self
 
     def __exit__(self, *exc: object) -> None:
