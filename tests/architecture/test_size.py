@@ -8,26 +8,6 @@ LONGEST = 500  # past that a file has more than one reason to change
 SHORT = 60  # below that a file with one reader belongs into the reader's
 REASON = "apart because"
 
-STILL_ALONE: set[str] = {
-    # shrinks: whoever moves one of these takes it out
-    "api.graders.routes",
-    "api.models.routes",
-    "api.models.service",
-    "api.tunery.aliases.routes",
-    "api.tunery.console.pricing",
-    "api.uploads.routes",
-    "cli.costs",
-    "cli.migrate.switch",
-    "launch.tether",
-    "launch.web",
-    "notify.schedule",
-    "store.columns",
-    "store.idempotency",
-    "training.checkpoint",
-    "training.parity",
-    "training.references",
-}
-
 
 def test_no_file_has_grown_past_the_hard_stop() -> None:
     long = {
@@ -40,8 +20,7 @@ def test_no_file_has_grown_past_the_hard_stop() -> None:
 
 
 def test_a_short_file_with_one_importer_says_why_it_stands_apart() -> None:
-    alone = _short_files_alone()
-    assert not (new := sorted(alone - STILL_ALONE)), f"put them where they are used, or say {REASON!r} … : {new}"
+    assert not (alone := sorted(_short_files_alone())), f"put them where they are used, or say {REASON!r} … : {alone}"
 
 
 def _short_files_alone() -> set[str]:

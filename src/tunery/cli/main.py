@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from tunery import __version__
-from tunery.cli import chat, costs, data, demo, files, jobs, keys, migrate, models, serve, usage
+from tunery.cli import chat, data, demo, files, jobs, keys, migrate, models, serve, usage
 from tunery.cli.connection import CommandFailed, Connection
 from tunery.cli.output import notes, styled
 
@@ -53,7 +53,7 @@ app.add_typer(models.app, name="models")
 app.command()(chat.chat)
 app.add_typer(keys.app, name="keys")
 app.command()(usage.usage)
-app.command()(costs.costs)
+app.command()(usage.costs)
 app.add_typer(migrate.app, name="migrate")
 
 

@@ -1,5 +1,6 @@
 """Runs a module as `python -m` would, and ends with the process that started it: `python -m tunery.launch.tether
-PARENT_PID MODULE [ARGUMENT ...]`. However the server dies, no orphan keeps its port, its memory or its job.
+PARENT_PID MODULE [ARGUMENT ...]`. However the server dies, no orphan keeps its port, its memory or its job. It
+stands apart because it is a program: who starts one imports nothing of it.
 """
 
 import ctypes

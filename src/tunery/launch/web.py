@@ -1,7 +1,7 @@
 """The process that answers HTTP: the API, with the dashboard on top. `python -m tunery.api` serves the API alone.
 
 It imports in `main` what takes seconds: every process that this one starts, to compare texts or to check data, imports
-this module again.
+this module again. Apart because it is a program.
 """
 
 from tunery.settings import load_settings, told_in_a_sentence

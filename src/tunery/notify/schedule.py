@@ -1,4 +1,4 @@
-"""When a delivery that failed is tried again."""
+"""When a delivery that failed is tried again. Apart because it is arithmetic alone, tested without a database."""
 
 GIVE_UP_AFTER_S = 72 * 3600
 FIRST_WAIT_S = 5.0

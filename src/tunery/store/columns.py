@@ -1,4 +1,7 @@
-"""The columns that many tables have, and the naming of what the database makes of them."""
+"""The columns that many tables have, and the naming of what the database makes of them.
+
+Apart because `tables.py` then holds the tables alone.
+"""
 
 from sqlalchemy import JSON, BigInteger, Boolean, Column, ForeignKey, Integer, MetaData, String, text
 from sqlalchemy.dialects.postgresql import JSONB

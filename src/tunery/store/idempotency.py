@@ -1,4 +1,7 @@
-"""A create that a client repeats because its reply was lost: the key leads to the job made the first time."""
+"""A create that a client repeats because its reply was lost: the key leads to the job made the first time.
+
+Apart because it is a table of its own.
+"""
 
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError

@@ -1,4 +1,7 @@
-"""Adapters of finished epochs, each complete or not there, the last three kept."""
+"""Adapters of finished epochs, each complete or not there, the last three kept.
+
+Apart because the loop says when and this file how.
+"""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Log-probabilities of a few examples as the trainer sees them, for the engine to reproduce."""
+"""Log-probabilities of a few examples as the trainer sees them, for the engine to reproduce.
+
+Apart because it runs once, after the last step.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,7 @@
-"""The reference log-probabilities of DPO: computed once, before the first step, and kept for a resumed job."""
+"""The reference log-probabilities of DPO: computed once, before the first step, and kept for a resumed job.
+
+Apart because one method alone needs it.
+"""
 
 import json
 from collections.abc import Callable, Sequence

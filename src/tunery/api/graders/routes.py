@@ -1,3 +1,5 @@
+"""Run a grader and check one. Apart because every resource has its routes in a `routes.py`."""
+
 from typing import Any
 
 from fastapi import Request

@@ -1,23 +1,49 @@
-from tunery.api.access import ModelsReader, ModelsWriter
+"""Which models a project sees, and the end of one. `schemas.py` says how they look.
+
+A short file, apart because every resource has its routes in a `routes.py`.
+"""
+
+from tunery.api.access import ModelsReader, ModelsWriter, require_owner
 from tunery.api.context import ContextDep
-from tunery.api.models import service
-from tunery.api.models.schemas import DeletedModel, Model, ModelList
+from tunery.api.models.schemas import DeletedModel, Model, ModelList, wire_base_model, wire_fine_tuned
 from tunery.api.routing import Router
+from tunery.domain.errors import InvalidRequest, no_such_model
+from tunery.store import models as store
+from tunery.store.database import read, write
+from tunery.texts import say
 
 router = Router(prefix="/v1/models", tags=["Models"])
 
 
 @router.get("")
 def list_models(caller: ModelsReader, context: ContextDep) -> ModelList:
-    return ModelList(data=service.list_models(context, caller))
+    """Fine-tuned ones first, newest first; then the catalog's."""
+    with read(context.database) as conn:
+        own = store.list_models(conn, caller.project_id)
+    return ModelList(
+        data=[wire_fine_tuned(model) for model in own] + [wire_base_model(model) for model in context.catalog]
+    )
 
 
 @router.get("/{model:path}")
 def retrieve_model(model: str, caller: ModelsReader, context: ContextDep) -> Model:
-    return service.get_model(context, caller, model)
+    with read(context.database) as conn:
+        own = store.find_model(conn, model, caller.project_id)
+    if own is not None:
+        return wire_fine_tuned(own)
+    base = context.catalog.find(model)
+    if base is None:
+        raise no_such_model(model)
+    return wire_base_model(base, model)
 
 
 @router.delete("/{model:path}")
 def delete_model(model: str, caller: ModelsWriter, context: ContextDep) -> DeletedModel:
-    service.delete_model(context, caller, model)
+    """The row goes first: from then on no request finds the model, whatever becomes of its files."""
+    require_owner(caller)
+    if context.catalog.find(model) is not None:
+        raise InvalidRequest(say("error.base_model_not_deletable", name=model), param="model")
+    with write(context.database) as conn:
+        deleted = store.delete_model(conn, model, caller.project_id)
+    context.blobs.delete_dir(deleted.blob)
     return DeletedModel(id=model)

@@ -1,4 +1,4 @@
-"""Models on the wire."""
+"""Models on the wire. Apart because every resource has what it looks like in a `schemas.py`."""
 
 from typing import Literal
 

@@ -1,3 +1,5 @@
+"""Uploads in parts. Apart because every resource has its routes in a `routes.py`."""
+
 from fastapi import Request
 
 from tunery.api.access import FilesWriter

@@ -1,4 +1,4 @@
-"""`switch` and `back`: which model answers to an old name."""
+"""`switch` and `back`: which model answers to an old name. Apart because each verb has its file."""
 
 from typing import Annotated
 

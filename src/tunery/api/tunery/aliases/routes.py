@@ -1,3 +1,5 @@
+"""Old names that other models answer to. Apart because every resource has its routes in a `routes.py`."""
+
 from typing import Annotated
 
 from fastapi import Query

@@ -10,7 +10,7 @@ from tunery.api.fine_tuning import service as fine_tuning
 from tunery.api.fine_tuning.schemas import wire_checkpoint, wire_event, wire_job
 from tunery.api.paging import After, Limit
 from tunery.api.routing import Router
-from tunery.api.tunery.console import pricing, scoring, service
+from tunery.api.tunery.console import scoring, service
 from tunery.api.tunery.console.schemas import (
     CatalogEntry,
     CatalogOut,
@@ -171,7 +171,7 @@ def _summary(context: Context, job: FineTuningJob) -> JobSummary:
         step=job.step,
         total_steps=job.total_steps,
         trained_tokens=job.trained_tokens,
-        cost=pricing.job_cost(context, job),
+        cost=service.job_cost(context, job),
         currency=context.prices.currency,
     )
 
@@ -199,7 +199,7 @@ def _own_entry(context: Context, model: FineTunedModel, learned: list[LearnedFil
         training=base is not None and base.training,
         context_length=base.context_length if base else 0,
         max_example_tokens=base.max_example_tokens if base else 0,
-        price=pricing.price_of(context, model.name, model.base_model),
+        price=service.price_of(context, model.name, model.base_model),
         weights=Weights(name=context.catalog.weights_of(model.source), source=model.source, adapter=model.id),
         same_weights=[],
         learned_from=learned,
@@ -221,7 +221,7 @@ def _base_entries(context: Context, search: str) -> list[CatalogEntry]:
             training=base.training,
             context_length=base.context_length,
             max_example_tokens=base.max_example_tokens,
-            price=pricing.price_of(context, base.name, base.name),
+            price=service.price_of(context, base.name, base.name),
             weights=Weights(name=context.catalog.weights_of(base.source), source=base.source, adapter=None),
             same_weights=[],
             learned_from=[],

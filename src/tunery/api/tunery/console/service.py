@@ -8,11 +8,12 @@ from typing import Any
 from sqlalchemy import Connection
 
 from tunery.api.context import Context
-from tunery.api.tunery.console.schemas import Curves, LearnedFile, ModelName, ProjectRef, SessionOut
+from tunery.api.tunery.console.schemas import Curves, LearnedFile, ModelName, PriceOut, ProjectRef, SessionOut
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.domain.models import FineTunedModel
 from tunery.domain.names import check_suffix, new_name
 from tunery.domain.tenants import Caller, Role
+from tunery.domain.usage import MICRO, PICO
 from tunery.jobs.verbs import trainable
 from tunery.store import console as store
 from tunery.store import files, tenants
@@ -157,3 +158,24 @@ def recipe(job: FineTuningJob) -> dict[str, Any]:
     body["seed"] = job.seed
     body["method"] = {"type": job.method, job.method: {"hyperparameters": chosen}}
     return body
+
+
+def price_of(context: Context, model: str, base: str) -> PriceOut:
+    """Plain numbers of the table's currency."""
+    now = context.clock()
+    price = context.prices.price_of(model, now)
+    return PriceOut(
+        training=context.prices.training_price(base, now) / MICRO,
+        input=price.input / MICRO,
+        cached_input=price.cached_input / MICRO,
+        output=price.output / MICRO,
+        currency=context.prices.currency,
+    )
+
+
+def job_cost(context: Context, job: FineTuningJob) -> float | None:
+    """At the price of the day it ended. Null unless it has succeeded: nothing else is charged."""
+    if job.status is not JobStatus.SUCCEEDED or job.trained_tokens is None:
+        return None
+    price = context.prices.training_price(job.base_model, job.finished_at or context.clock())
+    return job.trained_tokens * price / PICO
