@@ -3,7 +3,7 @@
 aiohttp and not httpx, as elsewhere: its parser is in C, and httpx took a millisecond of every completion.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -88,7 +88,7 @@ class EngineHttp:
 
 
 @contextmanager
-def until_the_end() -> Iterator[None]:
+def until_the_end() -> Generator[None]:
     """Around the reading of an answer whose head has come: what goes wrong in it is EngineLost."""
     try:
         yield
@@ -97,7 +97,7 @@ def until_the_end() -> Iterator[None]:
 
 
 @contextmanager
-def _in_our_words(*, has_begun: bool = True) -> Iterator[None]:
+def _in_our_words(*, has_begun: bool = True) -> Generator[None]:
     """`has_begun`: an engine that does not answer in time may be working on what it was sent."""
     try:
         yield

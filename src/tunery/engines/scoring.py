@@ -1,6 +1,6 @@
 """How likely a model finds a text, asked of one engine: nothing is generated. Without an event loop, for the worker."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ class EngineScorer:
         return [_logprob(entry, token) for entry, token in zip(entries[1:], token_ids[1:], strict=True)]
 
     @contextmanager
-    def adapter(self, name: str, folder: Path) -> Iterator[None]:
+    def adapter(self, name: str, folder: Path) -> Generator[None]:
         """The adapter is loaded under `name` inside the block only. Raises EngineUnreachable."""
         self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
         try:

@@ -70,7 +70,7 @@ class ParityBroken(Exception):
 class ParityReport:
     message: str
     level: Level = "info"
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict[str, Any])
     is_checked: bool = True  # the served model was compared with the trained one
 
 

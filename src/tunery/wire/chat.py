@@ -19,9 +19,8 @@ def as_tools(body: Json) -> Json:
     """The same request with `tools`. A model of that time made one call at a time."""
     rest = {name: value for name, value in body.items() if name not in ("functions", "function_call")}
     tools = [{"type": "function", "function": function} for function in body["functions"]]
-    choice = body.get("function_call", "auto")
-    if isinstance(choice, dict):
-        choice = {"type": "function", "function": choice}
+    called: Json | str | None = body.get("function_call", "auto")
+    choice = {"type": "function", "function": called} if isinstance(called, dict) else called
     return {**rest, "tools": tools, "tool_choice": choice, "parallel_tool_calls": False}
 
 

@@ -38,7 +38,7 @@ TYPES = {
     "string_unicode": "unicode",
 }
 
-GIVEN = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
+GIVEN: dict[Any, str] = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
 
 # pydantic's type of error -> (OpenAI's code without the kind of number, which bound it names)
 BOUNDS = {
