@@ -203,7 +203,7 @@ def narrow(stand: Stand, project: str, key_id: str) -> None:
 def test_an_open_page_changes_nothing_once_the_right_to_change_is_gone(
     visitor: Visitor, stand: Stand, take: Callable[[Stand, str, str], None]
 ) -> None:
-    project, secret = stand.new_project(f"taken by {take.__name__}")
+    project, secret = stand.new_project(f"taken-by-{take.__name__}")
     file = stand.client(secret).files.create(file=("mine.jsonl", (GOOD % (1, 1)).encode()), purpose="fine-tune")
     visitor.sign_in(secret)
     page = visitor.go("/datasets")

@@ -11,7 +11,7 @@ from tests.datasets.test_render import WEATHER, call, say
 from tunery.chat.examples import ChatExample
 from tunery.chat.render import Renderer
 from tunery.chat.template import ChatTemplate
-from tunery.chat.tools import parse_calls, parse_cut_call, with_tools, write_call
+from tunery.chat.tools import ToolCall, parse_calls, parse_cut_call, with_tools, write_call
 
 objects = st.dictionaries(
     st.text(max_size=5), st.none() | st.booleans() | st.integers() | st.text(max_size=9), max_size=4
@@ -89,8 +89,13 @@ def test_a_call_that_breaks_off_has_its_name_and_the_arguments_so_far(
 
 
 @pytest.mark.parametrize("body", ["", "\n{", '\n{"name": "', '\n{"name": "get_'])
-def test_a_call_whose_name_is_not_clear_is_none(body: str) -> None:
-    assert parse_cut_call(body, ["get_weather", "get_time"]) is None
+def test_a_call_whose_name_is_not_clear_has_the_first_that_it_may_become(body: str) -> None:
+    assert parse_cut_call(body, ["get_weather", "get_time"]) == ToolCall("get_weather", "")
+
+
+@pytest.mark.parametrize("begun", ["s", "get_weathers", "GET"])
+def test_a_call_that_can_become_none_of_the_functions_is_none(begun: str) -> None:
+    assert parse_cut_call('\n{"name": "' + begun, ["get_weather", "get_time"]) is None
 
 
 HERMES = (

@@ -20,7 +20,9 @@ from tunery.training.forward.memory import Kept
 from tunery.training.forward.model import TrainModel
 from tunery.training.forward.packing import Row
 from tunery.training.forward.transformers_decoder import TransformersDecoder
+from tunery.training.job import NotTrainable, load_model
 from tunery.training.losses import weighted_nll
+from tunery.training.protocol import TrainSpec
 
 OWN = {
     "llama, one matrix for embedding and head": LlamaConfig(**SHAPE, tie_word_embeddings=True),
@@ -150,9 +152,10 @@ DAMAGES: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]]
 @pytest.mark.parametrize("said", DAMAGES)
 def test_damaged_weights_are_refused_by_name(said: str, tmp_path: Path) -> None:
     rewrite(saved(OWN["mistral"], tmp_path), DAMAGES[said])
-    with pytest.raises(UnsupportedModel, match=said) as caught:
-        load(tmp_path)
-    assert failure_of(caught.value)["code"] == "model_not_trainable"
+    spec = TrainSpec("ftjob-1", tmp_path, tmp_path, n_epochs=1, batch_size=1, learning_rate=1e-3, lora=LORA)
+    with pytest.raises(NotTrainable, match=said) as caught:
+        load_model(spec, "cpu", torch.float32)
+    assert failure_of(caught.value).code == "model_not_trainable"
     assert str(tmp_path) not in str(caught.value)
 
 

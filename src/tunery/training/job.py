@@ -70,7 +70,7 @@ def _assemble(workdir: Workdir, control: Control, report: Report) -> Loop:
     if spec.valid_file is not None:
         valid = read(spec.valid_file, spec.method, renderer, limit, param="validation_file")
     measured = load_measured(workdir.state)
-    model, lora = _load_model(spec, device, measured.product_dtype if measured else None)
+    model, lora = load_model(spec, device, measured.product_dtype if measured else None)
     micro = MicroBatchLimit(micro_batch_tokens(model.config, device, measured.max_tokens if measured else None))
     if measured is None:
         save_measured(workdir.state, Measured(model.matmul_dtype, micro.max_tokens))
@@ -99,7 +99,7 @@ def _assemble(workdir: Workdir, control: Control, report: Report) -> Loop:
     return loop
 
 
-def _load_model(spec: TrainSpec, device: str, products: torch.dtype | None) -> tuple[TrainModel, LoraConfig]:
+def load_model(spec: TrainSpec, device: str, products: torch.dtype | None) -> tuple[TrainModel, LoraConfig]:
     """The base with the adapter that is trained. Raises NotTrainable."""
     try:
         given = None if spec.init_adapter_dir is None else read_adapter(spec.init_adapter_dir)
