@@ -48,10 +48,14 @@ class Visitor:
 
     def open_tab(self) -> Page:
         page = self.context.new_page()
-        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: None if OF_THE_FRAMEWORK in str(error) else self.errors.append(str(error)))
+        page.on("console", lambda message: self._note(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self._note(str(error)))
         page.on("request", self._watch)
         return page
+
+    def _note(self, error: str) -> None:
+        if OF_THE_FRAMEWORK not in error:
+            self.errors.append(error)
 
     def _watch(self, request: Request) -> None:
         address = urlsplit(request.url)
