@@ -39,11 +39,11 @@ def retrieve_model(model: str, caller: ModelsReader, context: ContextDep) -> Mod
 
 @router.delete("/{model:path}")
 def delete_model(model: str, caller: ModelsWriter, context: ContextDep) -> DeletedModel:
-    """The row goes first: from then on no request finds the model, whatever becomes of its files."""
     require_owner(caller)
     if context.catalog.find(model) is not None:
         raise InvalidRequest(say("error.base_model_not_deletable", name=model), param="model")
     with write(context.database) as conn:
         deleted = store.delete_model(conn, model, caller.project_id)
+    # The row went first: no request finds the model any more, whatever becomes of its files.
     context.blobs.delete_dir(deleted.blob)
     return DeletedModel(id=model)
