@@ -12,8 +12,7 @@ import pytest
 
 from tests.api.conftest import BASE, Api, start_engine
 from tests.loops import run
-from tunery.engines.errors import engine_error
-from tunery.engines.resolve import Target
+from tunery.engines.pool import Target, engine_error
 from tunery.engines.scoring import EngineScorer
 from tunery.wire.stream import DONE, read_events, write_event
 

@@ -6,9 +6,16 @@ import pytest
 
 from tunery.domain.errors import InvalidRequest
 from tunery.wire import chat
-from tunery.wire.chat import Assembly
-from tunery.wire.parameters import CHAT, COMPLETIONS, check
-from tunery.wire.usage import by_openai_rule, completed, estimated_tokens, for_ledger
+from tunery.wire.chat import (
+    CHAT,
+    COMPLETIONS,
+    Assembly,
+    by_openai_rule,
+    check,
+    completed,
+    estimated_tokens,
+    for_ledger,
+)
 
 FUNCTION = {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}
 CALL = {"name": "get_weather", "arguments": '{"city": "Paris"}'}

@@ -7,7 +7,7 @@ from fastapi.routing import APIRoute
 from tests.api.conftest import Api
 from tunery.api import reference
 from tunery.api.openapi import OPEN_PATHS
-from tunery.wire.parameters import CHAT
+from tunery.wire.chat import CHAT
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 

@@ -2,7 +2,7 @@
 
 from starlette.requests import Request
 
-from tunery.api.chat.routes import request_ids
+from tunery.api.delivery import request_ids
 
 ASKED = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 

@@ -14,8 +14,8 @@ from tests.api.conftest import BASE, SECRET, Api
 from tests.api.test_broken_off import CHAT, LONG, computed, listening, records
 from tests.api.test_rights import ORGANIZATION, Person, delete, post
 from tests.loops import run
-from tunery.api import rights
-from tunery.api.running import Running
+from tunery.api import delivery
+from tunery.api.delivery import Running
 from tunery.dashboard.comparison import Comparison, Contestant, Plan, Runner
 from tunery.dashboard.connection import Connection
 from tunery.dashboard.models import list_models
@@ -26,7 +26,7 @@ ASKED = LONG | {"messages": [{"role": "user", "content": "Say something."}]}
 
 @pytest.fixture
 def api(make_api: Callable[..., Api], engine_url: str, monkeypatch: pytest.MonkeyPatch) -> Api:
-    monkeypatch.setattr(rights, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(delivery, "LOOK_EVERY_S", 0.05)
     return make_api(engine_url=engine_url)
 
 

@@ -16,6 +16,7 @@ from tunery.api.audit_logs import router as audit
 from tunery.api.chat.routes import router as inference
 from tunery.api.chat.stored import router as stored_completions
 from tunery.api.context import Context
+from tunery.api.delivery import Running, watch_rights
 from tunery.api.files.routes import router as files
 from tunery.api.fine_tuning.permissions import router as permissions
 from tunery.api.fine_tuning.progress import router as progress
@@ -27,8 +28,6 @@ from tunery.api.limits.routes import router as limits
 from tunery.api.middleware import BodyLimit, RequestContext, VisitorAddress, Visitors
 from tunery.api.models.routes import router as models
 from tunery.api.projects.routes import router as projects
-from tunery.api.rights import watch_rights
-from tunery.api.running import Running
 from tunery.api.tunery.aliases.routes import router as aliases
 from tunery.api.tunery.console.routes import router as console
 from tunery.api.tunery.datasets.routes import router as data

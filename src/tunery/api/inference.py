@@ -1,9 +1,9 @@
 """One completion from the request to the ledger."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -12,14 +12,12 @@ from sqlalchemy import Connection
 
 from tunery.api.body import without_nul
 from tunery.api.context import Context
-from tunery.api.running import Running, end_early
 from tunery.domain.completions import StoredCompletion
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.schemas import check_cost, request_schemas
 from tunery.domain.tenants import Caller
-from tunery.engines.errors import EngineLost
-from tunery.engines.http import Answer
-from tunery.engines.resolve import Target, resolve
+from tunery.engines.http import Answer, EngineLost
+from tunery.engines.pool import Target, resolve
 from tunery.metering.ledger import RequestIds
 from tunery.metering.meter import Ticket
 from tunery.metering.rates import Subjects, has_rates
@@ -27,10 +25,17 @@ from tunery.metering.storage import check_storage
 from tunery.store import completions
 from tunery.store.database import read, write
 from tunery.wire import chat
-from tunery.wire.chat import Assembly
-from tunery.wire.parameters import CHAT, COMPLETIONS, check
+from tunery.wire.chat import (
+    CHAT,
+    COMPLETIONS,
+    Assembly,
+    Received,
+    check,
+    completed,
+    estimated_tokens,
+    for_ledger,
+)
 from tunery.wire.stream import DONE, read_events, write_event
-from tunery.wire.usage import Received, completed, estimated_tokens, for_ledger
 
 Json = dict[str, Any]
 Kind = Literal["chat", "completion"]
@@ -47,6 +52,7 @@ class Ask:
     forwarded: Json  # for the engine
     target: Target
     ticket: Ticket
+    gone: asyncio.Event = field(default_factory=asyncio.Event)  # set when nobody waits for the answer any more
 
     @property
     def is_stored(self) -> bool:
@@ -64,8 +70,13 @@ class Ask:
         return {**self.ticket.headers, "x-tunery-model": self.target.weights_name}
 
 
-async def admit(context: Context, caller: Caller, ids: RequestIds, kind: Kind, sent: Json) -> Ask:
-    """Raises InvalidRequest for parameters, NotFound for the model, RateLimited for limits and budget."""
+async def admit(
+    context: Context, caller: Caller, ids: RequestIds, kind: Kind, sent: Json, *, keeps: bool | None = None
+) -> Ask:
+    """`keeps`: whether the answer will be stored, where not `store` says so.
+
+    Raises InvalidRequest for parameters, NotFound for the model, RateLimited for limits and budget.
+    """
     forwarded = check(sent, CHAT if kind == "chat" else COMPLETIONS)
     if chat.is_legacy(forwarded):
         forwarded = chat.as_tools(forwarded)
@@ -77,7 +88,10 @@ async def admit(context: Context, caller: Caller, ids: RequestIds, kind: Kind, s
     forwarded["cache_salt"] = caller.project_id
     forwarded["request_id"] = ids.server
     check_cost(request_schemas(sent))
-    target, subjects, ids = await context.look(partial(_look, context, caller, ids, kind, sent))
+    if keeps is None:
+        keeps = kind == "chat" and sent.get("store") is True
+    num_kept = len(orjson.dumps(sent)) if keeps else 0
+    target, subjects, ids = await context.look(partial(_look, context, caller, ids, sent["model"], num_kept))
     tokens = estimated_tokens(sent, target.base.context_length if target.base else None)
     let_in = partial(context.meter.let_in, caller, ids, subjects, model=target.weights_name, estimated_tokens=tokens)
     ticket = await asyncio.to_thread(let_in) if has_rates(subjects) else let_in()
@@ -85,20 +99,14 @@ async def admit(context: Context, caller: Caller, ids: RequestIds, kind: Kind, s
 
 
 def _look(
-    context: Context, caller: Caller, ids: RequestIds, kind: Kind, sent: Json
+    context: Context, caller: Caller, ids: RequestIds, model: str, num_kept: int
 ) -> tuple[Target, Subjects, RequestIds]:
     with read(context.database) as conn:
-        target = resolve(conn, context.catalog, sent["model"], caller.project_id)
-        if kind == "chat" and sent.get("store") is True:
+        target = resolve(conn, context.catalog, model, caller.project_id)
+        if num_kept:
             # The answer's own bytes are not known yet: each request that runs may go past the limit by its answer.
-            check_storage(
-                conn,
-                context.settings,
-                caller.project_id,
-                len(orjson.dumps(sent)),
-                now=context.clock(),
-                param="store",
-            )
+            now = context.clock()
+            check_storage(conn, context.settings, caller.project_id, num_kept, now=now, param="store")
         if target.upstream is not None:
             context.prices.check_upstream(target.upstream, context.clock(), param="model")
         return target, context.meter.look(conn, caller), context.meter.find_lost(conn, caller, ids)
@@ -123,7 +131,7 @@ async def complete(context: Context, ask: Ask) -> Json:
         async with _asked(context, ask) as given:
             answer = orjson.loads(await given.read())
     except BaseException:
-        await _abandon(context, ask)
+        await abandon(context, ask)
         raise
     answer["model"] = ask.target.public_name
     answer["usage"] = completed(answer.get("usage") or {}, context.settings.cached_token_rule)
@@ -133,12 +141,12 @@ async def complete(context: Context, ask: Ask) -> Json:
     return answer
 
 
-async def stream(context: Context, ask: Ask, is_left: Callable[[], bool] = lambda: False) -> AsyncGenerator[bytes]:
-    """The answer as server-sent events.
+async def chunks(context: Context, ask: Ask) -> AsyncGenerator[Json]:
+    """The answer in chunks, as the client is to see them; one with `error` is the last.
 
-    The caller awaits the first one before the response starts, so that an error of the engine still has its status;
-    later ones can only be told in the stream. The ledger has the usage before the last event leaves. Read it to its
-    end also when the client has gone; `is_left` says so.
+    Errors before the first chunk are raised, so that they still have their status; later ones can only be told in a
+    chunk. The ledger has the usage before the chunk with the usage is given out. Read it to its end also when the
+    client has gone.
     """
     assembly = Assembly() if ask.is_stored else None
     received = Received(ask.sent)
@@ -147,7 +155,7 @@ async def stream(context: Context, ask: Ask, is_left: Callable[[], bool] = lambd
         async with _asked(context, ask) as given:
             async for chunk in read_events(given.chunks()):
                 if "error" in chunk:
-                    yield write_event(chunk)
+                    yield chunk
                     return
                 received.take(chunk)
                 if chunk.get("usage"):
@@ -160,36 +168,28 @@ async def stream(context: Context, ask: Ask, is_left: Callable[[], bool] = lambd
                     await asyncio.to_thread(_keep, context, ask, chunk["usage"], answer)
                     settled = True
                 if shown is not None:
-                    yield write_event(shown)
-                if is_left() and not given.ends_with_usage:
+                    yield shown
+                if ask.gone.is_set() and not given.ends_with_usage:
                     break
         if not settled:  # it was broken off, or the engine keeps no count
             usage = completed(received.usage(), context.settings.cached_token_rule)
             await asyncio.to_thread(_keep, context, ask, usage, None)
             settled = True
     except EngineLost as exc:
-        yield write_event(exc.body())
-        return
+        yield exc.body()
     finally:
         if not settled:
-            await _abandon(context, ask)
+            await abandon(context, ask)
+
+
+async def stream(context: Context, ask: Ask) -> AsyncGenerator[bytes]:
+    """The chunks as server-sent events."""
+    async with aclosing(chunks(context, ask)) as answer:
+        async for chunk in answer:
+            yield write_event(chunk)
+            if "error" in chunk:
+                return
     yield DONE
-
-
-def leave(context: Context, ask: Ask, task: asyncio.Task[Any]) -> None:
-    """The client has its answer, or has gone. Either way it was the one answer of its request: a retry is another."""
-    if task.done():
-        context.meter.delivered(ask.ticket)
-    if not task.done() or ask.ticket.ids.client is not None:
-        context.shared(Running).start(_leave(context, ask, task))
-
-
-async def _leave(context: Context, ask: Ask, task: asyncio.Task[Any]) -> None:
-    if not task.done():
-        await end_early(task, partial(context.engines.stop, ask.ticket.ids.server))
-        context.meter.delivered(ask.ticket)
-    if ask.ticket.ids.client is not None:  # at once, since the retry may come to another server
-        await asyncio.to_thread(context.meter.flush)
 
 
 def _shown(ask: Ask, chunk: Json) -> Json | None:
@@ -231,6 +231,6 @@ def _fits(conn: Connection, context: Context, stored: StoredCompletion) -> bool:
     return True
 
 
-async def _abandon(context: Context, ask: Ask) -> None:
-    """Shielded: it also runs when the client's going away cancels the request."""
+async def abandon(context: Context, ask: Ask) -> None:
+    """There will be no answer. Shielded: it also runs when the client's going away cancels the request."""
     await asyncio.shield(asyncio.to_thread(context.meter.abandon, ask.ticket))

@@ -9,7 +9,7 @@ from typing import Any
 
 from tunery.api.app import create_app
 from tunery.settings import load_settings
-from tunery.wire.parameters import CHAT, COMPLETIONS, Parameter
+from tunery.wire.chat import CHAT, COMPLETIONS, Parameter
 
 # What `client.` of the official SDKs calls each operation. Ours under /tunery/v1 have no name there.
 SDK_NAMES = {

@@ -3,16 +3,22 @@
 aiohttp and not httpx, as elsewhere: its parser is in C, and httpx took a millisecond of every completion.
 """
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import orjson
 from pydantic import SecretStr
 
 from tunery import tracing
-from tunery.engines.errors import EngineLost, lost
+from tunery.domain.errors import Unavailable
+from tunery.domain.json_body import as_object
+from tunery.texts import say
+
+log = logging.getLogger(__name__)
 
 # Tokens may take long to come, a connection may not. What a client does not wait for is ended by its going away: a
 # limit here would end it uncounted.
@@ -20,6 +26,7 @@ TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=None)
 # uvicorn, which our engine and vLLM run on, closes a connection that was idle for five seconds. A request that is sent
 # at that very moment is lost, so ours are closed earlier.
 KEEP_ALIVE_S = 4
+RETRY_AFTER_S = "2"
 CLOSED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
 
@@ -40,6 +47,22 @@ class Answer:
 
 class Unreachable(Exception):
     """The server took no request, or went away before the head of its answer: another one may be asked."""
+
+
+class EngineLost(Unavailable):
+    """It went away, or was silent for too long, while it worked on a request."""
+
+
+def unavailable(message: str) -> Unavailable:
+    return Unavailable(message, code="server_is_overloaded", headers={"retry-after": RETRY_AFTER_S})
+
+
+def lost(exc: BaseException) -> EngineLost:
+    log.warning("the engine was lost in the middle of a request: %r", exc)
+    return EngineLost(say("error.engine_lost"), code="server_is_overloaded", headers={"retry-after": RETRY_AFTER_S})
+
+
+DOWN = (Unreachable, EngineLost)
 
 
 class EngineHttp:
@@ -109,4 +132,11 @@ def _in_our_words(*, has_begun: bool = True) -> Generator[None]:
         raise Unreachable(repr(exc)) from exc
 
 
-DOWN = (Unreachable, EngineLost)
+def detail_of(content: bytes) -> dict[str, Any]:
+    """The object that says what went wrong, as OpenAI and vLLM nest it; empty when the content is no JSON."""
+    try:
+        body = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return {}
+    error = as_object(body).get("error", as_object(body))
+    return as_object(error) if isinstance(error, dict) else {"message": error}

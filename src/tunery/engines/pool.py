@@ -1,7 +1,9 @@
-"""Speaks to the engines: ours or vLLM's, one or several, all in the dialect of vLLM's server.
+"""A model's public name → the weights that answer to it, and the engines that have them: ours or vLLM's, one or
+several, all in the dialect of vLLM's server.
 
-Knows which server has which base, loads an adapter where a request needs it, and turns to the next server when one
-is away. An engine that was restarted has forgotten its adapters: the first request to meet that loads them again.
+`Engines` knows which server has which base, loads an adapter where a request needs it, and turns to the next server
+when one is away. An engine that was restarted has forgotten its adapters: the first request to meet that loads them
+again.
 """
 
 import asyncio
@@ -11,30 +13,82 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import orjson
+from sqlalchemy import Connection
 
 from tunery import atomic
-from tunery.domain.errors import ServerFault
+from tunery.domain.errors import InvalidRequest, NotFound, ServerFault, TuneryError, Unavailable, no_such_model
 from tunery.domain.models import FineTunedModel
-from tunery.engines.errors import engine_error, not_served, unavailable
-from tunery.engines.http import DOWN, Answer, EngineHttp, Unreachable, until_the_end
-from tunery.engines.resolve import Target
-from tunery.models.catalog import Catalog
+from tunery.engines.http import (
+    DOWN,
+    RETRY_AFTER_S,
+    Answer,
+    EngineHttp,
+    Unreachable,
+    detail_of,
+    unavailable,
+    until_the_end,
+)
+from tunery.models.catalog import Catalog, CatalogModel
 from tunery.settings import Settings
+from tunery.store import models
 from tunery.store.blobs import Blobs
 from tunery.texts import say
 
 log = logging.getLogger(__name__)
 
+UPSTREAM = "openai:"  # what an alias points at to have a name passed on
 LOAD_TIMEOUT_S = 60.0
 DISCOVER_TIMEOUT_S = 2.0
 STOP_TIMEOUT_S = 5.0
 # How long a server that did not answer is left alone while others do.
 DOWN_FOR_S = 5.0
+
+
+@dataclass(frozen=True)
+class Target:
+    public_name: str  # what the answer says in `model`
+    source: str  # the base weights
+    base: CatalogModel | None  # None: the base has left the catalog since the model was made
+    adapter: FineTunedModel | None  # None: the base itself
+    upstream: str | None = None  # set: nothing of the above answers, the request is passed on to this model there
+
+    @property
+    def weights_name(self) -> str:
+        """What really answers, for the header that says so: an alias may point anywhere."""
+        if self.upstream is not None:
+            return self.upstream
+        if self.adapter is not None:
+            return self.adapter.name
+        return self.base.name if self.base else self.source
+
+
+def resolve(conn: Connection, catalog: Catalog, name: str, project_id: str) -> Target:
+    """An alias of the project first, then its own and shared models, then the catalog. Raises no_such_model."""
+    alias = models.find_alias(conn, project_id, name)
+    if alias is not None and alias.target.startswith(UPSTREAM):
+        return Target(name, UPSTREAM, None, None, upstream=alias.target.removeprefix(UPSTREAM))
+    found = _find(conn, catalog, alias.target if alias else name, project_id)
+    if found is None:
+        raise no_such_model(name)
+    if alias is None:
+        return found
+    return Target(name, found.source, found.base, found.adapter)
+
+
+def _find(conn: Connection, catalog: Catalog, name: str, project_id: str) -> Target | None:
+    own = models.find_model(conn, name, project_id)
+    if own is not None:
+        return Target(own.name, own.source, catalog.find(own.base_model), own)
+    base = catalog.find(name)
+    if base is None or not base.serving:
+        return None
+    return Target(base.name, base.source, base, None)
 
 
 class Engines:
@@ -45,9 +99,8 @@ class Engines:
         self._folder = settings.home / "adapters"
         self._http = EngineHttp(settings.engine_api_key)
         self._served: dict[str, list[str]] = {}  # url -> the base names it serves
-        self._ours: set[str] = (
-            set()
-        )  # urls of this project's own engine, which can end a request early and say its usage
+        # urls of this project's own engine, which can end a request early and say its usage
+        self._ours: set[str] = set()
         self._asked: dict[str, str] = {}  # request_id -> the url that works on it
         self._down_until: dict[str, float] = {}  # url -> time.monotonic()
         self._loading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -189,3 +242,31 @@ class Engines:
                 if self._blobs.download_dir(model.blob, part) == 0:
                     raise ServerFault(say("error.weights_missing", name=model.name))
         return folder
+
+
+def not_served(target: Target) -> NotFound:
+    """404 as for any model that cannot be used, and no 503: to try again would not help."""
+    return NotFound(
+        say("error.base_not_loaded", public_name=target.public_name, source=target.source),
+        param="model",
+        code="model_not_found",
+    )
+
+
+def engine_error(status: int, content: bytes, target: Target) -> TuneryError:
+    """What the client is told. The engine's names for models are replaced by the one that the client used."""
+    detail = detail_of(content)
+    message = str(detail.get("message") or "") or say("error.engine_answered", status=status)
+    if target.adapter is not None:
+        message = message.replace(target.adapter.id, target.public_name)
+    param, code = detail.get("param"), detail.get("code")
+    code = code if isinstance(code, str) else None
+    if "maximum context length" in message:
+        code, param = "context_length_exceeded", param or "messages"
+    if status == 404:
+        return no_such_model(target.public_name)
+    if status in (429, 503):
+        return Unavailable(message, code=code or "slow_down", headers={"retry-after": RETRY_AFTER_S})
+    if status < 500:
+        return InvalidRequest(message, param=param if isinstance(param, str) else None, code=code)
+    return TuneryError(say("error.engine_failed"))

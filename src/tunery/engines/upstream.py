@@ -11,9 +11,8 @@ from typing import Any
 import httpx
 
 from tunery.domain.errors import InvalidRequest, RateLimited, TuneryError
-from tunery.engines.errors import detail_of, lost, unavailable
-from tunery.engines.http import Answer
-from tunery.engines.resolve import Target
+from tunery.engines.http import Answer, detail_of, lost, unavailable
+from tunery.engines.pool import Target
 from tunery.settings import Settings
 from tunery.texts import say
 

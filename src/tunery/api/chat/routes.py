@@ -1,36 +1,70 @@
-import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Callable
-from functools import partial
-from typing import Any
+"""Chat completions and legacy completions. Requests are open: `wire.chat` says what becomes of each key."""
 
-import orjson
+from typing import Annotated, Any, Literal
+
 from fastapi import Request
-from fastapi.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from fastapi.responses import Response
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from tunery.api import inference as service
+from tunery.api import inference
 from tunery.api.access import ModelsUser
 from tunery.api.body import MAX_PROMPT_BYTES, takes_up_to
-from tunery.api.chat.schemas import ChatRequest, CompletionRequest
 from tunery.api.context import Context, ContextDep
+from tunery.api.delivery import request_ids, streamed, whole
 from tunery.api.routing import Router
-from tunery.api.running import Running, Stream
 from tunery.domain.errors import TuneryError
 from tunery.domain.tenants import Caller
-from tunery.metering.ledger import RequestIds
-from tunery.wire.stream import ClientGone, while_connected, write_event
+from tunery.texts import say
+from tunery.wire.stream import write_event
 
 router = Router(tags=["Inference"])
 
-CLIENT_CLOSED_REQUEST = 499  # nobody reads it; the log line has it
-MAX_CLIENT_ID = 200
 ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The completion, or a stream of its chunks that ends with `data: [DONE]`.",
         "content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}},
     }
 }
+
+
+def no_nul(name: str) -> str:
+    if "\0" in name:
+        raise ValueError(say("error.no_nul"))
+    return name
+
+
+ModelName = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(no_nul)]
+
+
+class ChatRequest(BaseModel):
+    """The keys that the API itself reads. All others go on to the engine, which checks them."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    model: ModelName
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    store: bool | None = None
+    metadata: dict[str, str] | None = Field(None, max_length=16)
+    functions: list[dict[str, Any]] | None = Field(None, max_length=128)
+    function_call: Literal["none", "auto"] | dict[str, Any] | None = None
+
+    def sent(self) -> dict[str, Any]:
+        """What the client sent, and nothing that it did not."""
+        return self.model_dump(exclude_unset=True)
+
+
+class CompletionRequest(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    model: ModelName
+    prompt: str | list[str] | list[int] | list[list[int]] = ""
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+
+    def sent(self) -> dict[str, Any]:
+        return self.model_dump(exclude_unset=True)
 
 
 @router.post("/v1/chat/completions", response_class=Response, responses=ANSWER)
@@ -50,86 +84,13 @@ async def create_completion(
 
 
 async def answer(
-    request: Request, context: Context, caller: Caller, kind: service.Kind, sent: dict[str, Any]
+    request: Request, context: Context, caller: Caller, kind: inference.Kind, sent: dict[str, Any]
 ) -> Response:
-    ask = await service.admit(context, caller, request_ids(request, sent), kind, sent)
+    ask = await inference.admit(context, caller, request_ids(request, sent), kind, sent)
     if sent.get("stream"):
-        return await _stream(request, context, ask)
-    cut = asyncio.get_running_loop().create_future()
-    task = context.shared(Running).answer(service.complete(context, ask), caller, partial(fail, cut))
-    leave = partial(service.leave, context, ask, task)
-    try:
-        result = await while_connected(request, task, cut)
-    except BaseException as exc:
-        leave()
-        if isinstance(exc, ClientGone):
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
-        raise
-    return Watched(Response(orjson.dumps(result), media_type="application/json", headers=ask.headers), leave)
+        return await streamed(request, context, ask, inference.stream(context, ask), in_a_chunk)
+    return await whole(request, context, ask, inference.complete(context, ask))
 
 
-def fail(cut: asyncio.Future[Any], error: TuneryError) -> None:
-    if not cut.done():
-        cut.set_exception(error)
-
-
-async def _stream(request: Request, context: Context, ask: service.Ask) -> Response:
-    events = Stream()
-    told = service.stream(context, ask, lambda: events.is_left)
-    task = context.shared(Running).answer(
-        events.pump(told), ask.ticket.caller, lambda error: events.cut(write_event(error.body()))
-    )
-    taking = asyncio.create_task(events.take())
-
-    def leave() -> None:
-        taking.cancel()
-        events.leave()
-        service.leave(context, ask, task)
-
-    try:
-        first = await while_connected(request, taking)
-        if first is None:
-            await task  # raises why
-    except BaseException as exc:
-        leave()
-        if isinstance(exc, ClientGone):
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
-        raise
-    return Watched(
-        StreamingResponse(_follow(first, events, task), media_type="text/event-stream", headers=ask.headers), leave
-    )
-
-
-async def _follow(first: bytes | None, events: Stream, task: asyncio.Task[None]) -> AsyncIterator[bytes]:
-    event = first
-    while event is not None:
-        yield event
-        event = await events.take()
-    if not events.is_left:
-        await task
-
-
-class Watched(Response):
-    """Another response; `leave` is called when it is over, whatever ended it."""
-
-    def __init__(self, response: Response, leave: Callable[[], None]) -> None:
-        self._response, self._leave = response, leave
-        self.background = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._response(scope, receive, send)
-        finally:
-            self._leave()
-
-
-def request_ids(request: Request, sent: dict[str, Any]) -> RequestIds:
-    """The client's own id, when it sends one: a retry after a lost answer is then charged once.
-
-    What was asked is a part of it: under one id, another question is another request, however the first one ended.
-    """
-    client = request.headers.get("idempotency-key") or request.headers.get("x-client-request-id")
-    if not client:
-        return RequestIds(request.state.request_id)
-    digest = hashlib.sha256(orjson.dumps(sent)).hexdigest()[:16]
-    return RequestIds(request.state.request_id, f"{client[:MAX_CLIENT_ID]} {digest}")
+def in_a_chunk(error: TuneryError) -> bytes:
+    return write_event(error.body())

@@ -3,20 +3,15 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
+from pydantic import BaseModel, ConfigDict, Field
 
 from tunery.api.access import ModelsReader, ModelsUser
-from tunery.api.chat.schemas import (
-    CompletionUpdate,
-    DeletedCompletion,
-    StoredCompletionOut,
-    StoredMessage,
-    wire_completion,
-    wire_message,
-)
+from tunery.api.body import Body
 from tunery.api.context import ContextDep
 from tunery.api.metadata import METADATA_PARAMETER, metadata_filter
 from tunery.api.paging import After, CursorListing, Limit, cursor_listing
 from tunery.api.routing import Router
+from tunery.domain.completions import StoredCompletion
 from tunery.domain.errors import NotFound
 from tunery.store import completions
 from tunery.store.database import read, write
@@ -25,6 +20,64 @@ from tunery.texts import say
 router = Router(prefix="/v1/chat/completions", tags=["Stored completions"])
 
 Order = Literal["asc", "desc"]
+
+
+class CompletionUpdate(Body):
+    metadata: dict[str, str] | None = Field(max_length=16)
+
+
+class DeletedCompletion(BaseModel):
+    object: Literal["chat.completion.deleted"] = "chat.completion.deleted"
+    id: str
+    deleted: bool = True
+
+
+class StoredMessage(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    role: str
+    content: str | None
+    refusal: str | None = None
+    content_parts: list[dict[str, Any]] | None
+
+
+class StoredCompletionOut(BaseModel):
+    """The completion as it was answered, with the metadata of today."""
+
+    model_config = ConfigDict(extra="allow")
+
+    object: Literal["chat.completion"] = "chat.completion"
+    id: str
+    created: int
+    model: str
+    choices: list[dict[str, Any]]
+    metadata: dict[str, str] | None
+
+
+def wire_completion(completion: StoredCompletion) -> StoredCompletionOut:
+    sampling = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "tools", "tool_choice")
+    return StoredCompletionOut.model_validate(
+        {
+            **completion.response,
+            "object": "chat.completion",
+            "id": completion.id,
+            "created": completion.created_at,
+            "model": completion.model,
+            "metadata": completion.metadata,
+            **{name: completion.request[name] for name in sampling if name in completion.request},
+        }
+    )
+
+
+def wire_message(completion: StoredCompletion, index: int) -> StoredMessage:
+    message = completion.request["messages"][index]
+    content = message.get("content")
+    parts = content if isinstance(content, list) else None
+    text = "".join(part.get("text", "") for part in parts) if parts else content
+    return StoredMessage.model_validate(
+        {**message, "id": f"{completion.id}-{index}", "content": text, "content_parts": parts}
+    )
 
 
 @router.get("", openapi_extra=METADATA_PARAMETER)

@@ -6,7 +6,7 @@ from tunery.api.context import Context
 from tunery.domain.errors import InvalidRequest, NotFound
 from tunery.domain.models import Alias, AliasChange
 from tunery.domain.tenants import Caller
-from tunery.engines.resolve import UPSTREAM, resolve
+from tunery.engines.pool import UPSTREAM, resolve
 from tunery.store import models, tenants
 from tunery.store.database import read, write
 from tunery.texts import say

@@ -14,14 +14,14 @@ from tunery.chat.render import Rendered, Renderer
 from tunery.chat.template import RenderError
 from tunery.domain.errors import InvalidRequest, Unavailable
 from tunery.domain.tenants import Caller
-from tunery.engines.errors import unavailable
-from tunery.engines.resolve import Target, resolve
+from tunery.engines.http import unavailable
+from tunery.engines.pool import Target, resolve
 from tunery.engines.scoring import prompt_logprobs
 from tunery.metering.ledger import RequestIds
 from tunery.models.sources.cache import cached
 from tunery.store.database import read
 from tunery.texts import say
-from tunery.wire.usage import for_ledger
+from tunery.wire.chat import for_ledger
 
 TOP = 1  # vLLM: the token itself and this many of the likeliest
 

@@ -26,7 +26,7 @@ from tunery.domain.files import File, FilePurpose
 from tunery.domain.hyperparameters import resolve
 from tunery.domain.jobs import Method
 from tunery.domain.tenants import Caller
-from tunery.engines.errors import unavailable
+from tunery.engines.http import unavailable
 from tunery.jobs.requests import JobRequest, check
 from tunery.models.catalog import CatalogModel
 from tunery.models.config import read_sizes
