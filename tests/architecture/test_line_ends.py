@@ -5,7 +5,7 @@ from pathlib import Path
 SOURCES = Path(__file__).parents[2] / "src" / "tunery"
 # Logs, error texts and files of the system, of which a line is shown or looked up.
 NO_DATA = {
-    "jobs/trainer_process.py",
+    "jobs/hold.py",
     "metering/prices.py",
     "models/sources/pypi.py",
     "serving/constraints.py",

@@ -19,8 +19,8 @@ from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob, JobEvent
 from tunery.domain.tenants import Caller, Role
 from tunery.jobs import verbs
+from tunery.jobs.hold import ProcessRunner
 from tunery.jobs.requests import JobRequest
-from tunery.jobs.trainer_process import ProcessRunner
 from tunery.jobs.worker import Worker
 from tunery.models.catalog import Catalog
 from tunery.settings import Settings, load_settings

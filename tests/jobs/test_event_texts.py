@@ -1,6 +1,7 @@
 from dataclasses import replace
 
-from tunery.jobs import event_texts
+from tests.jobs.conftest import Site
+from tunery.jobs.recorder import step_data, step_message
 from tunery.training.protocol import StepMetrics
 
 METRICS = StepMetrics(
@@ -10,8 +11,8 @@ METRICS = StepMetrics(
 
 
 def test_step_without_validation_names_only_the_training_loss() -> None:
-    assert event_texts.step_message(METRICS) == "Step 3/30: training loss=0.73"
-    assert event_texts.step_data(METRICS) == {
+    assert step_message(METRICS) == "Step 3/30: training loss=0.73"
+    assert step_data(METRICS) == {
         "step": 3,
         "total_steps": 30,
         "train_loss": 0.726,
@@ -20,10 +21,14 @@ def test_step_without_validation_names_only_the_training_loss() -> None:
 
 
 def test_step_with_both_validations_names_all_three_losses() -> None:
-    text = event_texts.step_message(replace(METRICS, valid_loss=1.461, full_valid_loss=0.33))
+    text = step_message(replace(METRICS, valid_loss=1.461, full_valid_loss=0.33))
     assert text == "Step 3/30: training loss=0.73, validation loss=1.46, full validation loss=0.33"
 
 
-def test_validation_names_the_files_that_are_there() -> None:
-    assert event_texts.validating("file-A", None) == "Validating training file: file-A"
-    assert event_texts.validating("file-A", "file-B") == "Validating training file: file-A and validation file: file-B"
+def test_validation_names_the_files_that_are_there(site: Site) -> None:
+    alone = site.create()
+    both = site.create(validation_file=alone.training_file)
+    assert site.events(alone.id)[-1].message == f"Validating training file: {alone.training_file}"
+    assert site.events(both.id)[-1].message == (
+        f"Validating training file: {both.training_file} and validation file: {both.validation_file}"
+    )

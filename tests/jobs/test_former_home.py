@@ -14,7 +14,7 @@ from tests.jobs.conftest import Site, open_site
 from tunery import atomic
 from tunery.domain.jobs import JobStatus
 from tunery.jobs import verbs
-from tunery.jobs.trainer_process import TRAINER
+from tunery.jobs.hold import TRAINER
 from tunery.settings import Settings
 from tunery.store.database import migrate, open_database
 

@@ -12,8 +12,8 @@ from tests.jobs.conftest import Site
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import JobStatus
 from tunery.engines.scoring import EngineScorer
-from tunery.jobs.parity import ParityBroken, check_parity, compare
-from tunery.jobs.trainer_process import TRAINER
+from tunery.jobs.endings import ParityBroken, check_parity, compare
+from tunery.jobs.hold import TRAINER
 from tunery.store import models
 from tunery.store.database import read
 from tunery.training.protocol import Sample, write_samples

@@ -11,7 +11,7 @@ from tests.jobs.processes import children_of
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import JobStatus
 from tunery.jobs import verbs
-from tunery.jobs.trainer_process import TRAINER
+from tunery.jobs.hold import TRAINER
 from tunery.store import events
 from tunery.store.database import read
 

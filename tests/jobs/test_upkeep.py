@@ -18,8 +18,8 @@ from tests.jobs.test_worker import SCRIPTED, script
 from tests.jobs.waiting import wait_for
 from tunery.domain.jobs import JobStatus
 from tunery.jobs import janitor, verbs
+from tunery.jobs.hold import ProcessRunner, TrainerProcess, WorkdirBusy, lock_workdir
 from tunery.jobs.resources import Resources
-from tunery.jobs.trainer_process import ProcessRunner, TrainerProcess, WorkdirBusy, lock_workdir
 from tunery.metering.prices import PriceTable
 from tunery.store import models
 from tunery.store.blobs import Blobs

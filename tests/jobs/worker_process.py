@@ -5,7 +5,7 @@ import sys
 import threading
 from pathlib import Path
 
-from tunery.jobs.trainer_process import ProcessRunner
+from tunery.jobs.hold import ProcessRunner
 from tunery.jobs.worker import Worker
 from tunery.models.catalog import Catalog
 from tunery.settings import load_settings

@@ -25,13 +25,11 @@ from tunery.domain.errors import TuneryError
 from tunery.domain.files import File
 from tunery.domain.job_details import StoredCheckpoint
 from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
-from tunery.jobs import endings, event_texts, measuring
-from tunery.jobs.lease import Lease, LeaseLost
-from tunery.jobs.parity import ParityBroken, ParityReport, check_parity
-from tunery.jobs.recorder import Recorder
+from tunery.jobs import endings
+from tunery.jobs.endings import ParityBroken, ParityReport
+from tunery.jobs.hold import Lease, LeaseLost, TrainerProcess, WorkdirBusy, lock_workdir, why_it_ended
+from tunery.jobs.recorder import Recorder, Reports, remember_speed
 from tunery.jobs.resources import Resources
-from tunery.jobs.trainer_process import TrainerProcess, WorkdirBusy, lock_workdir, why_it_ended
-from tunery.jobs.wandb import Reports
 from tunery.jobs.workspace import Prepared, Workspace, prepare
 from tunery.logs import about
 from tunery.store import claims, events, jobs
@@ -174,7 +172,7 @@ class Attempt:
         except TrainerLost as exc:
             return self._count_death(exc.args[0])
         except WorkdirBusy as exc:
-            return HandedBack(event_texts.interrupted(exc.args[0]))
+            return HandedBack(say("event.interrupted", reason=exc.args[0]))
         except ParityBroken as exc:
             return Failed(JobError(FailureCode.TRAIN_SERVE_MISMATCH, exc.args[0]), publish=False)
         except TuneryError as exc:
@@ -201,14 +199,14 @@ class Attempt:
                 return Failed(JobError(failed.code, failed.message, failed.param, failed.text))
             case _:
                 self._recorder.save_state(prepared.workspace)
-                return HandedBack(event_texts.HANDED_BACK)
+                return HandedBack(say("event.handed_back"))
 
     def _check(self, prepared: Prepared, finished: Finished) -> Succeeded:
         """Raises ParityBroken."""
         settings, folder = self._resources.settings, prepared.workspace.checkpoint(finished.step)
         # Stopped early, the best checkpoint is the model, and not the last.
         final = self._recorder.final_checkpoint(finished.step, folder)
-        parity = check_parity(
+        parity = endings.check_parity(
             prepared.workspace.samples if self._recorder.has_samples else None,
             folder,
             final.model_id,
@@ -228,8 +226,8 @@ class Attempt:
             self._lease.renew(conn)
             deaths = claims.count_death(conn, self._job.id, self._worker_id, step=step).attempts
         if deaths < MAX_DEATHS or self._lease.pause_requested:
-            return TryAgain(event_texts.trainer_lost(reason, deaths, MAX_DEATHS))
-        return Failed(JobError(FailureCode.TRAINING_FAILED, event_texts.gave_up(reason, deaths)))
+            return TryAgain(say("event.trainer_lost", reason=reason, deaths=deaths, most=MAX_DEATHS))
+        return Failed(JobError(FailureCode.TRAINING_FAILED, say("event.gave_up", deaths=deaths, reason=reason)))
 
     def _after_fault(self, exc: Exception) -> Outcome:
         """Of something that nobody asked for and that may pass, such as a blob store that does not answer."""
@@ -238,13 +236,13 @@ class Attempt:
         if is_disk_full(exc):
             # Room first: the database may lie on the same disk.
             Workspace.of(self._resources.settings.home, self._job.id).keep_state()
-            return Failed(JobError(FailureCode.DISK_FULL, event_texts.DISK_FULL))
+            return Failed(JobError(FailureCode.DISK_FULL, say("event.disk_full")))
         log.exception("an attempt at %s broke down", self._job.id)
         deadline = time.monotonic() + RETRY_S
         while time.monotonic() < deadline and not self._must_stop() and not self._lease.lost:
             self._stop.wait(POLL_S)
         reason = say("event.why.internal", name=type(exc).__name__)
-        return HandedBack(event_texts.interrupted(reason)) if _is_outage(exc) else self._count_death(reason)
+        return HandedBack(say("event.interrupted", reason=reason)) if _is_outage(exc) else self._count_death(reason)
 
     # ---- settlement
 
@@ -339,7 +337,7 @@ class Attempt:
         self._resources.blobs.delete_dir(f"jobs/{self._job.id}")
 
     def _remember_speed(self, success: Succeeded) -> None:
-        measuring.remember(
+        remember_speed(
             self._job,
             success.prepared,
             self._resources,

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,10 +11,11 @@ from tunery.chat.render import Renderer
 from tunery.datasets.job_errors import first_job_error
 from tunery.datasets.report import Report, Role
 from tunery.datasets.validate import validate_file
+from tunery.datasets.work import EpochCounts
 from tunery.domain.errors import TuneryError
 from tunery.domain.jobs import FineTuningJob, JobError
-from tunery.jobs import endings, event_texts, measuring
-from tunery.jobs.lease import Lease, LeaseLost
+from tunery.jobs import endings
+from tunery.jobs.hold import Lease, LeaseLost
 from tunery.jobs.resources import Resources
 from tunery.jobs.workspace import fetch_file
 from tunery.models.sources import cache as sources
@@ -64,7 +65,7 @@ def validate_job(job: FineTuningJob, resources: Resources, worker_id: str) -> No
             claims.accept_job(conn, job.id, worker_id)
             for remark in verdict.remarks:
                 events.add_event(conn, job.id, remark, now=now, level="warn")
-            events.add_event(conn, job.id, event_texts.VALIDATED, now=now, data={})
+            events.add_event(conn, job.id, say("event.validated"), now=now, data={})
     except LeaseLost:
         log.info("%s was cancelled, paused or taken over while its files were checked", job.id)
 
@@ -105,7 +106,7 @@ def _facts(reports: dict[Role, Report]) -> dict[str, Any]:
     return {
         "num_examples": training.num_examples,
         "num_tokens": training.tokens.tokens.total if training.tokens else None,  # of one epoch
-        "epoch_counts": measuring.counts_of(training),
+        "epoch_counts": asdict(EpochCounts.of(training.tokens, training.num_examples)) if training.tokens else None,
         "data_advice": [advice.to_dict() for report in reports.values() for advice in report.advice],
     }
 

@@ -1,4 +1,5 @@
-"""Writes down what a trainer says, as it says it: events, progress, checkpoints and states."""
+"""Writes down what a trainer says, as it says it: events, progress, checkpoints and states. Reports it to the services
+that the job names, and remembers how long it took."""
 
 import logging
 import time
@@ -6,17 +7,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from tunery.datasets.estimate import billable_tokens
+from tunery.datasets.speed import PastJob, record
+from tunery.datasets.work import EpochCounts, training_flop
+from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.ids import new_id
 from tunery.domain.job_details import StoredCheckpoint
 from tunery.domain.jobs import FineTuningJob
-from tunery.jobs import event_texts
-from tunery.jobs.lease import Lease, LeaseLost
+from tunery.jobs.hold import Lease, LeaseLost
 from tunery.jobs.resources import Resources
-from tunery.jobs.wandb import Reports
+from tunery.jobs.wandb import IntegrationFailed, WandbRun
 from tunery.jobs.workspace import Prepared, Workspace
+from tunery.models.config import read_sizes
+from tunery.models.sources import cache as sources
 from tunery.store import claims, events, jobs
 from tunery.store.database import write
-from tunery.texts import reference
+from tunery.texts import reference, say
 from tunery.training.pace import Pace
 from tunery.training.protocol import (
     KEEP,
@@ -35,11 +41,20 @@ from tunery.training.protocol import (
 
 log = logging.getLogger(__name__)
 
+PROGRESS_KEYS = ("step", "total_steps", "epoch", "lr", "grad_norm", "tokens_per_s", "eta_s")
+# A step's sentence, by the validation losses that were measured at it.
+_STEPS: dict[tuple[str, ...], str] = {
+    (): "event.step",
+    ("valid_loss",): "event.step.valid_loss",
+    ("full_valid_loss",): "event.step.full_valid_loss",
+    ("valid_loss", "full_valid_loss"): "event.step.both",
+}
+
 
 class Recorder:
     """Every transaction renews the lease first, so nothing is written for a job that another worker has."""
 
-    def __init__(self, job: FineTuningJob, resources: Resources, lease: Lease, reports: Reports) -> None:
+    def __init__(self, job: FineTuningJob, resources: Resources, lease: Lease, reports: "Reports") -> None:
         self._job, self._resources, self._lease, self._reports = job, resources, lease, reports
         self._recorded_step = job.step
         self._saved = job.details.state
@@ -103,11 +118,11 @@ class Recorder:
                     weights=self._resources.catalog.weights_of(prepared.source),
                     device=message.device,
                 )
-                events.add_event(conn, self._job.id, event_texts.STARTED, now=now)
-                text = event_texts.hyperparameters_chosen(_shown(asdict(numbers), self._job.method), reasons)
+                events.add_event(conn, self._job.id, say("event.started"), now=now)
+                text = _chosen(numbers, self._job.method, reasons)
                 events.add_event(conn, self._job.id, text, now=now, data={"reasons": reasons})
             else:
-                events.add_event(conn, self._job.id, event_texts.continued(prepared.step), now=now)
+                events.add_event(conn, self._job.id, say("event.continued", step=prepared.step), now=now)
         self._reports.start(prepared, message.total_steps)
         self._tell_report_trouble()
 
@@ -123,12 +138,12 @@ class Recorder:
                 events.add_event(
                     conn,
                     self._job.id,
-                    event_texts.step_message(metrics),
+                    step_message(metrics),
                     now=now,
                     type="metrics",
-                    data=event_texts.step_data(metrics),
+                    data=step_data(metrics),
                 )
-            jobs.update_details(conn, self._job.id, progress=event_texts.progress(last))
+            jobs.update_details(conn, self._job.id, progress=_progress(last))
         self._recorded_step = last.step
         for metrics in new:
             self._reports.log_step(metrics)
@@ -214,5 +229,119 @@ class Recorder:
                 events.add_event(conn, self._job.id, trouble, now=self._resources.clock(), level="warn")
 
 
-def _shown(numbers: dict[str, Any], method: str) -> dict[str, Any]:
-    return {name: value for name, value in numbers.items() if name != "beta" or method == "dpo"}
+# ---- the words of events, as clients of OpenAI's API search for them
+
+
+def _chosen(numbers: Hyperparameters, method: str, reasons: dict[str, str]) -> str:
+    """One sentence with every number and why it is that number."""
+    parts = [
+        say("event.hyperparameter", name=name, value=f"{value:g}", reason=reasons.get(name) or say("reason.chosen"))
+        for name, value in asdict(numbers).items()
+        if name != "beta" or method == "dpo"
+    ]
+    return say("event.hyperparameters", values=parts)
+
+
+def step_message(metrics: StepMetrics) -> str:
+    """`Step 1/303: training loss=0.73, validation loss=1.46`: two decimals, only the losses that were measured."""
+    measured_too = tuple(name for name in ("valid_loss", "full_valid_loss") if getattr(metrics, name) is not None)
+    return say(
+        _STEPS[measured_too],
+        step=metrics.step,
+        total=metrics.total_steps,
+        train_loss=_loss(metrics.train_loss),
+        **{name: _loss(getattr(metrics, name)) for name in measured_too},
+    )
+
+
+def step_data(metrics: StepMetrics) -> dict[str, Any]:
+    """The event's `data`: full floats, and nothing that was not measured at this step."""
+    return {"step": metrics.step, "total_steps": metrics.total_steps, **metrics.measured}
+
+
+def _loss(loss: float | None) -> str:
+    return "nan" if loss is None else f"{loss:.2f}"
+
+
+def _progress(metrics: StepMetrics) -> dict[str, Any]:
+    """What the job's details tell of the newest step, beside the losses in the events."""
+    return {key: value for key in PROGRESS_KEYS if (value := getattr(metrics, key)) is not None}
+
+
+# ---- for others
+
+
+class Reports:
+    def __init__(self, job: FineTuningJob, resources: Resources) -> None:
+        self._job, self._resources = job, resources
+        self._runs: list[WandbRun] = []
+        self._trouble: list[str] = []
+
+    def start(self, prepared: Prepared, total_steps: int) -> None:
+        key = self._resources.settings.wandb_api_key
+        for integration in self._job.integrations or ():
+            try:
+                if key is None:
+                    raise IntegrationFailed(say("event.wandb.no_key"))
+                run = WandbRun.start(
+                    self._job,
+                    integration["wandb"],
+                    api_key=key.get_secret_value(),
+                    folder=self._resources.settings.home,
+                    config=self._config(prepared, total_steps),
+                )
+            except IntegrationFailed as exc:
+                self._trouble.append(say("event.wandb.left_out", reason=exc.args[0]))
+            else:
+                self._runs.append(run)
+
+    def take_trouble(self) -> list[str]:
+        """What went wrong since the last call, as messages for events."""
+        trouble, self._trouble = self._trouble, []
+        return trouble
+
+    def log_step(self, metrics: StepMetrics) -> None:
+        for run in self._runs:
+            run.log_step(metrics)
+
+    def finish(self, *, summary: dict[str, Any], succeeded: bool) -> None:
+        for run in self._runs:
+            run.finish(summary=summary, succeeded=succeeded)
+
+    def _config(self, prepared: Prepared, total_steps: int) -> dict[str, Any]:
+        job = self._job
+        return {
+            "fine_tuning_job_id": job.id,
+            "model": job.model,
+            "training_file": job.training_file,
+            "validation_file": job.validation_file,
+            "method": job.method,
+            "seed": job.seed,
+            "total_steps": total_steps,
+            **asdict(prepared.numbers),
+        }
+
+
+def remember_speed(
+    job: FineTuningJob,
+    prepared: Prepared,
+    resources: Resources,
+    *,
+    trained_tokens: int,
+    training_s: float,
+    total_s: float,
+) -> None:
+    """After a job that ran all its steps in one go; others tell nothing. A failure to write costs only precision."""
+    known, chosen = job.details.epoch_counts, prepared.hyperparameters
+    model_dir = sources.cached(prepared.source, resources.settings.models_dir)
+    if known is None or model_dir is None or prepared.step:
+        return
+    counts = EpochCounts(**known)
+    if trained_tokens != billable_tokens(counts.num_tokens, chosen.n_epochs):  # it was stopped early
+        return
+    flop = training_flop(counts, chosen, method=job.method, sizes=read_sizes(model_dir))
+    try:
+        past = PastJob(flop, training_s=training_s, overhead_s=max(0.0, total_s - training_s))
+        record(resources.settings.home, prepared.source, job.method, past)
+    except OSError:
+        log.warning("the speed of %s could not be remembered", job.id, exc_info=True)

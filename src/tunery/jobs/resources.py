@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine
 
 from tunery.domain.clock import Clock, system_clock
-from tunery.jobs.trainer_process import ProcessRunner
+from tunery.jobs.hold import ProcessRunner
 from tunery.metering.prices import PriceTable
 from tunery.models.catalog import Catalog
 from tunery.settings import Settings

@@ -14,7 +14,6 @@ from tunery.domain.files import FilePurpose
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.domain.tenants import Caller
-from tunery.jobs import event_texts
 from tunery.jobs.endings import tell_cancellation, tell_pause
 from tunery.jobs.requests import MAX_SEED, JobRequest, check
 from tunery.metering import limits
@@ -83,8 +82,8 @@ def create_job(
         integrations=_integrations(request, job_id, settings),
     )
     jobs.insert_job(conn, job)
-    events.add_event(conn, job_id, event_texts.created(job_id), now=now, data={})
-    events.add_event(conn, job_id, event_texts.validating(job.training_file, job.validation_file), now=now, data={})
+    events.add_event(conn, job_id, say("event.created", job=job_id), now=now, data={})
+    events.add_event(conn, job_id, _validating(job), now=now, data={})
     return job
 
 
@@ -113,7 +112,7 @@ def pause_job(conn: Connection, job_id: str, project_id: str, *, clock: Clock = 
     if job.status is JobStatus.PAUSED:
         tell_pause(conn, job, now=now)
     elif not before.pause_requested:
-        events.add_event(conn, job_id, event_texts.PAUSING, now=now)
+        events.add_event(conn, job_id, say("event.pausing"), now=now)
     return job
 
 
@@ -121,7 +120,7 @@ def resume_job(conn: Connection, job_id: str, project_id: str, *, clock: Clock =
     """Back into the queue. Raises InvalidTransition when the job is neither paused nor failed with its state kept."""
     now = clock()
     job = jobs.resume_job(conn, job_id, project_id, now)
-    events.add_event(conn, job_id, event_texts.RESUMED, now=now)
+    events.add_event(conn, job_id, say("event.resumed"), now=now)
     return job
 
 
@@ -169,3 +168,9 @@ def _integrations(request: JobRequest, job_id: str, settings: Settings) -> list[
             code="wandb_key_missing",
         )
     return [{**entry, "wandb": {**entry["wandb"], "run_id": job_id}} for entry in request.integrations]
+
+
+def _validating(job: FineTuningJob) -> str:
+    if job.validation_file:
+        return say("event.validating_both", training=job.training_file, validation=job.validation_file)
+    return say("event.validating", training=job.training_file)

@@ -10,9 +10,9 @@ from tunery.domain.clock import Clock, system_clock
 from tunery.jobs import endings, janitor
 from tunery.jobs.attempt import Attempt
 from tunery.jobs.file_check import validate_job
+from tunery.jobs.hold import ProcessRunner
 from tunery.jobs.identity import WorkerIdentity, is_dead_here, this_worker
 from tunery.jobs.resources import Resources
-from tunery.jobs.trainer_process import ProcessRunner
 from tunery.metering.prices import PriceTable
 from tunery.models.catalog import Catalog
 from tunery.settings import Settings
