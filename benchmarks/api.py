@@ -185,7 +185,7 @@ def measure_overhead(model_dir: Path) -> dict[str, float]:
         database_url = f"sqlite:///{home}/tunery.db"
         prepare(database_url, 0)
         with (
-            api(Path(home), database_url, TUNERY_ENGINE_URL=url) as through,
+            api(Path(home), database_url, TUNERY_ENGINE_URLS=url) as through,
             httpx.Client(base_url=url, timeout=60, trust_env=False) as direct,
         ):
             times: dict[str, list[float]] = {"direct": [], "through": []}

@@ -4,6 +4,7 @@ An unknown key is an error in both: a misspelt limit must not pass for a limit. 
 """
 
 import ipaddress
+import logging
 import os
 import sys
 import tomllib
@@ -16,6 +17,9 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "TUNERY_"
+FORMER = ("engine_kind", "engine_url")  # what start_engine and engine_urls were before
+
+log = logging.getLogger(__name__)
 
 
 class SettingsError(ValueError):
@@ -49,9 +53,8 @@ class Settings(BaseSettings):
     trusted_proxies: Annotated[list[str], NoDecode] = []  # addresses or networks whose X-Forwarded-For and -Proto count
 
     # engine and worker
-    engine_kind: Literal["local", "vllm"] = "local"
-    engine_url: str = ""  # "" = `tunery serve` starts one
-    engine_urls: Annotated[list[str], NoDecode] = []  # more engines, or vLLM; in the environment separated by commas
+    start_engine: bool = True  # `tunery serve` starts one, on the catalog's first base
+    engine_urls: Annotated[list[str], NoDecode] = []  # others, ours or vLLM; in the environment separated by commas
     engine_api_key: SecretStr | None = None  # of all engines (vLLM: --api-key); None = `tunery serve` makes one
     worker_concurrency: int = Field(1, ge=1)  # jobs that one worker trains at once
     lease_s: float = Field(30, gt=0)  # a job whose worker is silent for so long goes back to the queue
@@ -116,7 +119,7 @@ class Settings(BaseSettings):
     @property
     def engines(self) -> list[str]:
         """The addresses of all engines, without a slash at the end."""
-        urls = (url.rstrip("/") for url in (self.engine_url, *self.engine_urls))
+        urls = (url.rstrip("/") for url in self.engine_urls)
         return list(dict.fromkeys(url for url in urls if url))
 
     @property
@@ -157,20 +160,37 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     known = set(Settings.model_fields)
-    stray = sorted(name for name in os.environ if name.startswith(PREFIX) and name[len(PREFIX) :].lower() not in known)
+    named = {name for name in os.environ if name.startswith(PREFIX)}
+    stray = sorted(name for name in named if name[len(PREFIX) :].lower() not in known.union(FORMER))
     if stray:
         raise SettingsError(f"Unknown setting in the environment: {', '.join(stray)}.")
     home = Path(given.get("home") or os.environ.get(PREFIX + "HOME") or "~/.tunery").expanduser()
     path = config or home / "tunery.toml"
     from_file = _read_toml(path, must_exist=config is not None)
+    former = {name: os.environ.get(PREFIX + name.upper(), from_file.pop(name, "")) for name in FORMER}
     if unknown := sorted(set(from_file) - known):
         raise SettingsError(f"Unknown setting in {path}: {', '.join(unknown)}.")
     from_environment = {name for name in known if PREFIX + name.upper() in os.environ}
     try:
-        return Settings(**{name: value for name, value in from_file.items() if name not in from_environment} | given)
+        settings = Settings(
+            **{name: value for name, value in from_file.items() if name not in from_environment} | given
+        )
     except ValidationError as exc:
         problems = [f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}" for error in exc.errors()]
         raise SettingsError("Invalid settings: " + "; ".join(problems)) from exc
+    return _with_former(settings, **former)
+
+
+def _with_former(settings: Settings, *, engine_kind: str, engine_url: str) -> Settings:
+    """Settings of former versions mean what they meant."""
+    if engine_kind not in ("", "local", "vllm"):
+        raise SettingsError(f"Invalid settings: engine_kind: {engine_kind!r} is neither 'local' nor 'vllm'.")
+    if not engine_kind and not engine_url:
+        return settings
+    log.warning("engine_kind and engine_url are start_engine and engine_urls now. They still work; please rename them.")
+    urls = [engine_url, *settings.engine_urls] if engine_url else settings.engine_urls
+    starts = settings.start_engine and engine_kind != "vllm" and not engine_url
+    return settings.model_copy(update={"start_engine": starts, "engine_urls": urls})
 
 
 @contextmanager

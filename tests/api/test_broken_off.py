@@ -48,7 +48,7 @@ def listening(api: Api) -> Iterator[str]:
 
 @pytest.fixture
 def api(make_api: Callable[..., Api], engine_url: str) -> Api:
-    return make_api(engine_url=engine_url, tokens_per_minute=1_000_000)
+    return make_api(engine_urls=[engine_url], tokens_per_minute=1_000_000)
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ def test_of_an_engine_that_cannot_tell_what_was_received_is_counted(
     kind = type("Kind", (Vllm,), {"keeps_count": keeps_count})
     server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    api = make_api(engine_kind="vllm", engine_urls=[f"http://127.0.0.1:{server.server_port}"])
+    api = make_api(engine_urls=[f"http://127.0.0.1:{server.server_port}"])
     messages = [{"role": "user", "content": "x" * 400}]
     with listening(api) as url:
         break_off(url, CHAT, {"model": BASE, "messages": messages, "stream": True, "n": 2}, 10)

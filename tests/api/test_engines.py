@@ -29,7 +29,7 @@ def test_request_goes_to_the_next_engine_when_one_is_gone(
     make_api: Callable[..., Api], engine_url: str, tiny_adapter_dir: Path
 ) -> None:
     nobody = "http://127.0.0.1:9"
-    api = make_api(engine_kind="vllm", engine_urls=[nobody, engine_url])
+    api = make_api(engine_urls=[nobody, engine_url])
     model = api.make_model()
     api.context.blobs.upload_dir(model.blob, tiny_adapter_dir)
     assert ask(api).status_code == 200
@@ -40,7 +40,7 @@ def test_engine_that_dies_is_left_out(
     make_api: Callable[..., Api], tiny_model_dir: Path, engine_url: str, tiny_adapter_dir: Path
 ) -> None:
     mortal = start_engine(tiny_model_dir)
-    api = make_api(engine_kind="vllm", engine_urls=[mortal.url, engine_url])
+    api = make_api(engine_urls=[mortal.url, engine_url])
     names = [f"ft:{BASE}:personal::AbCd123{number}" for number in range(4)]
     for name in names:
         api.context.blobs.upload_dir(api.make_model(name).blob, tiny_adapter_dir)
@@ -73,7 +73,7 @@ def test_engine_of_another_base_is_not_asked(make_api: Callable[..., Api], engin
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Other)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    api = make_api(engine_kind="vllm", engine_urls=[f"http://127.0.0.1:{server.server_port}", engine_url])
+    api = make_api(engine_urls=[f"http://127.0.0.1:{server.server_port}", engine_url])
     assert ask(api).status_code == 200
     assert asked == []
     server.shutdown()
@@ -83,7 +83,7 @@ def test_stream_that_loses_its_engine_ends_with_an_error_event(
     make_api: Callable[..., Api], tiny_model_dir: Path
 ) -> None:
     engine = start_engine(tiny_model_dir)
-    api = make_api(engine_url=engine.url)
+    api = make_api(engine_urls=[engine.url])
 
     async def read() -> list[bytes]:
         from tunery.api import inference as service
@@ -156,7 +156,7 @@ def two_bases(tmp_path: Path) -> dict[str, Path]:
 def test_model_on_a_base_that_no_engine_has_is_refused(
     make_api: Callable[..., Api], engine_url: str, two_bases: dict[str, Path]
 ) -> None:
-    api = make_api(engine_url=engine_url, **two_bases)
+    api = make_api(engine_urls=[engine_url], **two_bases)
     tuned = api.make_model("ft:other-1:personal::AbCd1234", base_model="other-1", source="hf:some/other-base@main")
     assert ask(api).status_code == 200
     for name, stream in [("other-1", False), ("other-1", True), (tuned.name, False)]:
@@ -180,7 +180,7 @@ def test_each_base_has_its_engine(
     make_api: Callable[..., Api], engine_url: str, tiny_model_dir: Path, two_bases: dict[str, Path], name: str
 ) -> None:
     second = start_engine(tiny_model_dir, name=name)
-    api = make_api(engine_url=engine_url, engine_urls=[second.url], **two_bases)
+    api = make_api(engine_urls=[engine_url, second.url], **two_bases)
     assert ask(api).status_code == 200
     assert ask(api, "other-1").json()["model"] == "other-1"
     second.kill()
@@ -192,7 +192,7 @@ def test_each_base_has_its_engine(
 def test_adapter_comes_from_a_bucket(
     make_api: Callable[..., Api], engine_url: str, tiny_adapter_dir: Path, s3_settings: dict[str, Any]
 ) -> None:
-    api = make_api(engine_url=engine_url, **s3_settings)
+    api = make_api(engine_urls=[engine_url], **s3_settings)
     model = api.make_model()
     assert ask(api, model.name).status_code == 500  # nobody has put its weights there yet
     api.context.blobs.upload_dir(model.blob, tiny_adapter_dir)
@@ -204,7 +204,7 @@ def test_adapter_comes_from_a_bucket(
 def test_weights_that_are_no_adapter_are_a_fault_without_paths(
     make_api: Callable[..., Api], engine_url: str, tmp_path: Path
 ) -> None:
-    api = make_api(engine_url=engine_url)
+    api = make_api(engine_urls=[engine_url])
     model = api.make_model()
     api.context.blobs.put(f"{model.blob}/adapter_config.json", b"{}")
     answer = ask(api, model.name)
@@ -225,7 +225,7 @@ def test_an_engine_is_asked_with_its_key(
     monkeypatch.setenv("TUNERY_ENGINE_API_KEY", "right")
     engine = start_engine(tiny_model_dir)
     monkeypatch.delenv("TUNERY_ENGINE_API_KEY")
-    api = make_api(engine_url=engine.url, engine_api_key=key)
+    api = make_api(engine_urls=[engine.url], engine_api_key=key)
     model = api.make_model()
     api.context.blobs.upload_dir(model.blob, tiny_adapter_dir)
     try:

@@ -18,7 +18,7 @@ MESSAGES = [{"role": "user", "content": "Say something."}]
 
 @pytest.fixture
 def api(make_api: Callable[..., Api], engine_url: str) -> Api:
-    return make_api(engine_url=engine_url)
+    return make_api(engine_urls=[engine_url])
 
 
 def ask(api: Api, model: str = "gpt-4o-mini", path: str = CHAT, **values: Any):
@@ -186,7 +186,7 @@ def test_every_answer_is_in_the_ledger(api: Api) -> None:
 
 
 def test_budget_of_requests_is_openais_429(make_api: Callable[..., Api], engine_url: str) -> None:
-    api = make_api(engine_url=engine_url, requests_per_minute=1)
+    api = make_api(engine_urls=[engine_url], requests_per_minute=1)
     first = ask(api)
     assert first.headers["x-ratelimit-limit-requests"] == "1"
     second = ask(api)
@@ -221,7 +221,7 @@ def test_restarted_engine_gets_its_adapters_again(
     make_api: Callable[..., Api], tiny_model_dir: Path, tiny_adapter_dir: Path
 ) -> None:
     engine = start_engine(tiny_model_dir)
-    api = make_api(engine_url=engine.url)
+    api = make_api(engine_urls=[engine.url])
     model = api.make_model()
     api.context.blobs.upload_dir(model.blob, tiny_adapter_dir)
     before = ask(api, model=model.name).json()["choices"]
@@ -269,7 +269,7 @@ def test_the_best_of_as_many_answers_as_are_wanted_are_all_of_them(api: Api, val
 def test_tokens_are_taken_ahead_no_further_than_the_context(
     make_api: Callable[..., Api], engine_url: str, path: str
 ) -> None:
-    api = make_api(engine_url=engine_url, tokens_per_minute=30_000)
+    api = make_api(engine_urls=[engine_url], tokens_per_minute=30_000)
     prompt = {"prompt": ["a", "b"]} if path == COMPLETIONS else {}
     assert ask(api, path=path, max_tokens=16_384, stop=["a", "e", "o", "\n"], **prompt).status_code == 200
     assert ask(api, path=path, max_tokens=16_384, n=8, **prompt).status_code == 429

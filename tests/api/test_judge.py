@@ -29,7 +29,7 @@ def run(api: Api, grader: dict[str, Any]):
 
 
 def test_score_is_a_number_in_the_range(make_api: Callable[..., Api], engine_url: str) -> None:
-    api = make_api(engine_url=engine_url)
+    api = make_api(engine_urls=[engine_url])
     result = run(api, judge(range=[2, 4])).json()
     errors = result["metadata"]["errors"]
     # The random model may go on with digits for ever; then the grader must say so and not guess.
@@ -44,7 +44,7 @@ def test_score_is_a_number_in_the_range(make_api: Callable[..., Api], engine_url
 
 
 def test_judge_nobody_serves_is_404(make_api: Callable[..., Api], engine_url: str) -> None:
-    assert run(make_api(engine_url=engine_url), judge("gpt-17")).status_code == 404
+    assert run(make_api(engine_urls=[engine_url]), judge("gpt-17")).status_code == 404
 
 
 def test_judge_that_is_down_is_told_in_the_result(make_api: Callable[..., Api]) -> None:
@@ -65,5 +65,5 @@ def test_judge_of_another_endpoint(make_api: Callable[..., Api], engine_url: str
 
 def test_variable_that_is_not_there_is_told(make_api: Callable[..., Api], engine_url: str) -> None:
     grader = judge(input=[{"role": "user", "content": "{{item.nothing}}"}])
-    result = run(make_api(engine_url=engine_url), grader).json()
+    result = run(make_api(engine_urls=[engine_url]), grader).json()
     assert result["metadata"]["errors"]["invalid_variable_error"] is True

@@ -27,7 +27,7 @@ ASKED = LONG | {"messages": [{"role": "user", "content": "Say something."}]}
 @pytest.fixture
 def api(make_api: Callable[..., Api], engine_url: str, monkeypatch: pytest.MonkeyPatch) -> Api:
     monkeypatch.setattr(delivery, "LOOK_EVERY_S", 0.05)
-    return make_api(engine_url=engine_url)
+    return make_api(engine_urls=[engine_url])
 
 
 @pytest.fixture

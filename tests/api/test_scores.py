@@ -39,7 +39,7 @@ def limited(make_api: Callable[..., Api], tiny_model_dir: Path, tmp_path: Path) 
     files = {"catalog": tmp_path / "catalog.toml", "prices": tmp_path / "prices.toml"}
     cache = tmp_path / "models"
     ensure(f"path:{tiny_model_dir}", cache)
-    return lambda url: make_api(engine_url=url, tokens_per_minute=60, model_cache=cache, **files)
+    return lambda url: make_api(engine_urls=[url], tokens_per_minute=60, model_cache=cache, **files)
 
 
 def ask(api: Api, messages: list[dict[str, Any]]) -> Any:

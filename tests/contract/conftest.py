@@ -34,7 +34,7 @@ class Live:
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory, engine_url: str) -> Iterator[Live]:  # noqa: F811
     home = Path(tmp_path_factory.mktemp("contract"))
-    app = create_app(Settings(home=home, engine_url=engine_url, webhook_allow_private_addresses=True))
+    app = create_app(Settings(home=home, engine_urls=[engine_url], webhook_allow_private_addresses=True))
     context: Context = app.state.context
     migrate(context.database)
     with write(context.database) as conn:

@@ -49,7 +49,7 @@ class Stand:
             home=self.home,
             port=self.port,
             catalog=self.catalog,
-            engine_url=self.engine_url,
+            engine_urls=[self.engine_url] if self.engine_url else [],
             model_cache=self.model_cache,
             **{"trusted_proxies": (PROXY,), **self.options},
         )

@@ -64,7 +64,7 @@ def test_a_number_that_is_none_never_passes_for_parity() -> None:
 def test_job_ends_with_proof_that_the_engine_serves_what_was_trained(
     site: Site, engine_url: str, tmp_path: Path
 ) -> None:
-    site.settings = site.settings.model_copy(update={"engine_url": engine_url})
+    site.settings = site.settings.model_copy(update={"engine_urls": [engine_url]})
     job = site.create(hyperparameters=Hyperparameters(n_epochs=6, batch_size=4), seed=1)
     with site.worker(TRAINER):
         done = site.wait(job.id, timeout_s=90)

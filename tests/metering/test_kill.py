@@ -72,7 +72,7 @@ def servers(home: Path, tiny_model_dir: Path) -> Iterator[list[Server]]:
     running = [Server(command, engine_port, {}, home / "engine.log")]
     for number in range(2):
         port = free_port()
-        environment = {"TUNERY_HOME": str(home), "TUNERY_PORT": str(port), "TUNERY_ENGINE_URL": running[0].url}
+        environment = {"TUNERY_HOME": str(home), "TUNERY_PORT": str(port), "TUNERY_ENGINE_URLS": running[0].url}
         running.append(Server([sys.executable, "-m", "tunery.api"], port, environment, home / f"api{number}.log"))
     for server in running:
         server.wait()

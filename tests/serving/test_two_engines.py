@@ -29,7 +29,7 @@ def servers(settings: EngineSettings) -> Iterator[list[EngineServer]]:
 
 @pytest.fixture
 def engines(servers: list[EngineServer], home: Path, adapters: dict[str, Path]) -> Engines:
-    settings = Settings(home=home, engine_kind="vllm", engine_urls=[server.url for server in servers])
+    settings = Settings(home=home, engine_urls=[server.url for server in servers])
     blobs = Blobs.in_folder(home / "blobs")
     for number in range(6):
         blobs.upload_dir(f"adapters/model_{number}", adapters["full"])

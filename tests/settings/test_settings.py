@@ -92,3 +92,44 @@ def test_the_public_url_stands_in_links(home: Path) -> None:
 def test_settings_do_not_change(home: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings(home=home).port = 1
+
+
+@pytest.mark.parametrize(
+    ("file", "environment", "starts", "urls"),
+    [
+        ('engine_url = "http://a"', {}, False, ["http://a"]),
+        ("", {"engine_url": "http://a/"}, False, ["http://a"]),
+        ('engine_url = "http://a"\nengine_urls = ["http://b"]', {}, False, ["http://a", "http://b"]),
+        (
+            'engine_url = "http://a"',
+            {"engine_url": "http://b", "engine_urls": "http://c"},
+            False,
+            ["http://b", "http://c"],
+        ),
+        ('engine_kind = "vllm"\nengine_urls = ["http://b"]', {}, False, ["http://b"]),
+        ('engine_kind = "local"\nengine_urls = ["http://b"]', {}, True, ["http://b"]),
+        ("", {"engine_kind": "vllm", "engine_urls": "http://b"}, False, ["http://b"]),
+        ("", {"engine_kind": "local"}, True, []),
+    ],
+)
+def test_settings_of_engines_mean_what_they_meant_and_are_told(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    file: str,
+    environment: dict[str, str],
+    starts: bool,
+    urls: list[str],
+) -> None:
+    (home / "tunery.toml").write_text(file + "\n")
+    for name, value in environment.items():
+        monkeypatch.setenv(f"TUNERY_{name.upper()}", value)
+    settings = load_settings(home=home)
+    assert (settings.start_engine, settings.engines) == (starts, urls)
+    assert "start_engine and engine_urls" in caplog.text
+
+
+def test_a_former_value_that_cannot_be_used_is_named(home: Path) -> None:
+    (home / "tunery.toml").write_text('engine_kind = "vlm"\n')
+    with pytest.raises(SettingsError, match="engine_kind"):
+        load_settings(home=home)

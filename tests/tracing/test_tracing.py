@@ -94,7 +94,7 @@ def api_url(home: Path, tiny_model_dir: Path, collector: Collector) -> Iterator[
         "OTEL_BSP_SCHEDULE_DELAY": "100",
         "TUNERY_HOME": str(home),
         "TUNERY_PORT": str(api_port),
-        "TUNERY_ENGINE_URL": f"http://127.0.0.1:{engine_port}",
+        "TUNERY_ENGINE_URLS": f"http://127.0.0.1:{engine_port}",
     }
     environment.pop("TUNERY_MODEL_CACHE", None)
     engine = [sys.executable, "-m", "tunery.serving", "--model-dir", str(tiny_model_dir), "--port", str(engine_port)]

@@ -94,14 +94,15 @@ class Server:
     def _specs(self, progress: Progress | None) -> list[ChildSpec]:
         settings = self._settings
         specs = []
-        if settings.engine_kind == "local" and not settings.engine_url:
+        if settings.start_engine:
             catalog = Catalog.load(settings.catalog)
             source = catalog.sources()[0]
             self._tell_what_is_not_served(catalog, source)
             model_dir = sources.ensure(source, settings.models_dir, progress)
             port = free_port(LOOPBACK)
             key = settings.engine_api_key or SecretStr(secrets.token_urlsafe(32))
-            settings = settings.model_copy(update={"engine_url": f"http://{LOOPBACK}:{port}", "engine_api_key": key})
+            urls = [f"http://{LOOPBACK}:{port}", *settings.engine_urls]
+            settings = settings.model_copy(update={"engine_urls": urls, "engine_api_key": key})
             arguments = (
                 "--model-dir",
                 str(model_dir),
