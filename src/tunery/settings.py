@@ -167,13 +167,13 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
     home = Path(given.get("home") or os.environ.get(PREFIX + "HOME") or "~/.tunery").expanduser()
     path = config or home / "tunery.toml"
     from_file = _read_toml(path, must_exist=config is not None)
-    former = {name: os.environ.get(PREFIX + name.upper(), from_file.pop(name, "")) for name in FORMER}
-    if unknown := sorted(set(from_file) - known):
+    former = {name: str(os.environ.get(PREFIX + name.upper()) or from_file.get(name, "")) for name in FORMER}
+    if unknown := sorted(set(from_file) - known.union(FORMER)):
         raise SettingsError(f"Unknown setting in {path}: {', '.join(unknown)}.")
     from_environment = {name for name in known if PREFIX + name.upper() in os.environ}
     try:
         settings = Settings(
-            **{name: value for name, value in from_file.items() if name not in from_environment} | given
+            **{name: value for name, value in from_file.items() if name in known - from_environment} | given
         )
     except ValidationError as exc:
         problems = [f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}" for error in exc.errors()]

@@ -1,18 +1,20 @@
-"""How likely a model finds a text, asked of one engine: nothing is generated. Without an event loop, for the worker."""
+"""How likely a model finds a text, asked of one engine: nothing is generated. For the worker, without an event loop."""
 
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import orjson
+from anyio.from_thread import start_blocking_portal
 from pydantic import SecretStr
 
+from tunery.engines.http import DOWN, EngineHttp
 from tunery.texts import say
-from tunery.tracing import outgoing_headers
 
 REQUEST_TIMEOUT_S = 120.0
+LOOK_TIMEOUT_S = 5.0
 
 
 def prompt_logprobs(answer: dict[str, Any], num_tokens: int) -> list[Any] | None:
@@ -59,26 +61,32 @@ class EngineScorer:
     def bases(self) -> list[str]:
         """What it serves besides adapters; nothing when it does not answer."""
         try:
-            answer = httpx.get(f"{self.base_url}/v1/models", headers=self._headers(), timeout=5)
-            return [row["id"] for row in answer.raise_for_status().json()["data"] if not row.get("parent")]
-        except (httpx.HTTPError, ValueError, KeyError):
+            _, content = self._ask(lambda http: http.get(f"{self.base_url}/v1/models", timeout_s=LOOK_TIMEOUT_S))
+            return [row["id"] for row in orjson.loads(content)["data"] if not row.get("parent")]
+        except (*DOWN, ValueError, KeyError):
             return []
-
-    def _headers(self) -> dict[str, str]:
-        known = {} if self.key is None else {"authorization": f"Bearer {self.key.get_secret_value()}"}
-        return {**known, **outgoing_headers()}
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         try:
-            answer = httpx.post(self.base_url + path, json=body, headers=self._headers(), timeout=REQUEST_TIMEOUT_S)
-        except httpx.HTTPError as exc:
-            raise EngineUnreachable(f"{path}: {type(exc).__name__}: {exc}") from exc
-        if not answer.is_success:
-            raise EngineUnreachable(
-                say("event.parity.answered", path=path, status=answer.status_code, answer=answer.text[:300])
-            )
+            status, content = self._ask(lambda http: http.post(self.base_url + path, body, timeout_s=REQUEST_TIMEOUT_S))
+        except DOWN as exc:
+            raise EngineUnreachable(f"{path}: {exc}") from exc
+        if not 200 <= status < 300:
+            answer = content.decode(errors="replace")[:300]
+            raise EngineUnreachable(say("event.parity.answered", path=path, status=status, answer=answer))
         # vLLM answers the adapter endpoints with plain text.
-        return answer.json() if path == "/v1/completions" else {}
+        return orjson.loads(content) if path == "/v1/completions" else {}
+
+    def _ask(self, send: Callable[[EngineHttp], Awaitable[tuple[int, bytes]]]) -> tuple[int, bytes]:
+        async def asked() -> tuple[int, bytes]:
+            http = EngineHttp(self.key)
+            try:
+                return await send(http)
+            finally:
+                await http.close()
+
+        with start_blocking_portal() as portal:
+            return portal.call(asked)
 
 
 def _logprob(entry: dict[str, Any], token: int) -> float:
