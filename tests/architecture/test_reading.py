@@ -87,7 +87,7 @@ class FilesOfAttempt(Files):
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
         if frame.f_code is Worker.run.__code__:
             self._loop = threading.get_ident()
-        if frame.f_code is Attempt.run.__code__:
+        if frame.f_code is Attempt.run.__code__ and event in ("call", "return"):
             self.is_on = event == "call"
         if threading.get_ident() != self._loop:
             super().__call__(frame, event, _)
