@@ -157,28 +157,29 @@ def _add_one(sums: Array, share: Any, values: Array) -> None:
 
 
 @parallel
-def add_lora(y: Array, x: Array, tables: Array, table_of: Array, columns: Array) -> None:
-    """y += x Aᵀ B for each row's own adapter, where it has one.
+def lora(y: Array, x: Array, tables: Array, table_of: Array, columns: Array) -> None:
+    """y = x Aᵀ B for each row's own adapter; zero where it has none.
 
-    x [B, in], y [B, out] of a fused linear; tables [A, members, 3]: for each adapter and member the addresses of A
-    [R, in] and of B [R, width], which hold what x holds, and R, zero where the adapter leaves the member alone;
+    x [B, in], y [B, out] of a fused linear; tables [A, members or more, 3]: for each adapter and member the addresses
+    of A [R, in] and of B [R, width], which hold what x holds, and R, zero where the adapter leaves the member alone;
     table_of [B]: each row's; columns [members + 1]: where each member's outputs begin.
     """
-    num_members = tables.shape[1]
+    num_members = len(columns) - 1
     for item in prange(x.shape[0] * num_members):
         row, member = item // num_members, item % num_members
         table = tables[table_of[row]]
-        rank = table[member, 2]
+        own, rank = y[row, columns[member] : columns[member + 1]], table[member, 2]
         if rank:
-            own = y[row, columns[member] : columns[member + 1]]
             a = matrix_at(_pointer(table[member, 0]), (rank, len(x[row])), x.dtype)
             b = matrix_at(_pointer(table[member, 1]), (rank, len(own)), x.dtype)
-            _add_product(own, x[row], a, b)
+            _product(own, x[row], a, b)
+        else:
+            own[:] = 0
 
 
 @inline
-def _add_product(y: Array, x: Array, a: Array, b: Array) -> None:
-    """y += x Aᵀ B. x [in], y [width], a [R, in], b [R, width]."""
+def _product(y: Array, x: Array, a: Array, b: Array) -> None:
+    """y = x Aᵀ B. x [in], y [width], a [R, in], b [R, width]."""
     inputs, total = np.empty(len(x), np.float32), np.zeros(len(y), np.float32)
     for i in range(len(x)):
         inputs[i] = load(x[i])
@@ -194,4 +195,4 @@ def _add_product(y: Array, x: Array, a: Array, b: Array) -> None:
     for r in range(whole, len(a)):
         _add_one(total, shrunk[r], b[r])
     for i in range(len(y)):
-        store(y, i, load(y[i]) + total[i])
+        store(y, i, total[i])

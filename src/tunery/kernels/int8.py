@@ -27,6 +27,7 @@ from tunery.kernels.compile import (
 from tunery.kernels.dot_product import GROUP, LANES, MOST_ROWS, block_product
 
 _MOST, _TINY = np.float32(127), np.float32(1e-30)
+_NOTHING = np.empty((0, 0), np.uint16)
 _one_row, _two_rows, _four_rows, _eight_rows = map(block_product, (1, 2, 4, 8))
 
 
@@ -54,9 +55,9 @@ class EightBit:
         self._addresses = self._steps.data_ptr(), self._scales.data_ptr(), self._lows.data_ptr()
         self._bias = np.zeros(num_out, np.float32) if bias is None else bias.float().numpy()
 
-    def __call__(self, x: Array, y: Array) -> None:
-        """x [N, in], y [N, out]: float32, or uint16 that hold bfloat16."""
-        multiply(x, *self._addresses, self._bias, y, torch.get_num_threads())
+    def __call__(self, x: Array, y: Array, plus: Array = _NOTHING) -> None:
+        """x [N, in], y [N, out]: float32, or uint16 that hold bfloat16. plus [N, out] is added before y is rounded."""
+        multiply(x, *self._addresses, self._bias, plus, y, torch.get_num_threads())
 
 
 def group_steps(
@@ -119,8 +120,13 @@ _address = _to_address()
 
 
 @parallel
-def multiply(x: Array, steps: int, scales: int, lows: int, bias: Array, y: Array, num_threads: int) -> None:
-    """y = x Wᵀ + b. x [N, in], y [N, out], bias [out] fp32; the addresses: block by block, those of block_product."""
+def multiply(
+    x: Array, steps: int, scales: int, lows: int, bias: Array, plus: Array, y: Array, num_threads: int
+) -> None:
+    """y = x Wᵀ + b + plus. x [N, in], y [N, out], bias [out] fp32, plus [N, out] or empty.
+
+    The addresses: block by block, those of block_product.
+    """
     num_rows, num_in = x.shape
     num_groups, num_blocks = num_in // GROUP, y.shape[1] // LANES
     for thread in prange(num_threads):
@@ -144,6 +150,10 @@ def multiply(x: Array, steps: int, scales: int, lows: int, bias: Array, y: Array
                 )  # fmt: skip
                 for row in range(count):
                     own = y[first + row]
+                    if len(plus):
+                        more = plus[first + row]
+                        for lane in range(LANES):
+                            out[row, lane] += load(more[block * LANES + lane])
                     for lane in range(LANES):
                         column = block * LANES + lane
                         store(own, column, out[row, lane] + bias[column])

@@ -91,11 +91,7 @@ class DecodePass:
         return h.tensor
 
     def _linear(self, linear: PackedLinear, x: Shared, rows: _Rows, layer: int, fused: int) -> Array:
-        if rows.lora is None:
-            return linear(x)
-        plus = x.tensor.new_zeros(len(x.tensor), linear.out_features)
-        rows.lora.add_rows(as_array(plus), x.array, layer, fused)
-        return linear(x, plus=plus)
+        return linear(x, plus=None if rows.lora is None else rows.lora(x.tensor, layer, fused))
 
     def _attend(self, qkv: Array, norms: _Norms, layer: int, rows: _Rows, out: Array) -> None:
         """qkv [B, (H + 2K) · D], changed in place; out [B, H · D]."""

@@ -70,27 +70,25 @@ class PackedLinear:
 
     def __call__(self, x: Shared, dtype: type[np.generic] | None = None, *, plus: torch.Tensor | None = None) -> Array:
         """For a decode step: x [N, in] → [N, out] of that type, as the loops read it; None: that of x."""
-        if self._bytes is None:
-            made = self._by_four_bits(x.tensor, plus)
-            return as_array(made.float() if dtype is np.float32 else made)
-        return self._by_bytes(x, dtype) if plus is None else as_array(self._bytes_plus(x, plus))
+        if self._bytes is not None:
+            return self._by_bytes(x, dtype, plus)
+        made = self._by_four_bits(x.tensor, plus)
+        return as_array(made.float() if dtype is np.float32 else made)
 
     def prompt(self, x: torch.Tensor, plus: torch.Tensor | None = None) -> torch.Tensor:
         """For a prompt, which does not depend on the number of its rows: x [N, in] → [N, out]."""
         if self._bytes is None:
             return self.exact(x, plus)
-        if plus is not None:
-            return self._bytes_plus(shared(x), plus)
-        return torch.from_numpy(self._by_bytes(shared(x))).view(x.dtype)
+        return torch.from_numpy(self._by_bytes(shared(x), None, plus)).view(x.dtype)
 
-    def _bytes_plus(self, x: Shared, plus: torch.Tensor) -> torch.Tensor:
-        """x [N, in], plus [N, out] → [N, out] of the type of x."""
-        return torch.from_numpy(self._by_bytes(x, np.float32)).add_(plus).to(x.tensor.dtype)
-
-    def _by_bytes(self, x: Shared, dtype: type[np.generic] | None = None) -> Array:
+    def _by_bytes(self, x: Shared, dtype: type[np.generic] | None, plus: torch.Tensor | None) -> Array:
+        """x [N, in], plus [N, out] → [N, out]."""
         assert self._bytes is not None
         y = np.empty((len(x.array), self.out_features), dtype or x.array.dtype)
-        self._bytes(x.array, y)
+        if plus is None:
+            self._bytes(x.array, y)
+        else:
+            self._bytes(x.array, y, as_array(plus))
         return y
 
     def _by_four_bits(self, x: torch.Tensor, plus: torch.Tensor | None) -> torch.Tensor:

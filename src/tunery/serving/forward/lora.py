@@ -31,22 +31,19 @@ class LoraPass:
 
     columns: list[Array]  # for each fused linear, where its members' outputs begin
     tables: Array  # [A, layers, len(FUSED), MEMBERS, 3], see Adapter.addresses
-    table_of: Array  # [N]: the row's among them
+    table_of: Array  # [N]: the row's among them; the first for rows without an adapter and those of long runs
     long_runs: list[_LongRun]
-    has_short_runs: bool
 
-    def add(self, y: torch.Tensor, x: torch.Tensor, layer: int, fused: int) -> None:
-        """To the output of a fused linear, in place. x [N, in], y [N, out]."""
-        if self.has_short_runs:
-            self.add_rows(as_array(y), as_array(x), layer, fused)
+    def __call__(self, x: torch.Tensor, layer: int, fused: int) -> torch.Tensor:
+        """What the adapters add to the output of a fused linear. x [N, in] → [N, out]."""
+        columns = self.columns[fused]
+        y = x.new_empty(len(x), int(columns[-1]))
+        kernels.lora(as_array(y), as_array(x), self.tables[:, layer, fused], self.table_of, columns)
         for run in self.long_runs:
             for part in run.adapter.parts.get((layer, fused), ()):
                 own = y[run.rows, part.column : part.column + part.b.shape[1]]
                 own.addmm_(x[run.rows] @ part.a.t(), part.b)
-
-    def add_rows(self, y: Array, x: Array, layer: int, fused: int) -> None:
-        """Without the long runs."""
-        kernels.add_lora(y, x, self.tables[:, layer, fused], self.table_of, self.columns[fused])
+        return y
 
 
 class Lora:
@@ -75,7 +72,7 @@ class Lora:
                 if table == len(tables):
                     tables.append(adapter.addresses)
             table_of += [table] * rows
-        return LoraPass(self._columns, np.stack(tables), np.array(table_of), long_runs, len(tables) > 1)
+        return LoraPass(self._columns, np.stack(tables), np.array(table_of), long_runs)
 
 
 def _joined(runs: Sequence[tuple[Adapter | None, int]]) -> list[tuple[Adapter | None, int]]:
