@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tunery.engines.resolve import Target
 
 from tests.loops import run
 from tests.serving.server import EngineServer
 from tunery.domain.errors import Unavailable
 from tunery.domain.models import FineTunedModel
-from tunery.engines.pool import Engines
+from tunery.engines.pool import Engines, Target
 from tunery.models.catalog import Catalog
 from tunery.serving.settings import EngineSettings
 from tunery.settings import Settings
