@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import AsyncIterator, Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,8 +13,10 @@ import pytest
 
 from tests.api.conftest import BASE, Api, start_engine
 from tests.loops import run
+from tunery.domain.errors import TEXT_HEADER, text_of
 from tunery.engines.pool import Target, engine_error
 from tunery.engines.scoring import EngineScorer
+from tunery.texts import translator
 from tunery.wire.stream import DONE, read_events, write_event
 
 CHAT = "/v1/chat/completions"
@@ -103,7 +106,7 @@ def test_stream_that_loses_its_engine_ends_with_an_error_event(
 
     events = run(read())
     error = json.loads(events[-1].removeprefix(b"data: "))["error"]
-    assert error["code"] == "server_is_overloaded"
+    assert error["code"] == "server_is_overloaded" and error["text"]["key"] == "error.engine_lost"
     assert b"[DONE]" not in events[-1]
 
 
@@ -117,6 +120,52 @@ def test_errors_in_vllms_dialect_become_openais() -> None:
         "messages",
         "context_length_exceeded",
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "key"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": "word " * 9000}]}, "error.context_length"),
+        (CHAT, {"messages": [{"role": "user", "content": "x" * 4_000_000}]}, "error.context_length.characters"),
+        (CHAT, {"messages": [{"role": "boss", "content": "x"}]}, "error.value_not_supported"),
+        (CHAT, {"messages": [{"role": "user", "content": None}]}, "error.content_null"),
+        (CHAT, {"messages": [{"content": "x"}]}, "error.missing_parameter"),
+        (CHAT, {"top_logprobs": 2}, "error.top_logprobs_alone"),
+        (CHAT, {"tool_choice": "required"}, "error.tool_choice_alone"),
+        (CHAT, {"logit_bias": {"word": 1}}, "error.logit_bias_key"),
+        (CHAT, {"n": 128, "max_tokens": 900, "logprobs": True, "top_logprobs": 20}, "error.answers_too_long"),
+        (CHAT, {"temperature": 9.5}, "error.decimal_above_max_value.le"),
+        ("/v1/completions", {"prompt": [10**6]}, "error.token_id"),
+        ("/v1/completions", {"prompt": ["x"] * 3000}, "error.prompts_too_many"),
+    ],
+)
+@pytest.mark.parametrize("streams", [False, True])
+def test_what_an_engine_refuses_can_be_worded_in_another_language(
+    make_api: Callable[..., Api], engine_url: str, path: str, sent: dict[str, Any], key: str, streams: bool
+) -> None:
+    asked = {"messages": [{"role": "user", "content": "Hi"}]} if path == CHAT else {}
+    answer = make_api(engine_urls=[engine_url]).client.post(
+        path, json={"model": BASE, "stream": streams, **asked, **sent}
+    )
+    known = json.loads(answer.headers[TEXT_HEADER])
+    assert answer.status_code == 400 and known["key"] == key
+    assert translator("en").reword("", known) == answer.json()["error"]["message"]
+    assert re.search("[ぁ-ん]", translator("ja").reword("", known))
+    assert list(answer.json()["error"]) == ["message", "type", "param", "code"]
+
+
+def test_what_an_engine_says_that_is_no_text_of_ours_is_told_as_it_came() -> None:
+    told = json.dumps({"error": {"message": "too much"}}).encode()
+    for header in (
+        "null",
+        "no JSON",
+        '"text"',
+        '{"key": "error.of_a_newer_server", "params": {}}',
+        '{"params": {}}',
+        "[[]",
+    ):
+        error = engine_error(400, told, Target(BASE, "pypi:x", None, None), text_of({TEXT_HEADER: header}))
+        assert translator("ja").reword(error.message, error.text) == "too much"
 
 
 def test_chunk_ends_at_its_newline_and_not_at_other_ends_of_lines() -> None:

@@ -1,13 +1,29 @@
 """The endpoints that the dashboard asks beyond OpenAI's."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from openai import NotFoundError
+from sqlalchemy import delete
 
-from tests.dashboard.rows import finished_job, insert_curve, insert_jobs, organization_and_project
+from tests.dashboard.rows import (
+    BASE,
+    finished_job,
+    insert_curve,
+    insert_jobs,
+    insert_model,
+    organization_and_project,
+)
 from tests.dashboard.stand import Stand
+from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob, JobStatus
+from tunery.domain.tenants import Project
+from tunery.store import jobs, tenants
+from tunery.store.database import write
+from tunery.store.tables import projects
+
+SEEN = b'{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}\n' * 12
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +106,77 @@ def test_the_catalog_tells_limits_and_prices(stand: Stand) -> None:
     mini = entries["gpt-4o-mini-2024-07-18"]
     assert mini["kind"] == "base" and mini["training"] and "gpt-4o-mini" in mini["aliases"]
     assert (mini["price"]["training"], mini["price"]["input"], mini["price"]["currency"]) == (3, 0.15, "usd")
+
+
+def catalog(stand: Stand, key: str, **query: Any) -> dict[str, dict[str, Any]]:
+    return {entry["name"]: entry for entry in get(stand, key, "/catalog", **query)["data"]}
+
+
+@pytest.mark.parametrize("search", ["gpt-4o-mini-2024-07-18", "4O-MINI", "gpt-4o-mini"])
+def test_the_same_weights_are_told_whatever_was_searched_for(stand: Stand, search: str) -> None:
+    every, found = catalog(stand, stand.key), catalog(stand, stand.key, search=search)
+    assert len(found) < len(every) and every[BASE]["same_weights"]
+    assert found[BASE]["same_weights"] == every[BASE]["same_weights"]
+
+
+def test_aliases_are_searched_shown_and_take_names(stand: Stand) -> None:
+    """An alias is found as its target. One that has the name of a model answers in place of it."""
+    organization, _ = organization_and_project(stand.database)
+    ident, key = stand.new_project("renamed")
+    seen = stand.client(key).files.create(file=("seen.jsonl", SEEN), purpose="fine-tune")
+    job = finished_job(ident, organization, suffix="mine", training_file=seen.id)
+    insert_jobs(stand.database, [job])
+    insert_model(stand.database, job)
+    assert job.fine_tuned_model is not None
+    own = {"Support bot": job.fine_tuned_model, "old base": "gpt-4o-mini", "gpt-4o-2024-08-06": job.fine_tuned_model}
+    for name, target in own.items():
+        body = {"name": name, "target": target}
+        stand.client(key).post(f"{stand.url}/tunery/v1/aliases", cast_to=object, body=body)
+    every = catalog(stand, key)
+    tuned, base, taken = every[job.fine_tuned_model], every[BASE], every["gpt-4o-2024-08-06"]
+    assert tuned["aliases"] == ["Support bot", "gpt-4o-2024-08-06"] and "old base" in base["aliases"]
+    assert list(catalog(stand, key, search="support")) == [job.fine_tuned_model]
+    assert list(catalog(stand, key, search="old base")) == [BASE]
+    assert taken["answered_by"] == tuned["weights"] and taken["weights"]["adapter"] is None
+    assert [learned["id"] for learned in taken["learned_from"]] == [seen.id]
+    assert "gpt-4o-2024-08-06" not in base["same_weights"] and base["answered_by"] is None
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_model_knows_the_content_that_it_and_its_forebears_were_trained_on(stand: Stand, gone: bool) -> None:
+    """Of the model, its checkpoint, and one that goes on from it; also when the file was deleted and uploaded again."""
+    client = stand.client()
+    organization, project = organization_and_project(stand.database)
+    seen = client.files.create(file=("seen.jsonl", SEEN), purpose="fine-tune")
+    created = client.fine_tuning.jobs.create(model=BASE, training_file=seen.id)
+    with write(stand.database) as conn:
+        first = jobs.get_job(conn, created.id, project)
+        assert first.details.training_sha256 is not None
+    name = f"ft:{BASE}:personal::seen{int(gone)}"
+    later = finished_job(project, organization, suffix="later", model=f"{name}:ckpt-step-3")
+    insert_jobs(stand.database, [later])
+    for made in (replace(first, fine_tuned_model=name), replace(first, fine_tuned_model=f"{name}:ckpt-step-3"), later):
+        insert_model(stand.database, made)
+    client.fine_tuning.jobs.cancel(created.id)
+    if gone:
+        client.files.delete(seen.id)
+    again = client.files.create(file=("other.jsonl", SEEN), purpose="fine-tune")
+    (file,) = get(stand, stand.key, "/files", search=again.id)["data"]
+    every = catalog(stand, stand.key)
+    for model in (name, f"{name}:ckpt-step-3", later.fine_tuned_model):
+        assert file["sha256"] in [learned["sha256"] for learned in every[str(model)]["learned_from"]]
+
+
+def test_all_projects_are_listed(stand: Stand) -> None:
+    organization, _ = organization_and_project(stand.database)
+    with write(stand.database) as conn:
+        for number in range(1_003):
+            tenants.insert_project(conn, Project(new_id("project"), organization, f"many {number}", 1))
+    admin = stand.admin_client().admin.organization.admin_api_keys.create(name="all of them")
+    names = [project["name"] for project in get(stand, admin.value, "/session")["projects"]]
+    with write(stand.database) as conn:
+        conn.execute(delete(projects).where(projects.c.name.startswith("many ")))
+    assert len([name for name in names if name.startswith("many ")]) == 1_003
 
 
 def test_the_session_tells_who_the_key_is(stand: Stand) -> None:

@@ -15,12 +15,15 @@ from playwright.sync_api import Browser, Page, expect
 from tests.dashboard.accessibility import violations
 from tests.dashboard.browsing import Visitor
 from tests.dashboard.conftest import visit
+from tests.dashboard.latin import sentences
 from tests.dashboard.stand import Stand
 from tests.migrate.reports import OLD, answers
 from tunery.migrate.capture import write_golden
+from tunery.texts import translator
 
 MARV = Path(__file__).parents[2] / "examples" / "marv.jsonl"
 NUM_EXAMPLES = 12
+T = translator("ja")
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +150,17 @@ def _report(server: Stand, key: str, golden: Path) -> tuple[dict[str, Any], str]
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
+
+
+@pytest.mark.e2e
+def test_what_the_engine_refuses_is_told_in_japanese(browser: Browser, server: Stand) -> None:
+    for visitor in visit(browser, server.url, locale="ja-JP"):
+        visitor.sign_in(server.key)
+        page = visitor.go("/playground?models=tiny")
+        page.get_by_label(T("playground.prompt"), exact=True).fill("word " * 3000)
+        page.get_by_role("button", name=T("playground.send"), exact=True).click()
+        expect(page.get_by_role("alert")).to_contain_text("2048 トークン")
+        assert sentences(page) == []
 
 
 @pytest.mark.e2e

@@ -172,14 +172,14 @@ def test_a_text_is_its_english_and_stays_one_when_it_is_copied(copied: Text) -> 
 def test_a_document_is_worded_again_after_json() -> None:
     document = json.loads(json.dumps(with_texts({"message": SENTENCE, "lines": [SENTENCE, "2"], "n": 3})))
     assert document["message"] == "step 3 of 9"
-    assert JAPANESE.word(document, "message") == "9 中 3 ステップ"
+    assert JAPANESE.word(document, "message") == "9 ステップ中 3 ステップ"
     assert JAPANESE.reword("2", document["texts"]["lines"][1]) == "2"
 
 
 def test_a_sentence_inside_a_sentence_is_worded_too() -> None:
     outer = say("move.points", mean=SENTENCE, low=[SENTENCE, 2], high=1)
     worded = JAPANESE.reword(outer, json.loads(json.dumps(reference(outer))))
-    assert worded == "9 中 3 ステップ ポイント(95 % 区間 9 中 3 ステップ、2〜1)"
+    assert worded == "9 ステップ中 3 ステップ ポイント（95 % 区間 9 ステップ中 3 ステップ、2〜1）"
 
 
 @pytest.mark.parametrize(

@@ -66,8 +66,7 @@ class JsonRequest(Request):
             if self.content_type is None or JSON_TYPE in self.content_type:
                 raise
             raise InvalidRequest(
-                f"{exc.message} It was sent with 'Content-Type: {self.content_type[:100]}'; "
-                f"this route takes JSON: 'Content-Type: {JSON_TYPE}'."
+                say("error.sent_as", problem=exc.message, sent=self.content_type[:100], wanted=JSON_TYPE)
             ) from exc
 
 

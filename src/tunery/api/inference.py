@@ -176,7 +176,7 @@ async def chunks(context: Context, ask: Ask) -> AsyncGenerator[Json]:
             await asyncio.to_thread(_keep, context, ask, usage, None)
             settled = True
     except EngineLost as exc:
-        yield exc.body()
+        yield exc.body_with_text()
     finally:
         if not settled:
             await abandon(context, ask)

@@ -63,13 +63,13 @@ def weights_of(entry: dict[str, Any] | None) -> str:
     """What stands under a name of the catalog; a dash where it is not known."""
     if entry is None:
         return "–"
-    name = entry["weights"]["name"]
-    return f"fine-tuned on {name}" if entry["weights"]["adapter"] else name
+    weights = entry["answered_by"] or entry["weights"]
+    return f"fine-tuned on {weights['name']}" if weights["adapter"] else weights["name"]
 
 
 def weights_note(entry: dict[str, Any]) -> str:
     """Which weights a name stands for, and under which other names the very same answer."""
-    same = entry["same_weights"]
+    same = [*entry["aliases"], *entry["same_weights"]]
     others = f"; the same as {', '.join(same[:MAX_NAMES])}" if same else ""
     more = f" and {len(same) - MAX_NAMES} more" if len(same) > MAX_NAMES else ""
     return f"{entry['name']}: {weights_of(entry)}{others}{more}"

@@ -84,7 +84,7 @@ def list_jobs(ctx: typer.Context, limit: Limit = 20, as_json: Json = False) -> N
     if as_json:
         return emit_json(list(islice(client.fine_tuning.jobs.list(limit=min(limit, 100)), limit)))
     found = islice(_summaries(client), limit)
-    columns = ("id", "status", "suffix", "model", "progress", "time", ">cost", "created")
+    columns = ("id", "status", "suffix", "model", "weights", "progress", "time", ">cost", "created")
     console.print(table(columns, map(_row, found), empty="No jobs yet: `tunery jobs create FILE`."))
 
 
@@ -211,6 +211,7 @@ def _row(job: dict[str, Any]) -> tuple[str | Text, ...]:
         _state(job),
         job["suffix"] or "",
         job["fine_tuned_model"] or job["model"],
+        job["weights"],
         _progress(job),
         _time(job),
         _cost(job),

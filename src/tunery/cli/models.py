@@ -70,10 +70,15 @@ def _list_local(as_json: bool) -> None:
 @app.command()
 def get(ctx: typer.Context, name: ModelName, as_json: Json = False) -> None:
     """Show one model."""
-    found = client_of(ctx).models.retrieve(name)
+    client = client_of(ctx)
+    found = client.models.retrieve(name)
     if as_json:
         return emit_json(found)
-    console.print(facts([("model", found.id), ("owner", found.owned_by), ("created", when(found.created))]))
+    entry = catalog_by_name(client).get(name)
+    names = [*entry["aliases"], *entry["same_weights"]] if entry else []
+    told = [("model", found.id), ("weights", weights_of(entry)), ("the same as", ", ".join(names))]
+    told += [("owner", found.owned_by), ("created", when(found.created))]
+    console.print(facts([(label, value) for label, value in told if value]))
 
 
 @app.command()

@@ -181,6 +181,7 @@ class Runner:
         return {
             "label": contestant.label,
             "model": contestant.model,
+            "weights": self.models[contestant.model].answering["name"],
             "shots": contestant.shots,
             "num_errors": len(every) - len(answers),
             "exact": mean("is_exact"),
@@ -223,6 +224,7 @@ class _StoredPlan(_Stored):
 class _StoredSummary(_Stored):
     label: str
     model: str
+    weights: str = ""  # not told by those of earlier versions
     shots: NonNegativeInt
     num_errors: NonNegativeInt = 0
     exact: NonNegativeFloat

@@ -1,6 +1,5 @@
 """The dashboard's only way to the server: its public HTTP API, through the official client, with the visitor's key."""
 
-import json
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
@@ -11,7 +10,7 @@ from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 from starlette.requests import HTTPConnection
 
 from tunery.dashboard.sessions import Session, Sessions
-from tunery.domain.errors import TEXT_HEADER
+from tunery.domain.errors import text_of
 from tunery.settings import Settings
 from tunery.texts import Translator
 
@@ -183,19 +182,12 @@ def explain(error: Exception, t: Translator) -> str:
 def _status_message(error: APIStatusError, t: Translator) -> str:
     body = error.body if isinstance(error.body, dict) else {}
     message = str(body.get("message") or "")
-    message = _worded(message, _reference(error), t) if message else ""
+    message = _worded(message, text_of(error.response.headers), t) if message else ""
     if error.status_code == 503:
         return t("error.unavailable", message=message)
     if error.status_code == 403:
         return t("error.forbidden", message=message)
     return message or t("error.status", status=error.status_code)
-
-
-def _reference(error: APIStatusError) -> Any:
-    try:
-        return json.loads(error.response.headers.get(TEXT_HEADER, "null"))
-    except ValueError:
-        return None
 
 
 def _worded(message: str, known: Any, t: Translator) -> str:

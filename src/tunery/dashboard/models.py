@@ -21,6 +21,8 @@ class Model:
     display_name: str | None
     job_id: str | None
     weights: dict[str, Any]  # name, source, adapter
+    answered_by: dict[str, Any] | None  # weights: the project's alias of this name leads to them
+    aliases: list[str]
     same_weights: list[str]  # other names for them
     learned_from: list[dict[str, Any]]  # files: id, sha256
     price: dict[str, Any] | None  # per million tokens: training, input, cached_input, output, currency
@@ -37,6 +39,11 @@ class Model:
     def learned(self, file: dict[str, Any]) -> bool:
         """Whether it was trained on this file, or on one with the same content."""
         return any(file["id"] == known["id"] or file["sha256"] == known["sha256"] for known in self.learned_from)
+
+    @property
+    def answering(self) -> dict[str, Any]:
+        """The weights that answer to the name."""
+        return self.answered_by or self.weights
 
     @property
     def currency(self) -> str:

@@ -13,8 +13,10 @@ TuneryError
 """
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
-from tunery.texts import reference, say
+from tunery.texts import Reference, reference, say
 
 TEXT_HEADER = "x-tunery-text"
 MAX_TEXT_HEADER = 4096  # characters; servers and proxies in between take 8 KB of headers
@@ -51,6 +53,19 @@ class TuneryError(Exception):
     def body(self) -> dict[str, dict[str, str | None]]:
         """OpenAI's envelope. Clients compare the text of it, so the key order is part of the contract."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def body_with_text(self) -> dict[str, dict[str, Any]]:
+        """The envelope with key and values of the message in it: inside a stream, whose headers have gone."""
+        known = {"text": self.text} if self.text else {}
+        return {"error": {**self.body()["error"], **known}}
+
+
+def text_of(headers: Mapping[str, str]) -> Reference | None:
+    """What `text_header` has written. None where somebody else answers."""
+    try:
+        return json.loads(headers.get(TEXT_HEADER, "null"))
+    except ValueError:
+        return None
 
 
 class InvalidRequest(TuneryError):

@@ -33,6 +33,7 @@ class SavedState:
 
 @dataclass(frozen=True)
 class JobDetails:
+    training_sha256: str | None = None  # of the training file, which may be deleted and uploaded again
     # of the check of its files
     num_examples: int | None = None
     num_tokens: int | None = None  # of one epoch

@@ -22,7 +22,7 @@ import orjson
 from sqlalchemy import Connection
 
 from tunery import atomic
-from tunery.domain.errors import InvalidRequest, NotFound, ServerFault, TuneryError, Unavailable, no_such_model
+from tunery.domain.errors import InvalidRequest, NotFound, ServerFault, TuneryError, Unavailable, no_such_model, text_of
 from tunery.domain.models import FineTunedModel
 from tunery.engines.http import (
     DOWN,
@@ -38,7 +38,7 @@ from tunery.models.catalog import Catalog, CatalogModel
 from tunery.settings import Settings
 from tunery.store import models
 from tunery.store.blobs import Blobs
-from tunery.texts import say
+from tunery.texts import Reference, say
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +169,8 @@ class Engines:
         if response.status >= 400:
             async with response:
                 with until_the_end():
-                    raise engine_error(response.status, await response.read(), target)
+                    text = text_of(response.headers)
+                    raise engine_error(response.status, await response.read(), target, text)
         return response
 
     async def _request(self, url: str, path: str, body: dict[str, Any], target: Target) -> aiohttp.ClientResponse:
@@ -253,9 +254,15 @@ def not_served(target: Target) -> NotFound:
     )
 
 
-def engine_error(status: int, content: bytes, target: Target) -> TuneryError:
-    """What the client is told. The engine's names for models are replaced by the one that the client used."""
-    detail = detail_of(content)
+def engine_error(status: int, content: bytes, target: Target, text: Reference | None = None) -> TuneryError:
+    """What the client is told. The engine's names for models are replaced by the one that the client used. `text`:
+    key and values of the sentence, which our engine sends along."""
+    error = _engine_error(status, detail_of(content), target)
+    error.text = error.text or text
+    return error
+
+
+def _engine_error(status: int, detail: dict[str, Any], target: Target) -> TuneryError:
     message = str(detail.get("message") or "") or say("error.engine_answered", status=status)
     if target.adapter is not None:
         message = message.replace(target.adapter.id, target.public_name)

@@ -46,7 +46,7 @@ class Upstream:
         try:
             response = await self._client.send(request, stream=True)
         except httpx.ConnectError as exc:
-            raise unavailable("The upstream that this model is passed on to cannot be reached.") from exc
+            raise unavailable(say("error.upstream_unreachable")) from exc
         except httpx.HTTPError as exc:
             raise lost(exc) from exc
         try:
@@ -63,10 +63,10 @@ class Upstream:
 def _upstream_error(response: httpx.Response) -> TuneryError:
     """The upstream's own words and status. A bad key there is this server's fault, not the client's."""
     detail = detail_of(response.content)
-    message = f"Upstream: {detail.get('message') or response.status_code}"
+    message = say("error.upstream", message=detail.get("message") or response.status_code)
     code = detail.get("code") if isinstance(detail.get("code"), str) else None
     if response.status_code in (401, 403):
-        return unavailable("The upstream refused this server's upstream_api_key.")
+        return unavailable(say("error.upstream_refused_key"))
     if response.status_code == 429:
         wait = response.headers.get("retry-after")
         return RateLimited(message, code=code, headers={"retry-after": wait} if wait else None)

@@ -10,8 +10,9 @@ from sqlalchemy import Connection
 
 from tunery.domain.clock import Clock, system_clock
 from tunery.domain.errors import InvalidRequest, NotFound
-from tunery.domain.files import FilePurpose
+from tunery.domain.files import File, FilePurpose
 from tunery.domain.ids import new_id
+from tunery.domain.job_details import JobDetails
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.domain.tenants import Caller
 from tunery.jobs.endings import tell_cancellation, tell_pause
@@ -47,7 +48,7 @@ def create_job(
             return earlier
     method = check(request)
     model, base_model = trainable(conn, request.model, caller.project_id, catalog)
-    _check_file(conn, request.training_file, caller.project_id, "training_file")
+    training = _check_file(conn, request.training_file, caller.project_id, "training_file")
     if request.validation_file is not None:
         _check_file(conn, request.validation_file, caller.project_id, "validation_file")
     now = clock()
@@ -80,6 +81,7 @@ def create_job(
         created_by=caller.user_id,
         metadata=request.metadata,
         integrations=_integrations(request, job_id, settings),
+        details=JobDetails(training_sha256=training.sha256),
     )
     jobs.insert_job(conn, job)
     events.add_event(conn, job_id, say("event.created", job=job_id), now=now, data={})
@@ -146,7 +148,7 @@ def trainable(conn: Connection, name: str, project_id: str, catalog: Catalog) ->
     return base.name, base.name
 
 
-def _check_file(conn: Connection, file_id: str, project_id: str, param: str) -> None:
+def _check_file(conn: Connection, file_id: str, project_id: str, param: str) -> File:
     try:
         file = files.get_file(conn, file_id, project_id)
     except NotFound as exc:
@@ -155,6 +157,7 @@ def _check_file(conn: Connection, file_id: str, project_id: str, param: str) -> 
         raise InvalidRequest(
             say("error.wrong_purpose", param=param, file_id=file_id, purpose=file.purpose), param=param
         )
+    return file
 
 
 def _integrations(request: JobRequest, job_id: str, settings: Settings) -> list[dict[str, Any]] | None:

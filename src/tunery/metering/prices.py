@@ -13,6 +13,7 @@ from tunery.domain.errors import InvalidRequest
 from tunery.domain.names import parse_name
 from tunery.domain.usage import Price
 from tunery.settings import SettingsError
+from tunery.texts import say
 
 TUNED = ("training", "input", "cached_input", "output")
 BASE = ("base_input", "base_cached_input", "base_output")
@@ -85,8 +86,7 @@ class PriceTable:
         """The upstream's answers cost real money: without a price no budget would ever end. Raises InvalidRequest."""
         if not self.charges(model, at):
             raise InvalidRequest(
-                f"The price table has no price for {model!r}, which is passed on to OpenAI. Add an entry for it to the "
-                "table that the setting prices names, or a [default] that is not 0.",
+                say("error.upstream_without_price", model=model),
                 param=param,
                 code="model_has_no_price",
             )

@@ -22,6 +22,7 @@ from tunery.serving.sampler import Sampled
 from tunery.serving.scheduler import Scheduler
 from tunery.serving.sequence import Batch, Sequence
 from tunery.serving.text import TokenTable
+from tunery.texts import say
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +180,7 @@ class Engine:
             return self._astray(sequence)
         elif self._runner.has_failed(sequence.id):
             self._drop(sequence.id, "error")
-            error = "The schema of this request became too complex to be enforced in the middle of its answer."
+            error = say("error.schema_grew")
             return Output(sequence.id, finish_reason="error", error=error, is_error_of_request=True)
         else:
             self.metrics.output_tokens.inc()
@@ -199,7 +200,7 @@ class Engine:
         self._runner.wipe(sequence.block_table)
         self._scheduler.blocks.forget(sequence.block_table)
         self._drop(sequence.id, "error")
-        return Output(sequence.id, finish_reason="error", error="The model's output is not a number.")
+        return Output(sequence.id, finish_reason="error", error=say("error.output_not_finite"))
 
     def _observe(self, request: _Request, now: float) -> None:
         if request.last_token_at is None:

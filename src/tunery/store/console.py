@@ -37,15 +37,15 @@ class TrainingFile:
     project_id: str
     model: str  # that the job was created on
     training_file: str
-    sha256: str | None  # None: the file is no more
+    sha256: str | None  # None: the file is no more, and the job older than the record of it
 
 
 def training_files(conn: Connection, job_ids: Sequence[str]) -> dict[str, TrainingFile]:
     """By job. Of any project: whose file it is stands beside it."""
-    columns = (jobs.c.id, jobs.c.project_id, jobs.c.model, jobs.c.training_file, files.c.sha256)
+    columns = (jobs.c.id, jobs.c.project_id, jobs.c.model, jobs.c.training_file, files.c.sha256, jobs.c.details)
     joined = jobs.outerjoin(files, files.c.id == jobs.c.training_file)
     rows = conn.execute(select(*columns).select_from(joined).where(jobs.c.id.in_(job_ids)))
-    return {row.id: TrainingFile(*row[1:]) for row in rows}
+    return {row.id: TrainingFile(*row[1:4], row.sha256 or row.details.get("training_sha256")) for row in rows}
 
 
 def list_metrics(conn: Connection, job_id: str, *, max_points: int) -> list[dict[str, Any]]:

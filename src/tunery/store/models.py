@@ -33,14 +33,14 @@ def get_own_model(conn: Connection, name: str, project_id: str) -> FineTunedMode
 
 
 def list_models(
-    conn: Connection, project_id: str, *, text: str = "", limit: int | None = None
+    conn: Connection, project_id: str, *, text: str = "", also: Iterable[str] = (), limit: int | None = None
 ) -> tuple[FineTunedModel, ...]:
     """Own and shared, newest first; the API's list has no pages. `text` may stand anywhere in a name, also its display
-    name."""
+    name; models named in `also` are found whatever it is."""
     query = select(models).where(_visible_to(project_id)).order_by(models.c.created_at.desc(), models.c.seq.desc())
     if text:
-        searched = (models.c.name, models.c.display_name)
-        query = query.where(or_(*(column.icontains(text, autoescape=True) for column in searched)))
+        holds = [column.icontains(text, autoescape=True) for column in (models.c.name, models.c.display_name)]
+        query = query.where(or_(*holds, models.c.name.in_(list(also))))
     query = query.limit(limit)
     return tuple(_to_model(row) for row in conn.execute(query))
 

@@ -110,7 +110,8 @@ class Translator:
     def reword(self, message: str, known: Reference | None) -> str:
         """`message` by its reference. A key of a newer server, or a sentence of somebody else, stays as it came."""
         try:
-            return self._of(known) if known else message
+            worded = self._of(known) if isinstance(known, Mapping) else None
+            return worded if isinstance(worded, str) else message
         except (KeyError, ValueError, TypeError, IndexError, AttributeError):
             return message
 

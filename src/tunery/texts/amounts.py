@@ -4,9 +4,11 @@ from tunery.texts import Translator
 
 
 def duration(seconds: float, t: Translator) -> str:
-    """`1 h 5 min`, `4 min 10 s`, `9 s`."""
+    """`3 d 4 h`, `1 h 5 min`, `4 min 10 s`, `9 s`."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return t("time.days", n=hours // 24, h=hours % 24)
     if hours:
         return t("time.hours", n=hours, m=minutes)
     return t("time.minutes", n=minutes, s=rest) if minutes else t("time.seconds", n=rest)

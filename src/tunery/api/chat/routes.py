@@ -93,4 +93,4 @@ async def answer(
 
 
 def in_a_chunk(error: TuneryError) -> bytes:
-    return write_event(error.body())
+    return write_event(error.body_with_text())

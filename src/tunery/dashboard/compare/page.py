@@ -10,11 +10,12 @@ from nicegui import ui
 from tunery.dashboard.compare import running
 from tunery.dashboard.comparison import PREFIX, PURPOSE, Comparison, Contestant, Plan
 from tunery.dashboard.components import blocks, html
-from tunery.dashboard.components.choices import FIRST, MAX_HELD_BYTES, Choice, Files, Models
+from tunery.dashboard.components.choices import FIRST, MAX_HELD_BYTES, Choice, Files, Models, weights_line
 from tunery.dashboard.components.shots import shot_choices
 from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.models import list_models
 from tunery.dashboard.visit import BASE, Visit, notify
+from tunery.texts.amounts import size
 
 PAGE = 20
 ROWS = (20, 50, 100, 500)
@@ -49,6 +50,8 @@ class CompareForm:
                 self.rows = ui.select({n: str(n) for n in ROWS}, value=ROWS[0], label=t("compare.rows"))
                 self.rows.props("outlined dense options-dense")
                 self.shots_file = self._file_choice(t("compare.shots_file"), examples)
+            if self.files.has_larger:
+                ui.label(t("compare.too_large", size=size(MAX_HELD_BYTES))).classes("muted small")
             self.contestants = [self._contestant(index, name) for index, name in enumerate(defaults)]
             self.warnings = ui.element("div").classes("stack").props("aria-live=polite")
             with ui.element("div").classes("buttons"):
@@ -68,7 +71,7 @@ class CompareForm:
         labels = self.files.labels()
         return Choice(self.visit, label, self.files.find, labels, value=value, on_change=self.warn)
 
-    def _contestant(self, index: int, default: str) -> tuple[Choice, ui.select]:
+    def _contestant(self, index: int, default: str) -> tuple[Choice, ui.select, ui.html]:
         label, labels = self.t("compare.model_n", n=index + 1), self.models.labels()
         nobody = {NO_MODEL: self.t("compare.nobody")}
         with ui.element("div").classes("fields"):
@@ -82,7 +85,7 @@ class CompareForm:
                 on_change=self.warn,
             )
             shots.props("outlined dense options-dense")
-        return model, shots
+        return model, shots, html.show("").classes("muted small")
 
     def _learned_by(self, file_id: str, names: Iterable[str]) -> list[str]:
         """Those of the models that were trained on the file, or on one of the same content."""
@@ -91,7 +94,7 @@ class CompareForm:
 
     def chosen(self) -> list[Contestant]:
         every = (
-            Contestant(str(model.value), int(shots.value or 0)) for model, shots in self.contestants if model.value
+            Contestant(str(model.value), int(shots.value or 0)) for model, shots, _ in self.contestants if model.value
         )
         return list(dict.fromkeys(every))
 
@@ -110,6 +113,9 @@ class CompareForm:
             for first, second in itertools.combinations(chosen, 2)
             if first.shots == second.shots and second.model in self.models.known[first.model].same_weights
         ]
+        for model, _, weights in self.contestants:
+            known = self.models.known.get(str(model.value))
+            weights.set_content(weights_line(known, t) if known else "")
         self.warnings.clear()
         with self.warnings:
             for sentence in told:

@@ -69,7 +69,7 @@ class ComparisonPage:
             Poll(self.look)
 
     async def look(self) -> bool:
-        return self.show_progress()
+        return not self.progress.is_deleted and self.show_progress()
 
     def show_progress(self) -> bool:
         """Whether it still runs."""
@@ -133,12 +133,15 @@ class ComparisonPage:
             Row(
                 item["label"],
                 [
-                    html.two_lines(html.model_name(item["model"]), prompt_text(item["shots"], t)),
+                    html.two_lines(
+                        html.model_name(item["model"]),
+                        " · ".join(filter(None, [item["weights"], prompt_text(item["shots"], t)])),
+                    ),
                     f"{100 * item['exact']:.1f} %",
                     f"{100 * item['token_accuracy']:.1f} %",
                     f"{item['mean_logprob']:.3f}".replace("-", "−"),
                     f"{item['completion_tokens']:.1f}",
-                    f"{item['prompt_tokens']:.0f}",
+                    f"{item['prompt_tokens']:,.0f}",
                     html.money(1000 * item["cost"], item["currency"]),
                     f"{item['seconds']:.2f} s",
                     html.number(item["num_errors"]),
@@ -160,7 +163,7 @@ class ComparisonPage:
         share = 100 * tokens / most["prompt_tokens"]
         who = {"least": names[id(least)], "most": names[id(most)]}
         return Markup("{}{}").format(
-            Markup(SAVING).format(f"−{share:.0f} %", t("compare.saving_text", tokens=f"{tokens:.0f}", **who)),
+            Markup(SAVING).format(f"−{share:.0f} %", t("compare.saving_text", tokens=f"{tokens:,.0f}", **who)),
             self.saved_cost(least, most),
         )
 

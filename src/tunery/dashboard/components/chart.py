@@ -10,6 +10,7 @@ Point = tuple[float, float]
 # Readable on both backgrounds and told apart by people who do not see red and green alike.
 COLORS = ("#0e8f86", "#d9822b", "#6c6fd1", "#b4447c", "#7a8a2f")
 AXIS = "#8a92a0"
+DECIMALS = 4  # of what is read with the pointer
 FEW = 4  # so many categories all have room for their names
 
 
@@ -55,7 +56,13 @@ def _options(series: list[dict[str, Any]], *, x: dict[str, Any], y: dict[str, An
             "itemGap": 9,
             "padding": 0,
         },
-        "tooltip": {"trigger": "axis", "confine": True},
+        "tooltip": {
+            "trigger": "axis",
+            "confine": True,
+            "backgroundColor": "var(--surface)",
+            "borderColor": "var(--line)",
+            "textStyle": {"color": "var(--text)"},
+        },
         "xAxis": x,
         "yAxis": y,
         "series": series,
@@ -66,7 +73,9 @@ class Curves:
     """Lines over the step, to be zoomed with the wheel and read with the pointer. `update` replaces the points."""
 
     def __init__(self, label: str, *, x_name: str) -> None:
-        x = _axis(type="value", name=x_name, nameLocation="middle", nameGap=24, min="dataMin", max="dataMax")
+        whole: dict[str, Any] = {"minInterval": 1, "axisPointer": {"label": {"precision": 0}}}
+        whole |= {"min": "dataMin", "max": "dataMax"}
+        x = _axis(type="value", name=x_name, nameLocation="middle", nameGap=24, **whole)
         options = _options([], x=x, y=_axis(type="value", scale=True))
         options["grid"]["bottom"] = 44
         options["dataZoom"] = [
@@ -81,7 +90,7 @@ class Curves:
             {
                 "name": name,
                 "type": "line",
-                "data": [list(point) for point in points],
+                "data": [[step, round(value, DECIMALS)] for step, value in points],
                 "showSymbol": len(points) < 30,
                 "symbolSize": 5,
                 "lineStyle": {"width": 2},

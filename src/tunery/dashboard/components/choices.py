@@ -41,6 +41,7 @@ class Choice(ui.select):
         if on_change is not None:
             self.on_value_change(on_change)
         self.props("outlined dense options-dense").props(remove="fill-input hide-selected")
+        self._hint(options)
         self.on("input-value", self._search, throttle=0.3, leading_events=False)
 
     async def _search(self, event: GenericEventArguments) -> None:
@@ -52,6 +53,14 @@ class Choice(ui.select):
         """These to choose from, besides the fixed ones and what is chosen; `value` chooses."""
         kept = {self.value: self.options[self.value]} if self.value in self.options else {}
         self.set_options(self.fixed | options | kept, **value)
+        self._hint(options)
+
+    def _hint(self, options: dict[str, str]) -> None:
+        """Where there may be more than these."""
+        if len(options) >= FIRST:
+            self.props["hint"] = self.visit.t("choices.more")
+        else:
+            self.props.pop("hint", None)
 
 
 class Files:
@@ -60,10 +69,12 @@ class Files:
     def __init__(self, visit: Visit, *, max_bytes: int | None = None) -> None:
         self.visit, self.max_bytes = visit, max_bytes
         self.known: dict[str, dict[str, Any]] = {}
+        self.has_larger = False
 
     async def find(self, text: str = "") -> dict[str, str]:
         page = await self.visit.connection.get("/tunery/v1/files", purpose="fine-tune", search=text, limit=FIRST)
         fitting = [file for file in page["data"] if self.max_bytes is None or file["bytes"] <= self.max_bytes]
+        self.has_larger = self.has_larger or len(fitting) < len(page["data"])
         self.known |= {file["id"]: file for file in fitting}
         return {file["id"]: file_label(file, self.visit.t) for file in fitting}
 
@@ -106,23 +117,22 @@ class Models:
 
 def model_label(model: Model) -> str:
     """Its names, and which weights stand under them."""
-    return " · ".join(filter(None, [model.name, model.display_name, model.weights["name"]]))
+    return " · ".join(filter(None, [model.name, model.display_name, model.answering["name"]]))
 
 
 def weights_line(model: Model, t: Translator) -> Markup:
     """Under a chosen model: what answers, and under which other names the very same does."""
-    said = t("models.weights", weights=model.weights["name"])
-    if model.kind != "base":
-        said = t("models.tuned_weights", weights=model.weights["name"])
-    same = same_weights(model.same_weights, t)
-    return Markup('<span title="{}">{}</span> {}').format(model.weights["source"], said, same)
+    said = [_standing(model.weights, t)]
+    names = [*model.aliases, *model.same_weights]
+    if model.answered_by is not None:
+        said = [t("models.answered_by", answer=_standing(model.answered_by, t), weights=model.weights["name"])]
+    elif names:
+        shown, more = ", ".join(names[:MAX_NAMES]), len(names) - MAX_NAMES
+        said.append(
+            t("models.same_weights_more", names=shown, n=more) if more > 0 else t("models.same_weights", names=shown)
+        )
+    return Markup('<span title="{}">{}</span>').format(model.weights["source"], " ".join(said))
 
 
-def same_weights(names: list[str], t: Translator) -> str:
-    """The first of the other names; empty when there are none."""
-    if not names:
-        return ""
-    more = len(names) - MAX_NAMES
-    if more > 0:
-        return t("models.same_weights_more", names=", ".join(names[:MAX_NAMES]), n=more)
-    return t("models.same_weights", names=", ".join(names))
+def _standing(weights: dict[str, Any], t: Translator) -> str:
+    return t("models.tuned_weights" if weights["adapter"] else "models.weights", weights=weights["name"])

@@ -11,6 +11,7 @@ from tunery.texts import Translator, amounts
 
 DASH = "–"
 NO_BREAK = "\u00a0"
+LONG_VALUE = 12  # characters, set smaller
 MAX_WHOLE = 24  # a longer part of a name may break: it must fit on a phone
 
 
@@ -130,11 +131,12 @@ def two_lines(first: str | Markup, second: str | Markup) -> Markup:
 
 def tiles_markup(items: list[tuple[str, str | Markup, str]]) -> Markup:
     """Name, value, remark: the numbers that matter most, in a row."""
+    tile = Markup(
+        '<div class="tile"><div class="name">{}</div><div class="value{}">{}</div><div class="name">{}</div></div>'
+    )
     return Markup("").join(
-        Markup(
-            '<div class="tile"><div class="name">{}</div><div class="value">{}</div><div class="name">{}</div></div>'
-        ).format(*item)
-        for item in items
+        tile.format(name, " long" if len(value) > LONG_VALUE and not isinstance(value, Markup) else "", value, remark)
+        for name, value, remark in items
     )
 
 

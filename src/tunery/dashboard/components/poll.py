@@ -9,10 +9,11 @@ LEAST_S = 1.0  # between two looks
 
 
 class Poll:
-    """`look` says whether to look again; one look at a time. A hidden tab waits; shown again, it looks at once."""
+    """`look` says whether anything may still change; one look at a time. A hidden tab waits. Shown again it looks at
+    once, also when nothing was to change: it may have been changed elsewhere."""
 
     def __init__(self, look: Callable[[], Awaitable[bool]], *, every_s: float = LEAST_S) -> None:
-        self.look, self.is_looking, self.is_over = look, False, False
+        self.look, self.is_looking, self.is_over, self.is_shown = look, False, False, True
         self.timer = ui.timer(max(every_s, LEAST_S), self._tick, immediate=False)
         ui.on("tab", self._on_tab)
 
@@ -33,11 +34,10 @@ class Poll:
             self.is_over = not await self.look()
         finally:
             self.is_looking = False
-        if self.is_over:
-            self.timer.deactivate()
+        self.timer.active = self.is_shown and not self.is_over
 
     async def _on_tab(self, event: GenericEventArguments) -> None:
-        is_shown = bool(event.args)
-        self.timer.active = is_shown and not self.is_over
-        if self.timer.active:
+        self.is_shown = bool(event.args)
+        self.timer.active = self.is_shown and not self.is_over
+        if self.is_shown:
             await self._tick()

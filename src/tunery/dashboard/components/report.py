@@ -54,10 +54,7 @@ def show_report(report: dict[str, Any], t: Translator, *, with_advice: bool = Tr
     """The whole report, into the element that is open."""
     _verdict(report, t)
     if report["problems"]:
-        problem_table(report["problems"][:MAX_PROBLEMS], t)
-        total = sum(report["problem_counts"].values())
-        if total > MAX_PROBLEMS:
-            ui.label(t("report.more_problems", shown=MAX_PROBLEMS, total=total)).classes("muted small")
+        problem_list(report, t, most=MAX_PROBLEMS)
     if report["token_counts"]:
         _tokens(report, t)
     if with_advice:
@@ -71,7 +68,15 @@ def _verdict(report: dict[str, Any], t: Translator) -> None:
         blocks.note(t("report.bad", n=report["num_errors"], lines=report["num_lines"]), kind="bad")
 
 
-def problem_table(problems: Sequence[dict[str, Any]], t: Translator) -> None:
+def problem_list(report: dict[str, Any], t: Translator, *, most: int) -> None:
+    """The first, and how many there are."""
+    _problem_table(report["problems"][:most], t)
+    total = sum(report["problem_counts"].values())
+    if total > most:
+        ui.label(t("report.more_problems", shown=most, total=total)).classes("muted small")
+
+
+def _problem_table(problems: Sequence[dict[str, Any]], t: Translator) -> None:
     columns = [Column(t("report.line"), numeric=True), Column(t("report.problem"), wide=True), Column(t("report.mend"))]
     rows = [
         Row(

@@ -22,7 +22,7 @@ VALIDATION_SHARE = 0.1
 async def build(visit: Visit) -> None:
     file_id = visit.param("file_id")
     file = await visit.connection.client.files.retrieve(file_id)
-    models = trainable(await list_models(visit.connection))
+    models = trainable(await list_models(visit.connection, limit=1))  # its fine-tunes count as their bases do
     page = DatasetPage(visit, file_id, [model.name for model in models if model.kind == "base"])
     with ui.element("div").classes("heading"):
         blocks.show_title(file.filename, f"{file.id} · {size(file.bytes)}")

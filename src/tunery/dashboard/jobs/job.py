@@ -37,7 +37,8 @@ class JobPage:
         self.job: FineTuningJob
         self.facts: dict[str, Any] = {}
         self.curves: dict[str, list[tuple[float, float]]] = {}
-        self.events: list[Any] = []
+        self.events: list[Any] = []  # newest first
+        self.num_events, self.has_older = NUM_EVENTS, False
         self.checkpoints: list[Any] = []
         self.file_names: dict[str, str | None] = {}  # by id; a deleted file has none
         self.poll: Poll | None = None
@@ -48,7 +49,9 @@ class JobPage:
         )
         self.facts, self.curves, self.file_names = view["detail"], view["curves"], view["files"]
         self.job = FineTuningJob.construct(**view["job"])
-        self.events = view["events"]
+        known = {event["id"]: event for event in [*view["events"], *self.events]}
+        self.events = list(known.values())[: self.num_events]
+        self.has_older |= len(known) > self.num_events or len(known) == NUM_EVENTS
         self.checkpoints = [FineTuningJobCheckpoint.construct(**item) for item in view["checkpoints"]]
 
     @property
@@ -66,6 +69,7 @@ class JobPage:
                 self.accuracy = Curves(self.t("job.accuracy"), x_name=self.t("job.step"))
             with blocks.panel(self.t("job.events")):
                 self.event_list = html.show("")
+                self.more_events = blocks.button(self.t("action.more"), self.load_older)
         with blocks.panel(self.t("job.checkpoints")) as self.checkpoint_panel:
             columns = [
                 Column(self.t("job.step"), numeric=True),
@@ -130,6 +134,7 @@ class JobPage:
         has_curve = bool(self.curves.get("train_loss"))
         self.loss_panel.visible = self.accuracy_panel.visible = has_curve
         self.event_list.set_content(events_list(self.events, t))
+        self.more_events.visible = self.has_older
         self.checkpoint_table.update(checkpoint_rows(self.checkpoints, job, t))
         self.checkpoint_panel.visible = bool(self.checkpoints)
         self.details.set_content(self._details())
@@ -149,7 +154,7 @@ class JobPage:
         return html.facts(
             [
                 (t("jobs.base"), html.two_lines(html.model_name(job.model), self.facts["weights"])),
-                (t("job.output"), html.model_name(job.fine_tuned_model or html.DASH)),
+                (t("job.output"), self._output()),
                 (t("create.method"), t(f"method.{self.facts['method']}")),
                 (t("create.training"), file_link(job.training_file)),
                 (t("create.validation"), file_link(job.validation_file)),
@@ -160,14 +165,30 @@ class JobPage:
             ]
         )
 
+    def _output(self) -> str | Markup:
+        name = self.job.fine_tuned_model
+        standing = self.t("models.tuned_weights", weights=self.facts["weights"])
+        return html.two_lines(html.model_name(name), standing) if name else html.DASH
+
     async def refresh(self) -> bool:
         """Whether to look again."""
+        before = self.facts["status"]
         if isinstance(await self.visit.ask(self.load()), Failure):
             return True  # the next look may succeed: the page stays as it is
         self.show()
-        if self.is_over:
+        if self.facts["status"] != before:
             await self.show_failure()
         return not self.is_over
+
+    async def load_older(self) -> None:
+        jobs = self.visit.connection.client.fine_tuning.jobs
+        page = await self.visit.ask(jobs.list_events(self.job_id, after=self.events[-1]["id"], limit=NUM_EVENTS))
+        if isinstance(page, Failure):
+            self.visit.notify(page)
+            return
+        self.events += [event.to_dict() for event in page.data]
+        self.num_events, self.has_older = len(self.events), bool(page.has_more)
+        self.show()
 
     async def show_failure(self) -> None:
         self.failure.clear()
@@ -178,7 +199,6 @@ class JobPage:
     async def act(self, call: Any, done: str) -> None:
         """A second tab may have been quicker: the server's answer is shown and the page looks again."""
         await self.visit.attempt(call, done=self.t(done))
-        self.failure.clear()
         if await self.refresh() and self.poll is not None:
             self.poll.again()
 

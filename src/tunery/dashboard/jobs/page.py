@@ -11,7 +11,7 @@ from tunery.dashboard.components.start import first_steps
 from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.connection import Failure
 from tunery.dashboard.visit import BASE, Visit
-from tunery.domain.jobs import JobStatus
+from tunery.domain.jobs import TERMINAL, JobStatus
 
 PAGE = 50
 POLL_S = 2.0
@@ -51,6 +51,8 @@ class JobList:
         self.more = blocks.button(self.t("action.more"), self.load_more)
         self.more.visible = bool(first["has_more"])
         self.poll = Poll(self.refresh, every_s=POLL_S)
+        if not may_change(self.shown):
+            self.poll.stop()
 
     def rows(self) -> list[Row]:
         return [Row(job["id"], job_cells(self.visit, job)) for job in self.shown]
@@ -62,6 +64,8 @@ class JobList:
             self.table.update(self.rows())
             self.more.visible = page["has_more"]
             self.nothing.visible = not self.shown
+            if may_change(self.shown):
+                self.poll.again()
 
     async def load_more(self) -> None:
         page = await self.fetch(after=self.shown[-1]["id"])
@@ -71,8 +75,7 @@ class JobList:
             self.more.visible = page["has_more"]
 
     async def refresh(self) -> bool:
-        """Only the newest page is asked for again: older jobs have ended. Looks on in any case: new jobs come from
-        elsewhere too."""
+        """Only the newest page is asked for again: older jobs have ended. Looks on while one of them may change."""
         page = await self.fetch(quiet=True)
         if page is None:
             return True
@@ -80,7 +83,7 @@ class JobList:
         rest = [job for job in self.shown if job["id"] not in newest][: max(0, len(self.shown) - len(newest))]
         self.shown = page["data"] + (rest if len(self.shown) > PAGE else [])
         self.table.update(self.rows())
-        return True
+        return may_change(page["data"])
 
     async def fetch(self, *, after: str = "", quiet: bool = False) -> dict[str, Any] | None:
         wanted = {"after": after, "status": self.status.value, "search": self.search.value or ""}
@@ -90,6 +93,10 @@ class JobList:
         if not quiet:
             self.visit.notify(page)
         return None
+
+
+def may_change(jobs: list[dict[str, Any]]) -> bool:
+    return any(job["status"] not in TERMINAL for job in jobs)
 
 
 def job_cells(visit: Visit, job: dict[str, Any]) -> list[str | Markup]:

@@ -10,7 +10,7 @@ from openai.types.fine_tuning import FineTuningJob
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from tunery.dashboard.components import blocks, html
-from tunery.dashboard.components.report import problem_table
+from tunery.dashboard.components.report import problem_list
 from tunery.dashboard.components.table import Row
 from tunery.dashboard.connection import Failure
 from tunery.dashboard.models import playground_path
@@ -27,7 +27,7 @@ def facts_of(facts: dict[str, Any], t: Translator) -> Markup:
     remaining = t("job.left", time=html.duration(left, t)) if left else ""
     return html.tiles_markup(
         [
-            (t("job.progress"), html.progress(step, total, t), t("job.steps", step=step, total=total) if total else ""),
+            (t("job.progress"), html.progress(step, total, t), _steps(step, total, t)),
             (
                 t("job.time"),
                 html.duration(facts["elapsed_s"], t),
@@ -37,6 +37,10 @@ def facts_of(facts: dict[str, Any], t: Translator) -> Markup:
             (t("job.cost"), html.money(facts["cost"], facts["currency"]), t("job.cost_text")),
         ]
     )
+
+
+def _steps(step: int | None, total: int | None, t: Translator) -> str:
+    return t("job.steps", step=html.number(step), total=html.number(total)) if total else ""
 
 
 def events_list(events: Sequence[Mapping[str, Any]], t: Translator) -> Markup:
@@ -112,5 +116,5 @@ async def failure(visit: Visit, job: FineTuningJob, texts: Mapping[str, Any]) ->
         ui.label(report.message(visit.t)).classes("muted")
         return
     with blocks.panel(visit.t("report.problems")):
-        problem_table(report["problems"][:MAX_PROBLEMS], visit.t)
+        problem_list(report, visit.t, most=MAX_PROBLEMS)
         html.show(html.link(f"{BASE}/datasets/{file_id}", visit.t("report.open_file")))

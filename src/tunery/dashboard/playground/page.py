@@ -7,7 +7,7 @@ from typing import Any
 from nicegui import ui
 
 from tunery.dashboard.components import blocks, code
-from tunery.dashboard.components.choices import FIRST, MAX_HELD_BYTES, Files, Models
+from tunery.dashboard.components.choices import FIRST, MAX_HELD_BYTES, Choice, Files, Models
 from tunery.dashboard.files.examples import add_example
 from tunery.dashboard.models import Model, list_models
 from tunery.dashboard.playground.lane import Lane, Parameters
@@ -151,8 +151,7 @@ class Playground:
 
         system = self.parameters.system
         head = [{"role": "system", "content": system}] if system else []
-        names = {file_id: file["filename"] for file_id, file in self.files.known.items()}
-        save_example(self.visit, head + messages, names, saved)
+        save_example(self.visit, head + messages, self.files, saved)
 
 
 def _number(label: str, value: float | None, *, low: float, high: float, step: float) -> ui.number:
@@ -162,7 +161,7 @@ def _number(label: str, value: float | None, *, low: float, high: float, step: f
 def save_example(
     visit: Visit,
     messages: list[dict[str, Any]],
-    files: dict[str, str],
+    files: Files,
     on_saved: Callable[[str, str], Awaitable[None]],
 ) -> None:
     """A dialog with the last message, the assistant's answer: corrected, it becomes one more example of a dataset."""
@@ -170,8 +169,9 @@ def save_example(
     with blocks.dialog_box(t("playground.save")) as dialog:
         ui.label(t("playground.save_text")).classes("muted")
         answer = ui.textarea(t("playground.answer"), value=messages[-1]["content"]).props("outlined autogrow")
-        choices = {NEW: t("playground.new_dataset")} | files
-        target = ui.select(choices, value=next(iter(files), NEW), label=t("playground.dataset")).props("outlined dense")
+        new = {NEW: t("playground.new_dataset")}
+        first = next(iter(files.known), NEW)
+        target = Choice(visit, t("playground.dataset"), files.find, files.labels(), value=first, fixed=new)
         name = ui.input(t("playground.new_name"), value=NEW_NAME).props("outlined dense")
         name.bind_visibility_from(target, "value", lambda value: value == NEW)
 

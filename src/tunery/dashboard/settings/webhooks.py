@@ -85,6 +85,8 @@ class WebhooksPage:
             Column(self.t("action.actions"), numeric=True),
         ]
         Table(self.t("webhooks.deliveries"), columns, [self.delivery_row(item) for item in self.deliveries])
+        if len(self.deliveries) == MAX_DELIVERIES:
+            ui.label(self.t("webhooks.newest", n=MAX_DELIVERIES)).classes("muted small")
 
     def _event(self, name: str) -> str:
         return self.t(f"status.{name.removeprefix(JOB_EVENT)}") if name in TYPES else name

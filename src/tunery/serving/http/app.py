@@ -30,6 +30,7 @@ from tunery.serving.http.schemas import (
     UnloadAdapter,
 )
 from tunery.serving.http.service import Service
+from tunery.texts import say
 from tunery.wire.stream import DONE, ClientGone, while_connected, write_event
 from tunery.wire.validation import from_problems
 
@@ -71,7 +72,7 @@ def _json(document: Any, status: int = 200, headers: dict[str, str] | None = Non
 
 def _on_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, TuneryError)
-    return _json(exc.body(), exc.status, exc.headers)
+    return _json(exc.body(), exc.status, exc.headers | exc.text_header())
 
 
 def _on_http_error(request: Request, exc: Exception) -> Response:
@@ -82,7 +83,7 @@ def _on_http_error(request: Request, exc: Exception) -> Response:
 
 def _on_crash(request: Request, exc: Exception) -> Response:
     log.error("a request failed", exc_info=exc)
-    return _json(ServerFault("The engine failed to answer this request.").body(), 500)
+    return _on_error(request, ServerFault(say("error.engine_failed")))
 
 
 class Routes:
@@ -188,10 +189,10 @@ async def _events(first: dict[str, Any], chunks: Chunks) -> AsyncIterator[bytes]
         async for chunk in chunks:
             yield write_event(chunk)
     except TuneryError as exc:
-        yield write_event(exc.body())
+        yield write_event(exc.body_with_text())
     except Exception:
         log.exception("a stream failed")
-        yield write_event(ServerFault("The engine failed to answer this request.").body())
+        yield write_event(ServerFault(say("error.engine_failed")).body_with_text())
     finally:
         await chunks.aclose()  # type: ignore[attr-defined] - async generators have it
     yield DONE
@@ -211,10 +212,8 @@ async def read_body(request: Request) -> bytes:
 
 
 def _too_large() -> InvalidRequest:
-    error = InvalidRequest(
-        f"The request body is larger than {MAX_BODY_BYTES // 1024**2} MB, the most that the engine takes.",
-        code="request_too_large",
-    )
+    limit = f"{MAX_BODY_BYTES // 1024**2} MB"
+    error = InvalidRequest(say("error.request_too_large", size=limit), code="request_too_large")
     error.status = 413
     return error
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from tunery.domain.errors import InvalidRequest, ServerFault, Unavailable
 from tunery.serving.engine import Engine
 from tunery.serving.requests import Generation, Output
+from tunery.texts import say
 
 # What one request may ask for, over all its answers: minutes of the engine's time, which others share meanwhile.
 MAX_ANSWER_TOKENS = 1 << 18
@@ -71,9 +72,7 @@ class Broker:
 
 
 def engine_down() -> Unavailable:
-    return Unavailable(
-        "The engine is not running. Try again in a moment.", code="server_is_overloaded", headers={"Retry-After": "2"}
-    )
+    return Unavailable(say("error.engine_down"), code="server_is_overloaded", headers={"Retry-After": "2"})
 
 
 def check_length(
@@ -94,8 +93,7 @@ def check_length(
     """
     if num_prompt >= context_length:
         raise InvalidRequest(
-            f"This model's maximum context length is {context_length} tokens. However, your {param} resulted in "
-            f"{num_prompt} tokens. Please reduce the length of the {param}.",
+            say("error.context_length", limit=context_length, param=param, num_tokens=num_prompt),
             param=param,
             code="context_length_exceeded",
         )
@@ -106,10 +104,15 @@ def check_length(
     if max_tokens is None:
         return max(1, min(room, most))
     if min(max_tokens, room) > most:
-        kind = "" if num_top is None else f" with {num_top} log-probabilities each"
+        scored = "" if num_top is None else say("error.answers_too_long.logprobs", num_top=num_top)
         raise InvalidRequest(
-            f"This request asks for {num_answers} answers of up to {min(max_tokens, room)} tokens{kind}. One "
-            f"request may ask for {most} tokens of each of so many: ask for fewer or shorter ones, or several times.",
+            say(
+                "error.answers_too_long",
+                num_answers=num_answers,
+                num_tokens=min(max_tokens, room),
+                scored=scored,
+                most=most,
+            ),
             param="max_tokens" if num_answers == 1 else "n",
             code="invalid_value",
         )

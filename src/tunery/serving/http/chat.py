@@ -14,6 +14,7 @@ from tunery.serving.http.service import Service, sampling_params
 from tunery.serving.http.tool_use import CallStream, Piece, ToolPolicy, new_call_id, policy_of, rules_of
 from tunery.serving.requests import Generation, Output, TokenLogprob
 from tunery.serving.text import TokenTable
+from tunery.texts import say
 
 _ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 
@@ -76,46 +77,33 @@ def _check(request: ChatRequest) -> None:
     for index, message in enumerate(request.messages):
         _check_message(message, f"messages[{index}]")
     if request.top_logprobs is not None and not request.logprobs:
-        raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs", code="invalid_value")
+        raise InvalidRequest(say("error.top_logprobs_alone"), param="top_logprobs", code="invalid_value")
     if request.stream_options is not None and not request.stream:
-        raise InvalidRequest(
-            "The 'stream_options' parameter is only allowed when 'stream' is enabled.",
-            param="stream_options",
-            code="invalid_value",
-        )
+        raise InvalidRequest(say("error.stream_options_alone"), param="stream_options", code="invalid_value")
 
 
 def _check_message(message: dict[str, Any], path: str) -> None:
     role = message.get("role")
     if role is None:
+        param = f"{path}.role"
         raise InvalidRequest(
-            f"Missing required parameter: '{path}.role'.", param=f"{path}.role", code="missing_required_parameter"
+            say("error.missing_parameter", param=param), param=param, code="missing_required_parameter"
         )
     if role not in _ROLES:
         choices = ", ".join(repr(name) for name in _ROLES)
         raise InvalidRequest(
-            f"Invalid value: {role!r}. Supported values are: {choices}.", param=f"{path}.role", code="invalid_value"
+            say("error.value_not_supported", value=repr(role), supported=choices),
+            param=f"{path}.role",
+            code="invalid_value",
         )
     content = message.get("content")
     may_lack = role == "assistant" and any(message.get(key) for key in ("tool_calls", "function_call", "refusal"))
     if content is None and not may_lack:
-        raise InvalidRequest(
-            f"Invalid value for 'content': expected a string, got null. ({path})",
-            param=f"{path}.content",
-            code="invalid_type",
-        )
+        raise InvalidRequest(say("error.content_null", path=path), param=f"{path}.content", code="invalid_type")
     if content is not None and not isinstance(content, str | list):
-        raise InvalidRequest(
-            f"Invalid type for '{path}.content': expected a string or an array of content parts.",
-            param=f"{path}.content",
-            code="invalid_type",
-        )
+        raise InvalidRequest(say("error.content_type", path=path), param=f"{path}.content", code="invalid_type")
     if isinstance(content, list) and not all(isinstance(part, dict) for part in content):
-        raise InvalidRequest(
-            f"Invalid type for '{path}.content': every part must be an object.",
-            param=f"{path}.content",
-            code="invalid_type",
-        )
+        raise InvalidRequest(say("error.content_part", path=path), param=f"{path}.content", code="invalid_type")
 
 
 @dataclass

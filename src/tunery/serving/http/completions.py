@@ -12,6 +12,7 @@ from tunery.serving.http.envelope import Heading, Usage, completion_logprobs, ec
 from tunery.serving.http.schemas import CompletionRequest
 from tunery.serving.http.service import Service, sampling_params
 from tunery.serving.requests import Generation, Output, SamplingParams, TokenLogprob
+from tunery.texts import say
 
 _DEFAULT_MAX_TOKENS = 16
 _MAX_ANSWERS = 2048  # over all prompts
@@ -108,8 +109,7 @@ def _check_scores(params: SamplingParams, prompts: list[_Prompt], count: int) ->
     wanted = sum(len(prompt.ids) for prompt in prompts) * count * (1 + params.prompt_logprobs)
     if wanted > MAX_CANDIDATES:
         raise InvalidRequest(
-            f"This request asks for {wanted} log-probabilities of its prompts; one may ask for {MAX_CANDIDATES}. "
-            "Ask for fewer prompts, answers or candidates.",
+            say("error.prompt_logprobs_too_many", wanted=wanted, most=MAX_CANDIDATES),
             param="prompt",
             code="invalid_value",
         )
@@ -119,14 +119,16 @@ def _prompts(service: Service, request: CompletionRequest, count: int) -> list[_
     listed = _listed(request)
     if not 1 <= len(listed) * count <= _MAX_ANSWERS:
         raise InvalidRequest(
-            f"'prompt' must hold 1 to {_MAX_ANSWERS // count} prompts where each has {count} answers.",
+            say("error.prompts_too_many", most=_MAX_ANSWERS // count, count=count),
             param="prompt",
             code="invalid_value",
         )
     prompts = [_prompt(service, prompt) for prompt in listed]
     for prompt in prompts:
         if not all(0 <= token < service.vocab_size for token in prompt.ids):
-            raise InvalidRequest(f"Token ids are 0 to {service.vocab_size - 1}.", param="prompt", code="invalid_value")
+            raise InvalidRequest(
+                say("error.token_id", most=service.vocab_size - 1), param="prompt", code="invalid_value"
+            )
     return prompts
 
 

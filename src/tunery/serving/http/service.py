@@ -13,6 +13,7 @@ from tunery.serving.http.broker import Broker
 from tunery.serving.http.schemas import ChatRequest, CompletionRequest, Generating
 from tunery.serving.requests import Generation, Output, SamplingParams
 from tunery.serving.text import TokenTable
+from tunery.texts import say
 
 
 @dataclass
@@ -53,8 +54,7 @@ class Service:
         limit = self.engine.context_length
         if num_characters > limit * max(self.table.longest, MAX_SPECIAL):
             raise InvalidRequest(
-                f"This model's maximum context length is {limit} tokens. However, your {param} has {num_characters} "
-                f"characters. Please reduce the length of the {param}.",
+                say("error.context_length.characters", limit=limit, param=param, num_characters=num_characters),
                 param=param,
                 code="context_length_exceeded",
             )
@@ -117,7 +117,7 @@ MAX_SPECIAL = 64  # characters of a special token, whose bytes the table does no
 def _biases(given: dict[str, float] | None, vocab_size: int) -> dict[int, float]:
     if given is not None and len(given) > MAX_BIASES:
         raise InvalidRequest(
-            f"Invalid 'logit_bias': it names {len(given)} tokens, and at most {MAX_BIASES} can be biased.",
+            say("error.logit_bias_too_many", num_tokens=len(given), most=MAX_BIASES),
             param="logit_bias",
             code="object_above_max_properties",
         )
@@ -126,7 +126,7 @@ def _biases(given: dict[str, float] | None, vocab_size: int) -> dict[int, float]
         # Its length first: Python refuses to read a number of thousands of digits.
         if not (key.isascii() and key.isdecimal() and len(key) <= 10) or int(key) >= vocab_size:
             raise InvalidRequest(
-                f"Invalid key in 'logit_bias': {key[:20]}. Expected a token id below {vocab_size}.",
+                say("error.logit_bias_key", key=key[:20], vocab_size=vocab_size),
                 param="logit_bias",
                 code="invalid_value",
             )

@@ -11,6 +11,7 @@ from tunery.domain.schemas import RequestSchema, format_schema, function_schema
 from tunery.serving.constraints import CallMarks, Function, Rules
 from tunery.serving.http.schemas import AllowedToolChoice, ChatRequest, FunctionDefinition, NamedTool
 from tunery.serving.text import StopMatcher, overlap
+from tunery.texts import say
 
 _MARKS = CallMarks(CALL_OPEN, CALL_CLOSE)
 _CLEAR = "<tool"  # so much of the opening mark, and nobody takes it for words
@@ -52,16 +53,11 @@ def policy_of(request: ChatRequest) -> ToolPolicy:
     """Raises InvalidRequest for a choice without tools or of an unknown one."""
     functions, choice = [tool.function for tool in request.tools or []], request.tool_choice
     if choice is not None and choice != "none" and not functions:
-        raise InvalidRequest(
-            "Invalid value for 'tool_choice': 'tool_choice' is only allowed when 'tools' are specified.",
-            param="tool_choice",
-        )
+        raise InvalidRequest(say("error.tool_choice_alone"), param="tool_choice")
     mode, names = _chosen(choice, [function.name for function in functions])
     for name in names:
         if name not in {function.name for function in functions}:
-            raise InvalidRequest(
-                f"Invalid value for 'tool_choice': no function named {name!r} was specified.", param="tool_choice"
-            )
+            raise InvalidRequest(say("error.tool_choice_unknown", name=name), param="tool_choice")
     return ToolPolicy(
         tools=[_tool(function) for function in functions],
         schemas=[function_schema(one.model_dump(), f"tools[{index}].function") for index, one in enumerate(functions)],
@@ -104,7 +100,9 @@ def _answer_schema(request: ChatRequest) -> RequestSchema | None:
         return RequestSchema("response_format", "response_format", None)
     if wanted.json_schema is None:
         param = "response_format.json_schema"
-        raise InvalidRequest(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+        raise InvalidRequest(
+            say("error.missing_parameter", param=param), param=param, code="missing_required_parameter"
+        )
     return format_schema(wanted.json_schema.model_dump(by_alias=True))
 
 

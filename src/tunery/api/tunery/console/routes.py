@@ -1,4 +1,5 @@
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import Query, Request
@@ -28,10 +29,14 @@ from tunery.api.tunery.console.schemas import (
     Weights,
 )
 from tunery.domain.jobs import FineTuningJob, JobStatus
-from tunery.domain.models import FineTunedModel
+from tunery.domain.models import Alias, FineTunedModel
 from tunery.domain.names import parse_name
+from tunery.domain.tenants import Caller
+from tunery.models.catalog import CatalogModel
 
 router = Router(prefix="/tunery/v1", tags=["Console"])
+
+MAX_CHECKPOINTS = 100  # one an epoch, of which a job has 50 at most
 
 
 @router.get("/session")
@@ -108,7 +113,7 @@ def get_view(
     """State, curves, events, checkpoints and file names in one answer."""
     job = service.job(context, caller, job_id)
     told = fine_tuning.list_events(context, caller, job_id, after=None, limit=events)
-    saved = fine_tuning.list_checkpoints(context, caller, job_id, after=None, limit=20)
+    saved = fine_tuning.list_checkpoints(context, caller, job_id, after=None, limit=MAX_CHECKPOINTS)
     return JobView(
         detail=_detail(context, job),
         job=wire_job(job, context.settings),
@@ -137,11 +142,16 @@ def get_catalog(
     ),
 ) -> CatalogOut:
     """Every model this project may use, with limits, prices and weights; fine-tuned ones first, newest first."""
-    own, has_more = service.models(context, caller, search, limit)
-    names = service.alias_names(context, caller)
+    wanted, aliases = search.casefold(), service.aliases(context, caller)
+    called = [alias.target for alias in aliases if wanted in alias.name.casefold()]
+    own, has_more = service.models(context, caller, search, limit, also=called)
     learned = service.learned_files(context, caller, own)
-    entries = [_own_entry(context, model, learned[model.name]) for model in own] + _base_entries(context, search)
-    return CatalogOut(data=_compared(entries, names), has_more=has_more)
+    tuned = [_own_entry(context, model, learned[model.name]) for model in own]
+    bases = [_base_entry(context, base) for base in context.catalog if base.serving or base.training]
+    for entry in tuned + bases:
+        _rename(context, caller, entry, aliases)
+    found = [base for base in _compared(bases) if any(wanted in name.casefold() for name in (base.name, *base.aliases))]
+    return CatalogOut(data=tuned + found, has_more=has_more)
 
 
 @router.post("/scores")
@@ -176,16 +186,27 @@ def _summary(context: Context, job: FineTuningJob) -> JobSummary:
     )
 
 
-def _compared(entries: list[CatalogEntry], aliases: dict[str, list[str]]) -> list[CatalogEntry]:
-    """With the project's own names for them, and which of them are the same weights under other names."""
+def _rename(context: Context, caller: Caller, entry: CatalogEntry, aliases: Sequence[Alias]) -> None:
+    """By the project's own names, which come before all others: they may add to a model's names, or take one away."""
+    taken = {alias.name for alias in aliases}
+    names = (entry.name, *entry.aliases)
+    kept = [name for name in entry.aliases if name not in taken]
+    entry.aliases = kept + [alias.name for alias in aliases if alias.target in names]
+    if entry.name in taken:
+        entry.answered_by, learned = service.answering(context, caller, entry.name)
+        entry.learned_from += learned
+
+
+def _compared(bases: list[CatalogEntry]) -> list[CatalogEntry]:
+    """With which of them are the same weights under other names. Every fine-tuned model has its own."""
     alike: defaultdict[tuple[str, str | None], list[str]] = defaultdict(list)
-    for entry in entries:
-        alike[entry.weights.source, entry.weights.adapter].append(entry.name)
-    for entry in entries:
-        entry.aliases += aliases.get(entry.name, [])
-        same = alike[entry.weights.source, entry.weights.adapter]
-        entry.same_weights = [name for name in same if name != entry.name]
-    return entries
+    for entry in bases:
+        answering = entry.answered_by or entry.weights
+        alike[answering.source, answering.adapter].append(entry.name)
+    for entry in bases:
+        answering = entry.answered_by or entry.weights
+        entry.same_weights = [name for name in alike[answering.source, answering.adapter] if name != entry.name]
+    return bases
 
 
 def _own_entry(context: Context, model: FineTunedModel, learned: list[LearnedFile]) -> CatalogEntry:
@@ -201,6 +222,7 @@ def _own_entry(context: Context, model: FineTunedModel, learned: list[LearnedFil
         max_example_tokens=base.max_example_tokens if base else 0,
         price=service.price_of(context, model.name, model.base_model),
         weights=Weights(name=context.catalog.weights_of(model.source), source=model.source, adapter=model.id),
+        answered_by=None,
         same_weights=[],
         learned_from=learned,
         display_name=model.display_name,
@@ -210,26 +232,22 @@ def _own_entry(context: Context, model: FineTunedModel, learned: list[LearnedFil
     )
 
 
-def _base_entries(context: Context, search: str) -> list[CatalogEntry]:
-    wanted = search.casefold()
-    return [
-        CatalogEntry(
-            name=base.name,
-            aliases=list(base.aliases),
-            kind="base",
-            base=base.name,
-            training=base.training,
-            context_length=base.context_length,
-            max_example_tokens=base.max_example_tokens,
-            price=service.price_of(context, base.name, base.name),
-            weights=Weights(name=context.catalog.weights_of(base.source), source=base.source, adapter=None),
-            same_weights=[],
-            learned_from=[],
-            display_name=None,
-            job_id=None,
-            step_number=None,
-            created_at=None,
-        )
-        for base in context.catalog
-        if (base.serving or base.training) and any(wanted in name.casefold() for name in (base.name, *base.aliases))
-    ]
+def _base_entry(context: Context, base: CatalogModel) -> CatalogEntry:
+    return CatalogEntry(
+        name=base.name,
+        aliases=list(base.aliases),
+        kind="base",
+        base=base.name,
+        training=base.training,
+        context_length=base.context_length,
+        max_example_tokens=base.max_example_tokens,
+        price=service.price_of(context, base.name, base.name),
+        weights=Weights(name=context.catalog.weights_of(base.source), source=base.source, adapter=None),
+        answered_by=None,
+        same_weights=[],
+        learned_from=[],
+        display_name=None,
+        job_id=None,
+        step_number=None,
+        created_at=None,
+    )

@@ -126,7 +126,7 @@ class LearnedFile(BaseModel):
 
 class CatalogEntry(BaseModel):
     name: str
-    aliases: list[str]
+    aliases: list[str] = Field(description="The catalog's and the project's own other names for it.")
     kind: Literal["base", "fine-tuned"]
     base: str
     training: bool = Field(description="Whether a job may be created on it.")
@@ -134,7 +134,10 @@ class CatalogEntry(BaseModel):
     max_example_tokens: int
     price: PriceOut
     weights: Weights
-    same_weights: list[str] = Field(description="Other models of the list that answer with the very same weights.")
+    answered_by: Weights | None = Field(
+        description="Set where an alias of the project has taken the name: what answers to it. Jobs train on `weights`."
+    )
+    same_weights: list[str] = Field(description="Other base models that answer with the very same weights.")
     learned_from: list[LearnedFile]
     display_name: str | None = Field(description="Its owner's own words for it.")
     job_id: str | None

@@ -76,7 +76,7 @@ def _prepare(context: Context, caller: Caller, request: ScoreRequest) -> tuple[T
         raise InvalidRequest(say("error.upstream_cannot_score"), param="model")
     folder = cached(target.source, context.settings.models_dir)
     if folder is None:
-        raise unavailable("The base model is still being fetched. Please try again in a moment.")
+        raise unavailable(say("error.base_being_fetched"))
     try:
         example = ChatExample(line=1, messages=_only_last_trained(request.messages), tools=request.tools)
         longest = target.base.context_length if target.base else None

@@ -1,6 +1,5 @@
 """Answers for the dashboard. Reads what others wrote; changes nothing but display names."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -8,12 +7,22 @@ from typing import Any
 from sqlalchemy import Connection
 
 from tunery.api.context import Context
-from tunery.api.tunery.console.schemas import Curves, LearnedFile, ModelName, PriceOut, ProjectRef, SessionOut
+from tunery.api.tunery.console.schemas import (
+    Curves,
+    LearnedFile,
+    ModelName,
+    PriceOut,
+    ProjectRef,
+    SessionOut,
+    Weights,
+)
+from tunery.domain.errors import NotFound
 from tunery.domain.jobs import FineTuningJob, JobStatus
-from tunery.domain.models import FineTunedModel
+from tunery.domain.models import Alias, FineTunedModel
 from tunery.domain.names import check_suffix, new_name
-from tunery.domain.tenants import Caller, Role
+from tunery.domain.tenants import Caller, Project, Role
 from tunery.domain.usage import MICRO, PICO
+from tunery.engines.resolve import resolve
 from tunery.jobs.verbs import trainable
 from tunery.store import console as store
 from tunery.store import files, tenants
@@ -23,8 +32,9 @@ from tunery.store.jobs import get_job, set_display_name
 from tunery.store.models import list_models
 from tunery.store.paging import Page
 
-MAX_PROJECTS = 200
+PROJECTS = 1_000  # in one look; all are listed
 MAX_MODELS = 1_000
+NOTHING = "–"  # under a name whose model was deleted
 
 
 def session(context: Context, caller: Caller) -> SessionOut:
@@ -46,8 +56,13 @@ def _reachable_projects(conn: Connection, caller: Caller) -> list[ProjectRef]:
     if not caller.is_admin:
         own = tenants.get_project(conn, caller.project_id, caller.organization_id)
         return [ProjectRef(id=own.id, name=own.name)]
-    page = tenants.list_projects(conn, caller.organization_id, limit=MAX_PROJECTS)
-    return [ProjectRef(id=project.id, name=project.name) for project in page.items]
+    found: list[Project] = []
+    has_more = True
+    while has_more:
+        after = found[-1].id if found else None
+        page = tenants.list_projects(conn, caller.organization_id, after=after, limit=PROJECTS)
+        found, has_more = [*found, *page.items], page.has_more
+    return [ProjectRef(id=project.id, name=project.name) for project in found]
 
 
 def search_jobs(
@@ -95,10 +110,12 @@ def _curve(rows: Iterable[dict[str, Any]], name: str) -> list[tuple[int, float]]
     return [(row["step"], row[name]) for row in rows if row.get(name) is not None]
 
 
-def models(context: Context, caller: Caller, text: str, limit: int) -> tuple[tuple[FineTunedModel, ...], bool]:
-    """Those with this text in their names, and whether there are more than `limit`."""
+def models(
+    context: Context, caller: Caller, text: str, limit: int, *, also: Iterable[str]
+) -> tuple[tuple[FineTunedModel, ...], bool]:
+    """Those with this text in their names, `also` those of these names, and whether there are more than `limit`."""
     with read(context.database) as conn:
-        found = list_models(conn, caller.project_id, text=text, limit=limit + 1)
+        found = list_models(conn, caller.project_id, text=text, also=also, limit=limit + 1)
     return found[:limit], len(found) > limit
 
 
@@ -123,13 +140,26 @@ def learned_files(context: Context, caller: Caller, found: Sequence[FineTunedMod
     return {model.name: files_of(model.name) for model in found}
 
 
-def alias_names(context: Context, caller: Caller) -> dict[str, list[str]]:
-    """The project's own names, by what they point at."""
-    names: defaultdict[str, list[str]] = defaultdict(list)
+def aliases(context: Context, caller: Caller) -> Sequence[Alias]:
+    """The project's own names."""
     with read(context.database) as conn:
-        for alias in models_store.list_aliases(conn, caller.project_id):
-            names[alias.target].append(alias.name)
-    return names
+        return models_store.list_aliases(conn, caller.project_id)
+
+
+def answering(context: Context, caller: Caller, alias: str) -> tuple[Weights, list[LearnedFile]]:
+    """What stands under a name of the project's own, and what it was trained on."""
+    with read(context.database) as conn:
+        try:
+            found = resolve(conn, context.catalog, alias, caller.project_id)
+        except NotFound:
+            return Weights(name=NOTHING, source="", adapter=None), []
+    if found.upstream is not None:
+        return Weights(name=f"{found.source}{found.upstream}", source=found.source, adapter=None), []
+    weights = Weights(name=context.catalog.weights_of(found.source), source=found.source, adapter=None)
+    if found.adapter is None:
+        return weights, []
+    weights.adapter = found.adapter.id
+    return weights, learned_files(context, caller, [found.adapter])[found.adapter.name]
 
 
 def file_names(context: Context, caller: Caller, file_ids: Iterable[str | None]) -> dict[str, str | None]:

@@ -123,8 +123,7 @@ def _events(running: Running, file: File, model: str | None) -> Iterator[bytes]:
             report = _wire_report(running.report, file, model)
             yield write_event(report.model_dump_json(by_alias=True).encode(), "report")
         elif isinstance(running.error, TuneryError):
-            body = running.error.body()
-            yield write_event({"error": {**body["error"], "text": running.error.text}}, "error")
+            yield write_event(running.error.body_with_text(), "error")
         elif running.error is not None:
             raise running.error
     finally:

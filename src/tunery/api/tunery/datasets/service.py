@@ -152,7 +152,7 @@ def find_base(context: Context, caller: Caller, name: str) -> Base:
     source = own.source if own else catalog.source
     folder = cached(source, context.settings.models_dir)
     if folder is None:
-        raise unavailable("The base model is still being fetched. Please try again in a moment.")
+        raise unavailable(say("error.base_being_fetched"))
     return Base(own.name if own else catalog.name, catalog, source, folder, _renderer(folder, catalog.completes))
 
 
