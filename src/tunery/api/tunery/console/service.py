@@ -22,7 +22,7 @@ from tunery.domain.models import Alias, FineTunedModel
 from tunery.domain.names import check_suffix, new_name
 from tunery.domain.tenants import Caller, Project, Role
 from tunery.domain.usage import MICRO, PICO
-from tunery.engines.resolve import resolve
+from tunery.engines.pool import resolve
 from tunery.jobs.verbs import trainable
 from tunery.store import console as store
 from tunery.store import files, tenants
