@@ -8,12 +8,12 @@ import asyncio
 import json
 import re
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from openai import APIError, AuthenticationError, PermissionDeniedError
-from pydantic import BaseModel, Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, NonNegativeFloat, NonNegativeInt
 
 from tunery.dashboard.connection import Connection, explain
 from tunery.dashboard.lines import few_shots, questions
@@ -32,10 +32,9 @@ NO_ANSWER = {"text": "", "is_exact": False, "num_tokens": 0, "num_greedy_tokens"
 DATE = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
 
-@dataclass(frozen=True)
-class Contestant:
+class Contestant(BaseModel, frozen=True):
     model: str
-    shots: int  # examples of the training file put before each question; 0 = the bare model
+    shots: NonNegativeInt  # examples of the training file put before each question; 0 = the bare model
 
     @property
     def label(self) -> str:
@@ -49,12 +48,11 @@ class Contestant:
         return f"{short} +{self.shots}" if self.shots else short
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(BaseModel, frozen=True):
     file_id: str
     filename: str
-    contestants: tuple[Contestant, ...]
-    max_rows: int
+    contestants: tuple[Contestant, ...] = Field(min_length=1, max_length=10)
+    max_rows: NonNegativeInt
     shots_file: str | None = None  # where the few-shot examples come from
 
 
@@ -196,32 +194,18 @@ class Runner:
         }
 
     async def _store(self) -> str:
-        plan = asdict(self.comparison.plan)
-        head = {"plan": plan, "created_at": self.comparison.created_at, "summary": self.comparison.summary}
+        plan = self.comparison.plan
+        head = {"plan": plan.model_dump(), "created_at": self.comparison.created_at, "summary": self.comparison.summary}
         lines = [json.dumps(item, ensure_ascii=False) for item in (head, *self.comparison.rows)]
-        name = f"{PREFIX}{plan['filename'].rsplit('.', 1)[0]}.jsonl"
+        name = f"{PREFIX}{plan.filename.rsplit('.', 1)[0]}.jsonl"
         content = ("\n".join(lines) + "\n").encode()
         return (await self.connection.client.files.create(file=(name, content), purpose=PURPOSE)).id
 
 
-class _Stored(BaseModel):
-    """A comparison's file. Anyone may upload a file of this name and purpose, so all that is read is checked."""
+# A comparison's file. Anyone may upload a file of this name and purpose, so all that is read is checked.
 
 
-class _StoredContestant(_Stored):
-    model: str
-    shots: NonNegativeInt
-
-
-class _StoredPlan(_Stored):
-    file_id: str
-    filename: str
-    contestants: tuple[_StoredContestant, ...] = Field(min_length=1, max_length=10)
-    max_rows: NonNegativeInt
-    shots_file: str | None = None
-
-
-class _StoredSummary(_Stored):
+class _Summary(BaseModel):
     label: str
     model: str
     weights: str = ""  # not told by those of earlier versions
@@ -238,23 +222,23 @@ class _StoredSummary(_Stored):
     currency: str
 
 
-class _StoredHead(_Stored):
-    plan: _StoredPlan
+class _Head(BaseModel):
+    plan: Plan
     created_at: float = Field(ge=0, lt=YEAR_2200)
-    summary: list[_StoredSummary]
+    summary: list[_Summary]
 
 
-class _StoredAnswer(_Stored):
+class _Answer(BaseModel):
     text: str
     error: str = ""
     is_exact: bool = False
 
 
-class _StoredRow(_Stored):
+class _Row(BaseModel):
     line: NonNegativeInt
     prompt: list[dict[str, Any]]
     expected: str
-    answers: list[_StoredAnswer]
+    answers: list[_Answer]
     differs: bool
 
 
@@ -262,16 +246,14 @@ def read_result(file_id: str, text: str) -> Comparison:
     """A comparison from its file. Raises ValueError when the file is something else."""
     try:
         head, *lines = [line for line in text.split("\n") if line.strip()]
-        stored = _StoredHead.model_validate_json(head)
-        rows = [_StoredRow.model_validate_json(line) for line in lines]
-    except (ValueError, ValidationError) as exc:
+        stored = _Head.model_validate_json(head)
+        rows = [_Row.model_validate_json(line) for line in lines]
+    except ValueError as exc:
         raise ValueError(f"{file_id} is not a comparison") from exc
     count = len(stored.plan.contestants)
     if len(stored.summary) not in (0, count) or any(len(row.answers) != count for row in rows):
         raise ValueError(f"{file_id} is not a whole comparison")
-    plan = stored.plan.model_dump()
-    contestants = tuple(Contestant(**contestant) for contestant in plan.pop("contestants"))
-    found = Comparison(file_id, Plan(contestants=contestants, **plan), stored.created_at)
+    found = Comparison(file_id, stored.plan, stored.created_at)
     found.summary = [item.model_dump() for item in stored.summary]
     found.rows, found.stored_as = [row.model_dump() for row in rows], file_id
     found.total = found.done = len(rows)

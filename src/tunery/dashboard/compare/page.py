@@ -94,7 +94,9 @@ class CompareForm:
 
     def chosen(self) -> list[Contestant]:
         every = (
-            Contestant(str(model.value), int(shots.value or 0)) for model, shots, _ in self.contestants if model.value
+            Contestant(model=str(model.value), shots=int(shots.value or 0))
+            for model, shots, _ in self.contestants
+            if model.value
         )
         return list(dict.fromkeys(every))
 
