@@ -1,10 +1,12 @@
 """Several engines, as with several vLLM servers: who is asked, and what happens when one goes away."""
 
 import asyncio
+import contextlib
 import json
 import re
+import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from tests.api.conftest import BASE, Api, start_engine
 from tests.loops import run
 from tunery.domain.errors import TEXT_HEADER, text_of
+from tunery.engines import pool
 from tunery.engines.pool import Target, engine_error
 from tunery.engines.scoring import EngineScorer
 from tunery.texts import translator
@@ -83,7 +86,7 @@ def test_engine_of_another_base_is_not_asked(make_api: Callable[..., Api], engin
 
 
 def test_stream_that_loses_its_engine_ends_with_an_error_event(
-    make_api: Callable[..., Api], tiny_model_dir: Path
+    make_api: Callable[..., Api], tiny_model_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = start_engine(tiny_model_dir)
     api = make_api(engine_urls=[engine.url])
@@ -108,6 +111,49 @@ def test_stream_that_loses_its_engine_ends_with_an_error_event(
     error = json.loads(events[-1].removeprefix(b"data: "))["error"]
     assert error["code"] == "server_is_overloaded" and error["text"]["key"] == "error.engine_lost"
     assert b"[DONE]" not in events[-1]
+    assert "the engine was lost" in caplog.text
+
+
+@contextlib.contextmanager
+def talk(answer: bytes | None) -> Iterator[str]:
+    """Something that listens, and to each connection says this and closes it; None: nothing, and keeps it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        kept = []
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):  # closed at the end
+                while True:
+                    connection, _ = listener.accept()
+                    kept.append(connection)
+                    if answer is not None:
+                        connection.recv(65536)
+                        connection.sendall(answer)
+                        connection.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        for connection in kept:
+            connection.close()
+
+
+LOADING = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize("answer", [None, b"", LOADING, b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{"], ids=repr)
+def test_an_engine_that_loads_was_not_lost(
+    make_api: Callable[..., Api],
+    answer: bytes | None,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool, "DISCOVER_TIMEOUT_S", 0.3)
+    with talk(answer) as url:
+        api = make_api(engine_urls=[url])
+        refused = ask(api)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "server_is_overloaded")
+        assert "starting" in refused.json()["error"]["message"]
+        assert api.client.get("/health").json()["engine"] != "up"
+    assert "lost" not in caplog.text
 
 
 def test_errors_in_vllms_dialect_become_openais() -> None:

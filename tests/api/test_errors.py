@@ -165,3 +165,21 @@ def test_nul_in_the_address_is_400(api: Api, path: str) -> None:
     answer = api.client.get(path)
     assert answer.status_code == 400
     error_of(answer)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/fine_tuning/jobs", "/v1/uploads"])
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        ("[]", "an array"),
+        ("null", "body"),
+        ('"text"', "a string"),
+        ("5", "body"),
+        ('{"metadata": {"a": "\\u0000"}}', ""),
+    ],
+)
+def test_no_error_is_about_none(api: Api, path: str, body: str, word: str) -> None:
+    """What is wrong with the whole body has no parameter to name."""
+    answer = api.client.post(path, content=body, headers={"content-type": "application/json"})
+    message = error_of(answer)["message"]
+    assert answer.status_code == 400 and "None" not in message and word in message

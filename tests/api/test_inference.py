@@ -250,19 +250,26 @@ def test_a_completion_needs_no_prompt(api: Api, values: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "status"),
+    ("values", "code", "words"),
     [
-        ({"best_of": 1}, 200),
-        ({"n": 2, "best_of": 2}, 200),
-        ({"n": 1, "best_of": 2}, 400),
-        ({"n": 2, "best_of": 1}, 400),
+        ({"best_of": 1}, "", ""),
+        ({"n": 2, "best_of": 2}, "", ""),
+        ({"n": 2.0, "best_of": 2}, "", ""),
+        ({"n": 1, "best_of": 2}, "unsupported_parameter", "more than `n`"),
+        ({"best_of": True}, "unsupported_parameter", "more than `n`"),
+        ({"n": 2, "best_of": 1}, "invalid_value", "must not be less than 'n' (2)"),
+        ({"n": 3.0, "best_of": 2.0}, "invalid_value", "must not be less than 'n'"),
+        ({"best_of": 0}, "invalid_value", "must not be less than 'n' (1)"),
     ],
 )
-def test_the_best_of_as_many_answers_as_are_wanted_are_all_of_them(api: Api, values: Any, status: int) -> None:
+def test_the_best_of_as_many_answers_as_are_wanted_are_all_of_them(
+    api: Api, values: Any, code: str, words: str
+) -> None:
     answer = ask(api, path=COMPLETIONS, prompt="a", **values)
-    assert answer.status_code == status, answer.text
-    if status == 400:
-        assert answer.json()["error"]["param"] == "best_of"
+    assert answer.status_code == (400 if code else 200), answer.text
+    if code:
+        error = answer.json()["error"]
+        assert (error["param"], error["code"]) == ("best_of", code) and words in error["message"]
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])

@@ -39,6 +39,8 @@ FROM_CODE = [
     ("byte_order_mark", b'\xef\xbb\xbf{"messages": [' + ANSWER + b"]}"),
     ("invalid_json", b'{"messages": [{"role": "user", "content": "a\x01"}, ' + ANSWER + b"]}"),
     ("invalid_json", b'{"messages": [{"role": "user", "content": "tab\there"}, ' + ANSWER + b"]}"),
+    ("wrong_line_ends", b'{"messages": [' + ANSWER + b']}\r{"messages": [' + ANSWER + b"]}\r"),
+    ("wrong_line_ends", b'{"messages": [' + ANSWER + b']} \r\r {"messages": ['),
     ("nesting_too_deep", b'{"messages": ' + b"[" * 100 + b"]" * 100 + b"}"),
     ("nesting_too_deep", b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
     ("nesting_too_deep", b'{"a":' * 5000 + b"1" + b"}" * 5000),

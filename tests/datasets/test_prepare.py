@@ -140,6 +140,42 @@ def test_columns_are_found_by_name_and_by_what_they_hold(record: dict[str, str],
     assert (found.user, found.assistant) == (question, answer)
 
 
+NAMED = """
+    User Message = Assistant Reply | Entrée = Sortie | ENTRÉE UTILISATEUR = Réponse | Nutzer = Antwort | Q = A
+    Kundenanfrage = Unsere Antwort | 問い合わせ = 回答 | お問い合わせ内容 = ご返信 | 依頼 = 対応内容 | 咨询 = 客服回复
+    고객 문의 = 상담원 답변 | Mensaje = Respuesta | Fråga = Svar | Запрос клиента = Наш ответ | سؤال = جواب
+    Câu hỏi = Trả lời | คำถาม = คำตอบ | प्रश्न = उत्तर | Request = Resolution | Human = AI | Customer = Agent
+    email_body = Draft | Review = Sentiment | Ticket = Class
+"""
+
+
+@pytest.mark.parametrize(
+    "names", [pair.strip() for line in NAMED.split("\n") for pair in line.split("|") if pair.strip()]
+)
+def test_columns_are_found_among_others_in_many_languages(names: str) -> None:
+    question, answer = names.split(" = ")
+    others = {"ID": "A-1", "Date": "2026-01-02", "Agent name": "Alice", "Notes": "Called back twice today."}
+    record = {**others, answer: "Turn it on, please.", question: "My screen is black."}
+    found = guess_mapping([record] * 3)
+    assert (found.user, found.assistant) == (question, answer)
+
+
+@pytest.mark.parametrize(
+    ("record", "question", "answer"),
+    [
+        ({"c1": "Turn it on.", "c2": "Why is it black?", "c3": "Alice"}, "c2", "c1"),  # the one that asks
+        ({"c1": "どうして黒いのですか。", "c2": "山田", "c3": "電源を入れてください。"}, "c1", "c3"),
+        ({"c1": "Alice", "c2": "My screen is black.", "c3": "Turn it on."}, "c2", "c3"),  # those that say something
+        ({"user": "alice", "message": "My screen is black.", "assistant": "bob", "reply": "On."}, "message", "reply"),
+        ({"customer": "Ann Lee", "c2": "My screen is black.", "agent": "bob", "c4": "Turn it on."}, "c2", "c4"),
+        ({"en": "How are you today?", "de": "Wie geht es dir?"}, "en", "de"),
+    ],
+)
+def test_what_columns_hold_tells_where_their_names_do_not(record: dict[str, str], question: str, answer: str) -> None:
+    found = guess_mapping([record] * 3)
+    assert (found.user, found.assistant) == (question, answer)
+
+
 def test_columns_that_tell_nothing_are_listed_with_what_they_hold() -> None:
     with pytest.raises(UnclearColumns, match="'a' \\(one two\\)") as raised:
         guess_mapping([{"a": "one two", "b": "three", "c": "four"}])

@@ -348,9 +348,26 @@ def test_an_example_whose_answer_is_cut_away_is_left_out_everywhere(
     assert (len(examples), sum(each.num_tokens for each in examples)) == (len(GOOD), report.tokens.tokens.total)
 
 
-def test_a_pair_whose_prompt_is_too_long_is_left_out(write_rows: Write, renderer: Renderer, tmp_path: Path) -> None:
+def answering(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+SAME = {"preferred_output": [answering("word " * 400 + "yes")], "non_preferred_output": [answering("word " * 400)]}
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        pair_row(question="word " * 400),
+        {**pair_row(), **SAME},  # cut where the answers are still the same
+        {**pair_row(question="word " * 80), **SAME},
+    ],
+)
+def test_a_pair_of_which_the_cut_leaves_nothing_is_left_out(
+    cut: dict[str, Any], write_rows: Write, renderer: Renderer
+) -> None:
     pairs = [pair_row(question=f"Say {n}.") for n in range(10)]
-    path = write_rows([*pairs, pair_row(question="word " * 400)])
+    path = write_rows([*pairs, cut])
     report = validate_file(path, method="dpo", renderer=renderer, max_example_tokens=100)
     assert (report.is_valid, report.num_examples, dict(report.problem_counts)) == (True, 10, {"answer_cut": 1})
     assert len(read(path, "dpo", renderer, 100, param="training_file")) == 10
@@ -429,6 +446,27 @@ def test_a_wrong_encoding_is_named(encoding: str, name: str, tmp_path: Path) -> 
         check.feed(content[start : start + 1000])
     refusal = check.finish()
     assert refusal is not None and name in refusal and "UTF-8" in refusal
+
+
+@pytest.mark.parametrize("begins", [b"PK\x03\x04", b"PAR1", b"\x1f\x8b\x08", b"%PDF-1.7\n\xe2", b"\x00\x01\x02"])
+def test_what_is_no_text_is_not_taken_for_another_encoding(begins: bytes) -> None:
+    check = UploadCheck()
+    check.feed(begins + random.Random(1).randbytes(5000))
+    refusal = check.finish()
+    assert refusal is not None and "not text" in refusal and "tunery data prepare" in refusal
+
+
+@pytest.mark.parametrize(("end", "name"), [("\r", "CR"), ("\r\r", "CR"), ("\x85", "NEL"), ("\u2028", "U+2028")])
+def test_other_line_ends_are_named(end: str, name: str, tmp_path: Path) -> None:
+    content = "".join(json.dumps(row) + end for row in GOOD).encode()
+    (path := tmp_path / "train.jsonl").write_bytes(content)
+    error = first_job_error(validate_file(path), "file-abc")
+    assert error is not None and name in error.message and "LF" in error.message
+    check = UploadCheck()
+    for start in range(0, len(content), 100):
+        check.feed(content[start : start + 100])
+    refusal = check.finish()
+    assert refusal is not None and name in refusal and "LF" in refusal
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])

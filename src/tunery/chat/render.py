@@ -232,7 +232,8 @@ class Renderer:
         return [_rendered(layout, enc, max_tokens) for layout, enc in zip(layouts, encodings, strict=True)]
 
     def render_pair(self, example: PreferenceExample, max_tokens: int | None = None) -> RenderedPair:
-        """The limit holds for the prompt with each answer; a prompt beyond it leaves both answers empty."""
+        """The limit holds for the prompt with each answer; a prompt beyond it leaves both answers empty, as does
+        a cut that makes them equal."""
         prompt, preferred, non_preferred = self.pair_texts(example)
         encodings = self._encode([prompt, preferred, non_preferred])
         prompt_ids = encodings[0].ids
@@ -243,7 +244,9 @@ class Renderer:
         total = len(prompt_ids) + sum(len(ids) for ids in answers)
         if max_tokens is not None:
             prompt_ids = prompt_ids[:max_tokens]
-            answers = [ids[: max_tokens - len(prompt_ids)] for ids in answers]
+            cut = [ids[: max_tokens - len(prompt_ids)] for ids in answers]
+            # Where what tells the answers apart is cut off, there is nothing to prefer.
+            answers = [[], []] if cut[0] == cut[1] and cut != answers else cut
         kept = len(prompt_ids) + sum(len(ids) for ids in answers)
         return RenderedPair(prompt_ids, answers[0], answers[1], truncated=total - kept)
 

@@ -16,11 +16,12 @@ from tunery.cli.output import console, duration, styled
 from tunery.cli.serve import interruptible, prepared, start
 from tunery.cli.tasks import Question, Task, load_task
 from tunery.cli.watch import watch
-from tunery.launch.server import Address, Server, is_free
 from tunery.settings import load_settings
 
 if TYPE_CHECKING:
     from openai import OpenAI
+
+    from tunery.launch.server import Address, Server
 
 BASE = "gpt-4o-mini-2024-07-18"
 SEED = 1  # the same order of examples each time
@@ -38,6 +39,8 @@ def demo(
     port: Annotated[int | None, typer.Option(help="As with `serve`; any free one when that is taken.")] = None,
 ) -> None:
     """Train a model on an example file and show what it gained. On a terminal the server then stays up."""
+    from tunery.launch.server import is_free
+
     chosen = load_task(task.value)
     settings = load_settings(port=port)
     if port is None and not is_free(settings.host, settings.port):
@@ -96,7 +99,7 @@ def compare(client: "OpenAI", task: Task, tuned: str) -> None:
     console.print(saving(sum(answer.prompt_tokens for answer in few), sum(answer.prompt_tokens for answer in after)))
 
 
-def how_to_use(address: Address, key: str, model: str) -> str:
+def how_to_use(address: "Address", key: str, model: str) -> str:
     return (
         f"\nIn your own code three things change:\n\n"
         f'    base_url="{address.base_url}"\n    api_key="{key}"\n    model="{model}"\n\n'
@@ -105,7 +108,7 @@ def how_to_use(address: Address, key: str, model: str) -> str:
 
 
 @contextmanager
-def supervised(server: Server) -> Iterator[None]:
+def supervised(server: "Server") -> Iterator[None]:
     """What falls is started again while the block runs."""
     done = threading.Event()
     thread = threading.Thread(target=server.supervise, args=(done,))

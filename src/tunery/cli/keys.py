@@ -9,7 +9,6 @@ from tunery.cli.connection import CommandFailed, client_of
 from tunery.cli.output import Json, console, emit_json, notes, table, when
 from tunery.domain.clock import system_clock
 from tunery.settings import load_settings
-from tunery.store import bootstrap, database
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -71,6 +70,8 @@ def revoke(
 
 
 def _create_local(name: str) -> str:
+    from tunery.store import bootstrap, database
+
     settings = load_settings()
     private.keep(settings.home)
     engine = database.open_database(settings)

@@ -70,8 +70,6 @@ def explain(exc: Exception) -> str:
     from openai import APIConnectionError, APIStatusError, OpenAIError
 
     from tunery.domain.errors import TuneryError
-    from tunery.launch.lock import HomeInUse
-    from tunery.launch.server import ServerFailed
     from tunery.settings import SettingsError
 
     if isinstance(exc, APIConnectionError):
@@ -79,7 +77,7 @@ def explain(exc: Exception) -> str:
     if isinstance(exc, APIStatusError):
         body = exc.body if isinstance(exc.body, dict) else {}
         return str(body.get("message") or exc.message)
-    if isinstance(exc, CommandFailed | TuneryError | OpenAIError | HomeInUse | ServerFailed | SettingsError):
+    if isinstance(exc, CommandFailed | TuneryError | OpenAIError | SettingsError):
         return str(exc)
     if isinstance(exc, OSError):
         return f"{exc.filename}: {exc.strerror}." if exc.filename and exc.strerror else str(exc)

@@ -5,15 +5,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tunery import private
 from tunery.cli.models import download_bar
 from tunery.cli.output import console, doing, notes
-from tunery.launch.server import Address, Server
 from tunery.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from tunery.launch.server import Address, Server
 
 
 def serve(
@@ -38,8 +40,10 @@ def serve(
 
 
 @contextmanager
-def prepared(settings: Settings, *, echo: bool = False) -> Iterator[Server]:
+def prepared(settings: Settings, *, echo: bool = False) -> "Iterator[Server]":
     """A server that can be started; stopped at the end of the block."""
+    from tunery.launch.server import Server
+
     private.keep(settings.home)
     server = Server(settings, say=lambda event: notes.print(event, style="yellow"), echo=echo)
     try:
@@ -50,7 +54,7 @@ def prepared(settings: Settings, *, echo: bool = False) -> Iterator[Server]:
         server.stop()
 
 
-def start(server: Server, stop: threading.Event) -> Address | None:
+def start(server: "Server", stop: threading.Event) -> "Address | None":
     with doing() as tell:
         return server.start(stop, tell)
 
@@ -87,7 +91,7 @@ def stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def print_banner(settings: Settings, address: Address) -> None:
+def print_banner(settings: Settings, address: "Address") -> None:
     lines = [("API", address.base_url), ("Dashboard", f"{address.url}/dashboard"), ("Data", str(settings.home))]
     if address.first_key:
         lines.append(("Key", f"{address.first_key}  (shown this once: keep it)"))

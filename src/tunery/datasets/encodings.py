@@ -1,6 +1,7 @@
 """In which encoding a file that is not UTF-8 was most likely saved, by Python's name for it."""
 
 import codecs
+import re
 
 UTF_8 = "utf-8-sig"
 _MARKS = (
@@ -10,6 +11,8 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+# How ZIP (so XLSX and DOCX), Parquet, gzip, PDF, PNG and the older formats of Office begin.
+_MAGIC = re.compile(rb"PK\x03\x04|PAR1|\x1f\x8b|%PDF|\x89PNG|\xd0\xcf\x11\xe0")
 _LOOKED_AT = 4096
 _LEAST_ZEROS = 0.02  # of UTF-16: line breaks, commas and quotation marks have them in every language
 _ONE_SIDED = 0.9
@@ -19,6 +22,11 @@ _NAMES = {"cp932": "Shift-JIS", "cp1252": "Windows-1252"}
 def said(encoding: str) -> str:
     """As people and the menus of editors call it."""
     return _NAMES.get(encoding) or encoding.removesuffix("-le").removesuffix("-be").removesuffix("-sig").upper()
+
+
+def is_binary(head: bytes) -> bool:
+    """Whether a file that is not of a wide encoding is no text at all."""
+    return b"\x00" in head[: 64 * 1024] or _MAGIC.match(head) is not None
 
 
 def marked_encoding(head: bytes) -> str | None:

@@ -56,7 +56,7 @@ def _detail(problem: Problem, report: Report, file_id: str) -> tuple[str, str]:
             )
         case "unknown_format":
             return _FILE, say("job_error.unknown_format")
-        case "empty_file" | "binary_file" | "wrong_encoding" | "mixed_formats" | "nothing_to_train":
+        case "empty_file" | "binary_file" | "wrong_encoding" | "wrong_line_ends" | "mixed_formats" | "nothing_to_train":
             return _FILE, say("job_error.invalid_format", message=problem.message)
         case "missing_role":
             number = _message_number(problem.path)

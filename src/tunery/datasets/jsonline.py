@@ -102,6 +102,18 @@ def _reason(exc: json.JSONDecodeError) -> str:
     return say("json.at", what=what, line=exc.lineno, column=exc.colno, char=exc.pos)
 
 
+# Unicode's line ends besides the line feed. Only the first is white space of JSON.
+_LINE_ENDS = {"\r": "CR (\\r)", "\x85": "NEL (U+0085)", "\u2028": "U+2028", "\u2029": "U+2029"}
+
+
+def _other_line_end(exc: json.JSONDecodeError) -> str:
+    """What stands between one value and the next on this line, if that is a line end of another kind."""
+    if not exc.msg.startswith("Extra data"):
+        return ""
+    between = re.compile(r"\s*").match(exc.doc, len(exc.doc[: exc.pos].rstrip()))
+    return next((name for end, name in _LINE_ENDS.items() if between and end in between[0]), "")
+
+
 def _decode_text(text: str, findings: Findings) -> Any:
     """The value, or None after a finding. JSON's own null comes back as a marker, which is no object either."""
     try:
@@ -110,7 +122,10 @@ def _decode_text(text: str, findings: Findings) -> Any:
         findings.add(exc.code, "", exc.message, value=exc.value)
         return None
     except json.JSONDecodeError as exc:
-        findings.add("invalid_json", "", say("problem.invalid_json", reason=_reason(exc)), value=str(exc))
+        if ends := _other_line_end(exc):
+            findings.add("wrong_line_ends", "", say("problem.wrong_line_ends", ends=ends))
+        else:
+            findings.add("invalid_json", "", say("problem.invalid_json", reason=_reason(exc)), value=str(exc))
         return None
     except RecursionError:
         findings.add("nesting_too_deep", "", say("problem.nesting_too_deep", most=MAX_DEPTH))

@@ -3,10 +3,13 @@ before them.
 """
 
 import json
+import tomllib
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, time
+from functools import cache
+from importlib.resources import files
 from itertools import chain, islice
 from typing import Any
 
@@ -14,26 +17,16 @@ from tunery.chat.examples import Message
 from tunery.datasets.tables import Record
 from tunery.domain.errors import InvalidRequest
 
-# What people call their columns, the most telling first, as `_plain` writes it.
-_QUESTIONS = (
-    "user", "prompt", "question", "instruction", "input", "query", "text", "source",
-    "質問", "問い合わせ", "問題", "問い", "ユーザー", "プロンプト", "指示", "入力", "原文", "件名", "本文",
-    "问题", "提问", "用户", "输入", "指令", "問句", "질문", "문제", "사용자", "입력",
-    "frage", "eingabe", "pregunta", "entrada", "pergunta", "domanda", "question posée", "vraag", "pytanie", "вопрос",
-)  # fmt: skip
-_ANSWERS = (
-    "assistant", "completion", "answer", "output", "response", "reply", "label", "target", "category",
-    "回答", "答え", "返答", "返信", "応答", "解答", "正解", "出力", "訳文", "分類", "ラベル", "カテゴリ",
-    "アシスタント",
-    "答案", "答复", "回复", "输出", "标签", "답변", "대답", "정답", "출력",
-    "antwort", "ausgabe", "respuesta", "salida", "réponse", "resposta", "risposta", "antwoord", "odpowiedź", "ответ",
-)  # fmt: skip
-_SYSTEMS = ("system", "system prompt", "system message", "システム", "システムプロンプト", "系统", "系统提示", "시스템")
+_ABBREVIATED = ("q", "a")  # too short to tell anything but side by side
 # The dialect of ShareGPT.
 _SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _BESIDE_MESSAGES = ("tools", "parallel_tool_calls", "functions")  # what else a chat row may hold
 _SAMPLE = 50  # records that are looked at before a column is chosen
 _MAX_SHOWN = 40
+_LEAST_WORDS = 3  # of a cell that says something; where no spaces stand, so many letters:
+_LEAST_LETTERS = 6
+_WITHIN_OTHERS = 5  # letters of a word that languages put together with others: `Kundenanfrage`
+_QUESTION_MARKS = ("?", "？", "؟", "か。", "か")
 
 
 @dataclass(frozen=True)
@@ -106,19 +99,28 @@ def prepare(records: Iterable[Record], mapping: Mapping | None = None, *, system
 
 
 def guess_mapping(sample: Sequence[Record]) -> Mapping:
-    """By the columns' names first, then by what they hold: where two columns of text remain, the left one asks."""
+    """By the columns' names first, then by what they hold: which one asks, which ones say more than a word, and where
+    two are left, the left one asks."""
     columns = list(dict.fromkeys(name for record in sample for name in record))
     if not columns or "messages" in columns or "conversations" in columns:
         return Mapping()
     texts = [name for name in columns if _holds_text(name, sample)]
-    answer = _named(_ANSWERS, columns, texts)
-    question = _named(_QUESTIONS, [name for name in columns if name != answer], texts)
-    system = _named(_SYSTEMS, [name for name in columns if name not in (question, answer)], texts)
+    sayings = [name for name in texts if _share(_says_something, name, sample) > 0.5]
+    question, answer = (next((name for name in columns if _plain(name) == each), "") for each in _ABBREVIATED)
+    if not question or not answer:
+        answer = _named("answer", columns, texts, sayings)
+        question = _named("question", [name for name in columns if name != answer], texts, sayings)
+    system = _named("system", [name for name in columns if name not in (question, answer)], texts, sayings)
     left = [name for name in texts if name not in (question, answer, system)]
-    if not question and not answer and len(left) == 2:
-        question, answer = left
-    elif len(left) == 1 and (question or answer):
-        question, answer = question or left[0], answer or left[0]
+    asking = [name for name in left if _share(_asks, name, sample) > 0.5]
+    if not question and len(asking) == 1:
+        (question,) = asking
+        left.remove(question)
+    for pool in (left, [name for name in left if name in sayings]):
+        if not question and not answer and len(pool) == 2:
+            question, answer = pool
+        elif len(pool) == 1 and (question or answer):
+            question, answer = question or pool[0], answer or pool[0]
     if not question or not answer:
         raise UnclearColumns({name: _first(name, sample) for name in columns})
     context = (
@@ -127,28 +129,54 @@ def guess_mapping(sample: Sequence[Record]) -> Mapping:
     return Mapping(question, answer, system, "" if context == answer else context)
 
 
-def _named(known: Sequence[str], columns: Sequence[str], texts: Sequence[str]) -> str:
-    """A column that is called so; else one of text whose name holds such a word."""
-    plain = {name: _plain(name) for name in columns}
-    for word in known:
-        for name in columns:
-            if plain[name] == word:
-                return name
-    for word in known:
-        for name in columns:
-            if name in texts and _has_word(plain[name], word):
-                return name
+def _named(role: str, columns: Sequence[str], texts: Sequence[str], sayings: Sequence[str]) -> str:
+    """A column that is called so; else one of text whose name holds such a word. See columns.toml."""
+    known, plain = _known_names()[role], {name: _plain(name) for name in columns}
+    tries = [("telling", columns, str.__eq__), ("telling", texts, _has_word), ("telling", texts, _is_part)]
+    tries += [("others", sayings, fits) for fits in (str.__eq__, _has_word, _is_part)]
+    tries += [("short", texts, fits) for fits in (str.__eq__, _has_word)]
+    for kind, pool, fits in tries:
+        for word in known.get(kind, ()):
+            for name in columns:
+                if name in pool and fits(plain[name], word):
+                    return name
     return ""
 
 
+@cache
+def _known_names() -> dict[str, dict[str, list[str]]]:
+    document = tomllib.loads(files("tunery.datasets").joinpath("columns.toml").read_text("utf-8"))
+    return {role: {kind: [*map(_plain, words)] for kind, words in kinds.items()} for role, kinds in document.items()}
+
+
 def _has_word(name: str, word: str) -> bool:
-    return word in name if not word.isascii() else word in name.split(" ")
+    return f" {word} " in f" {name} "
+
+
+def _is_part(name: str, word: str) -> bool:
+    return word in name and (not word.isascii() or len(word) >= _WITHIN_OTHERS)
 
 
 def _plain(name: str) -> str:
-    """`User_Question` → `user question`; full-width letters become ordinary ones."""
-    folded = unicodedata.normalize("NFKC", name).casefold()
-    return " ".join("".join(letter if letter.isalnum() else " " for letter in folded).split())
+    """`User_Entrée` → `user entree`; full-width letters become ordinary ones."""
+    parts = unicodedata.normalize("NFKD", name).casefold()
+    folded = unicodedata.normalize("NFC", "".join(each for each in parts if not "\u0300" <= each <= "\u036f"))
+    kept = (each if each.isalnum() or unicodedata.category(each)[0] == "M" else " " for each in folded)
+    return " ".join("".join(kept).split())
+
+
+def _share(is_so: Callable[[str], bool], column: str, sample: Sequence[Record]) -> float:
+    """Of the cells that are filled. 0 when none is."""
+    cells = [cell for record in sample if (cell := _text(record.get(column)))]
+    return sum(map(is_so, cells)) / len(cells) if cells else 0.0
+
+
+def _says_something(cell: str) -> bool:
+    return len(cell.split()) >= _LEAST_WORDS or (not cell.isascii() and len(cell) >= _LEAST_LETTERS)
+
+
+def _asks(cell: str) -> bool:
+    return cell.endswith(_QUESTION_MARKS)
 
 
 def _holds_text(column: str, sample: Sequence[Record]) -> bool:

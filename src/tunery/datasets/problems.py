@@ -42,6 +42,7 @@ CODES: dict[str, Severity] = {
     "invalid_utf8": "error",
     "line_too_long": "error",
     "invalid_json": "error",
+    "wrong_line_ends": "error",
     "not_an_object": "error",
     "nesting_too_deep": "error",
     "duplicate_key": "error",

@@ -2,15 +2,15 @@
 
 import orjson
 
-from tunery.datasets.encodings import narrow_encoding, said, wide_encoding
+from tunery.datasets.encodings import is_binary, narrow_encoding, said, wide_encoding
 from tunery.datasets.jsonline import BOM, decode
 from tunery.datasets.lines import MAX_LINE_BYTES, Line, LineSplitter
-from tunery.datasets.problems import Findings
+from tunery.datasets.problems import Findings, Problem
 from tunery.texts import say
 
 _HINT_CHARACTERS = 20
 # What keeps a line from being a dictionary at all. NaN, double keys and the like are reported with a path later.
-_REFUSED = {"invalid_utf8", "invalid_json", "not_an_object"}
+_REFUSED = {"invalid_utf8", "invalid_json", "wrong_line_ends", "not_an_object"}
 
 
 class UploadCheck:
@@ -25,6 +25,8 @@ class UploadCheck:
     def feed(self, chunk: bytes) -> None:
         if not self.num_rows and chunk:
             self._wide = self._wide or wide_encoding(chunk)
+            if not self._wide and is_binary(chunk):
+                self._problem = say("error.file_binary")
         if self._problem is None:
             for line in self._splitter.feed(chunk):
                 self._look(line)
@@ -42,29 +44,26 @@ class UploadCheck:
             return
         self.num_rows += 1
         if line.is_too_long:
-            self._problem = f"Line {line.number} has {line.size:,} bytes; a line may have {MAX_LINE_BYTES:,}."
-        elif not _is_object(line.content):
-            encoding = self._wide or _encoding(line.content)
-            if encoding is not None:
-                self._problem = say("error.file_not_utf8", encoding=said(encoding))
-                return
-            start = line.content[: 4 * _HINT_CHARACTERS].decode("utf-8", "replace")[:_HINT_CHARACTERS]
-            self._problem = say("error.line_not_an_object", line=line.number, start=start)
+            self._problem = say("error.line_too_long", line=line.number, size=line.size, most=MAX_LINE_BYTES)
+        elif (problem := _refused(line.content)) is not None:
+            self._problem = self._sentence(line, problem)
+
+    def _sentence(self, line: Line, problem: Problem) -> str:
+        if self._wide or problem.code == "invalid_utf8":
+            return say("error.file_not_utf8", encoding=said(self._wide or narrow_encoding(line.content)))
+        if problem.code == "wrong_line_ends":
+            return problem.message
+        start = line.content[: 4 * _HINT_CHARACTERS].decode("utf-8", "replace")[:_HINT_CHARACTERS]
+        return say("error.line_not_an_object", line=line.number, start=start)
 
 
-def _encoding(content: bytes) -> str | None:
-    """Of a line that is not UTF-8."""
+def _refused(content: bytes) -> Problem | None:
+    """Why the line is no object."""
     try:
-        content.decode("utf-8")
-    except UnicodeDecodeError:
-        return narrow_encoding(content)
-    return None
-
-
-def _is_object(content: bytes) -> bool:
-    try:
-        return isinstance(orjson.loads(content.removeprefix(BOM)), dict)
+        if isinstance(orjson.loads(content.removeprefix(BOM)), dict):
+            return None
     except orjson.JSONDecodeError:
-        findings = Findings(0)
-        decode(content, findings)
-        return not any(problem.code in _REFUSED for problem in findings.problems)
+        pass
+    findings = Findings(0)
+    decode(content, findings)
+    return next((problem for problem in findings.problems if problem.code in _REFUSED), None)

@@ -1,13 +1,12 @@
 """Validation of a whole file: one pass, constant memory, all cores. The same rules wherever it is asked for."""
 
-import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
 from tunery.chat.render import Renderer
 from tunery.datasets.advise import advise
 from tunery.datasets.blocks import read_blocks
-from tunery.datasets.encodings import said, wide_encoding
+from tunery.datasets.encodings import is_binary, said, wide_encoding
 from tunery.datasets.examine import ACCEPTS, BlockFacts, Task
 from tunery.datasets.facts import Facts
 from tunery.datasets.lines import read_chunks
@@ -25,8 +24,6 @@ POOL_BYTES = 4 * 1024 * 1024
 
 Progress = Callable[[int], None]
 """Bytes examined so far."""
-
-_MAGIC = re.compile(rb"PK\x03\x04|PAR1|\x1f\x8b|%PDF|\x89PNG|\xd0\xcf\x11\xe0")
 
 
 def validate_file(
@@ -81,7 +78,7 @@ def validation_steps(
     if wide := wide_encoding(head):
         encoding = said(wide)
         facts.report(Problem("wrong_encoding", 0, "", say("problem.wrong_encoding", encoding=encoding), encoding))
-    elif _is_binary(head):
+    elif is_binary(head):
         facts.report(Problem("binary_file", 0, "", say("problem.binary_file")))
     else:
         completes = renderer is not None and renderer.completes
@@ -107,10 +104,6 @@ def _peek(chunks: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
         yield from iterator
 
     return b"".join(first), again()
-
-
-def _is_binary(head: bytes) -> bool:
-    return b"\x00" in head[: 64 * 1024] or _MAGIC.match(head) is not None
 
 
 def _examined(

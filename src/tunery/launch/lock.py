@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from tunery.domain.errors import TuneryError
+
 NAME = "server.json"
 
 
-class HomeInUse(RuntimeError):
+class HomeInUse(TuneryError):
     """Another server runs in this home. The message says which process."""
 
 

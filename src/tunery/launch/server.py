@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from sqlalchemy.exc import OperationalError
 
 from tunery.domain.clock import system_clock
+from tunery.domain.errors import TuneryError
 from tunery.launch.children import Child, ChildSpec
 from tunery.launch.lock import HomeLock
 from tunery.metering.prices import PriceTable
@@ -34,7 +35,7 @@ LOOPBACK = "127.0.0.1"
 Say = Callable[[str], None]
 
 
-class ServerFailed(RuntimeError):
+class ServerFailed(TuneryError):
     """The server cannot start or go on. The message says which part and its last lines."""
 
 

@@ -114,8 +114,13 @@ def check(body: Mapping[str, Any], table: Mapping[str, Parameter]) -> Json:
 
 
 def _chooses_all(name: str, value: Any, body: Mapping[str, Any]) -> bool:
-    """The best `n` of `n` answers are all of them."""
-    return name == "best_of" and value == (body.get("n") or 1) and not isinstance(value, bool)
+    """The best `n` of `n` answers are all of them. Raises InvalidRequest for the best of fewer."""
+    if name != "best_of" or isinstance(value, bool):
+        return False
+    count = body.get("n") or 1
+    if isinstance(value, int | float) and isinstance(count, int | float) and value < count:
+        raise InvalidRequest(say("error.best_of", best_of=value, n=count), param=name, code="invalid_value")
+    return value == count
 
 
 # ---- legacy functions: served as tools and answered in their own form, since no engine knows them

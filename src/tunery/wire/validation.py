@@ -98,9 +98,11 @@ def from_problem(problem: Problem) -> InvalidRequest:
         return InvalidRequest(message, param=param, code="invalid_value")
     if kind in TYPES:
         return _wrong_type(problem, param, say(f"type.{TYPES[kind]}"))
-    return InvalidRequest(
-        say("error.invalid_param", param=param, reason=_reason(problem)), param=param, code="invalid_value"
+    reason = _reason(problem)
+    message = (
+        say("error.invalid_param", param=param, reason=reason) if param else say("error.invalid_body", reason=reason)
     )
+    return InvalidRequest(message, param=param, code="invalid_value")
 
 
 def dotted(location: tuple[int | str, ...]) -> str:
@@ -143,6 +145,8 @@ def _or(one: str, other: str) -> str:
 
 def _wrong_type(problem: Problem, param: str | None, types: str) -> InvalidRequest:
     given = say(f"type.{GIVEN.get(type(problem.get('input')), 'null')}")
+    if param is None:
+        return InvalidRequest(say("error.wrong_body_type", types=types, given=given), code="invalid_type")
     return InvalidRequest(
         say("error.wrong_type", param=param, types=types, given=given), param=param, code="invalid_type"
     )

@@ -92,13 +92,12 @@ class PackedLinear:
         return y
 
     def _by_four_bits(self, x: torch.Tensor, plus: torch.Tensor | None) -> torch.Tensor:
-        """x [N, in], plus [N, out] → [N, out]."""
-        if self._four_bit is not None and len(x) <= FOUR_BIT_ROWS:
-            y = self._four_bit(x)  # rounded already: torch has no such product with a sum
-            for part in (self.bias, plus):
-                y = y if part is None else y.add_(part)
-            return y
-        return self.exact(x, plus)
+        """x [N, in], plus [N, out] → [N, out]. Under an adapter the weights as they were given: torch has no such
+        product with a sum, and the product alone is rounded."""
+        if self._four_bit is None or plus is not None or len(x) > FOUR_BIT_ROWS:
+            return self.exact(x, plus)
+        y = self._four_bit(x)
+        return y if self.bias is None else y.add_(self.bias)
 
     def exact(self, x: torch.Tensor, plus: torch.Tensor | None = None) -> torch.Tensor:
         """With the weights as they were given. x [N, in] → [N, out]."""
