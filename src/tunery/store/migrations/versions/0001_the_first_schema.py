@@ -1,11 +1,19 @@
 """The first schema."""
 
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
 JSON = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 SEQUENCE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+AMOUNTS = (
+    *(f"{kind}_tokens" for kind in ("input", "cached", "output", "trained")),
+    *(f"{kind}_cost" for kind in ("input", "cached", "output", "training")),
+)
 
 revision = "0001"
 down_revision = None
@@ -13,314 +21,239 @@ branch_labels = None
 depends_on = None
 
 
+# Columns as they were then: what `store.columns` makes today may change, and this schema must not. The names of keys
+# and indexes follow the metadata's rule.
+def table(name: str, *parts: Iterable[Any]) -> None:
+    op.create_table(name, *chain.from_iterable(parts))
+
+
+def columns(type_: Any, names: Iterable[str], *, null: bool = False, **more: Any) -> list[sa.Column[Any]]:
+    return [sa.Column(name, type_, nullable=null, **more) for name in names]
+
+
+def strings(*names: str, **more: Any) -> list[sa.Column[Any]]:
+    return columns(sa.String(), names, **more)
+
+
+def integers(*names: str, **more: Any) -> list[sa.Column[Any]]:
+    return columns(sa.BigInteger(), names, **more)
+
+
+def small_integers(*names: str, **more: Any) -> list[sa.Column[Any]]:
+    return columns(sa.Integer(), names, **more)
+
+
+def floats(*names: str, **more: Any) -> list[sa.Column[Any]]:
+    return columns(sa.Float(), names, **more)
+
+
+def jsons(*names: str, **more: Any) -> list[sa.Column[Any]]:
+    return columns(JSON, names, **more)
+
+
+def flags(*names: str) -> list[sa.Column[Any]]:
+    return columns(sa.Boolean(), names, server_default=sa.text("(false)"))
+
+
+def counts(*names: str) -> list[sa.Column[Any]]:
+    return columns(sa.BigInteger(), names, server_default=sa.text("0"))
+
+
+def sequence() -> sa.Column[Any]:
+    return sa.Column("seq", SEQUENCE, primary_key=True, autoincrement=True)
+
+
+def seq_and_id() -> list[sa.Column[Any]]:
+    return [sequence(), *strings("id", unique=True)]
+
+
+def refers(name: str, to: str, *, null: bool = False, cascade: bool = False, **more: Any) -> list[sa.Column[Any]]:
+    key = sa.ForeignKey(to, ondelete="CASCADE" if cascade else None)
+    return [sa.Column(name, sa.String(), key, nullable=null, **more)]
+
+
 def upgrade() -> None:
-    op.create_table(
+    table(
         "limits",
-        sa.Column("subject_id", sa.String(), nullable=False),
-        sa.Column("requests_per_minute", sa.BigInteger(), nullable=True),
-        sa.Column("tokens_per_minute", sa.BigInteger(), nullable=True),
-        sa.Column("max_running_jobs", sa.BigInteger(), nullable=True),
-        sa.Column("max_jobs_per_day", sa.BigInteger(), nullable=True),
-        sa.Column("max_storage_bytes", sa.BigInteger(), nullable=True),
-        sa.Column("monthly_budget", sa.BigInteger(), nullable=True),
-        sa.Column("warning_percent", sa.Integer(), nullable=True),
-        sa.Column("updated_at", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("subject_id", name=op.f("pk_limits")),
+        strings("subject_id", primary_key=True),
+        integers(
+            "requests_per_minute",
+            "tokens_per_minute",
+            "max_running_jobs",
+            "max_jobs_per_day",
+            "max_storage_bytes",
+            "monthly_budget",
+            null=True,
+        ),
+        small_integers("warning_percent", null=True),
+        integers("updated_at"),
     )
-    op.create_table(
-        "organizations",
-        sa.Column("seq", SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("id", sa.String(), nullable=False),
-        sa.Column("name", sa.String(), nullable=False),
-        sa.Column("slug", sa.String(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_organizations")),
-        sa.UniqueConstraint("id", name=op.f("uq_organizations_id")),
-    )
-    op.create_table(
-        "rate_buckets",
-        sa.Column("subject_id", sa.String(), nullable=False),
-        sa.Column("unit", sa.String(), nullable=False),
-        sa.Column("left", sa.Float(), nullable=False),
-        sa.Column("updated_at", sa.Float(), nullable=False),
-        sa.PrimaryKeyConstraint("subject_id", "unit", name=op.f("pk_rate_buckets")),
-    )
-    op.create_table(
-        "workers",
-        sa.Column("id", sa.String(), nullable=False),
-        sa.Column("host", sa.String(), nullable=False),
-        sa.Column("started_at", sa.Float(), nullable=False),
-        sa.Column("seen_at", sa.Float(), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_workers")),
-    )
-    op.create_table(
+    table("organizations", seq_and_id(), strings("name", "slug"), integers("created_at"))
+    table("rate_buckets", strings("subject_id", "unit", primary_key=True), floats("left", "updated_at"))
+    table("workers", strings("id", primary_key=True), strings("host"), floats("started_at", "seen_at"))
+    table(
         "audit_log",
-        sa.Column("seq", SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("id", sa.String(), nullable=False),
-        sa.Column("organization_id", sa.String(), nullable=False),
-        sa.Column("project_id", sa.String(), nullable=True),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("type", sa.String(), nullable=False),
-        sa.Column("actor", JSON, nullable=False),
-        sa.Column("resource_id", sa.String(), nullable=True),
-        sa.Column("details", JSON, nullable=False),
-        sa.ForeignKeyConstraint(["organization_id"], ["organizations.id"], name=op.f("fk_audit_log_organization_id")),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_audit_log")),
-        sa.UniqueConstraint("id", name=op.f("uq_audit_log_id")),
+        seq_and_id(),
+        refers("organization_id", "organizations.id"),
+        strings("project_id", null=True),
+        integers("created_at"),
+        strings("type"),
+        jsons("actor"),
+        strings("resource_id", null=True),
+        jsons("details"),
     )
-    op.create_index(
-        op.f("ix_audit_log_organization_id_created_at_seq"),
-        "audit_log",
-        ["organization_id", "created_at", "seq"],
-        unique=False,
-    )
-    op.create_table(
+    op.create_index(None, "audit_log", ["organization_id", "created_at", "seq"])
+    table(
         "projects",
-        sa.Column("seq", SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("id", sa.String(), nullable=False),
-        sa.Column("organization_id", sa.String(), nullable=False),
-        sa.Column("name", sa.String(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("archived_at", sa.BigInteger(), nullable=True),
-        sa.Column("last_claimed_at", sa.Float(), nullable=True),
-        sa.ForeignKeyConstraint(["organization_id"], ["organizations.id"], name=op.f("fk_projects_organization_id")),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_projects")),
-        sa.UniqueConstraint("id", name=op.f("uq_projects_id")),
+        seq_and_id(),
+        refers("organization_id", "organizations.id"),
+        strings("name"),
+        integers("created_at"),
+        integers("archived_at", null=True),
+        floats("last_claimed_at", null=True),
     )
-    op.create_index(
-        op.f("ix_projects_organization_id_created_at_seq"),
-        "projects",
-        ["organization_id", "created_at", "seq"],
-        unique=False,
-    )
-    op.create_table(
+    op.create_index(None, "projects", ["organization_id", "created_at", "seq"])
+    table(
         "alias_changes",
-        sa.Column("seq", SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("project_id", sa.String(), nullable=False),
-        sa.Column("name", sa.String(), nullable=False),
-        sa.Column("target", sa.String(), nullable=True),
-        sa.Column("reason", sa.String(), nullable=False),
-        sa.Column("changed_by", sa.String(), nullable=True),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_alias_changes_project_id")),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_alias_changes")),
+        [sequence()],
+        refers("project_id", "projects.id"),
+        strings("name"),
+        strings("target", null=True),
+        strings("reason"),
+        strings("changed_by", null=True),
+        integers("created_at"),
     )
-    op.create_index(
-        op.f("ix_alias_changes_project_id_name_seq"), "alias_changes", ["project_id", "name", "seq"], unique=False
-    )
-    op.create_table(
+    op.create_index(None, "alias_changes", ["project_id", "name", "seq"])
+    table(
         "aliases",
-        sa.Column("project_id", sa.String(), nullable=False),
-        sa.Column("name", sa.String(), nullable=False),
-        sa.Column("target", sa.String(), nullable=False),
-        sa.Column("updated_at", sa.BigInteger(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_aliases_project_id")),
-        sa.PrimaryKeyConstraint("project_id", "name", name=op.f("pk_aliases")),
+        refers("project_id", "projects.id", primary_key=True),
+        strings("name", primary_key=True),
+        strings("target"),
+        integers("updated_at", "created_at"),
     )
-    op.create_table(
+    table(
         "budget_warnings",
-        sa.Column("project_id", sa.String(), nullable=False),
-        sa.Column("month", sa.BigInteger(), nullable=False),
-        sa.Column("percent", sa.Integer(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_budget_warnings_project_id")),
-        sa.PrimaryKeyConstraint("project_id", "month", "percent", name=op.f("pk_budget_warnings")),
+        refers("project_id", "projects.id", primary_key=True),
+        integers("month", primary_key=True),
+        small_integers("percent", primary_key=True),
+        integers("created_at"),
     )
-    op.create_table(
+    table(
         "files",
-        sa.Column("seq", SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("id", sa.String(), nullable=False),
-        sa.Column("project_id", sa.String(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("filename", sa.String(), nullable=False),
-        sa.Column("purpose", sa.String(), nullable=False),
-        sa.Column("bytes", sa.BigInteger(), nullable=False),
-        sa.Column("sha256", sa.String(), nullable=False),
-        sa.Column("blob", sa.String(), nullable=False),
-        sa.Column("expires_at", sa.BigInteger(), nullable=True),
-        sa.Column("status", sa.String(), nullable=False),
-        sa.Column("status_details", sa.String(), nullable=True),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_files_project_id")),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_files")),
-        sa.UniqueConstraint("id", name=op.f("uq_files_id")),
+        seq_and_id(),
+        refers("project_id", "projects.id"),
+        integers("created_at"),
+        strings("filename", "purpose"),
+        integers("bytes"),
+        strings("sha256", "blob"),
+        integers("expires_at", null=True),
+        strings("status"),
+        strings("status_details", null=True),
     )
-    op.create_index("ix_files_expires_at", "files", ["expires_at"], unique=False)
-    op.create_index(
-        op.f("ix_files_project_id_created_at_seq"), "files", ["project_id", "created_at", "seq"], unique=False
-    )
-    op.create_table(
+    op.create_index("ix_files_expires_at", "files", ["expires_at"])
+    op.create_index(None, "files", ["project_id", "created_at", "seq"])
+    table(
         "idempotency_keys",
-        sa.Column("project_id", sa.String(), nullable=False),
-        sa.Column("key", sa.String(), nullable=False),
-        sa.Column("request_hash", sa.String(), nullable=False),
-        sa.Column("job_id", sa.String(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_idempotency_keys_project_id")),
-        sa.PrimaryKeyConstraint("project_id", "key", name=op.f("pk_idempotency_keys")),
+        refers("project_id", "projects.id", primary_key=True),
+        strings("key", primary_key=True),
+        strings("request_hash", "job_id"),
+        integers("created_at"),
     )
-    op.create_table(
+    table(
         "jobs",
-        sa.Column("seq", SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("id", sa.String(), nullable=False),
-        sa.Column("project_id", sa.String(), nullable=False),
-        sa.Column("organization_id", sa.String(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("status", sa.String(), nullable=False),
-        sa.Column("model", sa.String(), nullable=False),
-        sa.Column("base_model", sa.String(), nullable=False),
-        sa.Column("training_file", sa.String(), nullable=False),
-        sa.Column("validation_file", sa.String(), nullable=True),
-        sa.Column("method", sa.String(), nullable=False),
-        sa.Column("hyperparameters", JSON, nullable=False),
-        sa.Column("seed", sa.BigInteger(), nullable=False),
-        sa.Column("suffix", sa.String(), nullable=True),
-        sa.Column("created_by", sa.String(), nullable=True),
-        sa.Column("finished_at", sa.BigInteger(), nullable=True),
-        sa.Column("started_at", sa.BigInteger(), nullable=True),
-        sa.Column("estimated_finish", sa.BigInteger(), nullable=True),
-        sa.Column("fine_tuned_model", sa.String(), nullable=True),
-        sa.Column("trained_tokens", sa.BigInteger(), nullable=True),
-        sa.Column("result_files", JSON, nullable=False),
-        sa.Column("error", JSON, nullable=True),
-        sa.Column("metadata", JSON, nullable=True),
-        sa.Column("integrations", JSON, nullable=True),
-        sa.Column("cancel_requested", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
-        sa.Column("pause_requested", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
-        sa.Column("validated", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
-        sa.Column("worker_id", sa.String(), nullable=True),
-        sa.Column("lease_expires_at", sa.Float(), nullable=True),
-        sa.Column("attempts", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("step", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("total_steps", sa.BigInteger(), nullable=True),
-        sa.Column("details", JSON, nullable=False),
-        sa.ForeignKeyConstraint(["organization_id"], ["organizations.id"], name=op.f("fk_jobs_organization_id")),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_jobs_project_id")),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_jobs")),
-        sa.UniqueConstraint("id", name=op.f("uq_jobs_id")),
+        seq_and_id(),
+        refers("project_id", "projects.id"),
+        refers("organization_id", "organizations.id"),
+        integers("created_at"),
+        strings("status", "model", "base_model", "training_file"),
+        strings("validation_file", null=True),
+        strings("method"),
+        jsons("hyperparameters"),
+        integers("seed"),
+        strings("suffix", "created_by", null=True),
+        integers("finished_at", "started_at", "estimated_finish", null=True),
+        strings("fine_tuned_model", null=True),
+        integers("trained_tokens", null=True),
+        jsons("result_files"),
+        jsons("error", "metadata", "integrations", null=True),
+        flags("cancel_requested", "pause_requested", "validated"),
+        strings("worker_id", null=True),
+        floats("lease_expires_at", null=True),
+        counts("attempts", "step"),
+        integers("total_steps", null=True),
+        jsons("details"),
     )
-    op.create_index(
-        op.f("ix_jobs_project_id_created_at_seq"), "jobs", ["project_id", "created_at", "seq"], unique=False
-    )
-    op.create_index(op.f("ix_jobs_status_created_at_seq"), "jobs", ["status", "created_at", "seq"], unique=False)
-    op.create_table(
+    op.create_index(None, "jobs", ["project_id", "created_at", "seq"])
+    op.create_index(None, "jobs", ["status", "created_at", "seq"])
+    table(
         "models",
-        sa.Column("seq", SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("id", sa.String(), nullable=False),
-        sa.Column("name", sa.String(), nullable=False),
-        sa.Column("project_id", sa.String(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("base_model", sa.String(), nullable=False),
-        sa.Column("source", sa.String(), nullable=False),
-        sa.Column("job_id", sa.String(), nullable=True),
-        sa.Column("step_number", sa.BigInteger(), nullable=True),
-        sa.Column("blob", sa.String(), nullable=False),
-        sa.Column("owned_by", sa.String(), nullable=False),
-        sa.Column("trained_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_models_project_id")),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_models")),
-        sa.UniqueConstraint("id", name=op.f("uq_models_id")),
-        sa.UniqueConstraint("name", name=op.f("uq_models_name")),
+        seq_and_id(),
+        strings("name", unique=True),
+        refers("project_id", "projects.id"),
+        integers("created_at"),
+        strings("base_model", "source"),
+        strings("job_id", null=True),
+        integers("step_number", null=True),
+        strings("blob", "owned_by"),
+        counts("trained_tokens"),
     )
-    op.create_index(op.f("ix_models_job_id"), "models", ["job_id"], unique=False)
-    op.create_index(
-        op.f("ix_models_project_id_created_at_seq"), "models", ["project_id", "created_at", "seq"], unique=False
-    )
-    op.create_table(
+    op.create_index(None, "models", ["job_id"])
+    op.create_index(None, "models", ["project_id", "created_at", "seq"])
+    table(
         "outbox",
-        sa.Column("seq", SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("id", sa.String(), nullable=False),
-        sa.Column("project_id", sa.String(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("kind", sa.String(), nullable=False),
-        sa.Column("topic", sa.String(), nullable=False),
-        sa.Column("payload", JSON, nullable=False),
-        sa.Column("endpoint_id", sa.String(), nullable=True),
-        sa.Column("recipient", sa.String(), nullable=True),
-        sa.Column("status", sa.String(), nullable=False),
-        sa.Column("attempts", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("next_attempt_at", sa.Float(), nullable=False),
-        sa.Column("worker_id", sa.String(), nullable=True),
-        sa.Column("lease_expires_at", sa.Float(), nullable=True),
-        sa.Column("finished_at", sa.BigInteger(), nullable=True),
-        sa.Column("last_error", sa.String(), nullable=True),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_outbox_project_id")),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_outbox")),
-        sa.UniqueConstraint("id", name=op.f("uq_outbox_id")),
+        seq_and_id(),
+        refers("project_id", "projects.id"),
+        integers("created_at"),
+        strings("kind", "topic"),
+        jsons("payload"),
+        strings("endpoint_id", "recipient", null=True),
+        strings("status"),
+        counts("attempts"),
+        floats("next_attempt_at"),
+        strings("worker_id", null=True),
+        floats("lease_expires_at", null=True),
+        integers("finished_at", null=True),
+        strings("last_error", null=True),
     )
-    op.create_index(op.f("ix_outbox_project_id_seq"), "outbox", ["project_id", "seq"], unique=False)
-    op.create_index(op.f("ix_outbox_status_next_attempt_at"), "outbox", ["status", "next_attempt_at"], unique=False)
-    op.create_table(
+    op.create_index(None, "outbox", ["project_id", "seq"])
+    op.create_index(None, "outbox", ["status", "next_attempt_at"])
+    table(
         "stored_completions",
-        sa.Column("seq", SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("id", sa.String(), nullable=False),
-        sa.Column("project_id", sa.String(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("model", sa.String(), nullable=False),
-        sa.Column("request", JSON, nullable=False),
-        sa.Column("response", JSON, nullable=False),
-        sa.Column("metadata", JSON, nullable=True),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_stored_completions_project_id")),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_stored_completions")),
-        sa.UniqueConstraint("id", name=op.f("uq_stored_completions_id")),
+        seq_and_id(),
+        refers("project_id", "projects.id"),
+        integers("created_at"),
+        strings("model"),
+        jsons("request", "response"),
+        jsons("metadata", null=True),
     )
-    op.create_index(
-        op.f("ix_stored_completions_project_id_created_at_seq"),
-        "stored_completions",
-        ["project_id", "created_at", "seq"],
-        unique=False,
-    )
-    op.create_table(
+    op.create_index(None, "stored_completions", ["project_id", "created_at", "seq"])
+    table(
         "uploads",
-        sa.Column("seq", SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("id", sa.String(), nullable=False),
-        sa.Column("project_id", sa.String(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("expires_at", sa.BigInteger(), nullable=False),
-        sa.Column("filename", sa.String(), nullable=False),
-        sa.Column("purpose", sa.String(), nullable=False),
-        sa.Column("bytes", sa.BigInteger(), nullable=False),
-        sa.Column("mime_type", sa.String(), nullable=False),
-        sa.Column("status", sa.String(), nullable=False),
-        sa.Column("file_id", sa.String(), nullable=True),
-        sa.Column("file_expires_after_s", sa.BigInteger(), nullable=True),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_uploads_project_id")),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_uploads")),
-        sa.UniqueConstraint("id", name=op.f("uq_uploads_id")),
+        seq_and_id(),
+        refers("project_id", "projects.id"),
+        integers("created_at", "expires_at"),
+        strings("filename", "purpose"),
+        integers("bytes"),
+        strings("mime_type", "status"),
+        strings("file_id", null=True),
+        integers("file_expires_after_s", null=True),
     )
-    op.create_index(op.f("ix_uploads_status_expires_at"), "uploads", ["status", "expires_at"], unique=False)
-    op.create_table(
+    op.create_index(None, "uploads", ["status", "expires_at"])
+    table(
         "usage_records",
-        sa.Column("seq", SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("request_id", sa.String(), nullable=False),
-        sa.Column("client_request_id", sa.String(), nullable=True),
-        sa.Column("is_delivered", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
-        sa.Column("kind", sa.String(), nullable=False),
-        sa.Column("project_id", sa.String(), nullable=False),
-        sa.Column("user_id", sa.String(), nullable=False),
-        sa.Column("api_key_id", sa.String(), nullable=False),
-        sa.Column("model", sa.String(), nullable=False),
-        sa.Column("is_batch", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("input_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("cached_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("output_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("trained_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("input_cost", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("cached_cost", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("output_cost", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("training_cost", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("currency", sa.String(), nullable=False),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_usage_records_project_id")),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_usage_records")),
-        sa.UniqueConstraint("request_id", name=op.f("uq_usage_records_request_id")),
+        [sequence()],
+        strings("request_id", unique=True),
+        strings("client_request_id", null=True),
+        flags("is_delivered"),
+        strings("kind"),
+        refers("project_id", "projects.id"),
+        strings("user_id", "api_key_id", "model"),
+        flags("is_batch"),
+        integers("created_at"),
+        counts(*AMOUNTS),
+        strings("currency"),
     )
-    op.create_index(
-        op.f("ix_usage_records_project_id_created_at_seq"),
-        "usage_records",
-        ["project_id", "created_at", "seq"],
-        unique=False,
-    )
+    op.create_index(None, "usage_records", ["project_id", "created_at", "seq"])
     op.create_index(
         "uq_usage_records_undelivered",
         "usage_records",
@@ -329,208 +262,112 @@ def upgrade() -> None:
         sqlite_where=sa.text("client_request_id IS NOT NULL AND NOT is_delivered"),
         postgresql_where=sa.text("client_request_id IS NOT NULL AND NOT is_delivered"),
     )
-    op.create_table(
+    table(
         "usage_rollups",
-        sa.Column("width_s", sa.Integer(), nullable=False),
-        sa.Column("start_time", sa.BigInteger(), nullable=False),
-        sa.Column("project_id", sa.String(), nullable=False),
-        sa.Column("user_id", sa.String(), nullable=False),
-        sa.Column("api_key_id", sa.String(), nullable=False),
-        sa.Column("model", sa.String(), nullable=False),
-        sa.Column("is_batch", sa.Boolean(), nullable=False),
-        sa.Column("num_requests", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("input_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("cached_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("output_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("trained_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("input_cost", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("cached_cost", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("output_cost", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("training_cost", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("currency", sa.String(), nullable=False),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_usage_rollups_project_id")),
-        sa.PrimaryKeyConstraint(
-            "width_s",
-            "start_time",
-            "project_id",
-            "user_id",
-            "api_key_id",
-            "model",
-            "is_batch",
-            name=op.f("pk_usage_rollups"),
-        ),
+        small_integers("width_s", primary_key=True),
+        integers("start_time", primary_key=True),
+        refers("project_id", "projects.id", primary_key=True),
+        strings("user_id", "api_key_id", "model", primary_key=True),
+        columns(sa.Boolean(), ["is_batch"], primary_key=True),
+        counts("num_requests", *AMOUNTS),
+        strings("currency"),
     )
-    op.create_index(
-        op.f("ix_usage_rollups_project_id_width_s_start_time"),
-        "usage_rollups",
-        ["project_id", "width_s", "start_time"],
-        unique=False,
-    )
-    op.create_table(
+    op.create_index(None, "usage_rollups", ["project_id", "width_s", "start_time"])
+    table(
         "users",
-        sa.Column("seq", SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("id", sa.String(), nullable=False),
-        sa.Column("organization_id", sa.String(), nullable=False),
-        sa.Column("name", sa.String(), nullable=False),
-        sa.Column("email", sa.String(), nullable=False),
-        sa.Column("role", sa.String(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("is_service_account", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
-        sa.Column("project_id", sa.String(), nullable=True),
-        sa.ForeignKeyConstraint(["organization_id"], ["organizations.id"], name=op.f("fk_users_organization_id")),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_users_project_id")),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_users")),
-        sa.UniqueConstraint("id", name=op.f("uq_users_id")),
+        seq_and_id(),
+        refers("organization_id", "organizations.id"),
+        strings("name", "email", "role"),
+        integers("created_at"),
+        flags("is_service_account"),
+        refers("project_id", "projects.id", null=True),
     )
-    op.create_index(
-        op.f("ix_users_organization_id_created_at_seq"), "users", ["organization_id", "created_at", "seq"], unique=False
-    )
-    op.create_table(
+    op.create_index(None, "users", ["organization_id", "created_at", "seq"])
+    table(
         "webhook_endpoints",
-        sa.Column("seq", SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("id", sa.String(), nullable=False),
-        sa.Column("project_id", sa.String(), nullable=False),
-        sa.Column("name", sa.String(), nullable=False),
-        sa.Column("url", sa.String(), nullable=False),
-        sa.Column("event_types", JSON, nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("updated_at", sa.BigInteger(), nullable=True),
-        sa.Column("secret", sa.String(), nullable=False),
-        sa.Column("old_secret", sa.String(), nullable=True),
-        sa.Column("old_secret_expires_at", sa.BigInteger(), nullable=True),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_webhook_endpoints_project_id")),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_webhook_endpoints")),
-        sa.UniqueConstraint("id", name=op.f("uq_webhook_endpoints_id")),
+        seq_and_id(),
+        refers("project_id", "projects.id"),
+        strings("name", "url"),
+        jsons("event_types"),
+        integers("created_at"),
+        integers("updated_at", null=True),
+        strings("secret"),
+        strings("old_secret", null=True),
+        integers("old_secret_expires_at", null=True),
     )
-    op.create_index(
-        op.f("ix_webhook_endpoints_project_id_created_at_seq"),
-        "webhook_endpoints",
-        ["project_id", "created_at", "seq"],
-        unique=False,
-    )
-    op.create_table(
+    op.create_index(None, "webhook_endpoints", ["project_id", "created_at", "seq"])
+    table(
         "api_keys",
-        sa.Column("seq", SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("id", sa.String(), nullable=False),
-        sa.Column("organization_id", sa.String(), nullable=False),
-        sa.Column("project_id", sa.String(), nullable=True),
-        sa.Column("user_id", sa.String(), nullable=True),
-        sa.Column("name", sa.String(), nullable=False),
-        sa.Column("prefix", sa.String(), nullable=False),
-        sa.Column("hash", sa.String(), nullable=False),
-        sa.Column("hint", sa.String(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("role", sa.String(), nullable=False),
-        sa.Column("scopes", JSON, nullable=False),
-        sa.Column("expires_at", sa.BigInteger(), nullable=True),
-        sa.Column("revoked_at", sa.BigInteger(), nullable=True),
-        sa.Column("last_used_at", sa.BigInteger(), nullable=True),
-        sa.Column("is_admin", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
-        sa.ForeignKeyConstraint(["organization_id"], ["organizations.id"], name=op.f("fk_api_keys_organization_id")),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_api_keys_project_id")),
-        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_api_keys_user_id")),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_api_keys")),
-        sa.UniqueConstraint("id", name=op.f("uq_api_keys_id")),
-        sa.UniqueConstraint("prefix", name=op.f("uq_api_keys_prefix")),
+        seq_and_id(),
+        refers("organization_id", "organizations.id"),
+        refers("project_id", "projects.id", null=True),
+        refers("user_id", "users.id", null=True),
+        strings("name"),
+        strings("prefix", unique=True),
+        strings("hash", "hint"),
+        integers("created_at"),
+        strings("role"),
+        jsons("scopes"),
+        integers("expires_at", "revoked_at", "last_used_at", null=True),
+        flags("is_admin"),
     )
-    op.create_index(
-        op.f("ix_api_keys_organization_id_created_at_seq"),
-        "api_keys",
-        ["organization_id", "created_at", "seq"],
-        unique=False,
-    )
-    op.create_index(
-        op.f("ix_api_keys_project_id_created_at_seq"), "api_keys", ["project_id", "created_at", "seq"], unique=False
-    )
-    op.create_table(
+    op.create_index(None, "api_keys", ["organization_id", "created_at", "seq"])
+    op.create_index(None, "api_keys", ["project_id", "created_at", "seq"])
+    table(
         "checkpoint_permissions",
-        sa.Column("seq", SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("id", sa.String(), nullable=False),
-        sa.Column("model_name", sa.String(), nullable=False),
-        sa.Column("project_id", sa.String(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["model_name"], ["models.name"], name=op.f("fk_checkpoint_permissions_model_name"), ondelete="CASCADE"
-        ),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_checkpoint_permissions_project_id")),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_checkpoint_permissions")),
-        sa.UniqueConstraint("id", name=op.f("uq_checkpoint_permissions_id")),
-        sa.UniqueConstraint("model_name", "project_id", name=op.f("uq_checkpoint_permissions_model_name_project_id")),
+        seq_and_id(),
+        refers("model_name", "models.name", cascade=True),
+        refers("project_id", "projects.id"),
+        integers("created_at"),
+        [sa.UniqueConstraint("model_name", "project_id")],
     )
-    op.create_index(
-        op.f("ix_checkpoint_permissions_project_id"), "checkpoint_permissions", ["project_id"], unique=False
-    )
-    op.create_table(
+    op.create_index(None, "checkpoint_permissions", ["project_id"])
+    table(
         "checkpoints",
-        sa.Column("seq", SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("id", sa.String(), nullable=False),
-        sa.Column("job_id", sa.String(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("step_number", sa.BigInteger(), nullable=False),
-        sa.Column("fine_tuned_model_checkpoint", sa.String(), nullable=False),
-        sa.Column("metrics", JSON, nullable=False),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_checkpoints_job_id"), ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_checkpoints")),
-        sa.UniqueConstraint("id", name=op.f("uq_checkpoints_id")),
-        sa.UniqueConstraint("job_id", "step_number", name=op.f("uq_checkpoints_job_id_step_number")),
+        seq_and_id(),
+        refers("job_id", "jobs.id", cascade=True),
+        integers("created_at", "step_number"),
+        strings("fine_tuned_model_checkpoint"),
+        jsons("metrics"),
+        [sa.UniqueConstraint("job_id", "step_number")],
     )
-    op.create_table(
+    table(
         "deliveries",
-        sa.Column("seq", SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("id", sa.String(), nullable=False),
-        sa.Column("outbox_id", sa.String(), nullable=False),
-        sa.Column("endpoint_id", sa.String(), nullable=True),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("attempt", sa.Integer(), nullable=False),
-        sa.Column("status_code", sa.Integer(), nullable=True),
-        sa.Column("error", sa.String(), nullable=True),
-        sa.Column("duration_ms", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["outbox_id"], ["outbox.id"], name=op.f("fk_deliveries_outbox_id"), ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_deliveries")),
-        sa.UniqueConstraint("id", name=op.f("uq_deliveries_id")),
+        seq_and_id(),
+        refers("outbox_id", "outbox.id", cascade=True),
+        strings("endpoint_id", null=True),
+        integers("created_at"),
+        small_integers("attempt"),
+        small_integers("status_code", null=True),
+        strings("error", null=True),
+        integers("duration_ms"),
     )
-    op.create_index(op.f("ix_deliveries_endpoint_id_seq"), "deliveries", ["endpoint_id", "seq"], unique=False)
-    op.create_index(op.f("ix_deliveries_outbox_id_seq"), "deliveries", ["outbox_id", "seq"], unique=False)
-    op.create_table(
+    op.create_index(None, "deliveries", ["endpoint_id", "seq"])
+    op.create_index(None, "deliveries", ["outbox_id", "seq"])
+    table(
         "job_events",
-        sa.Column("seq", SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("id", sa.String(), nullable=False),
-        sa.Column("job_id", sa.String(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("level", sa.String(), nullable=False),
-        sa.Column("type", sa.String(), nullable=False),
-        sa.Column("message", sa.String(), nullable=False),
-        sa.Column("data", JSON, nullable=True),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_job_events_job_id"), ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_job_events")),
-        sa.UniqueConstraint("id", name=op.f("uq_job_events_id")),
+        seq_and_id(),
+        refers("job_id", "jobs.id", cascade=True),
+        integers("created_at"),
+        strings("level", "type", "message"),
+        jsons("data", null=True),
     )
-    op.create_index(op.f("ix_job_events_job_id_seq"), "job_events", ["job_id", "seq"], unique=False)
-    op.create_table(
+    op.create_index(None, "job_events", ["job_id", "seq"])
+    table(
         "memberships",
-        sa.Column("project_id", sa.String(), nullable=False),
-        sa.Column("user_id", sa.String(), nullable=False),
-        sa.Column("role", sa.String(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_memberships_project_id")),
-        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_memberships_user_id")),
-        sa.PrimaryKeyConstraint("project_id", "user_id", name=op.f("pk_memberships")),
+        refers("project_id", "projects.id", primary_key=True),
+        refers("user_id", "users.id", primary_key=True),
+        strings("role"),
+        integers("created_at"),
     )
-    op.create_table(
+    table(
         "upload_parts",
-        sa.Column("seq", SEQUENCE, autoincrement=True, nullable=False),
-        sa.Column("id", sa.String(), nullable=False),
-        sa.Column("upload_id", sa.String(), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("bytes", sa.BigInteger(), nullable=False),
-        sa.Column("blob", sa.String(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["upload_id"], ["uploads.id"], name=op.f("fk_upload_parts_upload_id"), ondelete="CASCADE"
-        ),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_upload_parts")),
-        sa.UniqueConstraint("id", name=op.f("uq_upload_parts_id")),
+        seq_and_id(),
+        refers("upload_id", "uploads.id", cascade=True),
+        integers("created_at", "bytes"),
+        strings("blob"),
     )
-    op.create_index(op.f("ix_upload_parts_upload_id"), "upload_parts", ["upload_id"], unique=False)
+    op.create_index(None, "upload_parts", ["upload_id"])
     make_audit_log_append_only()
 
 
