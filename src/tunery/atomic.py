@@ -52,6 +52,14 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, "utf-8")
 
 
+def write_private(path: Path, content: bytes) -> None:
+    """Replace the content of a file that nobody but its owner could ever read. Makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    opener = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with replacing(path) as part, os.fdopen(os.open(part, opener, 0o600), "wb") as file:
+        file.write(content)
+
+
 def sync(path: Path) -> None:
     """Have the content of a file, or the names in a folder, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

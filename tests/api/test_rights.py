@@ -7,7 +7,9 @@ import pytest
 
 from tests.api.conftest import BASE, Api
 from tunery.api.fine_tuning import permissions
-from tunery.api.tunery.aliases import service as aliases
+from tunery.api.fine_tuning.schemas import PermissionsCreate
+from tunery.api.tunery import aliases
+from tunery.api.tunery.aliases import AliasName, AliasSet
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.jobs import JobStatus
 from tunery.domain.tenants import Caller, Role, Scope
@@ -297,15 +299,15 @@ def test_an_archived_project_takes_no_alias_and_no_permission_from_a_request_und
     caller = Caller("key_a", api.organization_id, person.project, person.id, Role.OWNER)
     model = api.make_model(project_id=person.project).name
     for target in (BASE, model):
-        aliases.set_alias(api.context, caller, name="mine", target=target, reason="")
+        aliases.set_alias(AliasSet(name="mine", target=target), caller, api.context)
     post(api, f"{person.path}/archive")
     with pytest.raises(InvalidRequest) as caught:
         if act == "set":
-            aliases.set_alias(api.context, caller, name="other", target=BASE, reason="")
+            aliases.set_alias(AliasSet(name="other", target=BASE), caller, api.context)
         elif act == "share":
-            permissions.share(api.context, caller, model, [api.project_id])
+            permissions.create_permissions(model, PermissionsCreate(project_ids=[api.project_id]), caller, api.context)
         else:
-            aliases.revert(api.context, caller, "mine")
+            aliases.revert_alias(AliasName(name="mine"), caller, api.context)
     assert caught.value.code == "project_archived"
 
 

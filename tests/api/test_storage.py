@@ -10,7 +10,7 @@ import pytest
 from tests.api.conftest import BASE, EXAMPLE, NOW, Api
 from tunery.api.files import service
 from tunery.api.multipart import Event, PartData, PartEnd, PartHead
-from tunery.api.uploads import service as uploads
+from tunery.api.uploads import routes as uploads
 from tunery.domain.completions import StoredCompletion
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.files import MAX_PARTS, UploadPart
@@ -169,7 +169,7 @@ def test_files_sent_at_once_never_pass_the_limit_together(make_api: Callable[...
 
 def test_an_upload_takes_no_part_that_arrives_after_its_end(api: Api) -> None:
     upload_id = begin(api, len(LINE)).json()["id"]
-    form = Form("data", 1, lambda: uploads.cancel(api.context, caller_of(api), upload_id))
+    form = Form("data", 1, lambda: uploads.cancel_upload(upload_id, caller_of(api), api.context))
     with pytest.raises(InvalidRequest, match="cancelled"):
         uploads.add_part(api.context, caller_of(api), upload_id, form.events(), None)
     assert (stored(api)["total"], left_behind(api)) == (0, [])

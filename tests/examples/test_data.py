@@ -5,11 +5,12 @@ from collections import Counter
 
 from rapidfuzz import fuzz, process
 
-from tunery.cli.tasks import MARV_QUESTIONS, example, load_task
+from tunery.cli.tasks import MARV_QUESTIONS, load_task
+from tunery.domain.files import example_file
 
 
 def messages_of(name: str) -> list[list[dict[str, str]]]:
-    return [json.loads(line)["messages"] for line in example(name).read_text("utf-8").splitlines()]
+    return [json.loads(line)["messages"] for line in example_file(name).read_text("utf-8").splitlines()]
 
 
 def test_marv_begins_with_the_guides_three_rows() -> None:

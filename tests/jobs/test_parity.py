@@ -95,19 +95,24 @@ def _prove_that_a_wrong_scale_is_noticed(site: Site, job_id: str, engine_url: st
         check_parity(file, folder, "other", **asked)
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunery.jobs.endings.WAIT_FOR_ENGINE_S", 0)
+
+
+@pytest.mark.usefixtures("impatient")
 def test_engine_that_cannot_be_asked_costs_the_check_and_not_the_job(site: Site, tmp_path: Path) -> None:
     nobody = ["http://127.0.0.1:9"]
     source = site.catalog.sources()[0]
-    report = check_parity(
-        tmp_path / "none.json", tmp_path, "m", source=source, engines=nobody, catalog=site.catalog, wait_s=0
-    )
+    report = check_parity(tmp_path / "none.json", tmp_path, "m", source=source, engines=nobody, catalog=site.catalog)
     assert report.level == "warn"
     assert "no engine with" in report.message
 
 
+@pytest.mark.usefixtures("impatient")
 def test_engine_of_another_base_is_not_asked(site: Site, engine_url: str, tmp_path: Path) -> None:
     urls = ["http://127.0.0.1:9", engine_url]
     report = check_parity(
-        tmp_path / "none.json", tmp_path, "m", source="path:/other", engines=urls, catalog=site.catalog, wait_s=0
+        tmp_path / "none.json", tmp_path, "m", source="path:/other", engines=urls, catalog=site.catalog
     )
     assert "no engine with path:/other" in report.message

@@ -26,9 +26,9 @@ from tunery.api.graders.similarity import Comparers
 from tunery.api.keys.routes import router as keys
 from tunery.api.limits.routes import router as limits
 from tunery.api.middleware import BodyLimit, RequestContext, VisitorAddress, Visitors
-from tunery.api.models.routes import router as models
+from tunery.api.models import router as models
 from tunery.api.projects.routes import router as projects
-from tunery.api.tunery.aliases.routes import router as aliases
+from tunery.api.tunery.aliases import router as aliases
 from tunery.api.tunery.console.routes import router as console
 from tunery.api.tunery.datasets.routes import router as data
 from tunery.api.tunery.mail import router as mail

@@ -7,7 +7,7 @@ from fastapi import Depends, Query
 from pydantic import BaseModel, ConfigDict
 
 from tunery.api.context import ContextDep
-from tunery.api.paging import After, CursorListing, Limit, cursor_listing
+from tunery.api.paging import After, CursorListing, Limit
 from tunery.api.routing import Router
 from tunery.api.trail import OperatorDep
 from tunery.domain.audit import Actor, AuditEvent
@@ -111,8 +111,7 @@ def list_audit_logs(
         )
         projects = tenants.list_projects(conn, operator.organization_id, include_archived=True, limit=10_000).items
     names = {project.id: project for project in projects}
-    found = [wire_audit(event, names) for event in page.items]
-    return CursorListing[AuditOut](**cursor_listing(found, page.has_more))
+    return CursorListing[AuditOut].of(page, lambda event: wire_audit(event, names))
 
 
 def wire_audit(event: AuditEvent, projects: dict[str, Project]) -> AuditOut:

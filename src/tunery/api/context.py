@@ -5,6 +5,7 @@ It knows no resource: what one of them keeps between requests is `shared` under 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
@@ -12,13 +13,16 @@ from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
 from tunery.domain.clock import Clock
+from tunery.engines.http import unavailable
 from tunery.engines.pool import Engines
 from tunery.engines.upstream import Upstream
 from tunery.metering.meter import Meter
 from tunery.metering.prices import PriceTable
 from tunery.models.catalog import Catalog
+from tunery.models.sources.cache import cached
 from tunery.settings import Settings
 from tunery.store.blobs import Blobs
+from tunery.texts import say
 
 T = TypeVar("T")
 
@@ -43,6 +47,13 @@ class Context:
         """The process's one object of this class, made at its first use."""
         found = self.kept.get(kind)
         return self.kept.setdefault(kind, kind()) if found is None else found
+
+    def weights_folder(self, source: str) -> Path:
+        """Where a base's weights lie. Raises Unavailable while they are being fetched."""
+        folder = cached(source, self.settings.models_dir)
+        if folder is None:
+            raise unavailable(say("error.base_being_fetched"))
+        return folder
 
     async def look(self, work: Callable[[], T]) -> T:
         """A few short reads of the database. SQLite's are done before a thread would have begun, and wait for nobody;

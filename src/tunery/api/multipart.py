@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
 from email.utils import collapse_rfc2231_value
+from typing import Any
 
 import anyio.from_thread
 from fastapi import Request
@@ -21,6 +22,12 @@ from tunery.texts import say
 MAX_FIELD_BYTES = 64 * 1024
 MAX_PARTS = 32
 NOT_A_FORM = "This request needs a body of type multipart/form-data with a boundary."
+
+
+def form(required: list[str], fields: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What the OpenAPI document says of a form: its fields' schemas by name."""
+    schema = {"type": "object", "required": required, "properties": fields}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
 @dataclass(frozen=True)

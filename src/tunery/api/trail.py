@@ -45,9 +45,12 @@ def record(
     now: float,
     resource_id: str,
     project_id: str | None = None,
-    details: dict[str, Any] | None = None,
+    made: dict[str, Any] | None = None,
+    changed: dict[str, Any] | None = None,
 ) -> None:
-    """`details` go out under the event's name: `data` of what was made, `changes_requested` of what was changed."""
+    """What was `made`, or asked to be `changed`, goes out under the event's name as OpenAI's `data` and
+    `changes_requested`."""
+    details = {"data": made, "changes_requested": changed}
     event = AuditEvent(
         id=new_id("audit"),
         organization_id=operator.organization_id,
@@ -56,7 +59,7 @@ def record(
         type=type,
         actor=actor_of(conn, operator.caller, operator.ip_address, operator.user_agent),
         resource_id=resource_id,
-        details=details or {},
+        details={name: value for name, value in details.items() if value is not None},
     )
     add_audit(conn, event)
 

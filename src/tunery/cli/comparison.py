@@ -11,6 +11,7 @@ from rich.text import Text
 
 from tunery.cli.output import styled
 from tunery.cli.tasks import Message, Question, Task
+from tunery.domain.answers import is_exact
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -58,16 +59,11 @@ def ask_all(client: "OpenAI", model: str, task: Task, prompt: Callable[[Question
 
 
 def score(way: str, task: Task, answers: list[Answer]) -> Score:
+    """Where no capital and no closing stop makes a label wrong: that would flatter the tuned model."""
     correct = sum(
-        _normal(answer.text) == _normal(question.expected or "")
-        for question, answer in zip(task.questions, answers, strict=True)
+        is_exact(answer.text, question.expected) for question, answer in zip(task.questions, answers, strict=True)
     )
     return Score(way, correct, len(answers), sum(answer.prompt_tokens for answer in answers))
-
-
-def _normal(text: str) -> str:
-    """Capitals and a closing full stop do not make a label wrong: that would flatter the tuned model."""
-    return text.strip().rstrip(".").casefold()
 
 
 def side_by_side(task: Task, base: list[Answer], tuned: list[Answer]) -> RenderableType:

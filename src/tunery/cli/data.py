@@ -14,7 +14,7 @@ import typer
 
 from tunery.cli.data_files import refuse_overwriting, whole_file
 from tunery.cli.output import Json, console, emit_json, notes, styled
-from tunery.domain.jobs import Method
+from tunery.domain.jobs import METHODS, Method
 
 if TYPE_CHECKING:
     from tunery.datasets.prepare import Mapping, Prepared
@@ -208,7 +208,7 @@ def show(
 
 
 def _method(name: str) -> Method:
-    if name not in ("supervised", "dpo"):
+    if name not in METHODS:
         raise typer.BadParameter(f"{name!r} is neither supervised nor dpo", param_hint="--method")
     return cast(Method, name)
 

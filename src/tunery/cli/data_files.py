@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TextIO
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 
 from tunery import atomic
-from tunery.cli.output import Bar, notes
+from tunery.cli.output import transfer_bar
 
 BAR_AFTER_S = 1.0
 
@@ -18,13 +17,7 @@ BAR_AFTER_S = 1.0
 @contextmanager
 def late_bar(title: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
     """A progress bar that shows itself only when the work lasts longer than a second."""
-    bar = Bar(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=notes,
-    )
+    bar = transfer_bar()
     task = bar.add_task(title, total=total_bytes)
     begun = time.monotonic()
 

@@ -9,20 +9,17 @@ from tunery.chat.render import Renderer
 from tunery.cli.connection import post_own
 from tunery.cli.data_files import late_bar
 from tunery.cli.models import download_bar
-from tunery.datasets.advise import no_validation_file
-from tunery.datasets.estimate import Estimate, estimate, read_estimate
+from tunery.datasets.estimate import Estimate, estimate_on, read_estimate
 from tunery.datasets.job_errors import first_job_error
 from tunery.datasets.report import Report, Role
-from tunery.datasets.speed import speed_of
 from tunery.datasets.validate import validate_file
 from tunery.domain.clock import system_clock
 from tunery.domain.errors import InvalidRequest
-from tunery.domain.hyperparameters import Hyperparameters, resolve
+from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import Method
 from tunery.jobs.requests import JobRequest, check
 from tunery.metering.prices import PriceTable
 from tunery.models.catalog import Catalog, CatalogModel
-from tunery.models.config import read_sizes
 from tunery.models.sources import cache as sources
 from tunery.settings import Settings, load_settings
 
@@ -84,10 +81,25 @@ def _way_on(path: Path | None) -> str:
 def estimate_here(
     training: Path, validation: Path | None, model: str, method: str, hyperparameters: dict[str, Any]
 ) -> Estimate:
-    """Raises InvalidRequest for what creating the job would refuse, too."""
+    """Raises InvalidRequest for what creating the job would refuse, and with the words in which the job would fail."""
     chosen = Hyperparameters(**hyperparameters)
     checked = check(JobRequest(model, str(training), method=method, hyperparameters=chosen))
-    return make_estimate(training, validation, open_base(model), checked, chosen)
+    base = open_base(model)
+    reports = make_reports(training, validation, base, checked)
+    refuse_unusable(reports, (training, validation))
+    prices = PriceTable.load(base.settings.prices)
+    return estimate_on(
+        base.catalog,
+        base.model_dir,
+        reports[0],
+        chosen,
+        source=base.catalog.source,
+        method=checked,
+        home=base.settings.home,
+        training_price=prices.training_price(base.catalog.name, system_clock()),
+        currency=prices.currency,
+        has_validation=validation is not None,
+    )
 
 
 def estimate_there(
@@ -106,25 +118,3 @@ def estimate_there(
         "method": {"type": method, method: {"hyperparameters": hyperparameters}},
     }
     return read_estimate(post_own(client, "/estimates", body))
-
-
-def make_estimate(
-    training: Path, validation: Path | None, base: Base, method: Method, chosen: Hyperparameters
-) -> Estimate:
-    """Raises InvalidRequest with the words in which the job would fail."""
-    reports = make_reports(training, validation, base, method)
-    refuse_unusable(reports, (training, validation))
-    num_examples, prices = reports[0].num_examples, PriceTable.load(base.settings.prices)
-    found = estimate(
-        reports[0],
-        resolve(chosen, num_examples=num_examples, default_multiplier=base.catalog.default_multiplier),
-        method=method,
-        sizes=read_sizes(base.model_dir),
-        speed=speed_of(base.settings.home, base.catalog.source, method),
-        lora_rank=base.catalog.lora_rank,
-        training_price=prices.training_price(base.catalog.name, system_clock()),
-        currency=prices.currency,
-    )
-    if validation is None:
-        found.advice.append(no_validation_file(num_examples))
-    return found

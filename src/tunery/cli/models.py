@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import TaskID
 
 from tunery import private
 from tunery.cli.connection import catalog_by_name, client_of, weights_of
-from tunery.cli.output import Bar, Json, console, doing, emit_json, facts, notes, table, when
+from tunery.cli.output import Json, console, doing, emit_json, facts, notes, table, transfer_bar, when
 from tunery.models.catalog import Catalog
 from tunery.models.sources import base
 from tunery.models.sources import cache as sources
@@ -116,13 +116,7 @@ def download_bar() -> Iterator[base.Progress]:
         with doing() as tell:
             yield lambda what, done, total: tell(f"Base model: {what}", _share(done, total))
         return
-    bar = Bar(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=notes,
-    )
+    bar = transfer_bar()
     tasks: dict[str, TaskID] = {}
 
     def report(what: str, done: int, total: int | None) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress import Progress
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -55,6 +55,12 @@ class Bar(Progress):
     def stop(self) -> None:
         if self.live.is_started:
             super().stop()
+
+
+def transfer_bar() -> Bar:
+    """Of bytes, with the time left."""
+    description = TextColumn("{task.description}", markup=False)
+    return Bar(description, BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=notes)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tunery
+from tunery.domain.files import example_file
 
 Message = dict[str, Any]
 
@@ -51,7 +51,7 @@ def load_task(name: str) -> Task:
 
 
 def _marv() -> Task:
-    path = example("marv.jsonl")
+    path = example_file("marv.jsonl")
     rows = _rows(path)
     shots = tuple(message for row in rows[:NUM_MARV_SHOTS] for message in row[1:])
     questions = tuple(Question(rows[0][0], shots, text) for text in MARV_QUESTIONS)
@@ -60,21 +60,14 @@ def _marv() -> Task:
 
 def _tickets() -> Task:
     """One shot a label: a prompt that shows fewer never tells the model how the others look."""
-    path = example("tickets_train.jsonl")
+    path = example_file("tickets_train.jsonl")
     by_label = {row[-1]["content"]: row for row in reversed(_rows(path))}
     shots = tuple(message for label in sorted(by_label) for message in by_label[label][1:])
     questions = tuple(
         Question(system, shots, user["content"], answer["content"])
-        for system, user, answer in _rows(example("tickets_test.jsonl"))
+        for system, user, answer in _rows(example_file("tickets_test.jsonl"))
     )
     return Task("tickets", path, "tickets", max_tokens=8, questions=questions)
-
-
-def example(name: str) -> Path:
-    """A file of `examples/`: beside the package when installed, in the checkout otherwise."""
-    package = Path(tunery.__file__).parent
-    installed = package / "examples" / name
-    return installed if installed.exists() else package.parents[1] / "examples" / name
 
 
 def _rows(path: Path) -> list[list[Message]]:

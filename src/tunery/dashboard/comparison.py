@@ -19,6 +19,7 @@ from tunery.dashboard.connection import Connection, explain
 from tunery.dashboard.lines import few_shots, questions
 from tunery.dashboard.models import Model
 from tunery.datasets.conversations import Conversation
+from tunery.domain.answers import is_exact
 from tunery.domain.names import parse_name
 from tunery.texts import Translator
 
@@ -148,7 +149,7 @@ class Runner:
         return {
             "text": text,
             "error": "",
-            "is_exact": text.strip() == (example.answer_text or "").strip(),
+            "is_exact": is_exact(text, example.answer_text),
             "prompt_tokens": usage.prompt_tokens if usage else 0,
             "cached_tokens": cached,
             "completion_tokens": usage.completion_tokens if usage else 0,

@@ -5,7 +5,6 @@ One file a session and page, readable by the server's user only; signing out rem
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,7 @@ class Drafts:
             return {}
 
     def save(self, token: str, page: str, draft: dict[str, Any]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = self._path(token, page)
-        with (
-            atomic.replacing(path) as part,
-            os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file,
-        ):
-            json.dump(draft, file, ensure_ascii=False)
+        atomic.write_private(self._path(token, page), json.dumps(draft, ensure_ascii=False).encode())
 
     def clear(self, token: str) -> None:
         for path in self.folder.glob(f"{_name(token)}-*.json"):

@@ -7,7 +7,6 @@ disk alone nor the file's name gives the API key away, and a file that was chang
 import base64
 import hashlib
 import json
-import os
 import re
 import secrets
 import time
@@ -76,14 +75,8 @@ class Sessions:
         return self.folder / f"{hashlib.sha256(token.encode()).hexdigest()}.json"
 
     def _write(self, session: Session) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         content = {name: value for name, value in asdict(session).items() if name != "token"}
-        path = self._path(session.token)
-        with (
-            atomic.replacing(path) as part,
-            os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file,
-        ):
-            file.write(_cipher(session.token).encrypt(json.dumps(content).encode()))
+        atomic.write_private(self._path(session.token), _cipher(session.token).encrypt(json.dumps(content).encode()))
 
     def _sweep(self) -> None:
         for path in self.folder.glob("*.json"):

@@ -50,18 +50,20 @@ class Visit:
     async def attempt(self, action: Awaitable[object], *, done: str = "") -> bool:
         """Awaits an action of the visitor's, says `done` or what went wrong. False when it went wrong."""
         client = ui.context.client
+        answer = await self.result_of(action)
+        if done and not isinstance(answer, Failure):
+            with client:
+                notify(done)
+        return not isinstance(answer, Failure)
+
+    async def result_of(self, action: Awaitable[T]) -> T | Failure:
+        """The same for an action that gives something; what went wrong is said here."""
+        client = ui.context.client
         answer = await self.ask(action)
         if isinstance(answer, Failure):
             with client:
-                self.notify(answer)
-            return False
-        if done:
-            with client:
-                notify(done)
-        return True
-
-    def notify(self, failure: Failure) -> None:
-        notify(failure.message(self.t), bad=True)
+                notify(answer.message(self.t), bad=True)
+        return answer
 
 
 def notify(message: str, *, bad: bool = False) -> None:

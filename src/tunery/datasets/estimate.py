@@ -1,16 +1,19 @@
 """What a job will come to before it is created: steps, billed tokens, price, time and memory, each with its reason."""
 
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
+from tunery.datasets.advise import no_validation_file
 from tunery.datasets.report import Advice, Report, TokenCounts, read_advice
-from tunery.datasets.speed import Speed
+from tunery.datasets.speed import Speed, speed_of
 from tunery.datasets.work import EpochCounts, training_flop
 from tunery.domain.errors import InvalidRequest
-from tunery.domain.hyperparameters import ResolvedHyperparameters
+from tunery.domain.hyperparameters import Hyperparameters, ResolvedHyperparameters, resolve
 from tunery.domain.jobs import Method
 from tunery.domain.usage import PICO
-from tunery.models.config import Sizes
+from tunery.models.catalog import CatalogModel
+from tunery.models.config import Sizes, read_sizes
 from tunery.models.memory import MICRO_BATCH_TOKENS, activation_bytes
 from tunery.texts import say, with_texts
 
@@ -122,6 +125,36 @@ def estimate(
         ),
         advice=list(report.advice),  # the caller adds to it; the report may be kept and used again
     )
+
+
+def estimate_on(
+    base: CatalogModel,
+    model_dir: Path,
+    report: Report,
+    wanted: Hyperparameters,
+    *,
+    source: str,
+    method: Method,
+    home: Path,
+    training_price: int,
+    currency: str,
+    has_validation: bool,
+) -> Estimate:
+    """`estimate` of a job on a base of the catalog, whose weights are of `source` and lie in `model_dir`: with `auto`
+    resolved, by the speed of this machine, and with advice on a validation file."""
+    found = estimate(
+        report,
+        resolve(wanted, num_examples=report.num_examples, default_multiplier=base.default_multiplier),
+        method=method,
+        sizes=read_sizes(model_dir),
+        speed=speed_of(home, source, method),
+        lora_rank=base.lora_rank,
+        training_price=training_price,
+        currency=currency,
+    )
+    if not has_validation:
+        found.advice.append(no_validation_file(report.num_examples))
+    return found
 
 
 def peak_memory(counts: TokenCounts, sizes: Sizes, *, num_examples: int, batch_size: int, lora_rank: int) -> int:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
+
+import tunery
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
 MAX_UPLOAD_BYTES = 8 * 1024**3
@@ -59,3 +62,10 @@ class UploadPart:
     created_at: int
     bytes: int
     blob: str
+
+
+def example_file(name: str) -> Path:
+    """Of `examples/`: in an installation beside the package's modules, else in the checkout."""
+    package = Path(tunery.__file__).parent
+    installed = package / "examples" / name
+    return installed if installed.exists() else package.parents[1] / "examples" / name

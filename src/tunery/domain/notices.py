@@ -62,6 +62,10 @@ class WebhookEndpoint:
     old_secret: str | None = None
     old_secret_expires_at: int | None = None
 
+    @property
+    def secret_hint(self) -> str:
+        return f"whsec_...{self.secret[-4:]}"
+
     def secrets_at(self, now: float) -> tuple[str, ...]:
         """Those that sign now: two for a while after a rotation."""
         if self.old_secret is None or (self.old_secret_expires_at or 0) <= now:

@@ -3,8 +3,9 @@
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, Literal
 
-from tunery.domain.ids import random_text
+from tunery.domain.ids import new_id, random_text
 
 
 class Role(StrEnum):
@@ -54,6 +55,10 @@ class Project:
     name: str
     created_at: int
     archived_at: int | None = None
+
+    @property
+    def status(self) -> Literal["active", "archived"]:
+        return "active" if self.archived_at is None else "archived"
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,12 @@ class ApiKey:
     revoked_at: int | None = None
     last_used_at: int | None = None
     is_admin: bool = False
+
+    @classmethod
+    def of(cls, secret: str, **fields: Any) -> "ApiKey":
+        """The key that this secret opens; `fields`: what it does not tell."""
+        prefix, hashed, hint = lookup_prefix(secret), hash_secret(secret), key_hint(secret)
+        return cls(id=new_id("key"), prefix=prefix, hash=hashed, hint=hint, **fields)
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,6 @@ def check_parity(
     engines: list[str],
     catalog: Catalog,
     key: SecretStr | None = None,
-    wait_s: float = WAIT_FOR_ENGINE_S,
 ) -> ParityReport:
     """Raises ParityBroken. An engine that cannot be asked costs the check, not the job: the report says so.
 
@@ -121,9 +120,9 @@ def check_parity(
     """
     if samples_file is None or not engines:
         return _unchecked(say("event.parity.no_engine") if not engines else say("event.parity.no_examples"))
-    engine = _find_engine([EngineScorer(url, key) for url in engines], source, catalog, wait_s)
+    engine = _find_engine([EngineScorer(url, key) for url in engines], source, catalog)
     if engine is None:
-        return _unchecked(say("event.parity.no_answer", source=source, seconds=wait_s))
+        return _unchecked(say("event.parity.no_answer", source=source, seconds=WAIT_FOR_ENGINE_S))
     name = f"{model_id}-parity"
     try:
         with engine.adapter(name, adapter):
@@ -142,9 +141,9 @@ def check_parity(
     )
 
 
-def _find_engine(engines: list[EngineScorer], source: str, catalog: Catalog, wait_s: float) -> EngineScorer | None:
+def _find_engine(engines: list[EngineScorer], source: str, catalog: Catalog) -> EngineScorer | None:
     """The first that has the base; an engine may be starting."""
-    deadline = time.monotonic() + wait_s
+    deadline = time.monotonic() + WAIT_FOR_ENGINE_S
     while True:
         for engine in engines:
             if catalog.served_as(source, engine.bases(), is_only_engine=len(engines) == 1):

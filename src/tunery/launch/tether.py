@@ -8,11 +8,8 @@ import os
 import runpy
 import signal
 import sys
-import threading
-import time
 
 PR_SET_PDEATHSIG = 1
-LOOK_EVERY_S = 1.0
 
 
 def tie_to_parent(parent_pid: int) -> None:
@@ -20,15 +17,11 @@ def tie_to_parent(parent_pid: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     else:
-        threading.Thread(target=_watch, args=(parent_pid,), daemon=True).start()
+        from tunery.datasets.pool import end_with_parent
+
+        end_with_parent(parent_pid)
     if os.getppid() != parent_pid:  # it died before the call above
         os._exit(1)
-
-
-def _watch(parent_pid: int) -> None:
-    while os.getppid() == parent_pid:
-        time.sleep(LOOK_EVERY_S)
-    os._exit(1)
 
 
 def main() -> None:

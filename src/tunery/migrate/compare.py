@@ -2,16 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from rapidfuzz.fuzz import ratio
 
+from tunery.domain.answers import is_exact, normalise
+from tunery.domain.parity import Decision, Interval, Measure, ModelSummary
 from tunery.migrate.capture import Golden
-
-Verdict = Literal["yes", "no", "not enough data"]
-Measure = Literal["exact", "similarity", "agreement"]  # what a row's score is; see `score_rows`
 
 MIN_ROWS = 30  # below this a 95 % interval of a hit rate is wider than ±15 points: nothing can be said
 MARGIN = 0.05  # how much worse, in points of the score, still counts as "as good"
@@ -23,41 +20,6 @@ SHORT_ANSWER_WORDS = 6  # labels, numbers, names: only an exact answer is right
 REFUSAL = re.compile(
     r"\b(i'?m sorry|i can(?:no|')t (?:help|assist|provide|do)|as an ai|i am unable|i'm unable)\b", re.I
 )
-
-
-@dataclass(frozen=True)
-class Interval:
-    mean: float
-    low: float  # 2.5 %
-    high: float  # 97.5 %
-
-
-@dataclass(frozen=True)
-class ModelSummary:
-    model: str
-    num_rows: int
-    num_errors: int
-    score: Interval  # of the chosen measure against the expected answers
-    exact_match: float | None  # None when the file has no expected answers
-    similarity: float | None
-    agreement: float  # mean similarity to the old model's answers
-    refusals: float
-    mean_words: float
-    mean_logprob: float | None
-    latency_p50_ms: float
-    prompt_tokens: int
-    completion_tokens: int
-
-
-@dataclass(frozen=True)
-class Decision:
-    safe_to_switch: Verdict
-    reason: str
-    difference: Interval  # score of new minus score of old, paired by row
-
-
-def normalise(text: str | None) -> str:
-    return " ".join((text or "").split()).casefold().strip(" .!\"'")
 
 
 def similarity(one: str | None, other: str | None) -> float:
@@ -100,7 +62,7 @@ def score_rows(answers: Sequence[Golden], reference: Sequence[Golden]) -> np.nda
         if answer.error is not None:
             scores.append(0.0)
         elif exact:
-            scores.append(float(normalise(answer.text) == normalise(wanted)))
+            scores.append(float(is_exact(answer.text, wanted)))
         else:
             scores.append(similarity(answer.text, wanted))
     return np.array(scores)
@@ -126,7 +88,7 @@ def summarise(answers: Sequence[Golden], old: Sequence[Golden]) -> ModelSummary:
         num_rows=len(answers),
         num_errors=len(answers) - len(good),
         score=bootstrap(score_rows(answers, old)),
-        exact_match=_mean([normalise(a.text) == normalise(a.expected) for a in labelled]),
+        exact_match=_mean([is_exact(a.text, a.expected) for a in labelled]),
         similarity=_mean([similarity(a.text, a.expected) for a in labelled]),
         agreement=_mean([similarity(a.text, b.text) for a, b in zip(answers, old, strict=True)]) or 0.0,
         refusals=_mean([bool(REFUSAL.search(a.answer or "")) for a in good]) or 0.0,

@@ -6,7 +6,17 @@ from tunery.domain.completions import StoredCompletion
 from tunery.domain.files import File, FilePurpose
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.job_details import JobDetails
-from tunery.domain.jobs import Checkpoint, EventType, FineTuningJob, JobError, JobEvent, JobStatus, Level, Method
+from tunery.domain.jobs import (
+    METHODS,
+    Checkpoint,
+    EventType,
+    FineTuningJob,
+    JobError,
+    JobEvent,
+    JobStatus,
+    Level,
+    Method,
+)
 from tunery.migrate.deadlines import base_of
 from tunery.migrate.retrain import hyperparameters_of, suffix_of
 from tunery.migrate.source import Json
@@ -32,7 +42,7 @@ def file(described: Json, *, project_id: str, purpose: FilePurpose, blob: BlobIn
 def job(described: Json, *, project_id: str) -> FineTuningJob | None:
     """None for a method that this server does not have."""
     method = (described.get("method") or {}).get("type") or "supervised"
-    if method not in ("supervised", "dpo"):
+    if method not in METHODS:
         return None
     return FineTuningJob(
         id=described["id"],

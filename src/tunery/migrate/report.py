@@ -1,21 +1,20 @@
 """The parity report: old, base and new model on the same held-out rows, as data, as JSON and as one HTML file."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 from jinja2 import Environment, PackageLoader, select_autoescape
+from pydantic.dataclasses import dataclass
 
 from tunery.chat.messages import text_of
 from tunery.domain.errors import InvalidRequest
+from tunery.domain.parity import Parity, ParityRow, RowAnswer
 from tunery.migrate.capture import Golden
 from tunery.migrate.compare import (
     MIN_ROWS,
-    Decision,
-    Measure,
-    ModelSummary,
     decide,
     margin_of,
     measure_of,
@@ -23,49 +22,17 @@ from tunery.migrate.compare import (
     similarity,
     summarise,
 )
-from tunery.migrate.report_cost import UNKNOWN, Costs, Tariffs, costs_of
-from tunery.migrate.source import Json
+from tunery.migrate.report_cost import UNKNOWN, Tariffs, costs_of
 
-OBJECT = "tunery.parity_report"
 ROWS_IN_HTML = 20
 
 
 @dataclass(frozen=True)
-class RowAnswer:
-    text: str  # the error's text when the model gave no answer
-    failed: bool
-    score: float  # 0..1 by the report's measure
-
-
-@dataclass(frozen=True)
-class ReportRow:
-    row: int  # 1-based line of the file that was asked
-    messages: list[Json]
-    expected: str | None
-    old: RowAnswer
-    new: RowAnswer
-    similarity: float  # 0..1 of the two answers; 1 = the same but for space, case and the final stop
-
-    @property
-    def question(self) -> str:
-        return text_of(self.messages[-1]) if self.messages else ""
-
-
-@dataclass(frozen=True)
-class Report:
-    created_at: int
-    decision: Decision
-    measure: Measure
-    margin: float
-    min_rows: int
-    old: ModelSummary
-    new: ModelSummary
-    base: ModelSummary | None
-    costs: Costs
-    rows: list[ReportRow]  # all, the least alike first
+class Report(Parity):
+    rows: list[ParityRow]  # all, the least alike first
 
     def as_json(self) -> dict[str, Any]:
-        return {"object": OBJECT, **asdict(self)}
+        return asdict(self)
 
     def as_json_lines(self) -> Iterator[bytes]:
         """First everything but the rows, then a line a row: a reader needs no more of it than it shows."""
@@ -92,6 +59,7 @@ def make_report(
     base = None if base is None else _only(base, rows)
     summaries = summarise(old, old), summarise(new, old), None if base is None else summarise(base, old)
     return Report(
+        object="tunery.parity_report",
         created_at=now,
         decision=decide(new, old, base),
         measure=measure_of(old),
@@ -109,10 +77,10 @@ def _only(answers: Sequence[Golden], rows: set[int]) -> list[Golden]:
     return sorted((answer for answer in answers if answer.row in rows), key=lambda answer: answer.row)
 
 
-def _rows(old: Sequence[Golden], new: Sequence[Golden]) -> list[ReportRow]:
+def _rows(old: Sequence[Golden], new: Sequence[Golden]) -> list[ParityRow]:
     pairs = zip(old, new, score_rows(old, old), score_rows(new, old), strict=True)
     rows = [
-        ReportRow(
+        ParityRow(
             row=before.row,
             messages=before.messages,
             expected=before.expected,
@@ -132,6 +100,7 @@ def _answer(golden: Golden, score: float) -> RowAnswer:
 def to_html(report: Report) -> str:
     """One file with no outside reference: it may be mailed or kept for years."""
     environment = Environment(loader=PackageLoader("tunery.migrate", "."), autoescape=select_autoescape(["jinja"]))
+    environment.filters["question"] = lambda row: text_of(row.messages[-1]) if row.messages else ""
     environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f} %"
     made = datetime.fromtimestamp(report.created_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
     models = [

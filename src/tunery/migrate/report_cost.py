@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from tunery.domain.parity import Costs, ModelSummary, Money
 from tunery.domain.usage import PICO, Price, TokenUsage
-from tunery.migrate.compare import ModelSummary
 
 REQUESTS = 1000
 
@@ -24,21 +24,6 @@ class Tariffs:
 
 
 UNKNOWN = Tariffs()
-
-
-@dataclass(frozen=True)
-class Money:
-    amount: float
-    currency: str
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Of REQUESTS requests like those of the report; None where price or usage is not known."""
-
-    old: Money | None
-    new: Money | None
-    base: Money | None
 
 
 def costs_of(old: ModelSummary, new: ModelSummary, base: ModelSummary | None, tariffs: Tariffs) -> Costs:

@@ -3,10 +3,10 @@
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, insert, select, tuple_
+from sqlalchemy import Connection, Row, insert, select
 
 from tunery.domain.audit import Actor, AuditEvent
-from tunery.store.paging import Page, values_of
+from tunery.store.paging import Page, fetch_page, values_of
 from tunery.store.tables import audit_log
 
 
@@ -47,27 +47,7 @@ def list_audit(
         query = query.where(table.c.created_at >= since)
     if until is not None:
         query = query.where(table.c.created_at < until)
-    return _page(conn, query, after=after, before=before, limit=limit)
-
-
-def _page(
-    conn: Connection, query: Select[Any], *, after: str | None, before: str | None, limit: int
-) -> Page[AuditEvent]:
-    order = (audit_log.c.created_at, audit_log.c.seq)
-    cursor_id = after or before
-    if limit <= 0:
-        return Page()
-    if cursor_id is not None:
-        cursor = conn.execute(query.with_only_columns(*order).where(audit_log.c.id == cursor_id)).first()
-        if cursor is None:
-            return Page()
-        here, there = tuple_(*order), tuple_(*cursor)
-        query = query.where(here < there if after else here > there)
-    upwards = before is not None and after is None
-    query = query.order_by(*(column.asc() if upwards else column.desc() for column in order)).limit(limit + 1)
-    rows = conn.execute(query).all()
-    items = [_to_event(row) for row in rows[:limit]]
-    return Page(tuple(reversed(items) if upwards else items), len(rows) > limit)
+    return fetch_page(conn, query, table, _to_event, after=after, before=before, limit=limit)
 
 
 def _to_event(row: Row[Any]) -> AuditEvent:

@@ -4,17 +4,7 @@ from sqlalchemy import Connection, update
 
 from tunery.domain.clock import Clock
 from tunery.domain.ids import new_id
-from tunery.domain.tenants import (
-    ApiKey,
-    Organization,
-    Project,
-    Role,
-    User,
-    hash_secret,
-    key_hint,
-    lookup_prefix,
-    new_secret,
-)
+from tunery.domain.tenants import ApiKey, Organization, Project, Role, User, lookup_prefix, new_secret
 from tunery.store import tenants
 from tunery.store.database import lock_across_processes
 from tunery.store.tables import api_keys
@@ -82,15 +72,12 @@ def _install(conn: Connection, owner: tuple[User | None, Project], secret: str, 
 def _key(owner: tuple[User | None, Project], name: str, secret: str, now: int) -> ApiKey:
     """The first key opens the default project and the administration: on one's own machine they are one person's."""
     user, project = owner
-    return ApiKey(
-        id=new_id("key"),
+    return ApiKey.of(
+        secret,
         organization_id=project.organization_id,
         project_id=project.id,
         user_id=user.id if user else None,
         name=name,
-        prefix=lookup_prefix(secret),
-        hash=hash_secret(secret),
-        hint=key_hint(secret),
         created_at=now,
         role=Role.OWNER,
         is_admin=True,

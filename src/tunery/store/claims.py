@@ -9,7 +9,8 @@ from sqlalchemy.sql import ColumnElement
 from tunery.domain.errors import InvalidTransition
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
-from tunery.store.jobs import get_job, to_job
+from tunery.store.jobs import NO_WORKER, get_job, to_job
+from tunery.store.paging import update_row
 from tunery.store.tables import jobs, limits, projects
 from tunery.texts import say
 
@@ -121,7 +122,7 @@ def heartbeat(
 
 def accept_job(conn: Connection, job_id: str, worker_id: str) -> FineTuningJob:
     """validating_files → queued."""
-    values = {"status": JobStatus.QUEUED, "validated": True, **_NO_LEASE}
+    values = {"status": JobStatus.QUEUED, "validated": True, **NO_WORKER}
     return _finish(conn, job_id, worker_id, values, JobStatus.VALIDATING_FILES)
 
 
@@ -155,7 +156,7 @@ def finish_succeeded(
         "result_files": list(result_files),
         "trained_tokens": trained_tokens,
         "estimated_finish": None,
-        **_NO_LEASE,
+        **NO_WORKER,
     }
     return _finish(conn, job_id, worker_id, values, JobStatus.RUNNING)
 
@@ -175,7 +176,7 @@ def pause_job(conn: Connection, job_id: str, worker_id: str, *, now: float) -> F
         "pause_requested": False,
         "paused_at": int(now),
         "estimated_finish": None,
-        **_NO_LEASE,
+        **NO_WORKER,
     }
     return _finish(conn, job_id, worker_id, values, JobStatus.RUNNING)
 
@@ -184,7 +185,7 @@ def release_job(conn: Connection, job_id: str, worker_id: str) -> FineTuningJob:
     """Give the job back, unharmed: by a worker that shuts down, or after what is no fault of the job's."""
     values = {
         "status": case((jobs.c.status == JobStatus.RUNNING, JobStatus.QUEUED.value), else_=jobs.c.status),
-        **_NO_LEASE,
+        **NO_WORKER,
     }
     return _finish(conn, job_id, worker_id, values, JobStatus.RUNNING, JobStatus.VALIDATING_FILES)
 
@@ -228,14 +229,11 @@ def requeue_stalled(conn: Connection, *, now: float) -> tuple[FineTuningJob, ...
             paused_at=case((jobs.c.pause_requested & ~jobs.c.cancel_requested, int(now)), else_=None),
             pause_requested=False,
             estimated_finish=None,
-            **_NO_LEASE,
+            **NO_WORKER,
         )
         .returning(jobs)
     )
     return tuple(to_job(row) for row in rows)
-
-
-_NO_LEASE: dict[str, Any] = {"worker_id": None, "lease_expires_at": None}
 
 
 def _failed(error: JobError, now: float) -> dict[str, Any]:
@@ -244,7 +242,7 @@ def _failed(error: JobError, now: float) -> dict[str, Any]:
         "finished_at": int(now),
         "error": asdict(error),
         "estimated_finish": None,
-        **_NO_LEASE,
+        **NO_WORKER,
     }
 
 
@@ -255,7 +253,7 @@ def _held(job_id: str, worker_id: str, *statuses: JobStatus) -> ColumnElement[bo
 def _finish(
     conn: Connection, job_id: str, worker_id: str, values: dict[str, Any], *sources: JobStatus
 ) -> FineTuningJob:
-    row = conn.execute(update(jobs).where(_held(job_id, worker_id, *sources)).values(values).returning(jobs)).first()
+    row = update_row(conn, jobs, _held(job_id, worker_id, *sources), **values)
     if row is not None:
         return to_job(row)
     job = get_job(conn, job_id)

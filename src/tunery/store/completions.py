@@ -4,11 +4,11 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select
 
 from tunery.domain.completions import StoredCompletion
 from tunery.domain.errors import NotFound
-from tunery.store.paging import Page, fetch_page, has_pair, values_of
+from tunery.store.paging import Page, fetch_page, has_pair, update_row, values_of
 from tunery.store.tables import stored_completions
 from tunery.texts import say
 
@@ -50,12 +50,7 @@ def list_completions(
 def update_completion_metadata(
     conn: Connection, completion_id: str, project_id: str, metadata: dict[str, str] | None
 ) -> StoredCompletion:
-    row = conn.execute(
-        update(stored_completions)
-        .where(*_own(completion_id, project_id))
-        .values(metadata=metadata)
-        .returning(stored_completions)
-    ).first()
+    row = update_row(conn, stored_completions, *_own(completion_id, project_id), metadata=metadata)
     if row is None:
         raise _no_such_completion(completion_id)
     return _to_completion(row)

@@ -1,12 +1,13 @@
 """A job's events and checkpoints: append-only, read newest first."""
 
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select
 
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import Checkpoint, EventType, JobEvent, Level
-from tunery.store.paging import Page
+from tunery.store.paging import Page, fetch_page
 from tunery.store.tables import checkpoints, job_events
 from tunery.texts import Reference, reference
 
@@ -47,20 +48,11 @@ def insert_events(conn: Connection, events: list[JobEvent]) -> None:
 def list_events(conn: Connection, job_id: str, *, after: str | None = None, limit: int = 20) -> Page[JobEvent]:
     """Newest first, by order of insertion: a clock that steps back does not reorder them."""
     query = select(job_events).where(job_events.c.job_id == job_id)
-    return _descending(conn, query, job_events.c.seq, job_events.c.id, _to_event, after, limit)
+    return fetch_page(conn, query, job_events, _to_event, after=after, limit=limit, order=(job_events.c.seq,))
 
 
 def add_checkpoint(conn: Connection, checkpoint: Checkpoint) -> None:
-    conn.execute(
-        insert(checkpoints).values(
-            id=checkpoint.id,
-            job_id=checkpoint.job_id,
-            created_at=checkpoint.created_at,
-            step_number=checkpoint.step_number,
-            fine_tuned_model_checkpoint=checkpoint.fine_tuned_model_checkpoint,
-            metrics=checkpoint.metrics,
-        )
-    )
+    conn.execute(insert(checkpoints).values(asdict(checkpoint)))
 
 
 def delete_checkpoint(conn: Connection, job_id: str, step_number: int) -> None:
@@ -70,21 +62,8 @@ def delete_checkpoint(conn: Connection, job_id: str, step_number: int) -> None:
 def list_checkpoints(conn: Connection, job_id: str, *, after: str | None = None, limit: int = 10) -> Page[Checkpoint]:
     """Highest step first."""
     query = select(checkpoints).where(checkpoints.c.job_id == job_id)
-    return _descending(conn, query, checkpoints.c.step_number, checkpoints.c.id, _to_checkpoint, after, limit)
-
-
-def _descending(
-    conn: Connection, query: Any, order: Any, ident: Any, to_domain: Any, after: str | None, limit: int
-) -> Page[Any]:
-    if limit <= 0:
-        return Page()
-    if after is not None:
-        cursor = conn.execute(query.with_only_columns(order).where(ident == after)).scalar()
-        if cursor is None:
-            return Page()
-        query = query.where(order < cursor)
-    rows = conn.execute(query.order_by(order.desc()).limit(limit + 1)).all()
-    return Page(tuple(to_domain(row) for row in rows[:limit]), len(rows) > limit)
+    order = (checkpoints.c.step_number,)
+    return fetch_page(conn, query, checkpoints, _to_checkpoint, after=after, limit=limit, order=order)
 
 
 def _to_event(row: Row[Any]) -> JobEvent:

@@ -14,10 +14,11 @@ from tunery.domain.errors import InvalidTransition, no_such_job
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.job_details import JobDetails
 from tunery.domain.jobs import TERMINAL, FineTuningJob, JobError, JobStatus, sources_of
-from tunery.store.paging import Page, exists, fetch_page, has_pair, values_of
+from tunery.store.paging import Page, exists, fetch_page, has_pair, update_row, values_of
 from tunery.store.tables import jobs
 from tunery.texts import say
 
+NO_WORKER: dict[str, Any] = {"worker_id": None, "lease_expires_at": None}
 NULL_METADATA = "null"  # the literal that a client sends to find jobs without metadata
 
 
@@ -97,12 +98,7 @@ def is_file_in_use(conn: Connection, file_id: str, project_id: str) -> bool:
 
 def set_display_name(conn: Connection, job_id: str, project_id: str, display_name: str | None) -> FineTuningJob:
     """In any state. Models that the job makes afterwards begin with it. Raises no_such_job."""
-    row = conn.execute(
-        update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.project_id == project_id)
-        .values(display_name=display_name)
-        .returning(jobs)
-    ).first()
+    row = update_row(conn, jobs, jobs.c.id == job_id, jobs.c.project_id == project_id, display_name=display_name)
     if row is None:
         raise no_such_job(job_id)
     return to_job(row)
@@ -127,7 +123,7 @@ def cancel_job(conn: Connection, job_id: str, project_id: str, now: float) -> Fi
         "estimated_finish": None,
         "pause_requested": False,
         **_pause_ends(jobs.c.paused_at, now),
-        **_NO_WORKER,
+        **NO_WORKER,
     }
     allowed = jobs.c.status.in_(sources_of(JobStatus.CANCELLED))
     return _verb(conn, job_id, project_id, allowed=allowed, values=values, participle="cancelled")
@@ -141,7 +137,7 @@ def pause_job(conn: Connection, job_id: str, project_id: str, now: float) -> Fin
         "status": case((running, jobs.c.status), else_=JobStatus.PAUSED.value),
         "pause_requested": running,
         "paused_at": case((running, jobs.c.paused_at), else_=int(now)),
-        **{name: case((running, jobs.c[name]), else_=None) for name in _NO_WORKER},
+        **{name: case((running, jobs.c[name]), else_=None) for name in NO_WORKER},
     }
     allowed = jobs.c.status.in_(sources_of(JobStatus.PAUSED))
     return _verb(conn, job_id, project_id, allowed=allowed, values=values, participle="paused")
@@ -160,7 +156,7 @@ def resume_job(conn: Connection, job_id: str, project_id: str, now: float) -> Fi
         "attempts": 0,
         "died_at_step": None,
         **_pause_ends(func.coalesce(jobs.c.paused_at, jobs.c.finished_at), now),
-        **_NO_WORKER,
+        **NO_WORKER,
     }
     allowed = (jobs.c.status == JobStatus.PAUSED) | ((jobs.c.status == JobStatus.FAILED) & jobs.c.resumable)
     return _verb(conn, job_id, project_id, allowed=allowed, values=values, participle="resumed")
@@ -170,9 +166,6 @@ def forget_states(conn: Connection, *, failed_before: float) -> None:
     """Jobs that failed before then can no longer be resumed."""
     old = jobs.c.resumable & (jobs.c.status == JobStatus.FAILED) & (jobs.c.finished_at < failed_before)
     conn.execute(update(jobs).where(old).values(resumable=False))
-
-
-_NO_WORKER: dict[str, Any] = {"worker_id": None, "lease_expires_at": None}
 
 
 def _pause_ends(since: ColumnElement[Any], now: float) -> dict[str, Any]:
@@ -189,9 +182,7 @@ def _verb(
     values: dict[str, Any],
     participle: str,
 ) -> FineTuningJob:
-    row = conn.execute(
-        update(jobs).where(jobs.c.id == job_id, jobs.c.project_id == project_id, allowed).values(values).returning(jobs)
-    ).first()
+    row = update_row(conn, jobs, jobs.c.id == job_id, jobs.c.project_id == project_id, allowed, **values)
     if row is not None:
         return to_job(row)
     job = get_job(conn, job_id, project_id)

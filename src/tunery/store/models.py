@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, Row, bindparam, delete, insert, or_, select, update
+from sqlalchemy import BindParameter, Connection, Row, bindparam, delete, insert, or_, select
+from sqlalchemy.sql import ColumnElement
 
 from tunery.domain.errors import no_such_model
 from tunery.domain.ids import new_id
 from tunery.domain.models import Alias, AliasChange, CheckpointPermission, FineTunedModel
-from tunery.store.paging import Page, fetch_page, values_of
+from tunery.store.paging import Page, fetch_page, update_row, values_of
 from tunery.store.tables import alias_changes, aliases, checkpoint_permissions, models
 from tunery.store.upsert import insert_or
 
@@ -26,10 +27,7 @@ def find_model(conn: Connection, name: str, project_id: str) -> FineTunedModel |
 
 def get_own_model(conn: Connection, name: str, project_id: str) -> FineTunedModel:
     """Shared ones do not count: to delete or to share needs ownership. Raises no_such_model."""
-    row = conn.execute(select(models).where(models.c.name == name, models.c.project_id == project_id)).first()
-    if row is None:
-        raise no_such_model(name)
-    return _to_model(row)
+    return _found(conn.execute(select(models).where(*_own(name, project_id))).first(), name)
 
 
 def list_models(
@@ -57,22 +55,19 @@ def find_models(conn: Connection, names: Iterable[str]) -> tuple[FineTunedModel,
 
 def set_display_name(conn: Connection, name: str, project_id: str, display_name: str | None) -> FineTunedModel:
     """Raises no_such_model, also for a model that is only shared with the project."""
-    row = conn.execute(
-        update(models)
-        .where(models.c.name == name, models.c.project_id == project_id)
-        .values(display_name=display_name)
-        .returning(models)
-    ).first()
-    if row is None:
-        raise no_such_model(name)
-    return _to_model(row)
+    return _found(update_row(conn, models, *_own(name, project_id), display_name=display_name), name)
 
 
 def delete_model(conn: Connection, name: str, project_id: str) -> FineTunedModel:
     """The deleted row, whose blobs the caller removes after the commit; permissions go with it."""
-    row = conn.execute(
-        delete(models).where(models.c.name == name, models.c.project_id == project_id).returning(models)
-    ).first()
+    return _found(conn.execute(delete(models).where(*_own(name, project_id)).returning(models)).first(), name)
+
+
+def _own(name: str, project_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return models.c.name == name, models.c.project_id == project_id
+
+
+def _found(row: Row[Any] | None, name: str) -> FineTunedModel:
     if row is None:
         raise no_such_model(name)
     return _to_model(row)
@@ -195,7 +190,7 @@ def _to_model(row: Row[Any]) -> FineTunedModel:
 
 
 def _to_permission(row: Row[Any]) -> CheckpointPermission:
-    return CheckpointPermission(row.id, row.model_name, row.project_id, row.created_at)
+    return CheckpointPermission(**values_of(row))
 
 
 def _to_alias(row: Row[Any]) -> Alias:

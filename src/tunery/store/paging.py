@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Connection, Row, RowMapping, Select, Table, func, select, tuple_
+from sqlalchemy import Connection, Row, RowMapping, Select, Table, func, select, tuple_, update
 from sqlalchemy.sql import ColumnElement
 
 T = TypeVar("T")
@@ -24,24 +24,35 @@ def fetch_page(
     *,
     after: str | None,
     limit: int,
+    before: str | None = None,
     descending: bool = True,
+    order: tuple[ColumnElement[Any], ...] = (),
 ) -> Page[T]:
-    """The `limit` rows that follow the row with id `after` in the order (created_at, seq).
+    """The `limit` rows that follow the row with id `after`, or end just before that of `before`, in the order
+    (created_at, seq), or in that of the columns `order`.
 
     A cursor that the query itself would not find, an unknown one or another project's, gives an empty page.
     """
     if limit <= 0:
         return Page()
-    order = (table.c.created_at, table.c.seq)
-    if after is not None:
-        cursor = conn.execute(query.with_only_columns(*order).where(table.c.id == after)).first()
+    order = order or (table.c.created_at, table.c.seq)
+    is_upwards = after is None and before is not None
+    cursor_id, descending = (before, not descending) if is_upwards else (after, descending)
+    if cursor_id is not None:
+        cursor = conn.execute(query.with_only_columns(*order).where(table.c.id == cursor_id)).first()
         if cursor is None:
             return Page()
         here, there = tuple_(*order), tuple_(*cursor)
         query = query.where(here < there if descending else here > there)
     query = query.order_by(*(column.desc() if descending else column.asc() for column in order)).limit(limit + 1)
     rows = conn.execute(query).all()
-    return Page(tuple(to_domain(row) for row in rows[:limit]), len(rows) > limit)
+    items = tuple(to_domain(row) for row in rows[:limit])
+    return Page(items[::-1] if is_upwards else items, len(rows) > limit)
+
+
+def update_row(conn: Connection, table: Table, *where: ColumnElement[bool], **values: Any) -> Row[Any] | None:
+    """The one row that is meant, changed. None: there is none."""
+    return conn.execute(update(table).where(*where).values(**values).returning(table)).first()
 
 
 def values_of(row: Row[Any], *without: str, **converted: Any) -> dict[str, Any]:

@@ -6,7 +6,6 @@ all decrypt. A text in the database that the key encrypted, the proof, tells a w
 a key is made only where there is no proof.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
@@ -97,12 +96,7 @@ class Secrets:
 
     def _make(self) -> None:
         key = Fernet.generate_key().decode()
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            atomic.replacing(self._file) as part,
-            os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file,
-        ):
-            file.write(f"{key}\n")
+        atomic.write_private(self._file, f"{key}\n".encode())
         self._keys = [key]
 
     def _source(self) -> str:

@@ -3,283 +3,210 @@
 Migrations, not this file, make the schema; a test holds the two equal.
 """
 
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Column,
-    Float,
-    ForeignKey,
-    Index,
-    Integer,
-    String,
-    Table,
-    UniqueConstraint,
-    text,
-)
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, String, UniqueConstraint, text
 
 from tunery.store.columns import (
-    Json,
-    count,
+    counts,
     created_at,
-    flag,
-    metadata,
+    flags,
+    floats,
+    integers,
+    jsons,
     organization_id,
     project_id,
-    row_id,
     seq,
+    seq_and_id,
+    small_integers,
+    strings,
+    table,
 )
 
 # ---- tenants
-organizations = Table(
-    "organizations",
-    metadata,
-    seq(),
-    row_id(),
-    Column("name", String, nullable=False),
-    Column("slug", String, nullable=False),
-    created_at(),
-)
+organizations = table("organizations", seq_and_id(), strings("name", "slug"), created_at())
 
-projects = Table(
+projects = table(
     "projects",
-    metadata,
-    seq(),
-    row_id(),
+    seq_and_id(),
     organization_id(),
-    Column("name", String, nullable=False),
+    strings("name"),
     created_at(),
-    Column("archived_at", BigInteger),
-    Column("last_claimed_at", Float),  # when a job of it last came to a worker: the queue serves the longest waiting
+    integers("archived_at", null=True),
+    floats("last_claimed_at", null=True),  # when a job of it last came to a worker: who has waited longest is next
     Index(None, "organization_id", "created_at", "seq"),
 )
 
-users = Table(
+users = table(
     "users",
-    metadata,
-    seq(),
-    row_id(),
+    seq_and_id(),
     organization_id(),
-    Column("name", String, nullable=False),
-    Column("email", String, nullable=False),
-    Column("role", String, nullable=False),
+    strings("name", "email", "role"),
     created_at(),
-    flag("is_service_account"),
+    flags("is_service_account"),
     Column("project_id", String, ForeignKey("projects.id")),
     Index(None, "organization_id", "created_at", "seq"),
 )
 
-memberships = Table(
+memberships = table(
     "memberships",
-    metadata,
-    Column("project_id", String, ForeignKey("projects.id"), primary_key=True),
+    project_id(key=True),
     Column("user_id", String, ForeignKey("users.id"), primary_key=True),
-    Column("role", String, nullable=False),
+    strings("role"),
     created_at(),
 )
 
-api_keys = Table(
+api_keys = table(
     "api_keys",
-    metadata,
-    seq(),
-    row_id(),
+    seq_and_id(),
     organization_id(),
     Column("project_id", String, ForeignKey("projects.id")),
     Column("user_id", String, ForeignKey("users.id")),
-    Column("name", String, nullable=False),
+    strings("name"),
     Column("prefix", String, nullable=False, unique=True),
-    Column("hash", String, nullable=False),
-    Column("hint", String, nullable=False),
+    strings("hash", "hint"),
     created_at(),
-    Column("role", String, nullable=False),
-    Column("scopes", Json, nullable=False),
-    Column("expires_at", BigInteger),
-    Column("revoked_at", BigInteger),
-    Column("last_used_at", BigInteger),
-    flag("is_admin"),
+    strings("role"),
+    jsons("scopes"),
+    integers("expires_at", "revoked_at", "last_used_at", null=True),
+    flags("is_admin"),
     Index(None, "project_id", "created_at", "seq"),
     Index(None, "organization_id", "created_at", "seq"),
 )
 
 # ---- files
-files = Table(
+files = table(
     "files",
-    metadata,
-    seq(),
-    row_id(),
+    seq_and_id(),
     project_id(),
     created_at(),
-    Column("filename", String, nullable=False),
-    Column("purpose", String, nullable=False),
-    Column("bytes", BigInteger, nullable=False),
-    Column("sha256", String, nullable=False),
-    Column("blob", String, nullable=False),
-    Column("expires_at", BigInteger),
-    Column("status", String, nullable=False),
-    Column("status_details", String),
-    Column("num_rows", BigInteger),
+    strings("filename", "purpose"),
+    integers("bytes"),
+    strings("sha256", "blob"),
+    integers("expires_at", null=True),
+    strings("status"),
+    strings("status_details", null=True),
+    integers("num_rows", null=True),
     Index(None, "project_id", "created_at", "seq"),
     Index(None, "project_id", "purpose", "created_at", "seq"),
     Index("ix_files_expires_at", "expires_at"),
 )
 
-uploads = Table(
+uploads = table(
     "uploads",
-    metadata,
-    seq(),
-    row_id(),
+    seq_and_id(),
     project_id(),
     created_at(),
-    Column("expires_at", BigInteger, nullable=False),
-    Column("filename", String, nullable=False),
-    Column("purpose", String, nullable=False),
-    Column("bytes", BigInteger, nullable=False),
-    Column("mime_type", String, nullable=False),
-    Column("status", String, nullable=False),
-    Column("file_id", String),
-    Column("file_expires_after_s", BigInteger),
+    integers("expires_at"),
+    strings("filename", "purpose"),
+    integers("bytes"),
+    strings("mime_type", "status"),
+    strings("file_id", null=True),
+    integers("file_expires_after_s", null=True),
     Index(None, "status", "expires_at"),
 )
 
-upload_parts = Table(
+upload_parts = table(
     "upload_parts",
-    metadata,
-    seq(),
-    row_id(),
+    seq_and_id(),
     Column("upload_id", String, ForeignKey("uploads.id", ondelete="CASCADE"), nullable=False, index=True),
     created_at(),
-    Column("bytes", BigInteger, nullable=False),
-    Column("blob", String, nullable=False),
+    integers("bytes"),
+    strings("blob"),
 )
 
-storage_reservations = Table(
+storage_reservations = table(
     "storage_reservations",
-    metadata,
     Column("id", String, primary_key=True),
     project_id(),
-    Column("bytes", BigInteger, nullable=False),
-    Column("expires_at", BigInteger, nullable=False),
+    integers("bytes", "expires_at"),
     Index(None, "project_id"),
 )
 
 # ---- jobs
-jobs = Table(
+jobs = table(
     "jobs",
-    metadata,
-    seq(),
-    row_id(),
+    seq_and_id(),
     project_id(),
     organization_id(),
     created_at(),
-    Column("status", String, nullable=False),
-    Column("model", String, nullable=False),
-    Column("base_model", String, nullable=False),
-    Column("training_file", String, nullable=False),
-    Column("validation_file", String),
-    Column("method", String, nullable=False),
-    Column("hyperparameters", Json, nullable=False),
-    Column("seed", BigInteger, nullable=False),
-    Column("suffix", String),
-    Column("display_name", String),
-    Column("created_by", String),
-    Column("finished_at", BigInteger),
-    Column("started_at", BigInteger),
-    Column("estimated_finish", BigInteger),
-    Column("fine_tuned_model", String),
-    Column("trained_tokens", BigInteger),
-    Column("result_files", Json, nullable=False),
-    Column("error", Json),
-    Column("metadata", Json),
-    Column("integrations", Json),
-    flag("cancel_requested"),
-    flag("pause_requested"),
-    Column("paused_at", BigInteger),
-    count("paused_s"),
-    flag("resumable"),
-    flag("validated"),  # where a paused job goes when it is resumed
-    Column("worker_id", String),
-    Column("lease_expires_at", Float),
-    count("attempts"),
-    Column("died_at_step", BigInteger),
-    count("step"),
-    Column("total_steps", BigInteger),
-    Column("details", Json, nullable=False),
+    strings("status", "model", "base_model", "training_file"),
+    strings("validation_file", null=True),
+    strings("method"),
+    jsons("hyperparameters"),
+    integers("seed"),
+    strings("suffix", "display_name", "created_by", null=True),
+    integers("finished_at", "started_at", "estimated_finish", null=True),
+    strings("fine_tuned_model", null=True),
+    integers("trained_tokens", null=True),
+    jsons("result_files"),
+    jsons("error", "metadata", "integrations", null=True),
+    flags("cancel_requested", "pause_requested"),
+    integers("paused_at", null=True),
+    counts("paused_s"),
+    flags("resumable"),
+    flags("validated"),  # where a paused job goes when it is resumed
+    strings("worker_id", null=True),
+    floats("lease_expires_at", null=True),
+    counts("attempts"),
+    integers("died_at_step", null=True),
+    counts("step"),
+    integers("total_steps", null=True),
+    jsons("details"),
     Index(None, "project_id", "created_at", "seq"),
     Index(None, "status", "created_at", "seq"),
 )
 
-job_events = Table(
+job_events = table(
     "job_events",
-    metadata,
-    seq(),
-    row_id(),
+    seq_and_id(),
     Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
     created_at(),
-    Column("level", String, nullable=False),
-    Column("type", String, nullable=False),
-    Column("message", String, nullable=False),
-    Column("data", Json),
-    Column("text", Json),  # what the message was made from: its key and values
+    strings("level", "type", "message"),
+    jsons("data", null=True),
+    jsons("text", null=True),  # what the message was made from: its key and values
     Index(None, "job_id", "seq"),
 )
 
-checkpoints = Table(
+checkpoints = table(
     "checkpoints",
-    metadata,
-    seq(),
-    row_id(),
+    seq_and_id(),
     Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
     created_at(),
-    Column("step_number", BigInteger, nullable=False),
-    Column("fine_tuned_model_checkpoint", String, nullable=False),
-    Column("metrics", Json, nullable=False),
+    integers("step_number"),
+    strings("fine_tuned_model_checkpoint"),
+    jsons("metrics"),
     UniqueConstraint("job_id", "step_number"),
 )
 
-idempotency_keys = Table(
+idempotency_keys = table(
     "idempotency_keys",
-    metadata,
-    Column("project_id", String, ForeignKey("projects.id"), primary_key=True),
+    project_id(key=True),
     Column("key", String, primary_key=True),
-    Column("request_hash", String, nullable=False),
-    Column("job_id", String, nullable=False),
+    strings("request_hash", "job_id"),
     created_at(),
 )
 
-workers = Table(
-    "workers",
-    metadata,
-    Column("id", String, primary_key=True),
-    Column("host", String, nullable=False),
-    Column("started_at", Float, nullable=False),
-    Column("seen_at", Float, nullable=False),
-)
+workers = table("workers", Column("id", String, primary_key=True), strings("host"), floats("started_at", "seen_at"))
 
 # ---- models
-models = Table(
+models = table(
     "models",
-    metadata,
-    seq(),
-    row_id(),
+    seq_and_id(),
     Column("name", String, nullable=False, unique=True),
     project_id(),
     created_at(),
-    Column("base_model", String, nullable=False),
-    Column("source", String, nullable=False),
+    strings("base_model", "source"),
     Column("job_id", String, index=True),
-    Column("step_number", BigInteger),
-    Column("blob", String, nullable=False),
-    Column("owned_by", String, nullable=False),
-    count("trained_tokens"),
-    Column("display_name", String),
-    count("num_bytes"),
+    integers("step_number", null=True),
+    strings("blob", "owned_by"),
+    counts("trained_tokens"),
+    strings("display_name", null=True),
+    counts("num_bytes"),
     Index(None, "project_id", "created_at", "seq"),
 )
 
-checkpoint_permissions = Table(
+checkpoint_permissions = table(
     "checkpoint_permissions",
-    metadata,
-    seq(),
-    row_id(),
+    seq_and_id(),
     Column("model_name", String, ForeignKey("models.name", ondelete="CASCADE"), nullable=False),
     project_id(),
     created_at(),
@@ -287,135 +214,113 @@ checkpoint_permissions = Table(
     Index(None, "project_id"),
 )
 
-aliases = Table(
+aliases = table(
     "aliases",
-    metadata,
-    Column("project_id", String, ForeignKey("projects.id"), primary_key=True),
+    project_id(key=True),
     Column("name", String, primary_key=True),
-    Column("target", String, nullable=False),
-    Column("updated_at", BigInteger, nullable=False),
+    strings("target"),
+    integers("updated_at"),
     created_at(),
 )
 
-alias_changes = Table(
+alias_changes = table(
     "alias_changes",
-    metadata,
     seq(),
     project_id(),
-    Column("name", String, nullable=False),
-    Column("target", String),  # null: the alias was removed
-    Column("reason", String, nullable=False),
-    Column("changed_by", String),
+    strings("name"),
+    strings("target", null=True),  # null: the alias was removed
+    strings("reason"),
+    strings("changed_by", null=True),
     created_at(),
     Index(None, "project_id", "name", "seq"),
 )
 
 # ---- outbox
-outbox = Table(
+outbox = table(
     "outbox",
-    metadata,
-    seq(),
-    row_id(),
+    seq_and_id(),
     project_id(),
     created_at(),
-    Column("kind", String, nullable=False),
-    Column("topic", String, nullable=False),
-    Column("payload", Json, nullable=False),
-    Column("endpoint_id", String),
-    Column("recipient", String),
-    Column("status", String, nullable=False),
-    count("attempts"),
-    Column("next_attempt_at", Float, nullable=False),
-    Column("worker_id", String),
-    Column("lease_expires_at", Float),
-    Column("finished_at", BigInteger),
-    Column("last_error", String),
+    strings("kind", "topic"),
+    jsons("payload"),
+    strings("endpoint_id", "recipient", null=True),
+    strings("status"),
+    counts("attempts"),
+    floats("next_attempt_at"),
+    strings("worker_id", null=True),
+    floats("lease_expires_at", null=True),
+    integers("finished_at", null=True),
+    strings("last_error", null=True),
     Index(None, "status", "next_attempt_at"),
     Index(None, "project_id", "seq"),
 )
 
-deliveries = Table(
+deliveries = table(
     "deliveries",
-    metadata,
-    seq(),
-    row_id(),
+    seq_and_id(),
     Column("outbox_id", String, ForeignKey("outbox.id", ondelete="CASCADE"), nullable=False),
-    Column("endpoint_id", String),
+    strings("endpoint_id", null=True),
     created_at(),
-    Column("attempt", Integer, nullable=False),
-    Column("status_code", Integer),  # null: no answer, or a mail
-    Column("error", String),
-    Column("error_text", Json),
-    Column("duration_ms", BigInteger, nullable=False),
+    small_integers("attempt"),
+    small_integers("status_code", null=True),  # null: no answer, or a mail
+    strings("error", null=True),
+    jsons("error_text", null=True),
+    integers("duration_ms"),
     Index(None, "outbox_id", "seq"),
     Index(None, "endpoint_id", "seq"),
 )
 
-webhook_endpoints = Table(
+webhook_endpoints = table(
     "webhook_endpoints",
-    metadata,
-    seq(),
-    row_id(),
+    seq_and_id(),
     project_id(),
-    Column("name", String, nullable=False),
-    Column("url", String, nullable=False),
-    Column("event_types", Json, nullable=False),
+    strings("name", "url"),
+    jsons("event_types"),
     created_at(),
-    Column("updated_at", BigInteger),
-    Column("secret", String, nullable=False),  # encrypted: store.secrets
-    Column("old_secret", String),  # encrypted
-    Column("old_secret_expires_at", BigInteger),
+    integers("updated_at", null=True),
+    strings("secret"),  # encrypted: store.secrets
+    strings("old_secret", null=True),  # encrypted
+    integers("old_secret_expires_at", null=True),
     Index(None, "project_id", "created_at", "seq"),
 )
 
-secrets_proof = Table(
+secrets_proof = table(
     "secrets_proof",
-    metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),  # 1: there is one row
-    Column("proof", String, nullable=False),  # known words, encrypted with the key that the secrets have
+    strings("proof"),  # known words, encrypted with the key that the secrets have
 )
 
 # ---- inference
-stored_completions = Table(
+stored_completions = table(
     "stored_completions",
-    metadata,
-    seq(),
-    row_id(),
+    seq_and_id(),
     project_id(),
     created_at(),
-    Column("model", String, nullable=False),
-    Column("request", Json, nullable=False),
-    Column("response", Json, nullable=False),
-    Column("metadata", Json),
-    count("bytes"),
+    strings("model"),
+    jsons("request", "response"),
+    jsons("metadata", null=True),
+    counts("bytes"),
     Index(None, "project_id", "created_at", "seq"),
     Index(None, "project_id", "bytes"),
 )
 
 # ---- metering
-usage_records = Table(
+usage_records = table(
     "usage_records",
-    metadata,
     seq(),
     Column("request_id", String, nullable=False, unique=True),  # the server's own: a repeated write counts once
-    Column("client_request_id", String),  # the client's: its retry of an answer that it never got replaces this row
-    flag("is_delivered"),
-    Column("kind", String, nullable=False),  # completion, training
+    strings("client_request_id", null=True),  # the client's: its retry of an answer that it never got replaces this row
+    flags("is_delivered"),
+    strings("kind"),  # completion, training
     project_id(),
-    Column("user_id", String, nullable=False),
-    Column("api_key_id", String, nullable=False),
-    Column("model", String, nullable=False),
-    flag("is_batch"),
+    strings("user_id", "api_key_id", "model"),
+    flags("is_batch"),
     created_at(),
-    count("input_tokens"),  # cached ones included
-    count("cached_tokens"),
-    count("output_tokens"),
-    count("trained_tokens"),
-    count("input_cost"),  # costs: millionths of a millionth of the currency, so that they are exact
-    count("cached_cost"),
-    count("output_cost"),
-    count("training_cost"),
-    Column("currency", String, nullable=False),
+    counts("input_tokens"),  # cached ones included
+    counts("cached_tokens", "output_tokens", "trained_tokens"),
+    counts("input_cost"),  # costs: millionths of a millionth of the currency, so that they are exact
+    counts("cached_cost", "output_cost", "training_cost"),
+    strings("currency"),
     Index(None, "project_id", "created_at", "seq"),
     Index(
         "uq_usage_records_undelivered",
@@ -427,72 +332,73 @@ usage_records = Table(
     ),
 )
 
-usage_rollups = Table(
+usage_rollups = table(
     "usage_rollups",
-    metadata,
     Column("width_s", Integer, primary_key=True),  # 60, 3600 or 86400
     Column("start_time", BigInteger, primary_key=True),
-    Column("project_id", String, ForeignKey("projects.id"), primary_key=True),
+    project_id(key=True),
     Column("user_id", String, primary_key=True),
     Column("api_key_id", String, primary_key=True),
     Column("model", String, primary_key=True),
     Column("is_batch", Boolean, primary_key=True),
-    count("num_requests"),
-    count("input_tokens"),
-    count("cached_tokens"),
-    count("output_tokens"),
-    count("trained_tokens"),
-    count("input_cost"),
-    count("cached_cost"),
-    count("output_cost"),
-    count("training_cost"),
-    Column("currency", String, nullable=False),
+    counts(
+        "num_requests",
+        "input_tokens",
+        "cached_tokens",
+        "output_tokens",
+        "trained_tokens",
+        "input_cost",
+        "cached_cost",
+        "output_cost",
+        "training_cost",
+    ),
+    strings("currency"),
     Index(None, "project_id", "width_s", "start_time"),
 )
 
-limits = Table(
+limits = table(
     "limits",
-    metadata,
     Column("subject_id", String, primary_key=True),  # a project's or a key's id; null below: the setting decides
-    Column("requests_per_minute", BigInteger),
-    Column("tokens_per_minute", BigInteger),
-    Column("max_running_jobs", BigInteger),
-    Column("max_jobs_per_day", BigInteger),
-    Column("max_storage_bytes", BigInteger),
-    Column("monthly_budget", BigInteger),  # millionths of the currency
-    Column("warning_percent", Integer),
-    Column("updated_at", BigInteger, nullable=False),
+    integers(
+        "requests_per_minute",
+        "tokens_per_minute",
+        "max_running_jobs",
+        "max_jobs_per_day",
+        "max_storage_bytes",
+        null=True,
+    ),
+    integers("monthly_budget", null=True),  # millionths of the currency
+    small_integers("warning_percent", null=True),
+    integers("updated_at"),
 )
 
-budget_warnings = Table(
+budget_warnings = table(
     "budget_warnings",
-    metadata,
-    Column("project_id", String, ForeignKey("projects.id"), primary_key=True),
+    project_id(key=True),
     Column("month", BigInteger, primary_key=True),  # its first second
     Column("percent", Integer, primary_key=True),
     created_at(),
 )
 
-rate_buckets = Table(
+rate_buckets = table(
     "rate_buckets",
-    metadata,
     Column("subject_id", String, primary_key=True),  # a project's or a key's id
     Column("unit", String, primary_key=True),  # requests or tokens
-    Column("left", Float, nullable=False),
-    Column("updated_at", Float, nullable=False),
+    floats("left", "updated_at"),
 )
 
-audit_log = Table(
+audit_log = table(
     "audit_log",
-    metadata,
-    seq(),
-    row_id(),
+    seq_and_id(),
     organization_id(),
-    Column("project_id", String),
+    strings("project_id", null=True),
     created_at(),
-    Column("type", String, nullable=False),
-    Column("actor", Json, nullable=False),
-    Column("resource_id", String),
-    Column("details", Json, nullable=False),
+    strings("type"),
+    jsons("actor"),
+    strings("resource_id", null=True),
+    jsons("details"),
     Index(None, "organization_id", "created_at", "seq"),
 )
+
+metadata = organizations.metadata
+"""Of all tables."""

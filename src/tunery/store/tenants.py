@@ -4,6 +4,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, bindparam, delete, insert, or_, select, update
+from sqlalchemy.sql import ColumnElement
 
 from tunery.domain.errors import InvalidRequest, NotFound
 from tunery.domain.tenants import ApiKey, Membership, Organization, Project, Role, Standing, User
@@ -97,11 +98,7 @@ def archive_project(conn: Connection, project_id: str, now: float) -> None:
         .where(projects.c.id == project_id, projects.c.archived_at.is_(None))
         .values(archived_at=int(now))
     )
-    conn.execute(
-        update(api_keys)
-        .where(api_keys.c.project_id == project_id, api_keys.c.revoked_at.is_(None))
-        .values(revoked_at=int(now))
-    )
+    _revoke(conn, now, api_keys.c.project_id == project_id)
 
 
 def insert_user(conn: Connection, user: User) -> None:
@@ -149,11 +146,7 @@ def update_user(conn: Connection, user_id: str, **values: Any) -> None:
 
 def delete_user(conn: Connection, user_id: str, now: float) -> None:
     """The user's keys are revoked and kept without an owner: usage and audit rows still name them."""
-    conn.execute(
-        update(api_keys)
-        .where(api_keys.c.user_id == user_id, api_keys.c.revoked_at.is_(None))
-        .values(revoked_at=int(now))
-    )
+    _revoke(conn, now, api_keys.c.user_id == user_id)
     conn.execute(update(api_keys).where(api_keys.c.user_id == user_id).values(user_id=None))
     conn.execute(delete(memberships).where(memberships.c.user_id == user_id))
     conn.execute(delete(users).where(users.c.id == user_id))
@@ -188,11 +181,7 @@ def list_members(conn: Connection, project_id: str, *, after: str | None = None,
 def delete_membership(conn: Connection, project_id: str, user_id: str, now: float) -> None:
     """The member's keys for this project stop at once."""
     conn.execute(delete(memberships).where(memberships.c.project_id == project_id, memberships.c.user_id == user_id))
-    conn.execute(
-        update(api_keys)
-        .where(api_keys.c.project_id == project_id, api_keys.c.user_id == user_id, api_keys.c.revoked_at.is_(None))
-        .values(revoked_at=int(now))
-    )
+    _revoke(conn, now, api_keys.c.project_id == project_id, api_keys.c.user_id == user_id)
 
 
 def insert_key(conn: Connection, key: ApiKey) -> None:
@@ -266,10 +255,13 @@ def touch_key(conn: Connection, key_id: str, now: float) -> None:
 
 def revoke_key(conn: Connection, key_id: str, now: float) -> bool:
     """False when there is no such key or it was revoked before."""
-    done = conn.execute(
-        update(api_keys).where(api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None)).values(revoked_at=int(now))
-    )
-    return done.rowcount == 1
+    return _revoke(conn, now, api_keys.c.id == key_id) == 1
+
+
+def _revoke(conn: Connection, now: float, *which: ColumnElement[bool]) -> int:
+    """How many of these keys opened anything until now."""
+    live = update(api_keys).where(*which, api_keys.c.revoked_at.is_(None))
+    return conn.execute(live.values(revoked_at=int(now))).rowcount
 
 
 _MEMBERS = select(
@@ -285,35 +277,15 @@ def _to_project(row: Row[Any]) -> Project:
 
 
 def _to_user(row: Row[Any]) -> User:
-    return User(
-        id=row.id,
-        organization_id=row.organization_id,
-        name=row.name,
-        email=row.email,
-        role=Role(row.role),
-        created_at=row.created_at,
-        is_service_account=row.is_service_account,
-        project_id=row.project_id,
-    )
+    """Of a row of users, or of one joined with others."""
+    values = mapping_of(row)
+    found: dict[str, Any] = {column.name: values[column] for column in users.c if column.name != "seq"}
+    return User(**found | {"role": Role(row.role)})
 
 
 def _to_membership(row: Row[Any]) -> Membership:
-    values = mapping_of(row)
-    return Membership(
-        project_id=values[memberships.c.project_id],
-        user=User(
-            id=row.id,
-            organization_id=row.organization_id,
-            name=row.name,
-            email=row.email,
-            role=Role(row.role),
-            created_at=row.created_at,
-            is_service_account=row.is_service_account,
-            project_id=values[users.c.project_id],
-        ),
-        role=Role(row.project_role),
-        added_at=row.added_at,
-    )
+    project_id = mapping_of(row)[memberships.c.project_id]
+    return Membership(project_id, _to_user(row), Role(row.project_role), row.added_at)
 
 
 def _to_key(row: Row[Any]) -> ApiKey:

@@ -1,5 +1,6 @@
 """The usage ledger and its sums by minute, hour and day, which change in the same transaction and so never differ."""
 
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
@@ -159,20 +160,10 @@ def _to_row(record: UsageRecord) -> dict[str, Any]:
 
 
 def _to_record(row: Row[Any]) -> UsageRecord:
-    return UsageRecord(
-        request_id=row.request_id,
-        kind=row.kind,
-        project_id=row.project_id,
-        user_id=row.user_id,
-        api_key_id=row.api_key_id,
-        model=row.model,
-        created_at=row.created_at,
-        usage=_usage_of(row),
-        cost=_cost_of(row),
-        currency=row.currency,
-        client_request_id=row.client_request_id,
-        is_batch=row.is_batch,
-    )
+    plain = {
+        field.name: getattr(row, field.name) for field in fields(UsageRecord) if field.name not in ("usage", "cost")
+    }
+    return UsageRecord(**plain, usage=_usage_of(row), cost=_cost_of(row))
 
 
 def _to_sum(row: Row[Any], group_by: tuple[str, ...]) -> UsageSum:

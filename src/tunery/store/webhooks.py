@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select
 
 from tunery.domain.errors import NotFound
 from tunery.domain.notices import WebhookEndpoint
-from tunery.store.paging import Page, fetch_page, values_of
+from tunery.store.paging import Page, fetch_page, update_row, values_of
 from tunery.store.secrets import secrets_of
 from tunery.store.tables import projects, webhook_endpoints
 from tunery.texts import say
@@ -58,12 +58,7 @@ def update_endpoint(
     """`values`: name, url, event_types. Raises NotFound."""
     if "event_types" in values:
         values["event_types"] = list(values["event_types"])
-    row = conn.execute(
-        update(webhook_endpoints)
-        .where(*_own(endpoint_id, project_id))
-        .values(**values, updated_at=int(now))
-        .returning(webhook_endpoints)
-    ).first()
+    row = update_row(conn, webhook_endpoints, *_own(endpoint_id, project_id), **values, updated_at=int(now))
     if row is None:
         raise _no_such_endpoint(endpoint_id)
     return _to_endpoint(conn)(row)

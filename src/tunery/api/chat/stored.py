@@ -1,6 +1,6 @@
 """Completions that a client asked to keep (`store: true`): list, read, relabel, delete."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import Query, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,12 +9,13 @@ from tunery.api.access import ModelsReader, ModelsUser
 from tunery.api.body import Body
 from tunery.api.context import ContextDep
 from tunery.api.metadata import METADATA_PARAMETER, metadata_filter
-from tunery.api.paging import After, CursorListing, Limit, cursor_listing
+from tunery.api.paging import After, CursorListing, Limit
 from tunery.api.routing import Router
 from tunery.domain.completions import StoredCompletion
 from tunery.domain.errors import NotFound
 from tunery.store import completions
 from tunery.store.database import read, write
+from tunery.store.paging import Page
 from tunery.texts import say
 
 router = Router(prefix="/v1/chat/completions", tags=["Stored completions"])
@@ -96,9 +97,7 @@ def list_completions(
         page = completions.list_completions(
             conn, caller.project_id, model=model, metadata=pairs, after=after, limit=limit, order=order
         )
-    return CursorListing[StoredCompletionOut](
-        **cursor_listing([wire_completion(item) for item in page.items], page.has_more)
-    )
+    return CursorListing[StoredCompletionOut].of(page, wire_completion)
 
 
 @router.get("/{completion_id}")
@@ -137,14 +136,13 @@ def list_messages(
     with read(context.database) as conn:
         completion = completions.get_completion(conn, completion_id, caller.project_id)
     messages = [wire_message(completion, index) for index in range(len(completion.request["messages"]))]
-    items, has_more = page_of(messages if order == "asc" else messages[::-1], after, limit)
-    return CursorListing[StoredMessage](**cursor_listing(items, has_more))
+    page = page_of(messages if order == "asc" else messages[::-1], after, limit)
+    return CursorListing[StoredMessage].of(page, lambda message: message)
 
 
-def page_of(items: list[Any], after: str | None, limit: int) -> tuple[list[Any], bool]:
+def page_of(items: list[StoredMessage], after: str | None, limit: int) -> Page[StoredMessage]:
     start = 0
     if after is not None:
         ids = [item.id for item in items]
         start = ids.index(after) + 1 if after in ids else len(items)
-    chosen = items[start : start + limit]
-    return chosen, limit > 0 and start + limit < len(items)
+    return Page(tuple(items[start : start + limit]), limit > 0 and start + limit < len(items))

@@ -4,13 +4,13 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from tunery.domain.files import File
+from tunery.api.paging import Resource
 
 Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 
 
-class FileObject(BaseModel):
+class FileObject(Resource):
     object: Literal["file"] = "file"
     id: str
     bytes: int
@@ -36,18 +36,3 @@ class DeletedFile(BaseModel):
     object: Literal["file"] = "file"
     id: str
     deleted: bool = True
-
-
-def wire_file(file: File) -> FileObject:
-    return FileObject.model_validate(
-        {
-            "id": file.id,
-            "bytes": file.bytes,
-            "created_at": file.created_at,
-            "expires_at": file.expires_at,
-            "filename": file.filename,
-            "purpose": file.purpose.value,
-            "status": file.status,
-            "status_details": file.status_details,
-        }
-    )

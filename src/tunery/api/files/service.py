@@ -14,10 +14,9 @@ from tunery.domain.ids import new_id
 from tunery.domain.tenants import Caller
 from tunery.metering.storage import Room
 from tunery.store import files as store
-from tunery.store import jobs, tenants
+from tunery.store import tenants
 from tunery.store.blobs import BlobInfo
-from tunery.store.database import read, write
-from tunery.store.paging import Page
+from tunery.store.database import write
 from tunery.texts import say
 
 BATCH_LIFETIME_S = 30 * 24 * 3600
@@ -163,30 +162,6 @@ def check_lifetime(seconds: int, param: str) -> int:
             code=f"integer_{side}_value",
         )
     return seconds
-
-
-def get_file(context: Context, caller: Caller, file_id: str) -> File:
-    with read(context.database) as conn:
-        return store.get_file(conn, file_id, caller.project_id)
-
-
-def list_files(
-    context: Context, caller: Caller, *, purpose: str | None, after: str | None, limit: int, order: str
-) -> Page[File]:
-    with read(context.database) as conn:
-        return store.list_files(conn, caller.project_id, purpose=purpose, after=after, limit=limit, order=order)
-
-
-def delete_file(context: Context, caller: Caller, file_id: str) -> None:
-    """The row goes first: a crash between the two leaves a blob that nobody names, never a file without content.
-
-    Raises InvalidRequest while a job reads the file: it would fail at its next start.
-    """
-    with write(context.database) as conn:
-        if jobs.is_file_in_use(conn, file_id, caller.project_id):
-            raise InvalidRequest(say("error.file_in_use", file_id=file_id), param="id")
-        file = store.delete_file(conn, file_id, caller.project_id)
-    context.blobs.delete(file.blob)
 
 
 def content(context: Context, file: File) -> Iterator[bytes]:

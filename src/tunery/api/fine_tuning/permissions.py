@@ -5,15 +5,14 @@ from typing import Annotated, Literal
 from fastapi import Query
 
 from tunery.api.access import ModelsReader, ModelsWriter, require_owner
-from tunery.api.context import Context, ContextDep
-from tunery.api.fine_tuning.schemas import DeletedPermission, Permission, PermissionsCreate, wire_permission
-from tunery.api.paging import After, CursorListing, Limit, cursor_listing
+from tunery.api.context import ContextDep
+from tunery.api.fine_tuning.schemas import DeletedPermission, Permission, PermissionsCreate
+from tunery.api.paging import After, CursorListing, Limit
 from tunery.api.routing import Router
 from tunery.domain.errors import NotFound
-from tunery.domain.models import CheckpointPermission
-from tunery.domain.tenants import Caller
 from tunery.store import models, tenants
 from tunery.store.database import read, write
+from tunery.store.paging import Page
 from tunery.texts import say
 
 router = Router(prefix="/v1/fine_tuning/checkpoints", tags=["Checkpoint permissions"])
@@ -23,8 +22,18 @@ router = Router(prefix="/v1/fine_tuning/checkpoints", tags=["Checkpoint permissi
 def create_permissions(
     checkpoint: str, body: PermissionsCreate, caller: ModelsWriter, context: ContextDep
 ) -> CursorListing[Permission]:
-    made = [wire_permission(item) for item in share(context, caller, checkpoint, body.project_ids)]
-    return CursorListing[Permission](**cursor_listing(made, has_more=False))
+    # One permission a project, all or none. Sharing twice gives the permission that is there.
+    require_owner(caller)
+    with write(context.database) as conn:
+        model = models.get_own_model(conn, checkpoint, caller.project_id)
+        tenants.get_active_project(conn, caller.project_id)
+        for project_id in body.project_ids:
+            tenants.get_active_project(conn, project_id, caller.organization_id)
+        made = tuple(
+            models.insert_permission(conn, model.name, project_id, context.now())
+            for project_id in dict.fromkeys(body.project_ids)
+        )
+    return CursorListing[Permission].of(Page(made), Permission.of)
 
 
 @router.get("/{checkpoint:path}/permissions")
@@ -43,7 +52,7 @@ def list_permissions(
         page = models.list_permissions(
             conn, model.name, project_id=project_id, after=after, limit=limit, descending=order == "descending"
         )
-    return CursorListing[Permission](**cursor_listing([wire_permission(item) for item in page.items], page.has_more))
+    return CursorListing[Permission].of(page, Permission.of)
 
 
 @router.delete("/{checkpoint:path}/permissions/{permission_id}")
@@ -56,17 +65,3 @@ def delete_permission(
         if not models.delete_permission(conn, model.name, permission_id):
             raise NotFound(say("error.no_such_permission", permission_id=permission_id), param="permission_id")
     return DeletedPermission(id=permission_id)
-
-
-def share(context: Context, caller: Caller, checkpoint: str, project_ids: list[str]) -> list[CheckpointPermission]:
-    """One permission a project, all or none. Sharing twice gives the permission that is there."""
-    require_owner(caller)
-    with write(context.database) as conn:
-        model = models.get_own_model(conn, checkpoint, caller.project_id)
-        tenants.get_active_project(conn, caller.project_id)
-        for project_id in project_ids:
-            tenants.get_active_project(conn, project_id, caller.organization_id)
-        return [
-            models.insert_permission(conn, model.name, project_id, context.now())
-            for project_id in dict.fromkeys(project_ids)
-        ]

@@ -7,9 +7,11 @@ from pydantic import BaseModel, Field
 from tunery.api.access import JobsReader
 from tunery.api.body import Texts
 from tunery.api.context import ContextDep
-from tunery.api.fine_tuning import service
+from tunery.api.paging import Resource
 from tunery.api.routing import Router
 from tunery.domain.jobs import FineTuningJob
+from tunery.store.database import read
+from tunery.store.jobs import get_job
 
 router = Router(prefix="/tunery/v1/fine_tuning/jobs", tags=["Fine-tuning"])
 
@@ -31,7 +33,7 @@ class DataAdvice(BaseModel):
     texts: Texts = {}
 
 
-class JobProgress(BaseModel):
+class JobProgress(Resource):
     object: Literal["tunery.job_progress"] = "tunery.job_progress"
     id: str
     status: str
@@ -55,29 +57,20 @@ class JobProgress(BaseModel):
 
 @router.get("/{job_id}")
 def retrieve_progress(job_id: str, caller: JobsReader, context: ContextDep) -> JobProgress:
-    return wire_progress(service.get(context, caller, job_id), context.clock())
+    with read(context.database) as conn:
+        return wire_progress(get_job(conn, job_id, caller.project_id), context.clock())
 
 
 def wire_progress(job: FineTuningJob, now: float) -> JobProgress:
     details = job.details
     newest = details.progress or {}
-    return JobProgress(
-        id=job.id,
-        status=job.status.value,
-        step=job.step,
-        total_steps=job.total_steps,
-        elapsed_s=job.elapsed_s(now),
-        pausing=job.is_pausing,
-        resumable=job.can_be_resumed,
-        epoch=newest.get("epoch"),
-        eta_s=newest.get("eta_s") if job.status == "running" else None,
-        tokens_per_s=newest.get("tokens_per_s"),
-        attempts=job.attempts,
-        device=details.device,
-        reasons=details.hyperparameter_reasons,
-        data_advice=[DataAdvice(**row) for row in details.data_advice],
-        training_advice=details.training_advice,
-        parity=details.parity,
-        problems=[LineProblem(**row) for row in details.problems],
-        texts=details.texts,
-    )
+    differing = {
+        "elapsed_s": job.elapsed_s(now),
+        "pausing": job.is_pausing,
+        "resumable": job.can_be_resumed,
+        "epoch": newest.get("epoch"),
+        "eta_s": newest.get("eta_s") if job.status == "running" else None,
+        "tokens_per_s": newest.get("tokens_per_s"),
+        "reasons": details.hyperparameter_reasons,
+    }
+    return JobProgress.of({**vars(job), **vars(details), **differing})

@@ -1,22 +1,22 @@
+"""Jobs as their project sees them. What a verb means is decided in tunery.jobs."""
+
 from typing import Annotated
 
 from fastapi import Header, Request
+from sqlalchemy import Connection
 
 from tunery.api.access import JobsReader, JobsWriter
 from tunery.api.context import ContextDep
-from tunery.api.fine_tuning import service
-from tunery.api.fine_tuning.schemas import (
-    CheckpointOut,
-    Event,
-    Job,
-    JobCreate,
-    wire_checkpoint,
-    wire_event,
-    wire_job,
-)
+from tunery.api.fine_tuning.schemas import CheckpointOut, Event, Job, JobCreate, wire_event, wire_job
 from tunery.api.metadata import METADATA_PARAMETER, metadata_filter
-from tunery.api.paging import After, CursorListing, Limit, Listing, cursor_listing
+from tunery.api.paging import After, CursorListing, Limit, Listing
 from tunery.api.routing import Router
+from tunery.domain.jobs import Checkpoint, FineTuningJob, JobStatus
+from tunery.jobs import verbs
+from tunery.store import events
+from tunery.store import jobs as store
+from tunery.store.database import read, write
+from tunery.store.paging import Page
 
 router = Router(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"])
 
@@ -28,7 +28,17 @@ IdempotencyKey = Annotated[
 
 @router.post("")
 def create_job(body: JobCreate, caller: JobsWriter, context: ContextDep, idempotency_key: IdempotencyKey = None) -> Job:
-    job = service.create(context, caller, body.to_request(), idempotency_key)
+    request = body.to_request()
+    with write(context.database) as conn:
+        job = verbs.create_job(
+            conn,
+            request,
+            caller=caller,
+            catalog=context.catalog,
+            settings=context.settings,
+            clock=context.clock,
+            idempotency_key=idempotency_key,
+        )
     return wire_job(job, context.settings)
 
 
@@ -41,28 +51,36 @@ def list_jobs(
     limit: Limit = 20,
 ) -> Listing[Job]:
     wanted = metadata_filter(request.query_params)
-    page = service.list_jobs(context, caller, after=after, limit=limit, metadata=wanted)
+    with read(context.database) as conn:
+        page = store.list_jobs(conn, caller.project_id, after=after, limit=limit, metadata=wanted)
     return Listing[Job](data=[wire_job(job, context.settings) for job in page.items], has_more=page.has_more)
 
 
 @router.get("/{job_id}")
 def retrieve_job(job_id: str, caller: JobsReader, context: ContextDep) -> Job:
-    return wire_job(service.get(context, caller, job_id), context.settings)
+    with read(context.database) as conn:
+        return wire_job(store.get_job(conn, job_id, caller.project_id), context.settings)
 
 
 @router.post("/{job_id}/cancel")
 def cancel_job(job_id: str, caller: JobsWriter, context: ContextDep) -> Job:
-    return wire_job(service.cancel(context, caller, job_id), context.settings)
+    with write(context.database) as conn:
+        job = verbs.cancel_job(conn, job_id, project_id=caller.project_id, by=caller.user_id, clock=context.clock)
+    return wire_job(job, context.settings)
 
 
 @router.post("/{job_id}/pause")
 def pause_job(job_id: str, caller: JobsWriter, context: ContextDep) -> Job:
-    return wire_job(service.pause(context, caller, job_id), context.settings)
+    with write(context.database) as conn:
+        job = verbs.pause_job(conn, job_id, project_id=caller.project_id, clock=context.clock)
+    return wire_job(job, context.settings)
 
 
 @router.post("/{job_id}/resume")
 def resume_job(job_id: str, caller: JobsWriter, context: ContextDep) -> Job:
-    return wire_job(service.resume(context, caller, job_id), context.settings)
+    with write(context.database) as conn:
+        job = verbs.resume_job(conn, job_id, project_id=caller.project_id, clock=context.clock)
+    return wire_job(job, context.settings)
 
 
 @router.get("/{job_id}/events")
@@ -73,7 +91,9 @@ def list_events(
     after: After = None,
     limit: Limit = 20,
 ) -> Listing[Event]:
-    page = service.list_events(context, caller, job_id, after=after, limit=limit)
+    with read(context.database) as conn:
+        store.get_job(conn, job_id, caller.project_id)
+        page = events.list_events(conn, job_id, after=after, limit=limit)
     return Listing[Event](data=[wire_event(event) for event in page.items], has_more=page.has_more)
 
 
@@ -85,5 +105,15 @@ def list_checkpoints(
     after: After = None,
     limit: Limit = 10,
 ) -> CursorListing[CheckpointOut]:
-    page = service.list_checkpoints(context, caller, job_id, after=after, limit=limit)
-    return CursorListing[CheckpointOut](**cursor_listing([wire_checkpoint(item) for item in page.items], page.has_more))
+    with read(context.database) as conn:
+        job = store.get_job(conn, job_id, caller.project_id)
+        page = kept_checkpoints(conn, job, after=after, limit=limit)
+    return CursorListing[CheckpointOut].of(page, CheckpointOut.of)
+
+
+def kept_checkpoints(conn: Connection, job: FineTuningJob, *, after: str | None = None, limit: int) -> Page[Checkpoint]:
+    """Highest step first. Empty until the job has ended, however, or is paused: only then is it sure which ones are
+    kept."""
+    if not (job.is_terminal or job.status is JobStatus.PAUSED):
+        return Page()
+    return events.list_checkpoints(conn, job.id, after=after, limit=limit)

@@ -1,13 +1,14 @@
 """Fine-tuning on the wire: what a request may say, and domain objects as OpenAI's JSON."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
 from tunery.api.body import Body, Texts
+from tunery.api.paging import Resource
 from tunery.domain.hyperparameters import AUTO, Hyperparameters
-from tunery.domain.jobs import Checkpoint, FineTuningJob, JobEvent, JobStatus
-from tunery.domain.models import CheckpointPermission
+from tunery.domain.jobs import FineTuningJob, JobEvent, JobStatus
 from tunery.domain.numbers import whole
 from tunery.jobs.requests import JobRequest
 from tunery.settings import Settings
@@ -90,13 +91,13 @@ class JobCreate(Body):
         return Hyperparameters(**values)
 
 
-class JobErrorOut(BaseModel):
+class JobErrorOut(Resource):
     code: str
     message: str
     param: str | None
 
 
-class HyperparametersOut(BaseModel):
+class HyperparametersOut(Resource):
     n_epochs: AutoInt
     batch_size: AutoInt
     learning_rate_multiplier: AutoFloat
@@ -124,7 +125,7 @@ class DpoMethodOut(BaseModel):
     dpo: DpoOut
 
 
-class Job(BaseModel):
+class Job(Resource):
     """Clients with closed types read this: `error` is null or complete, `hyperparameters` always an object."""
 
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
@@ -149,7 +150,7 @@ class Job(BaseModel):
     user_provided_suffix: str | None
 
 
-class Event(BaseModel):
+class Event(Resource):
     object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
     id: str
     created_at: int
@@ -160,12 +161,12 @@ class Event(BaseModel):
     texts: Texts = Field({}, description="Beside OpenAI's fields: the message's `key` and `params`, to translate it.")
 
 
-class CheckpointOut(BaseModel):
+class CheckpointOut(Resource):
     object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
     id: str
     created_at: int
     fine_tuned_model_checkpoint: str
-    fine_tuning_job_id: str
+    fine_tuning_job_id: str = Field(validation_alias="job_id")
     metrics: dict[str, float]
     step_number: int
 
@@ -174,7 +175,7 @@ class PermissionsCreate(Body):
     project_ids: list[str] = Field(min_length=1, max_length=100)
 
 
-class Permission(BaseModel):
+class Permission(Resource):
     object: Literal["checkpoint.permission"] = "checkpoint.permission"
     id: str
     created_at: int
@@ -188,66 +189,24 @@ class DeletedPermission(BaseModel):
 
 
 def wire_job(job: FineTuningJob, settings: Settings) -> Job:
-    status = settings.paused_status if job.status is JobStatus.PAUSED else job.status.value
-    chosen = job.hyperparameters
-    shown = {
-        "n_epochs": chosen.n_epochs,
-        "batch_size": chosen.batch_size,
-        "learning_rate_multiplier": chosen.learning_rate_multiplier,
+    is_running, is_paused = job.status is JobStatus.RUNNING, job.status is JobStatus.PAUSED
+    differing = {
+        "estimated_finish": job.estimated_finish if is_running else None,
+        "method": wire_method(job),
+        "status": settings.paused_status if is_paused else job.status.value,
+        "user_provided_suffix": job.suffix,
     }
-    error = job.error
-    return Job(
-        id=job.id,
-        created_at=job.created_at,
-        error=JobErrorOut(code=error.code, message=error.message, param=error.param) if error else None,
-        estimated_finish=job.estimated_finish if job.status is JobStatus.RUNNING else None,
-        fine_tuned_model=job.fine_tuned_model,
-        finished_at=job.finished_at,
-        hyperparameters=HyperparametersOut(**shown),
-        integrations=job.integrations,
-        metadata=job.metadata,
-        method=wire_method(job, shown),
-        model=job.model,
-        organization_id=job.organization_id,
-        result_files=list(job.result_files),
-        seed=job.seed,
-        status=status,
-        trained_tokens=job.trained_tokens,
-        training_file=job.training_file,
-        validation_file=job.validation_file,
-        user_provided_suffix=job.suffix,
-    )
+    return Job.of({**vars(job), **differing})
 
 
-def wire_method(job: FineTuningJob, shown: dict[str, Any]) -> SupervisedMethodOut | DpoMethodOut:
+def wire_method(job: FineTuningJob) -> SupervisedMethodOut | DpoMethodOut:
+    chosen = job.hyperparameters
     if job.method == "dpo":
-        beta = job.hyperparameters.beta or AUTO
-        return DpoMethodOut(dpo=DpoOut(hyperparameters=DpoHyperparametersOut(**shown, beta=beta)))
-    return SupervisedMethodOut(supervised=SupervisedOut(hyperparameters=HyperparametersOut(**shown)))
+        return DpoMethodOut(
+            dpo=DpoOut(hyperparameters=DpoHyperparametersOut.of(replace(chosen, beta=chosen.beta or AUTO)))
+        )
+    return SupervisedMethodOut(supervised=SupervisedOut(hyperparameters=HyperparametersOut.of(chosen)))
 
 
 def wire_event(event: JobEvent) -> Event:
-    return Event(
-        id=event.id,
-        created_at=event.created_at,
-        level=event.level,
-        message=event.message,
-        data=event.data,
-        type=event.type,
-        texts={"message": event.text} if event.text else {},
-    )
-
-
-def wire_checkpoint(checkpoint: Checkpoint) -> CheckpointOut:
-    return CheckpointOut(
-        id=checkpoint.id,
-        created_at=checkpoint.created_at,
-        fine_tuned_model_checkpoint=checkpoint.fine_tuned_model_checkpoint,
-        fine_tuning_job_id=checkpoint.job_id,
-        metrics=checkpoint.metrics,
-        step_number=checkpoint.step_number,
-    )
-
-
-def wire_permission(permission: CheckpointPermission) -> Permission:
-    return Permission(id=permission.id, created_at=permission.created_at, project_id=permission.project_id)
+    return Event.of({**vars(event), "texts": {"message": event.text} if event.text else {}})

@@ -1,10 +1,13 @@
+"""Keys of projects, of service accounts and of the organisation: made once, shown once, revoked at once. The audit log
+has every change."""
+
 from typing import Annotated, Literal
 
 from fastapi import Query
+from sqlalchemy import Connection
 
 from tunery.api.context import ContextDep
-from tunery.api.keys import service
-from tunery.api.paging import After, CursorListing, Limit, cursor_listing
+from tunery.api.paging import After, CursorListing, Limit
 from tunery.api.projects.schemas import (
     AdminKeyCreate,
     AdminKeyCreated,
@@ -13,6 +16,7 @@ from tunery.api.projects.schemas import (
     KeyCreated,
     KeyOut,
     KeyUpdate,
+    OwnedKey,
     PersonalKeyCreate,
     ServiceAccountCreate,
     ServiceAccountCreated,
@@ -22,11 +26,16 @@ from tunery.api.projects.schemas import (
     ServiceAccountUpdate,
     wire_admin_key,
     wire_key,
-    wire_service_account,
     wire_service_account_key,
 )
 from tunery.api.routing import Router
-from tunery.api.trail import OperatorDep
+from tunery.api.trail import Operator, OperatorDep, record
+from tunery.domain.errors import NotFound, PermissionDenied
+from tunery.domain.ids import new_id
+from tunery.domain.tenants import UNRESTRICTED, ApiKey, Role, User, grants, new_secret
+from tunery.store import tenants
+from tunery.store.database import read, write
+from tunery.texts import say
 
 router = Router(tags=["Administration"])
 
@@ -37,6 +46,50 @@ ADMIN = "/v1/organization/admin_api_keys"
 Access = Annotated[Literal["active", "inactive", "any"], Query(description="By the owner's access to the project.")]
 
 
+def make_key(
+    conn: Connection,
+    operator: Operator,
+    *,
+    name: str,
+    now: int,
+    owner_id: str | None,
+    role: Role,
+    project_id: str | None = None,
+    expires_in_s: int | None = None,
+    scopes: tuple[str, ...] = UNRESTRICTED,
+) -> tuple[ApiKey, str]:
+    """The stored key and its secret. Without a project it is an admin key. Raises PermissionDenied."""
+    _check_grant(operator, scopes)
+    secret = new_secret(is_admin=project_id is None)
+    key = ApiKey.of(
+        secret,
+        organization_id=operator.organization_id,
+        project_id=project_id,
+        user_id=owner_id,
+        name=name,
+        created_at=now,
+        role=role,
+        scopes=scopes,
+        expires_at=None if expires_in_s is None else now + expires_in_s,
+        is_admin=project_id is None,
+    )
+    tenants.insert_key(conn, key)
+    made = {"scopes": list(scopes)}
+    record(conn, operator, "api_key.created", now=now, resource_id=key.id, project_id=project_id, made=made)
+    return key, secret
+
+
+def _check_grant(operator: Operator, scopes: tuple[str, ...]) -> None:
+    """A restricted key gives nobody more than it has. Raises PermissionDenied."""
+    if missing := [scope for scope in scopes if not grants(operator.caller.scopes, scope)]:
+        raise PermissionDenied(
+            say("error.scope_not_own", missing=missing[0]),
+            param="scopes",
+            code="missing_scope",
+        )
+
+
+# ---- of projects
 @router.get(PROJECT + "/api_keys")
 def list_project_api_keys(
     project_id: str,
@@ -46,8 +99,10 @@ def list_project_api_keys(
     limit: Limit = 20,
     owner_project_access: Access = "any",
 ) -> CursorListing[KeyOut]:
-    page = service.list_keys(context, operator, project_id, after=after, limit=limit)
-    found = [wire_key(item.key, item.owner, item.role) for item in page.items]
+    with read(context.database) as conn:
+        tenants.get_project(conn, project_id, operator.organization_id)
+        page = tenants.list_keys(conn, project_id=project_id, after=after, limit=limit)
+        found = [wire_key(_owned(conn, key)) for key in page.items]
     shown = [key for key in found if owner_project_access in ("any", key.owner_project_access)]
     # The cursor is the last key looked at, shown or not: the next page begins behind it.
     last_id = found[-1].id if found else None
@@ -58,21 +113,33 @@ def list_project_api_keys(
 
 @router.get(PROJECT + "/api_keys/{api_key_id}")
 def retrieve_project_api_key(project_id: str, api_key_id: str, operator: OperatorDep, context: ContextDep) -> KeyOut:
-    found = service.get_key(context, operator, project_id, api_key_id)
-    return wire_key(found.key, found.owner, found.role)
+    with read(context.database) as conn:
+        return wire_key(_owned(conn, project_key(conn, operator, project_id, api_key_id)))
 
 
 @router.post(PROJECT + "/api_keys/{api_key_id}")
 def update_project_api_key(
     project_id: str, api_key_id: str, body: KeyUpdate, operator: OperatorDep, context: ContextDep
 ) -> KeyOut:
-    found = service.update_key(context, operator, project_id, api_key_id, body)
-    return wire_key(found.key, found.owner, found.role)
+    now, changed = context.now(), body.model_dump(exclude_none=True)
+    with write(context.database) as conn:
+        key = project_key(conn, operator, project_id, api_key_id)
+        expires_at = key.expires_at if body.expires_in_seconds is None else now + body.expires_in_seconds
+        scopes = key.scopes if body.scopes is None else tuple(body.scopes)
+        if body.scopes is not None:
+            _check_grant(operator, scopes)
+        tenants.update_key(conn, key.id, expires_at=expires_at, scopes=scopes)
+        record(conn, operator, "api_key.updated", now=now, resource_id=key.id, project_id=project_id, changed=changed)
+        return wire_key(_owned(conn, project_key(conn, operator, project_id, key.id)))
 
 
 @router.delete(PROJECT + "/api_keys/{api_key_id}")
 def delete_project_api_key(project_id: str, api_key_id: str, operator: OperatorDep, context: ContextDep) -> Deleted:
-    service.revoke_key(context, operator, project_id, api_key_id)
+    now = context.clock()
+    with write(context.database) as conn:
+        project_key(conn, operator, project_id, api_key_id)
+        tenants.revoke_key(conn, api_key_id, now)
+        record(conn, operator, "api_key.deleted", now=now, resource_id=api_key_id, project_id=project_id)
     return Deleted(id=api_key_id, object="organization.project.api_key.deleted")
 
 
@@ -80,33 +147,110 @@ def delete_project_api_key(project_id: str, api_key_id: str, operator: OperatorD
 def create_personal_api_key(
     project_id: str, body: PersonalKeyCreate, operator: OperatorDep, context: ContextDep
 ) -> KeyCreated:
-    made, secret = service.create_personal_key(context, operator, project_id, body)
-    return KeyCreated(**wire_key(made.key, made.owner, made.role).model_dump(), value=secret)
+    with write(context.database) as conn:
+        tenants.get_active_project(conn, project_id, operator.organization_id)
+        member = tenants.find_membership(conn, project_id, body.user_id)
+        if member is None:
+            raise NotFound(say("error.no_such_member", user_id=body.user_id), param="user_id")
+        key, secret = make_key(
+            conn,
+            operator,
+            name=body.name,
+            now=context.now(),
+            owner_id=body.user_id,
+            role=member.role,
+            project_id=project_id,
+            expires_in_s=body.expires_in_seconds,
+            scopes=tuple(body.scopes),
+        )
+    return KeyCreated(**wire_key(OwnedKey(key, member.user, member.role)).model_dump(), value=secret)
 
 
+def project_key(conn: Connection, operator: Operator, project_id: str, key_id: str) -> ApiKey:
+    tenants.get_project(conn, project_id, operator.organization_id)
+    key = tenants.find_key(conn, key_id)
+    if key is None or key.project_id != project_id or key.revoked_at is not None:
+        raise NotFound(say("error.no_such_key", key_id=key_id), param="api_key_id")
+    return key
+
+
+def _owned(conn: Connection, key: ApiKey) -> OwnedKey:
+    owner = tenants.find_user(conn, key.user_id) if key.user_id else None
+    if owner is None or key.project_id is None:
+        return OwnedKey(key, owner, None)
+    if owner.is_service_account:
+        return OwnedKey(key, owner, owner.role)
+    member = tenants.find_membership(conn, key.project_id, owner.id)
+    return OwnedKey(key, owner, member.role if member else None)
+
+
+# ---- of service accounts
 @router.post(PROJECT + "/service_accounts")
 def create_service_account(
     project_id: str, body: ServiceAccountCreate, operator: OperatorDep, context: ContextDep
 ) -> ServiceAccountCreated:
-    account, made = service.create_service_account(context, operator, project_id, body)
-    key = None if made is None else wire_service_account_key(*made)
-    return ServiceAccountCreated(**wire_service_account(account).model_dump(), api_key=key)
+    now = context.now()
+    account = User(
+        id=new_id("service_account"),
+        organization_id=operator.organization_id,
+        name=body.name,
+        email="",
+        role=Role.MEMBER,
+        created_at=now,
+        is_service_account=True,
+        project_id=project_id,
+    )
+    api_key, made = None, {"role": account.role.value}
+    with write(context.database) as conn:
+        tenants.get_active_project(conn, project_id, operator.organization_id)
+        tenants.insert_user(conn, account)
+        event = "service_account.created"
+        record(conn, operator, event, now=now, resource_id=account.id, project_id=project_id, made=made)
+        if not body.create_service_account_only:
+            api_key = _make_account_key(conn, operator, account, now, expires_in_s=body.expires_in_seconds)
+    return ServiceAccountCreated(**ServiceAccountOut.of(account).model_dump(), api_key=api_key)
+
+
+def _make_account_key(
+    conn: Connection,
+    operator: Operator,
+    account: User,
+    now: int,
+    *,
+    name: str | None = None,
+    expires_in_s: int | None,
+    scopes: tuple[str, ...] = UNRESTRICTED,
+) -> ServiceAccountKey:
+    key, secret = make_key(
+        conn,
+        operator,
+        name=name or account.name,
+        now=now,
+        owner_id=account.id,
+        role=account.role,
+        project_id=account.project_id,
+        expires_in_s=expires_in_s,
+        scopes=scopes,
+    )
+    return wire_service_account_key(key, secret)
 
 
 @router.get(PROJECT + "/service_accounts")
 def list_service_accounts(
     project_id: str, operator: OperatorDep, context: ContextDep, after: After = None, limit: Limit = 20
 ) -> CursorListing[ServiceAccountOut]:
-    page = service.list_service_accounts(context, operator, project_id, after=after, limit=limit)
-    found = [wire_service_account(item) for item in page.items]
-    return CursorListing[ServiceAccountOut](**cursor_listing(found, page.has_more))
+    with read(context.database) as conn:
+        tenants.get_project(conn, project_id, operator.organization_id)
+        page = tenants.list_service_accounts(conn, project_id, after=after, limit=limit)
+    return CursorListing[ServiceAccountOut].of(page, ServiceAccountOut.of)
 
 
 @router.get(ACCOUNT)
 def retrieve_service_account(
     project_id: str, service_account_id: str, operator: OperatorDep, context: ContextDep
 ) -> ServiceAccountOut:
-    return wire_service_account(service.get_service_account(context, operator, project_id, service_account_id))
+    with read(context.database) as conn:
+        return ServiceAccountOut.of(_account(conn, operator, project_id, service_account_id))
 
 
 @router.post(ACCOUNT)
@@ -117,17 +261,27 @@ def update_service_account(
     context: ContextDep,
     body: ServiceAccountUpdate | None = None,
 ) -> ServiceAccountOut:
-    changes = body or ServiceAccountUpdate()
-    return wire_service_account(
-        service.update_service_account(context, operator, project_id, service_account_id, changes)
-    )
+    now, changed = context.clock(), {} if body is None else body.model_dump(exclude_none=True)
+    with write(context.database) as conn:
+        tenants.get_active_project(conn, project_id, operator.organization_id)
+        account = _account(conn, operator, project_id, service_account_id)
+        if not changed:
+            return ServiceAccountOut.of(account)
+        tenants.update_user(conn, account.id, **changed)
+        event = "service_account.updated"
+        record(conn, operator, event, now=now, resource_id=account.id, project_id=project_id, changed=changed)
+        return ServiceAccountOut.of(_account(conn, operator, project_id, account.id))
 
 
 @router.delete(ACCOUNT)
 def delete_service_account(
     project_id: str, service_account_id: str, operator: OperatorDep, context: ContextDep
 ) -> Deleted:
-    service.delete_service_account(context, operator, project_id, service_account_id)
+    now = context.clock()
+    with write(context.database) as conn:
+        account = _account(conn, operator, project_id, service_account_id)
+        tenants.delete_user(conn, account.id, now)
+        record(conn, operator, "service_account.deleted", now=now, resource_id=account.id, project_id=project_id)
     return Deleted(id=service_account_id, object="organization.project.service_account.deleted")
 
 
@@ -140,22 +294,32 @@ def create_service_account_key(
     body: ServiceAccountKeyCreate | None = None,
 ) -> ServiceAccountKey:
     wanted = body or ServiceAccountKeyCreate()
-    key, secret = service.create_account_key(
-        context,
-        operator,
-        project_id,
-        service_account_id,
-        name=wanted.name,
-        expires_in_s=wanted.expires_in_seconds,
-        scopes=tuple(wanted.scopes),
-    )
-    return wire_service_account_key(key, secret)
+    expires_in_s, scopes = wanted.expires_in_seconds, tuple(wanted.scopes)
+    with write(context.database) as conn:
+        tenants.get_active_project(conn, project_id, operator.organization_id)
+        account = _account(conn, operator, project_id, service_account_id)
+        return _make_account_key(
+            conn, operator, account, context.now(), name=wanted.name, expires_in_s=expires_in_s, scopes=scopes
+        )
 
 
+def _account(conn: Connection, operator: Operator, project_id: str, account_id: str) -> User:
+    tenants.get_project(conn, project_id, operator.organization_id)
+    account = tenants.find_user(conn, account_id)
+    if account is None or not account.is_service_account or account.project_id != project_id:
+        raise NotFound(say("error.no_such_service_account", account_id=account_id), param="service_account_id")
+    return account
+
+
+# ---- of the organisation
 @router.post(ADMIN)
 def create_admin_api_key(body: AdminKeyCreate, operator: OperatorDep, context: ContextDep) -> AdminKeyCreated:
-    made, secret = service.create_admin_key(context, operator, body.name, body.expires_in_seconds)
-    return AdminKeyCreated(**wire_admin_key(made.key, made.owner).model_dump(), value=secret)
+    now, owner_id, expires_in_s = context.now(), operator.caller.user_id, body.expires_in_seconds
+    with write(context.database) as conn:
+        key, secret = make_key(
+            conn, operator, name=body.name, now=now, owner_id=owner_id, role=Role.OWNER, expires_in_s=expires_in_s
+        )
+        return AdminKeyCreated(**wire_admin_key(_owned(conn, key)).model_dump(), value=secret)
 
 
 @router.get(ADMIN)
@@ -166,18 +330,30 @@ def list_admin_api_keys(
     limit: Limit = 20,
     order: Literal["asc", "desc"] = "asc",
 ) -> CursorListing[AdminKeyOut]:
-    page = service.list_admin_keys(context, operator, after=after, limit=limit, descending=order == "desc")
-    found = [wire_admin_key(item.key, item.owner) for item in page.items]
-    return CursorListing[AdminKeyOut](**cursor_listing(found, page.has_more))
+    organization_id, descending = operator.organization_id, order == "desc"
+    with read(context.database) as conn:
+        page = tenants.list_keys(conn, organization_id=organization_id, after=after, limit=limit, descending=descending)
+        return CursorListing[AdminKeyOut].of(page, lambda key: wire_admin_key(_owned(conn, key)))
 
 
 @router.get(ADMIN + "/{key_id}")
 def retrieve_admin_api_key(key_id: str, operator: OperatorDep, context: ContextDep) -> AdminKeyOut:
-    found = service.get_admin_key(context, operator, key_id)
-    return wire_admin_key(found.key, found.owner)
+    with read(context.database) as conn:
+        return wire_admin_key(_owned(conn, _admin_key(conn, operator, key_id)))
 
 
 @router.delete(ADMIN + "/{key_id}")
 def delete_admin_api_key(key_id: str, operator: OperatorDep, context: ContextDep) -> Deleted:
-    service.revoke_admin_key(context, operator, key_id)
+    now = context.clock()
+    with write(context.database) as conn:
+        key = _admin_key(conn, operator, key_id)
+        tenants.revoke_key(conn, key.id, now)
+        record(conn, operator, "api_key.deleted", now=now, resource_id=key.id)
     return Deleted(id=key_id, object="organization.admin_api_key.deleted")
+
+
+def _admin_key(conn: Connection, operator: Operator, key_id: str) -> ApiKey:
+    key = tenants.find_key(conn, key_id)
+    if key is None or not key.is_admin or key.organization_id != operator.organization_id or key.revoked_at is not None:
+        raise NotFound(say("error.no_such_admin_key", key_id=key_id), param="key_id")
+    return key

@@ -1,11 +1,13 @@
 """Projects, people and keys on the wire."""
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
 from tunery.api.body import Body
-from tunery.domain.tenants import ApiKey, Membership, Project, Role, Scope, User
+from tunery.api.paging import Resource
+from tunery.domain.tenants import ApiKey, Membership, Role, Scope, User
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 ExpiresIn = Annotated[int | None, Field(ge=1, le=10 * 365 * 86_400)]
@@ -31,7 +33,7 @@ class ProjectUpdate(Body):
     geography: str | None = None
 
 
-class ProjectOut(BaseModel):
+class ProjectOut(Resource):
     id: str
     object: Literal["organization.project"] = "organization.project"
     name: str
@@ -49,13 +51,13 @@ class UserUpdate(Body):
     technical_level: str | None = None
 
 
-class UserOut(BaseModel):
+class UserOut(Resource):
     id: str
     object: Literal["organization.user"] = "organization.user"
     name: str
     email: str
     role: str
-    added_at: int
+    added_at: int = Field(validation_alias="created_at")
     is_service_account: bool = False
 
 
@@ -91,7 +93,7 @@ class ServiceAccountUpdate(Body):
     role: Literal["member", "owner"] | None = None
 
 
-class ServiceAccountOut(BaseModel):
+class ServiceAccountOut(Resource):
     id: str
     object: Literal["organization.project.service_account"] = "organization.project.service_account"
     name: str
@@ -134,7 +136,7 @@ class KeyUpdate(Body):
     scopes: Scopes | None = None
 
 
-class OwnerUser(BaseModel):
+class OwnerUser(Resource):
     id: str
     name: str
     email: str
@@ -142,7 +144,7 @@ class OwnerUser(BaseModel):
     created_at: int
 
 
-class OwnerServiceAccount(BaseModel):
+class OwnerServiceAccount(Resource):
     id: str
     name: str
     role: str
@@ -201,31 +203,17 @@ class AdminKeyCreated(AdminKeyOut):
     value: str = Field(description="The key itself, shown here and never again.")
 
 
+@dataclass(frozen=True)
+class OwnedKey:
+    key: ApiKey
+    owner: User | None
+    role: Role | None  # the owner's in the key's project; None when there is none any more
+
+
 class Deleted(BaseModel):
     id: str
     object: str
     deleted: bool = True
-
-
-def wire_project(project: Project) -> ProjectOut:
-    return ProjectOut(
-        id=project.id,
-        name=project.name,
-        created_at=project.created_at,
-        archived_at=project.archived_at,
-        status="active" if project.archived_at is None else "archived",
-    )
-
-
-def wire_user(user: User) -> UserOut:
-    return UserOut(
-        id=user.id,
-        name=user.name,
-        email=user.email,
-        role=user.role.value,
-        added_at=user.created_at,
-        is_service_account=user.is_service_account,
-    )
 
 
 def wire_member(member: Membership) -> MemberOut:
@@ -233,12 +221,8 @@ def wire_member(member: Membership) -> MemberOut:
     return MemberOut(id=user.id, name=user.name, email=user.email, role=member.role.value, added_at=member.added_at)
 
 
-def wire_service_account(account: User) -> ServiceAccountOut:
-    return ServiceAccountOut(id=account.id, name=account.name, role=account.role.value, created_at=account.created_at)
-
-
-def wire_key(key: ApiKey, owner: User | None, role: Role | None) -> KeyOut:
-    """`role`: the owner's in the project, None when the owner has none there any more."""
+def wire_key(owned: OwnedKey) -> KeyOut:
+    key, owner, role = owned.key, owned.owner, owned.role
     return KeyOut(
         id=key.id,
         name=key.name,
@@ -267,7 +251,8 @@ def wire_service_account_key(key: ApiKey, secret: str) -> ServiceAccountKey:
     )
 
 
-def wire_admin_key(key: ApiKey, owner: User | None) -> AdminKeyOut:
+def wire_admin_key(owned: OwnedKey) -> AdminKeyOut:
+    key, owner = owned.key, owned.owner
     return AdminKeyOut(
         id=key.id,
         name=key.name,

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from tunery.api.context import ContextDep
-from tunery.api.paging import After, CursorListing, Limit, cursor_listing
+from tunery.api.paging import After, CursorListing, Limit, Resource
 from tunery.api.routing import Router
 from tunery.api.trail import OperatorDep
 from tunery.domain.notices import Notice
@@ -32,7 +32,7 @@ class MailSettings(BaseModel):
     folder_days: float | None = Field(description="How long a mail stays in the folder.")
 
 
-class Mail(BaseModel):
+class Mail(Resource):
     """One mail to one person, whatever number of attempts it took."""
 
     object: Literal["mail"] = "mail"
@@ -46,7 +46,7 @@ class Mail(BaseModel):
     attempts: int
     next_attempt_at: int | None = Field(description="Null unless pending.")
     finished_at: int | None
-    error: str | None = Field(description="What the last failed attempt said.")
+    error: str | None = Field(validation_alias="last_error", description="What the last failed attempt said.")
 
 
 @router.get("/settings")
@@ -62,7 +62,7 @@ def list_mail(
     """The mails of all projects, newest first."""
     with read(context.database) as conn:
         page = list_mails(conn, operator.organization_id, after=after, limit=limit)
-    return CursorListing[Mail](**cursor_listing([wire_mail(notice) for notice in page.items], page.has_more))
+    return CursorListing[Mail].of(page, wire_mail)
 
 
 def wire_settings(settings: Settings) -> MailSettings:
@@ -80,17 +80,9 @@ def wire_settings(settings: Settings) -> MailSettings:
 
 
 def wire_mail(notice: Notice) -> Mail:
-    is_pending = notice.status == "pending"
-    return Mail(
-        id=notice.id,
-        project_id=notice.project_id,
-        topic=notice.topic,
-        subject=subject_of(notice.topic, notice.payload, translator("en")),
-        recipient=notice.recipient or "",
-        created_at=notice.created_at,
-        status=notice.status.value,
-        attempts=notice.attempts,
-        next_attempt_at=int(notice.next_attempt_at) if is_pending else None,
-        finished_at=notice.finished_at,
-        error=notice.last_error,
-    )
+    differing = {
+        "subject": subject_of(notice.topic, notice.payload, translator("en")),
+        "recipient": notice.recipient or "",
+        "next_attempt_at": int(notice.next_attempt_at) if notice.status == "pending" else None,
+    }
+    return Mail.of({**vars(notice), **differing})

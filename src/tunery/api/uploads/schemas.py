@@ -2,11 +2,12 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from tunery.api.body import Body
-from tunery.api.files.schemas import FileObject, Purpose, wire_file
-from tunery.domain.files import MAX_PARTS, MAX_UPLOAD_BYTES, File, Upload, UploadPart
+from tunery.api.files.schemas import FileObject, Purpose
+from tunery.api.paging import Resource
+from tunery.domain.files import MAX_PARTS, MAX_UPLOAD_BYTES, File, Upload
 
 
 class ExpiresAfter(Body):
@@ -27,7 +28,7 @@ class UploadComplete(Body):
     md5: str | None = Field(None, description="MD5 of the whole file, as 32 hexadecimal digits.", max_length=64)
 
 
-class UploadObject(BaseModel):
+class UploadObject(Resource):
     object: Literal["upload"] = "upload"
     id: str
     bytes: int
@@ -39,7 +40,7 @@ class UploadObject(BaseModel):
     file: FileObject | None = Field(description="Set once the upload is completed.")
 
 
-class Part(BaseModel):
+class Part(Resource):
     object: Literal["upload.part"] = "upload.part"
     id: str
     created_at: int
@@ -47,19 +48,4 @@ class Part(BaseModel):
 
 
 def wire_upload(upload: Upload, file: File | None = None) -> UploadObject:
-    return UploadObject.model_validate(
-        {
-            "id": upload.id,
-            "bytes": upload.bytes,
-            "created_at": upload.created_at,
-            "expires_at": upload.expires_at,
-            "filename": upload.filename,
-            "purpose": upload.purpose.value,
-            "status": upload.status,
-            "file": wire_file(file) if file else None,
-        }
-    )
-
-
-def wire_part(part: UploadPart) -> Part:
-    return Part(id=part.id, created_at=part.created_at, upload_id=part.upload_id)
+    return UploadObject.of({**vars(upload), "file": file})

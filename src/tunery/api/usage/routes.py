@@ -58,14 +58,7 @@ def usage_completions(
     batch: bool | None = None,
 ) -> BucketPage[UsageResult]:
     wanted = DEFAULT_BUCKETS[bucket_width] if limit is None else min(limit, MAX_BUCKETS[bucket_width])
-    span = service.span_of(
-        width_s=service.WIDTHS_S[bucket_width],
-        start_time=start_time,
-        end_time=end_time,
-        limit=wanted,
-        page=page,
-        now=context.now(),
-    )
+    span = service.span_of(start_time, end_time, bucket_width, limit=wanted, page=page, now=context.now())
     filters = _filters(project_id=project_ids, user_id=user_ids, api_key_id=api_key_ids, model=models)
     if batch is not None:
         filters["is_batch"] = (batch,)
@@ -86,14 +79,7 @@ def costs(
     api_key_ids: KeyIds = None,
     line_items: LineItems = None,
 ) -> BucketPage[CostResult]:
-    span = service.span_of(
-        width_s=service.WIDTHS_S[bucket_width],
-        start_time=start_time,
-        end_time=end_time,
-        limit=limit,
-        page=page,
-        now=context.now(),
-    )
+    span = service.span_of(start_time, end_time, bucket_width, limit=limit, page=page, now=context.now())
     groups = tuple(group_by or ())
     lines = service.cost_lines(
         context,
@@ -114,7 +100,7 @@ def _filters(**values: Ids) -> dict[str, tuple[Any, ...]]:
 def usage_csv(operator: OperatorDep, context: ContextDep, start_time: Start, end_time: End = None) -> Response:
     """Requests and tokens by day, project, key and model."""
     groups = ("project_id", "user_id", "api_key_id", "model", "batch")
-    span = _csv_span(context, start_time, end_time)
+    span = service.span_of(start_time, end_time, "1d", limit=MAX_CSV_DAYS, page=None, now=context.now())
     page = service.usage_page(context, operator.organization_id, span, group_by=groups, filters={})
     numbers = ("num_model_requests", "input_tokens", "input_cached_tokens", "output_tokens")
     rows = (
@@ -129,7 +115,7 @@ def usage_csv(operator: OperatorDep, context: ContextDep, start_time: Start, end
 def costs_csv(operator: OperatorDep, context: ContextDep, start_time: Start, end_time: End = None) -> Response:
     """The bill by day, project, key and line item; amounts are exact."""
     groups = ("project_id", "user_id", "api_key_id", "line_item")
-    span = _csv_span(context, start_time, end_time)
+    span = service.span_of(start_time, end_time, "1d", limit=MAX_CSV_DAYS, page=None, now=context.now())
     lines = service.cost_lines(context, operator.organization_id, span, group_by=groups, filters={})
     rows = (
         (
@@ -140,17 +126,6 @@ def costs_csv(operator: OperatorDep, context: ContextDep, start_time: Start, end
         for line in lines
     )
     return _csv("costs.csv", ("day", *groups, "tokens", "amount", "currency"), rows)
-
-
-def _csv_span(context: ContextDep, start_time: int, end_time: int | None) -> service.Span:
-    return service.span_of(
-        width_s=service.DAY_S,
-        start_time=start_time,
-        end_time=end_time,
-        limit=MAX_CSV_DAYS,
-        page=None,
-        now=context.now(),
-    )
 
 
 def _day(start_time: int) -> str:

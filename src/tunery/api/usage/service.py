@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from tunery.api.context import Context
 from tunery.api.usage.schemas import Amount, Bucket, BucketPage, CostResult, UsageResult
@@ -37,11 +37,12 @@ class Span:
         return range(self.start, self.end, self.width_s)
 
 
-def span_of(*, width_s: int, start_time: int, end_time: int | None, limit: int, page: str | None, now: int) -> Span:
+def span_of(start_time: int, end_time: int | None, width: str, *, limit: int, page: str | None, now: int) -> Span:
     """Buckets lie on whole minutes, hours and days (UTC); the first is the one that holds start_time.
 
     A page cursor that is none gives no buckets, as an unknown cursor does everywhere.
     """
+    width_s = WIDTHS_S[width]
     start = max(0, start_time - start_time % width_s)
     end = min(now + 1 if end_time is None else end_time, now + width_s)
     if page is not None:
@@ -49,6 +50,9 @@ def span_of(*, width_s: int, start_time: int, end_time: int | None, limit: int, 
         start = max(start, int(match[1])) if match else end
     stop = min(end, start + limit * width_s)
     return Span(width_s, start, max(start, stop), stop if limit and stop < end else None)
+
+
+Timed = TypeVar("Timed", UsageSum, "CostLine")
 
 
 def usage_page(
@@ -61,7 +65,7 @@ def usage_page(
 ) -> BucketPage[UsageResult]:
     sums = _sums(context, organization_id, span, _columns(group_by), filters)
     spoken = [each for each in sums if each.num_requests]  # what is left is training, which is no completion
-    return _page(span, spoken, lambda found: [_usage_result(each, group_by) for each in found])
+    return _page(span, spoken, lambda each: _usage_result(each, group_by))
 
 
 def _sums(
@@ -86,13 +90,12 @@ def _columns(group_by: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in found if name not in ("service_tier", "api_source")))
 
 
-def _page(span: Span, sums: Iterable[UsageSum], to_results: Callable[[list[UsageSum]], list]) -> BucketPage:
-    by_start: dict[int, list[UsageSum]] = defaultdict(list)
-    for each in sums:
-        by_start[each.start_time].append(each)
+def _page(span: Span, found: Iterable[Timed], to_result: Callable[[Timed], Any]) -> BucketPage[Any]:
+    by_start: dict[int, list[Any]] = defaultdict(list)
+    for each in found:
+        by_start[each.start_time].append(to_result(each))
     buckets = [
-        Bucket(start_time=start, end_time=start + span.width_s, results=to_results(by_start[start]))
-        for start in span.starts
+        Bucket(start_time=start, end_time=start + span.width_s, results=by_start[start]) for start in span.starts
     ]
     has_more = span.next_start is not None
     return BucketPage(data=buckets, has_more=has_more, next_page=f"page_{span.next_start}" if has_more else None)
@@ -181,14 +184,7 @@ def _merged(lines: list[CostLine], group_by: tuple[str, ...]) -> list[CostLine]:
 
 
 def cost_page(span: Span, lines: list[CostLine], group_by: tuple[str, ...]) -> BucketPage[CostResult]:
-    by_start: dict[int, list[CostResult]] = defaultdict(list)
-    for line in lines:
-        by_start[line.start_time].append(_cost_result(line, group_by))
-    buckets = [
-        Bucket(start_time=start, end_time=start + span.width_s, results=by_start[start]) for start in span.starts
-    ]
-    has_more = span.next_start is not None
-    return BucketPage(data=buckets, has_more=has_more, next_page=f"page_{span.next_start}" if has_more else None)
+    return _page(span, lines, lambda line: _cost_result(line, group_by))
 
 
 def _cost_result(line: CostLine, group_by: tuple[str, ...]) -> CostResult:

@@ -1,8 +1,9 @@
+from typing import Any
+
 from tunery.api.access import WebhooksReader, WebhooksWriter
 from tunery.api.context import ContextDep
-from tunery.api.paging import After, CursorListing, Limit, cursor_listing
+from tunery.api.paging import After, CursorListing, Limit
 from tunery.api.routing import Router
-from tunery.api.webhooks import service
 from tunery.api.webhooks.schemas import (
     SENT,
     Address,
@@ -19,17 +20,40 @@ from tunery.api.webhooks.schemas import (
     TestDelivery,
     TestResult,
     wire_attempt,
-    wire_endpoint,
-    wire_endpoint_with_secret,
 )
-from tunery.texts import reference
+from tunery.domain.errors import InvalidRequest, NotFound
+from tunery.domain.ids import new_id
+from tunery.domain.notices import WebhookEndpoint
+from tunery.notify.signing import new_secret
+from tunery.notify.targets import RefusedTarget, resolve_target
+from tunery.notify.webhooks import deliver, event_body
+from tunery.store import outbox, tenants
+from tunery.store import webhooks as store
+from tunery.store.database import read, write
+from tunery.texts import reference, say
 
 router = Router(tags=["Webhooks"])
+
+OLD_SECRET_LIFETIME_S = 24 * 3600
 
 
 @router.post("/v1/webhook_endpoints")
 def create_endpoint(body: EndpointCreate, caller: WebhooksWriter, context: ContextDep) -> EndpointWithSecret:
-    return wire_endpoint_with_secret(service.create(context, caller, body))
+    now = context.now()
+    endpoint = WebhookEndpoint(
+        id=new_id("webhook"),
+        project_id=caller.project_id,
+        name=body.name,
+        url=body.url,
+        event_types=tuple(dict.fromkeys(body.event_types)),
+        created_at=now,
+        secret=new_secret(),
+        updated_at=now,
+    )
+    with write(context.database) as conn:
+        tenants.get_active_project(conn, caller.project_id)
+        store.insert_endpoint(conn, endpoint)
+    return EndpointWithSecret.of(endpoint)
 
 
 @router.get("/v1/webhook_endpoints")
@@ -39,25 +63,37 @@ def list_endpoints(
     after: After = None,
     limit: Limit = 20,
 ) -> CursorListing[Endpoint]:
-    page = service.list_endpoints(context, caller, after=after, limit=limit)
-    return CursorListing[Endpoint](**cursor_listing([wire_endpoint(item) for item in page.items], page.has_more))
+    with read(context.database) as conn:
+        page = store.list_endpoints(conn, caller.project_id, after=after, limit=limit)
+    return CursorListing[Endpoint].of(page, Endpoint.of)
 
 
 @router.get("/v1/webhook_endpoints/{endpoint_id}")
 def retrieve_endpoint(endpoint_id: str, caller: WebhooksReader, context: ContextDep) -> Endpoint:
-    return wire_endpoint(service.get(context, caller, endpoint_id))
+    with read(context.database) as conn:
+        return Endpoint.of(store.get_endpoint(conn, endpoint_id, caller.project_id))
 
 
 @router.post("/v1/webhook_endpoints/{endpoint_id}")
 def update_endpoint(
     endpoint_id: str, caller: WebhooksWriter, context: ContextDep, body: EndpointUpdate | None = None
 ) -> Endpoint:
-    return wire_endpoint(service.update(context, caller, endpoint_id, body or EndpointUpdate()))
+    wanted: dict[str, Any] = {} if body is None else body.model_dump(exclude_none=True)
+    if "event_types" in wanted:
+        wanted["event_types"] = tuple(dict.fromkeys(wanted["event_types"]))
+    with write(context.database) as conn:
+        endpoint = store.get_endpoint(conn, endpoint_id, caller.project_id)
+        changed = {name: value for name, value in wanted.items() if getattr(endpoint, name) != value}
+        if changed:  # an update that changes nothing does not move `updated_at`
+            endpoint = store.update_endpoint(conn, endpoint_id, caller.project_id, now=context.now(), **changed)
+    return Endpoint.of(endpoint)
 
 
 @router.delete("/v1/webhook_endpoints/{endpoint_id}")
 def delete_endpoint(endpoint_id: str, caller: WebhooksWriter, context: ContextDep) -> DeletedEndpoint:
-    service.delete(context, caller, endpoint_id)
+    with write(context.database) as conn:
+        if not store.delete_endpoint(conn, endpoint_id, caller.project_id):
+            raise NotFound(say("error.no_such_endpoint", endpoint_id=endpoint_id), param="id")
     return DeletedEndpoint(id=endpoint_id)
 
 
@@ -65,14 +101,33 @@ def delete_endpoint(endpoint_id: str, caller: WebhooksWriter, context: ContextDe
 def rotate_secret(
     endpoint_id: str, caller: WebhooksWriter, context: ContextDep, body: RotateSecret | None = None
 ) -> EndpointWithSecret:
-    keep_old = body is not None and body.keep_old_secret_active_for_24_hours
-    return wire_endpoint_with_secret(service.rotate(context, caller, endpoint_id, keep_old=keep_old))
+    keep_old_s = OLD_SECRET_LIFETIME_S if body is not None and body.keep_old_secret_active_for_24_hours else 0
+    with write(context.database) as conn:
+        endpoint = store.rotate_secret(
+            conn, endpoint_id, caller.project_id, secret=new_secret(), now=context.now(), keep_old_s=keep_old_s
+        )
+    return EndpointWithSecret.of(endpoint)
 
 
 @router.post("/v1/webhook_endpoints/{endpoint_id}/test")
 def test_endpoint(endpoint_id: str, body: TestDelivery, caller: WebhooksWriter, context: ContextDep) -> TestResult:
-    status = service.send_test(context, caller, endpoint_id, body.event_type)
-    return TestResult(event_type=body.event_type, status_code=status, webhook_endpoint_id=endpoint_id)
+    with read(context.database) as conn:
+        endpoint = store.get_endpoint(conn, endpoint_id, caller.project_id)
+    now, event_type = context.clock(), body.event_type
+    sample_id = new_id("job") if event_type.startswith("fine_tuning.") else "sample_id"
+    answer = deliver(
+        url=endpoint.url,
+        secrets=endpoint.secrets_at(now),
+        webhook_id=new_id("delivery"),
+        body=event_body(
+            event_id=new_id("webhook_event"), event_type=event_type, created_at=int(now), data={"id": sample_id}
+        ),
+        now=now,
+        allow_private=context.settings.webhook_allow_private_addresses,
+    )
+    if answer.status is None:
+        raise InvalidRequest(say("error.endpoint_silent", url=endpoint.url, error=answer.error), param="url")
+    return TestResult(event_type=event_type, status_code=answer.status, webhook_endpoint_id=endpoint_id)
 
 
 @router.get("/v1/webhook_event_types")
@@ -83,7 +138,11 @@ def list_event_types(caller: WebhooksReader) -> EventTypeList:
 @router.post("/tunery/v1/webhook_addresses")
 def judge_address(body: Address, caller: WebhooksWriter, context: ContextDep) -> JudgedAddress:
     """Whether an address could be called, before an endpoint is made of it. Sends nothing there."""
-    problem = service.problem_of(context, body.url)
+    problem = None
+    try:
+        resolve_target(body.url, allow_private=context.settings.webhook_allow_private_addresses)
+    except RefusedTarget as exc:
+        problem = exc.args[0]
     known = reference(problem)
     return JudgedAddress(url=body.url, problem=problem, texts={"problem": known} if known else {})
 
@@ -96,11 +155,15 @@ def list_deliveries(
     after: After = None,
     limit: Limit = 20,
 ) -> CursorListing[Attempt]:
-    page = service.list_attempts(context, caller, endpoint_id, after=after, limit=limit)
-    return CursorListing[Attempt](**cursor_listing([wire_attempt(item) for item in page.items], page.has_more))
+    with read(context.database) as conn:
+        store.get_endpoint(conn, endpoint_id, caller.project_id)
+        page = outbox.list_deliveries(conn, caller.project_id, endpoint_id=endpoint_id, after=after, limit=limit)
+    return CursorListing[Attempt].of(page, wire_attempt)
 
 
 @router.post("/tunery/v1/webhook_deliveries/{webhook_id}/resend")
 def resend_delivery(webhook_id: str, caller: WebhooksWriter, context: ContextDep) -> Resent:
-    service.resend(context, caller, webhook_id)
+    with write(context.database) as conn:
+        if not outbox.resend(conn, webhook_id, caller.project_id, now=context.clock()):
+            raise NotFound(say("error.no_finished_delivery", webhook_id=webhook_id), param="webhook_id")
     return Resent(webhook_id=webhook_id)

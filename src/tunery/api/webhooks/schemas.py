@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, Field
 
 from tunery.api.body import Body, Texts
-from tunery.domain.notices import Delivery, WebhookEndpoint
+from tunery.api.paging import Resource
+from tunery.domain.notices import Delivery
 from tunery.texts import say
 
 # All that OpenAI has, so that a set-up script runs unchanged; SENT says which ones happen here.
@@ -103,7 +104,7 @@ class TestDelivery(Body):
     event_type: EventType
 
 
-class Endpoint(BaseModel):
+class Endpoint(Resource):
     object: Literal["webhook_endpoint"] = "webhook_endpoint"
     id: str
     created_at: int
@@ -111,11 +112,11 @@ class Endpoint(BaseModel):
     name: str
     url: str
     event_types: list[str]
-    signing_secret_hint: str | None
+    signing_secret_hint: str | None = Field(validation_alias="secret_hint")
 
 
 class EndpointWithSecret(Endpoint):
-    signing_secret: str = Field(description="Shown here and never again.")
+    signing_secret: str = Field(validation_alias="secret", description="Shown here and never again.")
 
 
 class DeletedEndpoint(BaseModel):
@@ -137,18 +138,21 @@ class EventTypeList(BaseModel):
     data: list[str]
 
 
-class Attempt(BaseModel):
+class Attempt(Resource):
     """One attempt at one delivery."""
 
     object: Literal["webhook_delivery"] = "webhook_delivery"
     id: str
-    webhook_id: str = Field(description="The same for every attempt at one event: the receiver's key for duplicates.")
-    webhook_endpoint_id: str | None
+    webhook_id: str = Field(
+        validation_alias="outbox_id",
+        description="The same for every attempt at one event: the receiver's key for duplicates.",
+    )
+    webhook_endpoint_id: str | None = Field(validation_alias="endpoint_id")
     created_at: int
     attempt: int
     status_code: int | None = Field(description="Null when there was no answer.")
     error: str | None
-    latency_ms: int
+    latency_ms: int = Field(validation_alias="duration_ms")
     texts: Texts
 
 
@@ -157,35 +161,5 @@ class Resent(BaseModel):
     webhook_id: str
 
 
-def secret_hint(secret: str) -> str:
-    return f"whsec_...{secret[-4:]}"
-
-
-def wire_endpoint(endpoint: WebhookEndpoint) -> Endpoint:
-    return Endpoint(
-        id=endpoint.id,
-        created_at=endpoint.created_at,
-        updated_at=endpoint.updated_at,
-        name=endpoint.name,
-        url=endpoint.url,
-        event_types=list(endpoint.event_types),
-        signing_secret_hint=secret_hint(endpoint.secret),
-    )
-
-
-def wire_endpoint_with_secret(endpoint: WebhookEndpoint) -> EndpointWithSecret:
-    return EndpointWithSecret(**wire_endpoint(endpoint).model_dump(), signing_secret=endpoint.secret)
-
-
 def wire_attempt(delivery: Delivery) -> Attempt:
-    return Attempt(
-        id=delivery.id,
-        webhook_id=delivery.outbox_id,
-        webhook_endpoint_id=delivery.endpoint_id,
-        created_at=delivery.created_at,
-        attempt=delivery.attempt,
-        status_code=delivery.status_code,
-        error=delivery.error,
-        latency_ms=delivery.duration_ms,
-        texts={"error": delivery.error_text} if delivery.error_text else {},
-    )
+    return Attempt.of({**vars(delivery), "texts": {"error": delivery.error_text} if delivery.error_text else {}})

@@ -15,9 +15,10 @@ from tunery.cli.output import Json, console, emit_json, notes, styled, table
 if TYPE_CHECKING:
     from openai import OpenAI
 
+    from tunery.domain.parity import Money
     from tunery.migrate.capture import Golden, Prompt
     from tunery.migrate.report import Report
-    from tunery.migrate.report_cost import Money, Tariff, Tariffs
+    from tunery.migrate.report_cost import Tariff, Tariffs
 
 PURPOSE = "evals"
 MAX_NAME = 120  # characters of the model's name in the file's

@@ -12,7 +12,7 @@ from tunery.dashboard.comparison import PREFIX, PURPOSE, Comparison, Contestant,
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.choices import FIRST, MAX_HELD_BYTES, Choice, Files, Models, weights_line
 from tunery.dashboard.components.shots import shot_choices
-from tunery.dashboard.components.table import Column, Row, Table
+from tunery.dashboard.components.table import Column, Page, PagedTable, Row
 from tunery.dashboard.models import list_models
 from tunery.dashboard.visit import BASE, Visit, notify
 from tunery.texts.amounts import size
@@ -155,7 +155,7 @@ class Earlier:
         self.last_id = ""
 
     async def draw(self) -> None:
-        stored = await self.fetch()
+        stored, has_more = await self.fetch()
         live = [self.live_row(item) for item in running.of(self.visit.connection)]
         blocks.show_heading(self.t("compare.earlier"))
         if not live and not stored:
@@ -166,25 +166,16 @@ class Earlier:
             Column(self.t("compare.result")),
             Column(self.t("jobs.created")),
         ]
-        self.table = Table(self.t("compare.earlier"), columns, live + stored)
-        self.more = blocks.button(self.t("action.more"), self.load_more)
-        self.more.visible = self.has_more
+        PagedTable(self.visit, self.t("compare.earlier"), columns, (live + stored, has_more), self.fetch)
 
-    async def fetch(self) -> list[Row]:
+    async def fetch(self) -> Page:
         page = await self.visit.connection.get(
             "/tunery/v1/files", purpose=PURPOSE, search=PREFIX, after=self.last_id, limit=PAGE
         )
-        self.has_more = page["has_more"]
         if page["data"]:
             self.last_id = page["data"][-1]["id"]
-        return [self.row(file) for file in page["data"] if file["filename"].startswith(PREFIX)]
-
-    async def load_more(self) -> None:
-        async def load() -> None:
-            self.table.extend(await self.fetch())
-            self.more.visible = self.has_more
-
-        await self.visit.attempt(load())
+        rows = [self.row(file) for file in page["data"] if file["filename"].startswith(PREFIX)]
+        return rows, page["has_more"]
 
     def live_row(self, item: Comparison) -> Row:
         state = html.status_chip("failed", self.t) if item.error else html.progress(item.done, item.total, self.t)

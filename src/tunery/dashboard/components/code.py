@@ -10,7 +10,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
-from tunery.dashboard.components.blocks import button
+from tunery.dashboard.components.blocks import button, dialog_box, note
 from tunery.dashboard.components.html import show
 from tunery.texts import Translator
 
@@ -40,6 +40,17 @@ def copy_button(t: Translator, text: str) -> None:
         ui.notify(t("action.copied"), type="positive", timeout=1500)
 
     button(t("action.copy"), copy, symbol="content_copy")
+
+
+def show_once(t: Translator, title: str, warning: str, secret: str) -> None:
+    """A dialog with a secret that is shown now and never again."""
+    with dialog_box(title) as dialog:
+        note(warning, kind="warn")
+        ui.label(secret).classes("mono wrap")
+        with ui.element("div").classes("buttons end"):
+            copy_button(t, secret)
+            button(t("action.done"), dialog.close, primary=True)
+    dialog.open()
 
 
 def create_job(root: str, body: Mapping[str, Any], *, validation_share: float | None = None) -> dict[str, str]:

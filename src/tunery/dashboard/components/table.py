@@ -1,12 +1,15 @@
 """A table that is updated in place: only the cells that changed are sent, so that focus stays where it is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 from nicegui import ui
 
+from tunery.dashboard.components.blocks import button
 from tunery.dashboard.components.html import show
+from tunery.dashboard.connection import Failure
+from tunery.dashboard.visit import Visit
 
 Cell = str | Markup
 
@@ -84,6 +87,29 @@ class Table:
                     if row.actions is not None:
                         with ui.element("td").classes("actions").props("role=cell"):
                             row.actions()
+
+
+Page = tuple[list[Row], bool]
+"""Rows, and whether more follow."""
+
+
+class PagedTable(Table):
+    """Grows by a page with each press of the button below it."""
+
+    def __init__(
+        self, visit: Visit, caption: str, columns: Sequence[Column], first: Page, fetch: Callable[[], Awaitable[Page]]
+    ) -> None:
+        """`fetch` gives the page after the last one."""
+        super().__init__(caption, columns, first[0])
+        self._visit, self._fetch = visit, fetch
+        self._more = button(visit.t("action.more"), self._load_more)
+        self._more.visible = first[1]
+
+    async def _load_more(self) -> None:
+        page = await self._visit.result_of(self._fetch())
+        if not isinstance(page, Failure):
+            rows, self._more.visible = page
+            self.extend(rows)
 
 
 def _classes(column: Column) -> str:

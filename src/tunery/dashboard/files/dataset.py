@@ -11,7 +11,7 @@ from tunery.dashboard.components.conversation import example, raw_line
 from tunery.dashboard.components.report import check_file, show_report
 from tunery.dashboard.connection import Failure
 from tunery.dashboard.models import list_models, trainable
-from tunery.dashboard.visit import BASE, Visit
+from tunery.dashboard.visit import BASE, Visit, notify
 from tunery.texts import Translator
 from tunery.texts.amounts import size
 
@@ -70,9 +70,8 @@ class DatasetPage:
     async def load_more(self) -> None:
         wanted = {"model": str(self.model.value), "search": self.text.value or "", "after": self.last_line}
         path = f"/tunery/v1/files/{self.file_id}/rows"
-        page = await self.visit.ask(self.visit.connection.get(path, limit=PAGE, **wanted))
+        page = await self.visit.result_of(self.visit.connection.get(path, limit=PAGE, **wanted))
         if isinstance(page, Failure):
-            self.visit.notify(page)
             return
         with self.list:
             for row in page["data"]:
@@ -96,13 +95,9 @@ class DatasetPage:
         )
 
     async def split(self) -> None:
-        parts: list[dict[str, str]] = []
-
-        async def make() -> None:
-            parts.append(await split(self.visit.connection, self.file_id, VALIDATION_SHARE))
-
-        if await self.visit.attempt(make(), done=self.t("dataset.split_done")):
-            files = parts[0]
+        files = await self.visit.result_of(split(self.visit.connection, self.file_id, VALIDATION_SHARE))
+        if not isinstance(files, Failure):
+            notify(self.t("dataset.split_done"))
             ui.navigate.to(f"/jobs/new?file={files['training_file']}&validation={files['validation_file']}")
 
 

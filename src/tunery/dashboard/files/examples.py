@@ -1,26 +1,20 @@
 """Adding an example to a dataset. Files never change: the dataset with one more line is a new file of the same name."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from openai.types import FileObject
 
-import tunery
 from tunery.dashboard.connection import Connection
+from tunery.domain.files import example_file
 
 EXAMPLE_NAME = "marv.jsonl"
 
 
-def example_dataset() -> bytes:
-    """The dataset of the three-step start: in an installation beside the package's modules, else in the checkout."""
-    package = Path(tunery.__file__).parent
-    installed = package / "examples" / EXAMPLE_NAME
-    return (installed if installed.exists() else package.parents[1] / "examples" / EXAMPLE_NAME).read_bytes()
-
-
 async def upload_example(connection: Connection) -> FileObject:
-    return await connection.client.files.create(file=(EXAMPLE_NAME, example_dataset()), purpose="fine-tune")
+    """The dataset of the three-step start."""
+    content = example_file(EXAMPLE_NAME).read_bytes()
+    return await connection.client.files.create(file=(EXAMPLE_NAME, content), purpose="fine-tune")
 
 
 async def add_example(

@@ -15,8 +15,8 @@ from tunery.dashboard.connection import Connection, Failure
 from tunery.dashboard.jobs.parts import hyperparameter_rows
 from tunery.dashboard.models import list_models, trainable
 from tunery.dashboard.visit import Visit
+from tunery.domain.jobs import METHODS
 
-METHODS = ("supervised", "dpo")
 HYPERPARAMETERS = {"n_epochs": (1, 50), "batch_size": (1, 256), "learning_rate_multiplier": (0.01, 20)}
 VALIDATION_SHARE = 0.1
 NONE, SPLIT = "none", "split"

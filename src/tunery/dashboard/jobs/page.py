@@ -87,12 +87,9 @@ class JobList:
 
     async def fetch(self, *, after: str = "", quiet: bool = False) -> dict[str, Any] | None:
         wanted = {"after": after, "status": self.status.value, "search": self.search.value or ""}
-        page = await self.visit.ask(self.visit.connection.get("/tunery/v1/jobs", limit=PAGE, **wanted))
-        if not isinstance(page, Failure):
-            return page
-        if not quiet:
-            self.visit.notify(page)
-        return None
+        asked = self.visit.connection.get("/tunery/v1/jobs", limit=PAGE, **wanted)
+        page = await (self.visit.ask(asked) if quiet else self.visit.result_of(asked))
+        return None if isinstance(page, Failure) else page
 
 
 def may_change(jobs: list[dict[str, Any]]) -> bool:

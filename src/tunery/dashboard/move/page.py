@@ -7,9 +7,10 @@ from markupsafe import Markup
 from openai.types import FileObject
 
 from tunery.dashboard.components import blocks, html
-from tunery.dashboard.components.table import Column, Row, Table
-from tunery.dashboard.move.reader import PREFIX, PURPOSE, NotAReport, Parity, read_head
+from tunery.dashboard.components.table import Column, Page, PagedTable, Row
+from tunery.dashboard.move.reader import PREFIX, PURPOSE, NotAReport, read_head
 from tunery.dashboard.visit import BASE, Visit
+from tunery.domain.parity import Parity
 from tunery.texts import Translator
 
 PAGE = 20
@@ -30,8 +31,8 @@ async def build(visit: Visit) -> None:
     t = visit.t
     blocks.heading(t("move.title"), t("move.subtitle"))
     reports = ReportList(visit)
-    first = await reports.take(PAGE)
-    if first:
+    first = await reports.fetch()
+    if first[0]:
         reports.show(first)
         return
     blocks.empty("swap_horiz", t("move.empty"), t("move.empty_text"), action=command(COMMANDS["report"]))
@@ -62,13 +63,13 @@ class ReportList:
             if file.filename.startswith(PREFIX):
                 yield file
 
-    async def take(self, count: int) -> list[tuple[str, Parity]]:
-        """The next reports, each with its file's id. Files that are something else are passed over."""
-        found: list[tuple[str, Parity]] = []
-        while len(found) < count and (batch := await self._next_files(count - len(found))):
+    async def fetch(self) -> Page:
+        """The next reports. Files that are something else are passed over."""
+        found: list[Row] = []
+        while len(found) < PAGE and (batch := await self._next_files(PAGE - len(found))):
             heads = await asyncio.gather(*(self._head(file) for file in batch))
-            found += [(file.id, head) for file, head in zip(batch, heads, strict=True) if head is not None]
-        return found
+            found += [self._row(file.id, head) for file, head in zip(batch, heads, strict=True) if head is not None]
+        return found, len(found) == PAGE
 
     async def _next_files(self, count: int) -> list[FileObject]:
         batch: list[FileObject] = []
@@ -82,7 +83,7 @@ class ReportList:
         except NotAReport:
             return None
 
-    def show(self, first: list[tuple[str, Parity]]) -> None:
+    def show(self, first: Page) -> None:
         t = self.t
         columns = [
             Column(t("move.verdict")),
@@ -92,17 +93,7 @@ class ReportList:
             Column(t("move.score"), numeric=True),
             Column(t("jobs.created")),
         ]
-        self.table = Table(t("move.reports"), columns, [self._row(*item) for item in first])
-        self.more = blocks.button(t("action.more"), self.show_more)
-        self.more.visible = len(first) == PAGE
-
-    async def show_more(self) -> None:
-        async def load() -> None:
-            reports = await self.take(PAGE)
-            self.table.extend([self._row(*item) for item in reports])
-            self.more.visible = len(reports) == PAGE
-
-        await self.visit.attempt(load())
+        PagedTable(self.visit, t("move.reports"), columns, first, self.fetch)
 
     def _row(self, file_id: str, parity: Parity) -> Row:
         score = f"{100 * parity.old.score.mean:.1f} % → {100 * parity.new.score.mean:.1f} %"

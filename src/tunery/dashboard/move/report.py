@@ -7,17 +7,9 @@ from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.conversation import conversation, message, shortened
 from tunery.dashboard.components.table import Cell, Column, Row, Table
 from tunery.dashboard.move.page import VERDICTS, command
-from tunery.dashboard.move.reader import (
-    Interval,
-    Money,
-    NotAReport,
-    Parity,
-    ParityRow,
-    RowAnswer,
-    Summary,
-    read_part,
-)
+from tunery.dashboard.move.reader import NotAReport, read_part
 from tunery.dashboard.visit import BASE, Visit
+from tunery.domain.parity import Interval, ModelSummary, Money, Parity, ParityRow, RowAnswer
 from tunery.texts import Translator
 
 PAGE = 20
@@ -114,7 +106,7 @@ def _measures(parity: Parity, t: Translator) -> None:
     html.show(Markup('<p class="muted small">{}{}</p>').format(base, t("move.measures_text", min=parity.min_rows)))
 
 
-def _summary_cells(summary: Summary, cost: Money | None, t: Translator) -> dict[str, Cell]:
+def _summary_cells(summary: ModelSummary, cost: Money | None, t: Translator) -> dict[str, Cell]:
     return {
         "score": _interval(summary.score, t),
         "exact": _percent(summary.exact_match),
@@ -148,7 +140,7 @@ def _money(cost: Money | None) -> str:
     return html.DASH if cost is None else html.money(cost.amount, cost.currency)
 
 
-def _milliseconds(summary: Summary) -> str:
+def _milliseconds(summary: ModelSummary) -> str:
     return f"{summary.latency_p50_ms:,.0f} ms" if summary.latency_p50_ms else html.DASH
 
 

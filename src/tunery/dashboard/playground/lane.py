@@ -97,11 +97,9 @@ class Lane:
         self.shots = []
         if not wanted or not file_id:
             return
-        file = await self.visit.ask(self.visit.connection.client.files.content(file_id))
-        if isinstance(file, Failure):
-            self.visit.notify(file)
-            return
-        self.shots = few_shots(file.text, wanted)
+        file = await self.visit.result_of(self.visit.connection.client.files.content(file_id))
+        if not isinstance(file, Failure):
+            self.shots = few_shots(file.text, wanted)
 
     async def ask(self, text: str, parameters: Parameters) -> None:
         self.messages.append({"role": "user", "content": text})

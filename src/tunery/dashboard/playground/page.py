@@ -8,6 +8,7 @@ from nicegui import ui
 
 from tunery.dashboard.components import blocks, code
 from tunery.dashboard.components.choices import FIRST, MAX_HELD_BYTES, Choice, Files, Models
+from tunery.dashboard.connection import Failure
 from tunery.dashboard.files.examples import add_example
 from tunery.dashboard.models import Model, list_models
 from tunery.dashboard.playground.lane import Lane, Parameters
@@ -177,17 +178,12 @@ def save_example(
 
         async def save() -> None:
             example = [*messages[:-1], {"role": "assistant", "content": answer.value or ""}]
-            stored: list[Any] = []
-
-            async def store() -> None:
-                new_name = (name.value or NEW_NAME).strip()
-                stored.append(
-                    await add_example(visit.connection, example, file_id=target.value or None, new_name=new_name)
-                )
-
-            if await visit.attempt(store()):
+            new_name = (name.value or NEW_NAME).strip()
+            adding = add_example(visit.connection, example, file_id=target.value or None, new_name=new_name)
+            stored = await visit.result_of(adding)
+            if not isinstance(stored, Failure):
                 dialog.close()
-                await on_saved(stored[0].id, stored[0].filename)
+                await on_saved(stored.id, stored.filename)
 
         with ui.element("div").classes("buttons end"):
             blocks.button(t("action.back"), dialog.close)

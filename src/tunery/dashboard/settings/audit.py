@@ -5,8 +5,7 @@ from typing import Any
 from markupsafe import Markup
 
 from tunery.dashboard.components import blocks, html
-from tunery.dashboard.components.table import Column, Row, Table
-from tunery.dashboard.connection import Failure
+from tunery.dashboard.components.table import Column, Page, PagedTable, Row
 from tunery.dashboard.visit import Visit
 
 PAGE = 50
@@ -17,7 +16,7 @@ async def build(visit: Visit) -> None:
     page = AuditPage(visit)
     first = await page.fetch()
     blocks.heading(visit.t("audit.title"), visit.t("audit.subtitle"))
-    if not first.data:
+    if not first[0]:
         blocks.empty("fact_check", visit.t("audit.empty"), visit.t("audit.empty_text"))
         return
     page.draw(first)
@@ -28,7 +27,7 @@ class AuditPage:
         self.visit, self.t = visit, visit.t
         self.last_id = ""
 
-    async def fetch(self) -> Any:
+    async def fetch(self) -> Page:
         logs = self.visit.connection.client.admin.organization.audit_logs
         every = {"every_type": "true"}  # files and jobs too, for which OpenAI's API has no name
         if self.last_id:
@@ -37,9 +36,9 @@ class AuditPage:
             page = await logs.list(limit=PAGE, extra_query=every)
         if page.data:
             self.last_id = page.data[-1].id
-        return page
+        return [self.row(entry) for entry in page.data], bool(page.has_more)
 
-    def draw(self, first: Any) -> None:
+    def draw(self, first: Page) -> None:
         columns = [
             Column(self.t("audit.when")),
             Column(self.t("audit.event")),
@@ -47,17 +46,7 @@ class AuditPage:
             Column(self.t("audit.object")),
             Column(self.t("audit.address")),
         ]
-        self.table = Table(self.t("audit.title"), columns, [self.row(entry) for entry in first.data])
-        self.more = blocks.button(self.t("action.more"), self.load_more)
-        self.more.visible = bool(first.has_more)
-
-    async def load_more(self) -> None:
-        page = await self.visit.ask(self.fetch())
-        if isinstance(page, Failure):
-            self.visit.notify(page)
-            return
-        self.table.extend([self.row(entry) for entry in page.data])
-        self.more.visible = bool(page.has_more)
+        PagedTable(self.visit, self.t("audit.title"), columns, first, self.fetch)
 
     def row(self, entry: Any) -> Row:
         name, address = _actor(entry)

@@ -7,6 +7,7 @@ from openai.types.admin.organization.projects import ProjectAPIKey
 
 from tunery.dashboard.components import blocks, code, html
 from tunery.dashboard.components.table import Column, Row, Table
+from tunery.dashboard.connection import Failure
 from tunery.dashboard.visit import Visit
 
 PAGE = 100  # of keys in one request; all are fetched
@@ -73,24 +74,12 @@ class KeysPage:
         if not name:
             ui.notify(self.t("keys.name_missing"), type="warning")
             return
-        created: list[Any] = []
-
-        async def make() -> None:
-            created.append(await self.projects.service_accounts.create(self.project_id, name=name))
-
-        if await self.visit.attempt(make()):
-            self.name.value = ""
-            self.show_secret(created[0].api_key.value)
-            await self.refresh()
-
-    def show_secret(self, secret: str) -> None:
-        with blocks.dialog_box(self.t("keys.made")) as dialog:
-            blocks.note(self.t("keys.once"), kind="warn")
-            ui.label(secret).classes("mono wrap")
-            with ui.element("div").classes("buttons end"):
-                code.copy_button(self.t, secret)
-                blocks.button(self.t("action.done"), dialog.close, primary=True)
-        dialog.open()
+        made = await self.visit.result_of(self.projects.service_accounts.create(self.project_id, name=name))
+        if isinstance(made, Failure) or made.api_key is None:
+            return
+        self.name.value = ""
+        code.show_once(self.t, self.t("keys.made"), self.t("keys.once"), made.api_key.value)
+        await self.refresh()
 
     async def change(self, call: Any) -> None:
         if await self.visit.attempt(call, done=self.t("keys.revoked")):

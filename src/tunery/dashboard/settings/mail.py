@@ -6,8 +6,7 @@ from markupsafe import Markup
 from nicegui import ui
 
 from tunery.dashboard.components import blocks, html
-from tunery.dashboard.components.table import Column, Row, Table
-from tunery.dashboard.connection import Failure
+from tunery.dashboard.components.table import Column, Page, PagedTable, Row
 from tunery.dashboard.visit import Visit
 
 PATH = "/tunery/v1/organization/mail"
@@ -33,12 +32,15 @@ class MailPage:
         self.visit, self.t = visit, visit.t
         self.last = ""  # id of the oldest mail that is shown
 
-    async def fetch(self) -> dict[str, Any]:
-        return await self.visit.connection.get(PATH, limit=PAGE, after=self.last)
+    async def fetch(self) -> Page:
+        page = await self.visit.connection.get(PATH, limit=PAGE, after=self.last)
+        if page["data"]:
+            self.last = page["data"][-1]["id"]
+        return [self.row(mail) for mail in page["data"]], page["has_more"]
 
-    def draw(self, settings: dict[str, Any], first: dict[str, Any]) -> None:
+    def draw(self, settings: dict[str, Any], first: Page) -> None:
         self._draw_settings(settings)
-        if not first["data"]:
+        if not first[0]:
             blocks.empty("mail", self.t("mails.empty"), self.t("mails.empty_text"))
             return
         columns = [
@@ -48,9 +50,7 @@ class MailPage:
             Column(self.t("webhooks.attempts"), numeric=True),
             Column(self.t("audit.when")),
         ]
-        self.table = Table(self.t("mails.sent"), columns)
-        self.more = blocks.button(self.t("action.more"), self.load_more)
-        self.show(first)
+        PagedTable(self.visit, self.t("mails.sent"), columns, first, self.fetch)
 
     def _draw_settings(self, settings: dict[str, Any]) -> None:
         t = self.t
@@ -64,11 +64,6 @@ class MailPage:
             html.show(html.facts([*facts, (t("mails.sender"), settings["sender"])]))
             ui.label(t("mails.settings_text")).classes("muted small")
 
-    def show(self, page: dict[str, Any]) -> None:
-        self.table.extend([self.row(mail) for mail in page["data"]])
-        self.last = page["data"][-1]["id"] if page["data"] else self.last
-        self.more.visible = page["has_more"]
-
     def row(self, mail: dict[str, Any]) -> Row:
         recipient = html.two_lines(mail["recipient"], mail["error"]) if mail["error"] else mail["recipient"]
         about = self.t(TOPICS[mail["topic"]]) if mail["topic"] in TOPICS else self.t("mails.budget")
@@ -77,13 +72,6 @@ class MailPage:
             mail["id"],
             [chip, recipient, about, html.number(mail["attempts"]), html.when(mail["created_at"], self.t)],
         )
-
-    async def load_more(self) -> None:
-        page = await self.visit.ask(self.fetch())
-        if isinstance(page, Failure):
-            self.visit.notify(page)
-            return
-        self.show(page)
 
 
 EXAMPLE = (

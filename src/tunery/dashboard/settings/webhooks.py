@@ -159,34 +159,20 @@ class WebhooksPage:
         return self.t.word(judged, "problem") if judged["problem"] else ""
 
     async def create(self) -> None:
-        made: list[Any] = []
-
-        async def make() -> None:
-            name = (self.name.value or "").strip() or "webhook"
-            url = (self.url.value or "").strip()
-            made.append(await self.webhooks.create(name=name, url=url, event_types=self.types.value))
-
-        if await self.visit.attempt(make()):
-            self.show_secret(made[0].signing_secret)
+        name, url = (self.name.value or "").strip() or "webhook", (self.url.value or "").strip()
+        made = await self.visit.result_of(self.webhooks.create(name=name, url=url, event_types=self.types.value))
+        if not isinstance(made, Failure):
+            self.show_secret(made.signing_secret)
             await self.refresh()
 
     async def rotate(self, endpoint_id: str) -> None:
-        made: list[Any] = []
-
-        async def make() -> None:
-            made.append(await self.webhooks.rotate_secret(endpoint_id, keep_old_secret_active_for_24_hours=True))
-
-        if await self.visit.attempt(make()):
-            self.show_secret(made[0].signing_secret)
+        rotating = self.webhooks.rotate_secret(endpoint_id, keep_old_secret_active_for_24_hours=True)
+        made = await self.visit.result_of(rotating)
+        if not isinstance(made, Failure):
+            self.show_secret(made.signing_secret)
 
     def show_secret(self, secret: str) -> None:
-        with blocks.dialog_box(self.t("webhooks.secret")) as dialog:
-            blocks.note(self.t("webhooks.secret_text"), kind="warn")
-            ui.label(secret).classes("mono wrap")
-            with ui.element("div").classes("buttons end"):
-                code.copy_button(self.t, secret)
-                blocks.button(self.t("action.done"), dialog.close, primary=True)
-        dialog.open()
+        code.show_once(self.t, self.t("webhooks.secret"), self.t("webhooks.secret_text"), secret)
 
     async def change(self, call: Any, done: str) -> None:
         await self.visit.attempt(call, done=self.t(done))

@@ -1,17 +1,21 @@
+"""What the dashboard asks of jobs and models. Reads what others wrote; changes nothing but display names."""
+
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Annotated
+from dataclasses import asdict, replace
+from typing import Annotated, Any
 
 from fastapi import Query, Request
+from sqlalchemy import Connection
 
 from tunery.api.access import JobsReader, JobsWriter, ModelsReader, ModelsUser, ModelsWriter
 from tunery.api.body import MAX_PROMPT_BYTES, takes_up_to
 from tunery.api.context import Context, ContextDep
-from tunery.api.fine_tuning import service as fine_tuning
-from tunery.api.fine_tuning.schemas import wire_checkpoint, wire_event, wire_job
+from tunery.api.fine_tuning.routes import kept_checkpoints
+from tunery.api.fine_tuning.schemas import CheckpointOut, wire_event, wire_job
 from tunery.api.paging import After, Limit
 from tunery.api.routing import Router
-from tunery.api.tunery.console import scoring, service
+from tunery.api.tunery.console import scoring
 from tunery.api.tunery.console.schemas import (
     CatalogEntry,
     CatalogOut,
@@ -23,28 +27,67 @@ from tunery.api.tunery.console.schemas import (
     JobView,
     LearnedFile,
     ModelName,
+    PriceOut,
+    ProjectRef,
     ScoreOut,
     ScoreRequest,
     SessionOut,
     Weights,
 )
+from tunery.domain.errors import NotFound
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.domain.models import Alias, FineTunedModel
-from tunery.domain.names import parse_name
-from tunery.domain.tenants import Caller
+from tunery.domain.names import check_suffix, new_name, parse_name
+from tunery.domain.tenants import Caller, Project, Role
+from tunery.domain.usage import MICRO, PICO
+from tunery.engines.pool import resolve
+from tunery.jobs.verbs import trainable
 from tunery.models.catalog import CatalogModel
+from tunery.store import console as store
+from tunery.store import events as events_store
+from tunery.store import files, jobs, models, tenants
+from tunery.store.database import read, write
 
 router = Router(prefix="/tunery/v1", tags=["Console"])
 
+PROJECTS = 1_000  # in one look; all are listed
+MAX_MODELS = 1_000
 MAX_CHECKPOINTS = 100  # one an epoch, of which a job has 50 at most
+NOTHING = "–"  # under a name whose model was deleted
+
+Points = Annotated[int, Query(ge=10, le=2000)]
 
 
 @router.get("/session")
 def get_session(caller: ModelsReader, context: ContextDep) -> SessionOut:
     """Whose key this is and what it may do."""
-    return service.session(context, caller)
+    with read(context.database) as conn:
+        organization = tenants.get_organization(conn, caller.organization_id)
+        reached = _reachable_projects(conn, caller)
+    return SessionOut(
+        organization_id=organization.id,
+        organization=organization.name,
+        project_id=caller.project_id,
+        projects=[ProjectRef(id=project.id, name=project.name) for project in reached],
+        role=caller.role.value,
+        is_owner=caller.is_admin or caller.role is Role.OWNER,
+    )
 
 
+def _reachable_projects(conn: Connection, caller: Caller) -> list[Project]:
+    """An admin key may name any project of its organisation; every other key knows its own."""
+    if not caller.is_admin:
+        return [tenants.get_project(conn, caller.project_id, caller.organization_id)]
+    found: list[Project] = []
+    has_more = True
+    while has_more:
+        after = found[-1].id if found else None
+        page = tenants.list_projects(conn, caller.organization_id, after=after, limit=PROJECTS)
+        found, has_more = [*found, *page.items], page.has_more
+    return found
+
+
+# ---- jobs
 @router.get("/jobs")
 def search_jobs(
     caller: JobsReader,
@@ -57,41 +100,93 @@ def search_jobs(
     ] = "",
 ) -> JobList:
     """Jobs with progress and cost, newest first."""
-    page = service.search_jobs(context, caller, text=search, status=status, after=after, limit=limit)
+    statuses = (status,) if status else ()
+    with read(context.database) as conn:
+        page = store.search_jobs(conn, caller.project_id, text=search, statuses=statuses, after=after, limit=limit)
     return JobList(data=[_summary(context, job) for job in page.items], has_more=page.has_more)
 
 
 @router.get("/jobs/{job_id}")
 def get_job(job_id: str, caller: JobsReader, context: ContextDep) -> JobDetail:
-    return _detail(context, service.job(context, caller, job_id))
+    with read(context.database) as conn:
+        return _detail(context, jobs.get_job(conn, job_id, caller.project_id))
 
 
 @router.post("/jobs/{job_id}")
 def name_job(job_id: str, body: DisplayName, caller: JobsWriter, context: ContextDep) -> JobDetail:
     """Give a job a display name, whatever its state; models that it makes afterwards begin with it."""
-    return _detail(context, service.name_job(context, caller, job_id, body.display_name))
+    with write(context.database) as conn:
+        return _detail(context, jobs.set_display_name(conn, job_id, caller.project_id, body.display_name))
 
 
-@router.post("/models/{model:path}")
-def name_model(model: str, body: DisplayName, caller: ModelsWriter, context: ContextDep) -> CatalogEntry:
-    """Give a model a display name. Its name, which requests use, stays as it is."""
-    named = service.name_model(context, caller, model, body.display_name)
-    return _own_entry(context, named, service.learned_files(context, caller, [named])[named.name])
-
-
-@router.get("/model_name")
-def preview_model_name(
+@router.get("/jobs/{job_id}/view")
+def get_view(
+    job_id: str,
     caller: JobsReader,
     context: ContextDep,
-    model: Annotated[str, Query(min_length=1, max_length=256, description="What the job will be created on.")],
-    suffix: Annotated[str | None, Query(max_length=1000)] = None,
-) -> ModelName:
-    """The name that a job's model will have, before the job is created."""
-    return service.model_name(context, caller, model, suffix or None)
+    points: Points = 500,
+    events: Annotated[int, Query(ge=1, le=1000, description="Events at most.")] = 100,
+) -> JobView:
+    """State, curves, events, checkpoints and file names in one answer."""
+    with read(context.database) as conn:
+        job = jobs.get_job(conn, job_id, caller.project_id)
+        told = events_store.list_events(conn, job_id, limit=events)
+        saved = kept_checkpoints(conn, job, limit=MAX_CHECKPOINTS)
+        found = {
+            file_id: files.find_file(conn, file_id, caller.project_id)
+            for file_id in (job.training_file, job.validation_file)
+            if file_id
+        }
+        curves = _curves(conn, job_id, points)
+    return JobView(
+        detail=_detail(context, job),
+        job=wire_job(job, context.settings),
+        curves=curves,
+        events=[wire_event(event) for event in told.items],
+        checkpoints=[CheckpointOut.of(checkpoint) for checkpoint in saved.items],
+        files={file_id: file.filename if file else None for file_id, file in found.items()},
+    )
+
+
+@router.get("/jobs/{job_id}/curves")
+def get_curves(job_id: str, caller: JobsReader, context: ContextDep, points: Points = 500) -> Curves:
+    """Loss and accuracy over the steps, thinned to about `points` points a curve."""
+    with read(context.database) as conn:
+        jobs.get_job(conn, job_id, caller.project_id)
+        return _curves(conn, job_id, points)
+
+
+def _curves(conn: Connection, job_id: str, points: int) -> Curves:
+    rows = store.list_metrics(conn, job_id, max_points=points)
+    names = Curves.model_fields
+    return Curves(**{name: [(row["step"], row[name]) for row in rows if row.get(name) is not None] for name in names})
+
+
+def _summary(context: Context, job: FineTuningJob) -> JobSummary:
+    base = context.catalog.find(job.base_model)
+    # Those it was trained on; before that, those that its base has now.
+    source = job.details.source or (base.source if base else job.base_model)
+    more = {
+        "elapsed_s": job.elapsed_s(context.clock()),
+        "pausing": job.is_pausing,
+        "resumable": job.can_be_resumed,
+        "weights": context.catalog.weights_of(source),
+        "cost": _cost(context, job),
+        "currency": context.prices.currency,
+    }
+    return JobSummary.of({**vars(job), **more})
+
+
+def _cost(context: Context, job: FineTuningJob) -> float | None:
+    """At the price of the day it ended. Null unless it has succeeded: nothing else is charged."""
+    if job.status is not JobStatus.SUCCEEDED or job.trained_tokens is None:
+        return None
+    price = context.prices.training_price(job.base_model, job.finished_at or context.clock())
+    return job.trained_tokens * price / PICO
 
 
 def _detail(context: Context, job: FineTuningJob) -> JobDetail:
-    request = service.recipe(job)
+    request = recipe(job)
     return JobDetail(
         **_summary(context, job).model_dump(),
         hyperparameters=request["method"][job.method]["hyperparameters"],
@@ -102,34 +197,46 @@ def _detail(context: Context, job: FineTuningJob) -> JobDetail:
     )
 
 
-@router.get("/jobs/{job_id}/view")
-def get_view(
-    job_id: str,
+def recipe(job: FineTuningJob) -> dict[str, Any]:
+    """The body that creates this job again."""
+    chosen = {
+        name: value for name, value in asdict(job.hyperparameters).items() if name != "beta" or job.method == "dpo"
+    }
+    body: dict[str, Any] = {"model": job.model, "training_file": job.training_file}
+    if job.validation_file:
+        body["validation_file"] = job.validation_file
+    if job.suffix:
+        body["suffix"] = job.suffix
+    body["seed"] = job.seed
+    body["method"] = {"type": job.method, job.method: {"hyperparameters": chosen}}
+    return body
+
+
+# ---- models
+@router.post("/models/{model:path}")
+def name_model(model: str, body: DisplayName, caller: ModelsWriter, context: ContextDep) -> CatalogEntry:
+    """Give a model a display name. Its name, which requests use, stays as it is."""
+    with write(context.database) as conn:
+        named = models.set_display_name(conn, model, caller.project_id, body.display_name)
+        learned = _learned_files(conn, caller.project_id, [named])
+    return _own_entry(context, named, learned[named.name])
+
+
+@router.get("/model_name")
+def preview_model_name(
     caller: JobsReader,
     context: ContextDep,
-    points: Annotated[int, Query(ge=10, le=2000)] = 500,
-    events: Annotated[int, Query(ge=1, le=1000, description="Events at most.")] = 100,
-) -> JobView:
-    """State, curves, events, checkpoints and file names in one answer."""
-    job = service.job(context, caller, job_id)
-    told = fine_tuning.list_events(context, caller, job_id, after=None, limit=events)
-    saved = fine_tuning.list_checkpoints(context, caller, job_id, after=None, limit=MAX_CHECKPOINTS)
-    return JobView(
-        detail=_detail(context, job),
-        job=wire_job(job, context.settings),
-        curves=service.curves(context, caller, job_id, points),
-        events=[wire_event(event) for event in told.items],
-        checkpoints=[wire_checkpoint(checkpoint) for checkpoint in saved.items],
-        files=service.file_names(context, caller, [job.training_file, job.validation_file]),
-    )
-
-
-@router.get("/jobs/{job_id}/curves")
-def get_curves(
-    job_id: str, caller: JobsReader, context: ContextDep, points: Annotated[int, Query(ge=10, le=2000)] = 500
-) -> Curves:
-    """Loss and accuracy over the steps, thinned to about `points` points a curve."""
-    return service.curves(context, caller, job_id, points)
+    model: Annotated[str, Query(min_length=1, max_length=256, description="What the job will be created on.")],
+    suffix: Annotated[str | None, Query(max_length=1000)] = None,
+) -> ModelName:
+    """The name that a job's model will have, before the job is created."""
+    with read(context.database) as conn:
+        _, base = trainable(conn, model, caller.project_id, context.catalog)
+        organization = tenants.get_organization(conn, caller.organization_id)
+    if suffix:
+        check_suffix(suffix)
+    named = new_name(base=base, organization=organization.slug, suffix=suffix or None)
+    return ModelName(name=str(replace(named, id="…")), suffix=named.suffix)
 
 
 @router.get("/catalog")
@@ -137,64 +244,67 @@ def get_catalog(
     caller: ModelsReader,
     context: ContextDep,
     search: Annotated[str, Query(max_length=200, description="Text in the name, the display name or an alias.")] = "",
-    limit: Annotated[int, Query(ge=1, le=service.MAX_MODELS, description="Fine-tuned models at most.")] = (
-        service.MAX_MODELS
-    ),
+    limit: Annotated[int, Query(ge=1, le=MAX_MODELS, description="Fine-tuned models at most.")] = MAX_MODELS,
 ) -> CatalogOut:
     """Every model this project may use, with limits, prices and weights; fine-tuned ones first, newest first."""
-    wanted, aliases = search.casefold(), service.aliases(context, caller)
-    called = [alias.target for alias in aliases if wanted in alias.name.casefold()]
-    own, has_more = service.models(context, caller, search, limit, also=called)
-    learned = service.learned_files(context, caller, own)
-    tuned = [_own_entry(context, model, learned[model.name]) for model in own]
-    bases = [_base_entry(context, base) for base in context.catalog if base.serving or base.training]
-    for entry in tuned + bases:
-        _rename(context, caller, entry, aliases)
+    wanted = search.casefold()
+    with read(context.database) as conn:
+        aliases = models.list_aliases(conn, caller.project_id)
+        called = [alias.target for alias in aliases if wanted in alias.name.casefold()]
+        own = models.list_models(conn, caller.project_id, text=search, also=called, limit=limit + 1)
+        learned = _learned_files(conn, caller.project_id, own[:limit])
+        tuned = [_own_entry(context, model, learned[model.name]) for model in own[:limit]]
+        bases = [_base_entry(context, base) for base in context.catalog if base.serving or base.training]
+        for entry in tuned + bases:
+            _rename(conn, context, caller.project_id, entry, aliases)
     found = [base for base in _compared(bases) if any(wanted in name.casefold() for name in (base.name, *base.aliases))]
-    return CatalogOut(data=tuned + found, has_more=has_more)
+    return CatalogOut(data=tuned + found, has_more=len(own) > limit)
 
 
-@router.post("/scores")
-@takes_up_to(MAX_PROMPT_BYTES)
-async def create_score(request: Request, body: ScoreRequest, caller: ModelsUser, context: ContextDep) -> ScoreOut:
-    """How likely a model finds the last message; nothing is generated."""
-    return await scoring.score(context, caller, request.state.request_id, body)
-
-
-def _summary(context: Context, job: FineTuningJob) -> JobSummary:
-    return JobSummary(
-        id=job.id,
-        created_at=job.created_at,
-        started_at=job.started_at,
-        finished_at=job.finished_at,
-        elapsed_s=job.elapsed_s(context.clock()),
-        estimated_finish=job.estimated_finish,
-        status=job.status.value,
-        pausing=job.is_pausing,
-        resumable=job.can_be_resumed,
-        display_name=job.display_name,
-        model=job.model,
-        weights=service.weights_of(context, job),
-        fine_tuned_model=job.fine_tuned_model,
-        suffix=job.suffix,
-        method=job.method,
-        step=job.step,
-        total_steps=job.total_steps,
-        trained_tokens=job.trained_tokens,
-        cost=service.job_cost(context, job),
-        currency=context.prices.currency,
-    )
-
-
-def _rename(context: Context, caller: Caller, entry: CatalogEntry, aliases: Sequence[Alias]) -> None:
+def _rename(conn: Connection, context: Context, project_id: str, entry: CatalogEntry, aliases: Sequence[Alias]) -> None:
     """By the project's own names, which come before all others: they may add to a model's names, or take one away."""
     taken = {alias.name for alias in aliases}
     names = (entry.name, *entry.aliases)
     kept = [name for name in entry.aliases if name not in taken]
     entry.aliases = kept + [alias.name for alias in aliases if alias.target in names]
     if entry.name in taken:
-        entry.answered_by, learned = service.answering(context, caller, entry.name)
+        entry.answered_by, learned = _answering(conn, context, project_id, entry.name)
         entry.learned_from += learned
+
+
+def _answering(conn: Connection, context: Context, project_id: str, alias: str) -> tuple[Weights, list[LearnedFile]]:
+    """What stands under a name of the project's own, and what it was trained on."""
+    try:
+        found = resolve(conn, context.catalog, alias, project_id)
+    except NotFound:
+        return Weights(name=NOTHING, source="", adapter=None), []
+    if found.upstream is not None:
+        return Weights(name=f"{found.source}{found.upstream}", source=found.source, adapter=None), []
+    weights = Weights(name=context.catalog.weights_of(found.source), source=found.source, adapter=None)
+    if found.adapter is None:
+        return weights, []
+    weights.adapter = found.adapter.id
+    return weights, _learned_files(conn, project_id, [found.adapter])[found.adapter.name]
+
+
+def _learned_files(conn: Connection, project_id: str, found: Sequence[FineTunedModel]) -> dict[str, list[LearnedFile]]:
+    """By model name: what each was trained on, and what the models were that it goes on from."""
+    made_by = store.training_files(conn, [model.job_id for model in found if model.job_id])
+    known = {model.name: model.job_id for model in found}
+    while missing := {job.model for job in made_by.values() if job.model.startswith("ft:")} - known.keys():
+        before = models.find_models(conn, missing)
+        known |= dict.fromkeys(missing) | {model.name: model.job_id for model in before}
+        made_by |= store.training_files(conn, [model.job_id for model in before if model.job_id])
+
+    def files_of(name: str) -> list[LearnedFile]:
+        learned: list[LearnedFile] = []
+        while (job := made_by.get(known.get(name) or "")) is not None:
+            own = job.project_id == project_id
+            learned.append(LearnedFile(id=job.training_file if own else None, sha256=job.sha256))
+            name = job.model
+        return learned
+
+    return {model.name: files_of(model.name) for model in found}
 
 
 def _compared(bases: list[CatalogEntry]) -> list[CatalogEntry]:
@@ -220,7 +330,7 @@ def _own_entry(context: Context, model: FineTunedModel, learned: list[LearnedFil
         training=base is not None and base.training,
         context_length=base.context_length if base else 0,
         max_example_tokens=base.max_example_tokens if base else 0,
-        price=service.price_of(context, model.name, model.base_model),
+        price=_price(context, model.name, model.base_model),
         weights=Weights(name=context.catalog.weights_of(model.source), source=model.source, adapter=model.id),
         answered_by=None,
         same_weights=[],
@@ -241,7 +351,7 @@ def _base_entry(context: Context, base: CatalogModel) -> CatalogEntry:
         training=base.training,
         context_length=base.context_length,
         max_example_tokens=base.max_example_tokens,
-        price=service.price_of(context, base.name, base.name),
+        price=_price(context, base.name, base.name),
         weights=Weights(name=context.catalog.weights_of(base.source), source=base.source, adapter=None),
         answered_by=None,
         same_weights=[],
@@ -251,3 +361,23 @@ def _base_entry(context: Context, base: CatalogModel) -> CatalogEntry:
         step_number=None,
         created_at=None,
     )
+
+
+def _price(context: Context, model: str, base: str) -> PriceOut:
+    """Plain numbers of the table's currency."""
+    now = context.clock()
+    price = context.prices.price_of(model, now)
+    return PriceOut(
+        training=context.prices.training_price(base, now) / MICRO,
+        input=price.input / MICRO,
+        cached_input=price.cached_input / MICRO,
+        output=price.output / MICRO,
+        currency=context.prices.currency,
+    )
+
+
+@router.post("/scores")
+@takes_up_to(MAX_PROMPT_BYTES)
+async def create_score(request: Request, body: ScoreRequest, caller: ModelsUser, context: ContextDep) -> ScoreOut:
+    """How likely a model finds the last message; nothing is generated."""
+    return await scoring.score(context, caller, request.state.request_id, body)

@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from tunery.api.body import Body, Texts
 from tunery.api.fine_tuning.schemas import CheckpointOut, Event, Job
+from tunery.api.paging import Resource
+from tunery.domain.jobs import Method
 
 Curve = list[tuple[int, float]]
 
@@ -25,7 +27,7 @@ class SessionOut(BaseModel):
     is_owner: bool = Field(description="May manage keys, members and limits and read the audit log.")
 
 
-class JobSummary(BaseModel):
+class JobSummary(Resource):
     id: str
     created_at: int
     started_at: int | None
@@ -42,7 +44,7 @@ class JobSummary(BaseModel):
     weights: str = Field(description="What the model stands on: the base weights' name and hash.")
     fine_tuned_model: str | None
     suffix: str | None = Field(description="As it was sent.")
-    method: Literal["supervised", "dpo"]
+    method: Method
     step: int = Field(description="Optimizer steps done.")
     total_steps: int | None
     trained_tokens: int | None

@@ -14,11 +14,9 @@ from tunery.chat.render import Rendered, Renderer
 from tunery.chat.template import RenderError
 from tunery.domain.errors import InvalidRequest, Unavailable
 from tunery.domain.tenants import Caller
-from tunery.engines.http import unavailable
 from tunery.engines.pool import Target, resolve
 from tunery.engines.scoring import prompt_logprobs
 from tunery.metering.ledger import RequestIds
-from tunery.models.sources.cache import cached
 from tunery.store.database import read
 from tunery.texts import say
 from tunery.wire.chat import for_ledger
@@ -74,9 +72,7 @@ def _prepare(context: Context, caller: Caller, request: ScoreRequest) -> tuple[T
         target = resolve(conn, context.catalog, request.model, caller.project_id)
     if target.upstream is not None:
         raise InvalidRequest(say("error.upstream_cannot_score"), param="model")
-    folder = cached(target.source, context.settings.models_dir)
-    if folder is None:
-        raise unavailable(say("error.base_being_fetched"))
+    folder = context.weights_folder(target.source)
     try:
         example = ChatExample(line=1, messages=_only_last_trained(request.messages), tools=request.tools)
         longest = target.base.context_length if target.base else None

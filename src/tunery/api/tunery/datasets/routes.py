@@ -1,17 +1,26 @@
+"""Before a job: what a file holds, what is wrong with it, what a job on it will come to, and how to split it. The rules
+are tunery.datasets'; here is whose files they are."""
+
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from fastapi import Query
 from fastapi.responses import StreamingResponse
 
 from tunery.api.access import FilesReader, FilesWriter, JobsReader
-from tunery.api.context import ContextDep
-from tunery.api.files.schemas import wire_file
+from tunery.api.context import Context, ContextDep
+from tunery.api.files.service import Received, as_file, blob_path, make_room, receive
 from tunery.api.paging import After, Limit
 from tunery.api.routing import Router
-from tunery.api.tunery.datasets import service
-from tunery.api.tunery.datasets.reports import Running, drain
+from tunery.api.tunery.datasets.reports import ReportCache, ReportKey, Running, Steps, drain
 from tunery.api.tunery.datasets.schemas import (
+    DEFAULT_SEED,
     EstimateCreate,
     EstimateOut,
     FileList,
@@ -23,10 +32,24 @@ from tunery.api.tunery.datasets.schemas import (
     SplitOut,
     ValidationCreate,
 )
-from tunery.datasets.report import Report, problem_dict
-from tunery.datasets.rows import Row
-from tunery.domain.errors import TuneryError
-from tunery.domain.files import File
+from tunery.chat.render import Renderer
+from tunery.datasets.estimate import estimate_on
+from tunery.datasets.job_errors import first_job_error
+from tunery.datasets.lines import read_chunks
+from tunery.datasets.report import Report, Role, problem_dict
+from tunery.datasets.rows import Row, read_rows
+from tunery.datasets.split import split_file as split_content
+from tunery.datasets.validate import validation_steps
+from tunery.domain.errors import InvalidRequest, TuneryError
+from tunery.domain.files import File, FilePurpose
+from tunery.domain.jobs import Method
+from tunery.domain.tenants import Caller
+from tunery.jobs.requests import check
+from tunery.models.catalog import CatalogModel
+from tunery.store import files as store
+from tunery.store import models, tenants
+from tunery.store.database import read, write
+from tunery.texts import say
 from tunery.wire.stream import write_event
 
 router = Router(prefix="/tunery/v1", tags=["Datasets"])
@@ -35,19 +58,68 @@ PROGRESS_EVERY_S = 0.5
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
+@dataclass(frozen=True)
+class Base:
+    """What a model name comes to when it is trained on."""
+
+    name: str  # of the model that was asked for, in full
+    catalog: CatalogModel
+    source: str  # the weights; a fine-tune goes on from those it was made on
+    model_dir: Path
+    renderer: Renderer
+
+
 @router.post("/validations", response_model=ReportOut, responses=STREAM)
 def create_validation(body: ValidationCreate, caller: FilesReader, context: ContextDep) -> Any:
     """Every problem of a file, what it comes to in tokens, and advice. Nothing is stored."""
-    file, steps = service.validation(context, caller, body)
+    file, steps = _validation(context, caller, body)
     if body.stream:
         return StreamingResponse(_events(Running(steps), file, body.model), media_type="text/event-stream")
     return _wire_report(drain(steps), file, body.model)
 
 
+def _validation(context: Context, caller: Caller, request: ValidationCreate) -> tuple[File, Steps]:
+    """The file, and the steps of its validation. What can be refused is refused before the first step."""
+    file = find_file(context, caller, request.file)
+    base = find_base(context, caller, request.model) if request.model else None
+    if request.validation_share is not None:
+        _refuse_beside_share(request.training_file, "training_file")
+        return file, _report_of_split(context, file, base, request.method, request.validation_share)
+    if request.training_file is None:
+        return file, _report_steps(context, file, base, request.method, request.role)
+    if request.role != "validation":
+        raise InvalidRequest(say("error.training_file_without_role"), param="training_file")
+    training = find_file(context, caller, request.training_file)
+    return file, _report_steps(context, file, base, request.method, "validation", training)
+
+
 @router.post("/estimates")
 def create_estimate(body: EstimateCreate, caller: JobsReader, context: ContextDep) -> EstimateOut:
     """What the job that this body would create comes to. Creates nothing."""
-    base, method, found = service.estimate_job(context, caller, body.to_request(), body.validation_share)
+    request, share = body.to_request(), body.validation_share
+    method = check(request)
+    file = find_file(context, caller, request.training_file)
+    base = find_base(context, caller, request.model)
+    if share is None:
+        report = drain(_report_steps(context, file, base, method, "training"))
+    else:
+        _refuse_beside_share(request.validation_file, "validation_file")
+        report = drain(_report_of_split(context, file, base, method, share))
+    error = first_job_error(report, file.id)
+    if error is not None:
+        raise InvalidRequest(error.message, param=error.param, code=error.code)
+    found = estimate_on(
+        base.catalog,
+        base.model_dir,
+        report,
+        request.hyperparameters,
+        source=base.source,
+        method=method,
+        home=context.settings.home,
+        training_price=context.prices.training_price(base.catalog.name, context.clock()),
+        currency=context.prices.currency,
+        has_validation=request.validation_file is not None or share is not None,
+    )
     return EstimateOut(model=base.name, method=method, **found.to_dict())
 
 
@@ -61,9 +133,9 @@ def search_files(
     search: Annotated[str, Query(max_length=200, description="Text in the name or the id, whatever its case.")] = "",
 ) -> FileList:
     """Files with their number of rows, newest first."""
-    page = service.search_files(context, caller, text=search, purpose=purpose, after=after, limit=limit)
-    found = [FileOut(**wire_file(file).model_dump(), sha256=file.sha256, num_rows=file.num_rows) for file in page.items]
-    return FileList(data=found, has_more=page.has_more)
+    with read(context.database) as conn:
+        page = store.list_files(conn, caller.project_id, text=search, purpose=purpose, after=after, limit=limit)
+    return FileList(data=[FileOut.of(file) for file in page.items], has_more=page.has_more)
 
 
 @router.get("/files/{file_id}/rows")
@@ -77,16 +149,32 @@ def list_rows(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> RowList:
     """Examples in the order of the file, their trained text marked."""
-    page, has_more = service.rows(
-        context, caller, file_id, model=model or None, search=search, after=after, limit=limit
+    file = find_file(context, caller, file_id)
+    base = find_base(context, caller, model) if model else None
+    found = read_rows(
+        context.blobs.get(file.blob),
+        base.renderer if base else None,
+        base.catalog.max_example_tokens if base else None,
+        after=after,
+        search=search,
     )
-    return RowList(data=[_wire_row(row) for row in page], has_more=has_more)
+    page = list(islice(found, limit + 1))
+    return RowList(data=[_wire_row(row) for row in page[:limit]], has_more=len(page) > limit)
 
 
 @router.post("/files/{file_id}/split")
 def split_file(file_id: str, body: SplitCreate, caller: FilesWriter, context: ContextDep) -> SplitOut:
     """Hold back a validation file. Rows that are almost the same stay on one side."""
-    training, validation, done = service.split(context, caller, file_id, share=body.validation_share, seed=body.seed)
+    file = find_file(context, caller, file_id)
+    if file.purpose is not FilePurpose.FINE_TUNE:
+        raise InvalidRequest(say("error.not_a_training_file", file_id=file_id, value=file.purpose.value), param="id")
+    with _split_folder(context) as folder:
+        parts = folder / "train.jsonl", folder / "valid.jsonl"
+        with context.shared(ReportCache).turn(file.bytes):
+            share, seed = body.validation_share, body.seed
+            done = split_content(lambda: context.blobs.get(file.blob), *parts, share=share, seed=seed)
+        stem = Path(file.filename).stem
+        training, validation = _store(context, caller, [(f"{stem}-{part.name}", part) for part in parts])
     return SplitOut(
         training_file=training.id,
         validation_file=validation.id,
@@ -94,6 +182,109 @@ def split_file(file_id: str, body: SplitCreate, caller: FilesWriter, context: Co
         num_validation=done.num_validation,
         num_groups=done.num_groups,
     )
+
+
+def find_file(context: Context, caller: Caller, file_id: str) -> File:
+    with read(context.database) as conn:
+        return store.get_file(conn, file_id, caller.project_id)
+
+
+def find_base(context: Context, caller: Caller, name: str) -> Base:
+    """Raises InvalidRequest when the model cannot be trained on, Unavailable while its weights are being fetched."""
+    with read(context.database) as conn:
+        own = models.find_model(conn, name, caller.project_id)
+    catalog = context.catalog.find(own.base_model if own else name)
+    if catalog is None or not catalog.training:
+        raise InvalidRequest(say("error.model_not_trainable", name=name), code="model_not_available")
+    source = own.source if own else catalog.source
+    folder = context.weights_folder(source)
+    return Base(own.name if own else catalog.name, catalog, source, folder, _renderer(folder, catalog.completes))
+
+
+@lru_cache(maxsize=4)
+def _renderer(folder: Path, completes: bool) -> Renderer:
+    return Renderer.from_dir(folder, completes=completes)
+
+
+def _report_steps(
+    context: Context, file: File, base: Base | None, method: Method | None, role: Role, training: File | None = None
+) -> Steps:
+    against = drain(_report_steps(context, training, base, method, "training")) if training else None
+
+    def make() -> Steps:
+        return validation_steps(_content(context, file), role=role, against=against, **_how(base, method))
+
+    key = _key(file.id, base, method, role, training)
+    return (yield from context.shared(ReportCache).steps(key, file.bytes, make))
+
+
+def _report_of_split(context: Context, file: File, base: Base | None, method: Method | None, share: float) -> Steps:
+    """On what `split` with this share would leave to train on. Stores nothing."""
+
+    def make() -> Steps:
+        with _split_folder(context) as folder:
+            parts = folder / "train.jsonl", folder / "valid.jsonl"
+            split_content(lambda: context.blobs.get(file.blob), *parts, share=share, seed=DEFAULT_SEED)
+            report = yield from validation_steps(parts[0], **_how(base, method))
+            return report
+
+    key = _key(f"{file.id} without {share}", base, method, "training")
+    return context.shared(ReportCache).steps(key, file.bytes, make)
+
+
+def _how(base: Base | None, method: Method | None) -> dict[str, Any]:
+    limit, renderer = (base.catalog.max_example_tokens, base.renderer) if base else (None, None)
+    return {"method": method, "renderer": renderer, "max_example_tokens": limit}
+
+
+def _key(content: str, base: Base | None, method: Method | None, role: Role, training: File | None = None) -> ReportKey:
+    return ReportKey(
+        file_id=content,
+        model_source=base.source if base else None,
+        completes=base is not None and base.catalog.completes,
+        max_example_tokens=base.catalog.max_example_tokens if base else None,
+        method=method,
+        role=role,
+        against=training.id if training else None,
+    )
+
+
+def _refuse_beside_share(file_id: str | None, param: str) -> None:
+    if file_id is not None:
+        raise InvalidRequest(f"Give either 'validation_share' or '{param}'.", param=param)
+
+
+@contextmanager
+def _split_folder(context: Context) -> Iterator[Path]:
+    work = context.settings.home / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="split-", dir=work) as folder:
+        yield Path(folder)
+
+
+def _content(context: Context, file: File) -> Iterator[bytes] | Path:
+    path = context.blobs.local_path(file.blob)
+    return path if path is not None and path.exists() else context.blobs.get(file.blob)
+
+
+def _store(context: Context, caller: Caller, parts: list[tuple[str, Path]]) -> list[File]:
+    """Both files or none."""
+    received: list[Received] = []
+    try:
+        with make_room(context, caller, "id", sum(path.stat().st_size for _, path in parts)) as room:
+            for name, path in parts:
+                received.append(receive(context, name, room.let_in(read_chunks(path))))
+            made = [as_file(context, caller, part, FilePurpose.FINE_TUNE, None) for part in received]
+            with write(context.database) as conn:
+                room.settle(conn, sum(file.bytes for file in made))
+                tenants.get_active_project(conn, caller.project_id)
+                for file in made:
+                    store.insert_file(conn, file)
+        return made
+    except BaseException:
+        for part in received:
+            context.blobs.delete(blob_path(part.file_id))
+        raise
 
 
 def _wire_report(report: Report, file: File, model: str | None) -> ReportOut:

@@ -7,11 +7,11 @@ from pydantic import BaseModel, Field
 from tunery.api.body import Body, Texts
 from tunery.api.files.schemas import FileObject
 from tunery.api.fine_tuning.schemas import JobCreate
+from tunery.datasets.report import Role
+from tunery.domain.jobs import Method
 
 DEFAULT_SEED = 0  # of a split
 Share = Annotated[float, Field(gt=0, lt=1)]
-MethodName = Literal["supervised", "dpo"]
-RoleName = Literal["training", "validation"]
 
 
 class ValidationCreate(Body):
@@ -19,8 +19,8 @@ class ValidationCreate(Body):
     model: str | None = Field(
         None, max_length=256, description="Count tokens as this model's base does. Null: count none."
     )
-    method: MethodName | None = Field(None, description="Null: any format is good.")
-    role: RoleName = "training"
+    method: Method | None = Field(None, description="Null: any format is good.")
+    role: Role = "training"
     training_file: str | None = Field(
         None, max_length=200, description="With the role `validation`: look for rows that stand in this file too."
     )
@@ -85,8 +85,8 @@ class ReportOut(BaseModel):
     file: str
     model: str | None
     valid: bool = Field(description="Whether a job would accept the file.")
-    role: RoleName
-    method: MethodName | None
+    role: Role
+    method: Method | None
     format: Literal["chat", "preference", "completion"] | None
     num_bytes: int
     num_lines: int
@@ -117,7 +117,7 @@ class ResolvedOut(BaseModel):
 class EstimateOut(BaseModel):
     object: Literal["tunery.estimate"] = "tunery.estimate"
     model: str
-    method: MethodName
+    method: Method
     num_examples: int
     num_steps: int = Field(description="Optimizer steps.")
     trained_tokens: int = Field(description="As the finished job will report.")

@@ -1,18 +1,51 @@
-"""Which models a project sees, and the end of one. `schemas.py` says how they look.
+"""Which models a project sees, and the end of one."""
 
-A short file, apart because every resource has its routes in a `routes.py`.
-"""
+from typing import Literal
+
+from pydantic import BaseModel, Field
 
 from tunery.api.access import ModelsReader, ModelsWriter, require_owner
 from tunery.api.context import ContextDep
-from tunery.api.models.schemas import DeletedModel, Model, ModelList, wire_base_model, wire_fine_tuned
 from tunery.api.routing import Router
 from tunery.domain.errors import InvalidRequest, no_such_model
+from tunery.domain.models import FineTunedModel
+from tunery.models.catalog import CatalogModel
 from tunery.store import models as store
 from tunery.store.database import read, write
 from tunery.texts import say
 
 router = Router(prefix="/v1/models", tags=["Models"])
+
+
+class Model(BaseModel):
+    object: Literal["model"] = "model"
+    id: str
+    created: int
+    owned_by: str
+    shutdown_date: str | None = Field(default=None, description="Always null: weights of one's own are not shut down.")
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class DeletedModel(BaseModel):
+    object: Literal["model"] = "model"
+    id: str
+    deleted: bool = True
+
+
+# The catalog has no dates of its own; clients only want an integer that stays the same.
+CATALOG_CREATED = 1_700_000_000
+
+
+def wire_base_model(model: CatalogModel, name: str | None = None) -> Model:
+    return Model(id=name or model.name, created=CATALOG_CREATED, owned_by=model.owned_by)
+
+
+def wire_fine_tuned(model: FineTunedModel) -> Model:
+    return Model(id=model.name, created=model.created_at, owned_by=model.owned_by)
 
 
 @router.get("")

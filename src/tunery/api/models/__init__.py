@@ -1,1 +1,0 @@
-"""The Models API: base models of the catalog, and what jobs made."""

@@ -1,1 +1,0 @@
-"""A project's own names for models."""
