@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.api.conftest import BASE, EXAMPLE, NOW, Api
+from tunery.api import uploads
 from tunery.api.files import service
 from tunery.api.multipart import Event, PartData, PartEnd, PartHead
-from tunery.api.uploads import routes as uploads
 from tunery.domain.completions import StoredCompletion
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.files import MAX_PARTS, UploadPart

@@ -32,7 +32,7 @@ from tunery.api.tunery.aliases import router as aliases
 from tunery.api.tunery.console.routes import router as console
 from tunery.api.tunery.datasets.routes import router as data
 from tunery.api.tunery.mail import router as mail
-from tunery.api.uploads.routes import router as uploads
+from tunery.api.uploads import router as uploads
 from tunery.api.usage.routes import router as reports
 from tunery.api.webhooks.routes import router as webhooks
 from tunery.domain.clock import Clock, system_clock

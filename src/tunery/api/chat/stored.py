@@ -1,6 +1,6 @@
 """Completions that a client asked to keep (`store: true`): list, read, relabel, delete."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
 from pydantic import BaseModel, ConfigDict, Field

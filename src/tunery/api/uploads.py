@@ -4,19 +4,22 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Literal
 
 from fastapi import Request
+from pydantic import Field
 from sqlalchemy import Connection
 
 from tunery.api.access import FilesWriter
-from tunery.api.body import takes_up_to
+from tunery.api.body import Body, takes_up_to
 from tunery.api.context import Context, ContextDep
+from tunery.api.files.schemas import FileObject, Purpose
 from tunery.api.files.service import Received, as_file, blob_path, make_room, receive
 from tunery.api.multipart import Event, PartHead, content_length, field_text, file_chunks, form, read_events
+from tunery.api.paging import Resource
 from tunery.api.routing import Router
-from tunery.api.uploads.schemas import Part, UploadComplete, UploadCreate, UploadObject, wire_upload
 from tunery.domain.errors import InvalidRequest
-from tunery.domain.files import MAX_PART_BYTES, MAX_PARTS, File, FilePurpose, Upload, UploadPart
+from tunery.domain.files import MAX_PART_BYTES, MAX_PARTS, MAX_UPLOAD_BYTES, File, FilePurpose, Upload, UploadPart
 from tunery.domain.ids import new_id
 from tunery.domain.tenants import Caller
 from tunery.metering.storage import check_storage
@@ -32,6 +35,47 @@ router = Router(prefix="/v1/uploads", tags=["Uploads"])
 LIFETIME_S = 3600
 FORM_OVERHEAD = 64 * 1024
 FORM = form(["data"], {"data": {"type": "string", "format": "binary"}})
+
+
+class ExpiresAfter(Body):
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=3600, le=2592000)
+
+
+class UploadCreate(Body):
+    bytes: int = Field(ge=0, le=MAX_UPLOAD_BYTES)
+    filename: str = Field(min_length=1, max_length=255)
+    mime_type: str = Field(min_length=1, max_length=255)
+    purpose: Purpose
+    expires_after: ExpiresAfter | None = None
+
+
+class UploadComplete(Body):
+    part_ids: list[str] = Field(max_length=MAX_PARTS)
+    md5: str | None = Field(None, description="MD5 of the whole file, as 32 hexadecimal digits.", max_length=64)
+
+
+class UploadObject(Resource):
+    object: Literal["upload"] = "upload"
+    id: str
+    bytes: int
+    created_at: int
+    expires_at: int
+    filename: str
+    purpose: str
+    status: Literal["pending", "completed", "cancelled", "expired"]
+    file: FileObject | None = Field(description="Set once the upload is completed.")
+
+
+class Part(Resource):
+    object: Literal["upload.part"] = "upload.part"
+    id: str
+    created_at: int
+    upload_id: str
+
+
+def wire_upload(upload: Upload, file: File | None = None) -> UploadObject:
+    return UploadObject.of({**vars(upload), "file": file})
 
 
 @router.post("")

@@ -1,1 +1,0 @@
-"""The Uploads API: a large file in parts, which may come in parallel."""
