@@ -16,7 +16,7 @@ from tunery.models.adapter_config import LINEAR_MODULES, LoraConfig, Unsupported
 from tunery.training.child import failure_of
 from tunery.training.forward.decoder import Decoder, UnsupportedModel, trainable_config
 from tunery.training.forward.inputs import pack
-from tunery.training.forward.memory import Kept
+from tunery.training.forward.memory import SavedActivations
 from tunery.training.forward.model import TrainModel
 from tunery.training.forward.packing import Row
 from tunery.training.forward.transformers_decoder import TransformersDecoder
@@ -198,7 +198,7 @@ def test_a_backward_after_another_forward_is_an_error_and_no_wrong_gradient(rows
 
 
 def test_kept_memory_grows_and_is_used_again() -> None:
-    kept = Kept()
+    kept = SavedActivations()
     kept.begin()
     parts = [kept.take((1000, 33), torch.bfloat16) for _ in range(3)]
     for number, part in enumerate(parts):
@@ -214,7 +214,7 @@ def test_kept_memory_grows_and_is_used_again() -> None:
 
 def test_kept_memory_stays_near_the_largest_pass() -> None:
     """Parts larger than a chunk, in passes that grow: old chunks must not pile up behind new ones."""
-    kept = Kept(chunk_bytes=1000)
+    kept = SavedActivations(chunk_bytes=1000)
     for size in range(600, 4000, 40):
         kept.begin()
         for _ in range(10):

@@ -11,7 +11,7 @@ from tunery.training.batching import batch_indices, cursor_of, micro_batches, nu
 from tunery.training.examples import TrainExample
 from tunery.training.forward import decoder
 from tunery.training.forward.inputs import PackedInputs
-from tunery.training.forward.memory import Kept
+from tunery.training.forward.memory import SavedActivations
 from tunery.training.forward.model import TrainModel
 from tunery.training.forward.packing import Row
 from tunery.training.forward.transformers_decoder import ATTENTION, TransformersDecoder
@@ -103,12 +103,12 @@ def test_out_of_memory_gives_back_what_the_layers_hold(
 ) -> None:
     held: list[int] = []
 
-    class Watched(Kept):
+    class Watched(SavedActivations):
         def begin(self) -> None:
             held.append(self.num_bytes)
             super().begin()
 
-    monkeypatch.setattr(decoder, "Kept", Watched)
+    monkeypatch.setattr(decoder, "SavedActivations", Watched)
     model = make_model()
     stepper(model).step(examples_of(rows), 1e-3)
     stepper(model).step(examples_of(rows), 1e-3)

@@ -111,8 +111,8 @@ def _add_not_found(sessions: Sessions) -> None:
         if request.scope.get("endpoint") not in (None, pages_app):
             return await of_framework(request, error)
         session = sessions.find(request.cookies.get(COOKIE))
-        wish = session.language if session else ""
-        language = choose_language(wish, request.headers.get("accept-language", ""))
+        wanted = session.language if session else ""
+        language = choose_language(wanted, request.headers.get("accept-language", ""))
         with Client(ui.page(""), request=request) as client:
             theme, t = session.theme if session else "auto", translator(language)
             frame.show_alone(request, language, theme, t, t("error.no_page"), t("error.no_page_text"))

@@ -171,8 +171,8 @@ def _attachment(filename: str) -> dict[str, str]:
 
 def _visitor(request: Request, sessions: Sessions) -> tuple[Session | None, Translator]:
     session = sessions.find(request.cookies.get(COOKIE))
-    wish = session.language if session else ""
-    return session, translator(choose_language(wish, request.headers.get("accept-language", "")))
+    wanted = session.language if session else ""
+    return session, translator(choose_language(wanted, request.headers.get("accept-language", "")))
 
 
 def _own_path(target: str) -> str:

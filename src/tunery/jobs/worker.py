@@ -56,7 +56,7 @@ class Worker:
         ):
             while not stop.is_set():
                 try:
-                    has_work = self._turn(trainers, checker, stop)
+                    has_work = self._run_once(trainers, checker, stop)
                 except Exception:
                     log.exception("the worker could not look for work")
                     has_work = False
@@ -66,9 +66,9 @@ class Worker:
         with write(self._resources.engine) as conn:
             workers.worker_gone(conn, self._id)
 
-    def _turn(self, trainers: ThreadPoolExecutor, checker: ThreadPoolExecutor, stop: threading.Event) -> bool:
+    def _run_once(self, trainers: ThreadPoolExecutor, checker: ThreadPoolExecutor, stop: threading.Event) -> bool:
         """One look around. True when something was begun, so that the next look need not wait."""
-        self._show_up()
+        self._tell_alive()
         self._reap()
         self._training = {future for future in self._training if not future.done()}
         return self._begin_check(checker) | self._begin_training(trainers, stop)
@@ -84,7 +84,7 @@ class Worker:
             for job in claims.requeue_stalled(conn, now=now):
                 endings.tell_stalled(conn, job, now=now)
 
-    def _show_up(self) -> None:
+    def _tell_alive(self) -> None:
         now = self._resources.clock()
         if now - self._seen_at >= SEEN_EVERY_S:
             with write(self._resources.engine) as conn:

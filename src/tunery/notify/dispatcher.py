@@ -106,7 +106,7 @@ class Dispatcher:
 
     def _mail(self, notice: Notice) -> Attempt:
         try:
-            self._post_office().send(self._render(notice))
+            self._mail_transport().send(self._render(notice))
         except MailRefused as exc:
             return Attempt(False, error=str(exc), is_final=True)
         except (OSError, smtplib.SMTPException) as exc:
@@ -128,7 +128,7 @@ class Dispatcher:
             return render_mail(summary, t, link=link, **envelope)
         return render_text_mail(t.word(notice.payload, "subject"), t.word(notice.payload, "text"), **envelope)
 
-    def _post_office(self) -> SmtpServer | MailFolder:
+    def _mail_transport(self) -> SmtpServer | MailFolder:
         settings = self._settings
         if not settings.smtp_host:
             return MailFolder(settings.mail_folder)

@@ -25,7 +25,7 @@ MAX_NAME = 120  # characters of the model's name in the file's
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredReport:
     """Where the report lies on the server."""
 
     file_id: str
@@ -112,7 +112,7 @@ def _own_tariff(entry: dict[str, Any] | None) -> "Tariff | None":
     return Tariff(entry["price"]["currency"], price)
 
 
-def _keep(client: "OpenAI", made: "Report") -> Kept | None:
+def _keep(client: "OpenAI", made: "Report") -> StoredReport | None:
     """Stores the report on the server. What was measured and written is not lost when that fails: a note says why."""
     from openai import OpenAIError
 
@@ -124,7 +124,7 @@ def _keep(client: "OpenAI", made: "Report") -> Kept | None:
     except OpenAIError as error:
         notes.print(styled("[yellow]The dashboard does not have this report:[/yellow] {}", explain(error)))
         return None
-    return Kept(stored.id, f"{server_root(client)}/dashboard/move/{stored.id}")
+    return StoredReport(stored.id, f"{server_root(client)}/dashboard/move/{stored.id}")
 
 
 def _tell(made: "Report") -> None:

@@ -16,10 +16,10 @@ from tunery.models.config import ModelConfig, module_sizes, read_config
 from tunery.models.rope import rope_frequencies
 from tunery.models.weight_files import WeightFiles
 from tunery.training.forward.attention import AttentionPlan
-from tunery.training.forward.fused_layer import FusedLayer, Place
+from tunery.training.forward.fused_layer import FusedLayer, Positions
 from tunery.training.forward.head import Head
 from tunery.training.forward.lora import LoraLinear
-from tunery.training.forward.memory import Kept, Scratch
+from tunery.training.forward.memory import SavedActivations, Scratch
 from tunery.training.forward.pointwise import rms_norm
 
 
@@ -59,7 +59,7 @@ class Decoder:
         self.config = config
         self.adapters: dict[str, LoraLinear] = {}  # by transformers' names of the modules
         self.recomputes = False
-        self._scratch, self._kept = Scratch(), Kept()
+        self._scratch, self._kept = Scratch(), SavedActivations()
         self._frequencies = rope_frequencies(config.rope, config.head_dim)
         generator = torch.Generator().manual_seed(seed)
         try:
@@ -94,7 +94,7 @@ class Decoder:
         use_threads(torch.get_num_threads())
         x = self._embedding.index_select(0, token_ids)
         angles = torch.outer(position_ids.float(), self._frequencies)
-        place = Place(angles.cos().to(x.dtype), angles.sin().to(x.dtype), plan)
+        place = Positions(angles.cos().to(x.dtype), angles.sin().to(x.dtype), plan)
         keeps = torch.is_grad_enabled() and not self.recomputes
         self._kept.begin()
         for layer in self._layers:

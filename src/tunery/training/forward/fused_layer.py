@@ -26,12 +26,12 @@ from tunery.models.config import ModelConfig
 from tunery.training.forward.attention import AttentionPlan
 from tunery.training.forward.fused_linear import FusedLinear
 from tunery.training.forward.lora import LoraLinear
-from tunery.training.forward.memory import Kept, Scratch
+from tunery.training.forward.memory import SavedActivations, Scratch
 from tunery.training.forward.packed_attention import attend, attend_backward
 
 
 @dataclass(frozen=True)
-class Place:
+class Positions:
     """Where the tokens of a packed row stand."""
 
     cos: Tensor  # [N, D / 2]
@@ -58,7 +58,9 @@ class FusedLayer:
         linears = (self.qkv, self.out, self.gate_up, self.down)
         self._parameters = [p for linear in linears for m in linear.members for p in (m.lora_A, m.lora_B)]
 
-    def __call__(self, x: Tensor, place: Place, asked: Tensor | None, memory: Kept, *, keeps: bool) -> Tensor:
+    def __call__(
+        self, x: Tensor, place: Positions, asked: Tensor | None, memory: SavedActivations, *, keeps: bool
+    ) -> Tensor:
         """x [N, E] → [N, E], or [M, E] of the tokens asked for.
 
         keeps: the backward reads what is left in `memory`; otherwise it runs the layer again from x.
@@ -71,10 +73,10 @@ class _Layer(Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        place: Place,
+        place: Positions,
         asked: Tensor | None,
         layer: FusedLayer,
-        memory: Kept,
+        memory: SavedActivations,
         keeps: bool,
         *parameters: Tensor,
     ) -> Tensor:
@@ -117,7 +119,7 @@ class _Layer(Function):
 
 
 def _forward(
-    x: Tensor, layer: FusedLayer, place: Place, asked: Tensor | None, memory: Kept
+    x: Tensor, layer: FusedLayer, place: Positions, asked: Tensor | None, memory: SavedActivations
 ) -> tuple[Tensor, list[Tensor]]:
     """The layer's output, and what the backward needs besides x. x [N, E] → [N, E], or [M, E] of those asked for."""
     num_tokens, dtype = x.shape[0], x.dtype
@@ -151,7 +153,7 @@ def _spread(grad: Tensor, asked: Tensor | None, num_tokens: int) -> Tensor:
     return grad if asked is None else grad.new_zeros(num_tokens, grad.shape[1]).index_add_(0, asked, grad)
 
 
-def _mlp(layer: FusedLayer, middle: Tensor, memory: Kept) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _mlp(layer: FusedLayer, middle: Tensor, memory: SavedActivations) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The layer's output, and what the backward needs besides `middle`. middle [M, E] → [M, E]."""
     extended = layer.gate_up.room(middle.shape[0])
     _norm(middle, layer.post_norm, layer.eps, extended)
@@ -199,7 +201,7 @@ def _add_norm_grad(grad: Tensor, x: Tensor, weight: Tensor, inverse: Array, out:
     loops.norm_backward(as_array(grad), as_array(x), as_array(weight), inverse, as_array(out))
 
 
-def _rotate(rows: Tensor, place: Place, direction: int) -> None:
+def _rotate(rows: Tensor, place: Positions, direction: int) -> None:
     """Queries and keys by their positions, in place; back again with direction -1. rows [N * (H + 2K), D]"""
     plan = place.plan
     heads = as_array(rows.view(place.cos.shape[0], -1, rows.shape[1]))

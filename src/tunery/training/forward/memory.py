@@ -34,7 +34,7 @@ class Scratch:
         self._flat.clear()
 
 
-class Kept:
+class SavedActivations:
     """For what the layers of one forward pass keep for its backward. The next pass writes over it."""
 
     def __init__(self, chunk_bytes: int = CHUNK_BYTES) -> None:

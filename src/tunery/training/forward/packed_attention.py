@@ -14,7 +14,7 @@ from torch.autograd import Function
 from tunery.kernels.compile import as_array
 from tunery.kernels.layers import causal_softmax, causal_softmax_backward
 from tunery.training.forward.attention import AttentionPlan, Group
-from tunery.training.forward.memory import Kept, Scratch
+from tunery.training.forward.memory import SavedActivations, Scratch
 
 # Queries of a segment are taken in blocks: half of a causal square is never computed and long documents fit.
 # Measured on texts of 200 tokens: smaller blocks pay for more calls, larger ones for more of the square.
@@ -36,7 +36,7 @@ class _Packed(Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, plan: AttentionPlan, scaling: float) -> Tensor:
         """rows [N · (H + 2K), D] → [N · H, D]."""
-        out, kept = attend(rows, plan, scaling, Scratch(), Kept(0) if any(ctx.needs_input_grad) else None)
+        out, kept = attend(rows, plan, scaling, Scratch(), SavedActivations(0) if any(ctx.needs_input_grad) else None)
         ctx.plan, ctx.scaling = plan, scaling
         ctx.save_for_backward(rows, *kept)
         return out
@@ -49,7 +49,7 @@ class _Packed(Function):
 
 
 def attend(
-    rows: Tensor, plan: AttentionPlan, scaling: float, scratch: Scratch, memory: Kept | None
+    rows: Tensor, plan: AttentionPlan, scaling: float, scratch: Scratch, memory: SavedActivations | None
 ) -> tuple[Tensor, list[Tensor]]:
     """rows [N * (H + 2K), D] -> [N * H, D], and the probabilities for the backward, in `memory`, where they are small.
 
@@ -134,7 +134,7 @@ class _View:
         else:
             out[:, :, block] = self.unfold(torch.bmm(weights, keys))
 
-    def probabilities(self, block: slice, memory: Kept | None = None) -> Tensor:
+    def probabilities(self, block: slice, memory: SavedActivations | None = None) -> Tensor:
         """[K * B, G * t, P + stop], in `memory` or in scratch "probabilities"."""
         query, key = self.fold(self.query, block), self.seen(self.key, block)
         shape = (*query.shape[:2], key.shape[1])
