@@ -14,7 +14,6 @@ from tunery.domain.usage import TokenUsage
 from tunery.metering import limits
 from tunery.metering.meter import Meter
 from tunery.metering.rates import duration
-from tunery.settings import Settings
 from tunery.store.database import read, write
 from tunery.store.limits import set_limits
 from tunery.store.usage import spent_since
@@ -213,16 +212,16 @@ def test_parallel_requests_pass_a_budget_once_each(
 
 
 def test_jobs_a_day(database: Engine, tenant: Tenant, make_job: MakeJob) -> None:
-    settings = Settings(max_jobs_per_day=2)
+    own = Limits(max_jobs_per_day=2)
     with write(database) as conn:
         make_job(conn, created_at=NOW - 86_401)
         make_job(conn, created_at=NOW)
-        limits.check_new_job(conn, settings, tenant.project_id, model="m", now=NOW)
+        limits.check_new_job(conn, tenant.project_id, own, model="m", now=NOW)
         make_job(conn, created_at=NOW)
         with pytest.raises(RateLimited, match=r"maximum of 2 fine-tuning requests per day for the model 'm'") as caught:
-            limits.check_new_job(conn, settings, tenant.project_id, model="m", now=NOW)
+            limits.check_new_job(conn, tenant.project_id, own, model="m", now=NOW)
         assert caught.value.code == "daily_rate_limit_exceeded"
-        limits.check_new_job(conn, settings, tenant.other_project_id, model="m", now=NOW)
+        limits.check_new_job(conn, tenant.other_project_id, own, model="m", now=NOW)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0ms"), (0.25, "250ms"), (1, "1s"), (59.6, "1m0s"), (360, "6m0s")])

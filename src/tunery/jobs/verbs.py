@@ -53,9 +53,10 @@ def create_job(
         _check_file(conn, request.validation_file, caller.project_id, "validation_file")
     now = clock()
     tenants.get_active_project(conn, caller.project_id)
-    check_not_full(conn, settings, caller.project_id, now=now)
-    limits.check_new_job(conn, settings, caller.project_id, model=model, now=now)
-    check_budget(conn, caller.project_id, limits.project_limits(conn, settings, caller.project_id), now=now)
+    own = limits.project_limits(conn, settings, caller.project_id)
+    check_not_full(conn, caller.project_id, own, now=now)
+    limits.check_new_job(conn, caller.project_id, own, model=model, now=now)
+    check_budget(conn, caller.project_id, own, now=now)
     job_id = new_id("job")
     if idempotency_key:
         is_first = idempotency.remember_job(

@@ -41,12 +41,12 @@ def subject_limits(conn: Connection, settings: Settings, project_id: str, key_id
     return {project_id: project} | ({key_id: found[key_id]} if key_id in found else {})
 
 
-def check_new_job(conn: Connection, settings: Settings, project_id: str, *, model: str, now: float) -> None:
-    """Raises RateLimited when the project has made as many jobs in the last 24 hours as it may.
+def check_new_job(conn: Connection, project_id: str, limits: Limits, *, model: str, now: float) -> None:
+    """Raises RateLimited when the project, with these limits, has made as many jobs in the last 24 hours as it may.
 
     Jobs at once are no error: those too many wait in the queue.
     """
-    limit = project_limits(conn, settings, project_id).max_jobs_per_day
+    limit = limits.max_jobs_per_day
     if limit and jobs.count_jobs(conn, project_id, created_since=now - DAY_S) >= limit:
         raise RateLimited(
             say("error.jobs_per_day", limit=limit, model=model),

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine
 from tunery.domain.clock import Clock
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.ids import random_text
+from tunery.domain.limits import Limits
 from tunery.metering.limits import project_limits
 from tunery.settings import Settings
 from tunery.store import storage as store
@@ -47,10 +48,10 @@ def check_storage(
         )
 
 
-def check_not_full(conn: Connection, settings: Settings, project_id: str, *, now: float) -> None:
+def check_not_full(conn: Connection, project_id: str, limits: Limits, *, now: float) -> None:
     """Raises InvalidRequest when there is no room at all. Of a job nobody knows yet how large its adapters will be:
     each that runs may go past the limit by those."""
-    limit = project_limits(conn, settings, project_id).max_storage_bytes
+    limit = limits.max_storage_bytes
     stored = store.stored_bytes(conn, project_id).total if limit else 0
     if limit and stored + store.reserved_bytes(conn, project_id, now=now) >= limit:
         raise InvalidRequest(say("error.storage_full", stored=stored, limit=limit), code="storage_limit_exceeded")
