@@ -280,7 +280,8 @@ def _to_user(row: Row[Any]) -> User:
     """Of a row of users, or of one joined with others."""
     values = mapping_of(row)
     found: dict[str, Any] = {column.name: values[column] for column in users.c if column.name != "seq"}
-    return User(**found | {"role": Role(row.role)})
+    found["role"] = Role(row.role)
+    return User(**found)
 
 
 def _to_membership(row: Row[Any]) -> Membership:
