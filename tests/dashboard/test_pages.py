@@ -338,10 +338,10 @@ def test_two_tabs_acting_on_one_job_get_plain_words(signed_in: Visitor, jobs: di
     expect(first.locator(".chip").first).to_have_text(re.compile("Queued|Checking"))
 
 
-def num_looks(stand: Stand, job: FineTuningJob) -> int:
-    """How often the server was asked for this job's view, as its own count of requests says."""
+def num_looks(stand: Stand, path: str = "/view") -> int:
+    """How often the server was asked for what has this in its path, as its own count of requests says."""
     lines = httpx.get(f"{stand.url}/metrics", headers={"authorization": f"Bearer {stand.key}"}).text.splitlines()
-    counts = [line for line in lines if line.startswith("tunery_api_requests_total") and "/view" in line]
+    counts = [line for line in lines if line.startswith("tunery_api_requests_total") and path in line]
     return int(sum(float(line.rpartition(" ")[2]) for line in counts))
 
 
@@ -351,20 +351,54 @@ def test_an_open_page_of_an_ended_job_asks_nothing(
 ) -> None:
     page = signed_in.go(f"/jobs/{jobs[status].id}")
     expect(page.locator(".chip").first).to_be_visible()
-    before = num_looks(stand, jobs[status])
+    before = num_looks(stand)
     assert before > 0
     page.wait_for_timeout(4_000)
-    assert num_looks(stand, jobs[status]) == before
+    assert num_looks(stand) == before
+
+
+def test_an_open_list_of_ended_jobs_asks_again_only_when_it_is_shown_again(visitor: Visitor, stand: Stand) -> None:
+    organization, _ = organization_and_project(stand.database)
+    project, secret = stand.new_project("at rest")
+    ended = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
+    insert_jobs(stand.database, [make_job(project, organization, status=status) for status in ended])
+    visitor.sign_in(secret)
+    page = visitor.go("/")
+    expect(page.locator("tbody tr")).to_have_count(3)
+    before = num_looks(stand, '"/tunery/v1/jobs"')
+    page.wait_for_timeout(5_000)
+    assert num_looks(stand, '"/tunery/v1/jobs"') == before > 0
+    insert_jobs(stand.database, [make_job(project, organization, status=JobStatus.RUNNING)])
+    page.evaluate("window.emitEvent('tab', false); window.emitEvent('tab', true)")
+    expect(page.locator("tbody tr")).to_have_count(4)
+    page.wait_for_timeout(5_000)
+    assert num_looks(stand, '"/tunery/v1/jobs"') >= before + 2  # what runs is looked at again
+
+
+def test_all_events_of_a_job_can_be_seen(visitor: Visitor, stand: Stand) -> None:
+    organization, _ = organization_and_project(stand.database)
+    project, secret = stand.new_project("talkative")
+    job = finished_job(project, organization, suffix="long")
+    insert_jobs(stand.database, [job])
+    insert_curve(stand.database, job, 250)
+    visitor.sign_in(secret)
+    page = visitor.go(f"/jobs/{job.id}")
+    for num_events in (100, 200, 250):
+        expect(page.locator(".events li")).to_have_count(num_events)
+        expect(page.locator(".events li").last).to_contain_text(f"Step {251 - num_events}/250")
+        if num_events < 250:
+            page.get_by_role("button", name="Show more").click()
+    expect(page.get_by_role("button", name="Show more")).not_to_be_visible()
 
 
 def test_an_open_page_of_a_running_job_asks_once_a_second_at_most(
     signed_in: Visitor, stand: Stand, jobs: dict[JobStatus, FineTuningJob]
 ) -> None:
     job, begun = jobs[JobStatus.RUNNING], time.monotonic()
-    before = num_looks(stand, job)
+    before = num_looks(stand)
     page = signed_in.go(f"/jobs/{job.id}")
     page.wait_for_timeout(5_000)
-    looks = num_looks(stand, job) - before
+    looks = num_looks(stand) - before
     assert 2 <= looks <= 2 + time.monotonic() - begun  # one for the page itself, one at each end of the time
 
 
@@ -471,8 +505,12 @@ def test_a_stranger_with_a_key_of_another_project_sees_nothing(visitor: Visitor,
     expect(page.get_by_role("alert")).to_contain_text("Could not find fine tune")
 
 
-def test_a_member_is_not_led_to_what_only_owners_may(visitor: Visitor, stand: Stand) -> None:
-    _, key = stand.new_project("team", Role.MEMBER)
+@pytest.mark.parametrize("role", list(Role))
+def test_who_owns_no_organisation_is_not_led_to_what_only_its_owners_may(
+    visitor: Visitor, stand: Stand, role: Role
+) -> None:
+    """Owning a project is not enough."""
+    _, key = stand.new_project(f"team of {role}", role)
     page = visitor.sign_in(key)
     shown = page.locator(".side nav a").all_inner_texts()
     work = ["Fine-tuning", "Playground", "Datasets", "Compare", "Move from OpenAI", "Webhooks"]
@@ -500,6 +538,7 @@ def test_a_webhook_is_added_and_its_secret_shown_once(signed_in: Visitor) -> Non
     expect(page.locator(".dialog .mono")).to_contain_text("whsec_")
     page.get_by_role("button", name="Done").click()
     expect(page.locator("tbody tr", has_text="deploy")).to_contain_text("https://example.com/hook")
+    expect(page.get_by_label("Address")).to_have_value("")
 
 
 def test_the_engine_down_is_said_in_plain_words(signed_in: Visitor) -> None:

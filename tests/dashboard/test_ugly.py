@@ -17,6 +17,10 @@ from tunery.dashboard.connection import Connection
 from tunery.dashboard.jobs.create import create_split
 from tunery.dashboard.lines import chat_examples
 from tunery.dashboard.models import Model
+from tunery.domain.ids import new_id
+from tunery.domain.tenants import ApiKey, Role, User, hash_secret, key_hint, lookup_prefix
+from tunery.store import tenants
+from tunery.store.database import write
 
 PAIR = {
     "input": {"messages": [{"role": "user", "content": "How cold is Rome?"}], "tools": []},
@@ -163,6 +167,29 @@ def test_a_file_that_a_contestant_learned_from_is_warned_of(visitor: Visitor, st
     chosen.click()
     page.get_by_role("option", name="seen.jsonl").first.click()
     expect(page.locator(".note.warn", has_text="learned")).to_be_visible()
+
+
+@pytest.mark.parametrize("name", ["x" * 180, "ملف " * 30, "<b>" * 50])
+def test_a_long_name_pushes_no_button_away(visitor: Visitor, stand: Stand, name: str) -> None:
+    organization, project = organization_and_project(stand.database)
+    secret = f"sk-long-{hash(name)}"
+    with write(stand.database) as conn:
+        user = User(new_id("user"), organization, name, f"{'long' * 16}@example.com", Role.MEMBER, 1)
+        tenants.insert_user(conn, user)
+        key = ApiKey(
+            id=new_id("key"), organization_id=organization, project_id=project, user_id=user.id, name=name,
+            prefix=lookup_prefix(secret), hash=hash_secret(secret), hint=key_hint(secret), created_at=1,
+        )  # fmt: skip
+        tenants.insert_key(conn, key)
+    visitor.sign_in(stand.key)
+    for path in ("/keys", "/members"):
+        page = visitor.go(path)
+        expect(page.locator("tbody tr", has_text=name.strip()).first).to_be_visible()
+        assert page.locator(".table-wrap").evaluate("(table) => table.scrollWidth <= table.clientWidth")
+    visitor.go("/keys").locator("tr", has_text=name.strip()).first.get_by_role("button", name="Revoke").click()
+    dialog = page.locator(".dialog")
+    expect(dialog).to_be_visible()
+    assert dialog.evaluate("(element) => element.scrollWidth <= element.clientWidth")
 
 
 def test_a_model_knows_its_training_file_and_its_copies() -> None:

@@ -162,6 +162,7 @@ class WebhooksPage:
         name, url = (self.name.value or "").strip() or "webhook", (self.url.value or "").strip()
         made = await self.visit.result_of(self.webhooks.create(name=name, url=url, event_types=self.types.value))
         if not isinstance(made, Failure):
+            self.name.value = self.url.value = ""
             self.show_secret(made.signing_secret)
             await self.refresh()
 

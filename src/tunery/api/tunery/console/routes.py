@@ -38,7 +38,7 @@ from tunery.domain.errors import NotFound
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.domain.models import Alias, FineTunedModel
 from tunery.domain.names import check_suffix, new_name, parse_name
-from tunery.domain.tenants import Caller, Project, Role
+from tunery.domain.tenants import Caller, Project, Scope, grants
 from tunery.domain.usage import MICRO, PICO
 from tunery.engines.pool import resolve
 from tunery.jobs.verbs import trainable
@@ -70,7 +70,7 @@ def get_session(caller: ModelsReader, context: ContextDep) -> SessionOut:
         project_id=caller.project_id,
         projects=[ProjectRef(id=project.id, name=project.name) for project in reached],
         role=caller.role.value,
-        is_owner=caller.is_admin or caller.role is Role.OWNER,
+        is_owner=caller.is_admin and grants(caller.scopes, Scope.MANAGEMENT_READ),
     )
 
 
