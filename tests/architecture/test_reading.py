@@ -1,9 +1,11 @@
 """How many files one has to read to follow one act from end to end: counted where it really runs."""
 
+import dis
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from functools import cache
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -24,7 +26,8 @@ DOOR = {
 
 
 class Files:
-    """The files of these packages in which a function is called while it is on, in threads begun since."""
+    """The files of these packages in which a function begins while it is on, in threads begun since. What runs on in
+    the background began before."""
 
     def __init__(self, *packages: str) -> None:
         self.found: set[str] = set()
@@ -32,7 +35,9 @@ class Files:
         self._folders = tuple(f"{SOURCE / package}/" for package in packages)
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
-        if self.is_on and event == "call" and frame.f_code.co_filename.startswith(self._folders):
+        if not self.is_on or event != "call" or not frame.f_code.co_filename.startswith(self._folders):
+            return
+        if frame.f_lasti <= first_instruction(frame.f_code):
             self.found.add(frame.f_code.co_filename.removeprefix(f"{SOURCE}/"))
 
     @contextmanager
@@ -40,6 +45,12 @@ class Files:
         self.found, self.is_on = set(), True
         yield self.found
         self.is_on = False
+
+
+@cache
+def first_instruction(code: CodeType) -> int:
+    """Where a function begins; a coroutine that was waiting goes on behind it."""
+    return next(each.offset for each in dis.get_instructions(code) if each.opname == "RESUME")
 
 
 @pytest.fixture
