@@ -20,7 +20,7 @@ from tunery.jobs.worker import Worker
 
 # What every request passes, whatever it asks for: its headers, whose key it has, and the reading of its body.
 DOOR = {
-    *("api/middleware.py", "api/metrics.py", "api/audit.py"),
+    *("api/middleware.py", "api/metrics.py", "api/refusals.py"),
     *("api/routing.py", "api/access.py", "api/body.py", "api/context.py"),
 }
 

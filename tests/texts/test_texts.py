@@ -7,15 +7,14 @@ import pickle
 import re
 import string
 from collections.abc import Iterator
+from typing import get_args
 
 import pytest
 
 from tunery import texts
-from tunery.api.audit import EVENTS
-from tunery.api.audit_logs import OPENAI_TYPES
-from tunery.api.refusals import TYPES as REFUSED
 from tunery.datasets.problems import CODES
 from tunery.datasets.validate import validate_file
+from tunery.domain.audit import OpenAIEvent, OwnEvent
 from tunery.domain.files import FilePurpose
 from tunery.domain.jobs import JobStatus
 from tunery.domain.tenants import Role
@@ -142,7 +141,7 @@ def pattern(key: ast.expr) -> str:
         ("status", list(JobStatus)),
         ("purpose", list(FilePurpose)),
         ("role", list(Role)),
-        ("audit.type", [*EVENTS.values(), *REFUSED.values(), *OPENAI_TYPES]),
+        ("audit.type", [*get_args(OpenAIEvent), *get_args(OwnEvent)]),
     ],
 )
 def test_every_code_has_a_word(prefix: str, codes: list[str]) -> None:

@@ -10,6 +10,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import HTTPConnection
 
 from tunery.api.context import Context
 from tunery.domain.errors import AuthenticationFailed, InvalidRequest, NotFound, PermissionDenied
@@ -33,6 +34,7 @@ NO_KEY = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
     "(i.e. Authorization: Bearer YOUR_KEY). `tunery serve` printed one at its first start."
 )
+MAX_USER_AGENT = 200  # of it is kept in the audit log
 TOUCH_EVERY_S = 60  # last-used times are for people: one write a minute and key is enough
 
 # Only for the OpenAPI document: the header itself is read below, so that a missing key gets OpenAI's 401.
@@ -149,10 +151,19 @@ async def authenticate(context: Context, request: Request) -> Caller:
     secret = bearer_secret(request.headers.get("authorization"))
     now = context.clock()
     key, caller, ignored = await context.look(partial(_identify, context, secret, Account.of(request), now))
+    caller = replace(caller, ip_address=address_of(request), user_agent=user_agent_of(request))
     if (key.last_used_at or 0) < now - TOUCH_EVERY_S:
         await run_in_threadpool(_touch, context, key.id, now)
     request.state.caller, request.state.ignored_headers = caller, ignored
     return caller
+
+
+def address_of(request: HTTPConnection) -> str | None:
+    return request.client.host if request.client else None
+
+
+def user_agent_of(request: HTTPConnection) -> str | None:
+    return request.headers.get("user-agent", "")[:MAX_USER_AGENT] or None
 
 
 def _identify(context: Context, secret: str, account: Account, now: float) -> tuple[ApiKey, Caller, tuple[str, ...]]:

@@ -11,7 +11,6 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from tunery import __version__, tracing
 from tunery.api import errors, health, metrics, openapi
-from tunery.api.audit import AuditTrail
 from tunery.api.audit_logs import router as audit
 from tunery.api.chat.routes import router as inference
 from tunery.api.chat.stored import router as stored_completions
@@ -28,6 +27,7 @@ from tunery.api.limits.routes import router as limits
 from tunery.api.middleware import BodyLimit, RequestContext, VisitorAddress, Visitors
 from tunery.api.models import router as models
 from tunery.api.projects.routes import router as projects
+from tunery.api.refusals import Refusals
 from tunery.api.tunery.aliases import router as aliases
 from tunery.api.tunery.console.routes import router as console
 from tunery.api.tunery.datasets.routes import router as data
@@ -131,7 +131,7 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     app.state.context, app.state.visitors = context, Visitors()
-    app.add_middleware(AuditTrail, context=context)
+    app.add_middleware(Refusals, context=context)
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestContext, access_log=settings.access_log)
     if tracing.is_on():

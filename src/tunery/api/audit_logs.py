@@ -1,16 +1,16 @@
 """GET /organization/audit_logs in OpenAI's shape: the part of an event that tells what happened has its name."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from fastapi import Depends, Query
 from pydantic import BaseModel, ConfigDict
 
+from tunery.api.access import Admin
 from tunery.api.context import ContextDep
 from tunery.api.paging import After, CursorListing, Limit
 from tunery.api.routing import Router
-from tunery.api.trail import OperatorDep
-from tunery.domain.audit import Actor, AuditEvent
+from tunery.domain.audit import Actor, AuditEvent, OpenAIEvent
 from tunery.domain.tenants import Project
 from tunery.store import tenants
 from tunery.store.audit import list_audit
@@ -18,18 +18,8 @@ from tunery.store.database import read
 
 router = Router(prefix="/v1/organization", tags=["Administration"])
 
-# What this server logs and OpenAI's API has a name for. A strict client fails on any other name, so that the others,
-# such as file.deleted, come only when they are asked for.
-OPENAI_TYPES = (
-    *(f"api_key.{verb}" for verb in ("created", "updated", "deleted")),
-    *(f"project.{verb}" for verb in ("created", "updated", "archived")),
-    *(f"user.{verb}" for verb in ("added", "updated", "deleted")),
-    *(f"service_account.{verb}" for verb in ("created", "updated", "deleted")),
-    "rate_limit.updated",
-    "login.failed",
-    "checkpoint.permission.created",
-    "checkpoint.permission.deleted",
-)
+# A strict client fails on any other name, so that the others, such as file.deleted, come only when they are asked for.
+OPENAI_TYPES: tuple[str, ...] = get_args(OpenAIEvent)
 
 Texts = list[str] | None
 EveryType = Annotated[bool, Query(description="Also the events that OpenAI's API has no name for.")]
@@ -79,7 +69,7 @@ def effective_range(
 
 @router.get("/audit_logs")
 def list_audit_logs(
-    operator: OperatorDep,
+    caller: Admin,
     context: ContextDep,
     effective_at: Annotated[Range, Depends(effective_range)],
     project_ids: Annotated[Texts, _many("project_ids")] = None,
@@ -97,7 +87,7 @@ def list_audit_logs(
     with read(context.database) as conn:
         page = list_audit(
             conn,
-            operator.organization_id,
+            caller.organization_id,
             project_ids=tuple(project_ids or ()),
             types=tuple(event_types or (() if every_type else OPENAI_TYPES)),
             actor_ids=tuple(actor_ids or ()),
@@ -109,7 +99,7 @@ def list_audit_logs(
             before=before,
             limit=limit,
         )
-        projects = tenants.list_projects(conn, operator.organization_id, include_archived=True, limit=10_000).items
+        projects = tenants.list_projects(conn, caller.organization_id, include_archived=True, limit=10_000).items
     names = {project.id: project for project in projects}
     return CursorListing[AuditOut].of(page, lambda event: wire_audit(event, names))
 

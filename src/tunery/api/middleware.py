@@ -11,9 +11,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunery.api import metrics
-from tunery.api.audit import API_PATHS
 from tunery.api.body import MAX_UNDECLARED_BYTES, too_large
 from tunery.api.errors import envelope, unexpected
+from tunery.api.refusals import API_PATHS
 from tunery.domain.errors import InvalidRequest
 from tunery.texts import say
 

@@ -11,6 +11,7 @@ from tunery.domain.errors import InvalidRequest, no_such_model
 from tunery.domain.models import FineTunedModel
 from tunery.models.catalog import CatalogModel
 from tunery.store import models as store
+from tunery.store.audit import record
 from tunery.store.database import read, write
 from tunery.texts import say
 
@@ -77,6 +78,7 @@ def delete_model(model: str, caller: ModelsWriter, context: ContextDep) -> Delet
         raise InvalidRequest(say("error.base_model_not_deletable", name=model), param="model")
     with write(context.database) as conn:
         deleted = store.delete_model(conn, model, caller.project_id)
+        record(conn, caller, "model.deleted", now=context.clock(), resource_id=model)
     # The row went first: no request finds the model any more, whatever becomes of its files.
     context.blobs.delete_dir(deleted.blob)
     return DeletedModel(id=model)

@@ -9,21 +9,26 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.types import Scope
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tunery.api.access import address_of, user_agent_of
 from tunery.api.context import Context
-from tunery.api.trail import MAX_USER_AGENT, actor_of
-from tunery.domain.audit import Actor, AuditEvent
+from tunery.domain.audit import Actor, AuditEvent, EventType
 from tunery.domain.clock import Clock
 from tunery.domain.ids import new_id
 from tunery.domain.tenants import lookup_prefix
 from tunery.store import tenants
-from tunery.store.audit import add_audit
+from tunery.store.audit import actor_of, add_audit
 from tunery.store.database import write
 
 log = logging.getLogger(__name__)
 
-TYPES = {401: "login.failed", 403: "permission.refused"}  # the first is OpenAI's name, for sessions
+API_PATHS = ("/v1/", "/tunery/")
+TYPES: dict[int, EventType] = {
+    401: "login.failed",
+    403: "permission.refused",
+}  # the first is OpenAI's name, for sessions
 SAME_AGAIN_S = 600  # the same refusal of the same address is counted for so long, not written
 MAX_AN_HOUR = 100
 MAX_REMEMBERED = 1000
@@ -55,19 +60,30 @@ class Allowance:
 
 
 class Refusals:
-    def __init__(self, context: Context) -> None:
+    """Plain ASGI: a refusal is written down before it is answered."""
+
+    def __init__(self, app: ASGIApp, context: Context) -> None:
+        self.app = app
         self._context = context
         self.allowance = Allowance()
 
-    async def note(self, scope: Scope, status: int) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def noted(message: Message) -> None:
+            is_refusal = message["type"] == "http.response.start" and message["status"] in TYPES
+            if is_refusal and scope["path"].startswith(API_PATHS):
+                await self._note(scope, message["status"])
+            await send(message)
+
+        await self.app(scope, receive, noted)
+
+    async def _note(self, scope: Scope, status: int) -> None:
         """Never raises: a log that cannot be written refuses nobody who would be let in."""
-        address = scope["client"][0] if scope.get("client") else None
         key = self._key_of(scope)
-        left_out = self.allowance.take((address, status, key))
+        left_out = self.allowance.take((address_of(HTTPConnection(scope)), status, key))
         if left_out is None:
             return
         try:
-            await run_in_threadpool(self._write, scope, status, address, key, left_out)
+            await run_in_threadpool(self._write, scope, status, key, left_out)
         except SQLAlchemyError:
             log.exception("not in the audit log: %s of %s %s", TYPES[status], scope["method"], scope["path"])
 
@@ -76,16 +92,15 @@ class Refusals:
         secret = Headers(scope=scope).get("authorization", "").partition(" ")[2].strip()
         return lookup_prefix(secret) if secret else ""
 
-    def _write(self, scope: Scope, status: int, address: str | None, key: str, left_out: int) -> None:
+    def _write(self, scope: Scope, status: int, key: str, left_out: int) -> None:
         caller = scope["state"].get("caller")
-        agent = Headers(scope=scope).get("user-agent", "")[:MAX_USER_AGENT] or None
         error = scope["state"].get("error")
         with write(self._context.database) as conn:
             if caller is not None:
-                actor = actor_of(conn, caller, address, agent)
+                actor = actor_of(conn, caller)
                 organization_id, project_id = caller.organization_id, caller.project_id or None
             else:
-                actor, organization_id, project_id = self._stranger(conn, key, address, agent)
+                actor, organization_id, project_id = self._stranger(conn, key, HTTPConnection(scope))
             details = {
                 "error_code": getattr(error, "code", None),
                 "error_message": getattr(error, "message", "")[:500],
@@ -104,12 +119,11 @@ class Refusals:
             )
             add_audit(conn, event)
 
-    def _stranger(
-        self, conn: Connection, prefix: str, address: str | None, agent: str | None
-    ) -> tuple[Actor, str, str | None]:
+    def _stranger(self, conn: Connection, prefix: str, request: HTTPConnection) -> tuple[Actor, str, str | None]:
         """Who has, or had, a key that begins so; else nobody, in the log of the organisation that set the server up."""
         key = tenants.find_key_by_prefix(conn, prefix) if prefix else None
-        actor = Actor(api_key_id=key.id if key else None, ip_address=address, user_agent=agent)
+        agent = user_agent_of(request)
+        actor = Actor(api_key_id=key.id if key else None, ip_address=address_of(request), user_agent=agent)
         if key is not None:
             return actor, key.organization_id, key.project_id
         return actor, tenants.list_organizations(conn)[0].id, None

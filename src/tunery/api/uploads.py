@@ -14,7 +14,7 @@ from tunery.api.access import FilesWriter
 from tunery.api.body import Body, takes_up_to
 from tunery.api.context import Context, ContextDep
 from tunery.api.files.schemas import FileObject, Purpose
-from tunery.api.files.service import Received, as_file, blob_path, make_room, receive
+from tunery.api.files.service import Received, as_file, blob_path, keep, make_room, receive
 from tunery.api.multipart import Event, PartHead, content_length, field_text, file_chunks, form, read_events
 from tunery.api.paging import Resource
 from tunery.api.routing import Router
@@ -205,7 +205,7 @@ def complete_upload(upload_id: str, body: UploadComplete, caller: FilesWriter, c
                 say("error.md5_differs", digest=digest, md5=body.md5), param="md5", code="invalid_value"
             )
         file = as_file(context, caller, received, upload.purpose, upload.file_expires_after_s)
-        finish(context, upload, "completed", file)
+        finish(context, caller, upload, "completed", file)
     except BaseException:
         context.blobs.delete(blob_path(received.file_id))
         raise
@@ -250,11 +250,11 @@ def join(context: Context, upload: Upload, parts: list[UploadPart]) -> tuple[Rec
 @router.post("/{upload_id}/cancel")
 def cancel_upload(upload_id: str, caller: FilesWriter, context: ContextDep) -> UploadObject:
     upload = pending(context, caller, upload_id)
-    finish(context, upload, "cancelled")
+    finish(context, caller, upload, "cancelled")
     return wire_upload(replace(upload, status="cancelled"))
 
 
-def finish(context: Context, upload: Upload, status: str, file: File | None = None) -> None:
+def finish(context: Context, caller: Caller, upload: Upload, status: str, file: File | None = None) -> None:
     """End the upload, keep the file and drop the parts. Of two requests that end it at once, one gets a 400."""
     with write(context.database) as conn:
         lock_storage(conn, upload.project_id)
@@ -265,7 +265,6 @@ def finish(context: Context, upload: Upload, status: str, file: File | None = No
         store.delete_parts(conn, upload.id)
         if file is not None:  # it takes the place of its parts
             check_storage(conn, context.settings, upload.project_id, file.bytes, now=context.clock(), param="part_ids")
-            tenants.get_active_project(conn, upload.project_id)
-            store.insert_file(conn, file)
+            keep(conn, context, caller, file)
     for part in parts:
         context.blobs.delete(part.blob)

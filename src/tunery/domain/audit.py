@@ -1,7 +1,49 @@
 """Who did what to which object, from where."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+OpenAIEvent = Literal[
+    "api_key.created",
+    "api_key.updated",
+    "api_key.deleted",
+    "project.created",
+    "project.updated",
+    "project.archived",
+    "user.added",
+    "user.updated",
+    "user.deleted",
+    "service_account.created",
+    "service_account.updated",
+    "service_account.deleted",
+    "rate_limit.updated",
+    "login.failed",
+    "checkpoint.permission.created",
+    "checkpoint.permission.deleted",
+]
+OwnEvent = Literal[
+    "permission.refused",
+    "file.created",
+    "file.deleted",
+    "fine_tuning.job.created",
+    "fine_tuning.job.cancelled",
+    "fine_tuning.job.paused",
+    "fine_tuning.job.resumed",
+    "fine_tuning.job.renamed",
+    "model.renamed",
+    "model.deleted",
+    "webhook_endpoint.created",
+    "webhook_endpoint.updated",
+    "webhook_endpoint.deleted",
+    "webhook_endpoint.secret_rotated",
+    "alias.updated",
+    "alias.reverted",
+    "alias.deleted",
+    "chat.completion.updated",
+    "chat.completion.deleted",
+]
+"""Of what OpenAI's API has no name for."""
+EventType = OpenAIEvent | OwnEvent
 
 
 @dataclass(frozen=True)

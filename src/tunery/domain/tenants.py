@@ -1,7 +1,7 @@
 """Organisations, projects, people and keys."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -179,3 +179,6 @@ class Caller:
     role: Role  # in the project, now
     is_admin: bool = False  # administers the organisation, now
     scopes: tuple[str, ...] = UNRESTRICTED
+    # From where, for the audit log. The same caller from elsewhere is the same caller.
+    ip_address: str | None = field(default=None, compare=False)
+    user_agent: str | None = field(default=None, compare=False)

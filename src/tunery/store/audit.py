@@ -1,13 +1,56 @@
-"""The audit log. Only ever added to: triggers in the database refuse anything else."""
+"""The audit log: who changed what is written in the transaction of the change. Only ever added to: triggers in the
+database refuse anything else."""
 
 from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select
 
-from tunery.domain.audit import Actor, AuditEvent
+from tunery.domain.audit import Actor, AuditEvent, EventType
+from tunery.domain.ids import new_id
+from tunery.domain.tenants import Caller
+from tunery.store import tenants
 from tunery.store.paging import Page, fetch_page, values_of
 from tunery.store.tables import audit_log
+
+
+def record(
+    conn: Connection,
+    caller: Caller,
+    type: EventType,
+    *,
+    now: float,
+    resource_id: str,
+    project_id: str | None = None,
+    made: dict[str, Any] | None = None,
+    changed: dict[str, Any] | None = None,
+) -> None:
+    """What was `made`, or asked to be `changed`, goes out under the event's name as OpenAI's `data` and
+    `changes_requested`: no secret, no prompt."""
+    details = {"data": made, "changes_requested": changed}
+    event = AuditEvent(
+        id=new_id("audit"),
+        organization_id=caller.organization_id,
+        project_id=project_id or caller.project_id or None,
+        created_at=int(now),
+        type=type,
+        actor=actor_of(conn, caller),
+        resource_id=resource_id,
+        details={name: value for name, value in details.items() if value is not None},
+    )
+    add_audit(conn, event)
+
+
+def actor_of(conn: Connection, caller: Caller) -> Actor:
+    user = tenants.find_user(conn, caller.user_id) if caller.user_id else None
+    return Actor(
+        api_key_id=caller.key_id,
+        user_id=caller.user_id,
+        user_email=user.email if user else None,
+        is_service_account=bool(user and user.is_service_account),
+        ip_address=caller.ip_address,
+        user_agent=caller.user_agent,
+    )
 
 
 def add_audit(conn: Connection, event: AuditEvent) -> None:

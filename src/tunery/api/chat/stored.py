@@ -14,6 +14,7 @@ from tunery.api.routing import Router
 from tunery.domain.completions import StoredCompletion
 from tunery.domain.errors import NotFound
 from tunery.store import completions
+from tunery.store.audit import record
 from tunery.store.database import read, write
 from tunery.store.paging import Page
 from tunery.texts import say
@@ -112,6 +113,7 @@ def update_completion(
 ) -> StoredCompletionOut:
     with write(context.database) as conn:
         changed = completions.update_completion_metadata(conn, completion_id, caller.project_id, body.metadata)
+        record(conn, caller, "chat.completion.updated", now=context.clock(), resource_id=completion_id)
     return wire_completion(changed)
 
 
@@ -120,6 +122,7 @@ def delete_completion(completion_id: str, caller: ModelsUser, context: ContextDe
     with write(context.database) as conn:
         if not completions.delete_completion(conn, completion_id, caller.project_id):
             raise NotFound(say("error.no_such_completion", completion_id=completion_id), param="completion_id")
+        record(conn, caller, "chat.completion.deleted", now=context.clock(), resource_id=completion_id)
     return DeletedCompletion(id=completion_id)
 
 

@@ -16,6 +16,7 @@ from tunery.domain.errors import InvalidRequest
 from tunery.domain.files import MAX_FILE_BYTES
 from tunery.store import files as store
 from tunery.store import jobs
+from tunery.store.audit import record
 from tunery.store.database import read, write
 from tunery.texts import say
 
@@ -70,6 +71,7 @@ def delete_file(file_id: str, caller: FilesWriter, context: ContextDep) -> Delet
         if jobs.is_file_in_use(conn, file_id, caller.project_id):  # its next start would fail
             raise InvalidRequest(say("error.file_in_use", file_id=file_id), param="id")
         file = store.delete_file(conn, file_id, caller.project_id)
+        record(conn, caller, "file.deleted", now=context.clock(), resource_id=file_id)
     context.blobs.delete(file.blob)
     return DeletedFile(id=file_id)
 

@@ -4,6 +4,8 @@ import base64
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from sqlalchemy import Connection
+
 from tunery.api.context import Context
 from tunery.api.files.schemas import PURPOSES
 from tunery.api.multipart import Event, PartHead, field_text, file_chunks
@@ -15,6 +17,7 @@ from tunery.domain.tenants import Caller
 from tunery.metering.storage import Room
 from tunery.store import files as store
 from tunery.store import tenants
+from tunery.store.audit import record
 from tunery.store.blobs import BlobInfo
 from tunery.store.database import write
 from tunery.texts import say
@@ -85,8 +88,7 @@ def _upload_file(context: Context, caller: Caller, events: Iterator[Event], room
         file = as_file(context, caller, received, purpose, lifetime_s)
         with write(context.database) as conn:
             room.settle(conn, file.bytes)
-            tenants.get_active_project(conn, caller.project_id)
-            store.insert_file(conn, file)
+            keep(conn, context, caller, file)
         return file
     except BaseException:
         if received is not None:
@@ -113,6 +115,14 @@ def as_file(context: Context, caller: Caller, received: Received, purpose: FileP
         expires_at=None if lifetime_s is None else now + lifetime_s,
         num_rows=received.num_rows,
     )
+
+
+def keep(conn: Connection, context: Context, caller: Caller, file: File) -> None:
+    """From now on it is a file of the project."""
+    tenants.get_active_project(conn, caller.project_id)
+    store.insert_file(conn, file)
+    made = {"filename": file.filename, "purpose": file.purpose.value}
+    record(conn, caller, "file.created", now=context.clock(), resource_id=file.id, made=made)
 
 
 def read_purpose(text: str | None) -> FilePurpose:

@@ -11,6 +11,7 @@ from tunery.api.paging import After, CursorListing, Limit
 from tunery.api.routing import Router
 from tunery.domain.errors import NotFound
 from tunery.store import models, tenants
+from tunery.store.audit import record
 from tunery.store.database import read, write
 from tunery.store.paging import Page
 from tunery.texts import say
@@ -33,6 +34,10 @@ def create_permissions(
             models.insert_permission(conn, model.name, project_id, context.now())
             for project_id in dict.fromkeys(body.project_ids)
         )
+        for item in made:
+            told = {"project_id": item.project_id, "fine_tuned_model_checkpoint": model.name}
+            event = "checkpoint.permission.created"
+            record(conn, caller, event, now=context.clock(), resource_id=item.id, made=told)
     return CursorListing[Permission].of(Page(made), Permission.of)
 
 
@@ -64,4 +69,5 @@ def delete_permission(
         model = models.get_own_model(conn, checkpoint, caller.project_id)
         if not models.delete_permission(conn, model.name, permission_id):
             raise NotFound(say("error.no_such_permission", permission_id=permission_id), param="permission_id")
+        record(conn, caller, "checkpoint.permission.deleted", now=context.clock(), resource_id=permission_id)
     return DeletedPermission(id=permission_id)

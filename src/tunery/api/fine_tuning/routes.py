@@ -6,15 +6,18 @@ from fastapi import Header, Request
 from sqlalchemy import Connection
 
 from tunery.api.access import JobsReader, JobsWriter
-from tunery.api.context import ContextDep
+from tunery.api.context import Context, ContextDep
 from tunery.api.fine_tuning.schemas import CheckpointOut, Event, Job, JobCreate, wire_event, wire_job
 from tunery.api.metadata import METADATA_PARAMETER, metadata_filter
 from tunery.api.paging import After, CursorListing, Limit, Listing
 from tunery.api.routing import Router
+from tunery.domain.audit import EventType
 from tunery.domain.jobs import Checkpoint, FineTuningJob, JobStatus
+from tunery.domain.tenants import Caller
 from tunery.jobs import verbs
 from tunery.store import events
 from tunery.store import jobs as store
+from tunery.store.audit import record
 from tunery.store.database import read, write
 from tunery.store.paging import Page
 
@@ -39,7 +42,13 @@ def create_job(body: JobCreate, caller: JobsWriter, context: ContextDep, idempot
             clock=context.clock,
             idempotency_key=idempotency_key,
         )
+        _record(conn, context, caller, "fine_tuning.job.created", job)
     return wire_job(job, context.settings)
+
+
+def _record(conn: Connection, context: Context, caller: Caller, event: EventType, job: FineTuningJob) -> None:
+    made = {"model": job.model, "training_file": job.training_file}
+    record(conn, caller, event, now=context.clock(), resource_id=job.id, made=made)
 
 
 @router.get("", openapi_extra=METADATA_PARAMETER)
@@ -66,6 +75,7 @@ def retrieve_job(job_id: str, caller: JobsReader, context: ContextDep) -> Job:
 def cancel_job(job_id: str, caller: JobsWriter, context: ContextDep) -> Job:
     with write(context.database) as conn:
         job = verbs.cancel_job(conn, job_id, project_id=caller.project_id, by=caller.user_id, clock=context.clock)
+        _record(conn, context, caller, "fine_tuning.job.cancelled", job)
     return wire_job(job, context.settings)
 
 
@@ -73,6 +83,7 @@ def cancel_job(job_id: str, caller: JobsWriter, context: ContextDep) -> Job:
 def pause_job(job_id: str, caller: JobsWriter, context: ContextDep) -> Job:
     with write(context.database) as conn:
         job = verbs.pause_job(conn, job_id, project_id=caller.project_id, clock=context.clock)
+        _record(conn, context, caller, "fine_tuning.job.paused", job)
     return wire_job(job, context.settings)
 
 
@@ -80,6 +91,7 @@ def pause_job(job_id: str, caller: JobsWriter, context: ContextDep) -> Job:
 def resume_job(job_id: str, caller: JobsWriter, context: ContextDep) -> Job:
     with write(context.database) as conn:
         job = verbs.resume_job(conn, job_id, project_id=caller.project_id, clock=context.clock)
+        _record(conn, context, caller, "fine_tuning.job.resumed", job)
     return wire_job(job, context.settings)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from fastapi import Query
 from sqlalchemy import Connection
 
+from tunery.api.access import Admin
 from tunery.api.context import ContextDep
 from tunery.api.paging import After, CursorListing, Limit
 from tunery.api.projects.schemas import (
@@ -29,11 +30,11 @@ from tunery.api.projects.schemas import (
     wire_service_account_key,
 )
 from tunery.api.routing import Router
-from tunery.api.trail import Operator, OperatorDep, record
 from tunery.domain.errors import NotFound, PermissionDenied
 from tunery.domain.ids import new_id
-from tunery.domain.tenants import UNRESTRICTED, ApiKey, Role, User, grants, new_secret
+from tunery.domain.tenants import UNRESTRICTED, ApiKey, Caller, Role, User, grants, new_secret
 from tunery.store import tenants
+from tunery.store.audit import record
 from tunery.store.database import read, write
 from tunery.texts import say
 
@@ -48,7 +49,7 @@ Access = Annotated[Literal["active", "inactive", "any"], Query(description="By t
 
 def make_key(
     conn: Connection,
-    operator: Operator,
+    caller: Caller,
     *,
     name: str,
     now: int,
@@ -59,11 +60,11 @@ def make_key(
     scopes: tuple[str, ...] = UNRESTRICTED,
 ) -> tuple[ApiKey, str]:
     """The stored key and its secret. Without a project it is an admin key. Raises PermissionDenied."""
-    _check_grant(operator, scopes)
+    _check_grant(caller, scopes)
     secret = new_secret(is_admin=project_id is None)
     key = ApiKey.of(
         secret,
-        organization_id=operator.organization_id,
+        organization_id=caller.organization_id,
         project_id=project_id,
         user_id=owner_id,
         name=name,
@@ -75,13 +76,13 @@ def make_key(
     )
     tenants.insert_key(conn, key)
     made = {"scopes": list(scopes)}
-    record(conn, operator, "api_key.created", now=now, resource_id=key.id, project_id=project_id, made=made)
+    record(conn, caller, "api_key.created", now=now, resource_id=key.id, project_id=project_id, made=made)
     return key, secret
 
 
-def _check_grant(operator: Operator, scopes: tuple[str, ...]) -> None:
+def _check_grant(caller: Caller, scopes: tuple[str, ...]) -> None:
     """A restricted key gives nobody more than it has. Raises PermissionDenied."""
-    if missing := [scope for scope in scopes if not grants(operator.caller.scopes, scope)]:
+    if missing := [scope for scope in scopes if not grants(caller.scopes, scope)]:
         raise PermissionDenied(
             say("error.scope_not_own", missing=missing[0]),
             param="scopes",
@@ -93,14 +94,14 @@ def _check_grant(operator: Operator, scopes: tuple[str, ...]) -> None:
 @router.get(PROJECT + "/api_keys")
 def list_project_api_keys(
     project_id: str,
-    operator: OperatorDep,
+    caller: Admin,
     context: ContextDep,
     after: After = None,
     limit: Limit = 20,
     owner_project_access: Access = "any",
 ) -> CursorListing[KeyOut]:
     with read(context.database) as conn:
-        tenants.get_project(conn, project_id, operator.organization_id)
+        tenants.get_project(conn, project_id, caller.organization_id)
         page = tenants.list_keys(conn, project_id=project_id, after=after, limit=limit)
         found = [wire_key(_owned(conn, key)) for key in page.items]
     shown = [key for key in found if owner_project_access in ("any", key.owner_project_access)]
@@ -112,49 +113,47 @@ def list_project_api_keys(
 
 
 @router.get(PROJECT + "/api_keys/{api_key_id}")
-def retrieve_project_api_key(project_id: str, api_key_id: str, operator: OperatorDep, context: ContextDep) -> KeyOut:
+def retrieve_project_api_key(project_id: str, api_key_id: str, caller: Admin, context: ContextDep) -> KeyOut:
     with read(context.database) as conn:
-        return wire_key(_owned(conn, project_key(conn, operator, project_id, api_key_id)))
+        return wire_key(_owned(conn, project_key(conn, caller, project_id, api_key_id)))
 
 
 @router.post(PROJECT + "/api_keys/{api_key_id}")
 def update_project_api_key(
-    project_id: str, api_key_id: str, body: KeyUpdate, operator: OperatorDep, context: ContextDep
+    project_id: str, api_key_id: str, body: KeyUpdate, caller: Admin, context: ContextDep
 ) -> KeyOut:
     now, changed = context.now(), body.model_dump(exclude_none=True)
     with write(context.database) as conn:
-        key = project_key(conn, operator, project_id, api_key_id)
+        key = project_key(conn, caller, project_id, api_key_id)
         expires_at = key.expires_at if body.expires_in_seconds is None else now + body.expires_in_seconds
         scopes = key.scopes if body.scopes is None else tuple(body.scopes)
         if body.scopes is not None:
-            _check_grant(operator, scopes)
+            _check_grant(caller, scopes)
         tenants.update_key(conn, key.id, expires_at=expires_at, scopes=scopes)
-        record(conn, operator, "api_key.updated", now=now, resource_id=key.id, project_id=project_id, changed=changed)
-        return wire_key(_owned(conn, project_key(conn, operator, project_id, key.id)))
+        record(conn, caller, "api_key.updated", now=now, resource_id=key.id, project_id=project_id, changed=changed)
+        return wire_key(_owned(conn, project_key(conn, caller, project_id, key.id)))
 
 
 @router.delete(PROJECT + "/api_keys/{api_key_id}")
-def delete_project_api_key(project_id: str, api_key_id: str, operator: OperatorDep, context: ContextDep) -> Deleted:
+def delete_project_api_key(project_id: str, api_key_id: str, caller: Admin, context: ContextDep) -> Deleted:
     now = context.clock()
     with write(context.database) as conn:
-        project_key(conn, operator, project_id, api_key_id)
+        project_key(conn, caller, project_id, api_key_id)
         tenants.revoke_key(conn, api_key_id, now)
-        record(conn, operator, "api_key.deleted", now=now, resource_id=api_key_id, project_id=project_id)
+        record(conn, caller, "api_key.deleted", now=now, resource_id=api_key_id, project_id=project_id)
     return Deleted(id=api_key_id, object="organization.project.api_key.deleted")
 
 
 @router.post("/tunery/v1/organization/projects/{project_id}/api_keys")
-def create_personal_api_key(
-    project_id: str, body: PersonalKeyCreate, operator: OperatorDep, context: ContextDep
-) -> KeyCreated:
+def create_personal_api_key(project_id: str, body: PersonalKeyCreate, caller: Admin, context: ContextDep) -> KeyCreated:
     with write(context.database) as conn:
-        tenants.get_active_project(conn, project_id, operator.organization_id)
+        tenants.get_active_project(conn, project_id, caller.organization_id)
         member = tenants.find_membership(conn, project_id, body.user_id)
         if member is None:
             raise NotFound(say("error.no_such_member", user_id=body.user_id), param="user_id")
         key, secret = make_key(
             conn,
-            operator,
+            caller,
             name=body.name,
             now=context.now(),
             owner_id=body.user_id,
@@ -166,8 +165,8 @@ def create_personal_api_key(
     return KeyCreated(**wire_key(OwnedKey(key, member.user, member.role)).model_dump(), value=secret)
 
 
-def project_key(conn: Connection, operator: Operator, project_id: str, key_id: str) -> ApiKey:
-    tenants.get_project(conn, project_id, operator.organization_id)
+def project_key(conn: Connection, caller: Caller, project_id: str, key_id: str) -> ApiKey:
+    tenants.get_project(conn, project_id, caller.organization_id)
     key = tenants.find_key(conn, key_id)
     if key is None or key.project_id != project_id or key.revoked_at is not None:
         raise NotFound(say("error.no_such_key", key_id=key_id), param="api_key_id")
@@ -187,12 +186,12 @@ def _owned(conn: Connection, key: ApiKey) -> OwnedKey:
 # ---- of service accounts
 @router.post(PROJECT + "/service_accounts")
 def create_service_account(
-    project_id: str, body: ServiceAccountCreate, operator: OperatorDep, context: ContextDep
+    project_id: str, body: ServiceAccountCreate, caller: Admin, context: ContextDep
 ) -> ServiceAccountCreated:
     now = context.now()
     account = User(
         id=new_id("service_account"),
-        organization_id=operator.organization_id,
+        organization_id=caller.organization_id,
         name=body.name,
         email="",
         role=Role.MEMBER,
@@ -202,18 +201,18 @@ def create_service_account(
     )
     api_key, made = None, {"role": account.role.value}
     with write(context.database) as conn:
-        tenants.get_active_project(conn, project_id, operator.organization_id)
+        tenants.get_active_project(conn, project_id, caller.organization_id)
         tenants.insert_user(conn, account)
         event = "service_account.created"
-        record(conn, operator, event, now=now, resource_id=account.id, project_id=project_id, made=made)
+        record(conn, caller, event, now=now, resource_id=account.id, project_id=project_id, made=made)
         if not body.create_service_account_only:
-            api_key = _make_account_key(conn, operator, account, now, expires_in_s=body.expires_in_seconds)
+            api_key = _make_account_key(conn, caller, account, now, expires_in_s=body.expires_in_seconds)
     return ServiceAccountCreated(**ServiceAccountOut.of(account).model_dump(), api_key=api_key)
 
 
 def _make_account_key(
     conn: Connection,
-    operator: Operator,
+    caller: Caller,
     account: User,
     now: int,
     *,
@@ -223,7 +222,7 @@ def _make_account_key(
 ) -> ServiceAccountKey:
     key, secret = make_key(
         conn,
-        operator,
+        caller,
         name=name or account.name,
         now=now,
         owner_id=account.id,
@@ -237,51 +236,49 @@ def _make_account_key(
 
 @router.get(PROJECT + "/service_accounts")
 def list_service_accounts(
-    project_id: str, operator: OperatorDep, context: ContextDep, after: After = None, limit: Limit = 20
+    project_id: str, caller: Admin, context: ContextDep, after: After = None, limit: Limit = 20
 ) -> CursorListing[ServiceAccountOut]:
     with read(context.database) as conn:
-        tenants.get_project(conn, project_id, operator.organization_id)
+        tenants.get_project(conn, project_id, caller.organization_id)
         page = tenants.list_service_accounts(conn, project_id, after=after, limit=limit)
     return CursorListing[ServiceAccountOut].of(page, ServiceAccountOut.of)
 
 
 @router.get(ACCOUNT)
 def retrieve_service_account(
-    project_id: str, service_account_id: str, operator: OperatorDep, context: ContextDep
+    project_id: str, service_account_id: str, caller: Admin, context: ContextDep
 ) -> ServiceAccountOut:
     with read(context.database) as conn:
-        return ServiceAccountOut.of(_account(conn, operator, project_id, service_account_id))
+        return ServiceAccountOut.of(_account(conn, caller, project_id, service_account_id))
 
 
 @router.post(ACCOUNT)
 def update_service_account(
     project_id: str,
     service_account_id: str,
-    operator: OperatorDep,
+    caller: Admin,
     context: ContextDep,
     body: ServiceAccountUpdate | None = None,
 ) -> ServiceAccountOut:
     now, changed = context.clock(), {} if body is None else body.model_dump(exclude_none=True)
     with write(context.database) as conn:
-        tenants.get_active_project(conn, project_id, operator.organization_id)
-        account = _account(conn, operator, project_id, service_account_id)
+        tenants.get_active_project(conn, project_id, caller.organization_id)
+        account = _account(conn, caller, project_id, service_account_id)
         if not changed:
             return ServiceAccountOut.of(account)
         tenants.update_user(conn, account.id, **changed)
         event = "service_account.updated"
-        record(conn, operator, event, now=now, resource_id=account.id, project_id=project_id, changed=changed)
-        return ServiceAccountOut.of(_account(conn, operator, project_id, account.id))
+        record(conn, caller, event, now=now, resource_id=account.id, project_id=project_id, changed=changed)
+        return ServiceAccountOut.of(_account(conn, caller, project_id, account.id))
 
 
 @router.delete(ACCOUNT)
-def delete_service_account(
-    project_id: str, service_account_id: str, operator: OperatorDep, context: ContextDep
-) -> Deleted:
+def delete_service_account(project_id: str, service_account_id: str, caller: Admin, context: ContextDep) -> Deleted:
     now = context.clock()
     with write(context.database) as conn:
-        account = _account(conn, operator, project_id, service_account_id)
+        account = _account(conn, caller, project_id, service_account_id)
         tenants.delete_user(conn, account.id, now)
-        record(conn, operator, "service_account.deleted", now=now, resource_id=account.id, project_id=project_id)
+        record(conn, caller, "service_account.deleted", now=now, resource_id=account.id, project_id=project_id)
     return Deleted(id=service_account_id, object="organization.project.service_account.deleted")
 
 
@@ -289,22 +286,22 @@ def delete_service_account(
 def create_service_account_key(
     project_id: str,
     service_account_id: str,
-    operator: OperatorDep,
+    caller: Admin,
     context: ContextDep,
     body: ServiceAccountKeyCreate | None = None,
 ) -> ServiceAccountKey:
     wanted = body or ServiceAccountKeyCreate()
     expires_in_s, scopes = wanted.expires_in_seconds, tuple(wanted.scopes)
     with write(context.database) as conn:
-        tenants.get_active_project(conn, project_id, operator.organization_id)
-        account = _account(conn, operator, project_id, service_account_id)
+        tenants.get_active_project(conn, project_id, caller.organization_id)
+        account = _account(conn, caller, project_id, service_account_id)
         return _make_account_key(
-            conn, operator, account, context.now(), name=wanted.name, expires_in_s=expires_in_s, scopes=scopes
+            conn, caller, account, context.now(), name=wanted.name, expires_in_s=expires_in_s, scopes=scopes
         )
 
 
-def _account(conn: Connection, operator: Operator, project_id: str, account_id: str) -> User:
-    tenants.get_project(conn, project_id, operator.organization_id)
+def _account(conn: Connection, caller: Caller, project_id: str, account_id: str) -> User:
+    tenants.get_project(conn, project_id, caller.organization_id)
     account = tenants.find_user(conn, account_id)
     if account is None or not account.is_service_account or account.project_id != project_id:
         raise NotFound(say("error.no_such_service_account", account_id=account_id), param="service_account_id")
@@ -313,47 +310,47 @@ def _account(conn: Connection, operator: Operator, project_id: str, account_id: 
 
 # ---- of the organisation
 @router.post(ADMIN)
-def create_admin_api_key(body: AdminKeyCreate, operator: OperatorDep, context: ContextDep) -> AdminKeyCreated:
-    now, owner_id, expires_in_s = context.now(), operator.caller.user_id, body.expires_in_seconds
+def create_admin_api_key(body: AdminKeyCreate, caller: Admin, context: ContextDep) -> AdminKeyCreated:
+    now, owner_id, expires_in_s = context.now(), caller.user_id, body.expires_in_seconds
     with write(context.database) as conn:
         key, secret = make_key(
-            conn, operator, name=body.name, now=now, owner_id=owner_id, role=Role.OWNER, expires_in_s=expires_in_s
+            conn, caller, name=body.name, now=now, owner_id=owner_id, role=Role.OWNER, expires_in_s=expires_in_s
         )
         return AdminKeyCreated(**wire_admin_key(_owned(conn, key)).model_dump(), value=secret)
 
 
 @router.get(ADMIN)
 def list_admin_api_keys(
-    operator: OperatorDep,
+    caller: Admin,
     context: ContextDep,
     after: After = None,
     limit: Limit = 20,
     order: Literal["asc", "desc"] = "asc",
 ) -> CursorListing[AdminKeyOut]:
-    organization_id, descending = operator.organization_id, order == "desc"
+    organization_id, descending = caller.organization_id, order == "desc"
     with read(context.database) as conn:
         page = tenants.list_keys(conn, organization_id=organization_id, after=after, limit=limit, descending=descending)
         return CursorListing[AdminKeyOut].of(page, lambda key: wire_admin_key(_owned(conn, key)))
 
 
 @router.get(ADMIN + "/{key_id}")
-def retrieve_admin_api_key(key_id: str, operator: OperatorDep, context: ContextDep) -> AdminKeyOut:
+def retrieve_admin_api_key(key_id: str, caller: Admin, context: ContextDep) -> AdminKeyOut:
     with read(context.database) as conn:
-        return wire_admin_key(_owned(conn, _admin_key(conn, operator, key_id)))
+        return wire_admin_key(_owned(conn, _admin_key(conn, caller, key_id)))
 
 
 @router.delete(ADMIN + "/{key_id}")
-def delete_admin_api_key(key_id: str, operator: OperatorDep, context: ContextDep) -> Deleted:
+def delete_admin_api_key(key_id: str, caller: Admin, context: ContextDep) -> Deleted:
     now = context.clock()
     with write(context.database) as conn:
-        key = _admin_key(conn, operator, key_id)
+        key = _admin_key(conn, caller, key_id)
         tenants.revoke_key(conn, key.id, now)
-        record(conn, operator, "api_key.deleted", now=now, resource_id=key.id)
+        record(conn, caller, "api_key.deleted", now=now, resource_id=key.id)
     return Deleted(id=key_id, object="organization.admin_api_key.deleted")
 
 
-def _admin_key(conn: Connection, operator: Operator, key_id: str) -> ApiKey:
+def _admin_key(conn: Connection, caller: Caller, key_id: str) -> ApiKey:
     key = tenants.find_key(conn, key_id)
-    if key is None or not key.is_admin or key.organization_id != operator.organization_id or key.revoked_at is not None:
+    if key is None or not key.is_admin or key.organization_id != caller.organization_id or key.revoked_at is not None:
         raise NotFound(say("error.no_such_admin_key", key_id=key_id), param="key_id")
     return key

@@ -12,11 +12,13 @@ from tunery.api.body import Body
 from tunery.api.context import Context, ContextDep
 from tunery.api.paging import Resource
 from tunery.api.routing import Router
+from tunery.domain.audit import EventType
 from tunery.domain.errors import InvalidRequest, NotFound
 from tunery.domain.models import Alias
 from tunery.domain.tenants import Caller
 from tunery.engines.pool import UPSTREAM, resolve
 from tunery.store import models, tenants
+from tunery.store.audit import record
 from tunery.store.database import read, write
 from tunery.texts import say
 
@@ -72,7 +74,9 @@ class Reverted(BaseModel):
 def set_alias(body: AliasSet, caller: ModelsWriter, context: ContextDep) -> AliasOut:
     with write(context.database) as conn:
         _check_target(conn, context, caller, body)
-        return AliasOut.of(_set(conn, context, caller, body.name, body.target, body.reason))
+        alias = _set(conn, context, caller, body.name, body.target, body.reason)
+        _record(conn, context, caller, "alias.updated", body.name, body.target)
+    return AliasOut.of(alias)
 
 
 def _check_target(conn: Connection, context: Context, caller: Caller, body: AliasSet) -> None:
@@ -101,6 +105,7 @@ def delete_alias(name: Name, caller: ModelsWriter, context: ContextDep) -> Rever
     with write(context.database) as conn:
         if not _delete(conn, context, caller, name, "deleted"):
             raise NotFound(say("error.no_such_alias", name=name), param="name")
+        _record(conn, context, caller, "alias.deleted", name)
     return Reverted(name=name, target=None)
 
 
@@ -116,6 +121,7 @@ def revert_alias(body: AliasName, caller: ModelsWriter, context: ContextDep) -> 
             _delete(conn, context, caller, body.name, "reverted")
         else:
             _set(conn, context, caller, body.name, before, "reverted")
+        _record(conn, context, caller, "alias.reverted", body.name, before)
     return Reverted(name=body.name, target=before)
 
 
@@ -135,3 +141,10 @@ def _set(conn: Connection, context: Context, caller: Caller, name: str, target: 
 def _delete(conn: Connection, context: Context, caller: Caller, name: str, reason: str) -> bool:
     now = context.now()
     return models.delete_alias(conn, caller.project_id, name, now=now, reason=reason, changed_by=caller.user_id)
+
+
+def _record(
+    conn: Connection, context: Context, caller: Caller, event: EventType, name: str, target: str | None = None
+) -> None:
+    made = {"name": name} | ({"target": target} if target else {})
+    record(conn, caller, event, now=context.clock(), resource_id=name, made=made)

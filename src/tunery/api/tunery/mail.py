@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from tunery.api.access import Admin
 from tunery.api.context import ContextDep
 from tunery.api.paging import After, CursorListing, Limit, Resource
 from tunery.api.routing import Router
-from tunery.api.trail import OperatorDep
 from tunery.domain.notices import Notice
 from tunery.notify.summary import subject_of
 from tunery.settings import Settings
@@ -50,18 +50,16 @@ class Mail(Resource):
 
 
 @router.get("/settings")
-def retrieve_mail_settings(operator: OperatorDep, context: ContextDep) -> MailSettings:
+def retrieve_mail_settings(caller: Admin, context: ContextDep) -> MailSettings:
     """How this server sends mail. Changed in its environment, not here."""
     return wire_settings(context.settings)
 
 
 @router.get("")
-def list_mail(
-    operator: OperatorDep, context: ContextDep, after: After = None, limit: Limit = 20
-) -> CursorListing[Mail]:
+def list_mail(caller: Admin, context: ContextDep, after: After = None, limit: Limit = 20) -> CursorListing[Mail]:
     """The mails of all projects, newest first."""
     with read(context.database) as conn:
-        page = list_mails(conn, operator.organization_id, after=after, limit=limit)
+        page = list_mails(conn, caller.organization_id, after=after, limit=limit)
     return CursorListing[Mail].of(page, wire_mail)
 
 

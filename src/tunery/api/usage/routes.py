@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Query, Response
 
+from tunery.api.access import Admin
 from tunery.api.context import ContextDep
 from tunery.api.routing import Router
-from tunery.api.trail import OperatorDep
 from tunery.api.usage import service
 from tunery.api.usage.schemas import BucketPage, CostResult, UsageResult
 
@@ -43,7 +43,7 @@ LineItems = Annotated[Ids, _many("line_items")]
 
 @router.get("/v1/organization/usage/completions")
 def usage_completions(
-    operator: OperatorDep,
+    caller: Admin,
     context: ContextDep,
     start_time: Start,
     end_time: End = None,
@@ -62,12 +62,12 @@ def usage_completions(
     filters = _filters(project_id=project_ids, user_id=user_ids, api_key_id=api_key_ids, model=models)
     if batch is not None:
         filters["is_batch"] = (batch,)
-    return service.usage_page(context, operator.organization_id, span, group_by=tuple(group_by or ()), filters=filters)
+    return service.usage_page(context, caller.organization_id, span, group_by=tuple(group_by or ()), filters=filters)
 
 
 @router.get("/v1/organization/costs")
 def costs(
-    operator: OperatorDep,
+    caller: Admin,
     context: ContextDep,
     start_time: Start,
     end_time: End = None,
@@ -83,7 +83,7 @@ def costs(
     groups = tuple(group_by or ())
     lines = service.cost_lines(
         context,
-        operator.organization_id,
+        caller.organization_id,
         span,
         group_by=groups,
         filters=_filters(project_id=project_ids, api_key_id=api_key_ids),
@@ -97,11 +97,11 @@ def _filters(**values: Ids) -> dict[str, tuple[Any, ...]]:
 
 
 @router.get("/tunery/v1/organization/usage.csv", response_class=Response, responses=CSV)
-def usage_csv(operator: OperatorDep, context: ContextDep, start_time: Start, end_time: End = None) -> Response:
+def usage_csv(caller: Admin, context: ContextDep, start_time: Start, end_time: End = None) -> Response:
     """Requests and tokens by day, project, key and model."""
     groups = ("project_id", "user_id", "api_key_id", "model", "batch")
     span = service.span_of(start_time, end_time, "1d", limit=MAX_CSV_DAYS, page=None, now=context.now())
-    page = service.usage_page(context, operator.organization_id, span, group_by=groups, filters={})
+    page = service.usage_page(context, caller.organization_id, span, group_by=groups, filters={})
     numbers = ("num_model_requests", "input_tokens", "input_cached_tokens", "output_tokens")
     rows = (
         (_day(bucket.start_time), *(getattr(result, name) for name in (*groups, *numbers)))
@@ -112,11 +112,11 @@ def usage_csv(operator: OperatorDep, context: ContextDep, start_time: Start, end
 
 
 @router.get("/tunery/v1/organization/costs.csv", response_class=Response, responses=CSV)
-def costs_csv(operator: OperatorDep, context: ContextDep, start_time: Start, end_time: End = None) -> Response:
+def costs_csv(caller: Admin, context: ContextDep, start_time: Start, end_time: End = None) -> Response:
     """The bill by day, project, key and line item; amounts are exact."""
     groups = ("project_id", "user_id", "api_key_id", "line_item")
     span = service.span_of(start_time, end_time, "1d", limit=MAX_CSV_DAYS, page=None, now=context.now())
-    lines = service.cost_lines(context, operator.organization_id, span, group_by=groups, filters={})
+    lines = service.cost_lines(context, caller.organization_id, span, group_by=groups, filters={})
     rows = (
         (
             _day(line.start_time),

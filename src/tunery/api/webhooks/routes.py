@@ -1,7 +1,9 @@
 from typing import Any
 
+from sqlalchemy import Connection
+
 from tunery.api.access import WebhooksReader, WebhooksWriter
-from tunery.api.context import ContextDep
+from tunery.api.context import Context, ContextDep
 from tunery.api.paging import After, CursorListing, Limit
 from tunery.api.routing import Router
 from tunery.api.webhooks.schemas import (
@@ -21,14 +23,17 @@ from tunery.api.webhooks.schemas import (
     TestResult,
     wire_attempt,
 )
+from tunery.domain.audit import EventType
 from tunery.domain.errors import InvalidRequest, NotFound
 from tunery.domain.ids import new_id
 from tunery.domain.notices import WebhookEndpoint
+from tunery.domain.tenants import Caller
 from tunery.notify.signing import new_secret
 from tunery.notify.targets import RefusedTarget, resolve_target
 from tunery.notify.webhooks import deliver, event_body
 from tunery.store import outbox, tenants
 from tunery.store import webhooks as store
+from tunery.store.audit import record
 from tunery.store.database import read, write
 from tunery.texts import reference, say
 
@@ -53,7 +58,13 @@ def create_endpoint(body: EndpointCreate, caller: WebhooksWriter, context: Conte
     with write(context.database) as conn:
         tenants.get_active_project(conn, caller.project_id)
         store.insert_endpoint(conn, endpoint)
+        _record(conn, context, caller, "webhook_endpoint.created", endpoint)
     return EndpointWithSecret.of(endpoint)
+
+
+def _record(conn: Connection, context: Context, caller: Caller, event: EventType, endpoint: WebhookEndpoint) -> None:
+    made = {"name": endpoint.name, "url": endpoint.url}
+    record(conn, caller, event, now=context.clock(), resource_id=endpoint.id, made=made)
 
 
 @router.get("/v1/webhook_endpoints")
@@ -86,6 +97,7 @@ def update_endpoint(
         changed = {name: value for name, value in wanted.items() if getattr(endpoint, name) != value}
         if changed:  # an update that changes nothing does not move `updated_at`
             endpoint = store.update_endpoint(conn, endpoint_id, caller.project_id, now=context.now(), **changed)
+            _record(conn, context, caller, "webhook_endpoint.updated", endpoint)
     return Endpoint.of(endpoint)
 
 
@@ -94,6 +106,7 @@ def delete_endpoint(endpoint_id: str, caller: WebhooksWriter, context: ContextDe
     with write(context.database) as conn:
         if not store.delete_endpoint(conn, endpoint_id, caller.project_id):
             raise NotFound(say("error.no_such_endpoint", endpoint_id=endpoint_id), param="id")
+        record(conn, caller, "webhook_endpoint.deleted", now=context.clock(), resource_id=endpoint_id)
     return DeletedEndpoint(id=endpoint_id)
 
 
@@ -106,6 +119,7 @@ def rotate_secret(
         endpoint = store.rotate_secret(
             conn, endpoint_id, caller.project_id, secret=new_secret(), now=context.now(), keep_old_s=keep_old_s
         )
+        _record(conn, context, caller, "webhook_endpoint.secret_rotated", endpoint)
     return EndpointWithSecret.of(endpoint)
 
 

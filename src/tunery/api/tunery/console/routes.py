@@ -46,6 +46,7 @@ from tunery.models.catalog import CatalogModel
 from tunery.store import console as store
 from tunery.store import events as events_store
 from tunery.store import files, jobs, models, tenants
+from tunery.store.audit import record
 from tunery.store.database import read, write
 
 router = Router(prefix="/tunery/v1", tags=["Console"])
@@ -116,7 +117,10 @@ def get_job(job_id: str, caller: JobsReader, context: ContextDep) -> JobDetail:
 def name_job(job_id: str, body: DisplayName, caller: JobsWriter, context: ContextDep) -> JobDetail:
     """Give a job a display name, whatever its state; models that it makes afterwards begin with it."""
     with write(context.database) as conn:
-        return _detail(context, jobs.set_display_name(conn, job_id, caller.project_id, body.display_name))
+        job = jobs.set_display_name(conn, job_id, caller.project_id, body.display_name)
+        changed = {"display_name": job.display_name}
+        record(conn, caller, "fine_tuning.job.renamed", now=context.clock(), resource_id=job_id, changed=changed)
+    return _detail(context, job)
 
 
 @router.get("/jobs/{job_id}/view")
@@ -219,6 +223,8 @@ def name_model(model: str, body: DisplayName, caller: ModelsWriter, context: Con
     with write(context.database) as conn:
         named = models.set_display_name(conn, model, caller.project_id, body.display_name)
         learned = _learned_files(conn, caller.project_id, [named])
+        changed = {"display_name": named.display_name}
+        record(conn, caller, "model.renamed", now=context.clock(), resource_id=model, changed=changed)
     return _own_entry(context, named, learned[named.name])
 
 

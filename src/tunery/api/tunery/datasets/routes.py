@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 
 from tunery.api.access import FilesReader, FilesWriter, JobsReader
 from tunery.api.context import Context, ContextDep
-from tunery.api.files.service import Received, as_file, blob_path, make_room, receive
+from tunery.api.files.service import Received, as_file, blob_path, keep, make_room, receive
 from tunery.api.paging import After, Limit
 from tunery.api.routing import Router
 from tunery.api.tunery.datasets.reports import ReportCache, ReportKey, Running, Steps, drain
@@ -47,7 +47,7 @@ from tunery.domain.tenants import Caller
 from tunery.jobs.requests import check
 from tunery.models.catalog import CatalogModel
 from tunery.store import files as store
-from tunery.store import models, tenants
+from tunery.store import models
 from tunery.store.database import read, write
 from tunery.texts import say
 from tunery.wire.stream import write_event
@@ -277,9 +277,8 @@ def _store(context: Context, caller: Caller, parts: list[tuple[str, Path]]) -> l
             made = [as_file(context, caller, part, FilePurpose.FINE_TUNE, None) for part in received]
             with write(context.database) as conn:
                 room.settle(conn, sum(file.bytes for file in made))
-                tenants.get_active_project(conn, caller.project_id)
                 for file in made:
-                    store.insert_file(conn, file)
+                    keep(conn, context, caller, file)
         return made
     except BaseException:
         for part in received:
