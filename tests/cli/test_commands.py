@@ -46,6 +46,8 @@ def test_help_names_every_command(home: Path) -> None:
         (("--api-key", "sk-x", "jobs", "create", "missing.jsonl"), 2, "no file missing.jsonl"),
         (("--api-key", "sk-x", "jobs", "create", "file-x", "--epochs", "many"), 2, "--epochs must be a number"),
         (("--api-key", "sk-x", "--base-url", "http://127.0.0.1:9/v1", "jobs", "list"), 1, "No server answers"),
+        (("--api-key", "sk-x", "--base-url", "127.0.0.1:9/v1", "jobs", "list"), 2, "does not begin with http://"),
+        (("--api-key", "sk-x", "--base-url", "localhost", "models", "list"), 2, "does not begin with http://"),
         (("models", "pull", "no-such-model"), 1, "does not exist"),
         (("serve", "--config", "missing.toml"), 1, "no settings file"),
         (("serve", "--config", "."), 1, ".: Is a directory."),

@@ -44,6 +44,7 @@ EMPTY = (None, "", [], {}, {"a": None, "b": [{"c": ""}]})
 @pytest.mark.parametrize("empty", EMPTY, ids=repr)
 def test_an_optional_key_that_holds_nothing_is_absent(empty: Any) -> None:
     optional = ("name", "tool_calls", "function_call", "refusal", "weight", "audio", "annotations", "tool_call_id")
+    optional += ("id", "parsed", "status", "reasoning_content")  # of other types, and of others' answers
     row = chat_row()
     for message in row["messages"]:
         message.update(dict.fromkeys(optional, empty))
@@ -247,9 +248,23 @@ def test_a_call_loses_what_a_definition_would_hold(empty: Any, legacy: bool) -> 
 
 
 @pytest.mark.parametrize("empty", EMPTY)
-def test_a_definition_loses_what_a_call_would_hold(empty: Any) -> None:
-    merged = calling("{}", tools=[{**TOOL, "function": {**TOOL["function"], "arguments": empty}}])
-    assert parsed(merged) == parsed(calling("{}"))
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("key", ["arguments", "strict", "custom", "title"])
+def test_a_definition_loses_what_others_would_hold(empty: Any, legacy: bool, key: str) -> None:
+    merged = calling("{}", tools=[{**TOOL, "function": {**TOOL["function"], key: empty}}], legacy=legacy)
+    assert parsed(merged) == parsed(calling("{}", legacy=legacy))
+
+
+def test_an_empty_description_is_one_and_an_empty_list_is_none() -> None:
+    def defined(**values: Any) -> Any:
+        example = parsed(
+            calling("{}", tools=[{"type": "function", "function": {"name": "set_lamp", **values}}])
+        ).example
+        assert isinstance(example, ChatExample) and example.tools
+        return example.tools[0]["function"]
+
+    assert defined(description="", parameters={}) == {"name": "set_lamp", "description": "", "parameters": {}}
+    assert defined(description=[], parameters="", strict={}) == {"name": "set_lamp"}
 
 
 @pytest.mark.parametrize("empty", EMPTY)

@@ -113,6 +113,31 @@ def test_bad_line_is_named_in_the_mail_with_what_to_do(site: Site) -> None:
     assert problem["suggestion"] == "Add the role: system, user, assistant or tool."
 
 
+def calling(arguments: Any) -> dict[str, Any]:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call]}]}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (calling({"n": 5}), '"arguments": "{\\"n\\": 5}"'),
+        (calling(json.dumps(json.dumps({"n": 5}))), '"arguments": "{\\"n\\": 5}"'),
+        (calling(""), '"arguments": "{}"'),
+        ({"prompt": "a", "completion": "b"}, "each is trained as a user's message and its answer"),
+        ({"messages": [{"role": "user", "content": "word " * 9000}, ROWS[0]["messages"][-1]]}, "are left out"),
+    ],
+)
+def test_what_is_read_otherwise_than_it_stands_is_told_in_the_job(site: Site, row: dict[str, Any], said: str) -> None:
+    rows = [row] * 12 if "prompt" in row else [*ROWS, row, row]
+    job = site.create(training_file=site.add_file(rows))
+    with site.worker(SCRIPTED):
+        site.wait(job.id)
+    _, _, warning, validated, *_ = site.messages(job.id)
+    assert validated.startswith("Files validated")
+    assert said in warning and f"{12 if 'prompt' in row else 2} " in warning
+
+
 def test_file_deleted_before_the_job_starts_fails_it_with_the_reason(site: Site) -> None:
     job = site.create()
     with write(site.engine) as conn:

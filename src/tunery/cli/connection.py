@@ -31,7 +31,9 @@ class Connection:
     api_key: str
 
     def resolved_url(self) -> str:
-        """The option, else the server that runs in this machine's home, else the default port."""
+        """The option, else the server that runs in this machine's home, else the default port. Raises a usage error."""
+        if self.base_url and not self.base_url.startswith(("http://", "https://")):
+            raise typer.BadParameter(f"{self.base_url!r} does not begin with http://", param_hint="--base-url")
         if self.base_url:
             return self.base_url
         running = running_server(load_settings().home)

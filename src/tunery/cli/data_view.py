@@ -90,7 +90,7 @@ def print_advice(advice: list[Advice]) -> None:
 
 def print_estimate(found: Estimate, model: str) -> None:
     chosen, reasons = found.hyperparameters, found.hyperparameters.reasons
-    basis = f"from {found.num_measured_jobs} jobs on this machine" if found.num_measured_jobs else "a rough guess"
+    basis = f"from {found.num_measured_jobs} job(s) on this machine" if found.num_measured_jobs else "a rough guess"
     console.print(
         facts(
             [
@@ -108,7 +108,7 @@ def print_estimate(found: Estimate, model: str) -> None:
                 ),
                 ("steps", f"{found.num_steps:,}"),
                 ("trained tokens", f"{found.trained_tokens:,}"),
-                ("price", f"{found.cost:.4f} {found.currency}"),
+                ("price", f"{found.cost:.4f} {found.currency.upper()}"),
                 ("time", styled("{} to {} [dim]{}[/dim]", duration(found.min_s), duration(found.max_s), basis)),
                 ("memory", size(found.peak_memory_bytes)),
             ]

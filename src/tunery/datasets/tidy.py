@@ -12,12 +12,9 @@ from tunery.chat.tools import arguments_text, is_absent
 from tunery.datasets.problems import Findings
 from tunery.texts import say
 
-# Keys of OpenAI's message types that may be left out, in whichever role they are met.
-_OPTIONAL = frozenset(
-    ("name", "tool_calls", "function_call", "refusal", "weight", "audio", "annotations", "tool_call_id")
-)
-# But for what these roles cannot do without: empty is wrong there, not absent.
-_OPTIONAL_OF = {"tool": _OPTIONAL - {"tool_call_id"}, "function": _OPTIONAL - {"name"}}
+# Of a message: what it cannot do without, some roles more than others. Empty is wrong there, not absent.
+_OF_MESSAGES = frozenset(("role", "content"))
+_OF_ROLES = {"tool": _OF_MESSAGES | {"tool_call_id"}, "function": _OF_MESSAGES | {"name"}}
 # What a server adds to its answer beside what the model wrote: no part of a conversation.
 _ADDED_TO_ANSWERS = ("annotations",)
 _OUTPUTS = frozenset(("preferred_output", "non_preferred_output", "preferred_completion", "non_preferred_completion"))
@@ -27,7 +24,7 @@ _FORMS = (frozenset(("messages",)), _OUTPUTS | {"input"}, frozenset(("prompt", "
 _OF_TOOLS = frozenset(("id", "type", "function", "name"))
 # What is in a function that is called, in one that is defined, and in a text part.
 _OF_CALLS = frozenset(("name", "arguments"))
-_OF_DEFINITIONS = frozenset(("name", "description", "parameters", "strict"))
+_OF_DEFINITIONS = {"name": str, "description": str, "parameters": dict, "strict": bool}
 _OF_PARTS = frozenset(("type", "text"))
 # Keywords of JSON Schema that may well be null.
 _MAY_BE_NULL = frozenset(("default", "const"))
@@ -55,9 +52,13 @@ def tidy_row(row: dict[str, Any], findings: Findings) -> None:
 
 
 def _tidy_conversation(holder: dict[str, Any], path: str, findings: Findings) -> dict[str, Any]:
-    for name in ("tools", "functions"):
-        for tool in _objects(holder.get(name)):
-            _tidy_tool(tool)
+    for tool in _objects(holder.get("tools")):
+        _drop_nulls(tool)
+        if isinstance(tool.get("function"), dict):
+            _drop_absent(tool, tool.keys() - _OF_TOOLS)  # `custom` of a tool of that type
+            _tidy_definition(tool["function"])
+    for function in _objects(holder.get("functions")):
+        _tidy_definition(function)
     schemas = _schemas_of(holder)
     messages = holder.get("messages")
     if isinstance(messages, list):
@@ -66,18 +67,12 @@ def _tidy_conversation(holder: dict[str, Any], path: str, findings: Findings) ->
     return schemas
 
 
-def _tidy_tool(tool: dict[str, Any]) -> None:
-    """A tool, or the definition alone as `functions` holds it."""
-    _drop_nulls(tool)
-    if isinstance(tool.get("function"), dict):
-        _drop_absent(tool, tool.keys() - _OF_TOOLS)  # `custom` of a tool of that type
-    for function in (tool, tool.get("function")):
-        if isinstance(function, dict):
-            _drop_nulls(function)
-            if function is not tool:
-                _drop_absent(function, function.keys() - _OF_DEFINITIONS)
-            if isinstance(function.get("parameters"), dict):
-                function["parameters"] = _without_nulls(function["parameters"])
+def _tidy_definition(function: dict[str, Any]) -> None:
+    """An empty description or empty parameters say something; what is empty and of another type says nothing."""
+    _drop_nulls(function)
+    _drop_absent(function, {key for key in function if not isinstance(function[key], _OF_DEFINITIONS.get(key, ()))})
+    if isinstance(function.get("parameters"), dict):
+        function["parameters"] = _without_nulls(function["parameters"])
 
 
 def _without_nulls(schema: Any) -> Any:
@@ -104,7 +99,8 @@ def _tidy_message(message: Any, path: str, schemas: dict[str, Any], findings: Fi
     if role == "function" and "content" in message:
         message["content"] = message["content"] or ""  # null is what OpenAI's type gives for no result
     _drop_nulls(message)
-    _drop_absent(message, _OPTIONAL_OF.get(role, _OPTIONAL) if isinstance(role, str) else _OPTIONAL)
+    needed = _OF_ROLES.get(role, _OF_MESSAGES) if isinstance(role, str) else _OF_MESSAGES
+    _drop_absent(message, message.keys() - needed)
     if role == "assistant":
         for key in _ADDED_TO_ANSWERS:
             if isinstance(message.get(key), list):

@@ -116,6 +116,10 @@ def _remarks(reports: dict[Role, Report]) -> list[str]:
     remarks: list[str] = []
     for role, report in reports.items():
         remarks += [problem.message for problem in report.problems if problem.code == "turned_into_chat"]
+        first = next((problem.message for problem in report.problems if problem.code == "arguments_not_text"), None)
+        if first is not None:
+            count = report.problem_counts["arguments_not_text"]
+            remarks.append(say(f"event.arguments_{role}", count=count, first=first))
         if untrained := report.problem_counts["answer_cut"]:
             remarks.append(say(f"event.untrained_{role}", count=untrained))
         if report.tokens and report.tokens.num_truncated_examples:

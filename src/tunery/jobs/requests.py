@@ -32,12 +32,14 @@ class JobRequest:
     seed: int | None = None
     integrations: list[dict[str, Any]] | None = None
     metadata: dict[str, str] | None = None
+    is_flat: bool = False  # the hyperparameters came beside `method`, as the first clients send them
 
 
 def check(request: JobRequest) -> Method:
     """The method, now known to be one of ours. Raises InvalidRequest naming the first value out of bounds."""
     method = _method(request.method)
-    _check_hyperparameters(request.hyperparameters, f"method.{method}.hyperparameters")
+    where = "hyperparameters" if request.is_flat else f"method.{method}.hyperparameters"
+    _check_hyperparameters(request.hyperparameters, where)
     if request.seed is not None:
         _within(request.seed, "seed", least=0, most=MAX_SEED)
     if request.suffix is not None:

@@ -134,7 +134,8 @@ def _earlier_job(conn: Connection, request_hash: str, caller: Caller, key: str) 
 
 
 def _hash(request: JobRequest) -> str:
-    return hashlib.sha256(json.dumps(asdict(request), sort_keys=True).encode()).hexdigest()
+    wanted = {name: value for name, value in asdict(request).items() if name != "is_flat"}
+    return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
 
 
 def trainable(conn: Connection, name: str, project_id: str, catalog: Catalog) -> tuple[str, str]:

@@ -69,26 +69,27 @@ class JobCreate(Body):
     metadata: dict[str, str] | None = Field(None, description="At most 16 pairs.")
 
     def to_request(self) -> JobRequest:
+        own = self._of_method()
+        chosen = own or self.hyperparameters
         return JobRequest(
             model=self.model,
             training_file=self.training_file,
             validation_file=self.validation_file,
             method=self.method.type if self.method else "supervised",
-            hyperparameters=self._hyperparameters(),
+            hyperparameters=Hyperparameters(**(chosen.model_dump(exclude_none=True) if chosen else {})),
+            is_flat=own is None,
             suffix=self.suffix,
             seed=self.seed,
             integrations=[entry.model_dump(exclude_none=True) for entry in self.integrations or ()] or None,
             metadata=self.metadata,
         )
 
-    def _hyperparameters(self) -> Hyperparameters:
-        """`method` wins over the deprecated top-level object, which most third-party clients still send."""
-        chosen: HyperparametersIn | None = self.hyperparameters
-        if self.method is not None:
-            selected = self.method.dpo if self.method.type == "dpo" else self.method.supervised
-            chosen = (selected.hyperparameters if selected else None) or chosen
-        values = chosen.model_dump(exclude_none=True) if chosen else {}
-        return Hyperparameters(**values)
+    def _of_method(self) -> HyperparametersIn | None:
+        """They win over the deprecated top-level object, which most third-party clients still send."""
+        if self.method is None:
+            return None
+        selected = self.method.dpo if self.method.type == "dpo" else self.method.supervised
+        return selected.hyperparameters if selected else None
 
 
 class JobErrorOut(Resource):
