@@ -5,6 +5,8 @@ for `keep_alive_s`. Whoever does not read an answer for a minute is cut off.
 """
 
 import asyncio
+import gc
+import socket
 from typing import Any
 
 import httptools
@@ -148,6 +150,16 @@ def _answer(error: TuneryError) -> bytes:
     body = orjson.dumps(error.body())
     head = f"HTTP/1.1 {error.status} \r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
     return head.encode() + b"connection: close\r\n\r\n" + body
+
+
+class Server(uvicorn.Server):
+    """What was loaded for the start stays until the end: the collector, which holds up every request while it looks at
+    all there is, does not look at that again."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
 
 
 def configure(app: Any, *, keep_alive_s: int, stop_within_s: int, **values: Any) -> uvicorn.Config:

@@ -3,6 +3,7 @@
 import base64
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -157,8 +158,8 @@ def test_tries_at_keys_are_counted_by_address_and_by_the_beginning_of_the_key() 
     assert throttle.wait_s("10.0.0.99", "sk-abc") == WINDOW_S  # another address, the same key
     assert not throttle.wait_s("10.0.0.99", "sk-other")
     assert throttle.wait_s("10.0.0.1", "sk-other")  # another key, the same address
-    now[0] = WINDOW_S
-    assert not throttle.wait_s("10.0.0.1", "sk-abc")
+    for now[0] in (WINDOW_S, WINDOW_S + 0.5, 9 * WINDOW_S):
+        assert throttle.wait_s("10.0.0.1", "sk-abc") == 0.0
 
 
 def test_one_stranger_who_knows_how_a_key_begins_keeps_nobody_else_out() -> None:
@@ -167,6 +168,18 @@ def test_one_stranger_who_knows_how_a_key_begins_keeps_nobody_else_out() -> None
         if not throttle.wait_s("10.0.0.1", "sk-abc"):
             throttle.note_failure("10.0.0.1", "sk-abc")
     assert throttle.wait_s("10.0.0.1", "sk-abc") and not throttle.wait_s("10.0.0.2", "sk-abc")
+
+
+@pytest.mark.parametrize(
+    "addresses", [["2001:db8::1", "2001:db8::2", "2001:db8::ffff:1"], [f"fd00:0:0:1::{number}" for number in range(9)]]
+)
+def test_addresses_of_one_network_are_one_stranger(addresses: list[str]) -> None:
+    throttle = Throttle(lambda: 0.0)
+    for number in range(MAX_FAILURES):
+        assert not throttle.wait_s(addresses[-1], f"sk-{number}")
+        throttle.note_failure(addresses[number % len(addresses)], f"sk-{number}")
+    assert throttle.wait_s(addresses[0], "sk-new")
+    assert not throttle.wait_s("2001:db8:0:5::1", "sk-new") and not throttle.wait_s("not-an-address", "sk-new")
 
 
 def of_audit(stand: Stand, event_type: str) -> list[dict]:
@@ -193,9 +206,16 @@ def test_too_many_wrong_keys_are_refused_unheard(tmp_path: Path, base_model_dir:
     stand = Stand(tmp_path, model_cache=base_model_dir.parent)
     stand.start_web()
     try:
-        for number in range(MAX_FAILURES):
-            answer = httpx.post(f"{stand.url}/dashboard/session", data={"key": f"sk-guess-{number}-of-many"})
-            assert answer.status_code == 303
+        sign_in = f"{stand.url}/dashboard/session"
+        for _ in range(MAX_FAILURES + 1):
+            assert httpx.post(sign_in, data={"key": stand.key}).headers["location"] == "/dashboard/"
+
+        def guess(number: int) -> int:
+            return httpx.post(sign_in, data={"key": f"sk-guess-{number}-of-many"}).status_code
+
+        with ThreadPoolExecutor(20) as at_once:
+            statuses = list(at_once.map(guess, range(40)))
+        assert statuses.count(303) == MAX_FAILURES and set(statuses) == {303, 429}
         answer = httpx.post(f"{stand.url}/dashboard/session", data={"key": stand.key})
         assert answer.status_code == 429 and int(answer.headers["retry-after"]) > 0
         assert COOKIE not in answer.cookies

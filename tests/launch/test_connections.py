@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 import threading
 import time
@@ -10,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import uvicorn
 
 from tunery import http_server
 
@@ -49,20 +49,29 @@ def serving(connection: type[http_server.BoundedConnection], **values: Any) -> I
         app, keep_alive_s=values.get("keep_alive_s", 75), stop_within_s=1, host="127.0.0.1", port=0
     )
     config.http = connection
-    server = uvicorn.Server(config)
+    server = http_server.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    while not server.started:
+    while not (server.started and gc.get_freeze_count()):
         time.sleep(0.01)
     yield server.servers[0].sockets[0].getsockname()
     server.should_exit = True
     thread.join(10)
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[tuple[str, int]]:
     with serving(Impatient) as found:
         yield found
+
+
+def test_what_was_there_at_the_start_is_not_looked_through_again() -> None:
+    with serving(Impatient):
+        assert gc.get_freeze_count() > 10_000
+        made_after: list[Any] = []
+        made_after.append(made_after)
+        assert any(each is made_after for each in gc.get_objects())
 
 
 def exchange(address: tuple[str, int], *pieces: bytes, pause_s: float = 0.0) -> bytes:

@@ -1,20 +1,23 @@
 """Room for what arrives, on SQLite and on Postgres."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from tests.metering.conftest import NOW
-from tests.store.conftest import Tenant
+from tests.store.conftest import MakeJob, Tenant
 from tests.store.test_files import make_file, make_upload
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.files import UploadPart
+from tunery.domain.job_details import JobDetails, SavedState
+from tunery.domain.jobs import JobStatus
 from tunery.metering.storage import STEP_BYTES, Room, check_storage
 from tunery.settings import Settings
-from tunery.store import files, storage
+from tunery.store import files, models, outbox, storage
 from tunery.store.blobs import Blobs
 from tunery.store.database import read, write
 
@@ -37,6 +40,73 @@ def test_files_and_parts_and_what_arrives_count(database: Engine, tenant: Tenant
             check_storage(conn, settings, tenant.project_id, 41, now=NOW, param="file")
         check_storage(conn, settings, tenant.project_id, 50, now=NOW, param="file", own="r")
         assert storage.stored_bytes(conn, tenant.project_id).total == 50
+
+
+@pytest.mark.parametrize(
+    ("values", "counted"),
+    [
+        ({"status": JobStatus.RUNNING}, True),
+        ({"status": JobStatus.PAUSED}, True),
+        ({"status": JobStatus.FAILED, "finished_at": NOW, "resumable": True}, True),
+        ({"status": JobStatus.FAILED, "finished_at": NOW}, False),
+        ({"status": JobStatus.SUCCEEDED, "finished_at": NOW}, False),
+    ],
+)
+def test_the_states_of_jobs_that_can_go_on_count(
+    database: Engine, tenant: Tenant, make_job: MakeJob, values: dict[str, Any], counted: bool
+) -> None:
+    size = 3 * 2**40
+    with write(database) as conn:
+        make_job(conn, details=JobDetails(state=SavedState(4, "jobs/x/state/step-4", size)), **values)
+        make_job(
+            conn, details=JobDetails(state=SavedState(4, "jobs/y/state/step-4"))
+        )  # of a version that did not count
+        make_job(conn, project_id=tenant.other_project_id, details=JobDetails(state=SavedState(1, "z", 7)))
+        assert storage.stored_bytes(conn, tenant.project_id).total == (size if counted else 0)
+
+
+def many_files(conn: Connection, tenant: Tenant, make_job: MakeJob) -> int:
+    for _ in range(3):
+        make_file(conn, tenant, bytes=0)
+    return 3 * 9
+
+
+def many_uploads(conn: Connection, tenant: Tenant, make_job: MakeJob) -> int:
+    for _ in range(12):
+        make_upload(conn, tenant)
+    return 12
+
+
+def many_messages(conn: Connection, tenant: Tenant, make_job: MakeJob) -> int:
+    for _ in range(12):
+        outbox.insert_outbox(conn, "webhook", "t", {}, project_id=tenant.project_id, now=NOW)
+    return 12
+
+
+def many_changes(conn: Connection, tenant: Tenant, make_job: MakeJob) -> int:
+    for number in range(12):
+        models.set_alias(conn, tenant.project_id, "a", f"m{number}", now=NOW, reason="", changed_by=None)
+    return 12
+
+
+def many_steps(conn: Connection, tenant: Tenant, make_job: MakeJob) -> int:
+    make_job(conn, step=5)
+    make_job(conn, step=6, status=JobStatus.SUCCEEDED, finished_at=NOW)
+    return 11
+
+
+@pytest.mark.parametrize("fill", [many_files, many_uploads, many_messages, many_changes, many_steps])
+def test_what_is_small_counts_when_it_is_very_many(
+    database: Engine, tenant: Tenant, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, fill: Callable[..., int]
+) -> None:
+    with write(database) as conn:
+        number = fill(conn, tenant, make_job)
+        assert storage.stored_bytes(conn, tenant.project_id).total == 0
+        monkeypatch.setattr(storage, "NUM_FREE_ROWS", 10)
+        assert storage.stored_bytes(conn, tenant.project_id).total == (number - 10) * storage.ROW_BYTES
+        assert storage.stored_bytes(conn, tenant.other_project_id).total == 0
+        with pytest.raises(InvalidRequest, match="do not fit"):
+            check_storage(conn, Settings(max_storage_bytes=100), tenant.project_id, 1, now=NOW, param="file")
 
 
 def test_requests_at_once_share_what_is_free(database: Engine, tenant: Tenant, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Schemas as clients write them, and what answers the grammars made from them allow."""
 
 import asyncio
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from tunery.domain.schemas import RequestSchema, check_cost, format_schema, func
 from tunery.serving import constraints
 from tunery.serving.constraints import CallMarks, Function, Grammars, Rules
 from tunery.serving.schemas import answer_schema
-from tunery.serving.trial import needs_trial
+from tunery.serving.trial import MAX_BYTES, Trials, Turns, needs_trial
 
 MARKS = CallMarks("<tool_call>", "</tool_call>")
 VOCAB_SIZE, EOS = 259, 2
@@ -482,6 +483,76 @@ def test_schemas_that_are_too_much_to_be_combined_are_ended_and_hold_up_nobody(
     run(ask())
     assert len(made) == 3
     grammars.close()
+
+
+@pytest.mark.timeout(300)
+def test_a_project_whose_schemas_take_long_holds_up_no_other(grammars: Grammars) -> None:
+    """Neither in the trials nor behind them."""
+    grammars.trials.time_limit_s = 4.0
+    hostile = [with_a({"allOf": combined(count)}) for count in (60, 61, 62, 63)]
+    others = [
+        with_a({"allOf": combined(5)}),
+        with_a({"enum": ["x", "y"], "type": "string", "pattern": "^x"}),
+        with_a(TEXT),
+    ]
+
+    async def ask() -> None:
+        await grammars.get(Rules(MARKS, answer=format_schema({"schema": others[0]})), "c")  # the processes run
+        asked = [
+            asyncio.create_task(grammars.get(Rules(MARKS, answer=format_schema({"schema": each})), "a"))
+            for each in hostile
+        ]
+        await asyncio.sleep(0)
+        for schema in others:
+            await grammars.get(Rules(MARKS, answer=format_schema({"schema": schema, "strict": True})), "b")
+        assert sum(each.done() for each in asked) < 2
+        for each in asked:
+            with pytest.raises(InvalidRequest, match="too much to be combined"):
+                await each
+
+    run(ask())
+    grammars.close()
+
+
+@pytest.mark.parametrize(
+    ("asked", "most", "of_one"), [("aaaab", 2, 1), ("aabbc", 2, 1), ("abcdabcd", 2, 1), ("aaaab", 3, 2)]
+)
+def test_turns_go_round_the_projects(asked: str, most: int, of_one: int) -> None:
+    turns, inside, entered = Turns(most, of_one), list[str](), list[str]()
+
+    async def work(project: str) -> None:
+        async with turns.take(project):
+            entered.append(project)
+            inside.append(project)
+            assert len(inside) <= most and inside.count(project) <= of_one
+            await asyncio.sleep(0.01)
+            inside.remove(project)
+
+    async def ask() -> None:
+        await asyncio.gather(*map(work, asked))
+
+    run(ask())
+    assert sorted(entered) == sorted(asked)
+    assert set(entered[: of_one * len(set(asked))]) == set(asked), "each project's first goes before any other's second"
+
+
+@pytest.mark.timeout(300)
+def test_a_trial_that_takes_too_much_memory_is_ended_and_the_next_one_is_not() -> None:
+    trials = Trials(functools.partial, (eval,))
+    trials.time_limit_s = 60
+    pieces = ("bytearray({})", "[0] * ({} // 8)", "[bytes(100_000 + each) for each in range({} // 100_000)]")
+
+    async def ask() -> None:
+        for piece in pieces:
+            assert await trials.passes(piece.format(MAX_BYTES // 4))
+            assert not await trials.passes(piece.format(MAX_BYTES * 3 // 2))
+        assert not await trials.passes("__import__('os').abort()")
+        assert await trials.passes(pieces[0].format(MAX_BYTES // 4))
+
+    try:
+        run(ask())
+    finally:
+        trials.close()
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,20 @@ def test_each_attempt_is_logged(conn: Connection, tenant: Tenant) -> None:
     assert outbox.list_deliveries(conn, tenant.other_project_id).items == ()
 
 
+def test_of_a_notice_that_is_sent_again_and_again_the_latest_attempts_are_kept(
+    conn: Connection, tenant: Tenant
+) -> None:
+    first, second = put(conn, tenant), put(conn, tenant)
+    notice, other = outbox.claim_due(conn, "w", now=NOW, lease_s=60)
+    assert (notice.id, other.id) == (first, second)
+    outbox.add_delivery(conn, other, now=NOW, duration_ms=1, status_code=200)
+    for number in range(outbox.MAX_ATTEMPTS + 7):
+        outbox.add_delivery(conn, replace(notice, attempts=number), now=NOW + number, duration_ms=1, status_code=500)
+    kept = outbox.list_deliveries(conn, tenant.project_id, notice_id=notice.id, limit=1_000).items
+    assert [each.attempt for each in kept] == list(range(outbox.MAX_ATTEMPTS + 6, 6, -1))
+    assert len(outbox.list_deliveries(conn, tenant.project_id, notice_id=other.id).items) == 1
+
+
 def test_endpoints_belong_to_their_project(conn: Connection, tenant: Tenant) -> None:
     endpoint = make_endpoint(conn, tenant, TOPIC)
     assert webhooks.get_endpoint(conn, endpoint.id, tenant.project_id) == endpoint

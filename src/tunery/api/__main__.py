@@ -1,7 +1,5 @@
 """`python -m tunery.api`: the api alone, on the settings of its environment."""
 
-import uvicorn
-
 from tunery import http_server, logs, private, tracing
 from tunery.api.app import create_app
 from tunery.settings import load_settings, told_in_a_sentence
@@ -22,7 +20,7 @@ def main() -> None:
         host=settings.host,
         port=settings.port,
     )
-    uvicorn.Server(config).run()
+    http_server.Server(config).run()
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from tunery.wire.stream import ClientGone, while_connected
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Asking = tuple[Caller, Scope]
 
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it; the log line has it
 MAX_CLIENT_ID = 200
@@ -175,7 +176,7 @@ class Running:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._answers: dict[asyncio.Task[Any], tuple[Caller, Callable[[TuneryError], None]]] = {}
+        self._answers: dict[asyncio.Task[Any], tuple[Asking, Callable[[TuneryError], None]]] = {}
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
@@ -184,23 +185,45 @@ class Running:
         return task
 
     def answer(
-        self, work: Coroutine[Any, Any, T], caller: Caller, cut: Callable[[TuneryError], None]
+        self,
+        work: Coroutine[Any, Any, T],
+        caller: Caller,
+        cut: Callable[[TuneryError], None],
+        scope: Scope = Scope.MODELS_REQUEST,
     ) -> asyncio.Task[T]:
-        """Starts the answer to `caller`. `cut` gives the client an error in place of what is still to come."""
+        """Starts the answer to `caller`, who needs `scope` until it is there. `cut` gives the client an error in place
+        of what is still to come."""
         task = self.start(work)
-        self._answers[task] = caller, cut
+        self._answers[task] = (caller, scope), cut
         task.add_done_callback(lambda _: self._answers.pop(task, None))
         return task
 
-    @property
-    def callers(self) -> set[Caller]:
-        """Those who have an answer in the making."""
-        return {caller for caller, _ in self._answers.values()}
+    async def held(
+        self,
+        work: Coroutine[Any, Any, T],
+        caller: Caller,
+        scope: Scope,
+        stop: Callable[[], Awaitable[bool]],
+    ) -> T:
+        """The result of `work`. When the right ends before it, that is raised, and `stop` asks the engine to end what
+        is then only counted."""
+        cut: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        task = self.answer(work, caller, partial(_fail, cut), scope)
+        await asyncio.wait({task, cut}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        self.start(_end_early(task, stop))
+        return cut.result()
 
-    def cut_off(self, caller: Caller, error: TuneryError) -> None:
-        """All answers to this caller."""
-        for asking, cut in list(self._answers.values()):
-            if asking == caller:
+    @property
+    def callers(self) -> set[Asking]:
+        """Those who have an answer in the making, and the scope that each needs for it."""
+        return {asking for asking, _ in self._answers.values()}
+
+    def cut_off(self, asking: Asking, error: TuneryError) -> None:
+        """All answers to this caller that need this scope."""
+        for each, cut in list(self._answers.values()):
+            if each == asking:
                 cut(error)
 
     async def close(self) -> None:
@@ -252,18 +275,18 @@ async def watch_rights(context: Context) -> None:
         try:
             if callers := running.callers:
                 lost = await context.look(partial(_lost, context, callers))
-                for caller, error in lost.items():
-                    running.cut_off(caller, error)
+                for asking, error in lost.items():
+                    running.cut_off(asking, error)
         except SQLAlchemyError:
             log.warning("the rights of running answers could not be looked at; they are looked at again", exc_info=True)
 
 
-def _lost(context: Context, callers: set[Caller]) -> dict[Caller, TuneryError]:
-    lost: dict[Caller, TuneryError] = {}
+def _lost(context: Context, callers: set[Asking]) -> dict[Asking, TuneryError]:
+    lost: dict[Asking, TuneryError] = {}
     with read(context.database) as conn:
-        for caller in callers:
+        for caller, scope in callers:
             try:
-                check_still(conn, caller, Scope.MODELS_REQUEST, context.clock())
+                check_still(conn, caller, scope, context.clock())
             except TuneryError as error:
-                lost[caller] = error
+                lost[caller, scope] = error
     return lost

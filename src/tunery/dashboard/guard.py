@@ -10,6 +10,8 @@ import secrets
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -130,9 +132,10 @@ class Throttle:
         """Seconds until the next try is taken; 0: now."""
         now = self.clock()
         kept = [(self._failures.get(name, deque[float]()), most) for name, most in _counted(address, key_start)]
-        return max((times[0] + WINDOW_S - now for times, most in kept if len(times) >= most), default=0.0)
+        return max((0.0, *(times[0] + WINDOW_S - now for times, most in kept if len(times) >= most)))
 
     def note_failure(self, address: str, key_start: str) -> None:
+        """Before it is known to be one, so that of tries at once each counts."""
         for name, most in _counted(address, key_start):
             times = self._failures.setdefault(name, deque(maxlen=most))
             times.append(self.clock())
@@ -140,9 +143,18 @@ class Throttle:
         while len(self._failures) > MAX_REMEMBERED:
             self._failures.popitem(last=False)
 
+    def forgive(self, address: str, key_start: str) -> None:
+        """The latest was none."""
+        for name, _ in _counted(address, key_start):
+            if times := self._failures.get(name):
+                times.pop()
+
 
 def _counted(address: str, key_start: str) -> list[tuple[bytes, int]]:
-    """What a try counts for, and how many failures each may have."""
+    """What a try counts for, and how many failures each may have. Who has an IPv6 address has a network of them."""
+    with suppress(ValueError):
+        if isinstance(ip := ip_address(address), IPv6Address):
+            address = str(ip_network((ip, 64), strict=False))
     return [(_digest(f"address {address}"), MAX_FAILURES), (_digest(f"key {key_start}"), MAX_FAILURES_OF_KEY)]
 
 

@@ -55,11 +55,13 @@ def _session_routes(router: APIRouter, sessions: Sessions, drafts: Drafts, conne
             t = translator(choose_language("", request.headers.get("accept-language", "")))
             headers = {"retry-after": str(math.ceil(wait_s))}
             return Response(t("signin.throttled"), status_code=429, headers=headers, media_type="text/plain")
+        throttle.note_failure(*tried)
         answer = await ask(connections.for_key(request, key or "none").client.models.list())
+        is_wrong = isinstance(answer, Failure) and answer.status == 401
+        if not is_wrong:
+            throttle.forgive(*tried)
         if isinstance(answer, Failure):
-            reason = "wrong" if answer.status == 401 else "unreachable"
-            if reason == "wrong":
-                throttle.note_failure(*tried)
+            reason = "wrong" if is_wrong else "unreachable"
             return RedirectResponse(f"{BASE}/sign-in?reason={reason}&next={quote(target, safe='')}", status_code=303)
         session = sessions.open(key)
         response = RedirectResponse(target, status_code=303)

@@ -29,6 +29,7 @@ class SavedState:
 
     step: int
     prefix: str
+    num_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class JobDetails:
 
     @classmethod
     def of(cls, stored: dict[str, Any]) -> "JobDetails":
-        known = {item.name: stored[item.name] for item in fields(cls) if stored.get(item.name) is not None}
+        known = {name: value for name, value in stored.items() if value is not None and name in _NAMES}
         if "checkpoints" in known:
             made = [StoredCheckpoint(**row) for row in known["checkpoints"]]
             known["checkpoints"] = tuple(sorted(made, key=lambda checkpoint: checkpoint.step))
@@ -69,3 +70,6 @@ class JobDetails:
 
     def to_json(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if value not in (None, [], {}, ())}
+
+
+_NAMES = frozenset(item.name for item in fields(JobDetails))  # asked for once: a page of jobs has hundreds of details

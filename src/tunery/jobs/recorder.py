@@ -213,7 +213,7 @@ class Recorder:
         before = self._saved
         with self._pace.measured():
             saved = workspace.save(self._resources.blobs, self._job.id)
-        if saved is None or saved == before:
+        if saved is None or (before is not None and saved.prefix == before.prefix):
             return
         with write(self._resources.engine) as conn:
             self._lease.renew(conn)

@@ -64,10 +64,10 @@ class Workspace(Workdir):
         step = saved_step(snapshot)
         if step is None or step != self.local_step():
             return None
-        saved = SavedState(step, f"jobs/{job_id}/state/step-{step}")
-        blobs.upload_dir(saved.prefix, snapshot)
+        prefix = f"jobs/{job_id}/state/step-{step}"
+        num_bytes = sum(file.bytes for file in blobs.upload_dir(prefix, snapshot))
         shutil.rmtree(snapshot, ignore_errors=True)
-        return saved
+        return SavedState(step, prefix, num_bytes)
 
     def keep_state(self) -> None:
         """Remove all but the state: what a failed job goes on from when it is resumed on this machine."""

@@ -9,8 +9,6 @@ from tunery.settings import load_settings, told_in_a_sentence
 
 @told_in_a_sentence()
 def main() -> None:
-    import uvicorn
-
     from tunery import http_server, logs, private, tracing
     from tunery.api.app import create_app
     from tunery.dashboard.app import mount
@@ -28,7 +26,7 @@ def main() -> None:
         host=settings.host,
         port=settings.port,
     )
-    uvicorn.Server(config).run()
+    http_server.Server(config).run()
 
 
 if __name__ == "__main__":

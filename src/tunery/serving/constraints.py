@@ -28,7 +28,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.schemas import RequestSchema
 from tunery.serving.schemas import Schema, SchemaProblem, answer_schema, arguments_schema, loosened
-from tunery.serving.trial import Trials, needs_trial
+from tunery.serving.trial import Trials, Turns, needs_trial
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,8 @@ _JSON_OPTIONS: dict[str, Any] = {"whitespace_flexible": True, "whitespace_patter
 # Of a step: some 7 ms of the lexer's work. States take 2 kB each.
 _LIMITS = LLParserLimits(step_lexer_fuel=100_000, max_lexer_states=20_000, verbose_errors=False)
 
-MAX_MAKING = 2  # grammars at once: more would take the processor from the engine
+MAX_MAKING = 3  # grammars at once: more would take the processor from the engine
+MAX_MAKING_OF_ONE = 2  # of one project
 MAX_MAKING_S = 10.0
 MAX_LOOSENING_S = 1.0
 # A grammar takes up to 150 times its text in memory.
@@ -140,18 +141,19 @@ class Grammars:
             str(model_dir / "tokenizer.json"), n_vocab=vocab_size, eos_token=sorted(eos_ids) or None
         )
         self._kept: OrderedDict[bytes, Grammar | InvalidRequest] = OrderedDict()
-        self._making: dict[bytes, asyncio.Task[Grammar | InvalidRequest]] = {}
-        self._turn = asyncio.Semaphore(MAX_MAKING)
+        self._making: dict[tuple[str, bytes], asyncio.Task[Grammar | InvalidRequest]] = {}
+        self._turns = Turns(MAX_MAKING, MAX_MAKING_OF_ONE)
         self.trials = Trials(_maker, (model_dir, vocab_size, eos_ids))
 
-    async def get(self, rules: Rules) -> Grammar:
-        """Raises InvalidRequest that names the schema which cannot be held to."""
+    async def get(self, rules: Rules, project: str = "") -> Grammar:
+        """`project`: who asks, and waits for no other one's grammars. Raises InvalidRequest that names the schema which
+        cannot be held to."""
         key = rules.key
         found = self._kept.get(key)
         if found is None:
-            if key not in self._making:
-                self._making[key] = asyncio.create_task(self._make_in_turn(key, rules))
-            found = await asyncio.shield(self._making[key])
+            if (project, key) not in self._making:
+                self._making[project, key] = asyncio.create_task(self._make_in_turn(project, key, rules))
+            found = await asyncio.shield(self._making[project, key])
         else:
             self._kept.move_to_end(key)
         if isinstance(found, InvalidRequest):
@@ -162,17 +164,17 @@ class Grammars:
         """End the process of the trials."""
         self.trials.close()
 
-    async def _make_in_turn(self, key: bytes, rules: Rules) -> Grammar | InvalidRequest:
+    async def _make_in_turn(self, project: str, key: bytes, rules: Rules) -> Grammar | InvalidRequest:
         try:
-            if any(needs_trial(item.schema) for item in rules.schemas) and not await self.trials.passes(rules):
+            if any(needs_trial(item.schema) for item in rules.schemas) and not await self.trials.passes(rules, project):
                 found = _too_much(rules, "what it says of one value at once is too much to be combined.")
             else:
-                async with self._turn:
+                async with self._turns.take(project):
                     found = await self._make_in_time(rules)
             self._keep(key, found)
             return found
         finally:
-            del self._making[key]
+            del self._making[project, key]
 
     async def _make_in_time(self, rules: Rules) -> Grammar | InvalidRequest:
         made: Future[Grammar | InvalidRequest] = Future()

@@ -35,7 +35,7 @@ async def serve(settings: EngineSettings) -> int:
     listener = listen(settings.host, settings.port)
     service = await asyncio.to_thread(build_service, settings, asyncio.get_running_loop())
     service.engine.start()
-    server = uvicorn.Server(
+    server = http_server.Server(
         http_server.configure(tracing.Traced(create_app(service)), keep_alive_s=settings.keep_alive_s, stop_within_s=5)
     )
     watch = asyncio.create_task(_watch(service.engine, server))

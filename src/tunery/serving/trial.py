@@ -8,15 +8,19 @@ import asyncio
 import multiprocessing
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import TimeoutError as TookTooLong
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from tunery.datasets.pool import end_with_parent
 
 TIME_LIMIT_S = 5.0
-MAX_BYTES = 3 * 1024**3  # of the process's addresses, which its libraries take a third of
+MAX_BYTES = 512 * 1024**2  # of addresses, beyond those that a process has before its first trial
+NUM_PROCESSES = 2
 # A node with two of these has them combined by the grammar engine; with the last ones, already with one.
 _COMBINED = ("$ref", "anyOf", "oneOf", "pattern", "format", "minLength", "maxLength", "multipleOf", "enum", "const")
 _COMBINES = ("allOf", "not", "patternProperties", "propertyNames", "dependentSchemas", "if", "then", "else")
@@ -40,19 +44,33 @@ def needs_trial(schema: Any) -> bool:
     return False
 
 
+class Turns:
+    """Work for several projects: `most` at once, `of_one` of one project, so that none waits for all of another's."""
+
+    def __init__(self, most: int, of_one: int) -> None:
+        self._places, self._of_one = asyncio.Semaphore(most), of_one
+        self._own: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def take(self, project: str) -> AsyncGenerator[None]:
+        own = self._own.setdefault(project, asyncio.Semaphore(self._of_one))
+        async with own, self._places:
+            yield
+
+
 class Trials:
-    """One process, which starts with the first trial. `make(*arguments)`, all of it picklable, gives what then takes
+    """A few processes, which start with the first trial. `make(*arguments)`, all of it picklable, gives what then takes
     what is to be tried."""
 
     def __init__(self, make: Callable[..., Callable[[Any], object]], arguments: tuple[Any, ...]) -> None:
         self.time_limit_s = TIME_LIMIT_S
         self._make, self._arguments = make, arguments
         self._pool: Any = None
-        self._turn = asyncio.Semaphore(1)
+        self._turns = Turns(NUM_PROCESSES, 1)
 
-    async def passes(self, tried: Any) -> bool:
+    async def passes(self, tried: Any, project: str = "") -> bool:
         """False when it takes too long or too much memory. What else goes wrong does so again where it is made."""
-        async with self._turn:
+        async with self._turns.take(project):
             future = self._started().schedule(_try, args=(tried,), timeout=self.time_limit_s)
             try:
                 await asyncio.wrap_future(future)
@@ -68,13 +86,14 @@ class Trials:
 
             spawn = multiprocessing.get_context("spawn")  # a fork of a server would copy its threads' locks
             arguments = (os.getpid(), self._make, self._arguments)
-            self._pool = ProcessPool(1, initializer=_prepare, initargs=arguments, context=spawn)
+            self._pool = ProcessPool(NUM_PROCESSES, initializer=_prepare, initargs=arguments, context=spawn)
         return self._pool
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.stop()
             self._pool.join()
+            self._pool = None
 
 
 def _killed() -> type[Exception]:
@@ -90,9 +109,15 @@ def _prepare(parent: int, make: Callable[..., Callable[[Any], object]], argument
     global _make_it
     end_with_parent(parent)
     _make_it = make(*arguments)
+    _bound_memory()
+
+
+def _bound_memory() -> None:
+    if not (sizes := Path("/proc/self/statm")).exists():  # no Linux
+        return
+    limit = int(sizes.read_text().split()[0]) * resource.getpagesize() + MAX_BYTES
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    limit = MAX_BYTES if hard == resource.RLIM_INFINITY else min(MAX_BYTES, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def _try(tried: Any) -> None:

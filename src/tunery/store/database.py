@@ -1,5 +1,6 @@
 """Opens the database, brings its schema up to date and gives out transactions."""
 
+import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import alembic.command
 import alembic.config
+import orjson
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -44,7 +46,12 @@ def connect(url: str, secrets: Secrets | None = None) -> Engine:
         parsed = parsed.set(drivername="postgresql+psycopg")
     try:
         return create_engine(
-            parsed, pool_pre_ping=True, pool_size=10, max_overflow=20, execution_options={OPTION: secrets}
+            parsed,
+            pool_pre_ping=True,
+            pool_size=10,
+            max_overflow=20,
+            execution_options={OPTION: secrets},
+            json_deserializer=parse_json,
         )
     except ModuleNotFoundError as exc:
         raise SettingsError("Postgres needs its driver: pip install 'tunery[postgres]'.") from exc
@@ -58,6 +65,7 @@ def _connect_sqlite(url: Any, secrets: Secrets | None) -> Engine:
         max_overflow=40,
         connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
         execution_options={OPTION: secrets},
+        json_deserializer=parse_json,
     )
 
     @event.listens_for(engine, "connect")
@@ -77,6 +85,15 @@ def _connect_sqlite(url: Any, secrets: Secrets | None) -> Engine:
         conn.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def parse_json(text: str) -> Any:
+    """What was stored. A page of a list has hundreds of them, so the quick parser first; what it refuses, such as NaN,
+    may stand in rows of earlier versions."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return json.loads(text)
 
 
 @contextmanager

@@ -2,13 +2,15 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
 
 from tunery.domain.ids import new_id
 from tunery.domain.notices import Delivery, Notice, NoticeKind, NoticeStatus
 from tunery.store.paging import Page, exists, fetch_page, values_of
 from tunery.store.tables import deliveries, outbox, projects
 from tunery.texts import reference
+
+MAX_ATTEMPTS = 50  # that are told of one notice
 
 
 def insert_outbox(
@@ -130,7 +132,10 @@ def add_delivery(
     status_code: int | None = None,
     error: str | None = None,
 ) -> None:
-    """Log one attempt at `notice`, as claimed."""
+    """Log one attempt at `notice`, as claimed. The latest MAX_ATTEMPTS are kept: it may be sent again without end."""
+    own = deliveries.alias("own")
+    earlier = select(own.c.seq).where(own.c.outbox_id == notice.id).order_by(own.c.seq.desc()).offset(MAX_ATTEMPTS - 1)
+    conn.execute(delete(deliveries).where(deliveries.c.seq.in_(earlier.limit(MAX_ATTEMPTS))))
     conn.execute(
         insert(deliveries).values(
             id=new_id("delivery"),

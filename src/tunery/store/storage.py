@@ -4,11 +4,26 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, select
+from sqlalchemy import BigInteger, Connection, Select, delete, func, select
 
 from tunery.store.database import lock_across_processes
-from tunery.store.tables import files, models, storage_reservations, stored_completions, upload_parts, uploads
+from tunery.store.tables import (
+    alias_changes,
+    files,
+    jobs,
+    models,
+    outbox,
+    storage_reservations,
+    stored_completions,
+    upload_parts,
+    uploads,
+    webhook_endpoints,
+)
 from tunery.store.upsert import insert_or
+
+ROW_BYTES = 512  # of one more row, roughly
+NUM_FREE_ROWS = 100_000
+ROWS_OF_A_FILE = 8  # its blob takes at least a block of the disk
 
 
 @dataclass(frozen=True)
@@ -19,20 +34,34 @@ class Stored:
     upload_parts: int  # of uploads that have not ended
     completions: int
     models: int  # adapters, checkpoints that can be used included
+    states: int  # of jobs that have not ended or can be resumed
+    records: int  # what is small by itself and very many: see `_rows`
 
     @property
     def total(self) -> int:
-        return self.files + self.upload_parts + self.completions + self.models
+        return self.files + self.upload_parts + self.completions + self.models + self.states + self.records
 
 
 def stored_bytes(conn: Connection, project_id: str) -> Stored:
     parts = select(func.sum(upload_parts.c.bytes)).join(uploads, uploads.c.id == upload_parts.c.upload_id)
+    state = jobs.c.details["state"]["num_bytes"].as_string().cast(BigInteger)
+    goes_on = jobs.c.finished_at.is_(None) | jobs.c.resumable
     return Stored(
         _sum(conn, select(func.sum(files.c.bytes)).where(files.c.project_id == project_id)),
         _sum(conn, parts.where(uploads.c.project_id == project_id)),
         _sum(conn, select(func.sum(stored_completions.c.bytes)).where(stored_completions.c.project_id == project_id)),
         _sum(conn, select(func.sum(models.c.num_bytes)).where(models.c.project_id == project_id)),
+        _sum(conn, select(func.sum(state)).where(jobs.c.project_id == project_id, goes_on)),
+        max(0, _rows(conn, project_id) - NUM_FREE_ROWS) * ROW_BYTES,
     )
+
+
+def _rows(conn: Connection, project_id: str) -> int:
+    """Of what has no size of its own, so that a million empty files, or messages, are not for nothing."""
+    tables = (files, uploads, webhook_endpoints, alias_changes, outbox)
+    numbers = [_sum(conn, select(func.count()).where(table.c.project_id == project_id)) for table in tables]
+    events = _sum(conn, select(func.sum(jobs.c.step)).where(jobs.c.project_id == project_id))  # one a step
+    return sum(numbers) + numbers[0] * ROWS_OF_A_FILE + events
 
 
 def lock_storage(conn: Connection, project_id: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import httpx
@@ -10,6 +11,7 @@ import httpx
 from tunery.api import inference
 from tunery.api.access import check_still
 from tunery.api.context import Context
+from tunery.api.delivery import Running
 from tunery.api.graders.schemas import ScoreModel
 from tunery.api.graders.template import render
 from tunery.domain.errors import NotFound, TuneryError
@@ -58,9 +60,13 @@ class Judge:
         return Verdict(min(highest, max(lowest, number)), counts)
 
     async def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
-        await self._check_rights()
+        ids = self._next_ids()
+        stop = partial(self.context.engines.stop, ids.server)
+        return await self.context.shared(Running).held(self._answer(body, ids), self.caller, Scope.JOBS_WRITE, stop)
+
+    async def _answer(self, body: dict[str, Any], ids: RequestIds) -> dict[str, Any]:
         try:
-            ask = await inference.admit(self.context, self.caller, self._next_ids(), "chat", body)
+            ask = await inference.admit(self.context, self.caller, ids, "chat", body)
             return await inference.complete(self.context, ask)
         except NotFound:
             if not self.context.settings.judge_url:
@@ -71,8 +77,8 @@ class Judge:
                 raise
             raise JudgeFailed("model_grader_server_error", exc.message) from exc
 
-    async def _check_rights(self) -> None:
-        """Of a multi grader's judges each asks as the one who asks now."""
+    async def check_rights(self) -> None:
+        """Each of a multi grader's parts is run for who may ask for it then."""
 
         def look() -> None:
             with read(self.context.database) as conn:

@@ -142,6 +142,7 @@ def _texts(grader: StringCheck | TextSimilarity | ScoreModel) -> list[str]:
 
 async def _run_multi(grader: Multi, values: dict[str, Any], judge: Judge, outcome: Outcome) -> float:
     for name, inner in grader.by_name().items():
+        await judge.check_rights()
         outcome.scores[name] = await _run_single(inner, values, judge, outcome)
     try:
         return formula.evaluate(formula.parse(grader.calculate_output), outcome.scores)

@@ -56,7 +56,7 @@ async def prepare(service: Service, request: ChatRequest) -> Chat:
         request,
         max_tokens=max_tokens,
         top_logprobs=num_top,
-        grammar=await service.grammars.get(rules) if rules is not None else None,
+        grammar=await service.grammars.get(rules, request.cache_salt or "") if rules is not None else None,
         vocab_size=service.vocab_size,
     )
     generations = service.generations(request, prompt_ids, params, request.n or 1)

@@ -1,19 +1,20 @@
 """How likely a model finds a given answer: one forward pass over the prompt and the answer, nothing generated."""
 
 import asyncio
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from tunery.api.context import Context
+from tunery.api.delivery import Running
 from tunery.api.tunery.console.schemas import ScoreOut, ScoreRequest
 from tunery.chat.examples import ChatExample, Message
 from tunery.chat.render import Rendered, Renderer
 from tunery.chat.template import RenderError
 from tunery.domain.errors import InvalidRequest, Unavailable
-from tunery.domain.tenants import Caller
+from tunery.domain.tenants import Caller, Scope
 from tunery.engines.pool import Target, resolve
 from tunery.engines.scoring import prompt_logprobs
 from tunery.metering.ledger import RequestIds
@@ -36,8 +37,11 @@ async def score(context: Context, caller: Caller, request_id: str, request: Scor
         "temperature": 0,
         "prompt_logprobs": TOP,
         "cache_salt": caller.project_id,
+        "request_id": request_id,
     }
-    answer = await _ask(context, caller, RequestIds(request_id), body, target)
+    asked = _ask(context, caller, RequestIds(request_id), body, target)
+    stop = partial(context.engines.stop, request_id)
+    answer = await context.shared(Running).held(asked, caller, Scope.MODELS_REQUEST, stop)
     entries = prompt_logprobs(answer, len(rendered.token_ids))
     if entries is None:
         raise Unavailable(say("error.no_prompt_logprobs"))
