@@ -74,6 +74,19 @@ def test_private_address_is_used_when_allowed() -> None:
     assert target.server_name == "localhost"
 
 
+@pytest.mark.parametrize(
+    ("host", "header"),
+    [("ｌocalhost", "localhost"), ("LOCALHOST", "localhost"), ("１２７.0.0.1", "127.0.0.1"),
+     ("127。0。0。1", "127.0.0.1"),
+     ("user:pässword@localhost", "localhost"), ("[::ffff:127.0.0.1]", "[::ffff:127.0.0.1]")],
+)  # fmt: skip
+@pytest.mark.parametrize("port", ["", ":81"])
+def test_a_name_in_any_script_becomes_headers_in_ascii(host: str, header: str, port: str) -> None:
+    target = resolve_target(f"http://{host}{port}/", allow_private=True)
+    assert target.host_header == f"{header}{port}" and target.host_header.isascii()
+    assert target.server_name == header.strip("[]")
+
+
 def test_one_private_address_among_public_ones_is_enough_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     # The machine's resolver cannot be told to give two addresses, so this one test stands in for it.
     def two_addresses(*_: Any, **__: Any) -> list[Any]:

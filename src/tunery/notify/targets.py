@@ -99,10 +99,13 @@ def _addresses(host: str, port: int) -> list[str]:
 
 
 def _pinned(parts: SplitResult, address: str, port: int) -> Target:
-    literal = f"[{address}]" if ":" in address else address
-    host = parts.hostname or ""
+    host = (parts.hostname or "").encode("idna").decode()  # as it was looked up: headers are ASCII
     return Target(
-        url=urlunsplit((parts.scheme, f"{literal}:{port}", parts.path or "/", parts.query, "")),
-        host_header=parts.netloc.rpartition("@")[2],
+        url=urlunsplit((parts.scheme, f"{_literal(address)}:{port}", parts.path or "/", parts.query, "")),
+        host_header=_literal(host) + (f":{parts.port}" if parts.port else ""),
         server_name=host,
     )
+
+
+def _literal(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -57,7 +57,7 @@ def update_row(conn: Connection, table: Table, *where: ColumnElement[bool], **va
 
 def values_of(row: Row[Any], *without: str, **converted: Any) -> dict[str, Any]:
     """The row by column name, ready for its dataclass: without `seq`, which is the store's own, and those named."""
-    values = dict(mapping_of(row).items())
+    values: dict[Any, Any] = dict(mapping_of(row).items())
     for name in ("seq", *without):
         values.pop(name, None)
     return values | converted
