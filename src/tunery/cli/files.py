@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tunery.cli.connection import client_of
-from tunery.cli.output import Json, Limit, console, emit_json, facts, notes, status, table, when
+from tunery.cli.output import Json, Limit, console, emit_json, facts, notes, status, table, tell, when
 from tunery.texts.amounts import size
 
 app = typer.Typer(no_args_is_help=True, help="Upload, list, download and delete files.")
@@ -27,10 +27,7 @@ def upload(
     """Upload a file and print its id."""
     with path.open("rb") as file:
         uploaded = client_of(ctx).files.create(file=file, purpose=purpose)  # type: ignore[arg-type]
-    if as_json:
-        emit_json(uploaded)
-    else:
-        console.print(uploaded.id)
+    tell(uploaded, as_json, uploaded.id)
 
 
 @app.command("list")
@@ -44,10 +41,8 @@ def list_files(
     files = client_of(ctx).files
     page = files.list(limit=min(limit, 1000), purpose=purpose) if purpose else files.list(limit=min(limit, 1000))
     found = list(islice(page, limit))
-    if as_json:
-        return emit_json(found)
     rows = ((f.id, f.filename, f.purpose, size(f.bytes), status(f.status), when(f.created_at)) for f in found)
-    console.print(table(("id", "name", "purpose", ">size", "status", "created"), rows, empty="No files."))
+    tell(found, as_json, table(("id", "name", "purpose", ">size", "status", "created"), rows, empty="No files."))
 
 
 @app.command()
@@ -91,6 +86,4 @@ def download(
 def delete(ctx: typer.Context, file_id: FileId, as_json: Json = False) -> None:
     """Delete a file."""
     deleted = client_of(ctx).files.delete(file_id)
-    if as_json:
-        return emit_json(deleted)
-    console.print(f"Deleted {deleted.id}.")
+    tell(deleted, as_json, f"Deleted {deleted.id}.")

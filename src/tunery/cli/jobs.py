@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from tunery.cli.connection import CommandFailed, catalog_by_name, client_of, get_own, weights_note
-from tunery.cli.output import Json, Limit, console, duration, emit_json, facts, notes, status, table, when
+from tunery.cli.output import Json, Limit, console, duration, emit_json, facts, notes, status, table, tell, when
 from tunery.cli.watch import follow, watch
 
 if TYPE_CHECKING:
@@ -72,9 +72,7 @@ def create(
     job = client.fine_tuning.jobs.create(**body)
     if follow_it:
         return _watch(client, job.id, as_json)
-    if as_json:
-        return emit_json(job)
-    console.print(job.id)
+    tell(job, as_json, job.id)
 
 
 @app.command("list")
@@ -129,10 +127,8 @@ def resume(ctx: typer.Context, job_id: JobId, as_json: Json = False) -> None:
 def events(ctx: typer.Context, job_id: JobId, limit: Limit = 50, as_json: Json = False) -> None:
     """List a job's events, newest first."""
     found = list(islice(client_of(ctx).fine_tuning.jobs.list_events(job_id, limit=min(limit, 100)), limit))
-    if as_json:
-        return emit_json(found)
     rows = ((when(event.created_at), event.level, event.message) for event in found)
-    console.print(table(("time", "level", "message"), rows, empty="No events."))
+    tell(found, as_json, table(("time", "level", "message"), rows, empty="No events."))
 
 
 @app.command()

@@ -6,7 +6,7 @@ import typer
 
 from tunery import private
 from tunery.cli.connection import CommandFailed, client_of
-from tunery.cli.output import Json, console, emit_json, notes, table, when
+from tunery.cli.output import Json, console, emit_json, notes, table, tell, when
 from tunery.domain.clock import system_clock
 from tunery.settings import load_settings
 
@@ -23,10 +23,8 @@ def list_keys(ctx: typer.Context, project: ProjectOption = None, as_json: Json =
     """List a project's keys. Secrets are never shown again."""
     client = client_of(ctx)
     found = list(client.admin.organization.projects.api_keys.list(_project(client, project)))
-    if as_json:
-        return emit_json(found)
     rows = ((key.id, key.name, key.redacted_value, when(key.created_at), when(key.last_used_at)) for key in found)
-    console.print(table(("id", "name", "key", "created", "last used"), rows, empty="No keys."))
+    tell(found, as_json, table(("id", "name", "key", "created", "last used"), rows, empty="No keys."))
 
 
 @app.command()
@@ -64,9 +62,7 @@ def revoke(
     """Revoke a key at once."""
     client = client_of(ctx)
     deleted = client.admin.organization.projects.api_keys.delete(key_id, project_id=_project(client, project))
-    if as_json:
-        return emit_json(deleted)
-    console.print(f"Revoked {deleted.id}.")
+    tell(deleted, as_json, f"Revoked {deleted.id}.")
 
 
 def _create_local(name: str) -> str:

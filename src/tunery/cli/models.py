@@ -9,7 +9,7 @@ from rich.progress import TaskID
 
 from tunery import private
 from tunery.cli.connection import catalog_by_name, client_of, weights_of
-from tunery.cli.output import Json, console, doing, emit_json, facts, notes, table, transfer_bar, when
+from tunery.cli.output import Json, console, doing, emit_json, facts, notes, table, tell, transfer_bar, when
 from tunery.models.catalog import Catalog
 from tunery.models.sources import base
 from tunery.models.sources import cache as sources
@@ -85,9 +85,7 @@ def get(ctx: typer.Context, name: ModelName, as_json: Json = False) -> None:
 def delete(ctx: typer.Context, name: ModelName, as_json: Json = False) -> None:
     """Delete a fine-tuned model and its weights."""
     deleted = client_of(ctx).models.delete(name)
-    if as_json:
-        return emit_json(deleted)
-    console.print(f"Deleted {deleted.id}.")
+    tell(deleted, as_json, f"Deleted {deleted.id}.")
 
 
 @app.command()

@@ -108,6 +108,14 @@ def emit_json(value: Any) -> None:
     sys.stdout.write(text + "\n")
 
 
+def tell(value: Any, as_json: bool, text: RenderableType) -> None:
+    """The value for programs, or `text` for people."""
+    if as_json:
+        emit_json(value)
+    else:
+        console.print(text)
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[RenderableType]], *, empty: str) -> RenderableType:
     """A plain table, or the sentence `empty` when there is no row. Columns that start with `>` are numbers."""
     found = Table(box=None, pad_edge=False, header_style="bold")

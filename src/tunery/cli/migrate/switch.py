@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from tunery.cli.connection import client_of, post_own
-from tunery.cli.output import Json, console, emit_json, notes
+from tunery.cli.output import Json, console, emit_json, notes, tell
 
 OldName = Annotated[str, typer.Argument(help="The name that callers use, such as the old `ft:` name.")]
 
@@ -29,6 +29,5 @@ def switch(
 def back(ctx: typer.Context, name: OldName, as_json: Json = False) -> None:
     """Undo the last `switch` of a name."""
     made = post_own(client_of(ctx), "/aliases/revert", {"name": name})
-    if as_json:
-        return emit_json(made)
-    console.print(f"{name} is answered by {made['target']}." if made["target"] else f"{name} is no alias any more.")
+    now = f"is answered by {made['target']}" if made["target"] else "is no alias any more"
+    tell(made, as_json, f"{name} {now}.")
