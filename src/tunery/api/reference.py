@@ -11,55 +11,19 @@ from tunery.api.app import create_app
 from tunery.settings import load_settings
 from tunery.wire.chat import CHAT, COMPLETIONS, Parameter
 
-# What `client.` of the official SDKs calls each operation. Ours under /tunery/v1 have no name there.
+# What `client.` of the official SDKs calls an operation where its path does not tell. Ours have no name there.
 SDK_NAMES = {
-    "POST /v1/files": "files.create",
-    "GET /v1/files": "files.list",
-    "GET /v1/files/{file_id}": "files.retrieve",
-    "DELETE /v1/files/{file_id}": "files.delete",
     "GET /v1/files/{file_id}/content": "files.content",
-    "POST /v1/uploads": "uploads.create",
-    "POST /v1/uploads/{upload_id}/parts": "uploads.parts.create",
-    "POST /v1/uploads/{upload_id}/complete": "uploads.complete",
-    "POST /v1/uploads/{upload_id}/cancel": "uploads.cancel",
-    "POST /v1/fine_tuning/jobs": "fine_tuning.jobs.create",
-    "GET /v1/fine_tuning/jobs": "fine_tuning.jobs.list",
-    "GET /v1/fine_tuning/jobs/{job_id}": "fine_tuning.jobs.retrieve",
-    "POST /v1/fine_tuning/jobs/{job_id}/cancel": "fine_tuning.jobs.cancel",
-    "POST /v1/fine_tuning/jobs/{job_id}/pause": "fine_tuning.jobs.pause",
-    "POST /v1/fine_tuning/jobs/{job_id}/resume": "fine_tuning.jobs.resume",
     "GET /v1/fine_tuning/jobs/{job_id}/events": "fine_tuning.jobs.list_events",
-    "GET /v1/fine_tuning/jobs/{job_id}/checkpoints": "fine_tuning.jobs.checkpoints.list",
-    "POST /v1/fine_tuning/checkpoints/{checkpoint}/permissions": "fine_tuning.checkpoints.permissions.create",
     "GET /v1/fine_tuning/checkpoints/{checkpoint}/permissions": "fine_tuning.checkpoints.permissions.list, .retrieve",
-    "DELETE /v1/fine_tuning/checkpoints/{checkpoint}/permissions/{permission_id}": (
-        "fine_tuning.checkpoints.permissions.delete"
-    ),
-    "POST /v1/fine_tuning/alpha/graders/run": "fine_tuning.alpha.graders.run",
-    "POST /v1/fine_tuning/alpha/graders/validate": "fine_tuning.alpha.graders.validate",
-    "GET /v1/models": "models.list",
-    "GET /v1/models/{model}": "models.retrieve",
-    "DELETE /v1/models/{model}": "models.delete",
-    "POST /v1/chat/completions": "chat.completions.create",
-    "GET /v1/chat/completions": "chat.completions.list",
-    "GET /v1/chat/completions/{completion_id}": "chat.completions.retrieve",
-    "POST /v1/chat/completions/{completion_id}": "chat.completions.update",
-    "DELETE /v1/chat/completions/{completion_id}": "chat.completions.delete",
-    "GET /v1/chat/completions/{completion_id}/messages": "chat.completions.messages.list",
-    "POST /v1/completions": "completions.create",
-    "POST /v1/webhook_endpoints": "webhooks.create",
-    "GET /v1/webhook_endpoints": "webhooks.list",
-    "GET /v1/webhook_endpoints/{endpoint_id}": "webhooks.retrieve",
-    "POST /v1/webhook_endpoints/{endpoint_id}": "webhooks.update",
-    "DELETE /v1/webhook_endpoints/{endpoint_id}": "webhooks.delete",
-    "POST /v1/webhook_endpoints/{endpoint_id}/rotate_secret": "webhooks.rotate_secret",
-    "POST /v1/webhook_endpoints/{endpoint_id}/test": "webhooks.test",
     "GET /v1/webhook_event_types": "webhooks.event_types.list",
     "GET /v1/organization/usage/completions": "admin.organization.usage.completions",
     "GET /v1/organization/costs": "admin.organization.usage.costs",
     "GET /v1/organization/audit_logs": "admin.organization.audit_logs.list",
 }
-ADMIN = "/v1/organization/"
+VERBS = ("cancel", "complete", "pause", "resume", "rotate_secret", "run", "test", "validate")  # a path's last word
+OF_ALL = {"POST": "create", "GET": "list"}
+OF_ONE = {"POST": "update", "GET": "retrieve", "DELETE": "delete"}
 
 # Where an operation does less than OpenAI's, or something else. All others are complete.
 LIMITS = {
@@ -104,8 +68,20 @@ def operations(document: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     return groups
 
 
+def sdk_name(operation: str) -> str:
+    """Empty where the SDKs have none."""
+    method, path = operation.split(" ")
+    if operation in SDK_NAMES or not path.startswith("/v1/"):
+        return SDK_NAMES.get(operation, "")
+    if path.startswith("/v1/organization/"):
+        return "admin.organization"
+    nouns = [part for part in path.split("/")[2:] if not part.startswith("{")]
+    verb = nouns.pop() if nouns[-1] in VERBS else (OF_ONE if path.endswith("}") else OF_ALL)[method]
+    return ".".join([*nouns, verb]).replace("webhook_endpoints", "webhooks")
+
+
 def operation_row(name: str, description: str) -> str:
-    sdk = SDK_NAMES.get(name) or ("admin.organization" if ADMIN in name and "/tunery/" not in name else "")
+    sdk = sdk_name(name)
     state = "with limits: " + LIMITS[name] if name in LIMITS else "complete"
     note = f"{state}. {description}" if description and name not in LIMITS else state
     return f"| `{name}` | {f'`{sdk}`' if sdk else '–'} | {note} |"
