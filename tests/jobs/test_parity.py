@@ -1,13 +1,12 @@
 """Trained and served model against each other, with the real trainer and the real engine."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.engine_process import start_engine
 from tests.jobs.conftest import Site
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import JobStatus
@@ -21,16 +20,9 @@ from tunery.training.protocol import Sample, write_samples
 
 @pytest.fixture(scope="module")
 def engine_url(tiny_model_dir: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "tunery.serving", "--model-dir", str(tiny_model_dir), "--port", "0"]
-    command += ["--served-name", f"path:{tiny_model_dir}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    word, _, url = process.stdout.readline().strip().partition(" ")
-    assert word == "ready"
-    yield url
-    process.terminate()
-    process.wait(20)
-    process.stdout.close()
+    engine = start_engine(tiny_model_dir, name=f"path:{tiny_model_dir}")
+    yield engine.url
+    engine.kill()
 
 
 class Told:

@@ -8,10 +8,10 @@ from pydantic import SecretStr
 from sqlalchemy import select, update
 
 from tests.jobs.conftest import ROWS, Site
+from tests.rows import fine_tuned_model
 from tunery.domain.errors import InvalidRequest, InvalidTransition, NotFound, RateLimited
 from tunery.domain.files import FilePurpose
 from tunery.domain.hyperparameters import Hyperparameters
-from tunery.domain.ids import new_id
 from tunery.domain.jobs import TERMINAL, JobStatus
 from tunery.domain.models import FineTunedModel
 from tunery.domain.notices import WebhookEndpoint
@@ -31,10 +31,8 @@ def refused(site: Site, **changes: Any) -> InvalidRequest:
 
 
 def own_model(site: Site) -> FineTunedModel:
-    model = FineTunedModel(
-        id=new_id("model"), name="ft:tiny-1:personal:marv:abcdefgh", project_id=site.caller.project_id, created_at=1,
-        base_model="tiny-1", source="path:x", job_id=None, step_number=None, blob="adapters/x", owned_by="org",
-    )  # fmt: skip
+    name = "ft:tiny-1:personal:marv:abcdefgh"
+    model = fine_tuned_model(name=name, project_id=site.caller.project_id, base_model="tiny-1", source="path:x")
     with write(site.engine) as conn:
         models.insert_model(conn, model)
     return model

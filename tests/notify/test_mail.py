@@ -148,4 +148,4 @@ def test_a_mail_from_before_its_sentences_were_kept_comes_as_it_was() -> None:
     for problem in old["problems"]:
         del problem["texts"]
     text, _ = parts(render(JobSummary.from_json(old), language="ja"))
-    assert "理由:Example 3, message 2 has <b>no</b> role" in text and "対処方法:Add a role." in text
+    assert "理由：Example 3, message 2 has <b>no</b> role" in text and "対処方法：Add a role." in text

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.loops import run
+from tests.rows import fine_tuned_model
 from tests.serving.server import EngineServer
 from tunery.domain.errors import Unavailable
-from tunery.domain.models import FineTunedModel
 from tunery.engines.pool import Engines, Target
 from tunery.models.catalog import Catalog
 from tunery.serving.settings import EngineSettings
@@ -36,10 +36,7 @@ def engines(servers: list[EngineServer], home: Path, adapters: dict[str, Path]) 
 
 
 def target(number: int) -> Target:
-    model = FineTunedModel(
-        id=f"model_{number}", name=f"ft:base:org::aaaaaaa{number}", project_id="proj", created_at=0, base_model="base",
-        source="base", job_id=None, step_number=None, blob=f"adapters/model_{number}", owned_by="org",
-    )  # fmt: skip
+    model = fine_tuned_model(id=f"model_{number}", name=f"ft:base:org::aaaaaaa{number}", source="base")
     return Target(model.name, "base", None, model)
 
 

@@ -1,9 +1,9 @@
 import pytest
 from sqlalchemy import Connection
 
+from tests.rows import fine_tuned_model
 from tests.store.conftest import NOW, Tenant
 from tunery.domain.errors import NotFound
-from tunery.domain.ids import new_id
 from tunery.domain.models import FineTunedModel
 from tunery.store import models
 from tunery.store.paging import Page
@@ -12,10 +12,8 @@ from tunery.store.paging import Page
 def make_model(
     conn: Connection, tenant: Tenant, name: str = "ft:base:acme:s:abcdefgh", step: int = 3
 ) -> FineTunedModel:
-    ident = new_id("model")
-    model = FineTunedModel(
-        ident, name, tenant.project_id, NOW, "base", "pypi:x==1", "ftjob-1", step, f"adapters/{ident}", "acme", 77
-    )
+    made = {"job_id": "ftjob-1", "step_number": step, "trained_tokens": 77}
+    model = fine_tuned_model(name=name, project_id=tenant.project_id, created_at=NOW, owned_by="acme", **made)
     models.insert_model(conn, model)
     return model
 

