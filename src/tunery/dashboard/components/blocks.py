@@ -75,21 +75,24 @@ def button(text: str, action: Action, *, primary: bool = False, danger: bool = F
     return element
 
 
-def confirm(t: Translator, *, title: str, text: str, yes: str, action: Action) -> None:
-    """Asks before doing what cannot be undone."""
+def danger_button(t: Translator, name: str, action: Action, *, title: str, text: str, symbol: str = "") -> ui.button:
+    """A button that asks before it does what cannot be undone: `title` and `text` are the question."""
 
-    async def go() -> None:
-        dialog.close()
-        result = action()
-        if inspect.iscoroutine(result):
-            await result
+    def ask() -> None:
+        async def go() -> None:
+            dialog.close()
+            result = action()
+            if inspect.iscoroutine(result):
+                await result
 
-    with dialog_box(title) as dialog:
-        ui.label(text)
-        with ui.element("div").classes("buttons end"):
-            button(t("action.back"), dialog.close)
-            button(yes, go, danger=True)
-    dialog.open()
+        with dialog_box(title) as dialog:
+            ui.label(text)
+            with ui.element("div").classes("buttons end"):
+                button(t("action.back"), dialog.close)
+                button(name, go, danger=True)
+        dialog.open()
+
+    return button(name, ask, danger=True, symbol=symbol)
 
 
 class dialog_box:

@@ -72,16 +72,13 @@ class FilesPage:
         )
 
     def actions(self, file: dict[str, Any]) -> None:
-        def ask() -> None:
-            blocks.confirm(
-                self.t,
-                title=self.t("datasets.delete_title", name=file["filename"]),
-                text=self.t("datasets.delete_text"),
-                yes=self.t("action.delete"),
-                action=lambda: self.delete(file["id"]),
-            )
-
-        blocks.button(self.t("action.delete"), ask, danger=True)
+        blocks.danger_button(
+            self.t,
+            self.t("action.delete"),
+            lambda: self.delete(file["id"]),
+            title=self.t("datasets.delete_title", name=file["filename"]),
+            text=self.t("datasets.delete_text"),
+        )
 
     def show(self) -> None:
         self.table.update([self.row(file) for file in self.files])

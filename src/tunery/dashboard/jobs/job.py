@@ -102,7 +102,14 @@ class JobPage:
                     self.t("job.resume"), lambda: self.act(jobs.resume(self.job_id), "job.resumed"), symbol="play_arrow"
                 )
                 blocks.button(self.t("job.rename"), self.ask_name, symbol="edit")
-                self.cancel = blocks.button(self.t("job.cancel"), self.ask_cancel, danger=True, symbol="stop")
+                self.cancel = blocks.danger_button(
+                    self.t,
+                    self.t("job.cancel"),
+                    lambda: self.act(jobs.cancel(self.job_id), "job.cancelling"),
+                    title=self.t("job.cancel_title"),
+                    text=self.t("job.cancel_text"),
+                    symbol="stop",
+                )
 
     def _draw_code(self) -> None:
         with blocks.panel(self.t("job.code")):
@@ -237,13 +244,3 @@ class JobPage:
         """Of each address the display name; an empty one takes it away."""
         for path, field in fields.items():
             await self.visit.connection.post(path, {"display_name": (field.value or "").strip() or None})
-
-    def ask_cancel(self) -> None:
-        jobs = self.visit.connection.client.fine_tuning.jobs
-        blocks.confirm(
-            self.t,
-            title=self.t("job.cancel_title"),
-            text=self.t("job.cancel_text"),
-            yes=self.t("job.cancel"),
-            action=lambda: self.act(jobs.cancel(self.job_id), "job.cancelling"),
-        )

@@ -58,16 +58,13 @@ class KeysPage:
         )
 
     def revoke_button(self, key: ProjectAPIKey) -> None:
-        def ask() -> None:
-            blocks.confirm(
-                self.t,
-                title=self.t("keys.revoke_title", name=key.name or key.redacted_value),
-                text=self.t("keys.revoke_text"),
-                yes=self.t("keys.revoke"),
-                action=lambda: self.change(self.projects.api_keys.delete(key.id, project_id=self.project_id)),
-            )
-
-        blocks.button(self.t("keys.revoke"), ask, danger=True)
+        blocks.danger_button(
+            self.t,
+            self.t("keys.revoke"),
+            lambda: self.change(self.projects.api_keys.delete(key.id, project_id=self.project_id)),
+            title=self.t("keys.revoke_title", name=key.name or key.redacted_value),
+            text=self.t("keys.revoke_text"),
+        )
 
     async def create(self) -> None:
         name = (self.name.value or "").strip()

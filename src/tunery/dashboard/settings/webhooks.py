@@ -101,22 +101,19 @@ class WebhooksPage:
         )
 
     def endpoint_actions(self, endpoint: Any) -> None:
-        def ask() -> None:
-            blocks.confirm(
-                self.t,
-                title=self.t("webhooks.delete_title", name=endpoint.name),
-                text=self.t("webhooks.delete_text"),
-                yes=self.t("action.delete"),
-                action=lambda: self.change(self.webhooks.delete(endpoint.id), "action.deleted"),
-            )
-
         def test() -> Any:
             return self.change(self.webhooks.test(endpoint.id, event_type=TYPES[0]), "webhooks.tested")
 
         with ui.element("div").classes("buttons end"):
             blocks.button(self.t("webhooks.test"), test)
             blocks.button(self.t("webhooks.rotate"), lambda: self.rotate(endpoint.id))
-            blocks.button(self.t("action.delete"), ask, danger=True)
+            blocks.danger_button(
+                self.t,
+                self.t("action.delete"),
+                lambda: self.change(self.webhooks.delete(endpoint.id), "action.deleted"),
+                title=self.t("webhooks.delete_title", name=endpoint.name),
+                text=self.t("webhooks.delete_text"),
+            )
 
     def delivery_row(self, delivery: dict[str, Any]) -> Row:
         code_or_error = delivery["status_code"] or self.t.word(delivery, "error") or html.DASH
