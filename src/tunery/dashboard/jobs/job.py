@@ -189,13 +189,12 @@ class JobPage:
 
     async def load_older(self) -> None:
         jobs = self.visit.connection.client.fine_tuning.jobs
-        page = await self.visit.ask(jobs.list_events(self.job_id, after=self.events[-1]["id"], limit=NUM_EVENTS))
-        if isinstance(page, Failure):
-            self.visit.notify(page)
-            return
-        self.events += [event.to_dict() for event in page.data]
-        self.num_events, self.has_older = len(self.events), bool(page.has_more)
-        self.show()
+        older = jobs.list_events(self.job_id, after=self.events[-1]["id"], limit=NUM_EVENTS)
+        page = await self.visit.result_of(older)
+        if not isinstance(page, Failure):
+            self.events += [event.to_dict() for event in page.data]
+            self.num_events, self.has_older = len(self.events), bool(page.has_more)
+            self.show()
 
     async def show_failure(self) -> None:
         self.failure.clear()
