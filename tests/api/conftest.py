@@ -116,7 +116,7 @@ class Api:
 
     def make_model(self, name: str = f"ft:{BASE}:personal::AbCd1234", **values: Any) -> FineTunedModel:
         owned = {"project_id": self.project_id, "owned_by": self.organization_id, "created_at": int(NOW)}
-        model = fine_tuned_model(name=name, base_model=BASE, **owned | values)
+        model = fine_tuned_model(**{"name": name, "base_model": BASE} | owned | values)
         with write(self.engine) as conn:
             models.insert_model(conn, model)
         return model
