@@ -127,7 +127,13 @@ class Place:
         )
         errors = [
             say("delivery.private_address", host="example.com", address="10.0.0.1"),
-            say("delivery.no_host", host="example.com", reason="-2"),
+            say("delivery.no_host", host="example.com"),
+            say("delivery.no_dns", host="example.com"),
+            say(
+                "delivery.failed",
+                name="ConnectError",
+                reason="[SSL] certificate verify failed: self-signed certificate",
+            ),
             say("delivery.redirect", status=302),
             say("delivery.timeout", name="ConnectTimeout"),
         ]
@@ -255,6 +261,23 @@ def bad_address(page: Page) -> None:
     page.locator(".q-notification").wait_for()
 
 
+def judged_address(page: Page, url: str) -> None:
+    page.get_by_label(T("webhooks.url")).fill(url)
+    page.locator(".note.warn").wait_for()
+
+
+def unknown_host(page: Page) -> None:
+    judged_address(page, "https://no-such-host.invalid/")
+
+
+def address_without_brackets(page: Page) -> None:
+    judged_address(page, "https://fe80::1/")
+
+
+def private_address(page: Page) -> None:
+    judged_address(page, "http://2130706433/")
+
+
 def new_secret(page: Page) -> None:
     press(page, "webhooks.rotate")
     page.locator(".dialog").wait_for()
@@ -312,6 +335,9 @@ def talk_without_an_engine(page: Page) -> None:
         ("/keys", new_key),
         ("/keys", revoke_key),
         ("/webhooks", bad_address),
+        ("/webhooks", unknown_host),
+        ("/webhooks", address_without_brackets),
+        ("/webhooks", private_address),
         ("/webhooks", new_secret),
         ("/webhooks", ask_to_delete),
         ("/datasets", bad_upload),

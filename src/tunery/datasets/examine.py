@@ -107,7 +107,8 @@ def _accept(example: Example, line: Line, method: Method | None, facts: BlockFac
     if method is None or form in ACCEPTS[method]:
         return True
     findings = Findings(line.number, line.example)
-    findings.add("wrong_format", "", say("problem.wrong_format", form=form, method=method), value=form)
+    text = say("problem.wrong_format", form=say(f"form.{form}"), method=say(f"way.{method}"))
+    findings.add("wrong_format", "", text, value=form)
     facts.report(findings.problems)
     return False
 

@@ -124,7 +124,7 @@ def _judge_file(facts: Facts, role: Role, method: Method | None, renderer: Rende
     first_of_each = sorted(accepted.items(), key=lambda item: item[1][1])
     for form, (count, line, example) in first_of_each[1:]:
         main = first_of_each[0][0]
-        text = say("problem.mixed_formats", main=main, count=count, form=form)
+        text = say("problem.mixed_formats", main=say(f"form.{main}"), count=count, form=say(f"form.{form}"))
         facts.report(Problem("mixed_formats", line, "", text, form, example))
     if renderer is not None and not renderer.completes and "completion" in accepted:
         count, line, example = accepted["completion"]

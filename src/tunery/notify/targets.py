@@ -93,7 +93,9 @@ def _addresses(host: str, port: int) -> list[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
-        raise RefusedTarget(say("delivery.no_host", host=host, reason=exc)) from exc
+        if isinstance(exc, socket.gaierror) and exc.errno == socket.EAI_AGAIN:
+            raise RefusedTarget(say("delivery.no_dns", host=host)) from exc
+        raise RefusedTarget(say("delivery.no_host", host=host)) from exc
     # An IPv6 link-local address carries its zone as `%eth0`.
     return [str(entry[4][0]).partition("%")[0] for entry in found]
 

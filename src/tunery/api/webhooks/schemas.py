@@ -57,7 +57,7 @@ def web_address(url: str) -> str:
         host, port = parts.hostname or "", parts.port
         host.encode("idna")
     except ValueError as exc:  # brackets without end, a port that is none, a name with an empty or a long part
-        raise ValueError(say("error.url_unreadable", reason=str(exc)[:100])) from exc
+        raise ValueError(say("error.url_unreadable")) from exc
     # A bare `https://`, for an endpoint whose address is to come, is taken as OpenAI takes it: nothing is sent there.
     if port == 0 or (not host and url != "https://"):
         raise ValueError(say("error.url_host"))

@@ -55,77 +55,73 @@ def show_once(t: Translator, title: str, warning: str, secret: str) -> None:
 
 def create_job(root: str, body: Mapping[str, Any], *, validation_share: float | None = None) -> dict[str, str]:
     """A job's creation in three languages, with the very same values; with a share, a split of its file before it."""
-    base_url = f"{root}/v1"
     if validation_share is not None:
         return _create_split_job(root, body, validation_share)
-    arguments = "".join(f"    {name}={_python(value)},\n" for name, value in body.items())
-    python = (
-        "from openai import OpenAI\n\n"
-        f'client = OpenAI(base_url="{base_url}", api_key="sk-…")\n'
-        f"job = client.fine_tuning.jobs.create(\n{arguments})\nprint(job.id)\n"
-    )
-    node = (
-        'import OpenAI from "openai";\n\n'
-        f'const client = new OpenAI({{ baseURL: "{base_url}", apiKey: "sk-…" }});\n'
-        f"const job = await client.fineTuning.jobs.create({_json(body)});\nconsole.log(job.id);\n"
-    )
-    return {"Python": python, "Node": node, "curl": _curl(f"{base_url}/fine_tuning/jobs", body)}
+    python = f"job = client.fine_tuning.jobs.create(\n{_arguments(body)})\nprint(job.id)\n"
+    node = f"const job = await client.fineTuning.jobs.create({_json(body)});\nconsole.log(job.id);\n"
+    return _programs(root, python, node, _curl(f"{root}/v1/fine_tuning/jobs", _data(body)))
 
 
 def _create_split_job(root: str, body: Mapping[str, Any], share: float) -> dict[str, str]:
-    url, base_url = f"{root}/tunery/v1/files/{body['training_file']}/split", f"{root}/v1"
+    url = f"{root}/tunery/v1/files/{body['training_file']}/split"
     rest = {name: value for name, value in body.items() if name != "training_file"}
-    arguments = "".join(f"    {name}={_python(value)},\n" for name, value in rest.items())
     python = (
-        "from openai import OpenAI\n\n"
-        f'client = OpenAI(base_url="{base_url}", api_key="sk-…")\n'
         f'parts = client.post("{url}", body={{"validation_share": {share}}}, cast_to=object)\n'
         "job = client.fine_tuning.jobs.create(\n"
         '    training_file=parts["training_file"],\n    validation_file=parts["validation_file"],\n'
-        f"{arguments})\nprint(job.id)\n"
+        f"{_arguments(rest)})\nprint(job.id)\n"
     )
     node = (
-        'import OpenAI from "openai";\n\n'
-        f'const client = new OpenAI({{ baseURL: "{base_url}", apiKey: "sk-…" }});\n'
         f'const parts = await client.post("{url}", {{ body: {{ validation_share: {share} }} }});\n'
         "const job = await client.fineTuning.jobs.create({\n"
         "  training_file: parts.training_file,\n  validation_file: parts.validation_file,\n"
         f"  ...{_json(rest)},\n}});\nconsole.log(job.id);\n"
     )
     curl = (
-        f"parts=$({_curl(url, {'validation_share': share}).rstrip()})\n"
+        f"parts=$({_curl(url, _data({'validation_share': share})).rstrip()})\n"
         f"rest={_shell_quoted(_json(rest))}\n"
         """jq -n --argjson parts "$parts" --argjson rest "$rest" \\\n"""
         """  '$rest + ($parts | {training_file, validation_file})' |\n"""
-        f'curl {base_url}/fine_tuning/jobs \\\n  -H "Authorization: Bearer $OPENAI_API_KEY" \\\n'
-        '  -H "Content-Type: application/json" \\\n  -d @-\n'
+        f"{_curl(f'{root}/v1/fine_tuning/jobs', '@-')}"
     )
-    return {"Python": python, "Node": node, "curl": curl}
+    return _programs(root, python, node, curl)
 
 
-def chat(base_url: str, model: str, messages: list[dict[str, Any]]) -> dict[str, str]:
+def chat(root: str, model: str, messages: list[dict[str, Any]]) -> dict[str, str]:
     body = {"model": model, "messages": messages}
     python = (
-        "from openai import OpenAI\n\n"
-        f'client = OpenAI(base_url="{base_url}", api_key="sk-…")\n'
-        f"answer = client.chat.completions.create(\n    model={_python(model)},\n    messages={_python(messages)},\n)\n"
-        "print(answer.choices[0].message.content)\n"
+        f"answer = client.chat.completions.create(\n{_arguments(body)})\nprint(answer.choices[0].message.content)\n"
     )
     node = (
-        'import OpenAI from "openai";\n\n'
-        f'const client = new OpenAI({{ baseURL: "{base_url}", apiKey: "sk-…" }});\n'
         f"const answer = await client.chat.completions.create({_json(body)});\n"
         "console.log(answer.choices[0].message.content);\n"
     )
-    return {"Python": python, "Node": node, "curl": _curl(f"{base_url}/chat/completions", body)}
+    return _programs(root, python, node, _curl(f"{root}/v1/chat/completions", _data(body)))
 
 
-def _curl(url: str, body: Mapping[str, Any]) -> str:
-    data = _shell_quoted(_json(body))
+def _programs(root: str, python: str, node: str, curl: str) -> dict[str, str]:
+    """With the client before what it is asked."""
+    return {
+        "Python": f'from openai import OpenAI\n\nclient = OpenAI(base_url="{root}/v1", api_key="sk-…")\n{python}',
+        "Node": 'import OpenAI from "openai";\n\n'
+        f'const client = new OpenAI({{ baseURL: "{root}/v1", apiKey: "sk-…" }});\n{node}',
+        "curl": curl,
+    }
+
+
+def _arguments(body: Mapping[str, Any]) -> str:
+    return "".join(f"    {name}={_python(value)},\n" for name, value in body.items())
+
+
+def _curl(url: str, data: str) -> str:
     return (
         f'curl {url} \\\n  -H "Authorization: Bearer $OPENAI_API_KEY" \\\n'
         f'  -H "Content-Type: application/json" \\\n  -d {data}\n'
     )
+
+
+def _data(body: Mapping[str, Any]) -> str:
+    return _shell_quoted(_json(body))
 
 
 def _shell_quoted(text: str) -> str:

@@ -24,10 +24,11 @@ def facts_of(facts: dict[str, Any], t: Translator) -> Markup:
     """The tiles at the top: progress, time, tokens, cost."""
     step, total = facts["step"], facts["total_steps"]
     left = facts["estimated_finish"] - time.time() if facts["estimated_finish"] else None
+    steps = t("job.steps", step=html.number(step), total=html.number(total)) if total else ""
     remaining = t("job.left", time=html.duration(left, t)) if left else ""
     return html.tiles_markup(
         [
-            (t("job.progress"), html.progress(step, total, t), _steps(step, total, t)),
+            (t("job.progress"), html.progress(step, total, t), steps),
             (
                 t("job.time"),
                 html.duration(facts["elapsed_s"], t),
@@ -37,10 +38,6 @@ def facts_of(facts: dict[str, Any], t: Translator) -> Markup:
             (t("job.cost"), html.money(facts["cost"], facts["currency"]), t("job.cost_text")),
         ]
     )
-
-
-def _steps(step: int | None, total: int | None, t: Translator) -> str:
-    return t("job.steps", step=html.number(step), total=html.number(total)) if total else ""
 
 
 def events_list(events: Sequence[Mapping[str, Any]], t: Translator) -> Markup:

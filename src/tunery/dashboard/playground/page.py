@@ -142,7 +142,7 @@ class Playground:
         lane = self.lanes[-1]
         messages = lane.full_prompt(self.parameters.system) or [{"role": "user", "content": "Hello"}]
         with blocks.dialog_box(self.t("playground.code")) as dialog:
-            code.tabs(self.t, code.chat(f"{self.visit.connection.address}/v1", lane.model, messages))
+            code.tabs(self.t, code.chat(self.visit.connection.address, lane.model, messages))
         dialog.open()
 
     def save_answer(self, messages: list[dict[str, Any]]) -> None:

@@ -12,7 +12,6 @@ from tunery.api.delivery import Running
 from tunery.api.tunery.console.schemas import ScoreOut, ScoreRequest
 from tunery.chat.examples import ChatExample, Message
 from tunery.chat.render import Rendered, Renderer
-from tunery.chat.template import RenderError
 from tunery.domain.errors import InvalidRequest, Unavailable
 from tunery.domain.tenants import Caller, Scope
 from tunery.engines.pool import Target, resolve
@@ -81,7 +80,7 @@ def _prepare(context: Context, caller: Caller, request: ScoreRequest) -> tuple[T
         example = ChatExample(line=1, messages=_only_last_trained(request.messages), tools=request.tools)
         longest = target.base.context_length if target.base else None
         return target, _renderer(folder).render(example, longest)
-    except (RenderError, KeyError, TypeError) as exc:
+    except (KeyError, TypeError) as exc:
         raise InvalidRequest(say("error.messages_not_rendered", reason=exc), param="messages") from exc
 
 
