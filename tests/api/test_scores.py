@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.api.conftest import Api, EngineProcess
+from tests.api.conftest import Api
 from tests.api.test_rights_of_running import TAKEN, person_of
-from tests.engine_process import start_engine
+from tests.engine_process import EngineProcess, start_engine
 from tests.rows import ledger
 from tunery.api import delivery
 from tunery.api.delivery import Running
