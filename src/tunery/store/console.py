@@ -1,6 +1,6 @@
 """What the dashboard asks that OpenAI's API cannot answer: jobs by text and status, and a job's curve in few points."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from sqlalchemy import Connection, func, or_, select
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.store.jobs import to_job
 from tunery.store.paging import Page, fetch_page
-from tunery.store.tables import files, job_events, jobs
+from tunery.store.tables import files, job_events, jobs, models
 
 SEARCHED = (jobs.c.id, jobs.c.display_name, jobs.c.suffix, jobs.c.fine_tuned_model, jobs.c.model, jobs.c.training_file)
 
@@ -46,6 +46,16 @@ def training_files(conn: Connection, job_ids: Sequence[str]) -> dict[str, Traini
     joined = jobs.outerjoin(files, files.c.id == jobs.c.training_file)
     rows = conn.execute(select(*columns).select_from(joined).where(jobs.c.id.in_(job_ids)))
     return {row.id: TrainingFile(*row[1:4], row.sha256 or row.details.get("training_sha256")) for row in rows}
+
+
+def makers(conn: Connection, names: Iterable[str]) -> dict[str, str | None]:
+    """By model the job that made it, of any project; also of models that were deleted since."""
+    whole = {name: name.partition(":ckpt-step-")[0] for name in names}
+    by_job = select(jobs.c.fine_tuned_model, jobs.c.id).where(jobs.c.fine_tuned_model.in_(list(whole.values())))
+    by_model = select(models.c.name, models.c.job_id).where(models.c.name.in_(list(whole)))
+    made = {row.fine_tuned_model: row.id for row in conn.execute(by_job)}
+    kept = {row.name: row.job_id for row in conn.execute(by_model)}
+    return {name: kept.get(name) or made.get(named) for name, named in whole.items()}
 
 
 def list_metrics(conn: Connection, job_id: str, *, max_points: int) -> list[dict[str, Any]]:

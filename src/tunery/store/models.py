@@ -48,11 +48,6 @@ def list_models_of_job(conn: Connection, job_id: str) -> tuple[FineTunedModel, .
     return tuple(_to_model(row) for row in conn.execute(query))
 
 
-def find_models(conn: Connection, names: Iterable[str]) -> tuple[FineTunedModel, ...]:
-    """Of any project."""
-    return tuple(_to_model(row) for row in conn.execute(select(models).where(models.c.name.in_(list(names)))))
-
-
 def set_display_name(conn: Connection, name: str, project_id: str, display_name: str | None) -> FineTunedModel:
     """Raises no_such_model, also for a model that is only shared with the project."""
     return _found(update_row(conn, models, *_own(name, project_id), display_name=display_name), name)

@@ -298,9 +298,9 @@ def _learned_files(conn: Connection, project_id: str, found: Sequence[FineTunedM
     made_by = store.training_files(conn, [model.job_id for model in found if model.job_id])
     known = {model.name: model.job_id for model in found}
     while missing := {job.model for job in made_by.values() if job.model.startswith("ft:")} - known.keys():
-        before = models.find_models(conn, missing)
-        known |= dict.fromkeys(missing) | {model.name: model.job_id for model in before}
-        made_by |= store.training_files(conn, [model.job_id for model in before if model.job_id])
+        before = store.makers(conn, missing)
+        known |= before
+        made_by |= store.training_files(conn, [job_id for job_id in before.values() if job_id])
 
     def files_of(name: str) -> list[LearnedFile]:
         learned: list[LearnedFile] = []
