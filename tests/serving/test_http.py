@@ -261,6 +261,23 @@ REFUSALS = [
     ({"tool_choice": {"type": "function", "function": {}}}, "tool_choice.function.name", "missing_required_parameter"),
     ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "invalid_value"),
     ({"messages": [{"role": "user"}]}, "messages[0].content", "invalid_type"),
+    ({"messages": [{"role": None, "content": "x"}]}, "messages[0].role", "invalid_type"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "invalid_type"),
+    ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content[0]", "invalid_type"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]}, "messages[0].content[0].text",
+     "invalid_type"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages", None),
+    *(({"messages": [{"role": "assistant", **message}]}, f"messages[0].{param}", code) for message, param, code in (
+        ({"tool_calls": "x"}, "tool_calls", "invalid_type"),
+        ({"tool_calls": [5]}, "tool_calls[0]", "invalid_type"),
+        ({"tool_calls": [{"id": "c"}]}, "tool_calls[0].function", "missing_required_parameter"),
+        ({"tool_calls": [{"function": {"name": "f"}}]}, "tool_calls[0].function.arguments",
+         "missing_required_parameter"),
+        ({"tool_calls": [{"type": "custom", "function": {"name": "f", "arguments": ""}}]}, "tool_calls[0].type",
+         "invalid_value"),
+        ({"function_call": "auto"}, "function_call", "invalid_type"),
+        ({"content": "x", "refusal": 5}, "refusal", "invalid_type"),
+    )),
     ({"messages": [{"role": "user", "content": "x" * 3000}]}, "messages", "context_length_exceeded"),
     ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "array_above_max_length"),
     ({"logit_bias": {"word": 1}}, "logit_bias", "invalid_value"),
@@ -268,7 +285,7 @@ REFUSALS = [
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing_required_parameter"),
     ({"tool_choice": "required"}, "tool_choice", None),
     ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("changes", "param", "code"), REFUSALS)
@@ -282,6 +299,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(
     error = response.json()["error"]
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
     assert list(error) == ["message", "type", "param", "code"]
+    assert "None" not in error["message"] and "object is not" not in error["message"]
 
 
 def test_a_schema_that_is_none_is_refused(client: OpenAI) -> None:

@@ -40,7 +40,10 @@ def text_of(message: Message) -> str:
 def _text_of_part(part: dict[str, Any]) -> str:
     text = part.get("text", part.get("refusal"))
     if not isinstance(text, str):
-        raise RenderError(say("error.text_only", type=part.get("type")), param="messages")
+        kind = part.get("type")
+        lacks_it = kind in ("text", "refusal")
+        message = say("problem.part_without_text", kind=kind) if lacks_it else say("error.text_only", type=kind)
+        raise RenderError(message, param="messages")
     return text
 
 

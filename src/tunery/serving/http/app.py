@@ -28,6 +28,7 @@ from tunery.serving.http.schemas import (
     LoadAdapter,
     TokenizeRequest,
     UnloadAdapter,
+    as_sent,
 )
 from tunery.serving.http.service import Service
 from tunery.texts import say
@@ -137,7 +138,7 @@ class Routes:
         wanted = parse(TokenizeRequest, await read_body(request))
         renderer = self._service.renderer
         if wanted.messages is not None:
-            ids = renderer.prompt_ids(wanted.messages, add_generation_prompt=wanted.add_generation_prompt)
+            ids = renderer.prompt_ids(as_sent(wanted.messages), add_generation_prompt=wanted.add_generation_prompt)
         elif wanted.prompt is not None:
             ids = renderer.encode(wanted.prompt)
         else:

@@ -9,14 +9,12 @@ from tunery.domain.ids import new_id
 from tunery.domain.schemas import check_cost
 from tunery.serving.http.broker import check_length
 from tunery.serving.http.envelope import Heading, Usage, call_document, chat_logprobs, prompt_logprobs
-from tunery.serving.http.schemas import ChatRequest
+from tunery.serving.http.schemas import ChatRequest, Message, as_sent
 from tunery.serving.http.service import Service, sampling_params
 from tunery.serving.http.tool_use import CallStream, Piece, ToolPolicy, new_call_id, policy_of, rules_of
 from tunery.serving.requests import Generation, Output, TokenLogprob
 from tunery.serving.text import TokenTable
 from tunery.texts import say
-
-_ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 
 
 @dataclass
@@ -41,7 +39,7 @@ async def prepare(service: Service, request: ChatRequest) -> Chat:
         check_cost(rules.schemas)
     tools = policy.tools if policy.choice != "none" else []
     service.check_size(sum(map(_size, request.messages)), param="messages")
-    prompt_ids = service.renderer.prompt_ids(request.messages, tools or None)
+    prompt_ids = service.renderer.prompt_ids(as_sent(request.messages), tools or None)
     wanted = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
     num_top = (request.top_logprobs or 0) if request.logprobs else None
     max_tokens = check_length(
@@ -65,45 +63,23 @@ async def prepare(service: Service, request: ChatRequest) -> Chat:
     return Chat(request, heading, policy, has_format, generations, Usage([generations]))
 
 
-def _size(message: dict[str, Any]) -> int:
+def _size(message: Message) -> int:
     """Characters of its text."""
-    content = message.get("content")
-    if isinstance(content, list):
-        return sum(len(part["text"]) for part in content if isinstance(part.get("text"), str))
-    return len(content or "")
+    if isinstance(message.content, list):
+        return sum(len(part.text or "") for part in message.content)
+    return len(message.content or "")
 
 
 def _check(request: ChatRequest) -> None:
     for index, message in enumerate(request.messages):
-        _check_message(message, f"messages[{index}]")
+        stands_alone = message.role == "assistant" and (message.tool_calls or message.function_call or message.refusal)
+        if message.content is None and not stands_alone:
+            path = f"messages[{index}]"
+            raise InvalidRequest(say("error.content_null", path=path), param=f"{path}.content", code="invalid_type")
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidRequest(say("error.top_logprobs_alone"), param="top_logprobs", code="invalid_value")
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest(say("error.stream_options_alone"), param="stream_options", code="invalid_value")
-
-
-def _check_message(message: dict[str, Any], path: str) -> None:
-    role = message.get("role")
-    if role is None:
-        param = f"{path}.role"
-        raise InvalidRequest(
-            say("error.missing_parameter", param=param), param=param, code="missing_required_parameter"
-        )
-    if role not in _ROLES:
-        choices = ", ".join(repr(name) for name in _ROLES)
-        raise InvalidRequest(
-            say("error.value_not_supported", value=repr(role), supported=choices),
-            param=f"{path}.role",
-            code="invalid_value",
-        )
-    content = message.get("content")
-    may_lack = role == "assistant" and any(message.get(key) for key in ("tool_calls", "function_call", "refusal"))
-    if content is None and not may_lack:
-        raise InvalidRequest(say("error.content_null", path=path), param=f"{path}.content", code="invalid_type")
-    if content is not None and not isinstance(content, str | list):
-        raise InvalidRequest(say("error.content_type", path=path), param=f"{path}.content", code="invalid_type")
-    if isinstance(content, list) and not all(isinstance(part, dict) for part in content):
-        raise InvalidRequest(say("error.content_part", path=path), param=f"{path}.content", code="invalid_type")
 
 
 @dataclass

@@ -92,8 +92,44 @@ class ResponseFormat(_Wire):
     json_schema: JsonSchema | None = None
 
 
+class _OfMessage(BaseModel):
+    """Of what a conversation is made: keys that say nothing to a chat template may come with it."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class ContentPart(_OfMessage):
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+class CalledFunction(_OfMessage):
+    name: str
+    arguments: str | dict[str, Any] | None
+
+
+class MadeCall(_OfMessage):
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class Message(_OfMessage):
+    role: Literal["developer", "system", "user", "assistant", "tool", "function"]
+    content: str | list[ContentPart] | None = None
+    refusal: str | None = None
+    tool_calls: list[MadeCall] | None = None
+    function_call: CalledFunction | None = None
+    tool_call_id: str | None = None
+
+
+def as_sent(messages: list[Message]) -> list[dict[str, Any]]:
+    """With the keys that were sent, for the renderer."""
+    return [message.model_dump(exclude_unset=True) for message in messages]
+
+
 class ChatRequest(Generating):
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[Int, Field(ge=0, le=20)] | None = None
@@ -125,5 +161,5 @@ class AbortRequests(BaseModel):
 class TokenizeRequest(BaseModel):
     model: str | None = None
     prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
+    messages: list[Message] | None = None
     add_generation_prompt: bool = True
