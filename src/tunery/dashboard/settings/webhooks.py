@@ -124,7 +124,9 @@ class WebhooksPage:
             delivery["id"],
             [
                 html.status_chip("delivered" if good else "failed", self.t),
-                html.two_lines(names.get(delivery["webhook_endpoint_id"], html.DASH), delivery["webhook_id"]),
+                html.two_lines(
+                    names.get(delivery["webhook_endpoint_id"], html.DASH), html.unbroken(delivery["webhook_id"])
+                ),
                 html.number(delivery["attempt"]),
                 str(code_or_error),
                 f"{delivery['latency_ms']:,} ms",
