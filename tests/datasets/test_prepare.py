@@ -168,6 +168,18 @@ def test_columns_are_found_among_others_in_many_languages(names: str) -> None:
         ({"c1": "Alice", "c2": "My screen is black.", "c3": "Turn it on."}, "c2", "c3"),  # those that say something
         ({"user": "alice", "message": "My screen is black.", "assistant": "bob", "reply": "On."}, "message", "reply"),
         ({"customer": "Ann Lee", "c2": "My screen is black.", "agent": "bob", "c4": "Turn it on."}, "c2", "c4"),
+        (
+            {
+                "Question type": "Billing",
+                "Answer type": "Short",
+                "Question text": "It is black.",
+                "Answer text": "Turn it on.",
+            },
+            "Question text",
+            "Answer text",
+        ),
+        ({"訪問者": "山田太郎", "内容": "画面が真っ暗です。", "対応": "電源を入れてください。"}, "内容", "対応"),
+        ({"問": "赤?", "答": "青", "備考": "要確認"}, "問", "答"),
         ({"en": "How are you today?", "de": "Wie geht es dir?"}, "en", "de"),
     ],
 )

@@ -104,6 +104,7 @@ def test_hyperparameter_out_of_bounds_is_named_by_its_path(
 ) -> None:
     error = refused(site, method="dpo", hyperparameters=chosen)
     assert (error.param, error.code) == (f"method.dpo.hyperparameters.{name}", code)
+    assert "Expected a value" in error.message and "None" not in error.message
 
 
 @pytest.mark.parametrize(

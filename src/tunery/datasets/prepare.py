@@ -132,7 +132,8 @@ def guess_mapping(sample: Sequence[Record]) -> Mapping:
 def _named(role: str, columns: Sequence[str], texts: Sequence[str], sayings: Sequence[str]) -> str:
     """A column that is called so; else one of text whose name holds such a word. See columns.toml."""
     known, plain = _known_names()[role], {name: _plain(name) for name in columns}
-    tries = [("telling", columns, str.__eq__), ("telling", texts, _has_word), ("telling", texts, _is_part)]
+    tries = [("telling", columns, str.__eq__)]
+    tries += [("telling", pool, fits) for fits in (_has_word, _is_part) for pool in (sayings, texts)]
     tries += [("others", sayings, fits) for fits in (str.__eq__, _has_word, _is_part)]
     tries += [("short", texts, fits) for fits in (str.__eq__, _has_word)]
     for kind, pool, fits in tries:

@@ -1,6 +1,7 @@
 """What a caller may ask of a job, and the bounds. Everything here is decided without the database."""
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from tunery.domain.errors import InvalidRequest
@@ -9,6 +10,7 @@ from tunery.domain.jobs import METHODS, Method
 from tunery.domain.json_body import as_object
 from tunery.domain.names import check_suffix
 from tunery.texts import say
+from tunery.wire.validation import out_of_bounds
 
 MAX_SEED = 2**31 - 1
 MAX_EPOCHS = 50
@@ -78,33 +80,17 @@ def _check_hyperparameters(chosen: Hyperparameters, where: str) -> None:
 
 def _within(value: int, param: str, *, least: int, most: int) -> None:
     if value < least:
-        raise InvalidRequest(
-            say("error.integer_below_min", param=param, least=least, value=value),
-            param=param,
-            code="integer_below_min_value",
-        )
+        raise out_of_bounds(param, value, "ge", least)
     if value > most:
-        raise InvalidRequest(
-            say("error.integer_above_max", param=param, most=most, value=value),
-            param=param,
-            code="integer_above_max_value",
-        )
+        raise out_of_bounds(param, value, "le", most)
 
 
 def _above_zero(value: float, param: str, *, most: float | None) -> None:
     # Written so that NaN fails as well.
     if not value > 0:
-        raise InvalidRequest(
-            say("error.decimal_not_positive", param=param, value=value),
-            param=param,
-            code="decimal_below_min_value",
-        )
-    if value == float("inf") or (most is not None and value > most):
-        raise InvalidRequest(
-            say("error.decimal_above_max", param=param, most=most, value=value),
-            param=param,
-            code="decimal_above_max_value",
-        )
+        raise out_of_bounds(param, float(value), "gt", 0)
+    if value == inf or (most is not None and value > most):
+        raise out_of_bounds(param, float(value), "lt" if most is None else "le", inf if most is None else most)
 
 
 def _check_metadata(metadata: dict[str, str] | None) -> None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 
 from tunery.domain.errors import InvalidRequest
 from tunery.texts import say
 
+Bound = Literal["ge", "gt", "le", "lt"]
 Problem = Any  # pydantic's ErrorDetails, or FastAPI's dict of the same keys
 
 SOURCES = frozenset({"body", "query", "path", "header"})
@@ -40,12 +41,12 @@ TYPES = {
 
 GIVEN: dict[Any, str] = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
 
-# pydantic's type of error -> (OpenAI's code without the kind of number, which bound it names)
-BOUNDS = {
-    "greater_than_equal": ("below_min_value", "ge"),
-    "greater_than": ("below_min_value", "gt"),
-    "less_than_equal": ("above_max_value", "le"),
-    "less_than": ("above_max_value", "lt"),
+# pydantic's type of error -> which bound it names
+BOUNDS: dict[str, Bound] = {
+    "greater_than_equal": "ge",
+    "greater_than": "gt",
+    "less_than_equal": "le",
+    "less_than": "lt",
 }
 LENGTHS = {
     "string_too_short": ("string_below_min_length", "min_length"),
@@ -81,11 +82,7 @@ def from_problem(problem: Problem) -> InvalidRequest:
     if kind == "extra_forbidden":
         return InvalidRequest(say("error.unknown_parameter", param=param), param=param, code="unknown_parameter")
     if kind in BOUNDS:
-        suffix, bound = BOUNDS[kind]
-        value = problem.get("input")
-        code = f"{'integer' if isinstance(value, int) else 'decimal'}_{suffix}"
-        message = say(f"error.{code}.{bound}", param=param, bound=context[bound], value=repr(value))
-        return InvalidRequest(message, param=param, code=code)
+        return out_of_bounds(param, problem.get("input"), BOUNDS[kind], context[BOUNDS[kind]])
     if kind in LENGTHS:
         code, bound = LENGTHS[kind]
         size = {"size": context["actual_length"]} if kind == "too_long" else {}
@@ -105,6 +102,14 @@ def from_problem(problem: Problem) -> InvalidRequest:
         say("error.invalid_param", param=param, reason=reason) if param else say("error.invalid_body", reason=reason)
     )
     return InvalidRequest(message, param=param, code="invalid_value")
+
+
+def out_of_bounds(param: str | None, value: Any, bound: Bound, limit: float) -> InvalidRequest:
+    """A number that should be at or beyond the limit as `bound` says. A decimal is a float, also without a fraction."""
+    kind = "integer" if isinstance(value, int) else "decimal"
+    code = f"{kind}_{'below_min' if bound in ('ge', 'gt') else 'above_max'}_value"
+    message = say(f"error.{code}.{bound}", param=param, bound=limit, value=repr(value))
+    return InvalidRequest(message, param=param, code=code)
 
 
 def dotted(location: tuple[int | str, ...]) -> str:
