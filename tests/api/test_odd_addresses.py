@@ -30,6 +30,7 @@ ODD_IDS = [
     "%20",
 ]
 ODD_VALUES = ["%00", "%1f%7f", "%ff%fe", "%ed%a0%80", "x" * 3000, "-1", str(2**63), "9" * 400, "1e400", "nan", "", "[]"]
+MANY = ["={}", "[]={}", "[k{}]=v"]  # of one parameter, in every form that an array or an object has in an address
 ODD_HEADERS = [
     b"\xff\xfe",
     b"\x00",
@@ -94,6 +95,7 @@ def odd_addresses(path: str, query: list[str], known: dict[str, str]) -> Iterato
         yield from (around.replace("\0", odd) for odd in ODD_IDS)
     for name in query:
         yield from (f"{filled}?{name}={odd}" for odd in ODD_VALUES)
+        yield from (f"{filled}?" + "&".join(f"{name}{many.format(n)}" for n in range(2000)) for many in MANY)
     if query:
         yield from (f"{filled}?{odd}=1" for odd in ("%00", "%ff", "%ed%a0%80"))
 

@@ -86,7 +86,7 @@ def delete(api: Api, path: str) -> None:
 class Person:
     """Somebody with a role in the organisation and in a project of their own, and a key for it."""
 
-    def __init__(self, api: Api, number: int, organization_role: str, project_role: str) -> None:
+    def __init__(self, api: Api, number: int | str, organization_role: str, project_role: str) -> None:
         self.api = api
         self.project = post(api, f"{ORGANIZATION}/projects", {"name": f"p{number}"})["id"]
         member = {"email": f"{number}@example.com", "role": project_role}
@@ -98,6 +98,10 @@ class Person:
     @property
     def path(self) -> str:
         return f"{ORGANIZATION}/projects/{self.project}"
+
+    def helper(self) -> str:
+        """The secret of somebody else's key for the project, who may all that members may."""
+        return post(self.api, f"{self.path}/service_accounts", {"name": "helper"})["api_key"]["value"]
 
     def set_organization_role(self, role: str) -> None:
         post(self.api, f"{ORGANIZATION}/users/{self.id}", {"role": role})
@@ -147,8 +151,12 @@ def test_a_persons_key_before_and_after_every_change(api: Api, pair: tuple[str, 
     for number, (name, change, after) in enumerate(person_changes(*pair)):
         person = Person(api, number, *pair)
         found += check(api, person.secret, PERSON[pair], f"before {name}")
+        post(api, "/v1/webhook_endpoints", HOOK, person.helper())
         change(person)
         found += check(api, person.secret, after, f"after {name}")
+        with read(api.engine) as conn:  # a webhook is its project's: it goes on when a person loses a right
+            hears = bool(webhooks.endpoints_for(conn, person.project, "fine_tuning.job.failed"))
+        found += [f"after {name}: the webhook hears {hears}"] if hears is (name == "archived") else []
         walked += 1
     assert not found, "\n".join(found)
     assert walked == 10

@@ -5,14 +5,19 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
 
+from tests.api.test_rights import MAY, ORGANIZATION, PERSON, ROLES, Person, person_changes, post
 from tests.dashboard.stand import Stand
 from tunery.dashboard.guard import MAX_FAILURES, MAX_FAILURES_OF_KEY, WINDOW_S, Throttle
 from tunery.dashboard.routes import as_plain_csv
 from tunery.dashboard.sessions import COOKIE
+
+GOOD = b'{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}\n' * 10
 
 
 @pytest.fixture
@@ -33,11 +38,40 @@ def test_a_form_of_another_site_does_nothing(browser_like: httpx.Client) -> None
     assert "dataset.theme = matchMedia" in page.text  # still as the system
 
 
-def test_another_site_cannot_sign_a_visitor_in(stand: Stand) -> None:
-    answer = httpx.post(
-        f"{stand.url}/dashboard/session", data={"key": stand.key}, headers={"origin": "https://elsewhere.example"}
-    )
+@pytest.mark.parametrize("origin", ["https://elsewhere.example", "null", "http://[", "http://[::1", "//", "127.0.0.1"])
+def test_another_site_cannot_sign_a_visitor_in(stand: Stand, origin: str) -> None:
+    answer = httpx.post(f"{stand.url}/dashboard/session", data={"key": stand.key}, headers={"origin": origin})
     assert COOKIE not in answer.cookies and "reason=origin" in answer.headers["location"]
+
+
+def session_may(browser: httpx.Client, file_id: str) -> tuple[bool, bool]:
+    """Whether it gets a file, and whether it puts one there."""
+    sent = browser.post("/dashboard/upload", content=GOOD, headers={"x-filename": "b"})
+    return browser.get(f"/dashboard/download/{file_id}").status_code == 200, sent.status_code == 200
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("role", ROLES)
+def test_a_session_may_what_its_key_may_before_and_after_every_change(stand: Stand, role: str) -> None:
+    admin = {"authorization": f"Bearer {stand.key}"}
+    with httpx.Client(base_url=stand.url, headers=admin, timeout=60) as client:
+        api: Any = SimpleNamespace(client=client, as_key=lambda secret: {"authorization": f"Bearer {secret}"})
+        everywhere = post(api, f"{ORGANIZATION}/admin_api_keys", {"name": "everywhere"})["value"]
+        walked = 0
+        for number, (name, change, after) in enumerate(person_changes("member", role)):
+            person = Person(api, f"{role}{number}", "member", role)
+            theirs = api.as_key(everywhere) | {"openai-project": person.project}
+            file = {"file": ("a.jsonl", GOOD), "purpose": (None, "fine-tune")}
+            file_id = client.post("/v1/files", files=file, headers=theirs).json()["id"]
+            with httpx.Client(base_url=stand.url, headers={"origin": stand.url}, timeout=60) as browser:
+                browser.post("/dashboard/session", data={"key": person.secret})
+                before = session_may(browser, file_id)
+                change(person)
+                found = [before, session_may(browser, file_id)]
+            allowed = [MAY[PERSON["member", role]], MAY[after]]
+            assert found == [("look" in levels, "use" in levels) for levels in allowed], name
+            walked += 1
+        assert walked == 10
 
 
 PROXIED = {"origin": "https://tunery.example", "x-forwarded-host": "tunery.example", "x-forwarded-proto": "https"}
@@ -133,6 +167,9 @@ def test_a_page_runs_only_scripts_with_the_nonce_of_its_request(stand: Stand) ->
         ELSEWHERE,
         {"origin": "null"},
         {"origin": "https://127.0.0.1.elsewhere.example"},
+        {"origin": "http://["},
+        {"origin": "//"},
+        {"origin": "http://[::1"},
         {"sec-fetch-site": "cross-site"},
     ],
 )

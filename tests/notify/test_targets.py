@@ -42,7 +42,8 @@ def test_address_on_the_internet_is_public(address: str) -> None:
     assert is_public(address)
 
 
-@pytest.mark.parametrize("url", ["https://", "ftp://example.com/", "file:///etc/passwd", "//example.com", "x"])
+@pytest.mark.parametrize("url", ["https://", "ftp://example.com/", "file:///etc/passwd", "//example.com", "x",
+                                 "http://[", "http://a:99999/", "http://a:x/"])  # fmt: skip
 def test_address_that_is_not_http_is_refused(url: str) -> None:
     with pytest.raises(RefusedTarget, match="http"):
         resolve_target(url, allow_private=True)

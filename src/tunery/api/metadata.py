@@ -5,6 +5,7 @@ import re
 from starlette.datastructures import QueryParams
 
 from tunery.domain.errors import InvalidRequest
+from tunery.jobs.requests import MAX_METADATA
 from tunery.store.jobs import NULL_METADATA
 from tunery.texts import say
 
@@ -29,6 +30,9 @@ def metadata_filter(query: QueryParams) -> dict[str, str] | str | None:
     for name, value in query.multi_items():
         if match := re.fullmatch(r"metadata\[([^\]]*)\]", name):
             pairs[match.group(1)] = value
+    if len(pairs) > MAX_METADATA:  # each is a part of the query, and no object has so many
+        problem = say("error.metadata_too_many", most=MAX_METADATA, num_metadata=len(pairs))
+        raise InvalidRequest(problem, param="metadata", code="invalid_value")
     bare = query.get("metadata")
     if bare == "null" and not pairs:
         return NULL_METADATA

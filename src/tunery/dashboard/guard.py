@@ -87,7 +87,7 @@ def is_same_origin(connection: HTTPConnection, settings: Settings) -> bool:
     if origin is None:
         return True
     own = {headers.get("host"), urlsplit(settings.base_url).netloc}
-    return bool(host := urlsplit(origin).netloc) and host in own
+    return bool(host := origin.partition("://")[2]) and host in own
 
 
 # ---- scripts that are part of a page

@@ -65,10 +65,13 @@ def resolve_target(url: str, *, allow_private: bool) -> Target:
     Raises RefusedTarget for another scheme, an unknown host, or (unless allow_private) when any of its
     addresses is not public: a name with one public and one private address is how rebinding starts.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError as exc:  # of a version that did not look at it when it was entered
+        raise RefusedTarget(say("delivery.not_an_address", url=url)) from exc
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise RefusedTarget(say("delivery.not_an_address", url=url))
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     addresses = _addresses(parts.hostname, port)
     if not allow_private:
         for address in addresses:
