@@ -60,6 +60,7 @@ class Settings(BaseSettings):
     lease_s: float = Field(30, gt=0)  # a job whose worker is silent for so long goes back to the queue
     state_interval_s: float = Field(5, gt=0)  # least time between two states of a running job; 2 % of its time at most
     kept_state_days: float = Field(30, gt=0)  # how long a failed job can be resumed
+    stored_response_days: float = Field(30, gt=0)  # how long responses can be retrieved and continued
     paused_status: Literal["paused", "queued", "running"] = "paused"  # how a paused job shows to old clients
     cached_token_rule: Literal["block", "openai"] = "block"  # openai: from 1,024 tokens in steps of 128
     wandb_api_key: SecretStr | None = None

@@ -14,9 +14,11 @@ from tests.api.conftest import BASE, NOW, Api
 from tunery.api.openapi import OPEN_PATHS
 from tunery.domain.completions import StoredCompletion
 from tunery.domain.jobs import JobStatus
+from tunery.domain.responses import Conversation, StoredResponse
 from tunery.domain.tenants import Role
-from tunery.store import completions, models, outbox
+from tunery.store import completions, conversations, models, outbox, responses
 from tunery.store.database import write
+from tunery.wire.responses.items import read_items
 
 OPEN = set(OPEN_PATHS)
 TUNED = f"ft:{BASE}:personal::AbCd1234"
@@ -37,6 +39,12 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids], dict[str, Any]]] = {
     ("POST", "/tunery/v1/validations"): lambda ids: {"json": {"file": ids["file_id"]}},
     ("POST", "/v1/chat/completions"): lambda ids: {"json": {"model": TUNED, "messages": CHAT}},
     ("POST", "/v1/completions"): lambda _: {"json": {"model": TUNED, "prompt": "Hi"}},
+    ("POST", "/v1/responses"): lambda ids: {
+        "json": {"model": BASE, "input": "Hi", "previous_response_id": ids["response_id"]}
+    },
+    ("POST", "/v1/responses/input_tokens"): lambda ids: {
+        "json": {"model": BASE, "input": "Hi", "conversation": ids["conversation_id"]}
+    },
     ("POST", "/tunery/v1/scores"): lambda _: {
         "json": {"model": TUNED, "messages": [*CHAT, {"role": "assistant", "content": "Hello."}]}
     },
@@ -47,11 +55,16 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids], dict[str, Any]]] = {
     ("GET", "/tunery/v1/model_name"): lambda _: {"params": {"model": TUNED}},
 }
 # OpenAI's own status for a model that a job cannot be created on.
-REFUSALS = {("POST", "/v1/fine_tuning/jobs"): 400, ("GET", "/tunery/v1/model_name"): 400}
+REFUSALS = {
+    ("POST", "/v1/fine_tuning/jobs"): 400,
+    ("GET", "/tunery/v1/model_name"): 400,
+    ("POST", "/v1/responses"): 400,
+}
 EMPTY_LISTS = {("GET", "/tunery/v1/aliases/history")}  # a name without a history has an empty one
 CREATES = {  # they name nobody's object
     ("POST", "/v1/files"),
     ("POST", "/v1/uploads"),
+    ("POST", "/v1/conversations"),
     ("POST", "/v1/webhook_endpoints"),
     ("POST", "/tunery/v1/webhook_addresses"),
     ("POST", "/v1/organization/projects"),
@@ -152,9 +165,17 @@ def ids(api: Api) -> Ids:
     }
     uploaded, hooked, admin, account, alias, user = made.values()
     completion = StoredCompletion("chatcmpl-1", api.project_id, int(NOW), TUNED, {"messages": CHAT}, {"choices": []})
+    response = StoredResponse("resp_1", api.project_id, int(NOW), BASE, "completed", {}, is_background=True)
+    conversation = Conversation("conv_1", api.project_id, int(NOW))
+    (item,) = read_items("Hi")
     friend = api.make_project()
     with write(api.engine) as conn:
         completions.insert_completion(conn, completion)
+        responses.insert_response(conn, response)
+        conversations.insert_conversation(conn, conversation)
+        responses.add_items(
+            conn, api.project_id, [item], int(NOW), response_id=response.id, conversation_id=conversation.id
+        )
         permission = models.insert_permission(conn, TUNED, friend, NOW)
         notice = outbox.insert_outbox(
             conn, "webhook", "t", {}, project_id=api.project_id, now=NOW, endpoint_id=hooked["id"]
@@ -170,6 +191,9 @@ def ids(api: Api) -> Ids:
         "permission_id": permission.id,
         "upload_id": uploaded["id"],
         "completion_id": completion.id,
+        "response_id": response.id,
+        "conversation_id": conversation.id,
+        "item_id": item["id"],
         "endpoint_id": hooked["id"],
         "webhook_id": notice,
         "project_id": api.project_id,
@@ -219,7 +243,9 @@ def test_the_walk_asks_in_a_way_that_works_for_the_owner(api: Api, ids: Ids) -> 
     """Otherwise `not found` above could mean a wrong question. What deletes and what needs an engine is left out."""
     wrong = []
     for operation in operations(api.client.get("/openapi.json").json()):
-        needs_engine = operation.path.endswith(("completions", "/scores", "/estimates", "/run", "/test", "/resend"))
+        needs_engine = operation.path.endswith(
+            ("completions", "/responses", "/input_tokens", "/scores", "/estimates", "/run", "/test", "/resend")
+        )
         takes_away = operation.method == "DELETE" or operation.path.endswith("/archive")
         if takes_away or (operation.method != "GET" and needs_engine):
             continue
@@ -247,6 +273,8 @@ def test_the_walk_has_left_everything_in_its_place(api: Api, ids: Ids) -> None:
         f"/v1/models/{ids['model']}",
         f"/v1/webhook_endpoints/{ids['endpoint_id']}",
         f"/v1/chat/completions/{ids['completion_id']}",
+        f"/v1/responses/{ids['response_id']}",
+        f"/v1/conversations/{ids['conversation_id']}/items/{ids['item_id']}",
         f"/v1/organization/projects/{ids['project_id']}/api_keys/{ids['api_key_id']}",
         f"/v1/organization/admin_api_keys/{ids['key_id']}",
     ):

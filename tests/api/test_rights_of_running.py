@@ -19,6 +19,8 @@ from tunery.api.delivery import Running
 from tunery.dashboard.comparison import Comparison, Contestant, Plan, Runner
 from tunery.dashboard.connection import Connection
 from tunery.dashboard.models import list_models
+from tunery.store.database import read
+from tunery.store.responses import find_response
 from tunery.texts import translator
 
 ASKED = LONG | {"messages": [{"role": "user", "content": "Say something."}]}
@@ -184,3 +186,41 @@ def test_an_organization_without_an_active_project_can_make_one(api: Api) -> Non
     assert api.client.post(f"{ORGANIZATION}/projects", json={"name": "anew"}, headers=admin).status_code == 200
     assert api.client.get("/v1/files", headers=admin).status_code == 200
     assert api.client.get(f"{ORGANIZATION}/projects", headers=api.as_key(SECRET)).status_code == 401
+
+
+RESPONSES = "/v1/responses"
+LONG_RESPONSE = {"model": BASE, "input": "Say something.", "max_output_tokens": 1500, "temperature": 1}
+
+
+def test_a_streamed_response_ends_with_an_error_event(api: Api, url: str) -> None:
+    person = person_of(api)
+    headers, events = api.as_key(person.secret), []
+    asked = LONG_RESPONSE | {"stream": True}
+    with httpx.stream("POST", url + RESPONSES, json=asked, headers=headers, timeout=60) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("data: "):
+                events.append(json.loads(line[6:]))
+                if len(events) == 8:
+                    delete(api, f"{person.path}/api_keys/{person.key_id}")
+    assert events[-1]["type"] == "error"
+    assert events[-1]["code"] == "invalid_api_key"
+    (record,) = records(api, 1, person.project)
+    assert record.output_tokens < 1500
+
+
+def test_a_background_response_fails_when_its_key_loses_the_right(api: Api) -> None:
+    person = person_of(api)
+    made = api.client.post(
+        RESPONSES, json=LONG_RESPONSE | {"background": True}, headers=api.as_key(person.secret)
+    ).json()
+    delete(api, f"{person.path}/api_keys/{person.key_id}")
+    deadline = time.monotonic() + 60
+    while True:
+        with read(api.engine) as conn:
+            found = find_response(conn, made["id"], person.project)
+        assert found is not None
+        if found.has_ended or time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    assert found.status == "failed"
+    assert "may no longer be used" in found.body["error"]["message"]

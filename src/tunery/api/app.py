@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import APIRouter, FastAPI
 from sqlalchemy.exc import SQLAlchemyError
@@ -15,6 +16,7 @@ from tunery.api.audit_logs import router as audit
 from tunery.api.chat.routes import router as inference
 from tunery.api.chat.stored import router as stored_completions
 from tunery.api.context import Context
+from tunery.api.conversations.routes import router as conversations
 from tunery.api.delivery import Running, watch_rights
 from tunery.api.files.routes import router as files
 from tunery.api.fine_tuning.permissions import router as permissions
@@ -28,6 +30,8 @@ from tunery.api.middleware import BodyLimit, RequestContext, VisitorAddress, Vis
 from tunery.api.models import router as models
 from tunery.api.projects.routes import router as projects
 from tunery.api.refusals import Refusals
+from tunery.api.responses.background import end_left_alone
+from tunery.api.responses.routes import router as responses
 from tunery.api.tunery.aliases import router as aliases
 from tunery.api.tunery.console.routes import router as console
 from tunery.api.tunery.datasets.routes import router as data
@@ -48,9 +52,10 @@ from tunery.tracing import Traced
 
 log = logging.getLogger(__name__)
 
-FLUSH_EVERY_S = 30
+TEND_EVERY_S = 30
 ROUTERS: tuple[APIRouter, ...] = (
     inference,  # asked far more often than all others: a request is compared with one route after the other
+    responses,
     files,
     uploads,
     jobs,
@@ -59,6 +64,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     graders,
     models,
     stored_completions,
+    conversations,
     webhooks,
     aliases,
     console,
@@ -91,14 +97,16 @@ def create_context(settings: Settings, clock: Clock = system_clock) -> Context:
     )
 
 
-async def flush_now_and_then(context: Context) -> None:
-    """Which answers arrived is noted with the next request; on a quiet server this does it."""
+async def tend(context: Context) -> None:
+    """What no request does in time: which answers arrived is noted with the next one, on a quiet server here; and
+    responses whose process was killed are ended."""
     while True:
-        await asyncio.sleep(FLUSH_EVERY_S)
-        try:
-            await asyncio.to_thread(context.meter.flush)
-        except SQLAlchemyError:
-            log.exception("the ledger could not be written; it is tried again")
+        for work in (context.meter.flush, partial(end_left_alone, context)):
+            try:
+                await asyncio.to_thread(work)
+            except SQLAlchemyError:
+                log.exception("the database could not be written; it is tried again")
+        await asyncio.sleep(TEND_EVERY_S)
 
 
 def create_app(settings: Settings, clock: Clock = system_clock) -> FastAPI:
@@ -107,11 +115,11 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        flusher = asyncio.create_task(flush_now_and_then(context))
-        watcher = asyncio.create_task(watch_rights(context))
+        tending = asyncio.create_task(tend(context))
+        watching = asyncio.create_task(watch_rights(context))
         yield
-        flusher.cancel()
-        watcher.cancel()
+        tending.cancel()
+        watching.cancel()
         await context.shared(Running).close()
         context.meter.flush()
         context.shared(Comparers).close()

@@ -10,12 +10,14 @@ from typing import Any
 from tunery.api.app import create_app
 from tunery.settings import load_settings
 from tunery.wire.chat import CHAT, COMPLETIONS, Parameter
+from tunery.wire.responses.request import RESPONSES
 
 # What `client.` of the official SDKs calls an operation where its path does not tell. Ours have no name there.
 SDK_NAMES = {
     "GET /v1/files/{file_id}/content": "files.content",
     "GET /v1/fine_tuning/jobs/{job_id}/events": "fine_tuning.jobs.list_events",
     "GET /v1/fine_tuning/checkpoints/{checkpoint}/permissions": "fine_tuning.checkpoints.permissions.list, .retrieve",
+    "POST /v1/responses/input_tokens": "responses.input_tokens.count",
     "GET /v1/webhook_event_types": "webhooks.event_types.list",
     "GET /v1/organization/usage/completions": "admin.organization.usage.completions",
     "GET /v1/organization/costs": "admin.organization.usage.costs",
@@ -36,6 +38,7 @@ LIMITS = {
     "POST /v1/fine_tuning/alpha/graders/validate": "as `run`.",
     "POST /v1/chat/completions": "text only; see the parameters below.",
     "POST /v1/completions": "see the parameters below.",
+    "POST /v1/responses": "text and functions only; see the parameters below.",
     "GET /v1/files/{file_id}/content": "result files come as base64, as from OpenAI.",
     "POST /v1/webhook_endpoints": "takes every event type; `GET /v1/webhook_event_types` lists those that happen.",
 }
@@ -43,7 +46,8 @@ NOT_HERE = {
     "Evals (`/v1/evals`)": "later",
     "Reinforcement fine-tuning, `python` graders": "later",
     "Batches (`/v1/batches`)": "later; files of purpose `batch` are stored",
-    "Responses, Assistants, Realtime, Agents": "no",
+    "Hosted tools of Responses, `/v1/responses/compact`, reusable prompts": "no: send functions and texts",
+    "Assistants, Realtime": "no",
     "Embeddings, images, audio, video, moderations": "no: there are no such models here",
 }
 
@@ -101,7 +105,7 @@ def document() -> str:
         lines += [*(operation_row(*row) for row in rows), ""]
     lines += ["## Not here", "", "| what | will it come |", "|---|---|"]
     lines += [*(f"| {what} | {when} |" for what, when in NOT_HERE.items()), ""]
-    for title, table in (("chat completions", CHAT), ("completions", COMPLETIONS)):
+    for title, table in (("chat completions", CHAT), ("completions", COMPLETIONS), ("responses", RESPONSES)):
         lines += [f"## Parameters of {title}", ""]
         lines += ["An unknown parameter is an error. Refused ones are an error too; ignored ones change nothing.", ""]
         lines += ["| parameter | state | note |", "|---|---|---|", *parameter_rows(table), ""]

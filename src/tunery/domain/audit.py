@@ -41,6 +41,10 @@ OwnEvent = Literal[
     "alias.deleted",
     "chat.completion.updated",
     "chat.completion.deleted",
+    "response.deleted",
+    "conversation.updated",
+    "conversation.deleted",
+    "conversation.item.deleted",
 ]
 """Of what OpenAI's API has no name for."""
 EventType = OpenAIEvent | OwnEvent

@@ -25,6 +25,11 @@ PREFIXES = {
     "request": "req_",
     "chat": "chatcmpl-",
     "completion": "cmpl-",
+    "response": "resp_",
+    "message": "msg_",
+    "function_call": "fc_",
+    "function_call_output": "fco_",
+    "conversation": "conv_",
     "audit": "audit_log-",
     "model": "model_",
 }

@@ -1,11 +1,11 @@
-"""Removes what jobs that have ended, and files that have expired, left on the disk and in the blobs."""
+"""Removes what jobs that have ended left on the disk and in the blobs, and what is kept for a time only."""
 
 import shutil
 
 from tunery.jobs.resources import Resources
 from tunery.store import jobs, models
 from tunery.store.database import read, write
-from tunery.store.expiry import remove_expired
+from tunery.store.expiry import remove_expired, remove_old_responses
 from tunery.store.storage import forget_reservations
 
 DAY_S = 86_400.0
@@ -17,6 +17,8 @@ def clean(resources: Resources) -> None:
     _clean_job_blobs(resources)
     _clean_mail_folder(resources)
     remove_expired(resources.engine, resources.blobs, resources.clock())
+    oldest = resources.clock() - resources.settings.stored_response_days * DAY_S
+    remove_old_responses(resources.engine, oldest)
     with write(resources.engine) as conn:
         forget_reservations(conn, resources.clock())
 

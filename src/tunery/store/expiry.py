@@ -2,7 +2,7 @@
 
 from sqlalchemy import Engine
 
-from tunery.store import files
+from tunery.store import files, responses
 from tunery.store.blobs import Blobs
 from tunery.store.database import write
 
@@ -36,3 +36,13 @@ def _uploads(engine: Engine, blobs: Blobs, now: float) -> None:
             blobs.delete_dir(f"uploads/{upload.id}")
         if not expired:
             return
+
+
+def remove_old_responses(engine: Engine, created_before: float) -> None:
+    """Responses with their items, but for what conversations hold."""
+    is_done = False
+    while not is_done:
+        with write(engine) as conn:
+            is_done = responses.delete_expired(conn, created_before) == 0
+    with write(engine) as conn:
+        responses.delete_stray_items(conn, created_before)

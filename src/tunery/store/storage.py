@@ -1,7 +1,7 @@
 """How many bytes a project stores, and how many more it has been promised while they arrive."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Select, delete, func, select
@@ -9,10 +9,13 @@ from sqlalchemy import BigInteger, Connection, Select, delete, func, select
 from tunery.store.database import lock_across_processes
 from tunery.store.tables import (
     alias_changes,
+    conversations,
     files,
     jobs,
     models,
     outbox,
+    response_items,
+    responses,
     storage_reservations,
     stored_completions,
     upload_parts,
@@ -34,12 +37,13 @@ class Stored:
     upload_parts: int  # of uploads that have not ended
     completions: int
     models: int  # adapters, checkpoints that can be used included
+    responses: int  # and the items of conversations
     states: int  # of jobs that have not ended or can be resumed
     records: int  # what is small by itself and very many: see `_rows`
 
     @property
     def total(self) -> int:
-        return self.files + self.upload_parts + self.completions + self.models + self.states + self.records
+        return sum(astuple(self))
 
 
 def stored_bytes(conn: Connection, project_id: str) -> Stored:
@@ -51,6 +55,10 @@ def stored_bytes(conn: Connection, project_id: str) -> Stored:
         _sum(conn, parts.where(uploads.c.project_id == project_id)),
         _sum(conn, select(func.sum(stored_completions.c.bytes)).where(stored_completions.c.project_id == project_id)),
         _sum(conn, select(func.sum(models.c.num_bytes)).where(models.c.project_id == project_id)),
+        sum(
+            _sum(conn, select(func.sum(table.c.bytes)).where(table.c.project_id == project_id))
+            for table in (responses, response_items)
+        ),
         _sum(conn, select(func.sum(state)).where(jobs.c.project_id == project_id, goes_on)),
         max(0, _rows(conn, project_id) - NUM_FREE_ROWS) * ROW_BYTES,
     )
@@ -58,7 +66,7 @@ def stored_bytes(conn: Connection, project_id: str) -> Stored:
 
 def _rows(conn: Connection, project_id: str) -> int:
     """Of what has no size of its own, so that a million empty files, or messages, are not for nothing."""
-    tables = (files, uploads, webhook_endpoints, alias_changes, outbox)
+    tables = (files, uploads, webhook_endpoints, alias_changes, outbox, conversations)
     numbers = [_sum(conn, select(func.count()).where(table.c.project_id == project_id)) for table in tables]
     events = _sum(conn, select(func.sum(jobs.c.step)).where(jobs.c.project_id == project_id))  # one a step
     return sum(numbers) + numbers[0] * ROWS_OF_A_FILE + events

@@ -304,6 +304,66 @@ stored_completions = table(
     Index(None, "project_id", "bytes"),
 )
 
+responses = table(
+    "responses",
+    seq_and_id(),
+    project_id(),
+    created_at(),
+    strings("model", "status"),
+    jsons("body"),  # without its output, which lies in response_items
+    jsons("metadata", null=True),
+    strings("previous_response_id", null=True),  # may be gone
+    flags("is_background"),
+    integers("seen_at", null=True),  # of those under way: when their process last said that it works on them
+    counts("bytes"),
+    Index(None, "project_id", "created_at", "seq"),
+    Index(None, "project_id", "bytes"),
+    Index(None, "created_at"),
+    Index(
+        "ix_responses_under_way",
+        "seen_at",
+        sqlite_where=text("status IN ('queued', 'in_progress')"),
+        postgresql_where=text("status IN ('queued', 'in_progress')"),
+    ),
+)
+
+conversations = table(
+    "conversations",
+    seq_and_id(),
+    project_id(),
+    created_at(),
+    jsons("metadata", null=True),
+    strings("used_by", null=True),  # the response that is being answered in it
+    integers("used_until", null=True),
+    Index(None, "project_id", "created_at", "seq"),
+)
+
+response_items = table(
+    "response_items",
+    seq(),
+    strings("id"),  # not unique: an answer's items come back as input
+    project_id(),
+    created_at(),
+    strings("response_id", null=True),
+    strings("direction"),  # input, output
+    strings("conversation_id", null=True),  # may be gone
+    jsons("item"),
+    counts("bytes"),
+    Index(None, "project_id", "id"),
+    Index(None, "response_id", "seq"),
+    Index(None, "conversation_id", "created_at", "seq"),
+    Index(None, "project_id", "bytes"),
+)
+
+response_events = table(
+    "response_events",
+    seq(),
+    Column("response_id", String, ForeignKey("responses.id", ondelete="CASCADE"), nullable=False),
+    integers("last_number"),  # sequence_number of the last of these events
+    jsons("events"),
+    Index(None, "response_id", "last_number"),
+)
+
 # ---- metering
 usage_records = table(
     "usage_records",

@@ -71,7 +71,7 @@ def from_problems(problems: Sequence[Problem]) -> InvalidRequest:
     others = {each["type"] for each in same} - {"literal_error"}
     if literals and isinstance(problem["input"], str) and others <= {"model_type", "dict_type"}:
         return from_problem(literals[0])  # a mode or an object: a text is one of the modes, misspelt
-    return _wrong_type(problem, param, reduce(_or, dict.fromkeys(expected)))
+    return wrong_type(param, reduce(_or, dict.fromkeys(expected)), problem.get("input"))
 
 
 def from_problem(problem: Problem) -> InvalidRequest:
@@ -96,7 +96,7 @@ def from_problem(problem: Problem) -> InvalidRequest:
         message = say("error.value_not_supported", value=value, supported=supported)
         return InvalidRequest(message, param=param, code="invalid_value")
     if kind in TYPES:
-        return _wrong_type(problem, param, say(f"type.{TYPES[kind]}"))
+        return wrong_type(param, say(f"type.{TYPES[kind]}"), problem.get("input"))
     reason = _reason(problem)
     message = (
         say("error.invalid_param", param=param, reason=reason) if param else say("error.invalid_body", reason=reason)
@@ -150,8 +150,9 @@ def _or(one: str, other: str) -> str:
     return say("type.or", one=one, other=other)
 
 
-def _wrong_type(problem: Problem, param: str | None, types: str) -> InvalidRequest:
-    given = say(f"type.{GIVEN.get(type(problem.get('input')), 'null')}")
+def wrong_type(param: str | None, types: str, value: Any) -> InvalidRequest:
+    """`types`: in words, what `value` should have been."""
+    given = say(f"type.{GIVEN.get(type(value), 'null')}")
     if param is None:
         return InvalidRequest(say("error.wrong_body_type", types=types, given=given), code="invalid_type")
     return InvalidRequest(

@@ -9,7 +9,8 @@ from tests.api.conftest import EXAMPLE, NOW, Api
 from tests.api.test_uploads import WHOLE, add, begin
 from tunery.domain.completions import StoredCompletion
 from tunery.domain.jobs import JobStatus
-from tunery.store import completions
+from tunery.domain.responses import StoredResponse
+from tunery.store import completions, responses
 from tunery.store.database import write
 
 LOGS = "/v1/organization/audit_logs"
@@ -17,6 +18,7 @@ JOB = "/v1/fine_tuning/jobs"
 PERMISSIONS = "/v1/fine_tuning/checkpoints/{checkpoint}/permissions"
 HOOKS = "/v1/webhook_endpoints"
 COMPLETION = "/v1/chat/completions/{completion_id}"
+CONVERSATION = "/v1/conversations/{conversation_id}"
 
 LOGGED = {
     ("POST", "/v1/files"): ["file.created"],
@@ -41,11 +43,20 @@ LOGGED = {
     ("DELETE", "/tunery/v1/aliases"): ["alias.deleted"],
     ("POST", COMPLETION): ["chat.completion.updated"],
     ("DELETE", COMPLETION): ["chat.completion.deleted"],
+    ("DELETE", "/v1/responses/{response_id}"): ["response.deleted"],
+    ("POST", CONVERSATION): ["conversation.updated"],
+    ("DELETE", CONVERSATION): ["conversation.deleted"],
+    ("DELETE", CONVERSATION + "/items/{item_id}"): ["conversation.item.deleted"],
 }
 UNLOGGED = {  # they change nothing that somebody else could miss; the usage ledger has what they cost
     ("POST", "/tunery/v1/webhook_addresses"),  # only judged
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
+    ("POST", "/v1/responses"),
+    ("POST", "/v1/responses/input_tokens"),
+    ("POST", "/v1/responses/{response_id}/cancel"),  # it stays, as far as it came
+    ("POST", "/v1/conversations"),
+    ("POST", CONVERSATION + "/items"),
     ("POST", "/v1/uploads"),
     ("POST", "/v1/uploads/{upload_id}/parts"),
     ("POST", "/v1/uploads/{upload_id}/cancel"),
@@ -103,6 +114,13 @@ def keep_completion(api: Api) -> str:
     return stored.id
 
 
+def keep_response(api: Api) -> str:
+    stored = StoredResponse("resp_1", api.project_id, int(NOW), "m", "completed", {})
+    with write(api.engine) as conn:
+        responses.insert_response(conn, stored)
+    return stored.id
+
+
 def test_every_change_is_in_the_log_with_who_made_it_and_from_where(api: Api) -> None:
     changes = Changes(api)
     words = [
@@ -145,6 +163,13 @@ def test_every_change_is_in_the_log_with_who_made_it_and_from_where(api: Api) ->
     kept = {"completion_id": keep_completion(api)}
     changes.make("POST", COMPLETION, kept, json={"metadata": {"a": "b"}})
     changes.make("DELETE", COMPLETION, kept)
+    changes.make("DELETE", "/v1/responses/{response_id}", {"response_id": keep_response(api)})
+    items = [{"role": "user", "content": "Hi"}]
+    conversation = {"conversation_id": api.client.post("/v1/conversations", json={"items": items}).json()["id"]}
+    changes.make("POST", CONVERSATION, conversation, json={"metadata": {"a": "b"}})
+    listed = api.client.get((CONVERSATION + "/items").format(**conversation)).json()["data"]
+    changes.make("DELETE", CONVERSATION + "/items/{item_id}", conversation | {"item_id": listed[0]["id"]})
+    changes.make("DELETE", CONVERSATION, conversation)
     assert changes.told == LOGGED
 
 

@@ -80,6 +80,7 @@ class StoredOut(BaseModel):
     upload_parts: int = Field(description="Of uploads that are neither completed nor cancelled.")
     completions: int = Field(description="Stored completions, request and answer as JSON.")
     models: int = Field(description="Adapters of fine-tuned models and of checkpoints.")
+    responses: int = Field(description="Stored responses, and the items of conversations.")
     states: int = Field(description="What jobs go on from that have not ended or can be resumed.")
     records: int = Field(
         description="Files, uploads, messages, alias changes and job events beyond 100,000, by number."

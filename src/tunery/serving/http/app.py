@@ -31,6 +31,7 @@ from tunery.serving.http.schemas import (
     as_sent,
 )
 from tunery.serving.http.service import Service
+from tunery.serving.http.tool_use import shown_tool
 from tunery.texts import say
 from tunery.wire.stream import DONE, ClientGone, while_connected, write_event
 from tunery.wire.validation import from_problems
@@ -138,7 +139,10 @@ class Routes:
         wanted = parse(TokenizeRequest, await read_body(request))
         renderer = self._service.renderer
         if wanted.messages is not None:
-            ids = renderer.prompt_ids(as_sent(wanted.messages), add_generation_prompt=wanted.add_generation_prompt)
+            self._service.check_size(sum(map(chat.size_of, wanted.messages)), param="messages")
+            tools = [shown_tool(tool.function) for tool in wanted.tools or ()]
+            ask = wanted.add_generation_prompt
+            ids = renderer.prompt_ids(as_sent(wanted.messages), tools or None, add_generation_prompt=ask)
         elif wanted.prompt is not None:
             ids = renderer.encode(wanted.prompt)
         else:

@@ -38,7 +38,7 @@ async def prepare(service: Service, request: ChatRequest) -> Chat:
     if rules is not None:
         check_cost(rules.schemas)
     tools = policy.tools if policy.choice != "none" else []
-    service.check_size(sum(map(_size, request.messages)), param="messages")
+    service.check_size(sum(map(size_of, request.messages)), param="messages")
     prompt_ids = service.renderer.prompt_ids(as_sent(request.messages), tools or None)
     wanted = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
     num_top = (request.top_logprobs or 0) if request.logprobs else None
@@ -63,7 +63,7 @@ async def prepare(service: Service, request: ChatRequest) -> Chat:
     return Chat(request, heading, policy, has_format, generations, Usage([generations]))
 
 
-def _size(message: Message) -> int:
+def size_of(message: Message) -> int:
     """Characters of its text."""
     if isinstance(message.content, list):
         return sum(len(part.text or "") for part in message.content)

@@ -162,4 +162,5 @@ class TokenizeRequest(BaseModel):
     model: str | None = None
     prompt: str | None = None
     messages: list[Message] | None = None
+    tools: list[ToolDefinition] | None = None
     add_generation_prompt: bool = True

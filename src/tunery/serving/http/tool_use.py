@@ -59,7 +59,7 @@ def policy_of(request: ChatRequest) -> ToolPolicy:
         if name not in {function.name for function in functions}:
             raise InvalidRequest(say("error.tool_choice_unknown", name=name), param="tool_choice")
     return ToolPolicy(
-        tools=[_tool(function) for function in functions],
+        tools=[shown_tool(function) for function in functions],
         schemas=[function_schema(one.model_dump(), f"tools[{index}].function") for index, one in enumerate(functions)],
         choice=mode,
         callable_names=frozenset(names),
@@ -78,7 +78,8 @@ def _chosen(choice: str | NamedTool | AllowedToolChoice | None, names: list[str]
     return choice.function.name, [choice.function.name]
 
 
-def _tool(function: FunctionDefinition) -> dict[str, Any]:
+def shown_tool(function: FunctionDefinition) -> dict[str, Any]:
+    """As the prompt shows it."""
     return {"type": "function", "function": function.model_dump(exclude_none=True, exclude={"strict"})}
 
 

@@ -1,0 +1,1 @@
+"""Conversations: items that responses begin with and add to."""

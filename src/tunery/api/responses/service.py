@@ -1,0 +1,368 @@
+"""One response from the request to the ledger: what the model is to see is put together, asked for as a chat
+(`api.inference`), and what comes back is told, and kept, as a response."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from tunery.api import inference
+from tunery.api.body import without_nul
+from tunery.api.context import Context
+from tunery.domain.errors import InvalidRequest, TuneryError
+from tunery.domain.ids import new_id
+from tunery.domain.responses import ENDED, StoredResponse
+from tunery.domain.tenants import Caller
+from tunery.engines.pool import Target, resolve
+from tunery.metering.ledger import RequestIds
+from tunery.store import conversations, responses
+from tunery.store.database import read, write
+from tunery.texts import say
+from tunery.wire.chat import check
+from tunery.wire.responses.items import num_droppable, read_items, references, resolved, without_oldest
+from tunery.wire.responses.reply import Reply, new_response
+from tunery.wire.responses.request import (
+    INPUT_TOKENS,
+    RESPONSES,
+    chat_request,
+    check_include,
+    own_param,
+    streamed,
+)
+from tunery.wire.stream import write_event
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+USED_S = 600.0  # how long a conversation waits for a response whose process was killed; clients wait as long
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request for a response that was let in."""
+
+    ask: inference.Ask
+    sent: Json
+    own: list[Json]  # the items of its own input, for those who come after
+    reply: Reply
+
+    @property
+    def response(self) -> Json:
+        """As far as it has come."""
+        return self.reply.response
+
+    @property
+    def id(self) -> str:
+        return self.response["id"]
+
+    @property
+    def project_id(self) -> str:
+        return self.ask.ticket.caller.project_id
+
+    @property
+    def is_kept(self) -> bool:
+        return self.sent.get("store") is not False
+
+    @property
+    def conversation(self) -> str | None:
+        return self.sent.get("conversation")
+
+
+async def admit(context: Context, caller: Caller, ids: RequestIds, sent: Json) -> Asked:
+    """Raises what `inference.admit` does, in the words of this dialect, NotFound for what the request refers to, and
+    InvalidRequest for a conversation that is in use."""
+    _check(sent)
+    response_id = new_id("response")
+    if sent.get("conversation") is None:
+        return await _admit(context, caller, ids, sent, response_id)
+    await asyncio.to_thread(_lock, context, caller, sent["conversation"], response_id)
+    try:
+        return await _admit(context, caller, ids, sent, response_id)
+    except BaseException:
+        await asyncio.shield(asyncio.to_thread(_unlock, context, sent["conversation"], response_id))
+        raise
+
+
+async def _admit(context: Context, caller: Caller, ids: RequestIds, sent: Json, response_id: str) -> Asked:
+    earlier, own = await context.look(partial(_items, context, caller, sent))
+    with _own_words():
+        body = chat_request(sent, earlier + own)
+        if sent.get("stream") or sent.get("background"):
+            body = streamed(body)
+        ask = await inference.admit(context, caller, ids, "chat", body, keeps=sent.get("store") is not False)
+        if sent.get("truncation") == "auto" and ask.target.upstream is None:
+            try:
+                ask = await _fit(context, ask, sent, earlier + own)
+            except BaseException:
+                await inference.abandon(context, ask)
+                raise
+    response = new_response(response_id, context.now(), {**sent, "model": ask.target.public_name})
+    return Asked(ask, sent, own, Reply(response))
+
+
+def _check(sent: Json) -> None:
+    """What no other part of a request and no model decides."""
+    check(sent, RESPONSES)
+    check_include(sent.get("include"))
+    _check_prompt(sent)
+    if sent.get("background") and sent.get("store") is False:
+        raise InvalidRequest(say("error.background_needs_store"), param="background", code="invalid_value")
+
+
+def _check_prompt(sent: Json) -> None:
+    if sent.get("previous_response_id") is not None and sent.get("conversation") is not None:
+        raise InvalidRequest(
+            say("error.previous_and_conversation"), param="previous_response_id", code="mutually_exclusive_parameters"
+        )
+    effort = (sent.get("reasoning") or {}).get("effort")
+    if effort not in (None, "none"):
+        raise _unsupported("reasoning.effort", RESPONSES["reasoning"].note)
+    if (sent.get("text") or {}).get("verbosity") not in (None, "medium"):
+        raise _unsupported("text.verbosity", RESPONSES["text"].note)
+
+
+def _unsupported(name: str, note: str) -> InvalidRequest:
+    message = say("error.parameter_not_supported", name=name, note=note)
+    return InvalidRequest(message, param=name, code="unsupported_parameter")
+
+
+@contextmanager
+def _own_words() -> Iterator[None]:
+    """Errors of the chat that is asked name what this dialect calls the parameter."""
+    try:
+        yield
+    except InvalidRequest as exc:
+        exc.param = own_param(exc.param)
+        raise
+
+
+# ---- what the model is to see
+
+
+def _items(context: Context, caller: Caller, sent: Json) -> tuple[list[Json], list[Json]]:
+    """What came before, and the request's own."""
+    own = read_items(sent.get("input") or [])
+    previous, conversation = sent.get("previous_response_id"), sent.get("conversation")
+    wanted = references(own)
+    if not (previous or conversation or wanted):
+        return [], own
+    earlier: list[Json] = []
+    with read(context.database) as conn:
+        if previous:
+            earlier = _chain(conn, previous, caller.project_id)
+        elif conversation:
+            conversations.get_conversation(conn, conversation, caller.project_id)
+            earlier = conversations.all_items(conn, conversation)
+        own = resolved(own, responses.find_items(conn, caller.project_id, wanted))
+    return earlier, own
+
+
+def _chain(conn: Connection, response_id: str, project_id: str) -> list[Json]:
+    """Inputs and outputs of a response and all before it, oldest first."""
+    links = responses.chain(conn, response_id, project_id)
+    if not links or links[-1].previous_response_id is not None:
+        missing = links[-1].previous_response_id if links else response_id
+        raise InvalidRequest(
+            say("error.previous_response_not_found", response_id=missing),
+            param="previous_response_id",
+            code="previous_response_not_found",
+        )
+    if links[0].status not in ENDED:
+        raise InvalidRequest(say("error.previous_response_under_way"), param="previous_response_id")
+    return responses.items_of(conn, *(link.id for link in links))
+
+
+async def count_input(context: Context, caller: Caller, sent: Json) -> int:
+    """Tokens of the prompt that a request for a response would have."""
+    check(sent, INPUT_TOKENS)
+    _check_prompt(sent)
+    earlier, own = await context.look(partial(_items, context, caller, sent))
+    with _own_words():
+        body = chat_request(sent, earlier + own)
+        target = await context.look(partial(_resolve, context, caller, sent["model"]))
+        if target.upstream is not None:
+            theirs = ("instructions", "text", "tools", "tool_choice", "parallel_tool_calls", "reasoning")
+            asked = {name: sent[name] for name in theirs if sent.get(name) is not None}
+            path, asked = "/v1/responses/input_tokens", {**asked, "input": earlier + own}
+            async with context.upstream.post(path, asked, target) as given:
+                return orjson.loads(await given.read())["input_tokens"]
+        return (await _count(context, target, body))[0]
+
+
+def _resolve(context: Context, caller: Caller, model: str) -> Target:
+    with read(context.database) as conn:
+        return resolve(conn, context.catalog, model, caller.project_id)
+
+
+async def _count(context: Context, target: Target, body: Json) -> tuple[int, int]:
+    """Tokens of a chat's prompt, and the longest that the engine takes together with its answer."""
+    shown = body.get("tools") if body.get("tool_choice") != "none" else None
+    asked = {"messages": body["messages"], **({"tools": shown} if shown else {})}
+    async with context.engines.post("/tokenize", asked, target) as given:
+        counted = orjson.loads(await given.read())
+    return counted["count"], counted["max_model_len"]
+
+
+async def _fit(context: Context, ask: inference.Ask, sent: Json, items: list[Json]) -> inference.Ask:
+    """The same with as many of the oldest items left out as is needed, when the prompt is too long.
+
+    It then leaves room for the longest answer asked for, or a quarter of the context, and never less than half to the
+    prompt. The least number to leave out is found by halving: ten counts for a thousand items.
+    """
+    target, body = ask.target, ask.forwarded
+    if await _fits(context, target, body):
+        return ask
+    low, high = 1, num_droppable(items)
+    _, limit = await _count(context, target, chat_request(sent, without_oldest(items, high)))
+    room = min(sent.get("max_output_tokens") or limit // 4, limit // 2)
+    while low < high:
+        middle = (low + high) // 2
+        if await _fits(context, target, chat_request(sent, without_oldest(items, middle)), room):
+            high = middle
+        else:
+            low = middle + 1
+    messages = chat_request(sent, without_oldest(items, high))["messages"]
+    return replace(ask, forwarded={**body, "messages": messages})
+
+
+async def _fits(context: Context, target: Target, body: Json, room: int = 1) -> bool:
+    """Whether the context has so much room beside the prompt. The engine does not even count what is far too long."""
+    try:
+        count, limit = await _count(context, target, body)
+    except InvalidRequest as exc:
+        if exc.code != "context_length_exceeded":
+            raise
+        return False
+    return count + room <= limit
+
+
+# ---- the answer
+
+
+async def complete(context: Context, asked: Asked) -> Json:
+    """The whole response. The ledger has it, and so has who may ask for it later, before the client does."""
+    reply, is_kept = asked.reply, False
+    try:
+        with _own_words():
+            answer = await inference.complete(context, asked.ask)
+        reply.begin()
+        reply.take(answer)
+        reply.end(context.now(), is_cancelled=asked.ask.gone.is_set())
+        await asyncio.to_thread(_keep, context, asked)
+        is_kept = True
+    finally:
+        if not is_kept:
+            await release(context, asked)
+    return reply.response
+
+
+async def stream(context: Context, asked: Asked) -> AsyncGenerator[bytes]:
+    """The events of the response. What `inference.chunks` raises before the first is raised here, too."""
+    reply, is_kept = asked.reply, False
+    try:
+        async with aclosing(events(context, asked)) as told:
+            async for event in told:
+                yield write_event(event, event["type"])
+        last = reply.end(context.now(), is_cancelled=asked.ask.gone.is_set())
+        await asyncio.to_thread(_keep, context, asked)
+        is_kept = True
+        for event in last:
+            yield write_event(event, event["type"])
+    except SQLAlchemyError:  # of the ledger, or where responses are kept
+        log.exception("response %s could not be kept", asked.id)
+        yield write_event(reply.error(say("error.response_not_kept"), "server_error"), "error")
+    finally:
+        if not is_kept:
+            await release(context, asked)
+
+
+async def events(context: Context, asked: Asked, *, is_queued: bool = False) -> AsyncGenerator[Json]:
+    """All but the last, which `reply.end` gives: its state is to be kept before the client hears of it."""
+    reply = asked.reply
+    with _own_words():
+        async with aclosing(inference.chunks(context, asked.ask)) as answer:
+            first = await anext(answer, None)
+            for event in [*reply.begin(is_queued=is_queued), *reply.take(first or {})]:
+                yield event
+            async for chunk in answer:
+                for event in reply.take(chunk):
+                    yield event
+
+
+def in_an_event(asked: Asked, error: TuneryError) -> bytes:
+    return write_event(asked.reply.error(error.message, error.code, error.param), "error")
+
+
+def _keep(context: Context, asked: Asked) -> None:
+    """In one transaction: whoever finds the response finds its items, and the conversation is free again."""
+    response = asked.response
+    goes_on = response["status"] in ("completed", "incomplete")
+    conversation = asked.conversation if goes_on else None
+    add = partial(
+        responses.add_items,
+        project_id=asked.project_id,
+        now=context.now(),
+        response_id=asked.id if asked.is_kept else None,
+        conversation_id=conversation,
+    )
+    with write(context.database) as conn:
+        if asked.is_kept:
+            responses.insert_response(conn, stored(asked, response))
+        if asked.is_kept or conversation is not None:
+            add(conn, items=without_nul(asked.own), direction="input")
+            add(conn, items=without_nul(response["output"]), direction="output")
+        if asked.conversation is not None:
+            conversations.unlock_conversation(conn, asked.conversation, asked.id)
+
+
+def stored(asked: Asked, response: Json, *, seen_at: int | None = None) -> StoredResponse:
+    return StoredResponse(
+        id=asked.id,
+        project_id=asked.project_id,
+        created_at=response["created_at"],
+        model=response["model"],
+        status=response["status"],
+        body=body_of(response),
+        metadata=without_nul(asked.sent.get("metadata")),
+        previous_response_id=asked.sent.get("previous_response_id"),
+        is_background=asked.sent.get("background") is True,
+        seen_at=seen_at,
+    )
+
+
+def body_of(response: Json) -> Json:
+    """What is kept of it beside its items."""
+    return without_nul({name: value for name, value in response.items() if name != "output"})
+
+
+def _lock(context: Context, caller: Caller, conversation: str, response_id: str) -> None:
+    now = context.clock()
+    with write(context.database) as conn:
+        if conversations.lock_conversation(
+            conn, conversation, caller.project_id, response_id, now=now, until=now + USED_S
+        ):
+            return
+    error = InvalidRequest(
+        say("error.conversation_locked", conversation_id=conversation), param="conversation", code="conversation_locked"
+    )
+    error.status = 409  # the official clients wait a little and send it again, which is what helps here
+    raise error
+
+
+def _unlock(context: Context, conversation: str, response_id: str) -> None:
+    with write(context.database) as conn:
+        conversations.unlock_conversation(conn, conversation, response_id)
+
+
+async def release(context: Context, asked: Asked) -> None:
+    """Shielded: it also runs when the task is cancelled."""
+    if asked.conversation is not None:
+        await asyncio.shield(asyncio.to_thread(_unlock, context, asked.conversation, asked.id))
