@@ -87,7 +87,11 @@ The tests that OpenAI ships with its Python SDK (openai {version}, loose and str
 `make conformance`, which also writes this page. They were made for a mock that knows no state, so a small program in
 `tests/conformance` puts the objects that they name back before each test; the server itself has no test mode.
 
-## Fine-tuning, graders, files, uploads, models, webhooks: {score(main)}
+Some calls of Responses are no requests that could be answered, here or at OpenAI: without a model or an input, with a
+conversation and a previous response at once, with parameters that this server refuses by name. They are completed on
+their way to the server; `tests/conformance/completed.py` says how. `compact` is not built and not collected.
+
+## Fine-tuning, graders, files, uploads, models, webhooks, responses, conversations: {score(main)}
 
 {table(main)}
 ## Administration: {score(administration)}

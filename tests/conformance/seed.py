@@ -13,10 +13,25 @@ from tunery.domain.jobs import Checkpoint, FineTuningJob, JobStatus
 from tunery.domain.limits import Limits
 from tunery.domain.models import FineTunedModel
 from tunery.domain.notices import WebhookEndpoint
+from tunery.domain.responses import Conversation, StoredResponse
 from tunery.domain.tenants import ApiKey, Organization, Project, Role, User, hash_secret, key_hint, lookup_prefix
-from tunery.store import events, files, jobs, limits, models, tables, tenants, webhooks
+from tunery.store import (
+    conversations,
+    events,
+    files,
+    inference_tables,
+    jobs,
+    limits,
+    models,
+    responses,
+    tables,
+    tenants,
+    webhooks,
+)
 from tunery.store.blobs import Blobs
 from tunery.store.database import write
+from tunery.wire.responses.items import message, read_items
+from tunery.wire.responses.reply import new_response
 
 API_KEY, ADMIN_KEY = "My API Key", "My Admin API Key"
 ORGANIZATION, PROJECT, OWNER = "org-conformance", "proj_conformance", "user-conformance"
@@ -32,6 +47,8 @@ MODELS = (
 )
 PERMISSION = "cp_zc4Q7MP6XxulcVzj4MZdwsAB"
 ENDPOINT = "whe_123"
+RESPONSES = ("resp_677efb5139a88190b512bc3fef8e535d", "resp_123", "response_id", "previous_response_id")
+CONVERSATIONS, ITEM = ("conv_123", "string"), "msg_abc"
 EXAMPLE = b'{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}\n'
 NOW = 1_700_000_000
 FAR = 4_000_000_000
@@ -69,6 +86,7 @@ def reset(world: World, test: str) -> None:
         _insert_models(conn)
         webhooks.insert_endpoint(conn, _endpoint(world.receiver_url))
         _insert_people(conn)
+        _insert_responses(conn)
 
 
 def _clear(conn: Connection) -> None:
@@ -83,6 +101,9 @@ def _clear(conn: Connection) -> None:
         tables.uploads,
         tables.files,
         tables.webhook_endpoints,
+        inference_tables.responses,  # with the events of each
+        inference_tables.response_items,
+        inference_tables.conversations,
     ):
         conn.execute(delete(table))
     _clear_people(conn)
@@ -198,6 +219,21 @@ def _insert_models(conn: Connection) -> None:
         models.insert_model(conn, model)
     row = {"id": PERMISSION, "model_name": MODELS[0], "project_id": "project_id", "created_at": NOW}
     conn.execute(insert(tables.checkpoint_permissions).values(row))
+
+
+def _insert_responses(conn: Connection) -> None:
+    """They were answered in the background, so that one can be cancelled and followed."""
+    for response_id in RESPONSES:
+        sent = {"model": "gpt-6-astra", "background": True}
+        body = new_response(response_id, NOW, sent) | {"status": "completed"}
+        del body["output"]
+        made = StoredResponse(response_id, PROJECT, NOW, "gpt-6-astra", "completed", body, is_background=True)
+        responses.insert_response(conn, made)
+        responses.add_items(conn, PROJECT, read_items("Hi"), NOW, response_id=response_id)
+    for conversation_id in CONVERSATIONS:
+        conversations.insert_conversation(conn, Conversation(conversation_id, PROJECT, NOW))
+        item = message("user", [{"type": "input_text", "text": "Hi"}], id=ITEM)
+        responses.add_items(conn, PROJECT, [item], NOW, conversation_id=conversation_id)
 
 
 def _endpoint(url: str) -> WebhookEndpoint:

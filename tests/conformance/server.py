@@ -12,7 +12,10 @@ from pathlib import Path
 
 import uvicorn
 
+from tests.api.conftest import start_engine
+from tests.conformance.completed import Completed
 from tests.conformance.seed import World, lay_ground, reset
+from tests.tiny_model import write_tiny_model
 from tunery.api.app import create_app
 from tunery.settings import Settings
 from tunery.store.database import migrate
@@ -62,12 +65,13 @@ def serve_in_background(handler: object) -> str:
     return f"http://127.0.0.1:{server.server_port}"
 
 
-def settings_for(home: Path) -> Settings:
+def settings_for(home: Path, engine_url: str) -> Settings:
     catalog = home / "catalog.toml"
     catalog.write_text(CATALOG)
     return Settings(
         home=home,
         catalog=catalog,
+        engine_url=engine_url,
         paused_status="queued",  # `paused` is not in the SDK's list of states; docs/decisions tells
         webhook_allow_private_addresses=True,
         wandb_api_key="for-the-test-that-names-it",  # pyright: ignore[reportArgumentType]
@@ -75,16 +79,24 @@ def settings_for(home: Path) -> Settings:
 
 
 def main(home: Path) -> None:
-    app = create_app(settings_for(home))
+    folder = home / "tiny-model"
+    folder.mkdir()
+    engine = start_engine(write_tiny_model(folder))
+    app = create_app(settings_for(home, engine.url))
     context = app.state.context
     migrate(context.database)
     world = World(context.database, context.blobs, serve_in_background(Receiver))
     lay_ground(world)
     reset(world, "")
     door = serve_in_background(partial(Door, world))
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False))
+    server = uvicorn.Server(
+        uvicorn.Config(Completed(app), host="127.0.0.1", port=0, log_level="warning", access_log=False)
+    )
     threading.Thread(target=announce, args=(server, door), daemon=True).start()
-    server.run()
+    try:
+        server.run()
+    finally:
+        engine.kill()
 
 
 def announce(server: uvicorn.Server, door: str) -> None:

@@ -1,8 +1,10 @@
-"""The official Node SDK: tests/node/operations.mjs against the same server."""
+"""Clients in JavaScript: the official SDK (tests/node/operations.mjs) and the AI SDK, against the same server."""
 
 import os
 import subprocess
 from pathlib import Path
+
+import pytest
 
 from tests.api.conftest import SECRET
 from tests.contract.conftest import Live
@@ -10,9 +12,18 @@ from tests.contract.conftest import Live
 NODE = Path(__file__).parents[1] / "node"
 
 
-def test_every_operation_of_the_node_sdk(live: Live, tuned: str) -> None:
-    if not (NODE / "node_modules" / "openai").exists():
+@pytest.fixture(scope="session")
+def modules() -> None:
+    """What tests/node/package-lock.json says; installed once for each version of that file."""
+    wanted, mark = (NODE / "package-lock.json").read_text(), NODE / "node_modules" / "complete"
+    if not mark.exists() or mark.read_text() != wanted:
         subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=NODE, check=True, timeout=300)
+        mark.write_text(wanted)
+
+
+@pytest.mark.usefixtures("modules")
+@pytest.mark.parametrize("program", ["operations.mjs", "ai-sdk.mjs"])
+def test_every_operation_in_node(live: Live, tuned: str, program: str) -> None:
     environment = {
         **os.environ,
         "OPENAI_BASE_URL": live.base_url,
@@ -20,6 +31,5 @@ def test_every_operation_of_the_node_sdk(live: Live, tuned: str) -> None:
         "TUNERY_TEST_MODEL": tuned,
         "TUNERY_TEST_PROJECT": live.project_id,
     }
-    command = ["node", "operations.mjs"]
-    ran = subprocess.run(command, cwd=NODE, env=environment, capture_output=True, text=True, timeout=300)
+    ran = subprocess.run(["node", program], cwd=NODE, env=environment, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -1,4 +1,5 @@
-// Every operation of fine-tuning, graders, files, uploads, models, chat and completions by the official Node SDK.
+// Every operation of fine-tuning, graders, files, uploads, models, chat, completions, responses and conversations by the
+// official Node SDK.
 // OPENAI_BASE_URL, OPENAI_API_KEY and TUNERY_TEST_MODEL (a fine-tuned model that is there) say where and as whom.
 // Prints one line an operation and ends with 1 when one failed.
 
@@ -158,6 +159,60 @@ const operations = {
     const said = await collect(client.chat.completions.messages.list(made.id));
     assert.deepEqual(said.map((message) => message.content), ['Say something.']);
     assert.equal((await client.chat.completions.delete(made.id)).deleted, true);
+  },
+  async 'responses.create'() {
+    const asked = { model: tuned, input: 'Say something.', temperature: 0, max_output_tokens: 16 };
+    const answer = await client.responses.create(asked);
+    assert.equal(answer.status, 'incomplete');
+    assert.equal(answer.usage.output_tokens, 16);
+    let text = '';
+    const types = [];
+    for await (const event of await client.responses.create({ ...asked, stream: true })) {
+      types.push(event.type);
+      if (event.type === 'response.output_text.delta') text += event.delta;
+    }
+    assert.equal(text, answer.output_text);
+    assert.deepEqual([types[0], types.at(-1)], ['response.created', 'response.incomplete']);
+  },
+  async 'responses.stream'() {
+    const schema = { type: 'object', properties: { a: { enum: ['x', 'y'] } }, required: ['a'], additionalProperties: false };
+    const format = { type: 'json_schema', name: 'n', schema, strict: true };
+    const stream = client.responses.stream({ model: tuned, input: 'Hi', max_output_tokens: 100, text: { format } });
+    const final = await stream.finalResponse();
+    assert.ok(['x', 'y'].includes(JSON.parse(final.output_text).a));
+  },
+  async 'responses.retrieve, inputItems, delete'() {
+    const made = await client.responses.create({ model: tuned, input: 'Hi', max_output_tokens: 16 });
+    assert.deepEqual((await client.responses.retrieve(made.id)).output, made.output);
+    const items = await collect(client.responses.inputItems.list(made.id));
+    assert.deepEqual(items[0].content, [{ type: 'input_text', text: 'Hi' }]);
+    await client.responses.delete(made.id);
+    await rejects(NotFoundError, client.responses.retrieve(made.id));
+  },
+  async 'responses in the background'() {
+    let made = await client.responses.create({ model: tuned, input: 'Hi', max_output_tokens: 16, background: true });
+    while (made.status === 'queued' || made.status === 'in_progress') made = await client.responses.retrieve(made.id);
+    assert.equal(made.status, 'incomplete');
+    assert.equal((await client.responses.cancel(made.id)).status, 'incomplete');
+  },
+  async 'responses.inputTokens.count'() {
+    const counted = await client.responses.inputTokens.count({ model: tuned, input: 'Hi' });
+    const made = await client.responses.create({ model: tuned, input: 'Hi', max_output_tokens: 16 });
+    assert.equal(counted.input_tokens, made.usage.input_tokens);
+  },
+  async conversations() {
+    const made = await client.conversations.create({ items: [{ role: 'user', content: 'Hi' }], metadata: { a: 'b' } });
+    assert.deepEqual((await client.conversations.retrieve(made.id)).metadata, { a: 'b' });
+    await client.conversations.update(made.id, { metadata: {} });
+    await client.responses.create({ model: tuned, input: 'More', max_output_tokens: 16, conversation: made.id });
+    const items = await collect(client.conversations.items.list(made.id, { limit: 2, order: 'asc' }));
+    assert.deepEqual(items.map((item) => item.role), ['user', 'user', 'assistant']);
+    const { data } = await client.conversations.items.create(made.id, { items: [{ role: 'user', content: 'x' }] });
+    const found = await client.conversations.items.retrieve(data[0].id, { conversation_id: made.id });
+    assert.deepEqual(found, data[0]);
+    await client.conversations.items.delete(data[0].id, { conversation_id: made.id });
+    await client.conversations.delete(made.id);
+    await rejects(NotFoundError, client.conversations.retrieve(made.id));
   },
   async 'completions.create'() {
     const made = await client.completions.create({ model: base, prompt: 'Once', max_tokens: 2 });
