@@ -25,7 +25,7 @@ TOOL = {"type": "function", "name": "f", "parameters": {"type": "object", "prope
 
 @pytest.fixture
 def api(make_api: Callable[..., Api], engine_url: str) -> Api:
-    return make_api(engine_url=engine_url)
+    return make_api(engine_urls=[engine_url])
 
 
 def ask(api: Api, headers: dict[str, str] | None = None, **values: Any) -> httpx.Response:
@@ -318,7 +318,7 @@ def test_a_background_response_whose_server_was_killed_ends_as_failed(api: Api) 
 
 
 def test_what_is_kept_counts_towards_the_storage_of_its_project(make_api: Callable[..., Api], engine_url: str) -> None:
-    api = make_api(engine_url=engine_url, max_storage_bytes=6000)
+    api = make_api(engine_urls=[engine_url], max_storage_bytes=6000)
     made(api, input="x" * 900)
     full = ask(api, input="x" * 6000)
     assert refused(full)[1:] == ("store", "storage_limit_exceeded")
@@ -338,7 +338,7 @@ def test_without_an_engine_nothing_is_kept_and_the_answer_is_503(make_api: Calla
 
 
 def test_a_limit_of_requests_counts_both_dialects(make_api: Callable[..., Api], engine_url: str) -> None:
-    api = make_api(engine_url=engine_url, requests_per_minute=2)
+    api = make_api(engine_urls=[engine_url], requests_per_minute=2)
     assert ask(api).status_code == 200
     chat = {"model": BASE, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
     assert api.client.post("/v1/chat/completions", json=chat).status_code == 200

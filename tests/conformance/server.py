@@ -71,7 +71,7 @@ def settings_for(home: Path, engine_url: str) -> Settings:
     return Settings(
         home=home,
         catalog=catalog,
-        engine_url=engine_url,
+        engine_urls=[engine_url],
         paused_status="queued",  # `paused` is not in the SDK's list of states; docs/decisions tells
         webhook_allow_private_addresses=True,
         wandb_api_key="for-the-test-that-names-it",  # pyright: ignore[reportArgumentType]

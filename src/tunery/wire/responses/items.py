@@ -12,6 +12,7 @@ from typing import Any
 
 from tunery.domain.errors import InvalidRequest, NotFound
 from tunery.domain.ids import PREFIXES, new_id
+from tunery.domain.json_body import as_list, as_object
 from tunery.texts import say
 from tunery.wire.validation import wrong_type
 
@@ -54,7 +55,7 @@ def _read(item: Json, path: str) -> Json | None:
     if kind == "function_call_output":
         output = item.get("output")
         if isinstance(output, list):
-            output = [_part(part, "user", f"{path}.output[{index}]") for index, part in enumerate(output)]
+            output = [_part(part, "user", f"{path}.output[{index}]") for index, part in enumerate(as_list(output))]
         else:
             output = _text(item, "output", path)
         call_id = _text(item, "call_id", path)
@@ -93,7 +94,7 @@ def _message(item: Json, path: str) -> Json:
     if not isinstance(content, list):
         types = say("type.or", one=say("type.string"), other=say("type.array"))
         raise wrong_type(f"{path}.content", types, content)
-    parts = [_part(part, role, f"{path}.content[{index}]") for index, part in enumerate(content)]
+    parts = [_part(part, role, f"{path}.content[{index}]") for index, part in enumerate(as_list(content))]
     status = _status(item)
     return message(role, parts, id=_id(item, "message"), status=status)
 
@@ -101,6 +102,7 @@ def _message(item: Json, path: str) -> Json:
 def _part(part: Any, role: str, path: str) -> Json:
     if not isinstance(part, dict):
         raise wrong_type(path, say("type.object"), part)
+    part = as_object(part)
     kind = part.get("type")
     if kind in TEXT_PARTS:
         text = _text(part, "text", path)

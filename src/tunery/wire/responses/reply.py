@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tunery.domain.ids import new_id
+from tunery.domain.json_body import as_list, as_object
 from tunery.wire.responses.items import message, output_text
 
 Json = dict[str, Any]
@@ -24,9 +25,8 @@ INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 def new_response(response_id: str, created_at: int, sent: Json) -> Json:
     """The object as it is when nothing has been answered yet."""
-    text = sent.get("text") or {}
+    text = as_object(sent.get("text"))
     conversation = sent.get("conversation")
-    reasoning = sent.get("reasoning") or {}
     return {
         "id": response_id,
         "object": "response",
@@ -48,7 +48,7 @@ def new_response(response_id: str, created_at: int, sent: Json) -> Json:
         "presence_penalty": 0.0,
         "previous_response_id": sent.get("previous_response_id"),
         "prompt_cache_key": sent.get("prompt_cache_key"),
-        "reasoning": {"effort": reasoning.get("effort"), "summary": None},
+        "reasoning": {"effort": as_object(sent.get("reasoning")).get("effort"), "summary": None},
         "safety_identifier": sent.get("safety_identifier"),
         "service_tier": "default",
         "store": sent.get("store") is not False,
@@ -91,8 +91,8 @@ def _tool(tool: Json) -> Json:
 def response_usage(usage: Json) -> Json:
     """A chat's usage by the names that it has here."""
     prompt, output = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    reasoning = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
+    cached = as_object(usage.get("prompt_tokens_details")).get("cached_tokens") or 0
+    reasoning = as_object(usage.get("completion_tokens_details")).get("reasoning_tokens") or 0
     return {
         "input_tokens": prompt,
         "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
@@ -118,7 +118,7 @@ class Reply:
 
     def begin(self, *, is_queued: bool = False) -> list[Json]:
         kinds = ("created", "queued", "in_progress") if is_queued else ("created", "in_progress")
-        events = []
+        events: list[Json] = []
         for kind in kinds:
             self.response["status"] = "queued" if is_queued and kind != "in_progress" else "in_progress"
             events.append(self._lifecycle(kind))
@@ -131,12 +131,12 @@ class Reply:
         return [event for choice in answer.get("choices") or () for event in self._take_choice(choice)]
 
     def _take_choice(self, choice: Json) -> list[Json]:
-        said = choice.get("delta") or choice.get("message") or {}
-        logprobs = [_logprob(entry) for entry in (choice.get("logprobs") or {}).get("content") or ()]
+        said = as_object(choice.get("delta") or choice.get("message"))
+        logprobs = [_logprob(entry) for entry in as_list(as_object(choice.get("logprobs")).get("content"))]
         events = list(self._take_text(said.get("content") or "", logprobs))
         if said.get("refusal"):
             events += self._add(said["refusal"], [], is_refusal=True)
-        for index, call in enumerate(said.get("tool_calls") or ()):
+        for index, call in enumerate(as_list(said.get("tool_calls"))):
             events += self._take_call(call, call.get("index", index))
         self._finish_reason = choice.get("finish_reason") or self._finish_reason
         return events
@@ -161,7 +161,7 @@ class Reply:
         yield self._event(f"{kind}.delta", **self._place(one), delta=text, **more)
 
     def _take_call(self, call: Json, index: int) -> Iterator[Json]:
-        function = call.get("function") or {}
+        function = as_object(call.get("function"))
         if not isinstance(self._open, _Call) or self._open.index != index:
             self._held, self._held_logprobs = "", []
             one = _Call(new_id("function_call"), call.get("id") or "", function.get("name") or "", index)

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from tunery.domain.errors import InvalidRequest
+from tunery.domain.json_body import as_list, as_object
 from tunery.texts import say
 from tunery.wire.chat import CHAT, COMMON, HONOURED, Parameter
 from tunery.wire.responses.items import messages_of
@@ -105,7 +106,7 @@ def chat_request(sent: Json, items: list[Json]) -> Json:
             body["parallel_tool_calls"] = sent["parallel_tool_calls"]
         if choice is not None:
             body["tool_choice"] = choice
-    wanted = response_format((sent.get("text") or {}).get("format"))
+    wanted = response_format(as_object(sent.get("text")).get("format"))
     if wanted is not None:
         body["response_format"] = wanted
     if LOGPROBS in (sent.get("include") or ()):
@@ -130,7 +131,8 @@ def _messages(sent: Json, items: list[Json]) -> list[Json]:
 
 
 def _tool(tool: Any, path: str) -> Json:
-    kind = tool.get("type") if isinstance(tool, dict) else None
+    tool = as_object(tool)
+    kind = tool.get("type")
     if kind != "function":
         raise InvalidRequest(
             say("error.tool_not_supported", type=str(kind)[:100]), param=f"{path}.type", code="unsupported_parameter"
@@ -168,7 +170,7 @@ def _choice(choice: Any, names: set[str]) -> Any:
             raise InvalidRequest(
                 say("error.missing_parameter", param=param), param=param, code="missing_required_parameter"
             )
-        tools = [_named(tool, names, f"tool_choice.tools[{index}]") for index, tool in enumerate(listed)]
+        tools = [_named(tool, names, f"tool_choice.tools[{index}]") for index, tool in enumerate(as_list(listed))]
         return {"type": kind, "allowed_tools": {"mode": mode, "tools": tools}}
     raise InvalidRequest(
         say("error.tool_not_supported", type=str(kind)[:100]), param="tool_choice.type", code="unsupported_parameter"
@@ -176,7 +178,8 @@ def _choice(choice: Any, names: set[str]) -> Any:
 
 
 def _named(choice: Any, names: set[str], path: str) -> Json:
-    name = choice.get("name") if isinstance(choice, dict) else None
+    choice = as_object(choice)
+    name = choice.get("name")
     if not isinstance(name, str) or choice.get("type") != "function" or name not in names:
         raise InvalidRequest(say("error.no_such_tool", name=str(name)[:100]), param=path)
     return {"type": "function", "function": {"name": name}}
