@@ -44,7 +44,7 @@ constraints: $(VENV)/.dev  ## write the installed versions to constraints.txt, a
 		--exclude setuptools --exclude wheel | sed 's/+.*//'; } > constraints.new && mv constraints.new constraints.txt
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis tests/node/node_modules
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis
 
 # What `tunery` itself needs. torch goes first and alone: the other packages then take the build that is there,
 # a CPU build from pip's find-links or extra index included.

@@ -1,17 +1,16 @@
 """The loop of OpenAI's guide by the official clients, against a server started by `tunery serve`."""
 
 import base64
-import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import openai
 import pytest
 from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
+from tests import node_clients
 from tests.e2e.conftest import BASE, MARV, REPOSITORY, Served
 
 pytestmark = pytest.mark.e2e
@@ -90,19 +89,8 @@ def test_python_example_runs_as_it_stands(served: Served) -> None:
     assert f"ft:{BASE}:personal:marv:" in done.stdout
 
 
-@pytest.mark.skipif(shutil.which("npm") is None, reason="Node is not installed")
-def test_node_example_runs_as_it_stands(served: Served, tmp_path: Path) -> None:
-    node = REPOSITORY / "tests" / "node"
-    subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=node, check=True, capture_output=True, timeout=300)
-    shutil.copy(REPOSITORY / "examples" / "finetune.mjs", tmp_path)
-    (tmp_path / "node_modules").symlink_to(node / "node_modules")
-    done = subprocess.run(
-        ["node", "finetune.mjs", str(MARV)],
-        cwd=tmp_path,
-        env=served.environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"ft:{BASE}:personal:marv:" in done.stdout
+@pytest.mark.parametrize("clients", node_clients.SETS)
+def test_node_example_runs_as_it_stands(served: Served, clients: str) -> None:
+    example = REPOSITORY / "examples" / "finetune.mjs"
+    printed = node_clients.run(example, clients, served.environment(), str(MARV))
+    assert f"ft:{BASE}:personal:marv:" in printed
