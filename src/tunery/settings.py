@@ -6,6 +6,7 @@ An unknown key is an error in both: a misspelt limit must not pass for a limit. 
 import ipaddress
 import logging
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "TUNERY_"
 FORMER = ("engine_kind", "engine_url")  # what start_engine and engine_urls were before
+_ORIGIN = re.compile(r"https?://[^/?#@\s*]+")
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = None  # the first key; None = one is made and printed once
     strict_account_headers: bool = False  # refuse OpenAI-Organization and -Project headers that name nothing known here
     trusted_proxies: Annotated[list[str], NoDecode] = []  # addresses or networks whose X-Forwarded-For and -Proto count
+    cors_origins: Annotated[list[str], NoDecode] = []  # whose pages may call the API from a browser; * = any
 
     # engine and worker
     start_engine: bool = True  # `tunery serve` starts one, on the catalog's first base
@@ -97,7 +100,7 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
 
-    @field_validator("engine_urls", "trusted_proxies", mode="before")
+    @field_validator("engine_urls", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -107,6 +110,14 @@ class Settings(BaseSettings):
     def _networks(cls, value: list[str]) -> list[str]:
         for network in value:
             ipaddress.ip_network(network)  # says what is wrong with it
+        return value
+
+    @field_validator("cors_origins", mode="after")
+    @classmethod
+    def _origins(cls, value: list[str]) -> list[str]:
+        for origin in value:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin; one looks like https://app.example.com, without a path")
         return value
 
     @property

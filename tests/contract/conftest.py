@@ -3,12 +3,15 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import uvicorn
 from openai import OpenAI
 
+from tests import node_clients
 from tests.api.conftest import BASE, NOW, SECRET, engine_url, tiny_adapter_dir  # noqa: F401  fixtures
 from tests.rows import fine_tuned_model
 from tunery.api.app import create_app
@@ -32,9 +35,31 @@ class Live:
 
 
 @pytest.fixture(scope="session")
-def live(tmp_path_factory: pytest.TempPathFactory, engine_url: str) -> Iterator[Live]:  # noqa: F811
+def page_origin() -> Iterator[str]:
+    """Of pages that may call the API; the official Node SDK's files are there, once they are installed."""
+    folder = node_clients.folder("current") / "node_modules" / "openai"
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join(20)
+
+
+class _Files(SimpleHTTPRequestHandler):
+    extensions_map = {".mjs": "text/javascript", "": "text/html"}  # noqa: RUF012  read by the base class
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory: pytest.TempPathFactory, engine_url: str, page_origin: str) -> Iterator[Live]:  # noqa: F811
     home = Path(tmp_path_factory.mktemp("contract"))
-    app = create_app(Settings(home=home, engine_urls=[engine_url], webhook_allow_private_addresses=True))
+    settings = Settings(
+        home=home, engine_urls=[engine_url], webhook_allow_private_addresses=True, cors_origins=[page_origin]
+    )
+    app = create_app(settings)
     context: Context = app.state.context
     migrate(context.database)
     with write(context.database) as conn:

@@ -8,6 +8,7 @@ from functools import partial
 
 from fastapi import APIRouter, FastAPI
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.middleware.cors import CORSMiddleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from tunery import __version__, tracing
@@ -142,6 +143,10 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> FastAPI:
     app.add_middleware(Refusals, context=context)
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestContext, access_log=settings.access_log)
+    if settings.cors_origins:
+        # A key comes in a header, never by itself as a cookie does: so no `allow_credentials`.
+        allowed = {"allow_methods": ["GET", "POST", "DELETE"], "allow_headers": ["*"], "expose_headers": ["*"]}
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **allowed)
     if tracing.is_on():
         app.add_middleware(Traced)
     app.add_middleware(VisitorAddress, visitors=app.state.visitors)
