@@ -1,6 +1,8 @@
 """`python benchmarks/api.py --json`: what the api costs.
 
 overhead_p50_ms  what the api adds to the median of a completion: each prompt goes to the engine and to the api in turn
+responses_overhead_p50_ms  the same for a response of 16 tokens that is stored, beside the engine's completion of 16
+responses_stream_overhead_p50_ms  both streamed, to the last byte
 list_p95_ms      95th percentile of a page while 100,000 jobs are listed page by page, on SQLite
 list_p95_ms_postgres  the same on Postgres
 """
@@ -14,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -168,19 +170,28 @@ def postgres() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def ask(client: httpx.Client, path: str, model: str, number: int) -> float:
-    body = {
-        "model": model,
-        "messages": [{"role": "user", "content": f"Say a word about the number {number}."}],
-        "max_tokens": 1,
-    }
+def chat_body(number: int, num_tokens: int, *, stream: bool = False) -> dict[str, Any]:
+    messages = [{"role": "user", "content": prompt(number)}]
+    return {"messages": messages, "max_tokens": num_tokens, "temperature": 0, "stream": stream}
+
+
+def response_body(number: int, num_tokens: int, *, stream: bool = False) -> dict[str, Any]:
+    asked = {"input": prompt(number), "max_output_tokens": num_tokens, "temperature": 0, "stream": stream}
+    return {**asked, "store": True}
+
+
+def prompt(number: int) -> str:
+    return f"Say a word about the number {number}."
+
+
+def ask(client: httpx.Client, path: str, body: dict[str, Any]) -> float:
+    """Milliseconds to the last byte."""
     started = time.perf_counter()
     client.post(path, json=body).raise_for_status().read()
     return (time.perf_counter() - started) * 1000
 
 
 def measure_overhead(model_dir: Path) -> dict[str, float]:
-    """Pairs in alternating order, so that neither way always meets the warmer cache."""
     with engine(model_dir) as url, tempfile.TemporaryDirectory() as home:
         database_url = f"sqlite:///{home}/tunery.db"
         prepare(database_url, 0)
@@ -188,15 +199,35 @@ def measure_overhead(model_dir: Path) -> dict[str, float]:
             api(Path(home), database_url, TUNERY_ENGINE_URLS=url) as through,
             httpx.Client(base_url=url, timeout=60, trust_env=False) as direct,
         ):
-            times: dict[str, list[float]] = {"direct": [], "through": []}
-            for number in range(WARMUP + NUM_PAIRS):
-                ways = [("direct", direct, SOURCE), ("through", through, BASE)]
-                for name, client, model in ways[:: 1 if number % 2 else -1]:
-                    took = ask(client, "/v1/chat/completions", model, number)
-                    if number >= WARMUP:
-                        times[name].append(took)
-    through_p50, direct_p50 = statistics.median(times["through"]), statistics.median(times["direct"])
-    return {"overhead_p50_ms": through_p50 - direct_p50, "engine_p50_ms": direct_p50, "api_p50_ms": through_p50}
+            engine_p50, api_p50 = compare(direct, through, "/v1/chat/completions", chat_body, 1)
+            results = {"overhead_p50_ms": api_p50 - engine_p50, "engine_p50_ms": engine_p50, "api_p50_ms": api_p50}
+            for name, stream in (("responses", False), ("responses_stream", True)):
+                engine_p50, api_p50 = compare(direct, through, "/v1/responses", response_body, 16, stream=stream)
+                results[f"{name}_overhead_p50_ms"] = api_p50 - engine_p50
+    return results
+
+
+def compare(
+    direct: httpx.Client,
+    through: httpx.Client,
+    path: str,
+    body: Callable[..., dict[str, Any]],
+    num_tokens: int,
+    *,
+    stream: bool = False,
+) -> tuple[float, float]:
+    """Medians of the engine's completions and of the api's answers. Pairs in alternating order, so that neither way
+    always meets the warmer cache."""
+    times: dict[str, list[float]] = {"direct": [], "through": []}
+    for number in range(WARMUP + NUM_PAIRS):
+        plain = {"model": SOURCE, **chat_body(number, num_tokens, stream=stream)}
+        asked = {"model": BASE, **body(number, num_tokens, stream=stream)}
+        ways = [("direct", direct, "/v1/chat/completions", plain), ("through", through, path, asked)]
+        for name, client, way, sent in ways[:: 1 if number % 2 else -1]:
+            took = ask(client, way, sent)
+            if number >= WARMUP:
+                times[name].append(took)
+    return statistics.median(times["direct"]), statistics.median(times["through"])
 
 
 def main() -> None:
