@@ -145,8 +145,13 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> FastAPI:
     app.add_middleware(RequestContext, access_log=settings.access_log)
     if settings.cors_origins:
         # A key comes in a header, never by itself as a cookie does: so no `allow_credentials`.
-        allowed = {"allow_methods": ["GET", "POST", "DELETE"], "allow_headers": ["*"], "expose_headers": ["*"]}
-        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **allowed)
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
     if tracing.is_on():
         app.add_middleware(Traced)
     app.add_middleware(VisitorAddress, visitors=app.state.visitors)
