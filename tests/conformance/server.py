@@ -12,7 +12,7 @@ from pathlib import Path
 
 import uvicorn
 
-from tests.api.conftest import start_engine
+from tests.engine_process import start_engine
 from tests.conformance.completed import Completed
 from tests.conformance.seed import World, lay_ground, reset
 from tests.tiny_model import write_tiny_model

@@ -91,7 +91,7 @@ def from_problem(problem: Problem) -> InvalidRequest:
     if kind in ("literal_error", "enum", "union_tag_invalid"):
         supported = _alternatives(context.get("expected") or context.get("expected_tags"))
         if problem.get("input") is None and "tag" not in context:
-            return _wrong_type(problem, param, supported)
+            return wrong_type(param, supported, problem.get("input"))
         value = repr(str(context.get("tag", problem.get("input")))[:200])
         message = say("error.value_not_supported", value=value, supported=supported)
         return InvalidRequest(message, param=param, code="invalid_value")
