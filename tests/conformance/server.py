@@ -12,9 +12,9 @@ from pathlib import Path
 
 import uvicorn
 
-from tests.engine_process import start_engine
 from tests.conformance.completed import Completed
 from tests.conformance.seed import World, lay_ground, reset
+from tests.engine_process import start_engine
 from tests.tiny_model import write_tiny_model
 from tunery.api.app import create_app
 from tunery.settings import Settings
