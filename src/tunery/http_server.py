@@ -15,6 +15,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tunery.domain.errors import InvalidRequest, TuneryError
+from tunery.settings import Settings
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_WEBSOCKET_MESSAGE_BYTES = 1024 * 1024  # as engine.io's own for what comes by polling
@@ -177,3 +178,9 @@ def configure(app: Any, *, keep_alive_s: int, stop_within_s: int, **values: Any)
         log_level="warning",
         **values,
     )
+
+
+def serve(app: Any, settings: Settings, *, stop_within_s: int) -> None:
+    """At the settings' address, until a signal ends it."""
+    values: dict[str, Any] = {"keep_alive_s": settings.keep_alive_s, "host": settings.host, "port": settings.port}
+    Server(configure(app, stop_within_s=stop_within_s, **values)).run()

@@ -13,14 +13,7 @@ def main() -> None:
     logs.configure(settings.log_format)
     tracing.configure("tunery-api")
     migrate(open_database(settings))
-    config = http_server.configure(
-        create_app(settings),
-        keep_alive_s=settings.keep_alive_s,
-        stop_within_s=10,
-        host=settings.host,
-        port=settings.port,
-    )
-    http_server.Server(config).run()
+    http_server.serve(create_app(settings), settings, stop_within_s=10)
 
 
 if __name__ == "__main__":

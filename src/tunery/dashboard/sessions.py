@@ -39,9 +39,9 @@ class Sessions:
         self.folder = folder
         self.clock = clock
 
-    def open(self, key: str, *, language: str = "", theme: str = "auto") -> Session:
+    def open(self, key: str) -> Session:
         self._sweep()
-        session = Session(secrets.token_urlsafe(32), key, self.clock() + LIFETIME_S, language, theme)
+        session = Session(secrets.token_urlsafe(32), key, self.clock() + LIFETIME_S)
         self._write(session)
         return session
 

@@ -19,14 +19,7 @@ def main() -> None:
     tracing.configure("tunery-api")
     app = create_app(settings)
     mount(app, settings)
-    config = http_server.configure(
-        app,
-        keep_alive_s=settings.keep_alive_s,
-        stop_within_s=5,  # an open page keeps its websocket for ever
-        host=settings.host,
-        port=settings.port,
-    )
-    http_server.Server(config).run()
+    http_server.serve(app, settings, stop_within_s=5)  # an open page keeps its websocket for ever
 
 
 if __name__ == "__main__":

@@ -1,35 +1,12 @@
-"""What the dashboard asks that OpenAI's API cannot answer: jobs by text and status, and a job's curve in few points."""
+"""What the dashboard asks that OpenAI's API cannot answer: what models were trained on, and a curve in few points."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, func, select
 
-from tunery.domain.jobs import FineTuningJob, JobStatus
-from tunery.store.jobs import to_job
-from tunery.store.paging import Page, fetch_page
 from tunery.store.tables import files, job_events, jobs, models
-
-SEARCHED = (jobs.c.id, jobs.c.display_name, jobs.c.suffix, jobs.c.fine_tuned_model, jobs.c.model, jobs.c.training_file)
-
-
-def search_jobs(
-    conn: Connection,
-    project_id: str,
-    *,
-    text: str = "",
-    statuses: Sequence[JobStatus] = (),
-    after: str | None = None,
-    limit: int = 20,
-) -> Page[FineTuningJob]:
-    """Newest first. `text` may stand anywhere in a job's id, names, suffix, models or training file, in either case."""
-    query = select(jobs).where(jobs.c.project_id == project_id)
-    if text:
-        query = query.where(or_(*(column.icontains(text, autoescape=True) for column in SEARCHED)))
-    if statuses:
-        query = query.where(jobs.c.status.in_(statuses))
-    return fetch_page(conn, query, jobs, to_job, after=after, limit=limit)
 
 
 @dataclass(frozen=True)

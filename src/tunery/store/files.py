@@ -3,11 +3,11 @@
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
 
 from tunery.domain.errors import NotFound, no_such_file
 from tunery.domain.files import File, FilePurpose, Upload, UploadPart
-from tunery.store.paging import Page, fetch_page, values_of
+from tunery.store.paging import Page, fetch_page, holds_text, values_of
 from tunery.store.tables import files, upload_parts, uploads
 from tunery.texts import say
 
@@ -43,8 +43,7 @@ def list_files(
     if purpose is not None:
         query = query.where(files.c.purpose == purpose)
     if text:
-        searched = (files.c.filename, files.c.id)
-        query = query.where(or_(*(column.icontains(text, autoescape=True) for column in searched)))
+        query = query.where(holds_text(text, files.c.filename, files.c.id))
     return fetch_page(conn, query, files, _to_file, after=after, limit=limit, descending=order != "asc")
 
 
@@ -92,12 +91,11 @@ def update_upload_status(
     status: str,
     *,
     file_id: str | None = None,
-    allowed: tuple[str, ...] = ("pending",),
 ) -> bool:
-    """False when the upload is in none of the `allowed` states any more: of two who complete it, one does."""
+    """False when the upload is pending no more: of two who complete it, one does."""
     done = conn.execute(
         update(uploads)
-        .where(uploads.c.id == upload_id, uploads.c.status.in_(allowed))
+        .where(uploads.c.id == upload_id, uploads.c.status == "pending")
         .values(status=status, file_id=file_id)
     )
     return done.rowcount == 1

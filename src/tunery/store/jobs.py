@@ -14,11 +14,12 @@ from tunery.domain.errors import InvalidTransition, no_such_job
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.job_details import JobDetails
 from tunery.domain.jobs import TERMINAL, FineTuningJob, JobError, JobStatus, sources_of
-from tunery.store.paging import Page, exists, fetch_page, has_pair, update_row, values_of
+from tunery.store.paging import Page, exists, fetch_page, has_pair, holds_text, update_row, values_of
 from tunery.store.tables import jobs
 from tunery.texts import say
 
 NO_WORKER: dict[str, Any] = {"worker_id": None, "lease_expires_at": None}
+SEARCHED = (jobs.c.id, jobs.c.display_name, jobs.c.suffix, jobs.c.fine_tuned_model, jobs.c.model, jobs.c.training_file)
 NULL_METADATA = "null"  # the literal that a client sends to find jobs without metadata
 
 
@@ -50,9 +51,13 @@ def list_jobs(
     limit: int = 20,
     metadata: dict[str, str] | str | None = None,
     statuses: tuple[JobStatus, ...] = (),
+    text: str = "",
 ) -> Page[FineTuningJob]:
-    """Newest first. `metadata`: pairs that must all match, or "null" for jobs that have none."""
+    """Newest first. `metadata`: pairs that must all match, or "null" for jobs that have none. `text` may stand anywhere
+    in a job's id, names, suffix, models or training file, in either case."""
     query = select(jobs).where(jobs.c.project_id == project_id)
+    if text:
+        query = query.where(holds_text(text, *SEARCHED))
     if metadata == NULL_METADATA:
         query = query.where(jobs.c.metadata.is_(None))
     elif isinstance(metadata, dict):

@@ -10,7 +10,7 @@ from sqlalchemy.sql import ColumnElement
 from tunery.domain.errors import no_such_model
 from tunery.domain.ids import new_id
 from tunery.domain.models import Alias, AliasChange, CheckpointPermission, FineTunedModel
-from tunery.store.paging import Page, fetch_page, update_row, values_of
+from tunery.store.paging import Page, fetch_page, holds_text, update_row, values_of
 from tunery.store.tables import alias_changes, aliases, checkpoint_permissions, models
 from tunery.store.upsert import insert_or
 
@@ -37,8 +37,8 @@ def list_models(
     name; models named in `also` are found whatever it is."""
     query = select(models).where(_visible_to(project_id)).order_by(models.c.created_at.desc(), models.c.seq.desc())
     if text:
-        holds = [column.icontains(text, autoescape=True) for column in (models.c.name, models.c.display_name)]
-        query = query.where(or_(*holds, models.c.name.in_(list(also))))
+        holds = holds_text(text, models.c.name, models.c.display_name)
+        query = query.where(holds | models.c.name.in_(list(also)))
     query = query.limit(limit)
     return tuple(_to_model(row) for row in conn.execute(query))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Connection, Row, RowMapping, Select, Table, func, select, tuple_, update
+from sqlalchemy import Connection, Row, RowMapping, Select, Table, func, or_, select, tuple_, update
 from sqlalchemy.sql import ColumnElement
 
 T = TypeVar("T")
@@ -70,6 +70,11 @@ def mapping_of(row: Row[Any]) -> RowMapping:
 
 def exists(conn: Connection, query: Select[Any]) -> bool:
     return conn.execute(select(query.exists())).scalar_one()
+
+
+def holds_text(text: str, *columns: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Whether the text stands anywhere in one of the columns, in either case."""
+    return or_(*(column.icontains(text, autoescape=True) for column in columns))
 
 
 def has_pair(conn: Connection, column: ColumnElement[Any], key: str, value: str) -> ColumnElement[bool]:

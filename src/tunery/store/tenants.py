@@ -79,12 +79,11 @@ def list_projects(
     after: str | None = None,
     limit: int = 100,
     include_archived: bool = False,
-    descending: bool = False,
 ) -> Page[Project]:
     query = select(projects).where(projects.c.organization_id == organization_id)
     if not include_archived:
         query = query.where(projects.c.archived_at.is_(None))
-    return fetch_page(conn, query, projects, _to_project, after=after, limit=limit, descending=descending)
+    return fetch_page(conn, query, projects, _to_project, after=after, limit=limit, descending=False)
 
 
 def rename_project(conn: Connection, project_id: str, name: str) -> None:

@@ -23,8 +23,8 @@ def icon(name: str) -> Markup:
     return Markup('<i class="material-icons" aria-hidden="true">{}</i>').format(name)
 
 
-def link(href: str, text: str | Markup, *, css: str = "") -> Markup:
-    return Markup('<a href="{}"{}>{}</a>').format(href, Markup(' class="{}"').format(css) if css else "", text)
+def link(href: str, text: str | Markup) -> Markup:
+    return Markup('<a href="{}">{}</a>').format(href, text)
 
 
 def button_link(href: str, text: str, *, primary: bool = False, symbol: str = "") -> Markup:

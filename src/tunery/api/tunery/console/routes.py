@@ -103,7 +103,7 @@ def search_jobs(
     """Jobs with progress and cost, newest first."""
     statuses = (status,) if status else ()
     with read(context.database) as conn:
-        page = store.search_jobs(conn, caller.project_id, text=search, statuses=statuses, after=after, limit=limit)
+        page = jobs.list_jobs(conn, caller.project_id, text=search, statuses=statuses, after=after, limit=limit)
     return JobList(data=[_summary(context, job) for job in page.items], has_more=page.has_more)
 
 
