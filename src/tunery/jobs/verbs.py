@@ -22,7 +22,7 @@ from tunery.metering.budget import check_budget
 from tunery.metering.storage import check_not_full
 from tunery.models.catalog import Catalog
 from tunery.settings import Settings
-from tunery.store import events, files, idempotency, jobs, models, tenants
+from tunery.store import events, files, jobs, models, tenants
 from tunery.texts import say
 
 
@@ -59,7 +59,7 @@ def create_job(
     check_budget(conn, caller.project_id, own, now=now)
     job_id = new_id("job")
     if idempotency_key:
-        is_first = idempotency.remember_job(
+        is_first = jobs.remember_job(
             conn, caller.project_id, idempotency_key, request_hash=request_hash, job_id=job_id, now=now
         )
         # Two requests may both have found nothing above: the second to get here takes the first one's job.
@@ -129,7 +129,7 @@ def resume_job(conn: Connection, job_id: str, project_id: str, *, clock: Clock =
 
 def _earlier_job(conn: Connection, request_hash: str, caller: Caller, key: str) -> FineTuningJob | None:
     """Raises InvalidRequest when the key came with another request before."""
-    job_id = idempotency.find_job_id(conn, caller.project_id, key, request_hash)
+    job_id = jobs.find_job_id(conn, caller.project_id, key, request_hash)
     return None if job_id is None else jobs.get_job(conn, job_id, caller.project_id)
 
 

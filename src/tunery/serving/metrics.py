@@ -1,5 +1,8 @@
 """What the engine counts, for Prometheus."""
 
+from functools import partial
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _LATENCIES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -8,16 +11,9 @@ _LATENCIES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5
 class EngineMetrics:
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
-
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(f"tunery_engine_{name}", text, registry=registry)
-
-        def counter(name: str, text: str) -> Counter:
-            return Counter(f"tunery_engine_{name}", text, registry=registry)
-
-        def histogram(name: str, text: str) -> Histogram:
-            return Histogram(f"tunery_engine_{name}", text, buckets=_LATENCIES, registry=registry)
-
+        ours: dict[str, Any] = {"namespace": "tunery_engine", "registry": registry}
+        gauge, counter = partial(Gauge, **ours), partial(Counter, **ours)
+        histogram = partial(Histogram, buckets=_LATENCIES, **ours)
         self.waiting = gauge("requests_waiting", "Sequences that wait for room, tokens or their adapter.")
         self.running = gauge("requests_running", "Sequences in the running batch.")
         self.kv_use = gauge("kv_cache_use_ratio", "Share of the cache's blocks that running sequences hold.")
@@ -28,9 +24,7 @@ class EngineMetrics:
         self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of finished requests.")
         self.output_tokens = counter("output_tokens", "Tokens drawn.")
         self.cached_tokens = counter("cached_tokens", "Prompt tokens taken from the prefix cache.")
-        self.finished = Counter(
-            "tunery_engine_requests", "Finished sequences by their reason.", ["finish_reason"], registry=registry
-        )
+        self.finished = counter("requests", "Finished sequences by their reason.", ["finish_reason"])
         self.preemptions = counter("preemptions", "Sequences that gave their blocks back to be computed anew.")
         self.adapter_loads = counter("adapter_loads", "Adapters read into memory.")
         self.adapter_evictions = counter("adapter_evictions", "Adapters that made room for others.")

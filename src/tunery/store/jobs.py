@@ -8,14 +8,15 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, case, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql import ColumnElement
 
-from tunery.domain.errors import InvalidTransition, no_such_job
+from tunery.domain.errors import InvalidRequest, InvalidTransition, no_such_job
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.job_details import JobDetails
 from tunery.domain.jobs import TERMINAL, FineTuningJob, JobError, JobStatus, sources_of
 from tunery.store.paging import Page, exists, fetch_page, has_pair, holds_text, update_row, values_of
-from tunery.store.tables import jobs
+from tunery.store.tables import idempotency_keys, jobs
 from tunery.texts import say
 
 NO_WORKER: dict[str, Any] = {"worker_id": None, "lease_expires_at": None}
@@ -215,3 +216,32 @@ def to_job(row: Row[Any]) -> FineTuningJob:
             details=JobDetails.of(row.details),
         )
     )
+
+
+# ---- a create that a client repeats because its reply was lost: its key leads to the job made the first time
+def find_job_id(conn: Connection, project_id: str, key: str, request_hash: str) -> str | None:
+    """Raises InvalidRequest when the key came with another request before."""
+    table = idempotency_keys
+    row = conn.execute(select(table).where(table.c.project_id == project_id, table.c.key == key)).first()
+    if row is None:
+        return None
+    if row.request_hash != request_hash:
+        raise InvalidRequest(say("error.idempotency_key_reused"), code="idempotency_error")
+    return row.job_id
+
+
+def remember_job(conn: Connection, project_id: str, key: str, *, request_hash: str, job_id: str, now: float) -> bool:
+    """False when another request with the key was faster: roll back, and take that one's job."""
+    values = {
+        "project_id": project_id,
+        "key": key,
+        "request_hash": request_hash,
+        "job_id": job_id,
+        "created_at": int(now),
+    }
+    try:
+        with conn.begin_nested():
+            conn.execute(insert(idempotency_keys).values(values))
+    except IntegrityError:
+        return False
+    return True

@@ -95,17 +95,8 @@ def _prepare(parent: int) -> None:
 
 
 def similarity(metric: str, text: str, reference: str) -> float:
-    if metric == "fuzzy_match":
-        return _fuzzy(text, reference)
-    if metric == "bleu":
-        return _bleu(text, reference)
-    if metric == "gleu":
-        return _gleu(text, reference)
-    if metric == "meteor":
-        return _meteor(text, reference)
-    if metric == "rouge_l":
-        return _rouge_l(text, reference)
-    return _rouge_n(metric, text, reference)
+    measure = MEASURES.get(metric)
+    return measure(text, reference) if measure else _rouge_n(metric, text, reference)
 
 
 # Each library is imported where it is used: together they take a second, which no other request should pay.
@@ -162,3 +153,6 @@ def _rouge_l(text: str, reference: str) -> float:
     common = LCSseq.similarity(words, wanted)
     # 2PR / (P + R) of precision common/words and recall common/wanted.
     return 2 * common / (len(words) + len(wanted)) if common else 0.0
+
+
+MEASURES = {"fuzzy_match": _fuzzy, "bleu": _bleu, "gleu": _gleu, "meteor": _meteor, "rouge_l": _rouge_l}

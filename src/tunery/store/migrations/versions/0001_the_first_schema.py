@@ -76,15 +76,8 @@ def upgrade() -> None:
     table(
         "limits",
         strings("subject_id", primary_key=True),
-        integers(
-            "requests_per_minute",
-            "tokens_per_minute",
-            "max_running_jobs",
-            "max_jobs_per_day",
-            "max_storage_bytes",
-            "monthly_budget",
-            null=True,
-        ),
+        integers("requests_per_minute", "tokens_per_minute", "max_running_jobs", "max_jobs_per_day", null=True),
+        integers("max_storage_bytes", "monthly_budget", null=True),
         small_integers("warning_percent", null=True),
         integers("updated_at"),
     )
@@ -254,14 +247,9 @@ def upgrade() -> None:
         strings("currency"),
     )
     op.create_index(None, "usage_records", ["project_id", "created_at", "seq"])
-    op.create_index(
-        "uq_usage_records_undelivered",
-        "usage_records",
-        ["project_id", "client_request_id"],
-        unique=True,
-        sqlite_where=sa.text("client_request_id IS NOT NULL AND NOT is_delivered"),
-        postgresql_where=sa.text("client_request_id IS NOT NULL AND NOT is_delivered"),
-    )
+    part = sa.text("client_request_id IS NOT NULL AND NOT is_delivered")
+    name, columns_of_it = "uq_usage_records_undelivered", ["project_id", "client_request_id"]
+    op.create_index(name, "usage_records", columns_of_it, unique=True, sqlite_where=part, postgresql_where=part)
     table(
         "usage_rollups",
         small_integers("width_s", primary_key=True),
