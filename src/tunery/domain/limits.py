@@ -1,6 +1,6 @@
 """How much a project or a key may use, and the bucket that lets requests through at a rate."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,7 @@ class Limits:
 
     def over(self, fallback: "Limits") -> "Limits":
         """These, and the fallback's where these say nothing."""
-        return Limits(
-            **{
-                field.name: getattr(fallback, field.name)
-                if getattr(self, field.name) is None
-                else getattr(self, field.name)
-                for field in fields(self)
-            }
-        )
+        return replace(fallback, **{name: value for name, value in vars(self).items() if value is not None})
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,13 @@ class Parity:
     base: ModelSummary | None
     costs: Costs
 
+    @property
+    def models(self) -> list[tuple[str, ModelSummary, Money | None]]:
+        """Role, summary and cost of each that was asked."""
+        costs = self.costs
+        every = (("old", self.old, costs.old), ("base", self.base, costs.base), ("new", self.new, costs.new))
+        return [(role, summary, cost) for role, summary, cost in every if summary is not None]
+
 
 @dataclass(frozen=True)
 class RowAnswer:

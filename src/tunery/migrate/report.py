@@ -103,11 +103,5 @@ def to_html(report: Report) -> str:
     environment.filters["question"] = lambda row: text_of(row.messages[-1]) if row.messages else ""
     environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f} %"
     made = datetime.fromtimestamp(report.created_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    models = [
-        ("old", report.old, report.costs.old),
-        ("base", report.base, report.costs.base),
-        ("new", report.new, report.costs.new),
-    ]
-    shown = [(role, summary, cost) for role, summary, cost in models if summary is not None]
     template = environment.get_template("report.html.jinja")
-    return template.render(report=report, rows=report.rows[:ROWS_IN_HTML], models=shown, made=made)
+    return template.render(report=report, rows=report.rows[:ROWS_IN_HTML], models=report.models, made=made)

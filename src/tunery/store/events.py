@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Row, delete, insert, select
 
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import Checkpoint, EventType, JobEvent, Level
-from tunery.store.paging import Page, fetch_page
+from tunery.store.paging import Page, fetch_page, values_of
 from tunery.store.tables import checkpoints, job_events
 from tunery.texts import Reference, reference
 
@@ -71,6 +71,4 @@ def _to_event(row: Row[Any]) -> JobEvent:
 
 
 def _to_checkpoint(row: Row[Any]) -> Checkpoint:
-    return Checkpoint(
-        row.id, row.job_id, row.created_at, row.step_number, row.fine_tuned_model_checkpoint, dict(row.metrics)
-    )
+    return Checkpoint(**values_of(row))

@@ -1,16 +1,16 @@
 """Limits of projects and keys, and the state that enforces them between processes."""
 
-from dataclasses import asdict, fields
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Literal
 
-from sqlalchemy import Connection, Row, bindparam, or_, select, update
+from sqlalchemy import Connection, bindparam, or_, select, update
 
 from tunery.domain.limits import Bucket, Limits
+from tunery.store.paging import values_of
 from tunery.store.tables import budget_warnings, limits, rate_buckets
 from tunery.store.upsert import insert_or
 
 Unit = Literal["requests", "tokens"]
-_NAMES = tuple(field.name for field in fields(Limits))
 
 
 # Made once: every completion asks it, and building a query takes longer than running it.
@@ -22,7 +22,7 @@ _OF_SUBJECTS = select(limits).where(
 def get_limits(conn: Connection, subject_id: str, other_id: str = "") -> dict[str, Limits]:
     """By subject (a project's or a key's id); those that have none are missing."""
     rows = conn.execute(_OF_SUBJECTS, {"one": subject_id, "other": other_id})
-    return {row.subject_id: _to_limits(row) for row in rows}
+    return {row.subject_id: Limits(**values_of(row, "subject_id", "updated_at")) for row in rows}
 
 
 def set_limits(conn: Connection, subject_id: str, values: Limits, now: float) -> None:
@@ -56,7 +56,3 @@ def note_warning(conn: Connection, project_id: str, *, month: int, percent: int,
     )
     done = conn.execute(statement.on_conflict_do_nothing().returning(budget_warnings.c.month))
     return done.first() is not None
-
-
-def _to_limits(row: Row[Any]) -> Limits:
-    return Limits(**{name: getattr(row, name) for name in _NAMES})

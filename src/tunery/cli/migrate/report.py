@@ -128,11 +128,6 @@ def _keep(client: "OpenAI", made: "Report") -> StoredReport | None:
 
 
 def _tell(made: "Report") -> None:
-    models = (
-        ("old", made.old, made.costs.old),
-        ("base", made.base, made.costs.base),
-        ("new", made.new, made.costs.new),
-    )
     rows: list[tuple[Any, ...]] = [
         (
             role,
@@ -144,8 +139,7 @@ def _tell(made: "Report") -> None:
             _money(cost),
             str(summary.num_errors),
         )
-        for role, summary, cost in models
-        if summary is not None
+        for role, summary, cost in made.models
     ]
     columns = ("", "model", ">score", ">95 % interval", ">latency p50", ">prompt tokens", ">cost of 1,000", ">failed")
     console.print(table(columns, rows, empty=""))
