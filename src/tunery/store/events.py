@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select
+from sqlalchemy import Connection, Row, delete, func, insert, select
 
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import Checkpoint, EventType, JobEvent, Level
@@ -49,6 +49,30 @@ def list_events(conn: Connection, job_id: str, *, after: str | None = None, limi
     """Newest first, by order of insertion: a clock that steps back does not reorder them."""
     query = select(job_events).where(job_events.c.job_id == job_id)
     return fetch_page(conn, query, job_events, _to_event, after=after, limit=limit, order=(job_events.c.seq,))
+
+
+def list_metrics(conn: Connection, job_id: str, *, max_points: int) -> list[dict[str, Any]]:
+    """The `data` of metrics events, oldest first, thinned by the database to about `max_points`.
+
+    The first, the last and every end of an epoch (where the whole validation file was measured) are always kept.
+    """
+    is_metrics = (job_events.c.job_id == job_id) & (job_events.c.type == "metrics")
+    total = conn.execute(select(func.count()).select_from(job_events).where(is_metrics)).scalar_one()
+    stride = max(1, -(-total // max_points))
+    numbered = (
+        select(
+            job_events.c.seq,
+            job_events.c.message,
+            job_events.c.data,
+            func.row_number().over(order_by=job_events.c.seq).label("position"),
+        )
+        .where(is_metrics)
+        .subquery()
+    )
+    position = numbered.c.position
+    wanted = (position % stride == 0) | position.in_((1, total)) | numbered.c.message.contains("full validation loss")
+    rows = conn.execute(select(numbered.c.data).where(wanted).order_by(numbered.c.seq))
+    return [row.data for row in rows if row.data]
 
 
 def add_checkpoint(conn: Connection, checkpoint: Checkpoint) -> None:

@@ -4,7 +4,8 @@ What only the job's worker does (claim, heartbeat, finish) is in store.claims. T
 each transition is one UPDATE that repeats the states it may start from.
 """
 
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, case, func, insert, select, update
@@ -16,7 +17,7 @@ from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.job_details import JobDetails
 from tunery.domain.jobs import TERMINAL, FineTuningJob, JobError, JobStatus, sources_of
 from tunery.store.paging import Page, exists, fetch_page, has_pair, holds_text, update_row, values_of
-from tunery.store.tables import idempotency_keys, jobs
+from tunery.store.tables import files, idempotency_keys, jobs, models
 from tunery.texts import say
 
 NO_WORKER: dict[str, Any] = {"worker_id": None, "lease_expires_at": None}
@@ -66,6 +67,32 @@ def list_jobs(
     if statuses:
         query = query.where(jobs.c.status.in_(statuses))
     return fetch_page(conn, query, jobs, to_job, after=after, limit=limit)
+
+
+@dataclass(frozen=True)
+class TrainingFile:
+    project_id: str
+    model: str  # that the job was created on
+    training_file: str
+    sha256: str | None  # None: the file is no more, and the job older than the record of it
+
+
+def training_files(conn: Connection, job_ids: Sequence[str]) -> dict[str, TrainingFile]:
+    """By job. Of any project: whose file it is stands beside it."""
+    columns = (jobs.c.id, jobs.c.project_id, jobs.c.model, jobs.c.training_file, files.c.sha256, jobs.c.details)
+    joined = jobs.outerjoin(files, files.c.id == jobs.c.training_file)
+    rows = conn.execute(select(*columns).select_from(joined).where(jobs.c.id.in_(job_ids)))
+    return {row.id: TrainingFile(*row[1:4], row.sha256 or row.details.get("training_sha256")) for row in rows}
+
+
+def makers(conn: Connection, names: Iterable[str]) -> dict[str, str | None]:
+    """By model the job that made it, of any project; also of models that were deleted since."""
+    whole = {name: name.partition(":ckpt-step-")[0] for name in names}
+    by_job = select(jobs.c.fine_tuned_model, jobs.c.id).where(jobs.c.fine_tuned_model.in_(list(whole.values())))
+    by_model = select(models.c.name, models.c.job_id).where(models.c.name.in_(list(whole)))
+    made = {row.fine_tuned_model: row.id for row in conn.execute(by_job)}
+    kept = {row.name: row.job_id for row in conn.execute(by_model)}
+    return {name: kept.get(name) or made.get(named) for name, named in whole.items()}
 
 
 def list_unfinished(conn: Connection, project_id: str) -> tuple[str, ...]:

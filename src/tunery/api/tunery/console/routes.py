@@ -43,7 +43,6 @@ from tunery.domain.usage import MICRO, PICO
 from tunery.engines.pool import resolve
 from tunery.jobs.verbs import trainable
 from tunery.models.catalog import CatalogModel
-from tunery.store import console as store
 from tunery.store import events as events_store
 from tunery.store import files, jobs, models, tenants
 from tunery.store.audit import record
@@ -161,7 +160,7 @@ def get_curves(job_id: str, caller: JobsReader, context: ContextDep, points: Poi
 
 
 def _curves(conn: Connection, job_id: str, points: int) -> Curves:
-    rows = store.list_metrics(conn, job_id, max_points=points)
+    rows = events_store.list_metrics(conn, job_id, max_points=points)
     names = Curves.model_fields
     return Curves(**{name: [(row["step"], row[name]) for row in rows if row.get(name) is not None] for name in names})
 
@@ -295,12 +294,12 @@ def _answering(conn: Connection, context: Context, project_id: str, alias: str) 
 
 def _learned_files(conn: Connection, project_id: str, found: Sequence[FineTunedModel]) -> dict[str, list[LearnedFile]]:
     """By model name: what each was trained on, and what the models were that it goes on from."""
-    made_by = store.training_files(conn, [model.job_id for model in found if model.job_id])
+    made_by = jobs.training_files(conn, [model.job_id for model in found if model.job_id])
     known = {model.name: model.job_id for model in found}
     while missing := {job.model for job in made_by.values() if job.model.startswith("ft:")} - known.keys():
-        before = store.makers(conn, missing)
+        before = jobs.makers(conn, missing)
         known |= before
-        made_by |= store.training_files(conn, [job_id for job_id in before.values() if job_id])
+        made_by |= jobs.training_files(conn, [job_id for job_id in before.values() if job_id])
 
     def files_of(name: str) -> list[LearnedFile]:
         learned: list[LearnedFile] = []
