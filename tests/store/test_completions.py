@@ -7,7 +7,7 @@ from tests.store.conftest import NOW, Tenant
 from tunery.domain.completions import StoredCompletion
 from tunery.domain.errors import InvalidRequest, NotFound
 from tunery.domain.ids import new_id
-from tunery.store import completions, idempotency, workers
+from tunery.store import completions, jobs, workers
 
 
 def store(conn: Connection, tenant: Tenant, model: str = "ft:m", **metadata: str) -> StoredCompletion:
@@ -47,13 +47,13 @@ def test_only_the_metadata_changes(conn: Connection, tenant: Tenant) -> None:
 
 def test_a_repeated_create_leads_to_the_first_job(conn: Connection, tenant: Tenant) -> None:
     project = tenant.project_id
-    assert idempotency.find_job_id(conn, project, "key", "hash") is None
-    assert idempotency.remember_job(conn, project, "key", request_hash="hash", job_id="ftjob-1", now=NOW)
-    assert not idempotency.remember_job(conn, project, "key", request_hash="hash", job_id="ftjob-2", now=NOW)
-    assert idempotency.find_job_id(conn, project, "key", "hash") == "ftjob-1"
-    assert idempotency.find_job_id(conn, tenant.other_project_id, "key", "hash") is None
+    assert jobs.find_job_id(conn, project, "key", "hash") is None
+    assert jobs.remember_job(conn, project, "key", request_hash="hash", job_id="ftjob-1", now=NOW)
+    assert not jobs.remember_job(conn, project, "key", request_hash="hash", job_id="ftjob-2", now=NOW)
+    assert jobs.find_job_id(conn, project, "key", "hash") == "ftjob-1"
+    assert jobs.find_job_id(conn, tenant.other_project_id, "key", "hash") is None
     with pytest.raises(InvalidRequest, match="other parameters"):
-        idempotency.find_job_id(conn, project, "key", "another hash")
+        jobs.find_job_id(conn, project, "key", "another hash")
 
 
 def test_workers_tell_that_they_live(conn: Connection) -> None:
