@@ -54,6 +54,13 @@ def test_settings_of_other_methods_are_not_used(api: Api) -> None:
     assert create(api, method=method).json()["hyperparameters"]["n_epochs"] == 3
 
 
+MISSING = "missing_required_parameter"
+
+
+def wandb(**values: Any) -> dict[str, Any]:
+    return {"type": "wandb", "wandb": {"project": "p", **values}}
+
+
 @pytest.mark.parametrize(
     ("values", "param", "code"),
     [
@@ -76,6 +83,16 @@ def test_settings_of_other_methods_are_not_used(api: Api) -> None:
         ),
         ({"method": {"type": "reinforcement"}}, "method.type", "unsupported_value"),
         ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "integrations", "wandb_key_missing"),
+        ({"integrations": [wandb()] * 6}, "integrations", "array_above_max_length"),
+        ({"integrations": [{"type": "mlflow"}]}, "integrations[0].type", "invalid_value"),
+        (
+            {"integrations": [{"type": "wandb", "wandb": {}}]},
+            "integrations[0].wandb.project",
+            "missing_required_parameter",
+        ),
+        ({"integrations": [wandb(project="")]}, "integrations[0].wandb.project", "string_below_min_length"),
+        ({"integrations": [wandb(tags=["x" * 65])]}, "integrations[0].wandb.tags[0]", "string_above_max_length"),
+        ({"integrations": [wandb(tags=["x"] * 51)]}, "integrations[0].wandb.tags", "array_above_max_length"),
     ],
 )
 def test_what_cannot_be_trained_is_400(api: Api, values: dict[str, Any], param: str | None, code: str | None) -> None:

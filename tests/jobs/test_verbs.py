@@ -117,11 +117,6 @@ def test_hyperparameter_out_of_bounds_is_named_by_its_path(
         ({"metadata": {str(n): "" for n in range(17)}}, "metadata"),
         ({"metadata": {"k" * 65: ""}}, "metadata"),
         ({"metadata": {"k": "v" * 513}}, "metadata.k"),
-        ({"integrations": WANDB * 6}, "integrations"),
-        ({"integrations": [{"type": "mlflow"}]}, "integrations[0].type"),
-        ({"integrations": [{"type": "wandb", "wandb": {}}]}, "integrations[0].wandb.project"),
-        ({"integrations": [{"type": "wandb", "wandb": {"project": "p", "tags": ["x" * 65]}}]},
-         "integrations[0].wandb.tags"),
     ],
 )  # fmt: skip
 def test_value_out_of_bounds_is_refused_and_named(site: Site, changes: dict[str, Any], param: str) -> None:

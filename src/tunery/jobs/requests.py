@@ -7,7 +7,6 @@ from typing import Any
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.hyperparameters import AUTO, Hyperparameters
 from tunery.domain.jobs import METHODS, Method
-from tunery.domain.json_body import as_object
 from tunery.domain.names import check_suffix
 from tunery.texts import say
 from tunery.wire.validation import out_of_bounds
@@ -16,8 +15,6 @@ MAX_SEED = 2**31 - 1
 MAX_EPOCHS = 50
 MAX_BATCH_SIZE = 256
 MAX_BETA = 2.0
-MAX_INTEGRATIONS = 5
-MAX_TAGS, MAX_TAG = 50, 64
 MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
 
 
@@ -47,7 +44,6 @@ def check(request: JobRequest) -> Method:
     if request.suffix is not None:
         check_suffix(request.suffix)
     _check_metadata(request.metadata)
-    _check_integrations(request.integrations)
     return method
 
 
@@ -107,44 +103,6 @@ def _check_metadata(metadata: dict[str, str] | None) -> None:
             raise _too_long("metadata", f"the key {key[:20]!r}…", len(key), MAX_METADATA_KEY)
         if len(value) > MAX_METADATA_VALUE:
             raise _too_long(f"metadata.{key}", "the value", len(value), MAX_METADATA_VALUE)
-
-
-def _check_integrations(integrations: list[dict[str, Any]] | None) -> None:
-    entries = integrations or []
-    if len(entries) > MAX_INTEGRATIONS:
-        raise InvalidRequest(
-            say("error.too_many_integrations", most=MAX_INTEGRATIONS, num_entries=len(entries)),
-            param="integrations",
-            code="array_above_max_length",
-        )
-    for index, entry in enumerate(entries):
-        _check_wandb(entry, f"integrations[{index}]")
-
-
-def _check_wandb(entry: dict[str, Any], where: str) -> None:
-    if entry.get("type") != "wandb":
-        raise InvalidRequest(
-            say("error.invalid_integration", type=entry.get("type")),
-            param=f"{where}.type",
-            code="invalid_value",
-        )
-    options = as_object(entry.get("wandb"))
-    if not options.get("project"):
-        raise InvalidRequest(
-            say("error.wandb_project_missing", where=where),
-            param=f"{where}.wandb.project",
-            code="missing_required_parameter",
-        )
-    tags: list[str] = options.get("tags") or []
-    if len(tags) > MAX_TAGS:
-        raise InvalidRequest(
-            say("error.wandb_too_many_tags", where=where, most=MAX_TAGS, num_tags=len(tags)),
-            param=f"{where}.wandb.tags",
-            code="array_above_max_length",
-        )
-    for tag in tags:
-        if len(tag) > MAX_TAG:
-            raise _too_long(f"{where}.wandb.tags", "a tag", len(tag), MAX_TAG)
 
 
 def _too_long(param: str, what: str, length: int, most: int) -> InvalidRequest:

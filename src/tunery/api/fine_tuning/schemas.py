@@ -46,10 +46,10 @@ class MethodIn(Body):
 
 
 class WandbIn(Body):
-    project: str
+    project: str = Field(min_length=1)
     name: str | None = None
     entity: str | None = None
-    tags: list[str] | None = None
+    tags: list[Annotated[str, Field(max_length=64)]] | None = Field(None, max_length=50)
 
 
 class IntegrationIn(Body):
@@ -65,7 +65,7 @@ class JobCreate(Body):
     hyperparameters: HyperparametersIn | None = Field(None, description="Deprecated: use `method`.", deprecated=False)
     suffix: str | None = Field(None, description="1 to 64 characters.")
     seed: Int | None = Field(None, description="0 to 2147483647.")
-    integrations: list[IntegrationIn] | None = None
+    integrations: list[IntegrationIn] | None = Field(None, max_length=5)
     metadata: dict[str, str] | None = Field(None, description="At most 16 pairs.")
 
     def to_request(self) -> JobRequest:
