@@ -116,11 +116,11 @@ def test_the_same_call_is_the_same_answer_however_its_json_is_written(golden: li
     assert "get_weather" in to_html(made)
 
 
-def test_a_question_in_parts_is_shown_as_its_text(tmp_path: Path) -> None:
+def test_a_question_in_parts_is_shown_as_its_text() -> None:
     parts = {"role": "user", "content": [{"type": "text", "text": "Weather"}, {"type": "text", "text": "in Rome"}]}
     answers = [Golden(1, [parts], "m", answer="21")]
     made = make_report(old=answers, new=answers, base=None, now=1)
-    assert made.rows[0].question == "Weather\nin Rome"
+    assert "<pre>Weather\nin Rome</pre>" in to_html(made)
 
 
 def test_golden_files_of_the_version_before_are_read(tmp_path: Path) -> None:

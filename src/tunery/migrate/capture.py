@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from openai import OpenAI, OpenAIError
@@ -19,8 +19,10 @@ from tunery.datasets.lines import read_chunks
 from tunery.datasets.problems import Problem
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.usage import Price, TokenUsage
+from tunery.migrate import responses
 from tunery.migrate.source import Json, explain
 
+Api = Literal["chat", "responses"]
 CONNECTIONS = 4
 CHARACTERS_A_TOKEN = 3.5  # English text under OpenAI's tokenizers has about 4; lower, so that the estimate errs upwards
 
@@ -106,6 +108,7 @@ def capture(
     model: str,
     prompts: list[Prompt],
     *,
+    api: Api = "chat",
     max_tokens: int = 512,
     price: Price | None = None,
     cap: int | None = None,
@@ -121,7 +124,7 @@ def capture(
             if cap is not None and spent >= cap:
                 return
             batch = prompts[start : start + CONNECTIONS]
-            for golden in pool.map(lambda prompt: ask(client, model, prompt, max_tokens=max_tokens), batch):
+            for golden in pool.map(lambda prompt: ask(client, model, prompt, api=api, max_tokens=max_tokens), batch):
                 if price is not None:
                     spent += cost_of(golden, price)
                 yield golden
@@ -135,8 +138,21 @@ def cost_of(golden: Golden, price: Price) -> int:
     return price.cost(tokens).total
 
 
-def ask(client: OpenAI, model: str, prompt: Prompt, *, max_tokens: int) -> Golden:
+def ask(client: OpenAI, model: str, prompt: Prompt, *, api: Api, max_tokens: int) -> Golden:
     """One answer with its log-probabilities; without them where the server refuses to give them."""
+    started = time.perf_counter()
+    try:
+        if api == "responses":
+            response = responses.create(client, model, prompt.messages, prompt.tools, max_tokens=max_tokens)
+            answer = responses.answer_of(response)
+        else:
+            answer = _kept(_complete(client, model, prompt, max_tokens=max_tokens))
+    except OpenAIError as error:
+        return _golden(prompt, model, {"error": explain(error)})
+    return _golden(prompt, model, answer, latency_ms=(time.perf_counter() - started) * 1000)
+
+
+def _complete(client: OpenAI, model: str, prompt: Prompt, *, max_tokens: int) -> ChatCompletion:
     request: dict[str, Any] = {
         "model": model,
         "messages": prompt.messages,
@@ -147,31 +163,24 @@ def ask(client: OpenAI, model: str, prompt: Prompt, *, max_tokens: int) -> Golde
     }
     if prompt.tools:
         request["tools"] = prompt.tools
-    started = time.perf_counter()
-    try:
-        answer = client.chat.completions.create(**request)
-    except OpenAIError as error:
-        return Golden(prompt.row, prompt.messages, model, prompt.expected, error=explain(error), tools=prompt.tools)
-    return _golden(prompt, model, answer, (time.perf_counter() - started) * 1000)
+    return client.chat.completions.create(**request)
 
 
-def _golden(prompt: Prompt, model: str, answer: ChatCompletion, latency_ms: float) -> Golden:
-    choice = answer.choices[0]
+def _kept(answer: ChatCompletion) -> Json:
+    choice, usage = answer.choices[0], answer.usage
     tokens = (choice.logprobs.content if choice.logprobs else None) or []
-    usage = answer.usage
-    return Golden(
-        row=prompt.row,
-        messages=prompt.messages,
-        model=model,
-        expected=prompt.expected,
-        answer=choice.message.content or "",
-        tool_calls=[call.model_dump(exclude_none=True) for call in choice.message.tool_calls or []],
-        logprobs=[token.logprob for token in tokens],
-        usage={"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens} if usage else {},
-        latency_ms=latency_ms,
-        finish_reason=choice.finish_reason,
-        tools=prompt.tools,
-    )
+    return {
+        "answer": choice.message.content or "",
+        "tool_calls": [call.model_dump(exclude_none=True) for call in choice.message.tool_calls or []],
+        "logprobs": [token.logprob for token in tokens],
+        "usage": {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens} if usage else {},
+        "finish_reason": choice.finish_reason,
+    }
+
+
+def _golden(prompt: Prompt, model: str, answer: Json, *, latency_ms: float = 0.0) -> Golden:
+    asked = {"row": prompt.row, "messages": prompt.messages, "expected": prompt.expected, "tools": prompt.tools}
+    return Golden(model=model, latency_ms=latency_ms, **asked, **answer)
 
 
 def recorded_answers(client: OpenAI, name: str) -> Iterator[Golden]:
@@ -181,7 +190,7 @@ def recorded_answers(client: OpenAI, name: str) -> Iterator[Golden]:
             _asked(message.to_dict()) for message in client.chat.completions.messages.list(stored.id, limit=100)
         ]
         tools: Any = (stored.model_extra or {}).get("tools")
-        yield _golden(Prompt(row, messages, tools=tools), name, stored, latency_ms=0.0)
+        yield _golden(Prompt(row, messages, tools=tools), name, _kept(stored))
 
 
 def _asked(stored: Json) -> Json:

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -29,6 +29,7 @@ def capture(
     cap: Annotated[
         float | None, typer.Option(help="Stop when so much is spent, in the price table's currency.")
     ] = None,
+    api: Annotated[Literal["chat", "responses"], typer.Option(help="Ask through this API.")] = "chat",
     max_tokens: MaxTokens = 512,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before spending.")] = False,
     source_key: SourceKey = "",
@@ -56,6 +57,7 @@ def capture(
                 client,
                 model,
                 prompts,
+                api=api,
                 max_tokens=max_tokens,
                 price=price,
                 cap=None if cap is None else int(cap * PICO),
