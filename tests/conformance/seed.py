@@ -19,7 +19,6 @@ from tunery.store import (
     conversations,
     events,
     files,
-    inference_tables,
     jobs,
     limits,
     models,
@@ -101,9 +100,9 @@ def _clear(conn: Connection) -> None:
         tables.uploads,
         tables.files,
         tables.webhook_endpoints,
-        inference_tables.responses,  # with the events of each
-        inference_tables.response_items,
-        inference_tables.conversations,
+        tables.responses,  # with the events of each
+        tables.response_items,
+        tables.conversations,
     ):
         conn.execute(delete(table))
     _clear_people(conn)
