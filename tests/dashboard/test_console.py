@@ -16,6 +16,7 @@ from tests.dashboard.rows import (
     organization_and_project,
 )
 from tests.dashboard.stand import Stand
+from tunery.domain.files import example_file
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.domain.tenants import Project
@@ -170,6 +171,29 @@ def test_a_model_knows_the_content_that_it_and_its_forebears_were_trained_on(sta
     left = [name, later.fine_tuned_model, *([] if gone else [f"{name}:ckpt-step-3"])]
     for model in left:
         assert file["sha256"] in [learned["sha256"] for learned in every[str(model)]["learned_from"]]
+
+
+def test_a_model_that_was_trained_on_a_part_has_seen_the_whole(stand: Stand) -> None:
+    """Of a file that was split, and of a part that was split again."""
+    client = stand.client()
+    _, project = organization_and_project(stand.database)
+    whole = client.files.create(
+        file=("whole.jsonl", example_file("tickets_train.jsonl").read_bytes()), purpose="fine-tune"
+    )
+    root = stand.client().base_url.copy_with(path="/tunery/v1/files/")
+    part = client.post(f"{root}{whole.id}/split", cast_to=object, body={"validation_share": 0.2})
+    smaller = client.post(f"{root}{part['training_file']}/split", cast_to=object, body={"validation_share": 0.2})
+    by_id = {file["id"]: file["sha256"] for file in get(stand, stand.key, "/files")["data"]}
+    for number, (trained, seen) in enumerate([(part, [whole.id]), (smaller, [part["training_file"], whole.id])]):
+        created = client.fine_tuning.jobs.create(model=BASE, training_file=trained["training_file"])
+        with write(stand.database) as conn:
+            job = jobs.get_job(conn, created.id, project)
+        name = f"ft:{BASE}:personal::part{number}"
+        insert_model(stand.database, replace(job, fine_tuned_model=name))
+        client.fine_tuning.jobs.cancel(created.id)
+        learned = [known["sha256"] for known in catalog(stand, stand.key)[name]["learned_from"]]
+        assert {by_id[file_id] for file_id in [trained["training_file"], *seen]} <= set(learned)
+        assert by_id[trained["validation_file"]] not in learned
 
 
 def test_all_projects_are_listed(stand: Stand) -> None:

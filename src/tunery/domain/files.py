@@ -38,6 +38,8 @@ class File:
     status: str = "processed"
     status_details: str | None = None
     num_rows: int | None = None  # lines that are not blank; None: not counted
+    # the SHA-256 of the file that this one is a part of, since that was split, and of what that is a part of
+    split_from: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

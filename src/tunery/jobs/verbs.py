@@ -82,7 +82,7 @@ def create_job(
         created_by=caller.user_id,
         metadata=request.metadata,
         integrations=_integrations(request, job_id, settings),
-        details=JobDetails(training_sha256=training.sha256),
+        details=JobDetails(training_sha256=training.sha256, training_split_from=list(training.split_from)),
     )
     jobs.insert_job(conn, job)
     events.add_event(conn, job_id, say("event.created", job=job_id), now=now, data={})

@@ -129,7 +129,7 @@ def delete_parts(conn: Connection, upload_id: str) -> None:
 
 
 def _to_file(row: Row[Any]) -> File:
-    return File(**values_of(row, purpose=FilePurpose(row.purpose)))
+    return File(**values_of(row, purpose=FilePurpose(row.purpose), split_from=tuple(row.split_from or ())))
 
 
 def _to_upload(row: Row[Any]) -> Upload:

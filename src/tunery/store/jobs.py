@@ -75,6 +75,7 @@ class TrainingFile:
     model: str  # that the job was created on
     training_file: str
     sha256: str | None  # None: the file is no more, and the job older than the record of it
+    split_from: list[str]  # see File.split_from
 
 
 def training_files(conn: Connection, job_ids: Sequence[str]) -> dict[str, TrainingFile]:
@@ -82,7 +83,11 @@ def training_files(conn: Connection, job_ids: Sequence[str]) -> dict[str, Traini
     columns = (jobs.c.id, jobs.c.project_id, jobs.c.model, jobs.c.training_file, files.c.sha256, jobs.c.details)
     joined = jobs.outerjoin(files, files.c.id == jobs.c.training_file)
     rows = conn.execute(select(*columns).select_from(joined).where(jobs.c.id.in_(job_ids)))
-    return {row.id: TrainingFile(*row[1:4], row.sha256 or row.details.get("training_sha256")) for row in rows}
+    found: dict[str, TrainingFile] = {}
+    for row in rows:
+        details = JobDetails.of(row.details)
+        found[row.id] = TrainingFile(*row[1:4], row.sha256 or details.training_sha256, details.training_split_from)
+    return found
 
 
 def makers(conn: Connection, names: Iterable[str]) -> dict[str, str | None]:

@@ -85,6 +85,7 @@ files = table(
     strings("status"),
     strings("status_details", null=True),
     integers("num_rows", null=True),
+    jsons("split_from", null=True),
     Index(None, "project_id", "created_at", "seq"),
     Index(None, "project_id", "purpose", "created_at", "seq"),
     Index("ix_files_expires_at", "expires_at"),

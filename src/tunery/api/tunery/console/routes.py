@@ -306,6 +306,7 @@ def _learned_files(conn: Connection, project_id: str, found: Sequence[FineTunedM
         while (job := made_by.get(known.get(name) or "")) is not None:
             own = job.project_id == project_id
             learned.append(LearnedFile(id=job.training_file if own else None, sha256=job.sha256))
+            learned += [LearnedFile(id=None, sha256=sha256) for sha256 in job.split_from]
             name = job.model
         return learned
 

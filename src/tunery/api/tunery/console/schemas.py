@@ -120,9 +120,9 @@ class Weights(BaseModel):
 
 
 class LearnedFile(BaseModel):
-    """A training file of the model, or of one that it goes on from."""
+    """A training file of the model, or of one that it goes on from, or a file that such a one was split from."""
 
-    id: str | None = Field(description="Null for another project's.")
+    id: str | None = Field(description="Null for another project's, and for what was split.")
     sha256: str | None = Field(description="Null when the file is no more.")
 
 

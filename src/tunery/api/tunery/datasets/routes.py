@@ -3,7 +3,7 @@ are tunery.datasets'; here is whose files they are."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -174,7 +174,7 @@ def split_file(file_id: str, body: SplitCreate, caller: FilesWriter, context: Co
             share, seed = body.validation_share, body.seed
             done = split_content(lambda: context.blobs.get(file.blob), *parts, share=share, seed=seed)
         stem = Path(file.filename).stem
-        training, validation = _store(context, caller, [(f"{stem}-{part.name}", part) for part in parts])
+        training, validation = _store(context, caller, file, [(f"{stem}-{part.name}", part) for part in parts])
     return SplitOut(
         training_file=training.id,
         validation_file=validation.id,
@@ -267,8 +267,9 @@ def _content(context: Context, file: File) -> Iterator[bytes] | Path:
     return path if path is not None and path.exists() else context.blobs.get(file.blob)
 
 
-def _store(context: Context, caller: Caller, parts: list[tuple[str, Path]]) -> list[File]:
+def _store(context: Context, caller: Caller, whole: File, parts: list[tuple[str, Path]]) -> list[File]:
     """Both files or none."""
+    split_from = (whole.sha256, *whole.split_from)
     received: list[Received] = []
     try:
         with make_room(context, caller, "id", sum(path.stat().st_size for _, path in parts)) as room:
@@ -278,7 +279,7 @@ def _store(context: Context, caller: Caller, parts: list[tuple[str, Path]]) -> l
             with write(context.database) as conn:
                 room.settle(conn, sum(file.bytes for file in made))
                 for file in made:
-                    keep(conn, context, caller, file)
+                    keep(conn, context, caller, replace(file, split_from=split_from))
         return made
     except BaseException:
         for part in received:
