@@ -40,6 +40,7 @@ KEY = "sk-benchmark-benchmark-benchmark"
 NUM_JOBS = 100_000
 PAGE = 100
 NUM_PAIRS = 500
+NUM_LONG_PAIRS = 100  # of 16 tokens
 WARMUP = 20
 
 
@@ -202,7 +203,9 @@ def measure_overhead(model_dir: Path) -> dict[str, float]:
             engine_p50, api_p50 = compare(direct, through, "/v1/chat/completions", chat_body, 1)
             results = {"overhead_p50_ms": api_p50 - engine_p50, "engine_p50_ms": engine_p50, "api_p50_ms": api_p50}
             for name, stream in (("responses", False), ("responses_stream", True)):
-                engine_p50, api_p50 = compare(direct, through, "/v1/responses", response_body, 16, stream=stream)
+                engine_p50, api_p50 = compare(
+                    direct, through, "/v1/responses", response_body, 16, num_pairs=NUM_LONG_PAIRS, stream=stream
+                )
                 results[f"{name}_overhead_p50_ms"] = api_p50 - engine_p50
     return results
 
@@ -214,12 +217,13 @@ def compare(
     body: Callable[..., dict[str, Any]],
     num_tokens: int,
     *,
+    num_pairs: int = NUM_PAIRS,
     stream: bool = False,
 ) -> tuple[float, float]:
     """Medians of the engine's completions and of the api's answers. Pairs in alternating order, so that neither way
     always meets the warmer cache."""
     times: dict[str, list[float]] = {"direct": [], "through": []}
-    for number in range(WARMUP + NUM_PAIRS):
+    for number in range(WARMUP + num_pairs):
         plain = {"model": SOURCE, **chat_body(number, num_tokens, stream=stream)}
         asked = {"model": BASE, **body(number, num_tokens, stream=stream)}
         ways = [("direct", direct, "/v1/chat/completions", plain), ("through", through, path, asked)]

@@ -3,8 +3,12 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytest_plugins = ("tests.fixtures_services",)
 
@@ -46,3 +50,19 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_model import write_tiny_model
 
     return write_tiny_model(tmp_path_factory.mktemp("tiny-model"))
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    """One for all tests of a process: a second one of Playwright's loops cannot run beside the first."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.dashboard.browsing import find_chromium, launch
+
+    executable = find_chromium()
+    if executable is None:
+        pytest.fail("These tests need Chromium, and there is none: `sh scripts/install-chromium.sh` installs it.")
+    with sync_playwright() as playwright:
+        browser = launch(playwright, executable)
+        yield browser
+        browser.close()

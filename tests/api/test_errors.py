@@ -51,8 +51,8 @@ def test_an_error_of_ours_can_be_worded_in_another_language(api: Api, path: str,
 @pytest.mark.parametrize(
     ("method", "path", "named"),
     [
-        ("POST", "/v1/responses", "POST /v1/chat/completions"),
-        ("GET", "/v1/responses/resp_1", "POST /v1/chat/completions"),
+        ("POST", "/v1/response", "POST /v1/responses"),
+        ("GET", "/v1/responses/resp_1/nothing", "GET /v1/responses/{response_id}"),
         ("POST", "/v1/assistants", "POST /v1/chat/completions"),
         ("POST", "/v1/threads/thread_1/runs", "POST /v1/chat/completions"),
         ("POST", "/v1/embeddings", "no embedding models"),

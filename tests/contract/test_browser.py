@@ -5,7 +5,6 @@ from playwright.sync_api import Browser
 from tests import node_clients
 from tests.api.conftest import BASE, SECRET
 from tests.contract.conftest import Live
-from tests.dashboard.conftest import browser  # noqa: F401  a fixture
 
 PROGRAM = """async ([baseURL, apiKey, model]) => {
   const { OpenAI } = await import('/index.mjs');
@@ -23,7 +22,7 @@ PROGRAM = """async ([baseURL, apiKey, model]) => {
 FROM_ELSEWHERE = "(url) => fetch(url).then(() => 'answered', () => 'refused')"
 
 
-def test_the_sdk_in_a_page_of_an_allowed_origin(live: Live, browser: Browser, page_origin: str) -> None:  # noqa: F811
+def test_the_sdk_in_a_page_of_an_allowed_origin(live: Live, browser: Browser, page_origin: str) -> None:
     node_clients.install("current")
     page = browser.new_page()
     page.goto(f"{page_origin}/LICENSE")
@@ -34,7 +33,7 @@ def test_the_sdk_in_a_page_of_an_allowed_origin(live: Live, browser: Browser, pa
     assert seen["refused"] == "404 model_not_found"
 
 
-def test_a_page_of_another_origin_is_refused(live: Live, browser: Browser, page_origin: str) -> None:  # noqa: F811
+def test_a_page_of_another_origin_is_refused(live: Live, browser: Browser, page_origin: str) -> None:
     page = browser.new_page()
     page.goto(f"{page_origin.replace('127.0.0.1', 'localhost')}/LICENSE")
     assert page.evaluate(FROM_ELSEWHERE, f"{live.base_url}/models") == "refused"

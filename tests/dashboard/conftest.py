@@ -2,21 +2,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
-from tests.dashboard.browsing import Visitor, find_chromium, launch
+from tests.dashboard.browsing import Visitor
 from tests.dashboard.stand import Stand
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    executable = find_chromium()
-    if executable is None:
-        pytest.fail("These tests need Chromium, and there is none: `sh scripts/install-chromium.sh` installs it.")
-    with sync_playwright() as playwright:
-        browser = launch(playwright, executable)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

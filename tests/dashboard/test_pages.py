@@ -510,7 +510,7 @@ def test_who_owns_no_organisation_is_not_led_to_what_only_its_owners_may(
     visitor: Visitor, stand: Stand, role: Role
 ) -> None:
     """Owning a project is not enough."""
-    _, key = stand.new_project(f"team of {role}", role)
+    _, key = stand.new_project(f"team-{role}", role)
     page = visitor.sign_in(key)
     shown = page.locator(".side nav a").all_inner_texts()
     work = ["Fine-tuning", "Playground", "Datasets", "Compare", "Move from OpenAI", "Webhooks"]

@@ -12,8 +12,6 @@ JOBS = "POST /v1/fine_tuning/jobs"
 
 # The first part of a path below /v1 -> what this server has for that purpose.
 PURPOSES = {
-    "responses": f"This server has no Responses API; use {CHAT}.",
-    "conversations": f"This server keeps no conversations; send the messages to {CHAT}.",
     "assistants": f"This server has no assistants; use {CHAT} with a system message and tools.",
     "threads": f"This server has no threads; send the messages to {CHAT}.",
     "realtime": f"This server has no realtime sessions; use {CHAT} with stream=true.",
