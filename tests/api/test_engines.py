@@ -99,7 +99,7 @@ def test_stream_that_loses_its_engine_ends_with_an_error_event(
 
         caller = Caller("key_x", api.organization_id, api.project_id, None, Role.OWNER)
         messages = [{"role": "user", "content": "Say something."}]
-        sent = {"model": BASE, "messages": messages, "stream": True, "max_tokens": 1500}
+        sent = {"model": BASE, "messages": messages, "stream": True, "max_tokens": 1500, "n": 8}
         ask = await service.admit(api.context, caller, RequestIds("req_x"), "chat", sent)
         events = []
         async for event in service.stream(api.context, ask):

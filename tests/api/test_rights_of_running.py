@@ -196,7 +196,9 @@ LONG_RESPONSE = {"model": BASE, "input": "Say something.", "max_output_tokens": 
 def test_a_streamed_response_ends_with_an_error_event(api: Api, url: str) -> None:
     person = person_of(api)
     headers, events = api.as_key(person.secret), []
-    asked = LONG_RESPONSE | {"stream": True}
+    # With this, an answer is longer than what may wait on its way to a client that does not read.
+    logprobs = {"include": ["message.output_text.logprobs"], "top_logprobs": 20}
+    asked = LONG_RESPONSE | {"stream": True} | logprobs
     with httpx.stream("POST", url + RESPONSES, json=asked, headers=headers, timeout=60) as answer:
         for line in answer.iter_lines():
             if line.startswith("data: "):
