@@ -4,6 +4,7 @@ Prints the two addresses as one JSON line when both answer.
 """
 
 import json
+import signal
 import sys
 import threading
 from functools import partial
@@ -93,6 +94,7 @@ def main(home: Path) -> None:
         uvicorn.Config(Completed(app), host="127.0.0.1", port=0, log_level="warning", access_log=False)
     )
     threading.Thread(target=announce, args=(server, door), daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn raises it again, and the engine is to end, too
     try:
         server.run()
     finally:

@@ -41,6 +41,15 @@ def test_an_error_is_a_row_through_either(client: OpenAI) -> None:
     assert str(said["chat"]).startswith("404: ")
 
 
+@pytest.mark.parametrize("kind", ["image_url", "input_audio"])
+def test_what_is_no_text_is_asked_too_and_refused_here(client: OpenAI, kind: str) -> None:
+    """Left out, the old model would be measured by another question."""
+    inner = {"url": "data:image/png;base64,AAAA"} if kind == "image_url" else {"data": "AAAA", "format": "wav"}
+    asked = [{**ASKED, "content": [{"type": "text", "text": "What is it?"}, {"type": kind, kind: inner}]}]
+    (answer,) = capture(client, BASE, [Prompt(1, asked)], api="responses")
+    assert answer.answer is None and str(answer.error).startswith("400: ")
+
+
 def test_calls_are_kept_as_chat_writes_them() -> None:
     call = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "look", "arguments": "{}"}
     output = [ResponseFunctionToolCall.model_validate(call)]

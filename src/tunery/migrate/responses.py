@@ -30,17 +30,30 @@ def create(client: OpenAI, model: str, messages: list[Json], tools: list[Json] |
 
 def _items(message: Json) -> Iterator[Json]:
     if message["role"] == "tool":
-        yield {"type": "function_call_output", "call_id": message["tool_call_id"], "output": _text(message)}
+        output = _content(message.get("content") or "", "tool")
+        yield {"type": "function_call_output", "call_id": message["tool_call_id"], "output": output}
         return
-    if text := _text(message):
-        yield {"role": message["role"], "content": text}
+    if content := message.get("content"):
+        yield {"role": message["role"], "content": _content(content, message["role"])}
     for call in message.get("tool_calls") or ():
         yield {"type": "function_call", "call_id": call["id"], **call["function"]}
 
 
-def _text(message: Json) -> str:
-    content = message.get("content") or ""
-    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+def _content(content: str | list[Json], role: str) -> str | list[Json]:
+    """Parts under this API's names. What it has no name for goes as it is: the server then says so."""
+    if isinstance(content, str):
+        return content
+    text = "output_text" if role == "assistant" else "input_text"
+    parts: list[Json] = []
+    for part in content:
+        if part.get("type") == "text":
+            parts.append({"type": text, "text": part["text"]})
+        elif part.get("type") == "image_url":
+            image = part["image_url"]
+            parts.append({"type": "input_image", "image_url": image["url"], "detail": image.get("detail", "auto")})
+        else:
+            parts.append(part)
+    return parts
 
 
 def answer_of(response: Response) -> Json:
