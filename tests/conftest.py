@@ -53,6 +53,23 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def embedding_model_dir() -> Path:
+    """The real default embedding model, kept like the base."""
+    from tests.tiny_encoder import SOURCE
+    from tunery.models.sources.cache import ensure
+
+    return ensure(SOURCE, Path(os.environ.get("TUNERY_MODEL_CACHE", REPOSITORY / ".cache" / "models")))
+
+
+@pytest.fixture(scope="session")
+def encoder_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model cache that holds a random embedding model in the default one's place."""
+    from tests.tiny_encoder import write_tiny_cache
+
+    return write_tiny_cache(tmp_path_factory.mktemp("encoders"))
+
+
+@pytest.fixture(scope="session")
 def browser() -> "Iterator[Browser]":
     """One for all tests of a process: a second one of Playwright's loops cannot run beside the first."""
     from playwright.sync_api import sync_playwright

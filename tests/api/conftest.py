@@ -191,8 +191,8 @@ def api(make_api: Callable[..., Api]) -> Api:
 
 
 @pytest.fixture(scope="session")
-def engine_url(tiny_model_dir: Path) -> Iterator[str]:
-    engine = start_engine(tiny_model_dir)
+def engine_url(tiny_model_dir: Path, encoder_cache: Path) -> Iterator[str]:
+    engine = start_engine(tiny_model_dir, encoder_cache=encoder_cache)
     yield engine.url
     engine.kill()
 

@@ -39,6 +39,7 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids], dict[str, Any]]] = {
     ("POST", "/tunery/v1/validations"): lambda ids: {"json": {"file": ids["file_id"]}},
     ("POST", "/v1/chat/completions"): lambda ids: {"json": {"model": TUNED, "messages": CHAT}},
     ("POST", "/v1/completions"): lambda _: {"json": {"model": TUNED, "prompt": "Hi"}},
+    ("POST", "/v1/embeddings"): lambda _: {"json": {"model": TUNED, "input": "Hi"}},
     ("POST", "/v1/responses"): lambda ids: {
         "json": {"model": BASE, "input": "Hi", "previous_response_id": ids["response_id"]}
     },
@@ -76,6 +77,7 @@ QUERIES: dict[str, dict[str, Any]] = {
     path: {"start_time": int(NOW) - 86_400}
     for path in (
         "/v1/organization/usage/completions",
+        "/v1/organization/usage/embeddings",
         "/v1/organization/costs",
         "/tunery/v1/organization/usage.csv",
         "/tunery/v1/organization/costs.csv",
@@ -244,7 +246,17 @@ def test_the_walk_asks_in_a_way_that_works_for_the_owner(api: Api, ids: Ids) -> 
     wrong = []
     for operation in operations(api.client.get("/openapi.json").json()):
         needs_engine = operation.path.endswith(
-            ("completions", "/responses", "/input_tokens", "/scores", "/estimates", "/run", "/test", "/resend")
+            (
+                "completions",
+                "/embeddings",
+                "/responses",
+                "/input_tokens",
+                "/scores",
+                "/estimates",
+                "/run",
+                "/test",
+                "/resend",
+            )
         )
         takes_away = operation.method == "DELETE" or operation.path.endswith("/archive")
         if takes_away or (operation.method != "GET" and needs_engine):

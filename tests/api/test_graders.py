@@ -97,16 +97,6 @@ def test_validate_echoes_the_grader(api: Api) -> None:
             {"type": "multi", "name": "m", "graders": {"a": check()}, "calculate_output": "__import__('os')"},
             "grader.calculate_output",
         ),
-        (
-            {
-                "type": "text_similarity",
-                "name": "t",
-                "input": "a",
-                "reference": "b",
-                "evaluation_metric": "cosine",
-            },
-            "grader.evaluation_metric",
-        ),
     ],
 )
 def test_grader_that_can_never_judge_is_400(api: Api, grader: dict[str, Any], param: str | None) -> None:

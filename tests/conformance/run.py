@@ -27,6 +27,7 @@ GROUPS = (
     "uploads",
     "test_uploads.py",
     "test_models.py",
+    "test_embeddings.py",
     "webhooks",
     "test_webhooks.py",
     "test_responses.py",
@@ -46,7 +47,7 @@ GROUPS = (
 )
 # Of a file with operations that are not built, the tests of those that are.
 ONLY = {
-    "admin/organization/test_usage.py": r"_(completions|costs)(_|\[|$)",
+    "admin/organization/test_usage.py": r"_(completions|embeddings|costs)(_|\[|$)",
     "test_responses.py": r"^(?!.*_compact)",  # it shortens what a reasoning model thought
 }
 NEEDED = (

@@ -16,6 +16,7 @@ import uvicorn
 from tests.conformance.completed import Completed
 from tests.conformance.seed import World, lay_ground, reset
 from tests.engine_process import start_engine
+from tests.tiny_encoder import write_tiny_cache
 from tests.tiny_model import write_tiny_model
 from tunery.api.app import create_app
 from tunery.settings import Settings
@@ -82,7 +83,9 @@ def settings_for(home: Path, engine_url: str) -> Settings:
 def main(home: Path) -> None:
     folder = home / "tiny-model"
     folder.mkdir()
-    engine = start_engine(write_tiny_model(folder))
+    encoders = home / "encoders"
+    encoders.mkdir()
+    engine = start_engine(write_tiny_model(folder), encoder_cache=write_tiny_cache(encoders))
     app = create_app(settings_for(home, engine.url))
     context = app.state.context
     migrate(context.database)

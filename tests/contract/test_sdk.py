@@ -35,6 +35,20 @@ def test_files(client: OpenAI) -> None:
         client.files.retrieve(made.id)
 
 
+def test_embeddings(client: OpenAI, live: Live) -> None:
+    numbers = client.embeddings.create(model="text-embedding-3-small", input=["a", "b"], encoding_format="float")
+    assert [row.index for row in numbers.data] == [0, 1]
+    # Without a format the SDK asks for base64, which it only takes when it is not strict.
+    loose = OpenAI(api_key=SECRET, base_url=live.base_url, max_retries=0)
+    decoded = loose.embeddings.create(model="text-embedding-3-small", input=["a", "b"])
+    assert [row.embedding for row in decoded.data] == [row.embedding for row in numbers.data]
+
+
+def test_moderations_are_refused_by_name(client: OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="no moderation model"):
+        client.moderations.create(input="a text")
+
+
 def test_uploads_in_parts(client: OpenAI) -> None:
     upload = client.uploads.upload_file_chunked(
         file=TRAIN, filename="big.jsonl", bytes=len(TRAIN), mime_type="text/jsonl", purpose="fine-tune", part_size=300

@@ -19,6 +19,7 @@ from tunery.api.chat.stored import router as stored_completions
 from tunery.api.context import Context
 from tunery.api.conversations.routes import router as conversations
 from tunery.api.delivery import Running, watch_rights
+from tunery.api.embeddings import router as embeddings
 from tunery.api.files.routes import router as files
 from tunery.api.fine_tuning.permissions import router as permissions
 from tunery.api.fine_tuning.progress import router as progress
@@ -56,6 +57,7 @@ log = logging.getLogger(__name__)
 TEND_EVERY_S = 30
 ROUTERS: tuple[APIRouter, ...] = (
     inference,  # asked far more often than all others: a request is compared with one route after the other
+    embeddings,
     responses,
     files,
     uploads,

@@ -1,7 +1,7 @@
-"""One completion from the request to the ledger."""
+"""One completion, or one request for embeddings, from the request to the ledger."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,11 +24,13 @@ from tunery.metering.rates import Subjects, has_rates
 from tunery.metering.storage import check_storage
 from tunery.store import completions
 from tunery.store.database import read, write
-from tunery.wire import chat
+from tunery.texts import say
+from tunery.wire import chat, embeddings
 from tunery.wire.chat import (
     CHAT,
     COMPLETIONS,
     Assembly,
+    Parameter,
     Received,
     check,
     completed,
@@ -38,8 +40,17 @@ from tunery.wire.chat import (
 from tunery.wire.stream import DONE, read_events, write_event
 
 Json = dict[str, Any]
-Kind = Literal["chat", "completion"]
-PATHS: dict[Kind, str] = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
+Kind = Literal["chat", "completion", "embedding"]
+PATHS: dict[Kind, str] = {
+    "chat": "/v1/chat/completions",
+    "completion": "/v1/completions",
+    "embedding": "/v1/embeddings",
+}
+PARAMETERS: dict[Kind, Mapping[str, Parameter]] = {
+    "chat": CHAT,
+    "completion": COMPLETIONS,
+    "embedding": embeddings.EMBEDDINGS,
+}
 NOT_FOR_THE_ENGINE = ("store", "metadata", "modalities")
 
 
@@ -77,7 +88,9 @@ async def admit(
 
     Raises InvalidRequest for parameters, NotFound for the model, RateLimited for limits and budget.
     """
-    forwarded = check(sent, CHAT if kind == "chat" else COMPLETIONS)
+    forwarded = check(sent, PARAMETERS[kind])
+    if kind == "embedding":
+        embeddings.check_input(sent["input"])
     if chat.is_legacy(forwarded):
         forwarded = chat.as_tools(forwarded)
     for name in NOT_FOR_THE_ENGINE:
@@ -91,7 +104,9 @@ async def admit(
     if keeps is None:
         keeps = kind == "chat" and sent.get("store") is True
     num_kept = len(orjson.dumps(sent)) if keeps else 0
-    target, subjects, ids = await context.look(partial(_look, context, caller, ids, sent["model"], num_kept))
+    target, subjects, ids = await context.look(partial(_look, context, caller, ids, kind, sent, num_kept))
+    if kind == "embedding" and target.upstream is None:
+        forwarded = await asyncio.to_thread(embeddings.for_engine, forwarded)
     tokens = estimated_tokens(sent, target.base.context_length if target.base else None)
     let_in = partial(context.meter.let_in, caller, ids, subjects, model=target.weights_name, estimated_tokens=tokens)
     ticket = await asyncio.to_thread(let_in) if has_rates(subjects) else let_in()
@@ -99,10 +114,11 @@ async def admit(
 
 
 def _look(
-    context: Context, caller: Caller, ids: RequestIds, model: str, num_kept: int
+    context: Context, caller: Caller, ids: RequestIds, kind: Kind, sent: Json, num_kept: int
 ) -> tuple[Target, Subjects, RequestIds]:
     with read(context.database) as conn:
-        target = resolve(conn, context.catalog, model, caller.project_id)
+        target = resolve(conn, context.catalog, sent["model"], caller.project_id)
+        _check_kind(target, kind, sent)
         if num_kept:
             # The answer's own bytes are not known yet: each request that runs may go past the limit by its answer.
             now = context.clock()
@@ -110,6 +126,16 @@ def _look(
         if target.upstream is not None:
             context.prices.check_upstream(target.upstream, context.clock(), param="model")
         return target, context.meter.look(conn, caller), context.meter.find_lost(conn, caller, ids)
+
+
+def _check_kind(target: Target, kind: Kind, sent: Json) -> None:
+    """Raises InvalidRequest for a model that does the other thing, and for more numbers than its vectors have."""
+    size = target.base.dimensions if target.base else 0
+    if target.upstream is None and (size > 0) != (kind == "embedding"):
+        key = "error.model_does_not_embed" if kind == "embedding" else "error.model_only_embeds"
+        raise InvalidRequest(say(key, model=target.public_name), param="model", code="unsupported_model")
+    if kind == "embedding" and target.upstream is None and (sent.get("dimensions") or 0) > size:
+        raise embeddings.too_many_dimensions(sent["dimensions"], size)
 
 
 @asynccontextmanager
@@ -122,6 +148,8 @@ async def _asked(context: Context, ask: Ask) -> AsyncIterator[Answer]:
     except InvalidRequest as exc:
         if chat.is_legacy(ask.sent):
             exc.param = chat.own_param(exc.param)
+        if ask.kind == "embedding":
+            embeddings.word_for_client(exc)
         raise
 
 
@@ -130,11 +158,14 @@ async def complete(context: Context, ask: Ask) -> Json:
     try:
         async with _asked(context, ask) as given:
             answer = orjson.loads(await given.read())
+        if ask.kind == "embedding":
+            answer = await asyncio.to_thread(embeddings.as_asked, answer, ask.sent)
     except BaseException:
         await abandon(context, ask)
         raise
     answer["model"] = ask.target.public_name
-    answer["usage"] = completed(answer.get("usage") or {}, context.settings.cached_token_rule)
+    if ask.kind != "embedding":
+        answer["usage"] = completed(answer.get("usage") or {}, context.settings.cached_token_rule)
     if chat.is_legacy(ask.sent):
         answer = chat.as_function_call(answer)
     await asyncio.to_thread(_keep, context, ask, answer["usage"], answer)

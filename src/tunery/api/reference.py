@@ -10,6 +10,7 @@ from typing import Any
 from tunery.api.app import create_app
 from tunery.settings import load_settings
 from tunery.wire.chat import CHAT, COMPLETIONS, Parameter
+from tunery.wire.embeddings import EMBEDDINGS
 from tunery.wire.responses.request import RESPONSES
 
 # What `client.` of the official SDKs calls an operation where its path does not tell. Ours have no name there.
@@ -20,6 +21,7 @@ SDK_NAMES = {
     "POST /v1/responses/input_tokens": "responses.input_tokens.count",
     "GET /v1/webhook_event_types": "webhooks.event_types.list",
     "GET /v1/organization/usage/completions": "admin.organization.usage.completions",
+    "GET /v1/organization/usage/embeddings": "admin.organization.usage.embeddings",
     "GET /v1/organization/costs": "admin.organization.usage.costs",
     "GET /v1/organization/audit_logs": "admin.organization.audit_logs.list",
 }
@@ -33,11 +35,12 @@ LIMITS = {
         "methods `supervised` and `dpo`; `reinforcement` is refused. Vision files are refused when they are checked."
     ),
     "POST /v1/fine_tuning/alpha/graders/run": (
-        "`python` graders are refused, and the metric `cosine`; `meteor` matches words and stems, not synonyms."
+        "`python` graders are refused; `meteor` matches words and stems, not synonyms."
     ),
     "POST /v1/fine_tuning/alpha/graders/validate": "as `run`.",
     "POST /v1/chat/completions": "text only; see the parameters below.",
     "POST /v1/completions": "see the parameters below.",
+    "POST /v1/embeddings": "see the parameters below and [Embeddings](serving.md#embeddings).",
     "POST /v1/responses": "text and functions only; see the parameters below.",
     "GET /v1/files/{file_id}/content": "result files come as base64, as from OpenAI.",
     "POST /v1/webhook_endpoints": "takes every event type; `GET /v1/webhook_event_types` lists those that happen.",
@@ -48,7 +51,7 @@ NOT_HERE = {
     "Batches (`/v1/batches`)": "later; files of purpose `batch` are stored",
     "Hosted tools of Responses, `/v1/responses/compact`, reusable prompts": "no: send functions and texts",
     "Assistants, Realtime": "no",
-    "Embeddings, images, audio, video, moderations": "no: there are no such models here",
+    "Images, audio, video, moderations": "no: there are no such models here",
 }
 
 HEAD = """# API
@@ -105,7 +108,13 @@ def document() -> str:
         lines += [*(operation_row(*row) for row in rows), ""]
     lines += ["## Not here", "", "| what | will it come |", "|---|---|"]
     lines += [*(f"| {what} | {when} |" for what, when in NOT_HERE.items()), ""]
-    for title, table in (("chat completions", CHAT), ("completions", COMPLETIONS), ("responses", RESPONSES)):
+    tables = {
+        "chat completions": CHAT,
+        "completions": COMPLETIONS,
+        "embeddings": EMBEDDINGS,
+        "responses": RESPONSES,
+    }
+    for title, table in tables.items():
         lines += [f"## Parameters of {title}", ""]
         lines += ["An unknown parameter is an error. Refused ones are an error too; ignored ones change nothing.", ""]
         lines += ["| parameter | state | note |", "|---|---|---|", *parameter_rows(table), ""]

@@ -19,8 +19,6 @@ PURPOSES = {
     "engines": "OpenAI's engines are called models now; use GET /v1/models, and name the model in the body of "
     "POST /v1/chat/completions or /v1/completions.",
     "fine-tunes": f"OpenAI's fine-tunes are called fine-tuning jobs now; use {JOBS}.",
-    "embeddings": "This server has no embedding models; its models answer POST /v1/chat/completions and "
-    "/v1/completions.",
     "moderations": f"This server has no moderation model; its models answer {CHAT}.",
     "images": f"This server has no image models; its models answer {CHAT}.",
     "audio": f"This server has no audio models; its models answer {CHAT}.",

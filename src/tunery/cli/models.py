@@ -97,7 +97,8 @@ def pull(
     settings = load_settings()
     private.keep(settings.home)
     catalog = Catalog.load(settings.catalog)
-    wanted = dict.fromkeys(catalog.resolve(name).source for name in names) if names else catalog.sources()
+    every = [*catalog.sources(), *catalog.sources(embeds=True)]
+    wanted = dict.fromkeys(catalog.resolve(name).source for name in names) if names else every
     with download_bar() as report:
         paths = {source: str(sources.ensure(source, settings.models_dir, report)) for source in wanted}
     if as_json:

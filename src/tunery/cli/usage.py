@@ -20,12 +20,12 @@ def usage(
     as_json: Json = False,
 ) -> None:
     """Show tokens and requests of each day."""
-    page = client_of(ctx).admin.organization.usage.completions(
-        start_time=start_of(days),
-        bucket_width="1d",
-        group_by=[by],  # type: ignore[list-item]
-        limit=days,
-    )
+    usage = client_of(ctx).admin.organization.usage
+    asked: dict[str, Any] = {"start_time": start_of(days), "bucket_width": "1d", "group_by": [by], "limit": days}
+    page, embedded = usage.completions(**asked), usage.embeddings(**asked)
+    for bucket, more in zip(page.data, embedded.data, strict=True):
+        results: list[Any] = bucket.results
+        results += more.results
     if as_json:
         return emit_json(page)
     rows = []

@@ -51,10 +51,10 @@ class Model:
 
 
 async def list_models(connection: Connection, *, search: str = "", limit: int | None = None) -> list[Model]:
-    """Own fine-tunes first, newest first and `limit` of them, then the bases."""
+    """What answers in words: own fine-tunes first, newest first and `limit` of them, then the bases."""
     entries = (await connection.get("/tunery/v1/catalog", search=search, limit=limit))["data"]
     names = Model.__dataclass_fields__
-    models = [Model(**{name: entry[name] for name in names}) for entry in entries]
+    models = [Model(**{name: entry[name] for name in names}) for entry in entries if entry["kind"] != "embedding"]
     return sorted(models, key=lambda model: model.kind == "base")
 
 

@@ -25,6 +25,7 @@ PREFIXES = {
     "request": "req_",
     "chat": "chatcmpl-",
     "completion": "cmpl-",
+    "embedding": "embd-",
     "response": "resp_",
     "message": "msg_",
     "function_call": "fc_",

@@ -192,7 +192,11 @@ class Engines:
             await asyncio.gather(*(self._discover(url) for url in missing if self._down_until.get(url, 0) > now))
             able = [url for url in self._urls if self._base_name(url, target)]
         key = target.adapter.id if target.adapter else target.source
-        return sorted(able, key=lambda url: hashlib.sha256(f"{key} {url}".encode()).digest())
+        # Ours offers every embedding model of the catalog: who has set up another server for one wants that asked.
+        embeds = target.base is not None and target.base.embeds
+        return sorted(
+            able, key=lambda url: (embeds and url in self._ours, hashlib.sha256(f"{key} {url}".encode()).digest())
+        )
 
     async def _discover(self, url: str) -> None:
         try:

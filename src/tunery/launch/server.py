@@ -116,6 +116,9 @@ class Server:
             )
             for folder in _adapter_folders(settings):
                 arguments += ("--adapters-dir", str(folder))
+            for embedder in catalog.sources(embeds=True):
+                arguments += ("--embedding-model", embedder)
+            arguments += ("--model-cache", str(settings.models_dir))
             arguments += ("--keep-alive-s", str(settings.keep_alive_s), "--log-format", settings.log_format)
             secret = {"TUNERY_ENGINE_API_KEY": key.get_secret_value()}
             specs.append(self._spec("engine", "tunery.serving", arguments, secret))
@@ -125,7 +128,7 @@ class Server:
         return specs
 
     def _tell_what_is_not_served(self, catalog: Catalog, source: str) -> None:
-        others = [model.name for model in catalog if model.serving and model.source != source]
+        others = [model.name for model in catalog if model.serving and not model.embeds and model.source != source]
         if others:
             self._say(
                 f"The engine serves {source}. Requests for these are refused until engine_urls names an engine with "

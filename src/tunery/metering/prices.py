@@ -78,9 +78,8 @@ class PriceTable:
         return (self._default or Price()).training if entry is None else entry.tuned.training
 
     def charges(self, model: str, at: float) -> bool:
-        """Whether an answer of the model costs anything."""
-        price = self.price_of(model, at)
-        return price.input > 0 and price.output > 0
+        """Whether the model costs anything. What comes out of an embedding model never does."""
+        return self.price_of(model, at).input > 0
 
     def check_upstream(self, model: str, at: float, *, param: str) -> None:
         """The upstream's answers cost real money: without a price no budget would ever end. Raises InvalidRequest."""

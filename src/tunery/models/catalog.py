@@ -26,6 +26,11 @@ class CatalogModel:
     serving: bool = True
     owned_by: str = "system"
     completes: bool = False  # its clients ask for completions of raw text, not in chats
+    dimensions: int = 0  # of an embedding model: numbers of a vector. 0: it generates text
+
+    @property
+    def embeds(self) -> bool:
+        return self.dimensions > 0
 
 
 @dataclass(frozen=True)
@@ -74,9 +79,9 @@ class Catalog:
         artifact = self.artifacts.get(source)
         return f"{name} ({artifact.sha256[:8]})" if artifact else name
 
-    def sources(self) -> list[str]:
-        """Each source once, in the catalog's order."""
-        return list(dict.fromkeys(model.source for model in self.models.values()))
+    def sources(self, *, embeds: bool = False) -> list[str]:
+        """Of the models that generate, or of those that embed: each source once, in the catalog's order."""
+        return list(dict.fromkeys(model.source for model in self if model.embeds == embeds))
 
     def served_as(self, source: str, served: list[str], *, is_only_engine: bool) -> str | None:
         """Which of the names that an engine serves is this base; None when it is not among them.
@@ -100,7 +105,7 @@ _MODEL_KEYS = {
     "name", "aliases", "base", "multiplier", "max_example_tokens", "context_length", "training", "serving", "owned_by",
     "completes",
 }  # fmt: skip
-_BASE_KEYS = {"source", "context_length", "learning_rate", "lora_rank", "lora_alpha"}
+_BASE_KEYS = {"source", "context_length", "learning_rate", "lora_rank", "lora_alpha", "dimensions"}
 
 
 def _parse(document: dict[str, Any], bases: dict[str, dict[str, Any]], *, where: str) -> Catalog:
@@ -133,10 +138,11 @@ def _model(row: dict[str, Any], bases: dict[str, dict[str, Any]], where: str) ->
         default_multiplier=multiplier,
         lora_rank=base.get("lora_rank", 16),
         lora_alpha=base.get("lora_alpha", 32),
-        training=row.get("training", True),
+        training=row.get("training", not base.get("dimensions")),
         serving=row.get("serving", True),
         owned_by=row.get("owned_by", "system"),
         completes=row.get("completes", False),
+        dimensions=base.get("dimensions", 0),
     )
 
 

@@ -1,24 +1,33 @@
 """Puts an engine together from its settings."""
 
 import asyncio
+import logging
+from functools import partial
 from hashlib import sha256
 
 import torch
 
 from tunery.chat.render import Renderer
+from tunery.domain.errors import InvalidRequest, ServerFault
 from tunery.kernels import int8 as eight_bit
 from tunery.kernels.matmul_dtype import choose_matmul_dtype
 from tunery.models.config import read_config
+from tunery.models.sources import cache
 from tunery.serving.blocks import BlockPool
 from tunery.serving.constraints import Grammars
+from tunery.serving.embeddings import EmbeddingModel
 from tunery.serving.engine import Engine
 from tunery.serving.http.broker import Broker
+from tunery.serving.http.embeddings import Embeddings
 from tunery.serving.http.service import Service
-from tunery.serving.runner import Runner
+from tunery.serving.runner import Runner, compute_alone
 from tunery.serving.scheduler import Limits, Scheduler
 from tunery.serving.settings import EngineSettings
 from tunery.serving.slots import AdapterSlots
 from tunery.serving.text import TokenTable
+from tunery.texts import say
+
+log = logging.getLogger(__name__)
 
 
 def build_service(settings: EngineSettings, loop: asyncio.AbstractEventLoop) -> Service:
@@ -52,12 +61,24 @@ def build_service(settings: EngineSettings, loop: asyncio.AbstractEventLoop) -> 
         renderer=renderer,
         table=table,
         grammars=grammars,
+        embeddings=Embeddings(engine, settings.embedding_models, partial(_load_embedding_model, settings)),
         base_names=settings.served_names,
         fingerprint=_fingerprint(settings, runner),
         api_key=settings.api_key,
         host=settings.host,
         adapters_below=settings.adapters_below,
     )
+
+
+def _load_embedding_model(settings: EngineSettings, source: str) -> EmbeddingModel:
+    """Fetched, where it is not there yet, and read, beside the engine's thread. Raises SourceError."""
+    compute_alone()
+    folder = cache.ensure(source, settings.model_cache.expanduser())
+    try:
+        return EmbeddingModel(folder)
+    except InvalidRequest as exc:
+        log.error("an embedding model cannot be used: %s", exc.message)
+        raise ServerFault(say("error.weights_not_loaded", name=source)) from exc
 
 
 def choose_dtype(name: str) -> torch.dtype:

@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import TypeVar
 
 from tunery.serving.answer import Answer
 from tunery.serving.metrics import EngineMetrics
@@ -30,6 +32,7 @@ Sink = Callable[[list[Output]], None]
 """Receives the outputs of one step, in the engine's thread: it must return at once and not raise."""
 
 Command = Callable[[], None]
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -120,6 +123,12 @@ class Engine:
         """Unregister an adapter; sequences that use it may finish. NotFound when there is none."""
         future: Future[None] = Future()
         self._commands.put(lambda: self._registry.unregister(name, future))
+        return future
+
+    def compute(self, work: Callable[[], T]) -> "Future[T]":
+        """Have `work` done in the engine's thread, between two steps: there it takes no core from them."""
+        future: Future[T] = Future()
+        self._commands.put(partial(_compute, work, future))
         return future
 
     # In the engine's thread.
@@ -275,3 +284,12 @@ class Engine:
         self.metrics.cached_blocks.set(blocks.num_cached)
         self.metrics.preemptions.inc(scheduler.num_preemptions - self._num_preemptions)
         self._num_preemptions = scheduler.num_preemptions
+
+
+def _compute(work: Callable[[], T], future: "Future[T]") -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(work())
+    except Exception as exc:
+        future.set_exception(exc)

@@ -28,6 +28,8 @@ class EngineSettings:
     keep_alive_s: int  # how long an idle connection is kept
     log_level: str
     log_format: Literal["json", "text"]
+    embedding_models: tuple[str, ...] = ()  # sources, served beside the base
+    model_cache: Path = Path("~/.tunery/models")  # where those are put
     adapters_below: tuple[Path, ...] = ()  # the only folders that adapters are read from; empty: any
     api_key: str = ""  # what every request must carry; "": nothing
 
@@ -63,8 +65,18 @@ def parse_arguments(arguments: list[str] | None = None) -> EngineSettings:
         default=[],
         help="adapters are read from below it only; may be given several times. Without one, from anywhere",
     )
+    add(
+        "--embedding-model",
+        action="append",
+        default=[],
+        metavar="SOURCE",
+        help="answer to /v1/embeddings by this one, such as path:/folder of sentence-transformers; may be given "
+        "several times. Fetched when it is first asked",
+    )
+    add("--model-cache", type=Path, default=EngineSettings.model_cache, help="where fetched embedding models are kept")
     given = vars(parser.parse_args(arguments))
     names = tuple(given.pop("served_name")) or (given["model_dir"].name,)
+    given["embedding_models"] = tuple(given.pop("embedding_model"))
     given["adapters_below"] = tuple(given.pop("adapters_dir"))
     given["api_key"] = os.environ.get(API_KEY, "")  # an argument could be read by everybody on the machine
     if not given["api_key"] and not is_loopback(given["host"]):

@@ -121,6 +121,7 @@ def sum_usage(
     end: int,
     group_by: tuple[str, ...] = (),
     filters: dict[str, tuple[Any, ...]] | None = None,
+    without_models: tuple[str, ...] = (),
 ) -> tuple[UsageSum, ...]:
     """By bucket of `width_s` and by the columns `group_by` (of GROUPS), buckets that start in [start, end), in order.
 
@@ -137,6 +138,7 @@ def sum_usage(
             table.c.start_time >= start,
             table.c.start_time < end,
             *(table.c[name].in_(values) for name, values in (filters or {}).items()),
+            table.c.model.not_in(without_models),
         )
         .group_by(*keys)
         .order_by(*keys)

@@ -251,7 +251,7 @@ def estimated_tokens(sent: Json, context_length: int | None) -> int:
 
 def estimated_prompt_tokens(sent: Json) -> int:
     text = sum(_length(message.get("content")) for message in sent.get("messages", ()))
-    return (text + _length(sent.get("prompt"))) // CHARACTERS_A_TOKEN
+    return (text + _length(sent.get("prompt")) + _length(sent.get("input"))) // CHARACTERS_A_TOKEN
 
 
 def _num_prompts(prompt: Any) -> int:

@@ -1,4 +1,5 @@
-"""A model that scores another's answer: one of this server, or of the endpoint that `judge_url` names."""
+"""A model that scores another's answer: one of this server, or of the endpoint that `judge_url` names. And one that
+tells by their vectors how alike two texts are."""
 
 import json
 import math
@@ -13,6 +14,7 @@ from tunery.api.access import check_still
 from tunery.api.context import Context
 from tunery.api.delivery import Running
 from tunery.api.graders.schemas import ScoreModel
+from tunery.api.graders.similarity import check_length
 from tunery.api.graders.template import render
 from tunery.domain.errors import NotFound, TuneryError
 from tunery.domain.ids import random_text
@@ -21,6 +23,7 @@ from tunery.metering.ledger import RequestIds
 from tunery.store.database import read
 
 TIMEOUT_S = 120.0
+EMBEDDER = "text-embedding-3-large"  # what OpenAI's cosine is taken of
 ErrorKind = Literal["model_grader_parse_error", "model_grader_refusal_error", "model_grader_server_error"]
 
 
@@ -59,17 +62,29 @@ class Judge:
         counts = {name: usage[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens") if name in usage}
         return Verdict(min(highest, max(lowest, number)), counts)
 
-    async def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
+    async def cosine(self, text: str, reference: str) -> float:
+        """Of the vectors of both, 0 where they point apart. Raises InvalidRequest for texts that are too long, and as
+        `score` does."""
+        for name, value in (("input", text), ("reference", reference)):
+            check_length(name, value)
+        if not text or not reference:  # nothing has no vector
+            return float(text == reference)
+        answer = await self._ask({"model": EMBEDDER, "input": [text, reference]}, "embedding")
+        one, other = (row["embedding"] for row in answer["data"])
+        return min(1.0, max(0.0, sum(a * b for a, b in zip(one, other, strict=True))))
+
+    async def _ask(self, body: dict[str, Any], kind: inference.Kind = "chat") -> dict[str, Any]:
         ids = self._next_ids()
         stop = partial(self.context.engines.stop, ids.server)
-        return await self.context.shared(Running).held(self._answer(body, ids), self.caller, Scope.JOBS_WRITE, stop)
+        answer = self._answer(body, ids, kind)
+        return await self.context.shared(Running).held(answer, self.caller, Scope.JOBS_WRITE, stop)
 
-    async def _answer(self, body: dict[str, Any], ids: RequestIds) -> dict[str, Any]:
+    async def _answer(self, body: dict[str, Any], ids: RequestIds, kind: inference.Kind) -> dict[str, Any]:
         try:
-            ask = await inference.admit(self.context, self.caller, ids, "chat", body)
+            ask = await inference.admit(self.context, self.caller, ids, kind, body)
             return await inference.complete(self.context, ask)
         except NotFound:
-            if not self.context.settings.judge_url:
+            if not self.context.settings.judge_url or kind != "chat":
                 raise
             return await self._ask_elsewhere(body)
         except TuneryError as exc:

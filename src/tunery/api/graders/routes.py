@@ -105,12 +105,6 @@ def check(grader: Grader, where: str = "grader") -> None:
         for name, inner in grader.by_name().items():
             check(inner, f"{where}.graders.{name}")
         return
-    if isinstance(grader, TextSimilarity) and grader.evaluation_metric == "cosine":
-        raise InvalidRequest(
-            say("error.no_embedding_model"),
-            param=f"{where}.evaluation_metric",
-            code="unsupported_value",
-        )
     if isinstance(grader, ScoreModel) and grader.range and grader.range[0] >= grader.range[1]:
         raise InvalidRequest(say("error.range_not_rising"), param=f"{where}.range", code="invalid_value")
     for text in _texts(grader):
@@ -158,6 +152,8 @@ async def _run_single(grader: Any, values: dict[str, Any], judge: Judge, outcome
             return _string_check(grader, values)
         if isinstance(grader, TextSimilarity):
             text, reference = render(grader.input, values), render(grader.reference, values)
+            if grader.evaluation_metric == "cosine":
+                return await judge.cosine(text, reference)
             comparers, project_id = judge.context.shared(Comparers), judge.caller.project_id
             return await comparers.similarity(grader.evaluation_metric, text, reference, project_id=project_id)
         verdict = await judge.score(grader, values)

@@ -1,4 +1,5 @@
-"""How alike two texts are, from 0 to 1, by OpenAI's names for the measures. Deterministic and offline.
+"""How alike two texts are, from 0 to 1, by OpenAI's names for the measures. Deterministic and offline. `cosine` is not
+here: it asks an embedding model (judge.py).
 
 Most measures compare every word with every other, in Python. So the texts are short, and they are compared in a process
 that is ended when it takes too long: neither the server's loop nor its memory is the client's to fill.
@@ -32,12 +33,12 @@ class Comparers:
         self._waiting: Counter[str] = Counter()  # of each project
 
     async def similarity(self, metric: str, text: str, reference: str, *, project_id: str) -> float:
-        """`metric` is any of the wire's but cosine, which needs an embedding model.
+        """`metric` is any of the wire's but cosine.
 
         Raises InvalidRequest for texts that are too long or take too long, Unavailable when too many wait.
         """
         for name, value in (("input", text), ("reference", reference)):
-            _check_length(name, value)
+            check_length(name, value)
         if self._waiting.total() >= MAX_WAITING or self._waiting[project_id] >= MAX_WAITING_OF_ONE:
             raise Unavailable(say("error.too_many_texts"), headers=RETRY)
         self._waiting[project_id] += 1
@@ -77,7 +78,7 @@ class Comparers:
 RETRY = {"retry-after": "5"}
 
 
-def _check_length(name: str, text: str) -> None:
+def check_length(name: str, text: str) -> None:
     if len(text) > MAX_LENGTH:
         raise InvalidRequest(
             f"text_similarity compares texts of at most {MAX_LENGTH:,} characters; '{name}' has {len(text):,} with its "

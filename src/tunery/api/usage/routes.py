@@ -10,12 +10,13 @@ from tunery.api.access import Admin
 from tunery.api.context import ContextDep
 from tunery.api.routing import Router
 from tunery.api.usage import service
-from tunery.api.usage.schemas import BucketPage, CostResult, UsageResult
+from tunery.api.usage.schemas import BucketPage, CostResult, EmbeddingsResult, UsageResult
 
 router = Router(tags=["Usage"])
 
 Width = Literal["1m", "1h", "1d"]
 UsageGroup = Literal["project_id", "user_id", "api_key_id", "model", "batch", "service_tier", "api_source"]
+EmbeddingsGroup = Literal["project_id", "user_id", "api_key_id", "model"]
 CostGroup = Literal["project_id", "user_id", "line_item", "api_key_id", "api_source"]
 DEFAULT_BUCKETS = {"1m": 60, "1h": 24, "1d": 7}
 MAX_BUCKETS = {"1m": 1440, "1h": 168, "1d": 31}
@@ -65,6 +66,28 @@ def usage_completions(
     return service.usage_page(context, caller.organization_id, span, group_by=tuple(group_by or ()), filters=filters)
 
 
+@router.get("/v1/organization/usage/embeddings")
+def usage_embeddings(
+    caller: Admin,
+    context: ContextDep,
+    start_time: Start,
+    end_time: End = None,
+    bucket_width: Width = "1d",
+    limit: Buckets = None,
+    page: Page = None,
+    group_by: Annotated[list[EmbeddingsGroup] | None, _many("group_by")] = None,
+    project_ids: ProjectIds = None,
+    user_ids: UserIds = None,
+    api_key_ids: KeyIds = None,
+    models: Models = None,
+) -> BucketPage[EmbeddingsResult]:
+    wanted = DEFAULT_BUCKETS[bucket_width] if limit is None else min(limit, MAX_BUCKETS[bucket_width])
+    span = service.span_of(start_time, end_time, bucket_width, limit=wanted, page=page, now=context.now())
+    filters = _filters(project_id=project_ids, user_id=user_ids, api_key_id=api_key_ids, model=models)
+    groups = tuple(group_by or ())
+    return service.embeddings_page(context, caller.organization_id, span, group_by=groups, filters=filters)
+
+
 @router.get("/v1/organization/costs")
 def costs(
     caller: Admin,
@@ -101,7 +124,7 @@ def usage_csv(caller: Admin, context: ContextDep, start_time: Start, end_time: E
     """Requests and tokens by day, project, key and model."""
     groups = ("project_id", "user_id", "api_key_id", "model", "batch")
     span = service.span_of(start_time, end_time, "1d", limit=MAX_CSV_DAYS, page=None, now=context.now())
-    page = service.usage_page(context, caller.organization_id, span, group_by=groups, filters={})
+    page = service.usage_page(context, caller.organization_id, span, group_by=groups, filters={}, with_embeddings=True)
     numbers = ("num_model_requests", "input_tokens", "input_cached_tokens", "output_tokens")
     rows = (
         (_day(bucket.start_time), *(getattr(result, name) for name in (*groups, *numbers)))

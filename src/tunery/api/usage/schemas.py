@@ -29,6 +29,16 @@ class UsageResult(BaseModel):
     api_source: Literal["unlabeled"] | None = None
 
 
+class EmbeddingsResult(BaseModel):
+    object: Literal["organization.usage.embeddings.result"] = "organization.usage.embeddings.result"
+    num_model_requests: int
+    input_tokens: int
+    project_id: str | None = None
+    user_id: str | None = None
+    api_key_id: str | None = None
+    model: str | None = None
+
+
 class Amount(BaseModel):
     value: float = Field(description="For people; the CSV export has the exact decimal.")
     currency: str

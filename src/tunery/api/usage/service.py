@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from tunery.api.context import Context
-from tunery.api.usage.schemas import Amount, Bucket, BucketPage, CostResult, UsageResult
+from tunery.api.usage.schemas import Amount, Bucket, BucketPage, CostResult, EmbeddingsResult, UsageResult
 from tunery.domain.usage import PICO, UsageSum
 from tunery.store.database import read
 from tunery.store.usage import sum_usage
@@ -62,14 +62,41 @@ def usage_page(
     *,
     group_by: tuple[str, ...],
     filters: dict[str, tuple[Any, ...]],
+    with_embeddings: bool = False,
 ) -> BucketPage[UsageResult]:
-    sums = _sums(context, organization_id, span, _columns(group_by), filters)
+    others = () if with_embeddings else _embedding_models(context)
+    sums = _sums(context, organization_id, span, _columns(group_by), filters, without_models=others)
     spoken = [each for each in sums if each.num_requests]  # what is left is training, which is no completion
     return _page(span, spoken, lambda each: _usage_result(each, group_by))
 
 
+def embeddings_page(
+    context: Context,
+    organization_id: str,
+    span: Span,
+    *,
+    group_by: tuple[str, ...],
+    filters: dict[str, tuple[Any, ...]],
+) -> BucketPage[EmbeddingsResult]:
+    known = _embedding_models(context)
+    wanted = tuple(name for name in filters.get("model", known) if name in known)
+    sums = _sums(context, organization_id, span, _columns(group_by), {**filters, "model": wanted})
+    return _page(span, sums, lambda each: _embeddings_result(each, group_by))
+
+
+def _embedding_models(context: Context) -> tuple[str, ...]:
+    """The ledger keeps a model's name: those of the catalog tell which of them embed, also when they are passed on."""
+    return tuple(model.name for model in context.catalog if model.embeds)
+
+
 def _sums(
-    context: Context, organization_id: str, span: Span, columns: tuple[str, ...], filters: dict[str, tuple[Any, ...]]
+    context: Context,
+    organization_id: str,
+    span: Span,
+    columns: tuple[str, ...],
+    filters: dict[str, tuple[Any, ...]],
+    *,
+    without_models: tuple[str, ...] = (),
 ) -> tuple[UsageSum, ...]:
     with read(context.database) as conn:
         return sum_usage(
@@ -80,6 +107,7 @@ def _sums(
             end=span.end,
             group_by=columns,
             filters=filters,
+            without_models=without_models,
         )
 
 
@@ -112,6 +140,12 @@ def _usage_result(each: UsageSum, group_by: tuple[str, ...]) -> UsageResult:
         input_text_tokens=usage.input_tokens - usage.cached_tokens,
         output_text_tokens=usage.output_tokens,
         **_group(each, group_by),
+    )
+
+
+def _embeddings_result(each: UsageSum, group_by: tuple[str, ...]) -> EmbeddingsResult:
+    return EmbeddingsResult(
+        num_model_requests=each.num_requests, input_tokens=each.usage.input_tokens, **_group(each, group_by)
     )
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,6 +30,10 @@ async def build(visit: Visit) -> None:
     tokens = (
         await usage.completions(start_time=start, bucket_width="1d", group_by=["model"], limit=min(days, 31))
     ).data
+    embedded = await usage.embeddings(start_time=start, bucket_width="1d", group_by=["model"], limit=min(days, 31))
+    for bucket, more in zip(tokens, embedded.data, strict=True):
+        results: list[Any] = bucket.results
+        results += more.results
     costs = (await usage.costs(start_time=start, bucket_width="1d", group_by=["line_item"], limit=days)).data
     choices = Markup("").join(
         html.button_link(f"{BASE}/usage?days={option}", t("usage.days", n=option), primary=option == days)
@@ -65,9 +70,18 @@ def _by_model(buckets: Any) -> dict[str, dict[str, int]]:
             total = totals[result.model or html.DASH]
             total["requests"] += result.num_model_requests
             total["input"] += result.input_tokens
-            total["cached"] += result.input_cached_tokens or 0
-            total["output"] += result.output_tokens
+            total["cached"] += _cached(result)
+            total["output"] += _output(result)
     return dict(totals)
+
+
+def _cached(result: Any) -> int:
+    """Embeddings have neither these tokens nor those that come out."""
+    return getattr(result, "input_cached_tokens", 0) or 0
+
+
+def _output(result: Any) -> int:
+    return getattr(result, "output_tokens", 0)
 
 
 def _by_line_item(buckets: Any) -> tuple[dict[str, float], str]:
@@ -96,14 +110,14 @@ def _cost_series(buckets: Any, t: Translator) -> dict[str, list[float]]:
 
 
 def _token_series(buckets: Any, t: Translator) -> dict[str, list[float]]:
-    def total(name: str) -> list[float]:
-        return [sum(getattr(result, name) or 0 for result in bucket.results) for bucket in buckets]
+    def total(count: Callable[[Any], int]) -> list[float]:
+        return [sum(map(count, bucket.results)) for bucket in buckets]
 
-    read, cached = total("input_tokens"), total("input_cached_tokens")
+    read, cached = total(lambda result: result.input_tokens), total(_cached)
     return {
         t("usage.input"): [every - hit for every, hit in zip(read, cached, strict=True)],
         t("usage.cached"): cached,
-        t("usage.output"): total("output_tokens"),
+        t("usage.output"): total(_output),
     }
 
 
@@ -157,7 +171,7 @@ def _as_csv(tokens: Any, costs: Any) -> bytes:
     for bucket in tokens:
         day = datetime.fromtimestamp(bucket.start_time, UTC).date()
         for r in bucket.results:
-            cells = [r.num_model_requests, r.input_tokens, r.input_cached_tokens or 0, r.output_tokens]
+            cells = [r.num_model_requests, r.input_tokens, _cached(r), _output(r)]
             writer.writerow([day, r.model, *cells, "", ""])
     for bucket in costs:
         day = datetime.fromtimestamp(bucket.start_time, UTC).date()

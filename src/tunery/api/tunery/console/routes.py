@@ -352,7 +352,7 @@ def _base_entry(context: Context, base: CatalogModel) -> CatalogEntry:
     return CatalogEntry(
         name=base.name,
         aliases=list(base.aliases),
-        kind="base",
+        kind="embedding" if base.embeds else "base",
         base=base.name,
         training=base.training,
         context_length=base.context_length,

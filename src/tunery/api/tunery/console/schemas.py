@@ -129,7 +129,7 @@ class LearnedFile(BaseModel):
 class CatalogEntry(BaseModel):
     name: str
     aliases: list[str] = Field(description="The catalog's and the project's own other names for it.")
-    kind: Literal["base", "fine-tuned"]
+    kind: Literal["base", "fine-tuned", "embedding"]
     base: str
     training: bool = Field(description="Whether a job may be created on it.")
     context_length: int
