@@ -158,3 +158,9 @@ def largest(values: Array) -> Any:
 def as_array(tensor: torch.Tensor) -> Any:
     """The same memory for the loops: float32, or bfloat16 as uint16. Of any shape."""
     return (tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor.detach()).numpy()
+
+
+def as_tensor(array: Array) -> torch.Tensor:
+    """The same memory for torch: the reverse of as_array. Of any shape."""
+    tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor

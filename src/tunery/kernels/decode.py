@@ -157,16 +157,18 @@ def _add_one(sums: Array, share: Any, values: Array) -> None:
 
 
 @parallel
-def lora(y: Array, x: Array, tables: Array, table_of: Array, columns: Array) -> None:
-    """y = x Aᵀ B for each row's own adapter; zero where it has none.
+def lora(y: Array, x: Array, tables: Array, table_of: Array, order: Array, columns: Array) -> None:
+    """y = x Aᵀ B for each row's own adapter; rows that `order` leaves out stay as they are.
 
+    order: rows of one adapter next to each other, so that the second finds its matrices in the cache: with as many
+    adapters as a batch has, reading them takes most of the time.
     x [B, in], y [B, out] of a fused linear; tables [A, members or more, 3]: for each adapter and member the addresses
     of A [R, in] and of B [R, width], which hold what x holds, and R, zero where the adapter leaves the member alone;
     table_of [B]: each row's; columns [members + 1]: where each member's outputs begin.
     """
     num_members = len(columns) - 1
-    for item in prange(x.shape[0] * num_members):
-        row, member = item // num_members, item % num_members
+    for item in prange(len(order) * num_members):
+        row, member = order[item // num_members], item % num_members
         table = tables[table_of[row]]
         own, rank = y[row, columns[member] : columns[member + 1]], table[member, 2]
         if rank:

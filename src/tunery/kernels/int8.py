@@ -27,7 +27,6 @@ from tunery.kernels.compile import (
 from tunery.kernels.dot_product import GROUP, LANES, MOST_ROWS, block_product
 
 _MOST, _TINY = np.float32(127), np.float32(1e-30)
-_NOTHING = np.empty((0, 0), np.uint16)
 _one_row, _two_rows, _four_rows, _eight_rows = map(block_product, (1, 2, 4, 8))
 
 
@@ -55,9 +54,9 @@ class EightBit:
         self._addresses = self._steps.data_ptr(), self._scales.data_ptr(), self._lows.data_ptr()
         self._bias = np.zeros(num_out, np.float32) if bias is None else bias.float().numpy()
 
-    def __call__(self, x: Array, y: Array, plus: Array = _NOTHING) -> None:
-        """x [N, in], y [N, out]: float32, or uint16 that hold bfloat16. plus [N, out] is added before y is rounded."""
-        multiply(x, *self._addresses, self._bias, plus, y, torch.get_num_threads())
+    def __call__(self, x: Array, y: Array, *, onto: bool = False) -> None:
+        """x [N, in], y [N, out]: float32, or uint16 that hold bfloat16. `onto`: to what y holds, rounded once."""
+        multiply(x, *self._addresses, self._bias, y, onto, torch.get_num_threads())
 
 
 def group_steps(
@@ -120,10 +119,8 @@ _address = _to_address()
 
 
 @parallel
-def multiply(
-    x: Array, steps: int, scales: int, lows: int, bias: Array, plus: Array, y: Array, num_threads: int
-) -> None:
-    """y = x Wᵀ + b + plus. x [N, in], y [N, out], bias [out] fp32, plus [N, out] or empty.
+def multiply(x: Array, steps: int, scales: int, lows: int, bias: Array, y: Array, onto: bool, num_threads: int) -> None:
+    """y = x Wᵀ + b, or with `onto` y + x Wᵀ + b. x [N, in], y [N, out], bias [out] fp32.
 
     The addresses: block by block, those of block_product.
     """
@@ -150,13 +147,14 @@ def multiply(
                 )  # fmt: skip
                 for row in range(count):
                     own = y[first + row]
-                    if len(plus):
-                        more = plus[first + row]
+                    if onto:
                         for lane in range(LANES):
-                            out[row, lane] += load(more[block * LANES + lane])
-                    for lane in range(LANES):
-                        column = block * LANES + lane
-                        store(own, column, out[row, lane] + bias[column])
+                            column = block * LANES + lane
+                            store(own, column, load(own[column]) + (out[row, lane] + bias[column]))
+                    else:
+                        for lane in range(LANES):
+                            column = block * LANES + lane
+                            store(own, column, out[row, lane] + bias[column])
                 first += count
 
 

@@ -91,7 +91,7 @@ class DecodePass:
         return h.tensor
 
     def _linear(self, linear: PackedLinear, x: Shared, rows: _Rows, layer: int, fused: int) -> Array:
-        return linear(x, plus=None if rows.lora is None else rows.lora(x.tensor, layer, fused))
+        return linear(x, plus=None if rows.lora is None else rows.lora(x, layer, fused))
 
     def _attend(self, qkv: Array, norms: _Norms, layer: int, rows: _Rows, out: Array) -> None:
         """qkv [B, (H + 2K) · D], changed in place; out [B, H · D]."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tunery.kernels.compile import Array, as_array
+from tunery.kernels.compile import Array, as_array, as_tensor
 from tunery.kernels.int8 import GROUP, EightBit, group_steps
 from tunery.kernels.int8 import fits as fits_bytes
 
@@ -38,8 +38,8 @@ def shared(tensor: torch.Tensor) -> Shared:
 class PackedLinear:
     """y = x Wᵀ + b for a frozen W [out, in].
 
-    `plus` [N, out] below is added before y is rounded: to a y that is rounded already, what is less than half a step of
-    bfloat16 would be lost, and so much of an adapter that has learned little.
+    `plus` [N, out] below, which y may take the place of, is added before y is rounded: to a y that is rounded already,
+    what is less than half a step of bfloat16 would be lost, and so much of an adapter that has learned little.
     """
 
     def __init__(
@@ -68,30 +68,30 @@ class PackedLinear:
         self._packed = _pack(weight) if self._products is weight.dtype else None
         self._dense = weight if self._packed is None else None
 
-    def __call__(self, x: Shared, dtype: type[np.generic] | None = None, *, plus: torch.Tensor | None = None) -> Array:
+    def __call__(self, x: Shared, dtype: type[np.generic] | None = None, *, plus: Array | None = None) -> Array:
         """For a decode step: x [N, in] → [N, out] of that type, as the loops read it; None: that of x."""
         if self._bytes is not None:
             return self._by_bytes(x, dtype, plus)
         made = self._by_four_bits(x.tensor, plus)
         return as_array(made.float() if dtype is np.float32 else made)
 
-    def prompt(self, x: torch.Tensor, plus: torch.Tensor | None = None) -> torch.Tensor:
+    def prompt(self, x: torch.Tensor, plus: Array | None = None) -> torch.Tensor:
         """For a prompt, which does not depend on the number of its rows: x [N, in] → [N, out]."""
         if self._bytes is None:
             return self.exact(x, plus)
-        return torch.from_numpy(self._by_bytes(shared(x), None, plus)).view(x.dtype)
+        return as_tensor(self._by_bytes(shared(x), None, plus))
 
-    def _by_bytes(self, x: Shared, dtype: type[np.generic] | None, plus: torch.Tensor | None) -> Array:
+    def _by_bytes(self, x: Shared, dtype: type[np.generic] | None, plus: Array | None) -> Array:
         """x [N, in], plus [N, out] → [N, out]."""
         assert self._bytes is not None
-        y = np.empty((len(x.array), self.out_features), dtype or x.array.dtype)
         if plus is None:
+            y = np.empty((len(x.array), self.out_features), dtype or x.array.dtype)
             self._bytes(x.array, y)
-        else:
-            self._bytes(x.array, y, as_array(plus))
-        return y
+            return y
+        self._bytes(x.array, plus, onto=True)
+        return plus
 
-    def _by_four_bits(self, x: torch.Tensor, plus: torch.Tensor | None) -> torch.Tensor:
+    def _by_four_bits(self, x: torch.Tensor, plus: Array | None) -> torch.Tensor:
         """x [N, in], plus [N, out] → [N, out]. Under an adapter the weights as they were given: torch has no such
         product with a sum, and the product alone is rounded."""
         if self._four_bit is None or plus is not None or len(x) > FOUR_BIT_ROWS:
@@ -99,17 +99,18 @@ class PackedLinear:
         y = self._four_bit(x)
         return y if self.bias is None else y.add_(self.bias)
 
-    def exact(self, x: torch.Tensor, plus: torch.Tensor | None = None) -> torch.Tensor:
-        """With the weights as they were given. x [N, in] → [N, out]."""
-        if self._packed is not None and plus is not None:
-            return torch.ops.mkldnn._linear_pointwise.binary(x, plus, self._packed, self.bias, "add")
+    def exact(self, x: torch.Tensor, plus: Array | None = None) -> torch.Tensor:
+        """With the weights as they were given. x [N, in], plus [N, out] → [N, out]."""
+        more = None if plus is None else as_tensor(plus)
+        if self._packed is not None and more is not None:
+            return torch.ops.mkldnn._linear_pointwise.binary(x, more, self._packed, self.bias, "add")
         if self._packed is not None:
             return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
         assert self._dense is not None
         wide = self._products
         bias = None if self.bias is None else self.bias.to(wide)
         y = nn.functional.linear(x.to(wide), self._dense.to(wide), bias)
-        return (y if plus is None else y.add_(plus)).to(x.dtype)
+        return (y if more is None else y.add_(more)).to(x.dtype)
 
 
 def _pack(weight: torch.Tensor) -> torch.Tensor | None:

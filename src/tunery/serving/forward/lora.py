@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from tunery.kernels import decode as kernels
-from tunery.kernels.compile import Array, as_array
+from tunery.kernels.compile import Array, as_tensor
 from tunery.models.config import ModelConfig, module_sizes
 from tunery.serving.forward.adapters import Adapter, no_adapter
+from tunery.serving.forward.linear import Shared
 from tunery.serving.forward.weights import FUSED
 
 LONG_RUN = 128  # rows; measured: with fewer, calling the products costs more than the loop
@@ -32,17 +32,18 @@ class LoraPass:
     columns: list[Array]  # for each fused linear, where its members' outputs begin
     tables: Array  # [A, layers, len(FUSED), MEMBERS, 3], see Adapter.addresses
     table_of: Array  # [N]: the row's among them; the first for rows without an adapter and those of long runs
+    order: Array  # the rows with a table of their own, those of one adapter next to each other
     long_runs: list[_LongRun]
 
-    def __call__(self, x: torch.Tensor, layer: int, fused: int) -> torch.Tensor:
+    def __call__(self, x: Shared, layer: int, fused: int) -> Array:
         """What the adapters add to the output of a fused linear. x [N, in] → [N, out]."""
         columns = self.columns[fused]
-        y = x.new_empty(len(x), int(columns[-1]))
-        kernels.lora(as_array(y), as_array(x), self.tables[:, layer, fused], self.table_of, columns)
+        y = np.zeros((len(x.array), columns[-1]), x.array.dtype)
+        kernels.lora(y, x.array, self.tables[:, layer, fused], self.table_of, self.order, columns)
         for run in self.long_runs:
             for part in run.adapter.parts.get((layer, fused), ()):
                 own = y[run.rows, part.column : part.column + part.b.shape[1]]
-                own.addmm_(x[run.rows] @ part.a.t(), part.b)
+                as_tensor(own).addmm_(x.tensor[run.rows] @ part.a.t(), part.b)
         return y
 
 
@@ -72,7 +73,9 @@ class Lora:
                 if table == len(tables):
                     tables.append(adapter.addresses)
             table_of += [table] * rows
-        return LoraPass(self._columns, np.stack(tables), np.array(table_of), long_runs)
+        of_rows = np.array(table_of)
+        order = np.argsort(of_rows, kind="stable")[np.count_nonzero(of_rows == 0) :]
+        return LoraPass(self._columns, np.stack(tables), of_rows, order, long_runs)
 
 
 def _joined(runs: Sequence[tuple[Adapter | None, int]]) -> list[tuple[Adapter | None, int]]:

@@ -110,7 +110,7 @@ class Model:
         self, lora: LoraPass | None, exact: bool, linear: PackedLinear, x: torch.Tensor, layer: int, fused: int
     ) -> torch.Tensor:
         """x [N, in] → [N, out]."""
-        plus = None if lora is None else lora(x, layer, fused)
+        plus = None if lora is None else lora(shared(x), layer, fused)
         return linear.exact(x, plus) if exact else linear.prompt(x, plus)
 
     def _position(self, qkv: torch.Tensor, layer: LayerWeights, cos: torch.Tensor, sin: torch.Tensor) -> None:
