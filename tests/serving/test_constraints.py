@@ -401,22 +401,25 @@ def test_making_a_grammar_stops_neither_the_loop_nor_the_others(
     """A grammar that takes for ever is given up, and one that is asked for meanwhile is made."""
     never = constraints.threading.Event()
     make = grammars.make
-    slow, quick = (Rules(MARKS, (function(with_a({"const": name})),), must_call=True) for name in ("slow", "quick"))
-    monkeypatch.setattr(
-        grammars, "make", lambda rules: never.wait(60) and make(rules) if rules == slow else make(rules)
+    slow, slower, quick = (
+        Rules(MARKS, (function(with_a({"const": name})),), must_call=True) for name in ("slow", "slower", "quick")
     )
-    monkeypatch.setattr(constraints, "MAX_MAKING_S", 0.5)
+    monkeypatch.setattr(grammars, "make", lambda rules: (rules == quick or never.wait(60)) and make(rules))
+    monkeypatch.setattr(constraints, "MAX_MAKING_S", 60)
 
     async def ask() -> None:
         waiting = asyncio.create_task(grammars.get(slow))
         await asyncio.sleep(0)
         await grammars.get(quick)
         assert not waiting.done()
+        monkeypatch.setattr(constraints, "MAX_MAKING_S", 0.1)
         with pytest.raises(InvalidRequest, match="limit of"):
-            await waiting
+            await grammars.get(slower)
+        assert not waiting.done()
+        never.set()
+        await waiting
 
     run(ask())
-    never.set()
 
 
 @pytest.mark.parametrize("strict", [True, False, None])

@@ -1,9 +1,9 @@
 """The engine's HTTP face through the official client, on a real port."""
 
-import contextlib
 import json
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,13 @@ def ask(client: OpenAI, **changes: Any) -> Any:
 def metric(server: EngineServer, name: str) -> float:
     lines = httpx.get(f"{server.url}/metrics").text.splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name) and not line.startswith("#"))
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_stream_joins_to_the_same_answer_and_ends_with_usage(client: OpenAI) -> None:
@@ -332,17 +339,13 @@ def test_a_schema_beyond_the_limits_is_refused(client: OpenAI) -> None:
 def test_a_client_that_leaves_frees_its_place(server: EngineServer, stream: bool) -> None:
     body = {"model": "base", "messages": MESSAGES, "stream": stream, "max_tokens": 1900, "ignore_eos": True, "n": 8}
     before = metric(server, 'tunery_engine_requests_total{finish_reason="abort"}')
-    with (
-        httpx.Client(timeout=0.3) as leaving,
-        contextlib.suppress(httpx.ReadTimeout),
-        leaving.stream("POST", f"{server.url}/v1/chat/completions", json=body) as response,
-    ):
-        next(response.iter_lines())
+    sent = httpx.Request("POST", f"{server.url}/v1/chat/completions", json=body)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\n" + b"".join(b"%b: %b\r\n" % pair for pair in sent.headers.raw)
+    with socket.create_connection(("127.0.0.1", server.port)) as leaving:
+        leaving.sendall(head + b"\r\n" + sent.content)
+        wait_until(lambda: metric(server, "tunery_engine_requests_running ") > 0)
 
-    deadline = time.monotonic() + 10
-    while metric(server, 'tunery_engine_requests_total{finish_reason="abort"}') < before + 8:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: metric(server, 'tunery_engine_requests_total{finish_reason="abort"}') == before + 8)
     assert metric(server, "tunery_engine_requests_running ") == 0
 
 

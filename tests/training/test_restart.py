@@ -181,10 +181,10 @@ def test_paused_between_steps_it_goes_on_where_it_was(spec: TrainSpec, undisturb
     process = start(workdir)
     wait_for_steps(workdir, process, 5)
     workdir.request(ControlRequest.PAUSE)
-    asked = time.monotonic()
+    told = len(said(workdir, StepMetrics))
     process.join(30)
-    assert time.monotonic() - asked < 2
     assert process.exitcode == 0
+    assert len(said(workdir, StepMetrics)) <= told + 1  # the step that it was about to tell of
     assert all_said(workdir)[-1] == Stopped()
     workdir.request(None)
     assert finish(workdir) == 0
