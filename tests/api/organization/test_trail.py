@@ -52,6 +52,7 @@ UNLOGGED = {  # they change nothing that somebody else could miss; the usage led
     ("POST", "/tunery/v1/webhook_addresses"),  # only judged
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
+    ("POST", "/v1/embeddings"),
     ("POST", "/v1/responses"),
     ("POST", "/v1/responses/input_tokens"),
     ("POST", "/v1/responses/{response_id}/cancel"),  # it stays, as far as it came
