@@ -190,7 +190,15 @@ def test_an_organization_without_an_active_project_can_make_one(api: Api) -> Non
 
 
 RESPONSES = "/v1/responses"
-LONG_RESPONSE = {"model": BASE, "input": "Say something.", "max_output_tokens": 1500, "temperature": 1}
+# Responses have no logit_bias that forbids the end: the schema does.
+_MANY = {"type": "object", "properties": {"many": {"type": "array", "items": {"type": "integer"}, "minItems": 1000}}}
+LONG_RESPONSE = {
+    "model": BASE,
+    "input": "Say something.",
+    "max_output_tokens": 1500,
+    "temperature": 1,
+    "text": {"format": {"type": "json_schema", "name": "many", "schema": _MANY | {"required": ["many"]}}},
+}
 
 
 def test_a_streamed_response_ends_with_an_error_event(api: Api, url: str) -> None:
