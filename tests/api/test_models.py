@@ -111,3 +111,17 @@ def test_an_alias_whose_model_has_lost_its_price_is_refused_before_anybody_is_as
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "model_has_no_price"), refused.text
     assert refused.json()["error"]["param"] == "model"
     assert api.client.post("/v1/chat/completions", json={"model": "priced", **sent}).status_code == 503  # it was asked
+
+
+@pytest.mark.parametrize("model", ["text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002"])
+def test_a_price_for_what_is_read_alone_is_one_for_embeddings_only(make_api: Callable[..., Api], model: str) -> None:
+    api = make_api(upstream_api_key="sk-upstream", upstream_base_url="http://127.0.0.1:9/v1")
+    made = api.client.post("/tunery/v1/aliases", json={"name": "vectors", "target": f"openai:{model}"})
+    assert made.status_code == 200, made.text
+    chat = {"model": "vectors", "messages": [{"role": "user", "content": "Hi"}]}
+    for path, sent in (("/v1/chat/completions", chat), ("/v1/completions", {"model": "vectors", "prompt": "Hi"})):
+        refused = api.client.post(path, json=sent)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "model_has_no_price"), refused.text
+    assert (
+        api.client.post("/v1/embeddings", json={"model": "vectors", "input": "Hi"}).status_code == 503
+    )  # it was asked

@@ -1,4 +1,4 @@
-"""Vectors of texts. Apart because a batch reads the same requests."""
+"""Vectors of texts. Apart because app.py only joins routers, and chats, the nearest, share none of this body."""
 
 from typing import Any, Literal
 

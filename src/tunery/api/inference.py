@@ -124,7 +124,8 @@ def _look(
             now = context.clock()
             check_storage(conn, context.settings, caller.project_id, num_kept, now=now, param="store")
         if target.upstream is not None:
-            context.prices.check_upstream(target.upstream, context.clock(), param="model")
+            generates = kind != "embedding"
+            context.prices.check_upstream(target.upstream, context.clock(), param="model", generates=generates)
         return target, context.meter.look(conn, caller), context.meter.find_lost(conn, caller, ids)
 
 

@@ -77,13 +77,14 @@ class PriceTable:
         entry = self._entry(base_model, at)
         return (self._default or Price()).training if entry is None else entry.tuned.training
 
-    def charges(self, model: str, at: float) -> bool:
-        """Whether the model costs anything. What comes out of an embedding model never does."""
-        return self.price_of(model, at).input > 0
+    def charges(self, model: str, at: float, *, generates: bool = True) -> bool:
+        """Whether an answer of the model costs anything, read and written; of what only embeds, read."""
+        price = self.price_of(model, at)
+        return price.input > 0 and (price.output > 0 or not generates)
 
-    def check_upstream(self, model: str, at: float, *, param: str) -> None:
+    def check_upstream(self, model: str, at: float, *, param: str, generates: bool) -> None:
         """The upstream's answers cost real money: without a price no budget would ever end. Raises InvalidRequest."""
-        if not self.charges(model, at):
+        if not self.charges(model, at, generates=generates):
             raise InvalidRequest(
                 say("error.upstream_without_price", model=model),
                 param=param,

@@ -91,7 +91,9 @@ def _check_target(conn: Connection, context: Context, caller: Caller, body: Alia
     elif context.settings.upstream_api_key is None:
         raise InvalidRequest(say("error.no_upstream_key"), param="target")
     else:
-        context.prices.check_upstream(target.removeprefix(UPSTREAM), context.clock(), param="target")
+        # What it will be asked for is not known: each request checks again.
+        name = target.removeprefix(UPSTREAM)
+        context.prices.check_upstream(name, context.clock(), param="target", generates=False)
 
 
 @router.get("/tunery/v1/aliases")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import Query, Response
+from fastapi import Depends, Query, Response
 
 from tunery.api.access import Admin
 from tunery.api.context import ContextDep
@@ -42,15 +42,26 @@ Models = Annotated[Ids, _many("models")]
 LineItems = Annotated[Ids, _many("line_items")]
 
 
-@router.get("/v1/organization/usage/completions")
-def usage_completions(
-    caller: Admin,
+def _span(
     context: ContextDep,
     start_time: Start,
     end_time: End = None,
     bucket_width: Width = "1d",
     limit: Buckets = None,
     page: Page = None,
+) -> service.Span:
+    wanted = DEFAULT_BUCKETS[bucket_width] if limit is None else min(limit, MAX_BUCKETS[bucket_width])
+    return service.span_of(start_time, end_time, bucket_width, limit=wanted, page=page, now=context.now())
+
+
+SpanDep = Annotated[service.Span, Depends(_span)]
+
+
+@router.get("/v1/organization/usage/completions")
+def usage_completions(
+    caller: Admin,
+    context: ContextDep,
+    span: SpanDep,
     group_by: Annotated[list[UsageGroup] | None, _many("group_by")] = None,
     project_ids: ProjectIds = None,
     user_ids: UserIds = None,
@@ -58,8 +69,6 @@ def usage_completions(
     models: Models = None,
     batch: bool | None = None,
 ) -> BucketPage[UsageResult]:
-    wanted = DEFAULT_BUCKETS[bucket_width] if limit is None else min(limit, MAX_BUCKETS[bucket_width])
-    span = service.span_of(start_time, end_time, bucket_width, limit=wanted, page=page, now=context.now())
     filters = _filters(project_id=project_ids, user_id=user_ids, api_key_id=api_key_ids, model=models)
     if batch is not None:
         filters["is_batch"] = (batch,)
@@ -70,19 +79,13 @@ def usage_completions(
 def usage_embeddings(
     caller: Admin,
     context: ContextDep,
-    start_time: Start,
-    end_time: End = None,
-    bucket_width: Width = "1d",
-    limit: Buckets = None,
-    page: Page = None,
+    span: SpanDep,
     group_by: Annotated[list[EmbeddingsGroup] | None, _many("group_by")] = None,
     project_ids: ProjectIds = None,
     user_ids: UserIds = None,
     api_key_ids: KeyIds = None,
     models: Models = None,
 ) -> BucketPage[EmbeddingsResult]:
-    wanted = DEFAULT_BUCKETS[bucket_width] if limit is None else min(limit, MAX_BUCKETS[bucket_width])
-    span = service.span_of(start_time, end_time, bucket_width, limit=wanted, page=page, now=context.now())
     filters = _filters(project_id=project_ids, user_id=user_ids, api_key_id=api_key_ids, model=models)
     groups = tuple(group_by or ())
     return service.embeddings_page(context, caller.organization_id, span, group_by=groups, filters=filters)

@@ -89,10 +89,11 @@ class Embeddings:
         }
 
     async def _model(self, name: str) -> EmbeddingModel:
-        async with self._loading:
-            if name not in self._models:
-                self._models[name] = await asyncio.to_thread(self._load, name)
-            return self._models[name]
+        if name not in self._models:  # who asks for another one does not wait until this is fetched
+            async with self._loading:
+                if name not in self._models:
+                    self._models[name] = await asyncio.to_thread(self._load, name)
+        return self._models[name]
 
     async def _compute(self, model: EmbeddingModel, piece: list[tuple[_Text, list[int]]]) -> None:
         async with self._turn:
