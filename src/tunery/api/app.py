@@ -96,7 +96,8 @@ def create_context(settings: Settings, clock: Clock = system_clock) -> Context:
         meter=Meter(database, prices, settings, clock),
         clock=clock,
         engines=Engines(settings, blobs, catalog),
-        upstream=Upstream(settings),
+        upstream=Upstream(settings.upstream_base_url, settings.upstream_api_key, key_setting="upstream_api_key"),
+        judges=Upstream(settings.judge_url, settings.judge_api_key, key_setting="judge_api_key"),
     )
 
 
@@ -128,6 +129,7 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> FastAPI:
         context.shared(Comparers).close()
         await context.engines.close()
         await context.upstream.close()
+        await context.judges.close()
         context.database.dispose()
 
     app = FastAPI(

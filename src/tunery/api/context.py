@@ -38,6 +38,7 @@ class Context:
     clock: Clock
     engines: Engines
     upstream: Upstream
+    judges: Upstream  # at `judge_url`
     kept: dict[type, Any] = field(default_factory=dict)
 
     def now(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import httpx
+import orjson
 
 from tunery.api import inference
 from tunery.api.access import check_still
@@ -22,7 +22,6 @@ from tunery.domain.tenants import Caller, Scope
 from tunery.metering.ledger import RequestIds
 from tunery.store.database import read
 
-TIMEOUT_S = 120.0
 EMBEDDER = "text-embedding-3-large"  # what OpenAI's cosine is taken of
 ErrorKind = Literal["model_grader_parse_error", "model_grader_refusal_error", "model_grader_server_error"]
 
@@ -102,18 +101,10 @@ class Judge:
         await self.context.look(look)
 
     async def _ask_elsewhere(self, body: dict[str, Any]) -> dict[str, Any]:
-        settings = self.context.settings
-        key = settings.judge_api_key.get_secret_value() if settings.judge_api_key else ""
         try:
-            async with httpx.AsyncClient(timeout=TIMEOUT_S) as client:
-                response = await client.post(
-                    f"{settings.judge_url.rstrip('/')}/chat/completions",
-                    json=body,
-                    headers={"authorization": f"Bearer {key}"} if key else {},
-                )
-                response.raise_for_status()
-                return response.json()
-        except (httpx.HTTPError, ValueError) as exc:
+            async with self.context.judges.ask(inference.PATHS["chat"], body) as given:
+                return orjson.loads(await given.read())
+        except (TuneryError, ValueError) as exc:
             raise JudgeFailed("model_grader_server_error", str(exc)[:500]) from exc
 
 
