@@ -21,7 +21,7 @@ from tests.dashboard.rows import BASE, every_state
 from tests.dashboard.stand import Stand
 from tunery.dashboard.models import playground_path
 from tunery.domain.clock import system_clock
-from tunery.migrate.capture import Golden, read_prompts, write_golden
+from tunery.migrate.capture import ModelAnswer, read_prompts, write_answers
 from tunery.models.catalog import Catalog
 from tunery.store.bootstrap import issue_key
 from tunery.store.database import write
@@ -198,14 +198,14 @@ def prepare_report(stand: Stand) -> str:
     if not evals(stand, "parity-"):
         prompts = read_prompts(REPOSITORY / "examples" / "tickets_test.jsonl")
         old = [
-            Golden(
+            ModelAnswer(
                 prompt.row, prompt.messages, OLD_MODEL, prompt.expected, OLD_MISTAKES.get(prompt.row, prompt.expected),
                 usage={"prompt_tokens": 78, "completion_tokens": 2}, latency_ms=410.0 + 7 * (prompt.row % 13),
             )
             for prompt in prompts
         ]  # fmt: skip
         golden = stand.home / "old.golden.jsonl"
-        write_golden(golden, old)
+        write_answers(golden, old)
         names = [job.fine_tuned_model or "" for job in stand.client().fine_tuning.jobs.list(limit=100).data]
         for suffix in ("marv", "tickets"):  # a model that learned something else, and the successor
             new = next(name for name in names if name.split(":")[3:4] == [suffix])

@@ -18,7 +18,7 @@ from tests.dashboard.conftest import visit
 from tests.dashboard.latin import sentences
 from tests.dashboard.stand import Stand
 from tests.migrate.reports import OLD, answers
-from tunery.migrate.capture import write_golden
+from tunery.migrate.capture import write_answers
 from tunery.texts import translator
 
 MARV = Path(__file__).parents[2] / "examples" / "marv.jsonl"
@@ -138,7 +138,7 @@ def _see_the_cost(visitor: Visitor) -> None:
 
 def _report(server: Stand, key: str, golden: Path) -> tuple[dict[str, Any], str]:
     """What the command prints for programs, and what it remarks."""
-    write_golden(golden, answers(32, 0.9, model=OLD))
+    write_answers(golden, answers(32, 0.9, model=OLD))
     server_options = ["--base-url", f"{server.url}/v1", "--api-key", key]
     options = ["--base", "tiny", "--max-tokens", "4", "--out", str(golden.with_suffix(".html")), "--json"]
     done = subprocess.run(

@@ -143,8 +143,8 @@ def test_an_answer_that_arrived_in_the_meantime_is_not_replaced(
     assert (second.ids.lost, third.ids.lost) == (None, "req_1")
     meter.delivered(first)
     meter.flush()
-    for late, ticket in ((meter, second), (elsewhere, third)):
-        late.settle(ticket, model=TUNED, usage=USAGE)
+    for late, admission in ((meter, second), (elsewhere, third)):
+        late.settle(admission, model=TUNED, usage=USAGE)
     with read(database) as conn:
         found = total(conn, tenant)
     assert found and found.num_requests == 3
@@ -156,9 +156,9 @@ def test_one_lost_answer_is_replaced_once(
     died, meter = make_meter(), make_meter()
     died.settle(died.open_request(caller, ids(1, "mine"), model=TUNED), model=TUNED, usage=USAGE)
     retries = [meter.open_request(caller, ids(number, "mine"), model=TUNED) for number in (2, 3)]
-    for ticket in retries:
-        assert ticket.ids.lost == "req_1"
-        meter.settle(ticket, model=TUNED, usage=USAGE)
+    for admission in retries:
+        assert admission.ids.lost == "req_1"
+        meter.settle(admission, model=TUNED, usage=USAGE)
     with read(database) as conn:
         found = total(conn, tenant)
     assert found and found.num_requests == 2
@@ -177,8 +177,8 @@ def test_an_answer_on_its_way_is_not_lost(
     second = meter.open_request(caller, ids(2, "mine"), model=TUNED)
     assert second.ids.lost is None
     meter.settle(second, model=TUNED, usage=USAGE)
-    for ticket in (first, second):
-        meter.delivered(ticket)
+    for admission in (first, second):
+        meter.delivered(admission)
     meter.flush()
     with read(database) as conn:
         found = total(conn, tenant)

@@ -65,10 +65,10 @@ def test_requests_a_minute(caller: Caller, make_meter: MakeMeter, clock: Clock) 
 
 def test_tokens_a_minute_are_taken_ahead_and_corrected(caller: Caller, make_meter: MakeMeter) -> None:
     meter = make_meter(tokens_per_minute=1000)
-    ticket = meter.open_request(caller, ids(1), model=TUNED, estimated_tokens=900)
-    assert ticket.headers["x-ratelimit-remaining-tokens"] == "100"
+    admission = meter.open_request(caller, ids(1), model=TUNED, estimated_tokens=900)
+    assert admission.headers["x-ratelimit-remaining-tokens"] == "100"
     assert refused(meter, caller, tokens=200).type == "tokens"
-    meter.settle(ticket, model=TUNED, usage=TokenUsage(input_tokens=250, output_tokens=50))
+    meter.settle(admission, model=TUNED, usage=TokenUsage(input_tokens=250, output_tokens=50))
     again = meter.open_request(caller, ids(2), model=TUNED, estimated_tokens=200)
     assert again.headers["x-ratelimit-remaining-tokens"] == "500"
 
@@ -77,8 +77,8 @@ def test_an_answer_longer_than_expected_is_paid_for_by_waiting(
     caller: Caller, make_meter: MakeMeter, clock: Clock
 ) -> None:
     meter = make_meter(tokens_per_minute=60)
-    ticket = meter.open_request(caller, ids(1), model=TUNED, estimated_tokens=10)
-    meter.settle(ticket, model=TUNED, usage=TokenUsage(input_tokens=10, output_tokens=60))
+    admission = meter.open_request(caller, ids(1), model=TUNED, estimated_tokens=10)
+    meter.settle(admission, model=TUNED, usage=TokenUsage(input_tokens=10, output_tokens=60))
     clock.now += 9
     refused(meter, caller, tokens=1)
     clock.now += 3
@@ -94,8 +94,8 @@ def test_a_refused_request_takes_nothing(caller: Caller, make_meter: MakeMeter) 
     meter = make_meter(requests_per_minute=2, tokens_per_minute=100)
     for _ in range(5):
         refused(meter, caller, tokens=101)
-    ticket = meter.open_request(caller, ids(1), model=TUNED, estimated_tokens=100)
-    assert ticket.headers["x-ratelimit-remaining-requests"] == "1"
+    admission = meter.open_request(caller, ids(1), model=TUNED, estimated_tokens=100)
+    assert admission.headers["x-ratelimit-remaining-requests"] == "1"
 
 
 def test_an_abandoned_request_gives_its_tokens_back(caller: Caller, make_meter: MakeMeter) -> None:
@@ -110,8 +110,8 @@ def test_a_key_has_its_own_limit_beside_the_projects(
     restrict(database, tenant.project_id, requests_per_minute=100)
     restrict(database, caller.key_id, requests_per_minute=1)
     meter = make_meter()
-    ticket = meter.open_request(caller, ids(1), model=TUNED)
-    assert ticket.headers["x-ratelimit-limit-requests"] == "1", "the tighter of the two is told"
+    admission = meter.open_request(caller, ids(1), model=TUNED)
+    assert admission.headers["x-ratelimit-limit-requests"] == "1", "the tighter of the two is told"
     refused(meter, caller)
     other = Caller("key_b", tenant.organization_id, tenant.project_id, None, caller.role)
     meter.open_request(other, ids(2), model=TUNED)
@@ -143,8 +143,8 @@ ONE_DOLLAR = TokenUsage(output_tokens=833_334)  # of the tuned model
 
 
 def spend(meter: Meter, caller: Caller, number: int) -> None:
-    ticket = meter.open_request(caller, ids(number), model=TUNED)
-    meter.settle(ticket, model=TUNED, usage=ONE_DOLLAR)
+    admission = meter.open_request(caller, ids(number), model=TUNED)
+    meter.settle(admission, model=TUNED, usage=ONE_DOLLAR)
 
 
 def mails(database: Engine, tenant: Tenant) -> list[str]:

@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 from tunery.domain.usage import Price
-from tunery.migrate.capture import Golden
+from tunery.migrate.capture import ModelAnswer
 from tunery.migrate.report import Report, make_report
 from tunery.migrate.report_cost import Tariff, Tariffs
 
@@ -18,7 +18,7 @@ TARIFFS = Tariffs(
 )
 
 
-def answers(count: int, right: float, *, model: str = "m", seed: int = 0) -> list[Golden]:
+def answers(count: int, right: float, *, model: str = "m", seed: int = 0) -> list[ModelAnswer]:
     """`count` rows, the given share of them right."""
     draw = random.Random(seed)
     made = []
@@ -27,7 +27,7 @@ def answers(count: int, right: float, *, model: str = "m", seed: int = 0) -> lis
         answer = label if draw.random() < right else LABELS[(row + 1) % 4]
         messages = [{"role": "user", "content": f"Ticket {row} <b>"}]
         usage = {"prompt_tokens": 20, "completion_tokens": 2}
-        made.append(Golden(row, messages, model, label, answer, latency_ms=10.0, usage=usage))
+        made.append(ModelAnswer(row, messages, model, label, answer, latency_ms=10.0, usage=usage))
     return made
 
 
@@ -42,5 +42,5 @@ def report(*, rows: int = 60, old: float = 1.0, new: float = 1.0, base: float = 
     )
 
 
-def without_expected(made: list[Golden]) -> list[Golden]:
+def without_expected(made: list[ModelAnswer]) -> list[ModelAnswer]:
     return [replace(answer, expected=None) for answer in made]

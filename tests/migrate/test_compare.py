@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.migrate.reports import TARIFFS, answers, report, without_expected
-from tunery.migrate.capture import Golden
+from tunery.migrate.capture import ModelAnswer
 from tunery.migrate.compare import MAX_COMPARED, bootstrap, decide, is_exact_task, similarity, summarise
 from tunery.migrate.report import make_report, to_html
 
@@ -54,7 +54,7 @@ def test_the_bootstrap_covers_the_true_mean_as_often_as_it_says() -> None:
 
 
 def test_long_answers_are_scored_by_likeness() -> None:
-    long = [Golden(1, [], "m", "a sentence of quite a few words that nobody repeats exactly")]
+    long = [ModelAnswer(1, [], "m", "a sentence of quite a few words that nobody repeats exactly")]
     assert not is_exact_task(long)
     assert is_exact_task(answers(3, 1.0))
 

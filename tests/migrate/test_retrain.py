@@ -5,12 +5,12 @@ import pytest
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.usage import Price
 from tunery.migrate.capture import (
-    Golden,
+    ModelAnswer,
     estimate_cost,
-    read_golden,
+    read_answers,
     read_prompts,
     to_training_rows,
-    write_golden,
+    write_answers,
 )
 from tunery.migrate.deadlines import base_of, end_of, load_deadlines
 from tunery.migrate.retrain import equivalent, request_for
@@ -78,7 +78,7 @@ def test_the_estimate_errs_upwards(tmp_path: Path) -> None:
 def test_a_second_capture_replaces_a_failed_row(tmp_path: Path) -> None:
     path = tmp_path / "golden.jsonl"
     messages = [{"role": "user", "content": "q"}]
-    write_golden(path, [Golden(1, messages, "m", error="503"), Golden(2, messages, "m", answer="two")])
-    write_golden(path, [Golden(1, messages, "m", answer="one")])
-    assert [golden.answer for golden in read_golden(path)] == ["one", "two"]
-    assert len(list(to_training_rows(read_golden(path)))) == 2
+    write_answers(path, [ModelAnswer(1, messages, "m", error="503"), ModelAnswer(2, messages, "m", answer="two")])
+    write_answers(path, [ModelAnswer(1, messages, "m", answer="one")])
+    assert [answer.answer for answer in read_answers(path)] == ["one", "two"]
+    assert len(list(to_training_rows(read_answers(path)))) == 2

@@ -12,7 +12,7 @@ from openai import OpenAI
 from tests.e2e.conftest import Served, serve, stop
 from tests.migrate.conftest import job
 from tunery.migrate.bundle import Bundle
-from tunery.migrate.capture import Golden, Prompt, capture, read_prompts
+from tunery.migrate.capture import ModelAnswer, Prompt, capture, read_prompts
 from tunery.migrate.fetch import fetch_all
 from tunery.migrate.load import load_all, open_target
 from tunery.migrate.report import make_report
@@ -67,7 +67,7 @@ def wait_for(client: OpenAI, job_id: str) -> Any:
     raise AssertionError("the job did not end in time")
 
 
-def answers_of(client: OpenAI, model: str, prompts: list[Prompt]) -> list[Golden]:
+def answers_of(client: OpenAI, model: str, prompts: list[Prompt]) -> list[ModelAnswer]:
     return list(capture(client, model, prompts, max_tokens=8))
 
 

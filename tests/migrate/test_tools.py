@@ -9,7 +9,15 @@ import pytest
 
 from tunery.datasets.lines import read_chunks
 from tunery.datasets.validate import validate_file
-from tunery.migrate.capture import Golden, Prompt, capture, read_golden, read_prompts, to_training_rows, write_golden
+from tunery.migrate.capture import (
+    ModelAnswer,
+    Prompt,
+    capture,
+    read_answers,
+    read_prompts,
+    to_training_rows,
+    write_answers,
+)
 from tunery.migrate.compare import similarity
 from tunery.migrate.report import make_report, to_html
 
@@ -76,7 +84,7 @@ def test_prompts_keep_tools_and_calls(row: tuple[dict[str, Any], str | None, boo
 
 
 @pytest.fixture
-def golden(recorded_openai: Any, tmp_path: Path) -> list[Golden]:
+def captured(recorded_openai: Any, tmp_path: Path) -> list[ModelAnswer]:
     """Of an account whose model always calls the tools that it is given."""
     rows = [row for row, _, has_tools in ROWS.values() if has_tools]
     (path := tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -85,12 +93,12 @@ def golden(recorded_openai: Any, tmp_path: Path) -> list[Golden]:
 
 
 def test_calls_come_over_the_wire_into_the_golden_file_and_the_training_data(
-    golden: list[Golden], tmp_path: Path
+    captured: list[ModelAnswer], tmp_path: Path
 ) -> None:
-    assert {answer.text for answer in golden} == {SAID}
-    write_golden(path := tmp_path / "old.golden.jsonl", golden)
-    kept = read_golden(path)
-    assert kept == golden and all(answer.tools for answer in kept)
+    assert {answer.text for answer in captured} == {SAID}
+    write_answers(path := tmp_path / "old.golden.jsonl", captured)
+    kept = read_answers(path)
+    assert kept == captured and all(answer.tools for answer in kept)
     (distilled := tmp_path / "train.jsonl").write_bytes(b"".join(to_training_rows([*kept, *kept])))
     report = validate_file(distilled, method="supervised")
     assert report.is_valid and report.num_examples == 2 * len(kept)
@@ -98,27 +106,27 @@ def test_calls_come_over_the_wire_into_the_golden_file_and_the_training_data(
     assert first["messages"][-1]["tool_calls"][0]["function"] == CALL["function"] and "tools" in first
 
 
-def test_a_cut_answer_is_not_taught(golden: list[Golden]) -> None:
-    words = replace(golden[0], tool_calls=[], answer="It is", finish_reason="length")
-    call = replace(golden[1], tool_calls=[call_with('{"ci')], finish_reason="length")
-    failed = replace(golden[2], error="503")
+def test_a_cut_answer_is_not_taught(captured: list[ModelAnswer]) -> None:
+    words = replace(captured[0], tool_calls=[], answer="It is", finish_reason="length")
+    call = replace(captured[1], tool_calls=[call_with('{"ci')], finish_reason="length")
+    failed = replace(captured[2], error="503")
     assert list(to_training_rows([words, call, failed])) == []
     assert similarity(call.text, call.text) == 1.0
 
 
-def test_the_same_call_is_the_same_answer_however_its_json_is_written(golden: list[Golden]) -> None:
+def test_the_same_call_is_the_same_answer_however_its_json_is_written(captured: list[ModelAnswer]) -> None:
     other = '{"days":2,"city":"Rome"}'
-    same = [replace(each, tool_calls=[call_with(other)]) for each in golden]
-    made = make_report(old=golden, new=same, base=None, now=1)
+    same = [replace(each, tool_calls=[call_with(other)]) for each in captured]
+    made = make_report(old=captured, new=same, base=None, now=1)
     assert {row.similarity for row in made.rows} == {1.0}
-    wrong = [replace(each, tool_calls=[call_with("{}")]) for each in golden]
-    assert make_report(old=golden, new=wrong, base=None, now=1).new.score.mean < made.new.score.mean
+    wrong = [replace(each, tool_calls=[call_with("{}")]) for each in captured]
+    assert make_report(old=captured, new=wrong, base=None, now=1).new.score.mean < made.new.score.mean
     assert "get_weather" in to_html(made)
 
 
 def test_a_question_in_parts_is_shown_as_its_text() -> None:
     parts = {"role": "user", "content": [{"type": "text", "text": "Weather"}, {"type": "text", "text": "in Rome"}]}
-    answers = [Golden(1, [parts], "m", answer="21")]
+    answers = [ModelAnswer(1, [parts], "m", answer="21")]
     made = make_report(old=answers, new=answers, base=None, now=1)
     assert "<pre>Weather\nin Rome</pre>" in to_html(made)
 
@@ -127,7 +135,7 @@ def test_golden_files_of_the_version_before_are_read(tmp_path: Path) -> None:
     (path := tmp_path / "old.golden.jsonl").write_text(
         '{"row": 1, "messages": [], "model": "m", "answer": "a\u2028b"}\n'
     )
-    assert read_golden(path) == [Golden(1, [], "m", answer="a\u2028b")]
+    assert read_answers(path) == [ModelAnswer(1, [], "m", answer="a\u2028b")]
 
 
 def test_prompt_without_tools_asks_without_them(recorded_openai: Any) -> None:

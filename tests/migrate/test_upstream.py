@@ -38,7 +38,7 @@ def test_an_old_name_is_passed_on_and_every_answer_kept(server: OpenAI, recorded
     pieces = [chunk.choices[0].delta.content or "" for chunk in ask(server, "Hello", stream=True) if chunk.choices]
     assert (whole.choices[0].message.content, "".join(pieces)) == ("on its way", "hi there")
     kept = list(recorded_answers(server, OLD))
-    assert [(golden.messages[-1]["content"], golden.answer) for golden in kept] == [
+    assert [(answer.messages[-1]["content"], answer.answer) for answer in kept] == [
         ("Where is my parcel?", "on its way"),
         ("Hello", "hi there"),
     ]

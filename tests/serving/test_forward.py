@@ -103,7 +103,7 @@ def test_widened_products_are_the_exact_ones_rounded() -> None:
     torch.manual_seed(0)
     weight, bias = torch.randn(64, 128).bfloat16(), torch.randn(64).bfloat16()
     x = torch.randn(40, 128).bfloat16()
-    wide = PackedLinear(weight, bias, precision="8bit", products=torch.float32).exact(x)
+    wide = PackedLinear(weight, bias, precision="8bit", matmul_dtype=torch.float32).exact(x)
 
     expected = torch.nn.functional.linear(x.float(), weight.float(), bias.float()).bfloat16()
     assert torch.equal(wide, expected)
@@ -144,11 +144,11 @@ def test_prompts_use_bytes_unless_they_are_to_be_exact(base_model_dir: Path) -> 
 
 
 @pytest.mark.parametrize("has_bytes", [True, False])
-def test_the_type_is_chosen_by_what_the_processor_is_fast_at(has_bytes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eight_bit, "is_available", lambda: has_bytes)
-    for products in (torch.bfloat16, torch.float32):
-        monkeypatch.setattr(build, "choose_matmul_dtype", lambda dtype, device, products=products: products)
-        assert build.choose_dtype("auto") is (torch.bfloat16 if has_bytes else products)
+def test_the_type_is_chosen_by_what_the_processor_is_fast_at(has_int8: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eight_bit, "is_available", lambda: has_int8)
+    for matmul_dtype in (torch.bfloat16, torch.float32):
+        monkeypatch.setattr(build, "choose_matmul_dtype", lambda dtype, device, matmul_dtype=matmul_dtype: matmul_dtype)
+        assert build.choose_dtype("auto") is (torch.bfloat16 if has_int8 else matmul_dtype)
     assert build.choose_dtype("float32") is torch.float32
 
 
@@ -156,8 +156,8 @@ def test_the_precision_is_chosen_by_the_processor_and_the_weights(
     base_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert make_model(base_model_dir, torch.float32, precision=None).weights.precision == "full"
-    for has_bytes, chosen in ((True, "8bit"), (False, "4bit")):
-        monkeypatch.setattr(eight_bit, "is_available", lambda has_bytes=has_bytes: has_bytes)
+    for has_int8, chosen in ((True, "8bit"), (False, "4bit")):
+        monkeypatch.setattr(eight_bit, "is_available", lambda has_int8=has_int8: has_int8)
         assert make_model(base_model_dir, torch.bfloat16, precision=None).weights.precision == chosen
     with pytest.raises(InvalidRequest, match="does not multiply bytes"):
         make_model(base_model_dir, torch.bfloat16, precision="8bit")

@@ -30,13 +30,13 @@ def make_model(tiny_model_dir: Path) -> MakeModel:
         *,
         dropout: float = 0.0,
         dtype: torch.dtype = torch.float32,
-        products: torch.dtype | None = None,
+        matmul_dtype: torch.dtype | None = None,
         blank: bool = False,
         fused: bool = True,
     ) -> TrainModel:
         config = LoraConfig(rank=4, alpha=8, dropout=dropout)
         model = TrainModel.load(
-            tiny_model_dir, config, seed=1, device="cpu", dtype=dtype, products=products, fused=fused
+            tiny_model_dir, config, seed=1, device="cpu", dtype=dtype, matmul_dtype=matmul_dtype, fused=fused
         )
         if not blank:
             generator = torch.Generator().manual_seed(2)

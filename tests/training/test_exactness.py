@@ -80,11 +80,11 @@ def distance(one: list[torch.Tensor], exact: list[torch.Tensor]) -> float:
 
 @pytest.mark.parametrize("products", [torch.bfloat16, torch.float32])
 def test_shared_beginnings_in_bf16_differ_by_rounding_only(
-    make_model: MakeModel, rows: list[Row], products: torch.dtype
+    make_model: MakeModel, rows: list[Row], matmul_dtype: torch.dtype
 ) -> None:
     exact = loss_and_grads(make_model(), rows, share=False)
-    shared = loss_and_grads(make_model(dtype=torch.bfloat16, products=products), rows, share=True)
-    separate = loss_and_grads(make_model(dtype=torch.bfloat16, products=products), rows, share=False)
+    shared = loss_and_grads(make_model(dtype=torch.bfloat16, matmul_dtype=matmul_dtype), rows, share=True)
+    separate = loss_and_grads(make_model(dtype=torch.bfloat16, matmul_dtype=matmul_dtype), rows, share=False)
     assert shared[0] == pytest.approx(exact[0], rel=0.02)
     # bf16 itself is a few percent away from fp32 here; sharing must not add to that.
     assert distance(shared[1], exact[1]) < 1.3 * distance(separate[1], exact[1]) + 0.01
@@ -100,7 +100,9 @@ def test_widened_products_are_no_farther_from_fp32(
         return loss_and_grads(make_model(fused=fused, dropout=dropout, **options), rows, share=True)
 
     exact = of()
-    narrow, wide = (of(dtype=torch.bfloat16, products=products) for products in (torch.bfloat16, torch.float32))
+    narrow, wide = (
+        of(dtype=torch.bfloat16, matmul_dtype=matmul_dtype) for matmul_dtype in (torch.bfloat16, torch.float32)
+    )
     assert wide[0] == pytest.approx(exact[0], rel=0.02)
     assert distance(wide[1], exact[1]) < 1.2 * distance(narrow[1], exact[1])
     assert distance(wide[1], narrow[1]) > 0

@@ -11,7 +11,7 @@ from tunery.training.state import Measured, Progress, load_measured, load_state,
 
 
 def test_a_resumed_job_goes_on_with_what_was_measured_at_its_beginning(make_model: MakeModel, tmp_path: Path) -> None:
-    model = make_model(dtype=torch.bfloat16, products=torch.float32)
+    model = make_model(dtype=torch.bfloat16, matmul_dtype=torch.float32)
     optimizer = AdamW(model.parameters())
     assert load_measured(tmp_path) is None
     save_measured(tmp_path, Measured(torch.bfloat16, 4096))

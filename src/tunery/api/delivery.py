@@ -23,7 +23,7 @@ from starlette.types import Scope as AsgiScope
 
 from tunery.api.access import check_still
 from tunery.api.context import Context
-from tunery.api.inference import Ask
+from tunery.api.inference import Completion
 from tunery.domain.errors import TuneryError
 from tunery.domain.tenants import Caller, Scope
 from tunery.metering.ledger import RequestIds
@@ -56,19 +56,21 @@ def request_ids(request: Request, sent: dict[str, Any]) -> RequestIds:
     return RequestIds(request.state.request_id, f"{client[:MAX_CLIENT_ID]} {digest}")
 
 
-async def whole(request: Request, context: Context, ask: Ask, work: Coroutine[Any, Any, dict[str, Any]]) -> Response:
+async def whole(
+    request: Request, context: Context, completion: Completion, work: Coroutine[Any, Any, dict[str, Any]]
+) -> Response:
     """What `work` comes to, as JSON."""
     cut = asyncio.get_running_loop().create_future()
-    task = context.shared(Running).answer(work, ask.ticket.caller, partial(_fail, cut))
+    task = context.shared(Running).answer(work, completion.admission.caller, partial(_fail, cut))
     try:
         result = await while_connected(request, task, cut)
     except BaseException as exc:
-        leave(context, ask, task)
+        leave(context, completion, task)
         if isinstance(exc, ClientGone):
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         raise
-    answer = Response(orjson.dumps(result), media_type="application/json", headers=ask.headers)
-    return Watched(answer, partial(leave, context, ask, task))
+    answer = Response(orjson.dumps(result), media_type="application/json", headers=completion.headers)
+    return Watched(answer, partial(leave, context, completion, task))
 
 
 def _fail(cut: asyncio.Future[Any], error: TuneryError) -> None:
@@ -79,7 +81,7 @@ def _fail(cut: asyncio.Future[Any], error: TuneryError) -> None:
 async def streamed(
     request: Request,
     context: Context,
-    ask: Ask,
+    completion: Completion,
     answer: AsyncGenerator[bytes],
     as_event: Callable[[TuneryError], bytes],
 ) -> Response:
@@ -89,13 +91,13 @@ async def streamed(
     """
     events = Stream()
     running = context.shared(Running)
-    task = running.answer(events.pump(answer), ask.ticket.caller, lambda error: events.cut(as_event(error)))
+    task = running.answer(events.pump(answer), completion.admission.caller, lambda error: events.cut(as_event(error)))
     taking = asyncio.create_task(events.take())
 
     def end() -> None:
         taking.cancel()
         events.leave()
-        leave(context, ask, task)
+        leave(context, completion, task)
 
     try:
         first = await while_connected(request, taking)
@@ -107,7 +109,7 @@ async def streamed(
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         raise
     following = _follow(first, events, task)
-    return Watched(StreamingResponse(following, media_type="text/event-stream", headers=ask.headers), end)
+    return Watched(StreamingResponse(following, media_type="text/event-stream", headers=completion.headers), end)
 
 
 async def _follow(first: bytes | None, events: "Stream", task: asyncio.Task[None]) -> AsyncIterator[bytes]:
@@ -234,21 +236,21 @@ class Running:
                 task.cancel()
 
 
-def leave(context: Context, ask: Ask, task: asyncio.Task[Any]) -> None:
+def leave(context: Context, completion: Completion, task: asyncio.Task[Any]) -> None:
     """The client has its answer, or has gone. Either way it was the one answer of its request: a retry is another."""
     if task.done():
-        context.meter.delivered(ask.ticket)
+        context.meter.delivered(completion.admission)
     else:
-        ask.gone.set()
-    if not task.done() or ask.ticket.ids.client is not None:
-        context.shared(Running).start(_leave(context, ask, task))
+        completion.gone.set()
+    if not task.done() or completion.admission.ids.client is not None:
+        context.shared(Running).start(_leave(context, completion, task))
 
 
-async def _leave(context: Context, ask: Ask, task: asyncio.Task[Any]) -> None:
+async def _leave(context: Context, completion: Completion, task: asyncio.Task[Any]) -> None:
     if not task.done():
-        await _end_early(task, partial(context.engines.stop, ask.ticket.ids.server))
-        context.meter.delivered(ask.ticket)
-    if ask.ticket.ids.client is not None:  # at once, since the retry may come to another server
+        await _end_early(task, partial(context.engines.stop, completion.admission.ids.server))
+        context.meter.delivered(completion.admission)
+    if completion.admission.ids.client is not None:  # at once, since the retry may come to another server
         await asyncio.to_thread(context.meter.flush)
 
 

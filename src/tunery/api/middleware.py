@@ -105,8 +105,8 @@ class VisitorAddress:
         self.visitors = visitors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        said = Headers(scope=scope).get(Visitors.HEADER) if scope["type"] == "http" else None
-        if said and (address := self.visitors.address_in(said)):
+        header = Headers(scope=scope).get(Visitors.HEADER) if scope["type"] == "http" else None
+        if header and (address := self.visitors.address_in(header)):
             scope["client"] = (address, 0)
         await self.app(scope, receive, send)
 

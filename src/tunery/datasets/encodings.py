@@ -19,7 +19,7 @@ _ONE_SIDED = 0.9
 _NAMES = {"cp932": "Shift-JIS", "cp1252": "Windows-1252"}
 
 
-def said(encoding: str) -> str:
+def encoding_name(encoding: str) -> str:
     """As people and the menus of editors call it."""
     return _NAMES.get(encoding) or encoding.removesuffix("-le").removesuffix("-be").removesuffix("-sig").upper()
 

@@ -62,9 +62,9 @@ def read_features(example: Example) -> Features:
 
 def _features(before: list[Message], answer: Message, extra: int = 0) -> Features:
     system = next((text_of(m) for m in before if m["role"] in ("system", "developer")), None)
-    asked = [f"{m['role']}\x1f{_said(m)}" for m in before]
-    answered = _said(answer)
-    spoken = [_said(m) for m in before if m["role"] not in ("system", "developer")]
+    asked = [f"{m['role']}\x1f{_text_of(m)}" for m in before]
+    answered = _text_of(answer)
+    spoken = [_text_of(m) for m in before if m["role"] not in ("system", "developer")]
     return Features(
         stable_hash("\x1e".join(asked)),
         stable_hash(answered),
@@ -75,7 +75,7 @@ def _features(before: list[Message], answer: Message, extra: int = 0) -> Feature
     )
 
 
-def _said(message: Message) -> str:
+def _text_of(message: Message) -> str:
     text = text_of(message)
     calls = message.get("tool_calls")
     return text + json.dumps([call["function"] for call in calls], sort_keys=True) if calls else text

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from tunery.datasets.encodings import narrow_encoding, said, wide_encoding
+from tunery.datasets.encodings import encoding_name, narrow_encoding, wide_encoding
 from tunery.datasets.problems import Findings, shown
 from tunery.domain.json_body import is_deep
 from tunery.texts import say
@@ -62,7 +62,7 @@ def decode(content: bytes, findings: Findings) -> dict[str, Any] | None:
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as exc:
-        guess = said(wide_encoding(content) or narrow_encoding(content))
+        guess = encoding_name(wide_encoding(content) or narrow_encoding(content))
         message = say("problem.invalid_utf8", byte=exc.start + 1, found=content[exc.start], guess=guess)
         findings.add("invalid_utf8", "", message)
         return None

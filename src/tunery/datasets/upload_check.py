@@ -2,7 +2,7 @@
 
 import orjson
 
-from tunery.datasets.encodings import is_binary, narrow_encoding, said, wide_encoding
+from tunery.datasets.encodings import encoding_name, is_binary, narrow_encoding, wide_encoding
 from tunery.datasets.jsonline import BOM, decode
 from tunery.datasets.lines import MAX_LINE_BYTES, Line, LineSplitter
 from tunery.datasets.problems import Findings, Problem
@@ -50,7 +50,7 @@ class UploadCheck:
 
     def _sentence(self, line: Line, problem: Problem) -> str:
         if self._wide or problem.code == "invalid_utf8":
-            return say("error.file_not_utf8", encoding=said(self._wide or narrow_encoding(line.content)))
+            return say("error.file_not_utf8", encoding=encoding_name(self._wide or narrow_encoding(line.content)))
         if problem.code == "wrong_line_ends":
             return problem.message
         start = line.content[: 4 * _HINT_CHARACTERS].decode("utf-8", "replace")[:_HINT_CHARACTERS]

@@ -6,7 +6,7 @@ from pathlib import Path
 from tunery.chat.render import Renderer
 from tunery.datasets.advise import advise
 from tunery.datasets.blocks import read_blocks
-from tunery.datasets.encodings import is_binary, said, wide_encoding
+from tunery.datasets.encodings import encoding_name, is_binary, wide_encoding
 from tunery.datasets.examine import ACCEPTS, BlockFacts, Task
 from tunery.datasets.facts import Facts
 from tunery.datasets.lines import read_chunks
@@ -76,7 +76,7 @@ def validation_steps(
     head, chunks = _peek(chunks)
     facts = Facts()
     if wide := wide_encoding(head):
-        encoding = said(wide)
+        encoding = encoding_name(wide)
         facts.report(Problem("wrong_encoding", 0, "", say("problem.wrong_encoding", encoding=encoding), encoding))
     elif is_binary(head):
         facts.report(Problem("binary_file", 0, "", say("problem.binary_file")))

@@ -47,16 +47,16 @@ class TrainerProcess:
 
     def messages(self, timeout_s: float) -> list[Message]:
         """Everything said since the last call, after waiting at most timeout_s for the first word."""
-        said: list[Message] = []
+        received: list[Message] = []
         with contextlib.suppress(queue.Empty):
             item = self.inbox.get(timeout=timeout_s)
             while True:
                 if item is None:
                     self._ended = True
                     break
-                said.append(item)
+                received.append(item)
                 item = self.inbox.get_nowait()
-        return said
+        return received
 
     @property
     def ended(self) -> bool:

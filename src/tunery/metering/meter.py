@@ -24,7 +24,7 @@ from tunery.metering.budget import check_budget, warn_about_budget
 from tunery.metering.ledger import RequestIds, find_lost, record_completion
 from tunery.metering.limits import subject_limits
 from tunery.metering.prices import PriceTable
-from tunery.metering.rates import Reading, Subjects, give_back, has_rates, headers_of, take
+from tunery.metering.rates import RateLimit, Subjects, give_back, has_rates, headers_of, take
 from tunery.settings import Settings
 from tunery.store import usage as usage_store
 from tunery.store.database import read, write
@@ -32,19 +32,19 @@ from tunery.texts import say
 
 
 @dataclass(frozen=True)
-class Ticket:
+class Admission:
     """One request that was let in."""
 
     caller: Caller
     ids: RequestIds
     limits: Limits  # the project's
     estimated_tokens: int
-    readings: tuple[Reading, ...] = ()
+    rates: tuple[RateLimit, ...] = ()
 
     @property
     def headers(self) -> dict[str, str]:
         """x-ratelimit-…, where there are limits."""
-        return headers_of(self.readings)
+        return headers_of(self.rates)
 
 
 class Meter:
@@ -61,7 +61,7 @@ class Meter:
         *,
         model: str,
         estimated_tokens: int = 0,
-    ) -> Ticket:
+    ) -> Admission:
         """Raises RateLimited. `estimated_tokens`: the prompt and the longest answer asked for; corrected at the end."""
         with read(self._engine) as conn:
             subjects = self.look(conn, caller)
@@ -82,59 +82,59 @@ class Meter:
 
     def let_in(
         self, caller: Caller, ids: RequestIds, subjects: Subjects, *, model: str, estimated_tokens: int
-    ) -> Ticket:
+    ) -> Admission:
         """The second half. It writes, and so may wait for the database, where `has_rates(subjects)`."""
         limits = subjects[caller.project_id]
         if not has_rates(subjects):
-            return Ticket(caller, ids, limits, estimated_tokens)
+            return Admission(caller, ids, limits, estimated_tokens)
         with write(self._engine) as conn:
             what = say("error.rate_of", model=model, organization=caller.organization_id)
-            readings = take(conn, subjects, tokens=estimated_tokens, now=self._clock(), what=what)
-        return Ticket(caller, ids, limits, estimated_tokens, readings)
+            rates = take(conn, subjects, tokens=estimated_tokens, now=self._clock(), what=what)
+        return Admission(caller, ids, limits, estimated_tokens, rates)
 
-    def settle(self, ticket: Ticket, *, model: str, usage: TokenUsage, is_batch: bool = False) -> UsageRecord:
+    def settle(self, admission: Admission, *, model: str, usage: TokenUsage, is_batch: bool = False) -> UsageRecord:
         """Count the answer. Call it before the last byte goes out, also for an answer that the client broke off."""
         now = self._clock()
         marks = self._take_marks()
-        if ticket.ids.client is not None:
+        if admission.ids.client is not None:
             with self._lock:
-                self._leaving.add(ticket.ids.server)
+                self._leaving.add(admission.ids.server)
         try:
             with write(self._engine) as conn:
                 if marks:
                     usage_store.mark_delivered(conn, marks)
-                unused = ticket.estimated_tokens - usage.input_tokens - usage.output_tokens
-                give_back(conn, ticket.readings, tokens=unused, now=now)
+                unused = admission.estimated_tokens - usage.input_tokens - usage.output_tokens
+                give_back(conn, admission.rates, tokens=unused, now=now)
                 record = record_completion(
                     conn,
-                    ticket.caller,
-                    ticket.ids,
+                    admission.caller,
+                    admission.ids,
                     prices=self._prices,
                     model=model,
                     usage=usage,
                     now=now,
                     is_batch=is_batch,
                 )
-                project_id, currency = ticket.caller.project_id, self._prices.currency
-                warn_about_budget(conn, project_id, ticket.limits, currency=currency, now=now)
+                project_id, currency = admission.caller.project_id, self._prices.currency
+                warn_about_budget(conn, project_id, admission.limits, currency=currency, now=now)
         except BaseException:
             self._give_marks_back(marks)
             raise
         self._forget(marks)
         return record
 
-    def abandon(self, ticket: Ticket) -> None:
+    def abandon(self, admission: Admission) -> None:
         """The engine gave no answer: nothing is charged, and the tokens taken ahead go back."""
-        if any(reading.unit == "tokens" for reading in ticket.readings):
+        if any(rate.unit == "tokens" for rate in admission.rates):
             with write(self._engine) as conn:
-                give_back(conn, ticket.readings, tokens=ticket.estimated_tokens, now=self._clock())
+                give_back(conn, admission.rates, tokens=admission.estimated_tokens, now=self._clock())
 
-    def delivered(self, ticket: Ticket) -> None:
+    def delivered(self, admission: Admission) -> None:
         """The answer went out, or its client did not wait for it. Written with the next settle, or by flush; only
         answers that may be asked for again need it."""
-        if ticket.ids.client is not None:
+        if admission.ids.client is not None:
             with self._lock:
-                self._delivered.append(ticket.ids.server)
+                self._delivered.append(admission.ids.server)
 
     def flush(self) -> None:
         """Write what `delivered` has noted: at shutdown, and now and then."""

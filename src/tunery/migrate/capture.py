@@ -36,7 +36,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Golden:
+class ModelAnswer:
     """One answer. `error` is set instead of `answer` when the model gave none."""
 
     row: int
@@ -113,7 +113,7 @@ def capture(
     price: Price | None = None,
     cap: int | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
-) -> Iterator[Golden]:
+) -> Iterator[ModelAnswer]:
     """Answers in the order of the prompts, greedy. Stops asking once `cap` is spent, in the ledger's unit.
 
     A cap is kept to within the answers that were under way when it was reached, at most CONNECTIONS of them.
@@ -124,21 +124,21 @@ def capture(
             if cap is not None and spent >= cap:
                 return
             batch = prompts[start : start + CONNECTIONS]
-            for golden in pool.map(lambda prompt: ask(client, model, prompt, api=api, max_tokens=max_tokens), batch):
+            for answer in pool.map(lambda prompt: ask(client, model, prompt, api=api, max_tokens=max_tokens), batch):
                 if price is not None:
-                    spent += cost_of(golden, price)
-                yield golden
+                    spent += cost_of(answer, price)
+                yield answer
             progress(min(start + CONNECTIONS, len(prompts)), len(prompts))
 
 
-def cost_of(golden: Golden, price: Price) -> int:
+def cost_of(answer: ModelAnswer, price: Price) -> int:
     """In the ledger's unit; as if nothing had been cached."""
-    usage = golden.usage
+    usage = answer.usage
     tokens = TokenUsage(usage.get("prompt_tokens", 0), output_tokens=usage.get("completion_tokens", 0))
     return price.cost(tokens).total
 
 
-def ask(client: OpenAI, model: str, prompt: Prompt, *, api: Api, max_tokens: int) -> Golden:
+def ask(client: OpenAI, model: str, prompt: Prompt, *, api: Api, max_tokens: int) -> ModelAnswer:
     """One answer with its log-probabilities; without them where the server refuses to give them."""
     started = time.perf_counter()
     try:
@@ -148,8 +148,8 @@ def ask(client: OpenAI, model: str, prompt: Prompt, *, api: Api, max_tokens: int
         else:
             answer = _kept(_complete(client, model, prompt, max_tokens=max_tokens))
     except OpenAIError as error:
-        return _golden(prompt, model, {"error": explain(error)})
-    return _golden(prompt, model, answer, latency_ms=(time.perf_counter() - started) * 1000)
+        return _model_answer(prompt, model, {"error": explain(error)})
+    return _model_answer(prompt, model, answer, latency_ms=(time.perf_counter() - started) * 1000)
 
 
 def _complete(client: OpenAI, model: str, prompt: Prompt, *, max_tokens: int) -> ChatCompletion:
@@ -178,19 +178,19 @@ def _kept(answer: ChatCompletion) -> Json:
     }
 
 
-def _golden(prompt: Prompt, model: str, answer: Json, *, latency_ms: float = 0.0) -> Golden:
+def _model_answer(prompt: Prompt, model: str, answer: Json, *, latency_ms: float = 0.0) -> ModelAnswer:
     asked = {"row": prompt.row, "messages": prompt.messages, "expected": prompt.expected, "tools": prompt.tools}
-    return Golden(model=model, latency_ms=latency_ms, **asked, **answer)
+    return ModelAnswer(model=model, latency_ms=latency_ms, **asked, **answer)
 
 
-def recorded_answers(client: OpenAI, name: str) -> Iterator[Golden]:
+def recorded_answers(client: OpenAI, name: str) -> Iterator[ModelAnswer]:
     """Stored completions of a model as answers, in the order in which they were given: row 1 is the oldest."""
     for row, stored in enumerate(client.chat.completions.list(model=name, order="asc", limit=100), 1):
         messages = [
             _asked(message.to_dict()) for message in client.chat.completions.messages.list(stored.id, limit=100)
         ]
         tools: Any = (stored.model_extra or {}).get("tools")
-        yield _golden(Prompt(row, messages, tools=tools), name, _kept(stored))
+        yield _model_answer(Prompt(row, messages, tools=tools), name, _kept(stored))
 
 
 def _asked(stored: Json) -> Json:
@@ -199,7 +199,7 @@ def _asked(stored: Json) -> Json:
     return {**message, "content": stored.get("content_parts") or stored.get("content")}
 
 
-def write_golden(path: Path, answers: Iterable[Golden]) -> list[Golden]:
+def write_answers(path: Path, answers: Iterable[ModelAnswer]) -> list[ModelAnswer]:
     """Appends each answer as it comes, so that an interrupted capture keeps what was paid for."""
     kept = []
     with path.open("ab") as file:
@@ -210,22 +210,22 @@ def write_golden(path: Path, answers: Iterable[Golden]) -> list[Golden]:
     return kept
 
 
-def read_golden(path: Path) -> list[Golden]:
+def read_answers(path: Path) -> list[ModelAnswer]:
     """The last answer for each row: a second capture after a failure replaces the failed ones."""
-    rows: dict[int, Golden] = {}
+    rows: dict[int, ModelAnswer] = {}
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                golden = Golden(**orjson.loads(line))
+                answer = ModelAnswer(**orjson.loads(line))
             except (orjson.JSONDecodeError, TypeError) as error:
                 raise InvalidRequest(
                     f"{path}, line {number}, is not an answer that `migrate capture` wrote."
                 ) from error
-            rows[golden.row] = golden
+            rows[answer.row] = answer
     return [rows[row] for row in sorted(rows)]
 
 
-def to_training_rows(answers: Iterable[Golden]) -> Iterator[bytes]:
+def to_training_rows(answers: Iterable[ModelAnswer]) -> Iterator[bytes]:
     """Chat JSONL lines that teach a new model what the old one answered. An answer that was cut would teach to stop in
     the middle: it is left out."""
     for answer in answers:
@@ -233,7 +233,7 @@ def to_training_rows(answers: Iterable[Golden]) -> Iterator[bytes]:
             yield orjson.dumps(_training_row(answer)) + b"\n"
 
 
-def _training_row(answer: Golden) -> Json:
+def _training_row(answer: ModelAnswer) -> Json:
     learned: Json = {"role": "assistant", "content": answer.answer or None}
     if answer.tool_calls:
         learned["tool_calls"] = answer.tool_calls

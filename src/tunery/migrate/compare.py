@@ -8,7 +8,7 @@ from rapidfuzz.fuzz import ratio
 
 from tunery.domain.answers import is_exact, normalise
 from tunery.domain.parity import Decision, Interval, Measure, ModelSummary
-from tunery.migrate.capture import Golden
+from tunery.migrate.capture import ModelAnswer
 
 MIN_ROWS = 30  # below this a 95 % interval of a hit rate is wider than ±15 points: nothing can be said
 MARGIN = 0.05  # how much worse, in points of the score, still counts as "as good"
@@ -30,27 +30,27 @@ def similarity(one: str | None, other: str | None) -> float:
     return ratio(normalise(one)[:MAX_COMPARED], normalise(other)[:MAX_COMPARED]) / 100
 
 
-def is_exact_task(answers: Sequence[Golden]) -> bool:
+def is_exact_task(answers: Sequence[ModelAnswer]) -> bool:
     lengths = [len(answer.expected.split()) for answer in answers if answer.expected is not None]
     return bool(lengths) and float(np.median(lengths)) <= SHORT_ANSWER_WORDS
 
 
-def measure_of(reference: Sequence[Golden]) -> Measure:
+def measure_of(reference: Sequence[ModelAnswer]) -> Measure:
     if is_exact_task(reference):
         return "exact"
     return "similarity" if _has_expected(reference) else "agreement"
 
 
-def margin_of(reference: Sequence[Golden]) -> float:
+def margin_of(reference: Sequence[ModelAnswer]) -> float:
     """How much worse than the old model still counts as good as it, in points of the score (0..1)."""
     return MARGIN if _has_expected(reference) else AGREEMENT_MARGIN
 
 
-def _has_expected(answers: Sequence[Golden]) -> bool:
+def _has_expected(answers: Sequence[ModelAnswer]) -> bool:
     return any(answer.expected is not None for answer in answers)
 
 
-def score_rows(answers: Sequence[Golden], reference: Sequence[Golden]) -> np.ndarray:
+def score_rows(answers: Sequence[ModelAnswer], reference: Sequence[ModelAnswer]) -> np.ndarray:
     """[rows] in 0..1. Exact match for short expected answers, similarity for long ones.
 
     Without expected answers the old model's own are the measure. A row that failed scores 0.
@@ -79,7 +79,7 @@ def bootstrap(values: np.ndarray, *, seed: int = 0) -> Interval:
     return Interval(float(values.mean()), float(low), float(high))
 
 
-def summarise(answers: Sequence[Golden], old: Sequence[Golden]) -> ModelSummary:
+def summarise(answers: Sequence[ModelAnswer], old: Sequence[ModelAnswer]) -> ModelSummary:
     good = [answer for answer in answers if answer.error is None]
     labelled = [answer for answer in good if answer.expected is not None]
     logprobs = [value for answer in good for value in answer.logprobs]
@@ -104,7 +104,9 @@ def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-def decide(new: Sequence[Golden], old: Sequence[Golden], base: Sequence[Golden] | None = None) -> Decision:
+def decide(
+    new: Sequence[ModelAnswer], old: Sequence[ModelAnswer], base: Sequence[ModelAnswer] | None = None
+) -> Decision:
     """Whether the new model may take the old one's place: a non-inferiority test with margin MARGIN.
 
     `yes` when even the low end of the interval is within the margin, `no` when even the high end is not.

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from tunery.chat.messages import text_of
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.parity import Parity, ParityRow, RowAnswer
-from tunery.migrate.capture import Golden
+from tunery.migrate.capture import ModelAnswer
 from tunery.migrate.compare import (
     MIN_ROWS,
     decide,
@@ -43,9 +43,9 @@ class Report(Parity):
 
 def make_report(
     *,
-    old: Sequence[Golden],
-    new: Sequence[Golden],
-    base: Sequence[Golden] | None,
+    old: Sequence[ModelAnswer],
+    new: Sequence[ModelAnswer],
+    base: Sequence[ModelAnswer] | None,
     now: int,
     tariffs: Tariffs = UNKNOWN,
 ) -> Report:
@@ -73,11 +73,11 @@ def make_report(
     )
 
 
-def _only(answers: Sequence[Golden], rows: set[int]) -> list[Golden]:
+def _only(answers: Sequence[ModelAnswer], rows: set[int]) -> list[ModelAnswer]:
     return sorted((answer for answer in answers if answer.row in rows), key=lambda answer: answer.row)
 
 
-def _rows(old: Sequence[Golden], new: Sequence[Golden]) -> list[ParityRow]:
+def _rows(old: Sequence[ModelAnswer], new: Sequence[ModelAnswer]) -> list[ParityRow]:
     pairs = zip(old, new, score_rows(old, old), score_rows(new, old), strict=True)
     rows = [
         ParityRow(
@@ -93,8 +93,8 @@ def _rows(old: Sequence[Golden], new: Sequence[Golden]) -> list[ParityRow]:
     return sorted(rows, key=lambda row: (row.similarity, row.row))
 
 
-def _answer(golden: Golden, score: float) -> RowAnswer:
-    return RowAnswer(golden.error or golden.text, golden.error is not None, score)
+def _answer(answer: ModelAnswer, score: float) -> RowAnswer:
+    return RowAnswer(answer.error or answer.text, answer.error is not None, score)
 
 
 def to_html(report: Report) -> str:

@@ -33,9 +33,9 @@ def needs_trial(schema: Any) -> bool:
     while waiting:
         node = waiting.pop()
         if isinstance(node, dict):
-            said = {key for key in _COMBINED if key in node}
-            is_combined = len(said) > 1 and said != _TEXT_LENGTHS
-            beside = said & {"$ref", "anyOf", "oneOf"} and ("properties" in node or "items" in node)
+            keywords = {key for key in _COMBINED if key in node}
+            is_combined = len(keywords) > 1 and keywords != _TEXT_LENGTHS
+            beside = keywords & {"$ref", "anyOf", "oneOf"} and ("properties" in node or "items" in node)
             if is_combined or beside or any(key in node for key in _COMBINES):
                 return True
             waiting += node.values()

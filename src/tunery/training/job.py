@@ -99,12 +99,12 @@ def _assemble(workdir: Workdir, control: Control, report: Report) -> Loop:
     return loop
 
 
-def load_model(spec: TrainSpec, device: str, products: torch.dtype | None) -> tuple[TrainModel, LoraConfig]:
+def load_model(spec: TrainSpec, device: str, matmul_dtype: torch.dtype | None) -> tuple[TrainModel, LoraConfig]:
     """The base with the adapter that is trained. Raises NotTrainable."""
     try:
         given = None if spec.init_adapter_dir is None else read_adapter(spec.init_adapter_dir)
         lora = spec.lora if given is None else given.config
-        model = TrainModel.load(spec.model_dir, lora, seed=spec.seed, device=device, products=products)
+        model = TrainModel.load(spec.model_dir, lora, seed=spec.seed, device=device, matmul_dtype=matmul_dtype)
         if given is not None:
             set_adapter(model.layers, given)
     except (UnsupportedModel, UnsupportedAdapter) as exc:

@@ -86,10 +86,10 @@ async def create_completion(
 async def answer(
     request: Request, context: Context, caller: Caller, kind: inference.Kind, sent: dict[str, Any]
 ) -> Response:
-    ask = await inference.admit(context, caller, request_ids(request, sent), kind, sent)
+    completion = await inference.admit(context, caller, request_ids(request, sent), kind, sent)
     if sent.get("stream"):
-        return await streamed(request, context, ask, inference.stream(context, ask), in_a_chunk)
-    return await whole(request, context, ask, inference.complete(context, ask))
+        return await streamed(request, context, completion, inference.stream(context, completion), in_a_chunk)
+    return await whole(request, context, completion, inference.complete(context, completion))
 
 
 def in_a_chunk(error: TuneryError) -> bytes:

@@ -19,7 +19,7 @@ from tunery.api import inference
 from tunery.api.body import without_nul
 from tunery.api.context import Context
 from tunery.api.delivery import Running, leave
-from tunery.api.responses.service import Asked, body_of, events, release, stored
+from tunery.api.responses.service import PendingResponse, body_of, events, release, stored
 from tunery.domain.errors import InvalidRequest, TuneryError
 from tunery.domain.responses import UNDER_WAY, StoredResponse
 from tunery.store import conversations, responses
@@ -37,32 +37,32 @@ FOLLOW_EVERY_S = 0.2
 LEFT_ALONE_S = 60.0  # a process that works on a response says so twice a second
 
 
-async def begin(context: Context, asked: Asked) -> Json:
+async def begin(context: Context, pending: PendingResponse) -> Json:
     """The response as it is now: queued."""
-    response = {**asked.response, "status": "queued"}
+    response = {**pending.response, "status": "queued"}
     try:
-        await asyncio.to_thread(_insert, context, asked, response)
+        await asyncio.to_thread(_insert, context, pending, response)
     except BaseException:
-        await release(context, asked)
-        await inference.abandon(context, asked.ask)
+        await release(context, pending)
+        await inference.abandon(context, pending.completion)
         raise
-    work = _Work(context, asked)
-    context.shared(Running).answer(work.run(), asked.ask.ticket.caller, work.cut)
+    work = _Work(context, pending)
+    context.shared(Running).answer(work.run(), pending.completion.admission.caller, work.cut)
     return response
 
 
-def _insert(context: Context, asked: Asked, response: Json) -> None:
+def _insert(context: Context, pending: PendingResponse, response: Json) -> None:
     now = context.now()
     with write(context.database) as conn:
-        responses.insert_response(conn, stored(asked, response, seen_at=now))
-        responses.add_items(conn, asked.project_id, without_nul(asked.own), now, response_id=asked.id)
+        responses.insert_response(conn, stored(pending, response, seen_at=now))
+        responses.add_items(conn, pending.project_id, without_nul(pending.own), now, response_id=pending.id)
 
 
 class _Work:
     """On one response, until it has ended."""
 
-    def __init__(self, context: Context, asked: Asked) -> None:
-        self._context, self._asked, self._reply = context, asked, asked.reply
+    def __init__(self, context: Context, pending: PendingResponse) -> None:
+        self._context, self._pending, self._reply = context, pending, pending.reply
         self._waiting: list[Json] = []  # events that are not written yet
         self._pen = Lock()  # so that each is written once, whichever thread writes
         self._answering: asyncio.Task[None] | None = None
@@ -76,14 +76,14 @@ class _Work:
             await asyncio.wait({answering})
             self._problem = self._problem or answering.exception()
             if self._problem is not None:
-                log.warning("background response %s failed: %r", self._asked.id, self._problem)
+                log.warning("background response %s failed: %r", self._pending.id, self._problem)
             await asyncio.to_thread(self._end)
             has_ended = True
         finally:
             writing.cancel()
             answering.cancel()
             await asyncio.wait({answering})
-            self._context.meter.delivered(self._asked.ask.ticket)
+            self._context.meter.delivered(self._pending.completion.admission)
             if not has_ended:  # the server is being stopped, or its database is away
                 self._problem = InterruptedError()
                 await asyncio.shield(asyncio.to_thread(self._end))
@@ -94,11 +94,11 @@ class _Work:
         self._stop()
 
     def _stop(self) -> None:
-        if self._answering is not None and not self._asked.ask.gone.is_set():
-            leave(self._context, self._asked.ask, self._answering)
+        if self._answering is not None and not self._pending.completion.gone.is_set():
+            leave(self._context, self._pending.completion, self._answering)
 
     async def _answer(self) -> None:
-        async with aclosing(events(self._context, self._asked, is_queued=True)) as told:
+        async with aclosing(events(self._context, self._pending, is_queued=True)) as told:
             async for event in told:
                 self._waiting.append(event)
 
@@ -108,7 +108,7 @@ class _Work:
             try:
                 status = await asyncio.to_thread(self._write)
             except SQLAlchemyError:
-                log.exception("background response %s could not be written; it is tried again", self._asked.id)
+                log.exception("background response %s could not be written; it is tried again", self._pending.id)
                 continue
             if status not in UNDER_WAY:  # it was cancelled, or deleted
                 self._stop()
@@ -117,16 +117,16 @@ class _Work:
         with self._pen:
             told, now = list(self._waiting), self._context.now()
             with write(self._context.database) as conn:
-                status = responses.add_events(conn, self._asked.id, without_nul(told), now)
+                status = responses.add_events(conn, self._pending.id, without_nul(told), now)
                 if status == "queued" and told:
-                    responses.begin_response(conn, self._asked.id, now)
+                    responses.begin_response(conn, self._pending.id, now)
             del self._waiting[: len(told)]
         return status
 
     def _end(self) -> None:
-        asked, reply, problem, now = self._asked, self._reply, self._problem, self._context.now()
+        pending, reply, problem, now = self._pending, self._reply, self._problem, self._context.now()
         with self._pen, write(self._context.database) as conn:
-            status = responses.add_events(conn, asked.id, without_nul(self._waiting), now)
+            status = responses.add_events(conn, pending.id, without_nul(self._waiting), now)
             if problem is not None:
                 code = "invalid_prompt" if isinstance(problem, InvalidRequest) else "server_error"
                 last = reply.fail(_reason(problem), code)
@@ -136,14 +136,14 @@ class _Work:
                 reply.response["status"] = status
             body, output = body_of(reply.response), without_nul(reply.response["output"])
             has_ended = responses.end_response(
-                conn, asked.id, asked.project_id, body, output, now, after=(*UNDER_WAY, "cancelled")
+                conn, pending.id, pending.project_id, body, output, now, after=(*UNDER_WAY, "cancelled")
             )
             if has_ended:
-                responses.add_events(conn, asked.id, without_nul(last), now)
-            if asked.conversation is not None:
+                responses.add_events(conn, pending.id, without_nul(last), now)
+            if pending.conversation is not None:
                 if has_ended and body["status"] in ("completed", "incomplete"):
-                    responses.give_to_conversation(conn, asked.id, asked.conversation)
-                conversations.unlock_conversation(conn, asked.conversation, asked.id)
+                    responses.give_to_conversation(conn, pending.id, pending.conversation)
+                conversations.unlock_conversation(conn, pending.conversation, pending.id)
 
 
 def _reason(problem: BaseException) -> str:

@@ -39,16 +39,16 @@ ANSWER: dict[int | str, dict[str, Any]] = {
 @takes_up_to(MAX_PROMPT_BYTES)
 async def create_response(body: ResponseRequest, request: Request, caller: ModelsUser, context: ContextDep) -> Response:
     sent = body.sent()
-    asked = await service.admit(context, caller, delivery.request_ids(request, sent), sent)
+    pending = await service.admit(context, caller, delivery.request_ids(request, sent), sent)
     if sent.get("background"):
-        response = await background.begin(context, asked)
+        response = await background.begin(context, pending)
         if not sent.get("stream"):
-            return _whole(response, asked.ask.headers)
-        return _events(context, service.stored(asked, response), -1, asked.ask.headers)
+            return _whole(response, pending.completion.headers)
+        return _events(context, service.stored(pending, response), -1, pending.completion.headers)
     if sent.get("stream"):
-        as_event = partial(service.in_an_event, asked)
-        return await delivery.streamed(request, context, asked.ask, service.stream(context, asked), as_event)
-    return await delivery.whole(request, context, asked.ask, service.complete(context, asked))
+        as_event = partial(service.in_an_event, pending)
+        return await delivery.streamed(request, context, pending.completion, service.stream(context, pending), as_event)
+    return await delivery.whole(request, context, pending.completion, service.complete(context, pending))
 
 
 @router.post("/input_tokens")

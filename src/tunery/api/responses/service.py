@@ -46,10 +46,10 @@ USED_S = 600.0  # how long a conversation waits for a response whose process was
 
 
 @dataclass(frozen=True)
-class Asked:
+class PendingResponse:
     """A request for a response that was let in."""
 
-    ask: inference.Ask
+    completion: inference.Completion
     sent: Json
     own: list[Json]  # the items of its own input, for those who come after
     reply: Reply
@@ -65,7 +65,7 @@ class Asked:
 
     @property
     def project_id(self) -> str:
-        return self.ask.ticket.caller.project_id
+        return self.completion.admission.caller.project_id
 
     @property
     def is_kept(self) -> bool:
@@ -76,7 +76,7 @@ class Asked:
         return self.sent.get("conversation")
 
 
-async def admit(context: Context, caller: Caller, ids: RequestIds, sent: Json) -> Asked:
+async def admit(context: Context, caller: Caller, ids: RequestIds, sent: Json) -> PendingResponse:
     """Raises what `inference.admit` does, in the words of this dialect, NotFound for what the request refers to, and
     InvalidRequest for a conversation that is in use."""
     _check(sent)
@@ -91,21 +91,21 @@ async def admit(context: Context, caller: Caller, ids: RequestIds, sent: Json) -
         raise
 
 
-async def _admit(context: Context, caller: Caller, ids: RequestIds, sent: Json, response_id: str) -> Asked:
+async def _admit(context: Context, caller: Caller, ids: RequestIds, sent: Json, response_id: str) -> PendingResponse:
     earlier, own = await context.look(partial(_items, context, caller, sent))
     with _own_words():
         body = chat_request(sent, earlier + own)
         if sent.get("stream") or sent.get("background"):
             body = streamed(body)
-        ask = await inference.admit(context, caller, ids, "chat", body, keeps=sent.get("store") is not False)
-        if sent.get("truncation") == "auto" and ask.target.upstream is None:
+        completion = await inference.admit(context, caller, ids, "chat", body, keeps=sent.get("store") is not False)
+        if sent.get("truncation") == "auto" and completion.target.upstream is None:
             try:
-                ask = await _fit(context, ask, sent, earlier + own)
+                completion = await _fit(context, completion, sent, earlier + own)
             except BaseException:
-                await inference.abandon(context, ask)
+                await inference.abandon(context, completion)
                 raise
-    response = new_response(response_id, context.now(), {**sent, "model": ask.target.public_name})
-    return Asked(ask, sent, own, Reply(response))
+    response = new_response(response_id, context.now(), {**sent, "model": completion.target.public_name})
+    return PendingResponse(completion, sent, own, Reply(response))
 
 
 def _check(sent: Json) -> None:
@@ -190,9 +190,9 @@ async def count_input(context: Context, caller: Caller, sent: Json) -> int:
         target = await context.look(partial(_resolve, context, caller, sent["model"]))
         if target.upstream is not None:
             theirs = ("instructions", "text", "tools", "tool_choice", "parallel_tool_calls", "reasoning")
-            asked = {name: sent[name] for name in theirs if sent.get(name) is not None}
-            path, asked = "/v1/responses/input_tokens", {**asked, "input": earlier + own}
-            async with context.upstream.post(path, asked, target) as given:
+            passed_on = {name: sent[name] for name in theirs if sent.get(name) is not None} | {"input": earlier + own}
+            path = "/v1/responses/input_tokens"
+            async with context.upstream.post(path, passed_on, target) as given:
                 return orjson.loads(await given.read())["input_tokens"]
         return (await _count(context, target, body))[0]
 
@@ -205,21 +205,23 @@ def _resolve(context: Context, caller: Caller, model: str) -> Target:
 async def _count(context: Context, target: Target, body: Json) -> tuple[int, int]:
     """Tokens of a chat's prompt, and the longest that the engine takes together with its answer."""
     shown = body.get("tools") if body.get("tool_choice") != "none" else None
-    asked = {"messages": body["messages"], **({"tools": shown} if shown else {})}
-    async with context.engines.post("/tokenize", asked, target) as given:
+    prompt = {"messages": body["messages"], **({"tools": shown} if shown else {})}
+    async with context.engines.post("/tokenize", prompt, target) as given:
         counted = orjson.loads(await given.read())
     return counted["count"], counted["max_model_len"]
 
 
-async def _fit(context: Context, ask: inference.Ask, sent: Json, items: list[Json]) -> inference.Ask:
+async def _fit(
+    context: Context, completion: inference.Completion, sent: Json, items: list[Json]
+) -> inference.Completion:
     """The same with as many of the oldest items left out as is needed, when the prompt is too long.
 
     It then leaves room for the longest answer asked for, or a quarter of the context, and never less than half to the
     prompt. The least number to leave out is found by halving: ten counts for a thousand items.
     """
-    target, body = ask.target, ask.forwarded
+    target, body = completion.target, completion.forwarded
     if await _fits(context, target, body):
-        return ask
+        return completion
     low, high = 1, num_droppable(items)
     _, limit = await _count(context, target, chat_request(sent, without_oldest(items, high)))
     room = min(sent.get("max_output_tokens") or limit // 4, limit // 2)
@@ -230,7 +232,7 @@ async def _fit(context: Context, ask: inference.Ask, sent: Json, items: list[Jso
         else:
             low = middle + 1
     messages = chat_request(sent, without_oldest(items, high))["messages"]
-    return replace(ask, forwarded={**body, "messages": messages})
+    return replace(completion, forwarded={**body, "messages": messages})
 
 
 async def _fits(context: Context, target: Target, body: Json, room: int = 1) -> bool:
@@ -247,48 +249,48 @@ async def _fits(context: Context, target: Target, body: Json, room: int = 1) -> 
 # ---- the answer
 
 
-async def complete(context: Context, asked: Asked) -> Json:
+async def complete(context: Context, pending: PendingResponse) -> Json:
     """The whole response. The ledger has it, and so has who may ask for it later, before the client does."""
-    reply, is_kept = asked.reply, False
+    reply, is_kept = pending.reply, False
     try:
         with _own_words():
-            answer = await inference.complete(context, asked.ask)
+            answer = await inference.complete(context, pending.completion)
         reply.begin()
         reply.take(answer)
-        reply.end(context.now(), is_cancelled=asked.ask.gone.is_set())
-        await asyncio.to_thread(_keep, context, asked)
+        reply.end(context.now(), is_cancelled=pending.completion.gone.is_set())
+        await asyncio.to_thread(_keep, context, pending)
         is_kept = True
     finally:
         if not is_kept:
-            await release(context, asked)
+            await release(context, pending)
     return reply.response
 
 
-async def stream(context: Context, asked: Asked) -> AsyncGenerator[bytes]:
+async def stream(context: Context, pending: PendingResponse) -> AsyncGenerator[bytes]:
     """The events of the response. What `inference.chunks` raises before the first is raised here, too."""
-    reply, is_kept = asked.reply, False
+    reply, is_kept = pending.reply, False
     try:
-        async with aclosing(events(context, asked)) as told:
+        async with aclosing(events(context, pending)) as told:
             async for event in told:
                 yield write_event(event, event["type"])
-        last = reply.end(context.now(), is_cancelled=asked.ask.gone.is_set())
-        await asyncio.to_thread(_keep, context, asked)
+        last = reply.end(context.now(), is_cancelled=pending.completion.gone.is_set())
+        await asyncio.to_thread(_keep, context, pending)
         is_kept = True
         for event in last:
             yield write_event(event, event["type"])
     except SQLAlchemyError:  # of the ledger, or where responses are kept
-        log.exception("response %s could not be kept", asked.id)
+        log.exception("response %s could not be kept", pending.id)
         yield write_event(reply.error(say("error.response_not_kept"), "server_error"), "error")
     finally:
         if not is_kept:
-            await release(context, asked)
+            await release(context, pending)
 
 
-async def events(context: Context, asked: Asked, *, is_queued: bool = False) -> AsyncGenerator[Json]:
+async def events(context: Context, pending: PendingResponse, *, is_queued: bool = False) -> AsyncGenerator[Json]:
     """All but the last, which `reply.end` gives: its state is to be kept before the client hears of it."""
-    reply = asked.reply
+    reply = pending.reply
     with _own_words():
-        async with aclosing(inference.chunks(context, asked.ask)) as answer:
+        async with aclosing(inference.chunks(context, pending.completion)) as answer:
             first = await anext(answer, None)
             for event in [*reply.begin(is_queued=is_queued), *reply.take(first or {})]:
                 yield event
@@ -297,43 +299,43 @@ async def events(context: Context, asked: Asked, *, is_queued: bool = False) -> 
                     yield event
 
 
-def in_an_event(asked: Asked, error: TuneryError) -> bytes:
-    return write_event(asked.reply.error(error.message, error.code, error.param), "error")
+def in_an_event(pending: PendingResponse, error: TuneryError) -> bytes:
+    return write_event(pending.reply.error(error.message, error.code, error.param), "error")
 
 
-def _keep(context: Context, asked: Asked) -> None:
+def _keep(context: Context, pending: PendingResponse) -> None:
     """In one transaction: whoever finds the response finds its items, and the conversation is free again."""
-    response = asked.response
+    response = pending.response
     goes_on = response["status"] in ("completed", "incomplete")
-    conversation = asked.conversation if goes_on else None
+    conversation = pending.conversation if goes_on else None
     add = partial(
         responses.add_items,
-        project_id=asked.project_id,
+        project_id=pending.project_id,
         now=context.now(),
-        response_id=asked.id if asked.is_kept else None,
+        response_id=pending.id if pending.is_kept else None,
         conversation_id=conversation,
     )
     with write(context.database) as conn:
-        if asked.is_kept:
-            responses.insert_response(conn, stored(asked, response))
-        if asked.is_kept or conversation is not None:
-            add(conn, items=without_nul(asked.own), direction="input")
+        if pending.is_kept:
+            responses.insert_response(conn, stored(pending, response))
+        if pending.is_kept or conversation is not None:
+            add(conn, items=without_nul(pending.own), direction="input")
             add(conn, items=without_nul(response["output"]), direction="output")
-        if asked.conversation is not None:
-            conversations.unlock_conversation(conn, asked.conversation, asked.id)
+        if pending.conversation is not None:
+            conversations.unlock_conversation(conn, pending.conversation, pending.id)
 
 
-def stored(asked: Asked, response: Json, *, seen_at: int | None = None) -> StoredResponse:
+def stored(pending: PendingResponse, response: Json, *, seen_at: int | None = None) -> StoredResponse:
     return StoredResponse(
-        id=asked.id,
-        project_id=asked.project_id,
+        id=pending.id,
+        project_id=pending.project_id,
         created_at=response["created_at"],
         model=response["model"],
         status=response["status"],
         body=body_of(response),
-        metadata=without_nul(asked.sent.get("metadata")),
-        previous_response_id=asked.sent.get("previous_response_id"),
-        is_background=asked.sent.get("background") is True,
+        metadata=without_nul(pending.sent.get("metadata")),
+        previous_response_id=pending.sent.get("previous_response_id"),
+        is_background=pending.sent.get("background") is True,
         seen_at=seen_at,
     )
 
@@ -362,7 +364,7 @@ def _unlock(context: Context, conversation: str, response_id: str) -> None:
         conversations.unlock_conversation(conn, conversation, response_id)
 
 
-async def release(context: Context, asked: Asked) -> None:
+async def release(context: Context, pending: PendingResponse) -> None:
     """Shielded: it also runs when the task is cancelled."""
-    if asked.conversation is not None:
-        await asyncio.shield(asyncio.to_thread(_unlock, context, asked.conversation, asked.id))
+    if pending.conversation is not None:
+        await asyncio.shield(asyncio.to_thread(_unlock, context, pending.conversation, pending.id))

@@ -12,7 +12,7 @@ from tunery.cli.output import Json, console, emit_json, notes, styled
 
 if TYPE_CHECKING:
     from tunery.domain.usage import Price
-    from tunery.migrate.capture import Golden
+    from tunery.migrate.capture import ModelAnswer
 
 Rows = Annotated[Path, typer.Argument(help="Chat JSONL; a last assistant message is the expected answer.", exists=True)]
 
@@ -39,10 +39,10 @@ def capture(
     """Ask a model the questions of a file and keep its answers, log-probabilities and usage."""
     from tunery.domain.usage import PICO
     from tunery.migrate.capture import capture as ask_all
-    from tunery.migrate.capture import cost_of, estimate_cost, read_golden, read_prompts, write_golden
+    from tunery.migrate.capture import cost_of, estimate_cost, read_answers, read_prompts, write_answers
 
     prompts = read_prompts(rows, limit=sample)
-    known = {golden.row for golden in read_golden(out) if golden.error is None} if out.exists() else set()
+    known = {answer.row for answer in read_answers(out) if answer.error is None} if out.exists() else set()
     prompts = [prompt for prompt in prompts if prompt.row not in known]
     currency, price = _price(model)
     estimate = estimate_cost(prompts, price, max_tokens=max_tokens) / PICO
@@ -51,7 +51,7 @@ def capture(
         typer.confirm("Go on?", abort=True, err=True)
     client = client_of(ctx) if here else source_client(source_url, source_key)
     with Bars() as bars:
-        answers = write_golden(
+        answers = write_answers(
             out,
             ask_all(
                 client,
@@ -64,7 +64,7 @@ def capture(
                 progress=lambda done, total: bars.tell("answers", done, total),
             ),
         )
-    spent = sum(cost_of(golden, price) for golden in answers) / PICO
+    spent = sum(cost_of(answer, price) for answer in answers) / PICO
     _tell_captured(out, answers, wanted=len(prompts), spent=f"{spent:.4f} {currency}", as_json=as_json)
 
 
@@ -76,13 +76,13 @@ def _price(model: str) -> "tuple[str, Price]":
     return prices.currency, prices.price_of(model, time.time())
 
 
-def _tell_captured(out: Path, answers: "list[Golden]", *, wanted: int, spent: str, as_json: bool) -> None:
-    failed = [golden for golden in answers if golden.error]
+def _tell_captured(out: Path, answers: "list[ModelAnswer]", *, wanted: int, spent: str, as_json: bool) -> None:
+    failed = [answer for answer in answers if answer.error]
     if as_json:
         return emit_json({"file": str(out), "asked": len(answers), "failed": len(failed), "spent": spent})
     console.print(f"{len(answers) - len(failed)} answers in {out}; spent {spent}.")
-    for golden in failed[:5]:
-        notes.print(styled("[yellow]row {}:[/yellow] {}", golden.row, golden.error or ""))
+    for answer in failed[:5]:
+        notes.print(styled("[yellow]row {}:[/yellow] {}", answer.row, answer.error or ""))
     if failed:
         notes.print(f"{len(failed)} rows failed: run the command again to ask them.")
     if len(answers) < wanted:
@@ -99,10 +99,10 @@ def recorded(
     as_json: Json = False,
 ) -> None:
     """Turn the real traffic that this server passed on to OpenAI into a golden file."""
-    from tunery.migrate.capture import recorded_answers, write_golden
+    from tunery.migrate.capture import recorded_answers, write_answers
 
     with notes.status("Reading stored completions…"):
-        answers = write_golden(out, recorded_answers(client_of(ctx), name))
+        answers = write_answers(out, recorded_answers(client_of(ctx), name))
     if as_json:
         return emit_json({"file": str(out), "answers": len(answers)})
     console.print(f"{len(answers)} answers in {out}." if answers else f"No answer of {name} is stored here yet.")

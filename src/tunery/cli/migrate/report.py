@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
     from tunery.domain.parity import Money
-    from tunery.migrate.capture import Golden, Prompt
+    from tunery.migrate.capture import ModelAnswer, Prompt
     from tunery.migrate.report import Report
     from tunery.migrate.report_cost import Tariff, Tariffs
 
@@ -42,10 +42,10 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Ask the new model the old one's questions and say whether it is safe to switch. Shown on the dashboard too."""
-    from tunery.migrate.capture import Prompt, read_golden
+    from tunery.migrate.capture import Prompt, read_answers
     from tunery.migrate.report import make_report, to_html
 
-    golden = [answer for answer in read_golden(old) if answer.error is None]
+    golden = [answer for answer in read_answers(old) if answer.error is None]
     prompts = [Prompt(answer.row, answer.messages, answer.expected, answer.tools) for answer in golden]
     client = client_of(ctx)
     with Bars() as bars:
@@ -64,7 +64,7 @@ def report(
         console.print(f"On the dashboard: {kept.dashboard}", soft_wrap=True)
 
 
-def _ask(client: "OpenAI", model: str, prompts: "list[Prompt]", max_tokens: int, bars: Bars) -> "list[Golden]":
+def _ask(client: "OpenAI", model: str, prompts: "list[Prompt]", max_tokens: int, bars: Bars) -> "list[ModelAnswer]":
     from tunery.migrate.capture import capture as ask_all
 
     return list(

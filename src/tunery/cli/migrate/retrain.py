@@ -56,10 +56,10 @@ def distill(
     as_json: Json = False,
 ) -> None:
     """Create a job that teaches a base what the old model answered."""
-    from tunery.migrate.capture import read_golden, to_training_rows
+    from tunery.migrate.capture import read_answers, to_training_rows
 
     client = client_of(ctx)
-    rows = b"".join(to_training_rows(read_golden(golden)))
+    rows = b"".join(to_training_rows(read_answers(golden)))
     uploaded = client.files.create(file=(f"{golden.stem}.train.jsonl", rows), purpose="fine-tune")
     job = client.fine_tuning.jobs.create(model=base, training_file=uploaded.id, suffix=suffix)
     if as_json:

@@ -122,16 +122,16 @@ def model_label(model: Model) -> str:
 
 def weights_line(model: Model, t: Translator) -> Markup:
     """Under a chosen model: what answers, and under which other names the very same does."""
-    said = [_standing(model.weights, t)]
+    lines = [_standing(model.weights, t)]
     names = [*model.aliases, *model.same_weights]
     if model.answered_by is not None:
-        said = [t("models.answered_by", answer=_standing(model.answered_by, t), weights=model.weights["name"])]
+        lines = [t("models.answered_by", answer=_standing(model.answered_by, t), weights=model.weights["name"])]
     elif names:
         shown, more = ", ".join(names[:MAX_NAMES]), len(names) - MAX_NAMES
-        said.append(
+        lines.append(
             t("models.same_weights_more", names=shown, n=more) if more > 0 else t("models.same_weights", names=shown)
         )
-    return Markup('<span title="{}">{}</span>').format(model.weights["source"], " ".join(said))
+    return Markup('<span title="{}">{}</span>').format(model.weights["source"], " ".join(lines))
 
 
 def _standing(weights: dict[str, Any], t: Translator) -> str:

@@ -68,14 +68,14 @@ def _preference(row: Mapping[str, Any], t: Translator) -> Markup:
     )
 
 
-def _message(said: Mapping[str, Any], t: Translator, mark_trained: bool) -> Markup:
-    role = text_of(said.get("role", "?"))
-    trained = mark_trained and role == "assistant" and said.get("weight", 1) != 0
+def _message(entry: Mapping[str, Any], t: Translator, mark_trained: bool) -> Markup:
+    role = text_of(entry.get("role", "?"))
+    trained = mark_trained and role == "assistant" and entry.get("weight", 1) != 0
     badge = Markup('<span class="badge">{}</span>').format(t("dataset.trained")) if trained else ""
     if mark_trained and role == "assistant" and not trained:
         badge = Markup('<span class="badge muted">{}</span>').format(t("dataset.untrained"))
     css = role if role in ROLES else "other"
-    return message(f"{css} trained" if trained else css, shortened(role), _content(said), badge)
+    return message(f"{css} trained" if trained else css, shortened(role), _content(entry), badge)
 
 
 def _content(message: Mapping[str, Any]) -> Markup:

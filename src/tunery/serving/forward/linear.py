@@ -1,6 +1,6 @@
 """A frozen linear layer in the forms that suit its batch.
 
-Where the processor multiplies bytes, prompts and answers are computed on them. Elsewhere the few rows of a decode step,
+Where the processor multiplies int8, prompts and answers are computed so. Elsewhere the few rows of a decode step,
 which wait for memory, use 4 bits where those lose nothing, as with base weights that came out of a 4-bit file, and
 prompts the weights as they were given. So does everywhere what is to be compared with a trainer's numbers.
 """
@@ -13,7 +13,7 @@ from torch import nn
 
 from tunery.kernels.compile import Array, as_array, as_tensor
 from tunery.kernels.int8 import GROUP, EightBit, group_steps
-from tunery.kernels.int8 import fits as fits_bytes
+from tunery.kernels.int8 import fits as fits_int8
 
 Precision = Literal["8bit", "4bit", "full"]
 
@@ -48,47 +48,47 @@ class PackedLinear:
         bias: torch.Tensor | None = None,
         *,
         precision: Precision = "full",
-        products: torch.dtype | None = None,
+        matmul_dtype: torch.dtype | None = None,
     ) -> None:
-        """products: the type for exact products beside bytes, see kernels.matmul_dtype; None: the weights' own.
+        """matmul_dtype: of exact products beside those in int8, see kernels.matmul_dtype; None: the weights' own.
 
         weight [out, in], bias [out].
         """
         self.out_features, self.in_features = weight.shape
         self.bias = bias
-        self._bytes: EightBit | None = None
+        self._eight_bit: EightBit | None = None
         self._four_bit: FourBit | None = None
-        if precision == "8bit" and fits_bytes(*weight.shape):
+        if precision == "8bit" and fits_int8(*weight.shape):
             # The 16 steps of a 4-bit file stay as they are.
-            self._bytes = EightBit(weight, bias, most=15 if loses_nothing(weight[:_PROBED]) else 255)
+            self._eight_bit = EightBit(weight, bias, most=15 if loses_nothing(weight[:_PROBED]) else 255)
         elif precision == "4bit":
             self._four_bit = FourBit.pack(weight)
         # To widen weights for a few rows takes longer than their product.
-        self._products = products if products and self._bytes else weight.dtype
-        self._packed = _pack(weight) if self._products is weight.dtype else None
+        self._matmul_dtype = matmul_dtype if matmul_dtype and self._eight_bit else weight.dtype
+        self._packed = _pack(weight) if self._matmul_dtype is weight.dtype else None
         self._dense = weight if self._packed is None else None
 
     def __call__(self, x: Shared, dtype: type[np.generic] | None = None, *, plus: Array | None = None) -> Array:
         """For a decode step: x [N, in] → [N, out] of that type, as the loops read it; None: that of x."""
-        if self._bytes is not None:
-            return self._by_bytes(x, dtype, plus)
+        if self._eight_bit is not None:
+            return self._by_eight_bits(x, dtype, plus)
         made = self._by_four_bits(x.tensor, plus)
         return as_array(made.float() if dtype is np.float32 else made)
 
     def prompt(self, x: torch.Tensor, plus: Array | None = None) -> torch.Tensor:
         """For a prompt, which does not depend on the number of its rows: x [N, in] → [N, out]."""
-        if self._bytes is None:
+        if self._eight_bit is None:
             return self.exact(x, plus)
-        return as_tensor(self._by_bytes(shared(x), None, plus))
+        return as_tensor(self._by_eight_bits(shared(x), None, plus))
 
-    def _by_bytes(self, x: Shared, dtype: type[np.generic] | None, plus: Array | None) -> Array:
+    def _by_eight_bits(self, x: Shared, dtype: type[np.generic] | None, plus: Array | None) -> Array:
         """x [N, in], plus [N, out] → [N, out]."""
-        assert self._bytes is not None
+        assert self._eight_bit is not None
         if plus is None:
             y = np.empty((len(x.array), self.out_features), dtype or x.array.dtype)
-            self._bytes(x.array, y)
+            self._eight_bit(x.array, y)
             return y
-        self._bytes(x.array, plus, onto=True)
+        self._eight_bit(x.array, plus, onto=True)
         return plus
 
     def _by_four_bits(self, x: torch.Tensor, plus: Array | None) -> torch.Tensor:
@@ -107,7 +107,7 @@ class PackedLinear:
         if self._packed is not None:
             return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
         assert self._dense is not None
-        wide = self._products
+        wide = self._matmul_dtype
         bias = None if self.bias is None else self.bias.to(wide)
         y = nn.functional.linear(x.to(wide), self._dense.to(wide), bias)
         return (y if more is None else y.add_(more)).to(x.dtype)

@@ -53,8 +53,8 @@ def load_weights(
         raise InvalidRequest("This processor does not multiply bytes (AVX-512 VNNI or AVX-VNNI): use other weights.")
     tensors = WeightFiles(model_dir, dtype)
     precision = precision or _choose(tensors, config, dtype)
-    products = choose_matmul_dtype(dtype, "cpu") if precision == "8bit" else dtype
-    linear = partial(PackedLinear, precision=precision, products=products)
+    matmul_dtype = choose_matmul_dtype(dtype, "cpu") if precision == "8bit" else dtype
+    linear = partial(PackedLinear, precision=precision, matmul_dtype=matmul_dtype)
     embedding, head = tensors.embedding_and_head(config)
     return ModelWeights(
         embedding=embedding,

@@ -53,7 +53,7 @@ class Decoder:
         *,
         seed: int,
         dtype: torch.dtype,
-        products: torch.dtype,
+        matmul_dtype: torch.dtype,
     ) -> None:
         """Raises UnsupportedModel when the weights are not those that the configuration describes."""
         self.config = config
@@ -66,9 +66,9 @@ class Decoder:
             files = WeightFiles(folder, dtype)
             embedding, head = files.embedding_and_head(config)
             self._embedding = embedding.clone()
-            self.head = Head(self._embedding if head is embedding else head.clone(), products, self._scratch)
+            self.head = Head(self._embedding if head is embedding else head.clone(), matmul_dtype, self._scratch)
             self._layers = [
-                self._layer(files, f"model.layers.{index}.", lora, generator, products)
+                self._layer(files, f"model.layers.{index}.", lora, generator, matmul_dtype)
                 for index in range(config.num_layers)
             ]
             self._norm = files.get("model.norm.weight", (config.hidden_size,)).clone()
@@ -76,13 +76,15 @@ class Decoder:
             raise UnsupportedModel(str(exc)) from exc
 
     def _layer(
-        self, files: WeightFiles, prefix: str, lora: LoraConfig, generator: torch.Generator, products: torch.dtype
+        self, files: WeightFiles, prefix: str, lora: LoraConfig, generator: torch.Generator, matmul_dtype: torch.dtype
     ) -> FusedLayer:
         members: dict[str, LoraLinear] = {}
         for name, (num_in, num_out) in module_sizes(self.config).items():
             has_bias = name.rpartition(".")[2] in self.config.biased
             linear = _linear(files, prefix + name, num_in, num_out, has_bias)
-            members[name] = self.adapters[prefix + name] = LoraLinear(prefix + name, linear, lora, generator, products)
+            members[name] = self.adapters[prefix + name] = LoraLinear(
+                prefix + name, linear, lora, generator, matmul_dtype
+            )
         before, behind = (
             files.get(f"{prefix}{name}.weight", (self.config.hidden_size,)).clone()
             for name in ("input_layernorm", "post_attention_layernorm")
@@ -94,12 +96,12 @@ class Decoder:
         use_threads(torch.get_num_threads())
         x = self._embedding.index_select(0, token_ids)
         angles = torch.outer(position_ids.float(), self._frequencies)
-        place = Positions(angles.cos().to(x.dtype), angles.sin().to(x.dtype), plan)
+        positions = Positions(angles.cos().to(x.dtype), angles.sin().to(x.dtype), plan)
         keeps = torch.is_grad_enabled() and not self.recomputes
         self._kept.begin()
         for layer in self._layers:
             asked = predictors if layer is self._layers[-1] else None
-            x = layer(x, place, asked, self._kept, keeps=keeps)
+            x = layer(x, positions, asked, self._kept, keeps=keeps)
         return rms_norm(x, self._norm, self.config.rms_norm_eps)
 
     def recompute(self, wanted: bool) -> None:

@@ -59,13 +59,13 @@ class FusedLayer:
         self._parameters = [p for linear in linears for m in linear.members for p in (m.lora_A, m.lora_B)]
 
     def __call__(
-        self, x: Tensor, place: Positions, asked: Tensor | None, memory: SavedActivations, *, keeps: bool
+        self, x: Tensor, positions: Positions, asked: Tensor | None, memory: SavedActivations, *, keeps: bool
     ) -> Tensor:
         """x [N, E] → [N, E], or [M, E] of the tokens asked for.
 
         keeps: the backward reads what is left in `memory`; otherwise it runs the layer again from x.
         """
-        return _Layer.apply(x, place, asked, self, memory, keeps, *self._parameters)  # type: ignore[return-value]
+        return _Layer.apply(x, positions, asked, self, memory, keeps, *self._parameters)  # type: ignore[return-value]
 
 
 class _Layer(Function):
@@ -73,7 +73,7 @@ class _Layer(Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        place: Positions,
+        positions: Positions,
         asked: Tensor | None,
         layer: FusedLayer,
         memory: SavedActivations,
@@ -81,7 +81,7 @@ class _Layer(Function):
         *parameters: Tensor,
     ) -> Tensor:
         """x [N, E], asked [M]; the parameters are A [R, in] and B [out, R] of each module in turn."""
-        ctx.given, ctx.pass_number = (layer, place, asked, memory), memory.passes if keeps else None
+        ctx.given, ctx.pass_number = (layer, positions, asked, memory), memory.passes if keeps else None
         if not keeps:
             memory.rewind()
         out, kept = _forward(x, *ctx.given)
@@ -92,7 +92,7 @@ class _Layer(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """grads: one, [N, E] or [M, E]. The gradients of x [N, E], and of each A and B. Raises RuntimeError."""
         x, *kept = ctx.saved_tensors
-        layer, place, asked, memory = ctx.given
+        layer, positions, asked, memory = ctx.given
         if ctx.pass_number is None:
             memory.begin()  # whatever another pass has kept is written over
             _, kept = _forward(x, *ctx.given)
@@ -104,8 +104,10 @@ class _Layer(Function):
         grad_mixed, out_grads = layer.out.backward(grad.to(dtype), attended.to(dtype), h_out, wants_input=True)
         assert grad_mixed is not None
         grad_mixed = _spread(grad_mixed[:, : layer.out.num_in], asked, x.shape[0]).reshape(-1, layer.head_dim)
-        grad_rows = attend_backward(grad_mixed, rows.to(dtype), place.plan, layer.scaling, layer.scratch, probabilities)
-        _rotate(grad_rows, place, -1)
+        grad_rows = attend_backward(
+            grad_mixed, rows.to(dtype), positions.plan, layer.scaling, layer.scratch, probabilities
+        )
+        _rotate(grad_rows, positions, -1)
         normed = layer.scratch.take("input", tuple(x.shape), dtype)
         inverse = _norm(x, layer.input_norm, layer.eps, normed)
         grad_normed, qkv_grads = layer.qkv.backward(
@@ -119,7 +121,7 @@ class _Layer(Function):
 
 
 def _forward(
-    x: Tensor, layer: FusedLayer, place: Positions, asked: Tensor | None, memory: SavedActivations
+    x: Tensor, layer: FusedLayer, positions: Positions, asked: Tensor | None, memory: SavedActivations
 ) -> tuple[Tensor, list[Tensor]]:
     """The layer's output, and what the backward needs besides x. x [N, E] → [N, E], or [M, E] of those asked for."""
     num_tokens, dtype = x.shape[0], x.dtype
@@ -128,10 +130,10 @@ def _forward(
     qkv = memory.take((num_tokens, layer.qkv.num_out), dtype)
     h_qkv = layer.qkv.forward(extended, qkv)
     rows = qkv.view(-1, layer.head_dim)
-    _rotate(rows, place, 1)
+    _rotate(rows, positions, 1)
     # Rounding probabilities and widening them again costs as much as computing them again.
     keep = memory if layer.matmul_dtype is dtype else None
-    wide, probabilities = attend(rows.to(layer.matmul_dtype), place.plan, layer.scaling, layer.scratch, keep)
+    wide, probabilities = attend(rows.to(layer.matmul_dtype), positions.plan, layer.scaling, layer.scratch, keep)
     wide = _rows(wide.view(num_tokens, -1), asked)
     attended = memory.take(tuple(wide.shape), dtype).copy_(wide)
     extended = layer.out.room(attended.shape[0])
@@ -201,9 +203,9 @@ def _add_norm_grad(grad: Tensor, x: Tensor, weight: Tensor, inverse: Array, out:
     loops.norm_backward(as_array(grad), as_array(x), as_array(weight), inverse, as_array(out))
 
 
-def _rotate(rows: Tensor, place: Positions, direction: int) -> None:
+def _rotate(rows: Tensor, positions: Positions, direction: int) -> None:
     """Queries and keys by their positions, in place; back again with direction -1. rows [N * (H + 2K), D]"""
-    plan = place.plan
-    heads = as_array(rows.view(place.cos.shape[0], -1, rows.shape[1]))
+    plan = positions.plan
+    heads = as_array(rows.view(positions.cos.shape[0], -1, rows.shape[1]))
     num_rotated = plan.num_heads + plan.num_kv_heads
-    loops.rotate(heads, as_array(place.cos), as_array(place.sin), num_rotated, np.float32(direction))
+    loops.rotate(heads, as_array(positions.cos), as_array(positions.sin), num_rotated, np.float32(direction))

@@ -60,25 +60,25 @@ class TrainModel:
         seed: int,
         device: str,
         dtype: torch.dtype = torch.bfloat16,
-        products: torch.dtype | None = None,
+        matmul_dtype: torch.dtype | None = None,
         fused: bool = True,
     ) -> "TrainModel":
-        """Base weights with a fresh adapter. `products`: the type to multiply in; None: the faster one, measured.
+        """Base weights with a fresh adapter. `matmul_dtype`: the type to multiply in; None: the faster one, measured.
 
         fused=False leaves the layers to transformers: the slow reference.
         Raises UnsupportedModel or UnsupportedAdapter.
         """
         process.keep_matmuls(_KEPT_MATMULS)
-        products = products or choose_matmul_dtype(dtype, device)
+        matmul_dtype = matmul_dtype or choose_matmul_dtype(dtype, device)
         config = trainable_config(folder, lora, device) if fused else None
         body: Body
         if config is not None:
-            body = Decoder(folder, config, lora, seed=seed, dtype=dtype, products=products)
+            body = Decoder(folder, config, lora, seed=seed, dtype=dtype, matmul_dtype=matmul_dtype)
         else:  # takes seconds to import
             from tunery.training.forward.transformers_decoder import TransformersDecoder
 
-            body = TransformersDecoder(folder, lora, seed=seed, device=device, dtype=dtype, products=products)
-        return cls(body, HeadShape(body.config.num_heads, body.config.num_kv_heads, device), products)
+            body = TransformersDecoder(folder, lora, seed=seed, device=device, dtype=dtype, matmul_dtype=matmul_dtype)
+        return cls(body, HeadShape(body.config.num_heads, body.config.num_kv_heads, device), matmul_dtype)
 
     @property
     def config(self) -> Sizes:

@@ -31,7 +31,7 @@ _LOGIT_TWISTS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 class TransformersDecoder:
     def __init__(
-        self, folder: Path, lora: LoraConfig, *, seed: int, device: str, dtype: torch.dtype, products: torch.dtype
+        self, folder: Path, lora: LoraConfig, *, seed: int, device: str, dtype: torch.dtype, matmul_dtype: torch.dtype
     ) -> None:
         """Raises UnsupportedModel or UnsupportedAdapter."""
         ALL_ATTENTION_FUNCTIONS.register(ATTENTION, attention_forward)
@@ -44,9 +44,9 @@ class TransformersDecoder:
         if output is None or getattr(output, "bias", None) is not None:
             raise UnsupportedModel("The base model has no plain linear head, which the trainer needs.")
         self._scratch = Scratch(output.weight.device)
-        self.adapters = attach(self.model, lora, seed, products)
+        self.adapters = attach(self.model, lora, seed, matmul_dtype)
         fuse(self.model)
-        self.head = Head(output.weight, products, self._scratch)
+        self.head = Head(output.weight, matmul_dtype, self._scratch)
         self.config = sizes_of(config.to_dict())
 
     def hidden(self, token_ids: Tensor, position_ids: Tensor, plan: AttentionPlan, predictors: Tensor) -> Tensor:

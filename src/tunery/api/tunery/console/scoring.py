@@ -59,14 +59,14 @@ async def _ask(
     """The engine's answer, counted. An engine that gives none costs nothing."""
     meter, model = context.meter, target.weights_name
     estimated = len(body["prompt"]) + body["max_tokens"]
-    ticket = await asyncio.to_thread(meter.open_request, caller, ids, model=model, estimated_tokens=estimated)
+    admission = await asyncio.to_thread(meter.open_request, caller, ids, model=model, estimated_tokens=estimated)
     try:
         async with context.engines.post("/v1/completions", body, target) as given:
             answer = orjson.loads(await given.read())
     except BaseException:
-        await asyncio.shield(asyncio.to_thread(meter.abandon, ticket))
+        await asyncio.shield(asyncio.to_thread(meter.abandon, admission))
         raise
-    await asyncio.to_thread(meter.settle, ticket, model=model, usage=for_ledger(answer.get("usage") or {}))
+    await asyncio.to_thread(meter.settle, admission, model=model, usage=for_ledger(answer.get("usage") or {}))
     return answer
 
 
