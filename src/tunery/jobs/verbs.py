@@ -42,30 +42,35 @@ def create_job(
     Raises InvalidRequest with OpenAI's param and code, RateLimited when the project may not have another job now.
     """
     request_hash = _hash(request) if idempotency_key else ""
+    if idempotency_key and (earlier := _earlier_job(conn, request_hash, caller, idempotency_key)):
+        return earlier
+    now = clock()
+    job = _new_job(conn, request, caller, catalog, settings, now)
     if idempotency_key:
-        earlier = _earlier_job(conn, request_hash, caller, idempotency_key)
-        if earlier is not None:
-            return earlier
+        is_first = jobs.remember_job(
+            conn, caller.project_id, idempotency_key, request_hash=request_hash, job_id=job.id, now=now
+        )
+        # Two requests may both have found nothing above: the second to get here takes the first one's job.
+        if not is_first and (winner := _earlier_job(conn, request_hash, caller, idempotency_key)):
+            return winner
+    jobs.insert_job(conn, job)
+    events.add_event(conn, job.id, say("event.created", job=job.id), now=now, data={})
+    events.add_event(conn, job.id, _validating(job), now=now, data={})
+    return job
+
+
+def _new_job(
+    conn: Connection, request: JobRequest, caller: Caller, catalog: Catalog, settings: Settings, now: float
+) -> FineTuningJob:
+    """What is asked for, after every check that needs neither the files' content nor a worker."""
     method = check(request)
     model, base_model = trainable(conn, request.model, caller.project_id, catalog)
     training = _check_file(conn, request.training_file, caller.project_id, "training_file")
     if request.validation_file is not None:
         _check_file(conn, request.validation_file, caller.project_id, "validation_file")
-    now = clock()
-    tenants.get_active_project(conn, caller.project_id)
-    own = limits.project_limits(conn, settings, caller.project_id)
-    check_not_full(conn, caller.project_id, own, now=now)
-    limits.check_new_job(conn, caller.project_id, own, model=model, now=now)
-    check_budget(conn, caller.project_id, own, now=now)
+    _check_project(conn, caller.project_id, settings, model=model, now=now)
     job_id = new_id("job")
-    if idempotency_key:
-        is_first = jobs.remember_job(
-            conn, caller.project_id, idempotency_key, request_hash=request_hash, job_id=job_id, now=now
-        )
-        # Two requests may both have found nothing above: the second to get here takes the first one's job.
-        if not is_first and (winner := _earlier_job(conn, request_hash, caller, idempotency_key)):
-            return winner
-    job = FineTuningJob(
+    return FineTuningJob(
         id=job_id,
         project_id=caller.project_id,
         organization_id=caller.organization_id,
@@ -84,10 +89,15 @@ def create_job(
         integrations=_integrations(request, job_id, settings),
         details=JobDetails(training_sha256=training.sha256, training_split_from=list(training.split_from)),
     )
-    jobs.insert_job(conn, job)
-    events.add_event(conn, job_id, say("event.created", job=job_id), now=now, data={})
-    events.add_event(conn, job_id, _validating(job), now=now, data={})
-    return job
+
+
+def _check_project(conn: Connection, project_id: str, settings: Settings, *, model: str, now: float) -> None:
+    """Whether it may have another job now."""
+    tenants.get_active_project(conn, project_id)
+    own = limits.project_limits(conn, settings, project_id)
+    check_not_full(conn, project_id, own, now=now)
+    limits.check_new_job(conn, project_id, own, model=model, now=now)
+    check_budget(conn, project_id, own, now=now)
 
 
 def cancel_job(

@@ -10,7 +10,7 @@ from tunery.dashboard.comparison import Comparison, read_result
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.chart import bars
 from tunery.dashboard.components.choices import MAX_HELD_BYTES
-from tunery.dashboard.components.conversation import conversation, message, shortened, text_of
+from tunery.dashboard.components.conversation import answer, answered, text_of
 from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.shots import prompt_text
 from tunery.dashboard.components.table import Column, Row, Table
@@ -184,25 +184,11 @@ class ComparisonPage:
         self.more.visible = self.shown < len(self.comparison.rows)
 
     def row(self, row: dict[str, Any]) -> Markup:
-        t = self.t
-        answers = Markup("").join(
-            self.answer(contestant.label, answer)
-            for contestant, answer in zip(self.comparison.plan.contestants, row["answers"], strict=True)
-        )
-        return Markup(
-            '<div class="line"><span>{line}</span><span>{differs}</span></div>{prompt}{expected}'
-            '<div class="conversation">{answers}</div>'
-        ).format(
-            line=t("dataset.line", n=row["line"]),
-            differs=t("compare.differs") if row["differs"] else t("compare.same"),
-            prompt=conversation(row["prompt"], t, mark_trained=False),
-            expected=message("expected", t("compare.expected"), shortened(text_of(row["expected"]))),
-            answers=answers,
-        )
-
-    def answer(self, label: str, answer: dict[str, Any]) -> Markup:
-        css, word = ("assistant trained", "compare.exact") if answer["is_exact"] else ("assistant", "")
-        if answer["error"]:
-            word = "status.failed"
-        badge = Markup('<span class="badge">{}</span>').format(self.t(word)) if word else ""
-        return message(css, label, shortened(text_of(answer["error"] or answer["text"])), badge)
+        answers = [
+            answer(
+                one.label, text_of(it["error"] or it["text"]), self.t, is_exact=it["is_exact"], failed=bool(it["error"])
+            )
+            for one, it in zip(self.comparison.plan.contestants, row["answers"], strict=True)
+        ]
+        expected, differs = text_of(row["expected"]), row["differs"]
+        return answered(row["line"], row["prompt"], expected, answers, self.t, differs=differs, css="conversation")

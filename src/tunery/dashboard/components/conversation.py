@@ -4,7 +4,7 @@ Whatever JSON stands where a conversation should is shown as it is: an upload ta
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from markupsafe import Markup
@@ -51,6 +51,27 @@ def example(row: Any, t: Translator) -> Markup:
         messages = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
         return conversation(messages, t)
     return _as_json(row)
+
+
+def answer(name: str, text: str, t: Translator, *, is_exact: bool, failed: bool) -> Markup:
+    """A model's answer to a row, marked where it is just what was expected, or why there is none."""
+    word = "status.failed" if failed else "compare.exact" if is_exact else ""
+    badge = Markup('<span class="badge">{}</span>').format(t(word)) if word else ""
+    return message("assistant trained" if is_exact else "assistant", name, shortened(text), badge)
+
+
+def answered(
+    line: int, prompt: Any, expected: str | None, answers: Iterable[Markup], t: Translator, *, differs: bool, css: str
+) -> Markup:
+    """What several models answered to one row. `css`: one below the other (conversation) or side by side (pair)."""
+    return Markup('<div class="line"><span>{}</span><span>{}</span></div>{}{}<div class="{}">{}</div>').format(
+        t("dataset.line", n=line),
+        t("compare.differs") if differs else t("compare.same"),
+        conversation(prompt, t, mark_trained=False),
+        "" if expected is None else message("expected", t("compare.expected"), shortened(expected)),
+        css,
+        Markup("").join(answers),
+    )
 
 
 def raw_line(text: str) -> Markup:

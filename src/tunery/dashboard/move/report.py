@@ -4,7 +4,7 @@ from markupsafe import Markup
 from nicegui import ui
 
 from tunery.dashboard.components import blocks, html
-from tunery.dashboard.components.conversation import conversation, message, shortened
+from tunery.dashboard.components.conversation import answer, answered
 from tunery.dashboard.components.table import Cell, Column, Row, Table
 from tunery.dashboard.move.page import VERDICTS, command
 from tunery.dashboard.move.reader import NotAReport, read_part
@@ -172,27 +172,10 @@ class RowList:
         await self.visit.attempt(load())
 
     def row(self, row: ParityRow) -> Markup:
-        t = self.t
-        return Markup(
-            '<div class="line"><span>{line}</span><span>{differs}</span></div>{prompt}{expected}'
-            '<div class="pair">{old}{new}</div>'
-        ).format(
-            line=t("dataset.line", n=row.row),
-            differs=t("compare.differs") if row.similarity < 1 else t("compare.same"),
-            prompt=conversation(row.messages, t, mark_trained=False),
-            expected=""
-            if row.expected is None
-            else message("expected", t("compare.expected"), shortened(row.expected)),
-            old=self.answer(row.old, t("move.old"), is_right=self.is_right(row, row.old)),
-            new=self.answer(row.new, t("move.new"), is_right=self.is_right(row, row.new)),
-        )
+        answers = [self.answer(row, row.old, self.t("move.old")), self.answer(row, row.new, self.t("move.new"))]
+        differs = row.similarity < 1
+        return answered(row.row, row.messages, row.expected, answers, self.t, differs=differs, css="pair")
 
-    def is_right(self, row: ParityRow, answer: RowAnswer) -> bool:
-        return self.parity.measure == "exact" and row.expected is not None and answer.score == 1
-
-    def answer(self, answer: RowAnswer, name: str, *, is_right: bool) -> Markup:
-        css, badge = ("assistant trained", "compare.exact") if is_right else ("assistant", "")
-        if answer.failed:
-            badge = "status.failed"
-        mark = Markup('<span class="badge">{}</span>').format(self.t(badge)) if badge else ""
-        return message(css, name, shortened(answer.text), mark)
+    def answer(self, row: ParityRow, given: RowAnswer, name: str) -> Markup:
+        is_exact = self.parity.measure == "exact" and row.expected is not None and given.score == 1
+        return answer(name, given.text, self.t, is_exact=is_exact, failed=given.failed)
