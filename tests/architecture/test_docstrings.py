@@ -3,13 +3,14 @@
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.architecture.imports import SOURCE, module_name, top_package
 
-ARRAYS = re.compile(r"\b(Tensor|ndarray|NDArray)\b")
+ARRAYS = re.compile(r"\b(Tensor|ndarray|NDArray|Array|Shared)\b")  # the last two are ours
 SHAPE = re.compile(r"\[[A-Za-z0-9_ ,.+*/×·…()-]*\]|[Ss]calar|any shape")
+BUILT_IN = {"ValueError", "RuntimeError", "OSError", "KeyError"}
 SAY_WHAT_THEY_RAISE = {"training", "serving", "engines", "wire"}
 
 
@@ -19,6 +20,7 @@ class Function:
     name: str  # in the module, with its class
     node: ast.FunctionDef | ast.AsyncFunctionDef
     helpers: dict[str, ast.FunctionDef | ast.AsyncFunctionDef]  # of the same module or class, by bare name
+    imported: dict[str, str] = field(default_factory=dict)  # what a name of the module stands for, as `module.name`
 
     @property
     def docstring(self) -> str:
@@ -53,10 +55,16 @@ def _functions_of(path: Path) -> Iterator[Function]:
         for node in scope.body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
+    imported = {
+        alias.asname or alias.name: f"{node.module}.{alias.name}".removeprefix("tunery.")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
     for name, scope in scopes:
         for node in scope.body:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                yield Function(module, f"{name}.{node.name}".removeprefix("."), node, helpers)
+                yield Function(module, f"{name}.{node.name}".removeprefix("."), node, helpers, imported)
 
 
 def raised(function: Function) -> set[str]:
@@ -75,6 +83,40 @@ def raised(function: Function) -> set[str]:
                     seen.add(name)
                     ahead.append(function.helpers[name])
     return {name for name in found if name[:1].isupper()}
+
+
+def own_errors() -> dict[str, set[str]]:
+    """Each exception that is declared in the source, with itself and what it stands on: who catches it."""
+    classes = {
+        node.name: {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+        for path in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ClassDef)
+    }
+
+    def above(name: str) -> set[str]:
+        return {name}.union(*(above(base) for base in classes.get(name, ()) if base != name))
+
+    return {name: found for name in classes if "Exception" in (found := above(name)) or found & BUILT_IN}
+
+
+def called(function: Function) -> Iterator[tuple[str, set[str]]]:
+    """What it calls by an imported name, directly or in its module, as `module.name`; and what it catches around it."""
+    ahead: list[tuple[ast.AST, set[str]]] = [(child, set()) for child in function.node.body]
+    while ahead:
+        node, caught = ahead.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue  # it may be called by somebody else
+        if isinstance(node, ast.Call):
+            first, _, rest = ast.unparse(node.func).partition(".")
+            yield ".".join(filter(None, [function.imported.get(first, f"{function.module}.{first}"), rest])), caught
+        inside = caught
+        if isinstance(node, ast.Try):
+            types = [ast.unparse(handler.type) if handler.type else "Exception" for handler in node.handlers]
+            inside = caught.union(re.findall(r"\w+", " ".join(types)))
+            ahead += [(child, caught) for child in (*node.handlers, *node.orelse, *node.finalbody)]
+        children = node.body if isinstance(node, ast.Try) else ast.iter_child_nodes(node)
+        ahead += [(child, inside) for child in children]
 
 
 def test_the_search_sees_arrays_and_what_is_raised(tmp_path: Path) -> None:
@@ -103,5 +145,20 @@ def test_public_functions_say_what_they_raise() -> None:
         if each.is_public
         and (names := raised(each))
         and not all(re.search(rf"\b{name}\b", each.docstring) for name in names)
+    }
+    assert not silent, sorted(silent)
+
+
+def test_public_functions_say_which_errors_of_ours_they_pass_on() -> None:
+    """Those of the functions that they call by name: where these are declared, without what they call in turn."""
+    errors, raises = own_errors(), {f"{each.module}.{each.name}": raised(each) for each in functions()}
+    assert {"SettingsError", "UnsupportedAdapter", "EngineLost", "InvalidRequest"} <= set(errors)
+    silent = {
+        f"{each.module}.{each.name}: {error} of {name}"
+        for each in functions(SAY_WHAT_THEY_RAISE)
+        if each.is_public
+        for name, caught in called(each)
+        for error in raises.get(name, set()) & set(errors)
+        if not caught & errors[error] and not re.search(rf"\b{error}\b", each.docstring)
     }
     assert not silent, sorted(silent)

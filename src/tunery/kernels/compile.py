@@ -145,7 +145,7 @@ def _by_size(value: Any) -> Any:
 
 @inline
 def largest(values: Array) -> Any:
-    """The maximum of float32 values; no number where one is none.
+    """The maximum of float32 values [N]; no number where one is none.
 
     As integers: a maximum of floats has to look for NaN, and is taken one by one.
     """

@@ -122,6 +122,7 @@ def _score(queries: Array, keys: Array, scores: Array, first: int) -> None:
 
 @inline
 def _softmax(scores: Array) -> None:
+    """In place. scores [positions]."""
     highest, total = largest(scores), ZERO
     for t in range(len(scores)):
         scores[t] = exp(scores[t] - highest)
@@ -144,7 +145,7 @@ def _mix(shares: Array, first: int, values: Array, sums: Array) -> None:
 
 @inline
 def _add_four(sums: Array, shares: Array, v0: Array, v1: Array, v2: Array, v3: Array) -> None:
-    """sums += shares · v. Four at once read and write the sums a quarter as often."""
+    """sums += shares · v. Four at once read and write the sums a quarter as often. sums [D], shares [4], v [D]."""
     s0, s1, s2, s3 = shares[0], shares[1], shares[2], shares[3]
     for i in range(len(sums)):
         sums[i] += s0 * load(v0[i]) + s1 * load(v1[i]) + s2 * load(v2[i]) + s3 * load(v3[i])
@@ -152,6 +153,7 @@ def _add_four(sums: Array, shares: Array, v0: Array, v1: Array, v2: Array, v3: A
 
 @inline
 def _add_one(sums: Array, share: Any, values: Array) -> None:
+    """sums [D], values [D]."""
     for i in range(len(sums)):
         sums[i] += share * load(values[i])
 

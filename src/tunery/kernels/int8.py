@@ -180,7 +180,10 @@ def round_row(x: Array, integers: Array, scales: Array, sums: Array) -> None:
 def _rows_product(
     most: int, steps: int, scales: int, lows: int, integers: Array, input_scales: Array, input_sums: Array, out: Array
 ) -> int:
-    """A block for as many of these rows as are computed at once: gives how many."""
+    """A block for as many of these rows as are computed at once: gives how many.
+
+    integers [rows, in], input_scales and input_sums [rows, in / 32], out [rows at once, LANES].
+    """
     num_groups = integers.shape[1] // GROUP
     inputs, of_scales, of_sums, into = _address(integers), _address(input_scales), _address(input_sums), _address(out)
     if most >= 8 and MOST_ROWS == 8:

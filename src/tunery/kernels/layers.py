@@ -115,6 +115,7 @@ def causal_softmax(scores: Array, length: int, num_before: int) -> None:
 
 @inline
 def _softmax_row(own: Array, seen: int, weights: Array) -> None:
+    """own [W], in place; weights [W or more], to compute in."""
     for i in range(seen):
         weights[i] = load(own[i])
     weights[seen:] = LOWEST
@@ -130,7 +131,7 @@ def _softmax_row(own: Array, seen: int, weights: Array) -> None:
 
 @parallel
 def causal_softmax_backward(grad: Array, probabilities: Array, length: int, num_before: int) -> None:
-    """The gradient of the scores, in place of that of the probabilities. Shapes as in `causal_softmax`."""
+    """The gradient of the scores [B, G · length, W], in place of that of the probabilities. As `causal_softmax`."""
     num_rows = grad.shape[1]
     for item in prange(grad.shape[0] * num_rows):
         row = item % num_rows

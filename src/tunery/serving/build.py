@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 
 def build_service(settings: EngineSettings, loop: asyncio.AbstractEventLoop) -> Service:
-    """Reads the weights; takes a second or two. The engine is not started yet."""
+    """Reads the weights; takes a second or two. The engine is not started yet. Raises InvalidRequest for a model
+    that cannot be read."""
     num_threads = settings.threads or torch.get_num_threads()
     # Packing is thousands of small operations: on a busy machine threads that wait for each other cost ten times more.
     torch.set_num_threads(1)

@@ -18,6 +18,7 @@ from tunery.serving.settings import EngineSettings, parse_arguments
 
 
 def main() -> int:
+    """The exit status. Raises SettingsError."""
     settings = parse_arguments()
     logs.configure(settings.log_format, logging.getLevelNamesMapping()[settings.log_level.upper()])
     tracing.configure("tunery-engine")

@@ -27,6 +27,7 @@ class ParentGone(Exception):
 
 
 def main(arguments: list[str]) -> int:
+    """The exit status, which also says what ParentGone or a failure of the job ended in."""
     workdir = Workdir(Path(arguments[0]).resolve())
     logs.configure("text")
     report = own_stdout()

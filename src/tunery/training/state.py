@@ -60,7 +60,7 @@ def save_state(folder: Path, model: TrainModel, optimizer: AdamW, progress: Prog
 
 
 def load_state(folder: Path, model: TrainModel, optimizer: AdamW) -> Progress | None:
-    """Put a saved state back; None when there is none."""
+    """Put a saved state back; None when there is none. Raises UnsupportedAdapter when it is another model's."""
     path = folder / STATE_FILE
     if not path.exists():
         return None

@@ -91,6 +91,7 @@ class DecodePass:
         return h.tensor
 
     def _linear(self, linear: PackedLinear, x: Shared, rows: _Rows, layer: int, fused: int) -> Array:
+        """x [B, in] → [B, out], with what each row's adapter adds."""
         return linear(x, plus=None if rows.lora is None else rows.lora(x, layer, fused))
 
     def _attend(self, qkv: Array, norms: _Norms, layer: int, rows: _Rows, out: Array) -> None:

@@ -96,12 +96,14 @@ class Routes:
         self._service = service
 
     async def chat(self, request: Request) -> Response:
+        """Raises InvalidRequest."""
         accepted = await chat.prepare(self._service, parse(ChatRequest, await read_body(request)))
         if accepted.request.stream:
             return await _event_stream(chat.stream(self._service, accepted))
         return await _whole(request, chat.complete(self._service, accepted))
 
     async def completions(self, request: Request) -> Response:
+        """Raises InvalidRequest."""
         accepted = completions.prepare(self._service, parse(CompletionRequest, await read_body(request)))
         if accepted.request.stream:
             return await _event_stream(completions.stream(self._service, accepted))
@@ -122,12 +124,14 @@ class Routes:
         return Response(f"Success: LoRA adapter '{wanted.lora_name}' added successfully.", media_type="text/plain")
 
     async def unload(self, request: Request) -> Response:
+        """Raises InvalidRequest."""
         wanted = parse(UnloadAdapter, await read_body(request))
         await asyncio.wrap_future(self._service.engine.unload(wanted.lora_name))
         return Response(f"Success: LoRA adapter '{wanted.lora_name}' removed successfully.", media_type="text/plain")
 
     async def abort(self, request: Request) -> Response:
-        """Requests that run end now: their answers come as far as they are, with the usage until then."""
+        """Requests that run end now: their answers come as far as they are, with the usage until then.
+        Raises InvalidRequest."""
         wanted = parse(AbortRequests, await read_body(request))
         service = self._service
         known = [
