@@ -5,6 +5,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from tunery.models.catalog import Catalog
 
@@ -32,5 +33,10 @@ def start_engine(
     assert process.stdout is not None
     line = process.stdout.readline()
     assert line.startswith("ready "), line
-    threading.Thread(target=process.stdout.read, daemon=True).start()
+    threading.Thread(target=_read_to_its_end, args=(process.stdout,), daemon=True).start()
     return EngineProcess(command, process, line.removeprefix("ready ").strip())
+
+
+def _read_to_its_end(output: IO[str]) -> None:
+    with output:
+        output.read()

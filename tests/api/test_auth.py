@@ -1,14 +1,14 @@
 """Who gets in, for which project, to do what."""
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import ClassVar
 
 import pytest
 
 from tests.api.conftest import NOW, Api
 from tests.loops import run
+from tests.receivers import listening
 from tunery.cli.connection import client_to
 from tunery.dashboard.connection import Connection
 from tunery.domain.tenants import Role
@@ -137,10 +137,8 @@ class Recorder(BaseHTTPRequestHandler):
 @pytest.fixture
 def recorder() -> Iterator[str]:
     Recorder.seen.clear()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Recorder) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with listening(Recorder) as address:
+        yield address
 
 
 def test_our_own_clients_send_no_headers_of_the_environment(monkeypatch: pytest.MonkeyPatch, recorder: str) -> None:

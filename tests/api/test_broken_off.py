@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import httpx
@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 from sqlalchemy import Row
 
+from tests import receivers
 from tests.api.conftest import BASE, SECRET, Api
 from tests.rows import ledger
 from tunery.store.database import read
@@ -211,14 +212,10 @@ def test_of_an_engine_that_cannot_tell_what_was_received_is_counted(
     make_api: Callable[..., Api], keeps_count: bool
 ) -> None:
     kind = type("Kind", (Vllm,), {"keeps_count": keeps_count})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    api = make_api(engine_urls=[f"http://127.0.0.1:{server.server_port}"])
     messages = [{"role": "user", "content": "x" * 400}]
-    with listening(api) as url:
+    with receivers.listening(kind) as engine, listening(api := make_api(engine_urls=[engine])) as url:
         break_off(url, CHAT, {"model": BASE, "messages": messages, "stream": True, "n": 2}, 10)
         (record,) = records(api, 1)
-    server.shutdown()
 
     assert record.input_tokens == (11 if keeps_count else 100)
     assert 10 <= record.output_tokens < 60

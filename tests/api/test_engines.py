@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 from tests.api.conftest import BASE, Api
 from tests.engine_process import start_engine
 from tests.loops import run
+from tests.receivers import listening
 from tunery.domain.errors import TEXT_HEADER, text_of
 from tunery.engines import pool
 from tunery.engines.pool import Target, engine_error
@@ -78,12 +79,9 @@ def test_engine_of_another_base_is_not_asked(make_api: Callable[..., Api], engin
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Other)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    api = make_api(engine_urls=[f"http://127.0.0.1:{server.server_port}", engine_url])
-    assert ask(api).status_code == 200
+    with listening(Other) as other:
+        assert ask(make_api(engine_urls=[other, engine_url])).status_code == 200
     assert asked == []
-    server.shutdown()
 
 
 def test_stream_that_loses_its_engine_ends_with_an_error_event(

@@ -1,15 +1,15 @@
 """Webhook endpoints, and test deliveries to a real receiver."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
 from openai import InvalidWebhookSignatureError, OpenAI
 
 from tests.api.conftest import Api
+from tests.receivers import listening
 
 EVENT = "fine_tuning.job.succeeded"
 Received = list[tuple[dict[str, str], bytes]]
@@ -30,10 +30,8 @@ def receiver() -> Iterator[tuple[str, Received]]:
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/hook", received
-    server.shutdown()
+    with listening(Handler) as address:
+        yield f"{address}/hook", received
 
 
 def make(api: Api, url: str = "https://example.com/hook", **values: Any) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 import asyncio
 import io
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import openai
 import pytest
@@ -12,6 +11,7 @@ from openai import AsyncOpenAI, OpenAI
 from tests.api.conftest import BASE, EXAMPLE, SECRET
 from tests.contract.conftest import Live
 from tests.loops import run
+from tests.receivers import listening
 
 TRAIN = EXAMPLE * 12
 MESSAGES = [{"role": "user", "content": "Say something."}]
@@ -131,23 +131,19 @@ def test_webhooks(client: OpenAI) -> None:
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    event_type = "fine_tuning.job.failed"
-    assert event_type in client.webhooks.event_types.list().data
-    made = client.webhooks.create(
-        name="mine", url=f"http://127.0.0.1:{server.server_port}/", event_types=["fine_tuning.job.failed"]
-    )
-    assert [item.id for item in client.webhooks.list()] == [made.id]
-    assert client.webhooks.update(made.id, name="yours").name == "yours"
-    rotated = client.webhooks.rotate_secret(made.id, keep_old_secret_active_for_24_hours=True)
-    assert client.webhooks.test(made.id, event_type=event_type).status_code == 200
-    headers, body = received[0]
-    for secret in (made.signing_secret, rotated.signing_secret):
-        assert client.webhooks.unwrap(body, headers, secret=secret).type == event_type
-    assert client.webhooks.retrieve(made.id).name == "yours"
-    assert client.webhooks.delete(made.id).deleted is True
-    server.shutdown()
+    with listening(Receiver) as address:
+        event_type = "fine_tuning.job.failed"
+        assert event_type in client.webhooks.event_types.list().data
+        made = client.webhooks.create(name="mine", url=f"{address}/", event_types=["fine_tuning.job.failed"])
+        assert [item.id for item in client.webhooks.list()] == [made.id]
+        assert client.webhooks.update(made.id, name="yours").name == "yours"
+        rotated = client.webhooks.rotate_secret(made.id, keep_old_secret_active_for_24_hours=True)
+        assert client.webhooks.test(made.id, event_type=event_type).status_code == 200
+        headers, body = received[0]
+        for secret in (made.signing_secret, rotated.signing_secret):
+            assert client.webhooks.unwrap(body, headers, secret=secret).type == event_type
+        assert client.webhooks.retrieve(made.id).name == "yours"
+        assert client.webhooks.delete(made.id).deleted is True
 
 
 def test_chat(client: OpenAI, tuned: str) -> None:

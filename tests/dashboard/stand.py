@@ -126,13 +126,14 @@ class Stand:
 
     def _start(self, name: str, module: str, *arguments: str) -> None:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("TUNERY_", "OPENAI_"))}
-        self.processes[name] = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            env={**kept, **self.settings.as_environment()},
-            stdin=subprocess.DEVNULL,
-            stdout=(self.home / f"{name}.log").open("ab"),
-            stderr=subprocess.STDOUT,
-        )
+        with (self.home / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                env={**kept, **self.settings.as_environment()},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
 
     def _wait(self, name: str, url: str) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S

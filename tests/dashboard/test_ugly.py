@@ -115,8 +115,13 @@ def test_a_split_whose_job_is_refused_leaves_no_file_behind(stand: Stand) -> Non
     for wrong in refused:
         body = {"training_file": file.id, **wrong}
         with pytest.raises(APIStatusError):
-            loops.run(create_split(Connection(stand.url, key), body, 0.1))
+            loops.run(_split_by(Connection(stand.url, key), body))
         assert [each.id for each in client.files.list().data] == [file.id]
+
+
+async def _split_by(connection: Connection, body: dict[str, str]) -> None:
+    async with connection.client:
+        await create_split(connection, body, 0.1)
 
 
 @pytest.mark.parametrize("path", ["/datasets", "/jobs/new"])

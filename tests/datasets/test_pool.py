@@ -35,12 +35,11 @@ def is_running(pid: int) -> bool:
 
 
 def test_a_killed_parent_leaves_no_process_behind() -> None:
-    parent = subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None and parent.stdout.readline() == "started\n"
-    children = children_of(parent.pid)
-    assert len(children) >= 2
-    os.kill(parent.pid, signal.SIGKILL)
-    parent.wait()
+    with subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None and parent.stdout.readline() == "started\n"
+        children = children_of(parent.pid)
+        assert len(children) >= 2
+        os.kill(parent.pid, signal.SIGKILL)
     deadline = time.monotonic() + 20
     while any(map(is_running, children)):
         assert time.monotonic() < deadline, children

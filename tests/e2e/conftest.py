@@ -49,15 +49,16 @@ def clean_environment(home: Path) -> dict[str, str]:
 def serve(home: Path, key: str = "", **settings: str) -> Served:
     """Start on any free port and wait for the banner. `key` is the one that an earlier start of this home printed.
     The umask is as careless as can be: what the server keeps must be its user's alone all the same."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tunery", "serve", "--port", "0"],
-        env={**clean_environment(home), **settings},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=(home / "serve.err").open("a"),
-        text=True,
-        umask=0,
-    )
+    with (home / "serve.err").open("a") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tunery", "serve", "--port", "0"],
+            env={**clean_environment(home), **settings},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            umask=0,
+        )
     assert process.stdout is not None
     banner = ""
     while "Data " not in banner or (not key and "Key " not in banner):
@@ -72,12 +73,12 @@ def serve(home: Path, key: str = "", **settings: str) -> Served:
 
 
 def stop(served: Served) -> None:
-    served.process.send_signal(signal.SIGTERM)
-    try:
-        served.process.wait(60)
-    finally:
-        served.process.kill()
-        served.process.wait()
+    with served.process:  # closes what it wrote to, too
+        served.process.send_signal(signal.SIGTERM)
+        try:
+            served.process.wait(60)
+        finally:
+            served.process.kill()
 
 
 @pytest.fixture(scope="session")

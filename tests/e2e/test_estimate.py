@@ -20,7 +20,7 @@ def ours(served: Served) -> httpx.Client:
 
 def test_a_job_keeps_what_its_estimate_promised(served: Served) -> None:
     client = served.client()
-    file = client.files.create(file=MARV.open("rb"), purpose="fine-tune")
+    file = client.files.create(file=MARV, purpose="fine-tune")
     body: dict[str, Any] = {"model": BASE, "training_file": file.id}
     for epochs in (2, 3):
         body["method"] = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": epochs}}}

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.e2e
 
 
 def start_job(client: OpenAI, **hyperparameters: int) -> str:
-    file = client.files.create(file=MARV.open("rb"), purpose="fine-tune")
+    file = client.files.create(file=MARV, purpose="fine-tune")
     method = {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
     return client.fine_tuning.jobs.create(training_file=file.id, model=BASE, seed=1, method=method).id  # type: ignore[arg-type]
 

@@ -28,7 +28,7 @@ def finished(client: OpenAI, job_id: str, timeout_s: float = 180) -> FineTuningJ
 
 def test_python_sdk_goes_round_the_loop(served: Served) -> None:
     client = served.client()
-    file = client.files.create(file=MARV.open("rb"), purpose="fine-tune")
+    file = client.files.create(file=MARV, purpose="fine-tune")
     assert client.files.content(file.id).read() == MARV.read_bytes()
 
     job = client.fine_tuning.jobs.create(training_file=file.id, model="gpt-4o-mini", suffix="marv")

@@ -64,12 +64,11 @@ def test_killed_server_leaves_no_part_behind(tmp_path: Path) -> None:
         time.sleep(60)
     """)
     )
-    server = subprocess.Popen([sys.executable, str(tmp_path / "server.py")], stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    part = int(server.stdout.readline())
-    wait_for((tmp_path / "part.log").read_text)
-    server.kill()
-    server.wait()
+    with subprocess.Popen([sys.executable, str(tmp_path / "server.py")], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        part = int(server.stdout.readline())
+        wait_for((tmp_path / "part.log").read_text)
+        server.kill()
     wait_for(lambda: not is_running(part))
 
 
@@ -82,7 +81,8 @@ def test_one_server_a_home(home: Path) -> None:
         HomeLock(home).acquire("http://127.0.0.1:8001")
     first.release()
     assert running_server(home) is None
-    HomeLock(home).acquire("http://127.0.0.1:8001")
+    first.acquire("http://127.0.0.1:8001")
+    first.release()
 
 
 def test_free_port_is_free() -> None:

@@ -47,12 +47,11 @@ def test_every_byte_and_field_is_equal_after_ten_kills(tmp_path: Path) -> None:
     draw = random.Random(1)
     with old.serving() as source:
         for _ in range(KILLS):
-            process = importer(new, source, tmp_path / "bundle")
-            time.sleep(draw.uniform(1.0, 4.0))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        last = importer(new, source, tmp_path / "bundle")
-        out, err = last.communicate(timeout=400)
+            with importer(new, source, tmp_path / "bundle") as process:
+                time.sleep(draw.uniform(1.0, 4.0))
+                process.send_signal(signal.SIGKILL)
+        with importer(new, source, tmp_path / "bundle") as last:
+            out, err = last.communicate(timeout=400)
         assert last.returncode == 0, out + err
         with new.serving() as target:
             there, here = everything(source), everything(target)
@@ -68,11 +67,13 @@ def test_a_bundle_is_filled_without_a_server_and_loaded_later(tmp_path: Path) ->
     old, new = install(tmp_path / "old", "old"), install(tmp_path / "new", "new")
     fill(old, num_jobs=7, num_files=6, num_completions=3)
     with old.serving() as source:
-        assert importer(new, source, tmp_path / "bundle", "--only-bundle").wait(120) == 0
+        with importer(new, source, tmp_path / "bundle", "--only-bundle") as filling:
+            assert filling.wait(120) == 0
         with new.serving() as target:
             assert everything(target) == {}
         there = everything(source)
     # The source is gone.
-    assert importer(new, source, tmp_path / "bundle", "--from-bundle").wait(120) == 0
+    with importer(new, source, tmp_path / "bundle", "--from-bundle") as loading:
+        assert loading.wait(120) == 0
     with new.serving() as target:
         assert everything(target) == there

@@ -38,11 +38,13 @@ def test_secrets_of_the_version_before_sign_after_the_upgrade_and_after_a_restar
     with write(engine) as conn:
         bootstrap(conn, clock=system_clock, key="sk-test-key")
         project_id = conn.execute(select(projects.c.id)).scalar_one()
-    engine.dispose()
     key = Secrets(home / "forgotten.key", given=SECRETS_KEY)
-    endpoint = Post(settings, connect(database_url, key), project_id).endpoint(receiver.url)
-    with write(connect(database_url)) as conn:  # as it lay there before
+    before = Post(settings, connect(database_url, key), project_id)
+    endpoint = before.endpoint(receiver.url)
+    before.engine.dispose()
+    with write(engine) as conn:  # as it lay there before
         conn.execute(update(webhook_endpoints).values(secret=endpoint.secret))
+    engine.dispose()
     for number in (1, 2):
         post = Post(settings, open_database(settings), project_id)
         migrate(post.engine)

@@ -3,6 +3,7 @@
 aiohttp and not httpx, as elsewhere: its parser is in C, and httpx took a millisecond of every completion.
 """
 
+import io
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=None)
 # at that very moment is lost, so ours are closed earlier.
 KEEP_ALIVE_S = 4
 RETRY_AFTER_S = "2"
+LARGE = 1_000_000  # bytes
 CLOSED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
 
@@ -87,11 +89,11 @@ class EngineHttp:
         headers = {"content-type": "application/json", **self._headers, **tracing.outgoing_headers()}
         with _in_our_words():
             try:
-                return await self._session().post(url, data=content, headers=headers)
+                return await self._session().post(url, data=_payload(content), headers=headers)
             except aiohttp.ClientConnectorError:
                 raise
             except CLOSED:  # a kept connection that the server has ended may show it only when it is used
-                return await self._session().post(url, data=content, headers=headers)
+                return await self._session().post(url, data=_payload(content), headers=headers)
 
     async def get(self, url: str, *, timeout_s: float) -> tuple[int, bytes]:
         """Status and content. Raises Unreachable, also when no answer comes in time: an engine that loads is silent."""
@@ -108,6 +110,11 @@ class EngineHttp:
         headers = {**self._headers, **tracing.outgoing_headers()}
         async with self._session().request(method, url, timeout=timeout, headers=headers, **values) as response:
             return response.status, await response.read()
+
+
+def _payload(content: bytes) -> bytes | io.BytesIO:
+    """A large one goes out piece by piece, or all else would wait for it."""
+    return content if len(content) < LARGE else io.BytesIO(content)
 
 
 @contextmanager
