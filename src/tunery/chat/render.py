@@ -9,7 +9,7 @@ tokenizer's offsets.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +295,12 @@ class Renderer:
             return self.marks.encode(texts)
         except (UnicodeEncodeError, TypeError) as exc:
             raise RenderError(say("error.lone_surrogate"), param="messages") from exc
+
+
+@lru_cache(maxsize=4)
+def renderer_of(model_dir: Path, completes: bool = False) -> Renderer:
+    """The latest of a process are kept: to read a tokenizer takes a while."""
+    return Renderer.from_dir(model_dir, completes=completes)
 
 
 def _rendered(layout: Layout, encoded: Encoded, max_tokens: int | None) -> Rendered:

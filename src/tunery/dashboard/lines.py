@@ -6,11 +6,6 @@ from typing import Any
 from tunery.datasets.conversations import Conversation, read_conversations
 
 
-def chat_examples(text: str) -> list[tuple[int, list[dict[str, Any]]]]:
-    """Line numbers (from 1) and messages of the examples that end with a text answer; others are passed over."""
-    return [(row.line, [*row.messages, {"role": "assistant", "content": row.answer_text}]) for row in questions(text)]
-
-
 def questions(text: str) -> Iterator[Conversation]:
     """The rows that a model can be asked and whose text answer it can be compared with."""
     return (row for row in _conversations(text) if row.messages and row.answer_text is not None)

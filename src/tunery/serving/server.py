@@ -7,8 +7,6 @@ import sys
 
 import uvicorn
 
-# isort: off
-# isort: on
 from tunery import http_server, logs, tracing
 from tunery.domain.errors import InvalidRequest
 from tunery.serving.build import build_service

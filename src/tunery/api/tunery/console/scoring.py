@@ -1,8 +1,7 @@
 """How likely a model finds a given answer: one forward pass over the prompt and the answer, nothing generated."""
 
 import asyncio
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import orjson
@@ -11,7 +10,7 @@ from tunery.api.context import Context
 from tunery.api.delivery import Running
 from tunery.api.tunery.console.schemas import ScoreOut, ScoreRequest
 from tunery.chat.examples import ChatExample, Message
-from tunery.chat.render import Rendered, Renderer
+from tunery.chat.render import Rendered, renderer_of
 from tunery.domain.errors import InvalidRequest, Unavailable
 from tunery.domain.tenants import Caller, Scope
 from tunery.engines.pool import Target, resolve
@@ -79,14 +78,9 @@ def _prepare(context: Context, caller: Caller, request: ScoreRequest) -> tuple[T
     try:
         example = ChatExample(line=1, messages=_only_last_trained(request.messages), tools=request.tools)
         longest = target.base.context_length if target.base else None
-        return target, _renderer(folder).render(example, longest)
+        return target, renderer_of(folder).render(example, longest)
     except (KeyError, TypeError) as exc:
         raise InvalidRequest(say("error.messages_not_rendered", reason=exc), param="messages") from exc
-
-
-@lru_cache(maxsize=4)
-def _renderer(folder: Path) -> Renderer:
-    return Renderer.from_dir(folder)
 
 
 def _only_last_trained(messages: list[Message]) -> list[Message]:

@@ -4,7 +4,6 @@ are tunery.datasets'; here is whose files they are."""
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,7 +31,7 @@ from tunery.api.tunery.datasets.schemas import (
     SplitOut,
     ValidationCreate,
 )
-from tunery.chat.render import Renderer
+from tunery.chat.render import Renderer, renderer_of
 from tunery.datasets.estimate import estimate_on
 from tunery.datasets.job_errors import first_job_error
 from tunery.datasets.lines import read_chunks
@@ -198,12 +197,7 @@ def find_base(context: Context, caller: Caller, name: str) -> Base:
         raise InvalidRequest(say("error.model_not_trainable", name=name), code="model_not_available")
     source = own.source if own else catalog.source
     folder = context.weights_folder(source)
-    return Base(own.name if own else catalog.name, catalog, source, folder, _renderer(folder, catalog.completes))
-
-
-@lru_cache(maxsize=4)
-def _renderer(folder: Path, completes: bool) -> Renderer:
-    return Renderer.from_dir(folder, completes=completes)
+    return Base(own.name if own else catalog.name, catalog, source, folder, renderer_of(folder, catalog.completes))
 
 
 def _report_steps(
