@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tunery.training.protocol import Workdir
+
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 A_FILE = re.compile(r"`((?:[\w-]{1,40}/){0,8}[\w-]{1,60}\.(?:py|json|toml|md|js|mjs|css|sh|txt|jinja))`")
@@ -43,6 +45,13 @@ def test_the_tree_of_contributing_is_this_tree() -> None:
     assert not [name for name in named if not _is_there(name)]
     packages = {f"{path.name}/" for path in (ROOT / "src" / "tunery").iterdir() if (path / "__init__.py").exists()}
     assert packages <= named
+
+
+def test_the_map_of_a_workdir_has_all_that_is_in_it() -> None:
+    drawn = (ROOT / "docs" / "architecture.md").read_text("utf-8").partition("## What lies where")[2]
+    named = [getattr(Workdir(Path()), name) for name, kind in vars(Workdir).items() if isinstance(kind, property)]
+    assert len(named) > 8
+    assert not [path.name for path in named if f"`{path.name}`" not in drawn and f"`{path.name}/`" not in drawn]
 
 
 def test_a_name_that_is_gone_is_found() -> None:

@@ -101,7 +101,8 @@ def test_a_refused_request_takes_nothing(caller: Caller, make_meter: MakeMeter) 
 def test_an_abandoned_request_gives_its_tokens_back(caller: Caller, make_meter: MakeMeter) -> None:
     meter = make_meter(tokens_per_minute=100)
     meter.abandon(meter.open_request(caller, ids(1), model=TUNED, estimated_tokens=100))
-    meter.open_request(caller, ids(2), model=TUNED, estimated_tokens=100)
+    again = meter.open_request(caller, ids(2), model=TUNED, estimated_tokens=100)
+    assert again.headers["x-ratelimit-remaining-tokens"] == "0"
 
 
 def test_a_key_has_its_own_limit_beside_the_projects(

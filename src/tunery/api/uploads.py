@@ -14,7 +14,7 @@ from tunery.api.access import FilesWriter
 from tunery.api.body import Body, takes_up_to
 from tunery.api.context import Context, ContextDep
 from tunery.api.files.schemas import FileObject, Purpose
-from tunery.api.files.service import Received, as_file, blob_path, keep, make_room, receive
+from tunery.api.files.service import Received, as_file, keep, make_room, receive
 from tunery.api.multipart import Event, PartHead, content_length, field_text, file_chunks, form, read_events
 from tunery.api.paging import Resource
 from tunery.api.routing import Router
@@ -207,7 +207,7 @@ def complete_upload(upload_id: str, body: UploadComplete, caller: FilesWriter, c
         file = as_file(context, caller, received, upload.purpose, upload.file_expires_after_s)
         finish(context, caller, upload, "completed", file)
     except BaseException:
-        context.blobs.delete(blob_path(received.file_id))
+        context.blobs.delete(received.blob)
         raise
     return wire_upload(replace(upload, status="completed", file_id=file.id), file)
 

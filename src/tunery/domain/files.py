@@ -66,6 +66,11 @@ class UploadPart:
     blob: str
 
 
+def blob_path(file_id: str) -> str:
+    """Where a file's bytes lie in the blobs."""
+    return f"files/{file_id}"
+
+
 def example_file(name: str) -> Path:
     """Of `examples/`: in an installation beside the package's modules, else in the checkout."""
     package = Path(tunery.__file__).parent

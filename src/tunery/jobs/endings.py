@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from pydantic import SecretStr
 from sqlalchemy import Connection
 
-from tunery.domain.files import File, FilePurpose
+from tunery.domain.files import File, FilePurpose, blob_path
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import Checkpoint, FineTuningJob, JobError, JobStatus, Level
 from tunery.domain.models import FineTunedModel
@@ -246,7 +246,7 @@ def store_result_file(job: FineTuningJob, resources: Resources) -> File:
     """The bytes only: its row belongs into the transaction that ends the job."""
     rows = list(_metric_rows(job, resources))
     file_id = new_id("file")
-    info = resources.blobs.put(f"files/{file_id}", step_metrics_csv(rows))
+    info = resources.blobs.put(blob_path(file_id), step_metrics_csv(rows))
     return File(
         id=file_id,
         project_id=job.project_id,

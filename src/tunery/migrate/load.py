@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine
 
 from tunery import private
 from tunery.domain.errors import InvalidRequest, NotFound, TuneryError
-from tunery.domain.files import File, FilePurpose
+from tunery.domain.files import File, FilePurpose, blob_path
 from tunery.domain.jobs import TERMINAL
 from tunery.domain.tenants import Organization
 from tunery.migrate import convert
@@ -78,7 +78,7 @@ def load_file(bundle: Bundle, target: Target, file_id: str) -> bool:
         if files.find_file(conn, file_id, target.project_id):
             return False
     purpose = _purpose(entry["file"])
-    blob = target.blobs.put(f"files/{file_id}", _content(bundle.content(file_id), purpose))
+    blob = target.blobs.put(blob_path(file_id), _content(bundle.content(file_id), purpose))
     row = convert.file(entry["file"], project_id=target.project_id, purpose=purpose, blob=blob)
     with write(target.engine) as conn:
         files.insert_file(conn, row)
@@ -141,7 +141,7 @@ def load_eval(bundle: Bundle, target: Target, eval_id: str) -> bool:
         if files.find_file(conn, file_id, target.project_id):
             return False
     entry = bundle.get("evals", eval_id)
-    blob = target.blobs.put(f"files/{file_id}", orjson.dumps(entry, option=orjson.OPT_INDENT_2))
+    blob = target.blobs.put(blob_path(file_id), orjson.dumps(entry, option=orjson.OPT_INDENT_2))
     row = File(
         id=file_id,
         project_id=target.project_id,

@@ -11,7 +11,7 @@ from tunery.api.files.schemas import PURPOSES
 from tunery.api.multipart import Event, PartHead, field_text, file_chunks
 from tunery.datasets.upload_check import UploadCheck
 from tunery.domain.errors import InvalidRequest
-from tunery.domain.files import File, FilePurpose
+from tunery.domain.files import File, FilePurpose, blob_path
 from tunery.domain.ids import new_id
 from tunery.domain.tenants import Caller
 from tunery.metering.storage import Room
@@ -38,6 +38,10 @@ class Received:
     jsonl_problem: str | None  # None: every line is a JSON object
     num_rows: int
 
+    @property
+    def blob(self) -> str:
+        return blob_path(self.file_id)
+
 
 def receive(context: Context, filename: str, chunks: Iterable[bytes]) -> Received:
     """Write the content to blobs while looking whether it is JSONL. The purpose may come later in the form."""
@@ -53,10 +57,6 @@ def watched(chunks: Iterable[bytes], check: UploadCheck) -> Iterator[bytes]:
     for chunk in chunks:
         check.feed(chunk)
         yield chunk
-
-
-def blob_path(file_id: str) -> str:
-    return f"files/{file_id}"
 
 
 def make_room(context: Context, caller: Caller, param: str, most: int | None = None) -> Room:
@@ -92,7 +92,7 @@ def _upload_file(context: Context, caller: Caller, events: Iterator[Event], room
         return file
     except BaseException:
         if received is not None:
-            context.blobs.delete(blob_path(received.file_id))
+            context.blobs.delete(received.blob)
         raise
 
 
@@ -111,7 +111,7 @@ def as_file(context: Context, caller: Caller, received: Received, purpose: FileP
         purpose=purpose,
         bytes=received.info.bytes,
         sha256=received.info.sha256,
-        blob=blob_path(received.file_id),
+        blob=received.blob,
         expires_at=None if lifetime_s is None else now + lifetime_s,
         num_rows=received.num_rows,
     )

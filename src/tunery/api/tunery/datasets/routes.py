@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 
 from tunery.api.access import FilesReader, FilesWriter, JobsReader
 from tunery.api.context import Context, ContextDep
-from tunery.api.files.service import Received, as_file, blob_path, keep, make_room, receive
+from tunery.api.files.service import Received, as_file, keep, make_room, receive
 from tunery.api.paging import After, Limit
 from tunery.api.routing import Router
 from tunery.api.tunery.datasets.reports import ReportCache, ReportKey, Running, Steps, drain
@@ -277,7 +277,7 @@ def _store(context: Context, caller: Caller, whole: File, parts: list[tuple[str,
         return made
     except BaseException:
         for part in received:
-            context.blobs.delete(blob_path(part.file_id))
+            context.blobs.delete(part.blob)
         raise
 
 
