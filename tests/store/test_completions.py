@@ -34,15 +34,17 @@ def test_another_projects_completion_does_not_exist(conn: Connection, tenant: Te
         completions.get_completion(conn, completion.id, tenant.other_project_id)
     with pytest.raises(NotFound):
         completions.update_completion_metadata(conn, completion.id, tenant.other_project_id, {})
-    assert not completions.delete_completion(conn, completion.id, tenant.other_project_id)
+    with pytest.raises(NotFound):
+        completions.delete_completion(conn, completion.id, tenant.other_project_id)
 
 
 def test_only_the_metadata_changes(conn: Connection, tenant: Tenant) -> None:
     completion = store(conn, tenant, team="a")
     changed = completions.update_completion_metadata(conn, completion.id, tenant.project_id, {"team": "b"})
     assert changed.metadata == {"team": "b"} and changed.response == completion.response
-    assert completions.delete_completion(conn, completion.id, tenant.project_id)
-    assert not completions.delete_completion(conn, completion.id, tenant.project_id)
+    completions.delete_completion(conn, completion.id, tenant.project_id)
+    with pytest.raises(NotFound):
+        completions.delete_completion(conn, completion.id, tenant.project_id)
 
 
 def test_a_repeated_create_leads_to_the_first_job(conn: Connection, tenant: Tenant) -> None:

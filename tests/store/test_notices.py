@@ -131,8 +131,9 @@ def test_endpoints_belong_to_their_project(conn: Connection, tenant: Tenant) -> 
         webhooks.get_endpoint(conn, endpoint.id, tenant.other_project_id)
     with pytest.raises(NotFound):
         webhooks.update_endpoint(conn, endpoint.id, tenant.other_project_id, now=NOW, name="x")
-    assert not webhooks.delete_endpoint(conn, endpoint.id, tenant.other_project_id)
-    assert webhooks.delete_endpoint(conn, endpoint.id, tenant.project_id)
+    with pytest.raises(NotFound):
+        webhooks.delete_endpoint(conn, endpoint.id, tenant.other_project_id)
+    webhooks.delete_endpoint(conn, endpoint.id, tenant.project_id)
 
 
 def test_endpoints_hear_what_they_asked_for(conn: Connection, tenant: Tenant) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, delete, insert, select
 
 from tunery.domain.completions import StoredCompletion
 from tunery.domain.errors import NotFound
-from tunery.store.paging import Page, fetch_page, has_pair, update_row, values_of
+from tunery.store.paging import Page, fetch_page, has_pair, own, update_row, values_of
 from tunery.store.tables import stored_completions
 from tunery.texts import say
 
@@ -23,7 +23,7 @@ def num_bytes(completion: StoredCompletion) -> int:
 
 
 def get_completion(conn: Connection, completion_id: str, project_id: str) -> StoredCompletion:
-    row = conn.execute(select(stored_completions).where(*_own(completion_id, project_id))).first()
+    row = conn.execute(select(stored_completions).where(*own(stored_completions, completion_id, project_id))).first()
     if row is None:
         raise _no_such_completion(completion_id)
     return _to_completion(row)
@@ -50,18 +50,19 @@ def list_completions(
 def update_completion_metadata(
     conn: Connection, completion_id: str, project_id: str, metadata: dict[str, str] | None
 ) -> StoredCompletion:
-    row = update_row(conn, stored_completions, *_own(completion_id, project_id), metadata=metadata)
+    row = update_row(conn, stored_completions, *own(stored_completions, completion_id, project_id), metadata=metadata)
     if row is None:
         raise _no_such_completion(completion_id)
     return _to_completion(row)
 
 
-def delete_completion(conn: Connection, completion_id: str, project_id: str) -> bool:
-    return conn.execute(delete(stored_completions).where(*_own(completion_id, project_id))).rowcount == 1
-
-
-def _own(completion_id: str, project_id: str) -> tuple[Any, Any]:
-    return stored_completions.c.id == completion_id, stored_completions.c.project_id == project_id
+def delete_completion(conn: Connection, completion_id: str, project_id: str) -> None:
+    """Raises NotFound."""
+    if (
+        conn.execute(delete(stored_completions).where(*own(stored_completions, completion_id, project_id))).rowcount
+        == 0
+    ):
+        raise _no_such_completion(completion_id)
 
 
 def _no_such_completion(completion_id: str) -> NotFound:

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, delete, insert, or_, select, update
 
 from tunery.domain.errors import NotFound
 from tunery.domain.responses import Conversation
-from tunery.store.paging import Page, fetch_page, values_of
+from tunery.store.paging import Page, fetch_page, own, values_of
 from tunery.store.responses import item_of
 from tunery.store.tables import conversations, response_items
 from tunery.texts import say
@@ -20,7 +20,7 @@ def insert_conversation(conn: Connection, conversation: Conversation) -> None:
 
 
 def get_conversation(conn: Connection, conversation_id: str, project_id: str) -> Conversation:
-    row = conn.execute(select(conversations).where(*_own(conversation_id, project_id))).first()
+    row = conn.execute(select(conversations).where(*own(conversations, conversation_id, project_id))).first()
     if row is None:
         raise no_such_conversation(conversation_id)
     return Conversation(**values_of(row, "used_by", "used_until"))
@@ -29,7 +29,7 @@ def get_conversation(conn: Connection, conversation_id: str, project_id: str) ->
 def update_conversation(
     conn: Connection, conversation_id: str, project_id: str, metadata: dict[str, str] | None
 ) -> Conversation:
-    statement = update(conversations).where(*_own(conversation_id, project_id)).values(metadata=metadata)
+    statement = update(conversations).where(*own(conversations, conversation_id, project_id)).values(metadata=metadata)
     if conn.execute(statement).rowcount == 0:
         raise no_such_conversation(conversation_id)
     return get_conversation(conn, conversation_id, project_id)
@@ -37,7 +37,7 @@ def update_conversation(
 
 def delete_conversation(conn: Connection, conversation_id: str, project_id: str) -> None:
     """Its items stay for what refers to them, until the janitor finds them too old. Raises NotFound."""
-    if conn.execute(delete(conversations).where(*_own(conversation_id, project_id))).rowcount == 0:
+    if conn.execute(delete(conversations).where(*own(conversations, conversation_id, project_id))).rowcount == 0:
         raise no_such_conversation(conversation_id)
 
 
@@ -48,7 +48,7 @@ def lock_conversation(
     table = conversations
     get_conversation(conn, conversation_id, project_id)
     free = or_(table.c.used_by.is_(None), table.c.used_by == user, table.c.used_until <= int(now))
-    statement = update(table).where(*_own(conversation_id, project_id), free)
+    statement = update(table).where(*own(conversations, conversation_id, project_id), free)
     return conn.execute(statement.values(used_by=user, used_until=int(until))).rowcount == 1
 
 
@@ -60,10 +60,6 @@ def unlock_conversation(conn: Connection, conversation_id: str, user: str) -> No
 
 def no_such_conversation(conversation_id: str) -> NotFound:
     return NotFound(say("error.no_such_conversation", conversation_id=conversation_id[:200]), param="id")
-
-
-def _own(conversation_id: str, project_id: str) -> tuple[Any, Any]:
-    return conversations.c.id == conversation_id, conversations.c.project_id == project_id
 
 
 def all_items(conn: Connection, conversation_id: str) -> list[Json]:

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Row, Select, delete, func, insert, select, up
 
 from tunery.domain.errors import NotFound, no_such_file
 from tunery.domain.files import File, FilePurpose, Upload, UploadPart
-from tunery.store.paging import Page, fetch_page, holds_text, values_of
+from tunery.store.paging import Page, fetch_page, holds_text, own, values_of
 from tunery.store.tables import files, upload_parts, uploads
 from tunery.texts import say
 
@@ -17,7 +17,7 @@ def insert_file(conn: Connection, file: File) -> None:
 
 
 def find_file(conn: Connection, file_id: str, project_id: str) -> File | None:
-    row = conn.execute(select(files).where(files.c.id == file_id, files.c.project_id == project_id)).first()
+    row = conn.execute(select(files).where(*own(files, file_id, project_id))).first()
     return None if row is None else _to_file(row)
 
 
@@ -49,9 +49,7 @@ def list_files(
 
 def delete_file(conn: Connection, file_id: str, project_id: str) -> File:
     """The deleted row, whose blob the caller removes after the commit. Raises no_such_file."""
-    row = conn.execute(
-        delete(files).where(files.c.id == file_id, files.c.project_id == project_id).returning(files)
-    ).first()
+    row = conn.execute(delete(files).where(*own(files, file_id, project_id)).returning(files)).first()
     if row is None:
         raise no_such_file(file_id)
     return _to_file(row)
@@ -67,14 +65,12 @@ def insert_upload(conn: Connection, upload: Upload) -> None:
 
 
 def get_upload(conn: Connection, upload_id: str, project_id: str) -> Upload:
-    return _one_upload(
-        conn, select(uploads).where(uploads.c.id == upload_id, uploads.c.project_id == project_id), upload_id
-    )
+    return _one_upload(conn, select(uploads).where(*own(uploads, upload_id, project_id)), upload_id)
 
 
 def lock_upload(conn: Connection, upload_id: str, project_id: str) -> Upload:
     """The same; nobody else ends it or adds a part until the transaction ends."""
-    query = select(uploads).where(uploads.c.id == upload_id, uploads.c.project_id == project_id)
+    query = select(uploads).where(*own(uploads, upload_id, project_id))
     return _one_upload(conn, query.with_for_update(), upload_id)
 
 

@@ -16,7 +16,7 @@ from tunery.domain.errors import InvalidRequest, InvalidTransition, no_such_job
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.job_details import JobDetails
 from tunery.domain.jobs import TERMINAL, FineTuningJob, JobError, JobStatus, sources_of
-from tunery.store.paging import Page, exists, fetch_page, has_pair, holds_text, update_row, values_of
+from tunery.store.paging import Page, exists, fetch_page, has_pair, holds_text, own, update_row, values_of
 from tunery.store.tables import files, idempotency_keys, jobs, models
 from tunery.texts import say
 
@@ -136,7 +136,7 @@ def is_file_in_use(conn: Connection, file_id: str, project_id: str) -> bool:
 
 def set_display_name(conn: Connection, job_id: str, project_id: str, display_name: str | None) -> FineTuningJob:
     """In any state. Models that the job makes afterwards begin with it. Raises no_such_job."""
-    row = update_row(conn, jobs, jobs.c.id == job_id, jobs.c.project_id == project_id, display_name=display_name)
+    row = update_row(conn, jobs, *own(jobs, job_id, project_id), display_name=display_name)
     if row is None:
         raise no_such_job(job_id)
     return to_job(row)
@@ -220,7 +220,7 @@ def _verb(
     values: dict[str, Any],
     participle: str,
 ) -> FineTuningJob:
-    row = update_row(conn, jobs, jobs.c.id == job_id, jobs.c.project_id == project_id, allowed, **values)
+    row = update_row(conn, jobs, *own(jobs, job_id, project_id), allowed, **values)
     if row is not None:
         return to_job(row)
     job = get_job(conn, job_id, project_id)

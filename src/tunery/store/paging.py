@@ -50,6 +50,11 @@ def fetch_page(
     return Page(items[::-1] if is_upwards else items, len(rows) > limit)
 
 
+def own(table: Table, row_id: str, project_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """For a `where`: the row of this id, if it is this project's."""
+    return table.c.id == row_id, table.c.project_id == project_id
+
+
 def update_row(conn: Connection, table: Table, *where: ColumnElement[bool], **values: Any) -> Row[Any] | None:
     """The one row that is meant, changed. None: there is none."""
     return conn.execute(update(table).where(*where).values(**values).returning(table)).first()

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, and_, delete, exists, insert, literal, o
 
 from tunery.domain.errors import NotFound
 from tunery.domain.responses import UNDER_WAY, Direction, StoredResponse
-from tunery.store.paging import Page, fetch_page, values_of
+from tunery.store.paging import Page, fetch_page, own, values_of
 from tunery.store.tables import conversations, response_events, response_items, responses
 from tunery.texts import say
 
@@ -49,7 +49,7 @@ def get_response(conn: Connection, response_id: str, project_id: str) -> StoredR
 
 
 def find_response(conn: Connection, response_id: str, project_id: str) -> StoredResponse | None:
-    row = conn.execute(select(responses).where(*_own(response_id, project_id))).first()
+    row = conn.execute(select(responses).where(*own(responses, response_id, project_id))).first()
     return None if row is None else StoredResponse(**values_of(row, "bytes"))
 
 
@@ -57,7 +57,9 @@ def chain(conn: Connection, response_id: str, project_id: str) -> list[Link]:
     """The response and those that came before it, newest first. The last one's own `previous_response_id` is null
     unless that response is gone."""
     columns = responses.c.id, responses.c.previous_response_id, responses.c.status
-    first = select(*columns, literal(0).label("depth")).where(*_own(response_id, project_id)).cte(recursive=True)
+    first = (
+        select(*columns, literal(0).label("depth")).where(*own(responses, response_id, project_id)).cte(recursive=True)
+    )
     following = select(*columns, first.c.depth + 1).join(first, responses.c.id == first.c.previous_response_id)
     links = first.union_all(following.where(responses.c.project_id == project_id))
     return [Link(row.id, row.previous_response_id, row.status) for row in conn.execute(select(links).order_by("depth"))]
@@ -76,7 +78,7 @@ def end_response(
     conn: Connection, response_id: str, project_id: str, body: Json, output: list[Json], now: int, *, after: Statuses
 ) -> bool:
     """With its output. False, and nothing is written, unless its status is one of `after`."""
-    is_open = and_(*_own(response_id, project_id), responses.c.status.in_(after))
+    is_open = and_(*own(responses, response_id, project_id), responses.c.status.in_(after))
     values = {"status": body["status"], "body": body, "bytes": num_bytes(body)}
     if conn.execute(update(responses).where(is_open).values(**values)).rowcount == 0:
         return False
@@ -86,7 +88,7 @@ def end_response(
 
 def delete_response(conn: Connection, response_id: str, project_id: str) -> None:
     """With its items, but for those that a conversation holds, too. Raises NotFound."""
-    if conn.execute(delete(responses).where(*_own(response_id, project_id))).rowcount == 0:
+    if conn.execute(delete(responses).where(*own(responses, response_id, project_id))).rowcount == 0:
         raise no_such_response(response_id)
     _forget_items(conn, [response_id])
 
@@ -100,10 +102,6 @@ def _forget_items(conn: Connection, response_ids: list[str]) -> None:
 
 def no_such_response(response_id: str) -> NotFound:
     return NotFound(say("error.no_such_response", response_id=response_id[:200]), param="id")
-
-
-def _own(response_id: str, project_id: str) -> tuple[Any, Any]:
-    return responses.c.id == response_id, responses.c.project_id == project_id
 
 
 # ---- items

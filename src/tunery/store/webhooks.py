@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, delete, insert, select
 
 from tunery.domain.errors import NotFound
 from tunery.domain.notices import WebhookEndpoint
-from tunery.store.paging import Page, fetch_page, update_row, values_of
+from tunery.store.paging import Page, fetch_page, own, update_row, values_of
 from tunery.store.secrets import secrets_of
 from tunery.store.tables import projects, webhook_endpoints
 from tunery.texts import say
@@ -23,7 +23,7 @@ def insert_endpoint(conn: Connection, endpoint: WebhookEndpoint) -> None:
 
 
 def find_endpoint(conn: Connection, endpoint_id: str, project_id: str) -> WebhookEndpoint | None:
-    row = conn.execute(select(webhook_endpoints).where(*_own(endpoint_id, project_id))).first()
+    row = conn.execute(select(webhook_endpoints).where(*own(webhook_endpoints, endpoint_id, project_id))).first()
     return None if row is None else _to_endpoint(conn)(row)
 
 
@@ -58,7 +58,9 @@ def update_endpoint(
     """`values`: name, url, event_types. Raises NotFound."""
     if "event_types" in values:
         values["event_types"] = list(values["event_types"])
-    row = update_row(conn, webhook_endpoints, *_own(endpoint_id, project_id), **values, updated_at=int(now))
+    row = update_row(
+        conn, webhook_endpoints, *own(webhook_endpoints, endpoint_id, project_id), **values, updated_at=int(now)
+    )
     if row is None:
         raise _no_such_endpoint(endpoint_id)
     return _to_endpoint(conn)(row)
@@ -79,12 +81,10 @@ def rotate_secret(
     )
 
 
-def delete_endpoint(conn: Connection, endpoint_id: str, project_id: str) -> bool:
-    return conn.execute(delete(webhook_endpoints).where(*_own(endpoint_id, project_id))).rowcount == 1
-
-
-def _own(endpoint_id: str, project_id: str) -> tuple[Any, Any]:
-    return webhook_endpoints.c.id == endpoint_id, webhook_endpoints.c.project_id == project_id
+def delete_endpoint(conn: Connection, endpoint_id: str, project_id: str) -> None:
+    """Raises NotFound."""
+    if conn.execute(delete(webhook_endpoints).where(*own(webhook_endpoints, endpoint_id, project_id))).rowcount == 0:
+        raise _no_such_endpoint(endpoint_id)
 
 
 def _no_such_endpoint(endpoint_id: str) -> NotFound:

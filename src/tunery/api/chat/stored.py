@@ -12,12 +12,10 @@ from tunery.api.metadata import METADATA_PARAMETER, metadata_filter
 from tunery.api.paging import After, CursorListing, Limit
 from tunery.api.routing import Router
 from tunery.domain.completions import StoredCompletion
-from tunery.domain.errors import NotFound
 from tunery.store import completions
 from tunery.store.audit import record
 from tunery.store.database import read, write
 from tunery.store.paging import Page
-from tunery.texts import say
 
 router = Router(prefix="/v1/chat/completions", tags=["Stored completions"])
 
@@ -120,8 +118,7 @@ def update_completion(
 @router.delete("/{completion_id}")
 def delete_completion(completion_id: str, caller: ModelsUser, context: ContextDep) -> DeletedCompletion:
     with write(context.database) as conn:
-        if not completions.delete_completion(conn, completion_id, caller.project_id):
-            raise NotFound(say("error.no_such_completion", completion_id=completion_id), param="completion_id")
+        completions.delete_completion(conn, completion_id, caller.project_id)
         record(conn, caller, "chat.completion.deleted", now=context.clock(), resource_id=completion_id)
     return DeletedCompletion(id=completion_id)
 

@@ -104,8 +104,7 @@ def update_endpoint(
 @router.delete("/v1/webhook_endpoints/{endpoint_id}")
 def delete_endpoint(endpoint_id: str, caller: WebhooksWriter, context: ContextDep) -> DeletedEndpoint:
     with write(context.database) as conn:
-        if not store.delete_endpoint(conn, endpoint_id, caller.project_id):
-            raise NotFound(say("error.no_such_endpoint", endpoint_id=endpoint_id), param="id")
+        store.delete_endpoint(conn, endpoint_id, caller.project_id)
         record(conn, caller, "webhook_endpoint.deleted", now=context.clock(), resource_id=endpoint_id)
     return DeletedEndpoint(id=endpoint_id)
 
