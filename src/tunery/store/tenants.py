@@ -171,6 +171,13 @@ def find_membership(conn: Connection, project_id: str, user_id: str) -> Membersh
     return None if row is None else _to_membership(row)
 
 
+def get_membership(conn: Connection, project_id: str, user_id: str) -> Membership:
+    member = find_membership(conn, project_id, user_id)
+    if member is None:
+        raise NotFound(say("error.no_such_member", user_id=user_id), param="user_id")
+    return member
+
+
 def list_members(conn: Connection, project_id: str, *, after: str | None = None, limit: int = 20) -> Page[Membership]:
     """`after` is a user's id. Newest user first."""
     query = _MEMBERS.where(memberships.c.project_id == project_id)

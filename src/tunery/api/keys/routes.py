@@ -148,9 +148,7 @@ def delete_project_api_key(project_id: str, api_key_id: str, caller: Admin, cont
 def create_personal_api_key(project_id: str, body: PersonalKeyCreate, caller: Admin, context: ContextDep) -> KeyCreated:
     with write(context.database) as conn:
         tenants.get_active_project(conn, project_id, caller.organization_id)
-        member = tenants.find_membership(conn, project_id, body.user_id)
-        if member is None:
-            raise NotFound(say("error.no_such_member", user_id=body.user_id), param="user_id")
+        member = tenants.get_membership(conn, project_id, body.user_id)
         key, secret = make_key(
             conn,
             caller,

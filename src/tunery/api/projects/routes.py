@@ -21,9 +21,9 @@ from tunery.api.projects.schemas import (
     wire_member,
 )
 from tunery.api.routing import Router
-from tunery.domain.errors import InvalidRequest, NotFound
+from tunery.domain.errors import InvalidRequest
 from tunery.domain.ids import new_id
-from tunery.domain.tenants import Caller, Membership, Project, Role, User
+from tunery.domain.tenants import Caller, Project, Role, User
 from tunery.jobs.verbs import cancel_all
 from tunery.store import tenants
 from tunery.store.audit import record
@@ -112,7 +112,7 @@ def add_project_user(project_id: str, body: MemberCreate, caller: Admin, context
         user = _member_to_be(conn, caller, body, now)
         tenants.set_membership(conn, project_id, user.id, Role(body.role), now)
         record(conn, caller, "user.added", now=now, resource_id=user.id, project_id=project_id, made=made)
-        return wire_member(_member(conn, project_id, user.id))
+        return wire_member(tenants.get_membership(conn, project_id, user.id))
 
 
 def _member_to_be(conn: Connection, caller: Caller, body: MemberCreate, now: float) -> User:
@@ -143,7 +143,7 @@ def list_project_users(
 def retrieve_project_user(project_id: str, user_id: str, caller: Admin, context: ContextDep) -> MemberOut:
     with read(context.database) as conn:
         tenants.get_project(conn, project_id, caller.organization_id)
-        return wire_member(_member(conn, project_id, user_id))
+        return wire_member(tenants.get_membership(conn, project_id, user_id))
 
 
 @router.post("/projects/{project_id}/users/{user_id}")
@@ -153,13 +153,13 @@ def update_project_user(
     now, role = context.clock(), body.role if body else None
     with write(context.database) as conn:
         tenants.get_active_project(conn, project_id, caller.organization_id)
-        member = _member(conn, project_id, user_id)
+        member = tenants.get_membership(conn, project_id, user_id)
         if role is None or role == member.role:
             return wire_member(member)
         tenants.set_membership(conn, project_id, user_id, Role(role), now)
         changed = {"role": role}
         record(conn, caller, "user.updated", now=now, resource_id=user_id, project_id=project_id, changed=changed)
-        return wire_member(_member(conn, project_id, user_id))
+        return wire_member(tenants.get_membership(conn, project_id, user_id))
 
 
 @router.delete("/projects/{project_id}/users/{user_id}")
@@ -167,17 +167,10 @@ def remove_project_user(project_id: str, user_id: str, caller: Admin, context: C
     now = context.clock()
     with write(context.database) as conn:
         tenants.get_project(conn, project_id, caller.organization_id)
-        _member(conn, project_id, user_id)
+        tenants.get_membership(conn, project_id, user_id)
         tenants.delete_membership(conn, project_id, user_id, now)
         record(conn, caller, "user.deleted", now=now, resource_id=user_id, project_id=project_id)
     return Deleted(id=user_id, object="organization.project.user.deleted")
-
-
-def _member(conn: Connection, project_id: str, user_id: str) -> Membership:
-    member = tenants.find_membership(conn, project_id, user_id)
-    if member is None:
-        raise NotFound(say("error.no_such_member", user_id=user_id), param="user_id")
-    return member
 
 
 @router.get("/users")
