@@ -18,7 +18,7 @@ import pytest
 
 from tests.training.process import start
 from tunery.models.adapter_config import LoraConfig
-from tunery.training.parity import NUM_EXAMPLES
+from tunery.training.job import NUM_SAMPLES
 from tunery.training.protocol import (
     CheckpointSaved,
     ControlRequest,
@@ -167,7 +167,7 @@ def test_a_job_says_what_the_worker_needs(undisturbed: Workdir) -> None:
     assert finished.step == 40
     assert finished.trained_tokens == started.trained_tokens > 0
     samples = read_samples(undisturbed.samples)
-    assert len(samples) == said(undisturbed, ParitySamples)[0].count == NUM_EXAMPLES
+    assert len(samples) == said(undisturbed, ParitySamples)[0].count == NUM_SAMPLES
     assert all(len(sample.logprobs) == len(sample.token_ids) - sample.start for sample in samples)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,20 +13,23 @@ from tunery.models.adapter_files import read_adapter
 from tunery.training.control import Control
 from tunery.training.examples import TrainExample, read
 from tunery.training.forward.decoder import UnsupportedModel
+from tunery.training.forward.inputs import pack
 from tunery.training.forward.lora import set_adapter
 from tunery.training.forward.model import TrainModel
+from tunery.training.forward.packing import Row
 from tunery.training.loop import Loop, Outcome
+from tunery.training.losses import token_logprobs
 from tunery.training.memory import micro_batch_tokens
 from tunery.training.methods.base import TrainingMethod
-from tunery.training.methods.dpo import Preference
+from tunery.training.methods.dpo import Preference, reference_logprobs
 from tunery.training.methods.sft import Supervised
 from tunery.training.optimizer import AdamW
-from tunery.training.parity import measure_samples
 from tunery.training.protocol import (
     FailureCode,
     Finished,
     ParitySamples,
     Report,
+    Sample,
     Started,
     Stopped,
     TrainingFailure,
@@ -33,10 +37,12 @@ from tunery.training.protocol import (
     Workdir,
     write_samples,
 )
-from tunery.training.references import reference_logprobs
 from tunery.training.state import Measured, Progress, load_measured, load_state, save_measured
 from tunery.training.step import MicroBatchLimit, Stepper
 from tunery.training.validation import Validator
+
+NUM_SAMPLES = 4  # that the engine must reproduce
+MAX_SAMPLE_TOKENS = 1024  # enough to see a difference, little enough to be quick
 
 
 class NotTrainable(TrainingFailure):
@@ -76,7 +82,7 @@ def _assemble(workdir: Workdir, control: Control, report: Report) -> Loop:
         save_measured(workdir.state, Measured(model.matmul_dtype, micro.max_tokens))
     method: TrainingMethod = Supervised()
     if spec.method == "dpo":
-        reference = reference_logprobs(workdir, model, [*examples, *valid], micro, control.check)
+        reference = reference_logprobs(workdir, model, [*examples, *valid], micro.max_tokens, control.check)
         method = Preference(spec.beta, reference)
     optimizer = AdamW(model.parameters())
     progress = load_state(workdir.state, model, optimizer) or Progress()
@@ -125,6 +131,24 @@ def _finish(loop: Loop) -> None:
         loop.report(ParitySamples(len(samples)))
     num_tokens = sum(example.num_tokens for example in loop.examples)
     loop.report(Finished(final_step, trained_tokens=epochs_done * num_tokens))
+
+
+@torch.no_grad()
+def measure_samples(model: TrainModel, examples: Sequence[TrainExample]) -> list[Sample]:
+    """Of the first examples; those without a trained token give none."""
+    found = (_measure(model, example.rows[0]) for example in examples[:NUM_SAMPLES])
+    return [sample for sample in found if sample is not None]
+
+
+def _measure(model: TrainModel, row: Row) -> Sample | None:
+    token_ids = row.token_ids[:MAX_SAMPLE_TOKENS]
+    start = next((index for index in range(1, len(token_ids)) if row.loss_weights[index]), None)
+    if start is None:
+        return None
+    asked = Row(token_ids, [0.0] * start + [1.0] * (len(token_ids) - start))
+    inputs = pack([asked], model.shape)
+    logprobs, _ = token_logprobs(model.hidden(inputs), model.head, inputs.labels)
+    return Sample(token_ids, start, logprobs.tolist())
 
 
 def _source_of(model_dir: Path) -> str:

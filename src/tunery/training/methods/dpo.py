@@ -4,18 +4,24 @@ loss = -log sigmoid(beta · ((log p(better) - log p₀(better)) - (log p(worse) 
 p₀ is the model before the first step; its numbers are computed once and kept.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tunery import atomic
+from tunery.training.batching import micro_batches
 from tunery.training.examples import TrainExample
 from tunery.training.forward.inputs import PackedInputs, pack
 from tunery.training.forward.model import TrainModel
 from tunery.training.losses import token_logprobs
 from tunery.training.methods.base import Sums
+from tunery.training.protocol import Workdir
+
+REFERENCE_FILE = "reference.json"
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,26 @@ class Preference:
 def _sum_by_row(logprobs: Tensor, inputs: PackedInputs, num_rows: int) -> Tensor:
     """logprobs [M] → [rows]."""
     return logprobs.new_zeros(num_rows).index_add(0, inputs.row_of, logprobs)
+
+
+def reference_logprobs(
+    workdir: Workdir, model: TrainModel, examples: Sequence[TrainExample], max_tokens: int, check: Callable[[], None]
+) -> dict[TrainExample, tuple[float, float]]:
+    """For each pair the log-probability of its answers under `model`, which must not have been trained yet. Computed
+    once, with `max_tokens` in a pass, and kept for a resumed job."""
+    workdir.state.mkdir(exist_ok=True)
+    path = workdir.state / REFERENCE_FILE
+    if path.exists():
+        values = json.loads(path.read_text("utf-8"))
+        if len(values) == len(examples):
+            return {example: (pair[0], pair[1]) for example, pair in zip(examples, values, strict=True)}
+    found: dict[TrainExample, tuple[float, float]] = {}
+    for indices in micro_batches([example.rows for example in examples], max_tokens):
+        check()
+        chosen = [examples[index] for index in indices]
+        found |= zip(chosen, answer_logprobs(model, chosen), strict=True)
+    atomic.write_text(path, json.dumps([found[example] for example in examples]))
+    return found
 
 
 @torch.no_grad()
