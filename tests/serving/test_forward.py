@@ -143,7 +143,7 @@ def test_prompts_use_bytes_unless_they_are_to_be_exact(base_model_dir: Path) -> 
     assert distance(exact) < distance(plain) < 0.1
 
 
-@pytest.mark.parametrize("has_bytes", [True, False])
+@pytest.mark.parametrize("has_int8", [True, False])
 def test_the_type_is_chosen_by_what_the_processor_is_fast_at(has_int8: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eight_bit, "is_available", lambda: has_int8)
     for matmul_dtype in (torch.bfloat16, torch.float32):

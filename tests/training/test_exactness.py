@@ -78,7 +78,7 @@ def distance(one: list[torch.Tensor], exact: list[torch.Tensor]) -> float:
     return float(sum((a - b).norm() for a, b in zip(one, exact, strict=True)) / sum(b.norm() for b in exact))
 
 
-@pytest.mark.parametrize("products", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("matmul_dtype", [torch.bfloat16, torch.float32])
 def test_shared_beginnings_in_bf16_differ_by_rounding_only(
     make_model: MakeModel, rows: list[Row], matmul_dtype: torch.dtype
 ) -> None:
