@@ -23,7 +23,7 @@ from starlette.types import Scope as AsgiScope
 
 from tunery.api.access import check_still
 from tunery.api.context import Context
-from tunery.api.inference import Completion
+from tunery.api.inference import InferenceRequest
 from tunery.domain.errors import TuneryError
 from tunery.domain.tenants import Caller, Scope
 from tunery.metering.ledger import RequestIds
@@ -57,20 +57,20 @@ def request_ids(request: Request, sent: dict[str, Any]) -> RequestIds:
 
 
 async def whole(
-    request: Request, context: Context, completion: Completion, work: Coroutine[Any, Any, dict[str, Any]]
+    request: Request, context: Context, admitted: InferenceRequest, work: Coroutine[Any, Any, dict[str, Any]]
 ) -> Response:
     """What `work` comes to, as JSON."""
     cut = asyncio.get_running_loop().create_future()
-    task = context.shared(Running).answer(work, completion.admission.caller, partial(_fail, cut))
+    task = context.shared(Running).answer(work, admitted.admission.caller, partial(_fail, cut))
     try:
         result = await while_connected(request, task, cut)
     except BaseException as exc:
-        leave(context, completion, task)
+        leave(context, admitted, task)
         if isinstance(exc, ClientGone):
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         raise
-    answer = Response(orjson.dumps(result), media_type="application/json", headers=completion.headers)
-    return Watched(answer, partial(leave, context, completion, task))
+    answer = Response(orjson.dumps(result), media_type="application/json", headers=admitted.headers)
+    return Watched(answer, partial(leave, context, admitted, task))
 
 
 def _fail(cut: asyncio.Future[Any], error: TuneryError) -> None:
@@ -81,7 +81,7 @@ def _fail(cut: asyncio.Future[Any], error: TuneryError) -> None:
 async def streamed(
     request: Request,
     context: Context,
-    completion: Completion,
+    admitted: InferenceRequest,
     answer: AsyncGenerator[bytes],
     as_event: Callable[[TuneryError], bytes],
 ) -> Response:
@@ -91,13 +91,13 @@ async def streamed(
     """
     events = Stream()
     running = context.shared(Running)
-    task = running.answer(events.pump(answer), completion.admission.caller, lambda error: events.cut(as_event(error)))
+    task = running.answer(events.pump(answer), admitted.admission.caller, lambda error: events.cut(as_event(error)))
     taking = asyncio.create_task(events.take())
 
     def end() -> None:
         taking.cancel()
         events.leave()
-        leave(context, completion, task)
+        leave(context, admitted, task)
 
     try:
         first = await while_connected(request, taking)
@@ -109,7 +109,7 @@ async def streamed(
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         raise
     following = _follow(first, events, task)
-    return Watched(StreamingResponse(following, media_type="text/event-stream", headers=completion.headers), end)
+    return Watched(StreamingResponse(following, media_type="text/event-stream", headers=admitted.headers), end)
 
 
 async def _follow(first: bytes | None, events: "Stream", task: asyncio.Task[None]) -> AsyncIterator[bytes]:
@@ -236,21 +236,21 @@ class Running:
                 task.cancel()
 
 
-def leave(context: Context, completion: Completion, task: asyncio.Task[Any]) -> None:
+def leave(context: Context, admitted: InferenceRequest, task: asyncio.Task[Any]) -> None:
     """The client has its answer, or has gone. Either way it was the one answer of its request: a retry is another."""
     if task.done():
-        context.meter.delivered(completion.admission)
+        context.meter.delivered(admitted.admission)
     else:
-        completion.gone.set()
-    if not task.done() or completion.admission.ids.client is not None:
-        context.shared(Running).start(_leave(context, completion, task))
+        admitted.gone.set()
+    if not task.done() or admitted.admission.ids.client is not None:
+        context.shared(Running).start(_leave(context, admitted, task))
 
 
-async def _leave(context: Context, completion: Completion, task: asyncio.Task[Any]) -> None:
+async def _leave(context: Context, admitted: InferenceRequest, task: asyncio.Task[Any]) -> None:
     if not task.done():
-        await _end_early(task, partial(context.engines.stop, completion.admission.ids.server))
-        context.meter.delivered(completion.admission)
-    if completion.admission.ids.client is not None:  # at once, since the retry may come to another server
+        await _end_early(task, partial(context.engines.stop, admitted.admission.ids.server))
+        context.meter.delivered(admitted.admission)
+    if admitted.admission.ids.client is not None:  # at once, since the retry may come to another server
         await asyncio.to_thread(context.meter.flush)
 
 

@@ -44,5 +44,5 @@ async def create_embeddings(
     body: EmbeddingRequest, request: Request, caller: ModelsUser, context: ContextDep
 ) -> Response:
     sent = body.sent()
-    completion = await inference.admit(context, caller, request_ids(request, sent), "embedding", sent)
-    return await whole(request, context, completion, inference.complete(context, completion))
+    admitted = await inference.admit(context, caller, request_ids(request, sent), "embedding", sent)
+    return await whole(request, context, admitted, inference.complete(context, admitted))

@@ -55,7 +55,7 @@ NOT_FOR_THE_ENGINE = ("store", "metadata", "modalities")
 
 
 @dataclass(frozen=True)
-class Completion:
+class InferenceRequest:
     """A request that may go to the engine: checked, resolved, let in."""
 
     kind: Kind
@@ -83,7 +83,7 @@ class Completion:
 
 async def admit(
     context: Context, caller: Caller, ids: RequestIds, kind: Kind, sent: Json, *, keeps: bool | None = None
-) -> Completion:
+) -> InferenceRequest:
     """`keeps`: whether the answer will be stored, where not `store` says so.
 
     Raises InvalidRequest for parameters, NotFound for the model, RateLimited for limits and budget.
@@ -110,7 +110,7 @@ async def admit(
     tokens = estimated_tokens(sent, target.base.context_length if target.base else None)
     let_in = partial(context.meter.let_in, caller, ids, subjects, model=target.weights_name, estimated_tokens=tokens)
     admission = await asyncio.to_thread(let_in) if has_rates(subjects) else let_in()
-    return Completion(kind, sent, forwarded, target, admission)
+    return InferenceRequest(kind, sent, forwarded, target, admission)
 
 
 def _look(
@@ -140,51 +140,51 @@ def _check_kind(target: Target, kind: Kind, sent: Json) -> None:
 
 
 @asynccontextmanager
-async def _asked(context: Context, completion: Completion) -> AsyncIterator[Answer]:
+async def _asked(context: Context, admitted: InferenceRequest) -> AsyncIterator[Answer]:
     """The answer of the engine or the upstream, to be read in the block. Its errors name what the client sent."""
-    backend = context.engines if completion.target.upstream is None else context.upstream
+    backend = context.engines if admitted.target.upstream is None else context.upstream
     try:
-        async with backend.post(PATHS[completion.kind], completion.forwarded, completion.target) as given:
+        async with backend.post(PATHS[admitted.kind], admitted.forwarded, admitted.target) as given:
             yield given
     except InvalidRequest as exc:
-        if chat.is_legacy(completion.sent):
+        if chat.is_legacy(admitted.sent):
             exc.param = chat.own_param(exc.param)
-        if completion.kind == "embedding":
+        if admitted.kind == "embedding":
             embeddings.word_for_client(exc)
         raise
 
 
-async def complete(context: Context, completion: Completion) -> Json:
+async def complete(context: Context, admitted: InferenceRequest) -> Json:
     """The whole answer. The ledger has it before the client does."""
     try:
-        async with _asked(context, completion) as given:
+        async with _asked(context, admitted) as given:
             answer = orjson.loads(await given.read())
-        if completion.kind == "embedding":
-            answer = await asyncio.to_thread(embeddings.as_asked, answer, completion.sent)
+        if admitted.kind == "embedding":
+            answer = await asyncio.to_thread(embeddings.as_asked, answer, admitted.sent)
     except BaseException:
-        await abandon(context, completion)
+        await abandon(context, admitted)
         raise
-    answer["model"] = completion.target.public_name
-    if completion.kind != "embedding":
+    answer["model"] = admitted.target.public_name
+    if admitted.kind != "embedding":
         answer["usage"] = completed(answer.get("usage") or {}, context.settings.cached_token_rule)
-    if chat.is_legacy(completion.sent):
+    if chat.is_legacy(admitted.sent):
         answer = chat.as_function_call(answer)
-    await asyncio.to_thread(_keep, context, completion, answer["usage"], answer)
+    await asyncio.to_thread(_keep, context, admitted, answer["usage"], answer)
     return answer
 
 
-async def chunks(context: Context, completion: Completion) -> AsyncGenerator[Json]:
+async def chunks(context: Context, admitted: InferenceRequest) -> AsyncGenerator[Json]:
     """The answer in chunks, as the client is to see them; one with `error` is the last.
 
     Errors before the first chunk are raised, so that they still have their status; later ones can only be told in a
     chunk. The ledger has the usage before the chunk with the usage is given out. Read it to its end also when the
     client has gone.
     """
-    assembly = Assembly() if completion.is_stored else None
-    received = Received(completion.sent)
+    assembly = Assembly() if admitted.is_stored else None
+    received = Received(admitted.sent)
     settled = False
     try:
-        async with _asked(context, completion) as given:
+        async with _asked(context, admitted) as given:
             async for chunk in read_events(given.chunks()):
                 if "error" in chunk:
                     yield chunk
@@ -192,31 +192,31 @@ async def chunks(context: Context, completion: Completion) -> AsyncGenerator[Jso
                 received.take(chunk)
                 if chunk.get("usage"):
                     chunk["usage"] = completed(chunk["usage"], context.settings.cached_token_rule)
-                shown = _shown(completion, chunk)
+                shown = _shown(admitted, chunk)
                 if assembly is not None and shown is not None:
                     assembly.add(shown)
                 if chunk.get("usage") and not chunk.get("choices"):
                     answer = None if assembly is None else {**assembly.result(), "usage": chunk["usage"]}
-                    await asyncio.to_thread(_keep, context, completion, chunk["usage"], answer)
+                    await asyncio.to_thread(_keep, context, admitted, chunk["usage"], answer)
                     settled = True
                 if shown is not None:
                     yield shown
-                if completion.gone.is_set() and not given.ends_with_usage:
+                if admitted.gone.is_set() and not given.ends_with_usage:
                     break
         if not settled:  # it was broken off, or the engine keeps no count
             usage = completed(received.usage(), context.settings.cached_token_rule)
-            await asyncio.to_thread(_keep, context, completion, usage, None)
+            await asyncio.to_thread(_keep, context, admitted, usage, None)
             settled = True
     except EngineLost as exc:
         yield exc.body_with_text()
     finally:
         if not settled:
-            await abandon(context, completion)
+            await abandon(context, admitted)
 
 
-async def stream(context: Context, completion: Completion) -> AsyncGenerator[bytes]:
+async def stream(context: Context, admitted: InferenceRequest) -> AsyncGenerator[bytes]:
     """The chunks as server-sent events."""
-    async with aclosing(chunks(context, completion)) as answer:
+    async with aclosing(chunks(context, admitted)) as answer:
         async for chunk in answer:
             yield write_event(chunk)
             if "error" in chunk:
@@ -224,32 +224,32 @@ async def stream(context: Context, completion: Completion) -> AsyncGenerator[byt
     yield DONE
 
 
-def _shown(completion: Completion, chunk: Json) -> Json | None:
+def _shown(admitted: InferenceRequest, chunk: Json) -> Json | None:
     """The chunk for the client; None for the one with only the usage when the client did not ask for it."""
-    shown = {**chunk, "model": completion.target.public_name}
-    if chat.is_legacy(completion.sent):
+    shown = {**chunk, "model": admitted.target.public_name}
+    if chat.is_legacy(admitted.sent):
         shown = chat.as_function_call(shown)
-    if completion.wants_usage:
+    if admitted.wants_usage:
         return {**shown, "usage": None if shown.get("choices") else shown.get("usage")}
     shown.pop("usage", None)
     return shown if shown.get("choices") else None
 
 
-def _keep(context: Context, completion: Completion, usage: Json, answer: Json | None) -> None:
-    context.meter.settle(completion.admission, model=completion.target.weights_name, usage=for_ledger(usage))
-    if not completion.is_stored or answer is None or "id" not in answer:
+def _keep(context: Context, admitted: InferenceRequest, usage: Json, answer: Json | None) -> None:
+    context.meter.settle(admitted.admission, model=admitted.target.weights_name, usage=for_ledger(usage))
+    if not admitted.is_stored or answer is None or "id" not in answer:
         return
     stored = StoredCompletion(
         id=answer["id"],
-        project_id=completion.admission.caller.project_id,
+        project_id=admitted.admission.caller.project_id,
         created_at=int(answer.get("created") or context.now()),
-        model=completion.target.public_name,
-        request=without_nul(completion.sent),
+        model=admitted.target.public_name,
+        request=without_nul(admitted.sent),
         response=without_nul(answer),
-        metadata=without_nul(completion.sent.get("metadata")),
+        metadata=without_nul(admitted.sent.get("metadata")),
     )
     with write(context.database) as conn:
-        if completion.sent.get("store") is True or _fits(conn, context, stored):
+        if admitted.sent.get("store") is True or _fits(conn, context, stored):
             completions.insert_completion(conn, stored)
 
 
@@ -263,6 +263,6 @@ def _fits(conn: Connection, context: Context, stored: StoredCompletion) -> bool:
     return True
 
 
-async def abandon(context: Context, completion: Completion) -> None:
+async def abandon(context: Context, admitted: InferenceRequest) -> None:
     """There will be no answer. Shielded: it also runs when the client's going away cancels the request."""
-    await asyncio.shield(asyncio.to_thread(context.meter.abandon, completion.admission))
+    await asyncio.shield(asyncio.to_thread(context.meter.abandon, admitted.admission))

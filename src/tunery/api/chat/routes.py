@@ -86,10 +86,10 @@ async def create_completion(
 async def answer(
     request: Request, context: Context, caller: Caller, kind: inference.Kind, sent: dict[str, Any]
 ) -> Response:
-    completion = await inference.admit(context, caller, request_ids(request, sent), kind, sent)
+    admitted = await inference.admit(context, caller, request_ids(request, sent), kind, sent)
     if sent.get("stream"):
-        return await streamed(request, context, completion, inference.stream(context, completion), in_a_chunk)
-    return await whole(request, context, completion, inference.complete(context, completion))
+        return await streamed(request, context, admitted, inference.stream(context, admitted), in_a_chunk)
+    return await whole(request, context, admitted, inference.complete(context, admitted))
 
 
 def in_a_chunk(error: TuneryError) -> bytes:

@@ -80,8 +80,8 @@ class Judge:
 
     async def _answer(self, body: dict[str, Any], ids: RequestIds, kind: inference.Kind) -> dict[str, Any]:
         try:
-            completion = await inference.admit(self.context, self.caller, ids, kind, body)
-            return await inference.complete(self.context, completion)
+            admitted = await inference.admit(self.context, self.caller, ids, kind, body)
+            return await inference.complete(self.context, admitted)
         except NotFound:
             if not self.context.settings.judge_url or kind != "chat":
                 raise

@@ -44,10 +44,10 @@ async def begin(context: Context, pending: PendingResponse) -> Json:
         await asyncio.to_thread(_insert, context, pending, response)
     except BaseException:
         await release(context, pending)
-        await inference.abandon(context, pending.completion)
+        await inference.abandon(context, pending.admitted)
         raise
     work = _Work(context, pending)
-    context.shared(Running).answer(work.run(), pending.completion.admission.caller, work.cut)
+    context.shared(Running).answer(work.run(), pending.admitted.admission.caller, work.cut)
     return response
 
 
@@ -83,7 +83,7 @@ class _Work:
             writing.cancel()
             answering.cancel()
             await asyncio.wait({answering})
-            self._context.meter.delivered(self._pending.completion.admission)
+            self._context.meter.delivered(self._pending.admitted.admission)
             if not has_ended:  # the server is being stopped, or its database is away
                 self._problem = InterruptedError()
                 await asyncio.shield(asyncio.to_thread(self._end))
@@ -94,8 +94,8 @@ class _Work:
         self._stop()
 
     def _stop(self) -> None:
-        if self._answering is not None and not self._pending.completion.gone.is_set():
-            leave(self._context, self._pending.completion, self._answering)
+        if self._answering is not None and not self._pending.admitted.gone.is_set():
+            leave(self._context, self._pending.admitted, self._answering)
 
     async def _answer(self) -> None:
         async with aclosing(events(self._context, self._pending, is_queued=True)) as told:

@@ -43,12 +43,12 @@ async def create_response(body: ResponseRequest, request: Request, caller: Model
     if sent.get("background"):
         response = await background.begin(context, pending)
         if not sent.get("stream"):
-            return _whole(response, pending.completion.headers)
-        return _events(context, service.stored(pending, response), -1, pending.completion.headers)
+            return _whole(response, pending.admitted.headers)
+        return _events(context, service.stored(pending, response), -1, pending.admitted.headers)
     if sent.get("stream"):
         as_event = partial(service.in_an_event, pending)
-        return await delivery.streamed(request, context, pending.completion, service.stream(context, pending), as_event)
-    return await delivery.whole(request, context, pending.completion, service.complete(context, pending))
+        return await delivery.streamed(request, context, pending.admitted, service.stream(context, pending), as_event)
+    return await delivery.whole(request, context, pending.admitted, service.complete(context, pending))
 
 
 @router.post("/input_tokens")

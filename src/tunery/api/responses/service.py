@@ -49,7 +49,7 @@ USED_S = 600.0  # how long a conversation waits for a response whose process was
 class PendingResponse:
     """A request for a response that was let in."""
 
-    completion: inference.Completion
+    admitted: inference.InferenceRequest
     sent: Json
     own: list[Json]  # the items of its own input, for those who come after
     reply: Reply
@@ -65,7 +65,7 @@ class PendingResponse:
 
     @property
     def project_id(self) -> str:
-        return self.completion.admission.caller.project_id
+        return self.admitted.admission.caller.project_id
 
     @property
     def is_kept(self) -> bool:
@@ -97,15 +97,15 @@ async def _admit(context: Context, caller: Caller, ids: RequestIds, sent: Json, 
         body = chat_request(sent, earlier + own)
         if sent.get("stream") or sent.get("background"):
             body = streamed(body)
-        completion = await inference.admit(context, caller, ids, "chat", body, keeps=sent.get("store") is not False)
-        if sent.get("truncation") == "auto" and completion.target.upstream is None:
+        admitted = await inference.admit(context, caller, ids, "chat", body, keeps=sent.get("store") is not False)
+        if sent.get("truncation") == "auto" and admitted.target.upstream is None:
             try:
-                completion = await _fit(context, completion, sent, earlier + own)
+                admitted = await _fit(context, admitted, sent, earlier + own)
             except BaseException:
-                await inference.abandon(context, completion)
+                await inference.abandon(context, admitted)
                 raise
-    response = new_response(response_id, context.now(), {**sent, "model": completion.target.public_name})
-    return PendingResponse(completion, sent, own, Reply(response))
+    response = new_response(response_id, context.now(), {**sent, "model": admitted.target.public_name})
+    return PendingResponse(admitted, sent, own, Reply(response))
 
 
 def _check(sent: Json) -> None:
@@ -212,16 +212,16 @@ async def _count(context: Context, target: Target, body: Json) -> tuple[int, int
 
 
 async def _fit(
-    context: Context, completion: inference.Completion, sent: Json, items: list[Json]
-) -> inference.Completion:
+    context: Context, admitted: inference.InferenceRequest, sent: Json, items: list[Json]
+) -> inference.InferenceRequest:
     """The same with as many of the oldest items left out as is needed, when the prompt is too long.
 
     It then leaves room for the longest answer asked for, or a quarter of the context, and never less than half to the
     prompt. The least number to leave out is found by halving: ten counts for a thousand items.
     """
-    target, body = completion.target, completion.forwarded
+    target, body = admitted.target, admitted.forwarded
     if await _fits(context, target, body):
-        return completion
+        return admitted
     low, high = 1, num_droppable(items)
     _, limit = await _count(context, target, chat_request(sent, without_oldest(items, high)))
     room = min(sent.get("max_output_tokens") or limit // 4, limit // 2)
@@ -232,7 +232,7 @@ async def _fit(
         else:
             low = middle + 1
     messages = chat_request(sent, without_oldest(items, high))["messages"]
-    return replace(completion, forwarded={**body, "messages": messages})
+    return replace(admitted, forwarded={**body, "messages": messages})
 
 
 async def _fits(context: Context, target: Target, body: Json, room: int = 1) -> bool:
@@ -254,10 +254,10 @@ async def complete(context: Context, pending: PendingResponse) -> Json:
     reply, is_kept = pending.reply, False
     try:
         with _own_words():
-            answer = await inference.complete(context, pending.completion)
+            answer = await inference.complete(context, pending.admitted)
         reply.begin()
         reply.take(answer)
-        reply.end(context.now(), is_cancelled=pending.completion.gone.is_set())
+        reply.end(context.now(), is_cancelled=pending.admitted.gone.is_set())
         await asyncio.to_thread(_keep, context, pending)
         is_kept = True
     finally:
@@ -273,7 +273,7 @@ async def stream(context: Context, pending: PendingResponse) -> AsyncGenerator[b
         async with aclosing(events(context, pending)) as told:
             async for event in told:
                 yield write_event(event, event["type"])
-        last = reply.end(context.now(), is_cancelled=pending.completion.gone.is_set())
+        last = reply.end(context.now(), is_cancelled=pending.admitted.gone.is_set())
         await asyncio.to_thread(_keep, context, pending)
         is_kept = True
         for event in last:
@@ -290,7 +290,7 @@ async def events(context: Context, pending: PendingResponse, *, is_queued: bool 
     """All but the last, which `reply.end` gives: its state is to be kept before the client hears of it."""
     reply = pending.reply
     with _own_words():
-        async with aclosing(inference.chunks(context, pending.completion)) as answer:
+        async with aclosing(inference.chunks(context, pending.admitted)) as answer:
             first = await anext(answer, None)
             for event in [*reply.begin(is_queued=is_queued), *reply.take(first or {})]:
                 yield event
