@@ -147,8 +147,9 @@ def test_our_own_clients_send_no_headers_of_the_environment(monkeypatch: pytest.
     dashboard = Connection(recorder, "sk-mine", headers={"x-mine": "1"})
 
     async def ask(connection: Connection) -> None:
-        await connection.client.models.list()
-        await connection.get("/tunery/v1/session")
+        async with connection.client:
+            await connection.client.models.list()
+            await connection.get("/tunery/v1/session")
 
     client_to(f"{recorder}/v1", "sk-mine").models.list()
     run(ask(dashboard))

@@ -155,19 +155,20 @@ def test_a_comparison_ends_when_its_key_loses_the_right(api: Api, url: str, how:
 
     async def compare() -> tuple[Comparison, BaseException]:
         connection = Connection(url, person.secret)
-        models = {model.name: model for model in await list_models(connection)}
-        bare = Contestant(model=BASE, shots=0)
-        plan = Plan(file_id=uploaded["id"], filename="held.jsonl", contestants=(bare, bare), max_rows=200)
-        comparison = Comparison("run-1", plan, 0.0)
-        running = asyncio.create_task(Runner(connection, models, comparison, translator("en")).run())
-        while comparison.done < 3 and not running.done():
-            await asyncio.sleep(0.01)
-        await asyncio.to_thread(TAKEN[how][0], person)
-        try:
-            await running
-        except BaseExceptionGroup as errors:
-            return comparison, errors.exceptions[0]
-        raise AssertionError("it came to its end")
+        async with connection.client:
+            models = {model.name: model for model in await list_models(connection)}
+            bare = Contestant(model=BASE, shots=0)
+            plan = Plan(file_id=uploaded["id"], filename="held.jsonl", contestants=(bare, bare), max_rows=200)
+            comparison = Comparison("run-1", plan, 0.0)
+            running = asyncio.create_task(Runner(connection, models, comparison, translator("en")).run())
+            while comparison.done < 3 and not running.done():
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(TAKEN[how][0], person)
+            try:
+                await running
+            except BaseExceptionGroup as errors:
+                return comparison, errors.exceptions[0]
+            raise AssertionError("it came to its end")
 
     comparison, error = run(compare())
     assert isinstance(error, AuthenticationError | PermissionDeniedError)

@@ -110,6 +110,7 @@ class Routes:
         return await _whole(request, completions.complete(self._service, accepted))
 
     async def embeddings(self, request: Request) -> Response:
+        """Raises InvalidRequest."""
         wanted = parse(EmbeddingRequest, await read_body(request))
         return await _whole(request, self._service.embeddings.answer(wanted))
 
