@@ -485,7 +485,7 @@ def test_job_and_model_get_display_names(visitor: Visitor, stand: Stand) -> None
 
 def test_a_key_is_made_shown_once_and_revoked(signed_in: Visitor, stand: Stand) -> None:
     page = signed_in.go("/keys")
-    page.get_by_label("Name").fill("<b>mailer</b>")
+    page.get_by_label("Name", exact=True).fill("<b>mailer</b>")
     page.get_by_role("button", name="Create key").click()
     secret = page.locator(".dialog .mono").inner_text()
     assert stand.client(secret).models.list().data
@@ -532,7 +532,7 @@ def test_an_admin_key_changes_between_projects(visitor: Visitor, stand: Stand, j
 
 def test_a_webhook_is_added_and_its_secret_shown_once(signed_in: Visitor) -> None:
     page = signed_in.go("/webhooks")
-    page.get_by_label("Name").fill("deploy")
+    page.get_by_label("Name", exact=True).fill("deploy")
     page.get_by_label("Address").fill("https://example.com/hook")
     page.get_by_role("button", name="Add endpoint").click()
     expect(page.locator(".dialog .mono")).to_contain_text("whsec_")
@@ -545,7 +545,7 @@ def test_the_engine_down_is_said_in_plain_words(signed_in: Visitor) -> None:
     page = signed_in.go("/playground")
     page.get_by_label("Your message").fill("Hello?")
     page.get_by_role("button", name="Send").click()
-    expect(page.get_by_role("alert")).to_contain_text("not ready")
+    expect(page.get_by_role("alert").first).to_contain_text("not ready")
 
 
 def test_the_keyboard_reaches_content_first(signed_in: Visitor) -> None:
