@@ -10,6 +10,8 @@ from openai import InvalidWebhookSignatureError, OpenAI
 
 from tests.api.conftest import Api
 from tests.receivers import listening
+from tunery.store import webhooks as store
+from tunery.store.database import write
 
 EVENT = "fine_tuning.job.succeeded"
 Received = list[tuple[dict[str, str], bytes]]
@@ -121,11 +123,57 @@ def test_rotation_keeps_the_old_secret_for_a_day_when_asked(
 
 
 def test_test_delivery_to_a_private_address_is_refused(api: Api, receiver: tuple[str, Received]) -> None:
+    """To an endpoint that was made while they were allowed."""
     url, received = receiver
-    answer = api.client.post(f"/v1/webhook_endpoints/{make(api, url)['id']}/test", json={"event_type": EVENT})
+    made = make(api)
+    with write(api.engine) as conn:
+        store.update_endpoint(conn, made["id"], api.project_id, now=2, url=url)
+    answer = api.client.post(f"/v1/webhook_endpoints/{made['id']}/test", json={"event_type": EVENT})
     assert answer.status_code == 400
     assert "private address" in answer.json()["error"]["message"]
     assert received == []
+
+
+PRIVATE = [
+    "http://127.0.0.1:8000/hook",
+    "https://10.1.2.3/",
+    "http://localhost/",
+    "http://[::1]/",
+    "http://[::ffff:192.168.0.1]/",
+    "http://2130706433/",
+    "http://0x7f.1/",
+    "http://169.254.169.254/latest/meta-data",
+    "https://user:word@192.168.1.1:8443/x",
+]
+
+
+@pytest.mark.parametrize("url", PRIVATE)
+def test_an_address_that_is_never_called_makes_no_endpoint(api: Api, url: str) -> None:
+    made, judged = make(api), api.client.post("/tunery/v1/webhook_addresses", json={"url": url}).json()
+    assert judged["refused"] is True
+    body = {"name": "mine", "url": url, "event_types": [EVENT]}
+    for path, sent in (("/v1/webhook_endpoints", body), (f"/v1/webhook_endpoints/{made['id']}", {"url": url})):
+        answer = api.client.post(path, json=sent)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"], error["code"]) == (400, "url", "invalid_value")
+        assert "webhook_allow_private_addresses" in error["message"] and judged["problem"] in error["message"]
+    (kept,) = api.client.get("/v1/webhook_endpoints").json()["data"]
+    assert kept["url"] == made["url"]
+
+
+@pytest.mark.parametrize("url", PRIVATE[:4])
+def test_a_private_address_is_taken_where_the_setting_allows_it(make_api: Callable[..., Api], url: str) -> None:
+    api = make_api(webhook_allow_private_addresses=True)
+    assert make(api, url)["url"] == url
+    judged = api.client.post("/tunery/v1/webhook_addresses", json={"url": url}).json()
+    assert (judged["problem"], judged["refused"]) == (None, False)
+
+
+def test_a_host_that_is_not_known_yet_is_warned_of_and_taken(api: Api) -> None:
+    url = "https://no-such-host.invalid/hook"
+    judged = api.client.post("/tunery/v1/webhook_addresses", json={"url": url}).json()
+    assert judged["problem"] and not judged["refused"]
+    assert make(api, url)["url"] == url
 
 
 def test_event_types_are_those_that_happen_here(api: Api) -> None:

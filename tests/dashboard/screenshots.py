@@ -1,8 +1,8 @@
 """`python -m tests.dashboard.screenshots`: a picture of every page, light and dark, wide and narrow.
 
 Starts a server of its own, trains the two example sets on the default base model, asks, compares, and looks at
-everything. Pictures go to .cache/screenshots; with --readme four small ones go to docs/images as well. With --home a
-server's home is kept and used again, so that a second run does not train.
+everything. Pictures go to .cache/screenshots; with --readme four small ones a language go to docs/images as well. With
+--home a server's home is kept and used again, so that a second run does not train.
 """
 
 import argparse
@@ -32,6 +32,8 @@ README_PICTURES = REPOSITORY / "docs" / "images"
 SYSTEM = "Marv is a factual chatbot that is also sarcastic."
 QUESTION = "How many legs does a spider have?"
 SIZES = {"wide": {"width": 1280, "height": 860}, "narrow": {"width": 375, "height": 780}}
+README_PAGES = {"create": "light", "job": "light", "playground": "dark", "comparison": "light"}
+README_LANGUAGES = {"en-US": "", "ja": ".ja"}
 README_SIZE = {"width": 1180, "height": 740}
 LOOKS = [(theme, size, "en-US") for theme in ("light", "dark") for size in SIZES] + [("light", "wide", "ja")]
 SETTLE_MS = 900  # charts and colours
@@ -119,13 +121,14 @@ def photograph(browser: Browser, stand: Stand, *, with_readme: bool) -> None:
     take_all(browser, stand, pages)
     if with_readme:
         README_PICTURES.mkdir(parents=True, exist_ok=True)
-        for name, theme in (("create", "light"), ("job", "light"), ("playground", "dark"), ("comparison", "light")):
-            page = sign_in(browser, stand, theme, README_SIZE)
-            open_page(page, stand, pages[name])
-            if name == "playground":
-                ask(page)
-            page.screenshot(path=README_PICTURES / f"{name}.png")
-            page.context.close()
+        for locale, ending in README_LANGUAGES.items():
+            for name, theme in README_PAGES.items():
+                page = sign_in(browser, stand, theme, README_SIZE, locale=locale)
+                open_page(page, stand, pages[name])
+                if name == "playground":
+                    ask(page)
+                page.screenshot(path=README_PICTURES / f"{name}{ending}.png")
+                page.context.close()
 
 
 def take_all(browser: Browser, stand: Stand, pages: dict[str, str], *, key: str = "") -> None:
@@ -165,6 +168,7 @@ def addresses(stand: Stand) -> dict[str, str]:
         "usage": "/usage",
         "keys": "/keys",
         "webhooks": "/webhooks",
+        "mail": "/mail",
         "members": "/members",
         "limits": "/limits",
         "audit": "/audit",

@@ -2,12 +2,15 @@
 
 import json
 import re
+import smtplib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
+from sqlalchemy import Connection
 
 from tests.dashboard.browsing import Visitor
 from tests.dashboard.conftest import visit
@@ -18,6 +21,8 @@ from tests.migrate.reports import NEW, report
 from tunery.dashboard.sessions import Sessions
 from tunery.domain.job_details import JobDetails
 from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
+from tunery.notify.summary import summarise
+from tunery.notify.troubles import explained
 from tunery.store import events, outbox
 from tunery.store.database import write
 from tunery.texts import reference, say, translator
@@ -129,11 +134,9 @@ class Place:
             say("delivery.private_address", host="example.com", address="10.0.0.1"),
             say("delivery.no_host", host="example.com"),
             say("delivery.no_dns", host="example.com"),
-            say(
-                "delivery.failed",
-                name="ConnectError",
-                reason="[SSL] certificate verify failed: self-signed certificate",
-            ),
+            explained(httpx.ConnectError("[SSL] certificate verify failed: self-signed certificate")),
+            explained(smtplib.SMTPSenderRefused(550, b"we take no mail from there", "a@example.com")),
+            say("delivery.refused", reason=say("delivery.not_an_address", url="https://")),
             say("delivery.redirect", status=302),
             say("delivery.timeout", name="ConnectTimeout"),
         ]
@@ -145,6 +148,15 @@ class Place:
             (notice,) = [each for each in outbox.claim_due(conn, "w", now=now, lease_s=600) if each.kind == "webhook"]
             for error in errors:
                 outbox.add_delivery(conn, notice, now=now, duration_ms=12, error=error)
+            self.make_mail(conn, now)
+
+    def make_mail(self, conn: Connection, now: float) -> None:
+        told = summarise(self.jobs["failed"], cost=None, metrics={}, problems=()).to_json()
+        topic, error = "fine_tuning.job.failed", explained(smtplib.SMTPAuthenticationError(535, b"no such user here"))
+        id = outbox.insert_outbox(conn, "email", topic, told, project_id=self.project, now=1, recipient="a@example.com")
+        (notice,) = [each for each in outbox.claim_due(conn, "w", now=now, lease_s=600) if each.kind == "email"]
+        outbox.add_delivery(conn, notice, now=now, duration_ms=12, error=error)
+        outbox.mark_dead(conn, id, now=now, error=error)
 
     def limit(self) -> None:
         path = f"{self.stand.url}/tunery/v1/organization/projects/{self.project}/limits"
@@ -193,7 +205,7 @@ def test_signing_in_speaks_japanese(reader: Visitor) -> None:
 def test_every_page_speaks_japanese(walker: Visitor, place: Place) -> None:
     paths = [
         "/", "/jobs/new", "/playground", "/datasets", "/compare", "/move", "/usage", "/keys", "/webhooks", "/members",
-        "/limits", "/audit", "/jobs/ftjob-none", "/datasets/file-none", "/move/file-none", "/compare/run-lost",
+        "/mail", "/limits", "/audit", "/jobs/ftjob-none", "/datasets/file-none", "/move/file-none", "/compare/run-lost",
         f"/datasets/{place.good}", f"/compare/{place.comparison}", f"/move/{place.parity}", f"/move/{place.comparison}",
         *(f"/jobs/{job.id}" for job in place.jobs.values()),
     ]  # fmt: skip
@@ -263,7 +275,7 @@ def bad_address(page: Page) -> None:
 
 def judged_address(page: Page, url: str) -> None:
     page.get_by_label(T("webhooks.url")).fill(url)
-    page.locator(".note.warn").wait_for()
+    page.locator(".note").wait_for()
 
 
 def unknown_host(page: Page) -> None:

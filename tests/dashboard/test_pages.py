@@ -415,12 +415,22 @@ def test_an_open_page_of_a_running_job_asks_once_a_second_at_most(
 def test_an_address_is_judged_while_it_is_entered(signed_in: Visitor, stand: Stand, url: str, said: str) -> None:
     page = signed_in.go("/webhooks")
     page.get_by_label("Address").fill("http://127.0.0.1/")
-    expect(page.locator(".note.warn")).to_contain_text("private address 127.0.0.1")
+    expect(page.locator(".note.bad")).to_contain_text("private address 127.0.0.1")
     page.get_by_label("Address").fill(url)
     if said:
-        expect(page.locator(".note.warn")).to_contain_text(said)
+        expect(page.locator(".note.bad")).to_contain_text(said)
     else:
-        expect(page.locator(".note.warn")).to_have_count(0)
+        expect(page.locator(".note")).to_have_count(0)
+
+
+def test_a_private_address_is_refused_with_what_to_change(signed_in: Visitor, stand: Stand) -> None:
+    page = signed_in.go("/webhooks")
+    page.get_by_label("Name").fill("inside")
+    page.get_by_label("Address").fill("http://192.168.0.7/hook")
+    page.get_by_role("button", name="Add endpoint").click()
+    expect(page.locator(".q-notification")).to_contain_text("webhook_allow_private_addresses")
+    signed_in.errors.clear()
+    assert all(endpoint.name != "inside" for endpoint in stand.client().webhooks.list())
 
 
 def test_an_owner_sees_where_mail_goes_and_what_became_of_it(signed_in: Visitor, stand: Stand) -> None:

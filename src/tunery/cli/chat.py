@@ -4,9 +4,8 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
-from tunery.cli.connection import catalog_by_name, client_of, weights_note
+from tunery.cli.connection import client_of, tell_weights
 from tunery.cli.output import Json, emit_json, notes
 
 if TYPE_CHECKING:
@@ -29,25 +28,13 @@ def chat(
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read().strip()
     if not as_json:
-        _tell_weights(client, model)
+        tell_weights(client, model)
     if prompt is None:
         return _converse(client, messages, options)
     messages.append({"role": "user", "content": prompt})
     if as_json:
         return emit_json(client.chat.completions.create(**_request(messages, options)))
     _answer(client, messages, options)
-
-
-def _tell_weights(client: "OpenAI", model: str) -> None:
-    """On standard error. A name that the server passes on to elsewhere is in no catalog, and some keys may not look."""
-    from openai import APIStatusError
-
-    try:
-        entry = catalog_by_name(client).get(model)
-    except APIStatusError:
-        return
-    if entry is not None:
-        notes.print(Text(weights_note(entry), "dim"))
 
 
 def _converse(client: "OpenAI", messages: list[dict[str, str]], options: dict[str, Any]) -> None:

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.text import Text
 
+from tunery.cli.output import notes
 from tunery.launch.lock import running_server
 from tunery.settings import load_settings
 
@@ -59,6 +61,24 @@ def catalog_by_name(client: "OpenAI") -> dict[str, dict[str, Any]]:
     """Every model of the key's project by each of its names, with limits, prices and whether it can be trained."""
     entries = get_own(client, "/catalog")["data"]
     return {name: entry for entry in entries for name in (*entry["aliases"], entry["name"])}
+
+
+def visible_catalog(client: "OpenAI") -> dict[str, dict[str, Any]]:
+    """As `catalog_by_name`; empty for a key that may not look, and where the server does not answer."""
+    from openai import OpenAIError
+
+    try:
+        return catalog_by_name(client)
+    except OpenAIError:
+        return {}
+
+
+def tell_weights(client: "OpenAI", *names: str) -> None:
+    """On standard error, of each name that is in the catalog: one that the server passes on to elsewhere is not."""
+    known = visible_catalog(client)
+    for name in names:
+        if name in known:
+            notes.print(Text(weights_note(known[name]), "dim"))
 
 
 def weights_of(entry: dict[str, Any] | None) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunery.cli.comparison import ask_all, saving, score, score_table, side_by_side
-from tunery.cli.connection import client_to
+from tunery.cli.connection import client_to, tell_weights
 from tunery.cli.output import console, duration, styled
 from tunery.cli.serve import interruptible, prepared, start
 from tunery.cli.tasks import Question, Task, load_task
@@ -67,6 +67,7 @@ def run_loop(client: "OpenAI", task: Task) -> str:
     console.print(styled("[bold]Upload[/bold]  {} is {}", task.training_file.name, uploaded.id))
     job = client.fine_tuning.jobs.create(model=BASE, training_file=uploaded.id, suffix=task.suffix, seed=SEED)
     console.print(styled("[bold]Job[/bold]     {} on {}", job.id, BASE))
+    tell_weights(client, BASE)
     job = watch(client, job.id, console)
     if job.status != "succeeded" or job.fine_tuned_model is None:
         raise typer.Exit(1)

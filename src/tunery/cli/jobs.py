@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from tunery.cli.connection import CommandFailed, catalog_by_name, client_of, get_own, weights_note
+from tunery.cli.connection import CommandFailed, catalog_by_name, client_of, get_own, tell_weights, weights_note
 from tunery.cli.output import Json, Limit, console, duration, emit_json, facts, notes, status, table, tell, when
 from tunery.cli.watch import follow, watch
 
@@ -134,18 +134,17 @@ def events(ctx: typer.Context, job_id: JobId, limit: Limit = 50, as_json: Json =
 @app.command()
 def checkpoints(ctx: typer.Context, job_id: JobId, as_json: Json = False) -> None:
     """List the checkpoints a job left, the last first. Each can be called as a model."""
-    found = list(client_of(ctx).fine_tuning.jobs.checkpoints.list(job_id))
+    client = client_of(ctx)
+    found = list(client.fine_tuning.jobs.checkpoints.list(job_id))
     if as_json:
         return emit_json(found)
+    standing = f"fine-tuned on {get_own(client, f'/jobs/{job_id}')['weights']}"
     rows = (
-        (str(point.step_number), point.fine_tuned_model_checkpoint, _decimal(point.metrics.train_loss))
+        (str(point.step_number), point.fine_tuned_model_checkpoint, standing, _decimal(point.metrics.train_loss))
         for point in found
     )
-    console.print(
-        table(
-            (">step", "model", ">training loss"), rows, empty="No checkpoints yet: one comes with the end of an epoch."
-        )
-    )
+    columns = (">step", "model", "weights", ">training loss")
+    console.print(table(columns, rows, empty="No checkpoints yet: one comes with the end of an epoch."))
 
 
 def _estimate(
@@ -165,7 +164,10 @@ def _estimate(
         valid = Path(validation_file) if validation_file else None
         found = estimate_here(Path(training_file), valid, model, method, hyperparameters)
     else:
-        found = estimate_there(client_of(ctx), training_file, validation_file, model, method, hyperparameters)
+        client = client_of(ctx)
+        if not as_json:
+            tell_weights(client, model)
+        found = estimate_there(client, training_file, validation_file, model, method, hyperparameters)
     if as_json:
         return emit_json({"model": model, "method": method, **found.to_dict()})
     print_estimate(found, model)

@@ -70,7 +70,7 @@ class EngineScorer:
         try:
             status, content = self._ask(lambda http: http.post(self.base_url + path, body, timeout_s=REQUEST_TIMEOUT_S))
         except DOWN as exc:
-            raise EngineUnreachable(f"{path}: {exc}") from exc
+            raise EngineUnreachable(say("event.parity.silent", path=path, name=type(exc).__name__)) from exc
         if not 200 <= status < 300:
             answer = content.decode(errors="replace")[:300]
             raise EngineUnreachable(say("event.parity.answered", path=path, status=status, answer=answer))

@@ -47,7 +47,7 @@ class WandbRun:
             )
         except Exception as exc:
             # wandb raises its own errors, requests' and OSError; none may end a job.
-            raise IntegrationFailed(f"{type(exc).__name__}: {exc}") from exc
+            raise IntegrationFailed(say("event.wandb.failed", name=type(exc).__name__, detail=str(exc)[:400])) from exc
         return cls(run)
 
     def log_step(self, metrics: StepMetrics) -> None:

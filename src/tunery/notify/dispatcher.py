@@ -19,8 +19,9 @@ from tunery.domain.ids import new_id
 from tunery.domain.notices import Notice, WebhookEndpoint
 from tunery.notify.mail import render_mail, render_text_mail
 from tunery.notify.schedule import next_attempt
-from tunery.notify.smtp import MailFolder, MailRefused, SmtpServer
+from tunery.notify.smtp import MailFolder, SmtpServer, is_final
 from tunery.notify.summary import JOB_TOPICS, JobSummary
+from tunery.notify.troubles import explained
 from tunery.notify.webhooks import deliver, encode_event
 from tunery.settings import Settings
 from tunery.store import outbox, tenants, webhooks
@@ -107,10 +108,8 @@ class Dispatcher:
     def _mail(self, notice: Notice) -> Attempt:
         try:
             self._mail_transport().send(self._render(notice))
-        except MailRefused as exc:
-            return Attempt(False, error=str(exc), is_final=True)
         except (OSError, smtplib.SMTPException) as exc:
-            return Attempt(False, error=f"{type(exc).__name__}: {exc}"[:500])
+            return Attempt(False, error=explained(exc), is_final=is_final(exc))
         return Attempt(True)
 
     def _render(self, notice: Notice) -> EmailMessage:

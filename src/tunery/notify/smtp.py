@@ -17,10 +17,6 @@ Security = Literal["none", "starttls", "tls"]
 TIMEOUT_S = 30.0
 
 
-class MailRefused(Exception):
-    """The server will never take this mail: trying again is of no use."""
-
-
 @dataclass(frozen=True)
 class SmtpServer:
     host: str
@@ -30,29 +26,26 @@ class SmtpServer:
     password: str = ""
 
     def send(self, mail: EmailMessage) -> None:
-        """Raises MailRefused for a permanent refusal (5xx), OSError or SMTPException for what may pass."""
+        """Raises OSError or SMTPException; `is_final` says whether trying again is of no use."""
         context = ssl.create_default_context()
-        try:
-            with self._connect(context) as client:
-                if self.security == "starttls":
-                    client.starttls(context=context)
-                if self.username:
-                    client.login(self.username, self.password)
-                client.send_message(mail)
-        except smtplib.SMTPRecipientsRefused as exc:
-            answers = exc.recipients.values()
-            if all(code >= 500 for code, _ in answers):
-                raise MailRefused("; ".join(f"{code} {text!r}" for code, text in answers)) from exc
-            raise
-        except (smtplib.SMTPSenderRefused, smtplib.SMTPDataError) as exc:
-            if exc.smtp_code >= 500:
-                raise MailRefused(f"{exc.smtp_code} {exc.smtp_error!r}") from exc
-            raise
+        with self._connect(context) as client:
+            if self.security == "starttls":
+                client.starttls(context=context)
+            if self.username:
+                client.login(self.username, self.password)
+            client.send_message(mail)
 
     def _connect(self, context: ssl.SSLContext) -> smtplib.SMTP:
         if self.security == "tls":
             return smtplib.SMTP_SSL(self.host, self.port, timeout=TIMEOUT_S, context=context)
         return smtplib.SMTP(self.host, self.port, timeout=TIMEOUT_S)
+
+
+def is_final(exc: Exception) -> bool:
+    """Whether the server refused the mail itself for good (5xx), and not this connection to it."""
+    if isinstance(exc, smtplib.SMTPRecipientsRefused):
+        return all(code >= 500 for code, _ in exc.recipients.values())
+    return isinstance(exc, smtplib.SMTPSenderRefused | smtplib.SMTPDataError) and exc.smtp_code >= 500
 
 
 @dataclass(frozen=True)

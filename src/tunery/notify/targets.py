@@ -52,6 +52,10 @@ class RefusedTarget(Exception):
     """The address must not be called; the message says why."""
 
 
+class PrivateTarget(RefusedTarget):
+    """Not while the setting that allows private addresses is off, whatever the server there may be."""
+
+
 @dataclass(frozen=True)
 class Target:
     url: str  # the host replaced by the address that was checked
@@ -76,7 +80,7 @@ def resolve_target(url: str, *, allow_private: bool) -> Target:
     if not allow_private:
         for address in addresses:
             if not is_public(address):
-                raise RefusedTarget(say("delivery.private_address", host=parts.hostname, address=address))
+                raise PrivateTarget(say("delivery.private_address", host=parts.hostname, address=address))
     return _pinned(parts, addresses[0], port)
 
 

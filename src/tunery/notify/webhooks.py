@@ -10,6 +10,7 @@ import httpx
 
 from tunery.notify.signing import signed_headers
 from tunery.notify.targets import RefusedTarget, resolve_target
+from tunery.notify.troubles import explained
 from tunery.texts import say
 
 TIMEOUT_S = 10.0
@@ -73,9 +74,7 @@ def _failure(status: int) -> str:
 def _explained(exc: Exception) -> str:
     if isinstance(exc, RefusedTarget):
         return say("delivery.refused", reason=exc.args[0])
-    if isinstance(exc, httpx.TimeoutException):
-        return say("delivery.timeout", name=type(exc).__name__)
-    return say("delivery.failed", name=type(exc).__name__, reason=str(exc)[:400])
+    return explained(exc)
 
 
 def _since(started: float) -> int:

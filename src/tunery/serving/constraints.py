@@ -29,6 +29,7 @@ from tunery.domain.errors import InvalidRequest
 from tunery.domain.schemas import RequestSchema
 from tunery.serving.schemas import Schema, SchemaProblem, answer_schema, arguments_schema, loosened
 from tunery.serving.trial import Trials, Turns, needs_trial
+from tunery.texts import say
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ class Grammars:
     async def _make_in_turn(self, project: str, key: bytes, rules: Rules) -> Grammar | InvalidRequest:
         try:
             if any(needs_trial(item.schema) for item in rules.schemas) and not await self.trials.passes(rules, project):
-                found = _too_much(rules, "what it says of one value at once is too much to be combined.")
+                found = _too_much(rules, say("schema.too_much_at_once"))
             else:
                 async with self._turns.take(project):
                     found = await self._make_in_time(rules)
@@ -184,9 +185,7 @@ class Grammars:
             return await asyncio.wait_for(asyncio.wrap_future(made), MAX_MAKING_S)
         except TimeoutError:
             log.warning("a grammar was given up after %s s", MAX_MAKING_S)
-            return _too_much(
-                rules, f"its grammar takes longer to prepare than the limit of {MAX_MAKING_S:.0f} seconds."
-            )
+            return _too_much(rules, say("schema.takes_too_long", seconds=f"{MAX_MAKING_S:.0f}"))
 
     def _make_into(self, made: "Future[Grammar | InvalidRequest]", rules: Rules) -> None:
         try:
@@ -212,7 +211,7 @@ class Grammars:
         if matcher.is_error():
             # Each schema was accepted by itself, so what is wrong is their sum.
             log.info("a grammar was refused: %s", matcher.get_error()[:200])
-            raise _too_much(rules, "together with the others of this request it is too large to be enforced.")
+            raise _too_much(rules, say("schema.together_too_large"))
         return Grammar(matcher, num_characters=len(text), is_strict=rules.is_strict)
 
     def _text(self, rules: Rules) -> str:
@@ -249,7 +248,7 @@ class Grammars:
         try:
             schema = convert(wanted.schema, is_strict=wanted.is_strict)
         except SchemaProblem as exc:
-            raise wanted.invalid(str(exc)) from exc
+            raise wanted.invalid(exc.args[0]) from exc
         if wanted.is_strict:
             matcher = self._matcher(_json_grammar(schema, is_strict=True))
             if matcher.is_error():
@@ -315,12 +314,12 @@ def _problem(error: str) -> str:
     """The engine's error in words about the schema. What it says of its own insides is not passed on."""
     first = error.strip().splitlines()[0] if error.strip() else ""
     if unknown := re.match(r"Unimplemented keys: (\[.*\])", first):
-        return f"'strict' does not permit {', '.join(map(repr, json.loads(unknown[1])))}."
+        return say("schema.not_in_strict", keywords=", ".join(map(repr, json.loads(unknown[1]))))
     if first.startswith("oneOf"):
-        return "'oneOf' is not permitted with 'strict'; use 'anyOf'."
+        return say("schema.one_of")
     if first.startswith("regex parse error"):
         reason = next((line for line in error.splitlines() if line.startswith("error: ")), "error: it is not valid")
-        return f"a pattern cannot be used: {reason.removeprefix('error: ')}."
+        return say("schema.pattern", reason=reason.removeprefix("error: "))
     if "too large" in first or "too big" in first or "limit" in first:
-        return "it is too large to be enforced."
-    return f"{first[:200]}." if _KNOWN_PROBLEMS.match(first) else "it cannot be enforced."
+        return say("schema.too_large")
+    return say("schema.of_engine", error=first[:200]) if _KNOWN_PROBLEMS.match(first) else say("schema.not_enforced")

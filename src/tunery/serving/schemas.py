@@ -16,6 +16,8 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
+from tunery.texts import say
+
 Schema = dict[str, Any]
 
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
@@ -57,7 +59,7 @@ def arguments_schema(parameters: Schema | None, *, is_strict: bool) -> Schema:
         return _NO_PROPERTIES
     given = parameters.get("type", "object")
     if given != "object" and not (isinstance(given, list) and "object" in given):
-        raise SchemaProblem(f"schema must be a JSON Schema of 'type: \"object\"', got 'type: {_shown(given)}'.")
+        raise SchemaProblem(say("schema.not_an_object", given=_shown(given)))
     return _Rewriter(parameters, is_strict).result(is_arguments=True)
 
 
@@ -160,7 +162,7 @@ class _Rewriter:
         if isinstance(node, bool):
             return node
         if not isinstance(node, dict):
-            raise _problem(where, f"{_shown(node)} is not a schema")
+            raise _problem(where, "no_schema", node)
         _check_shapes(node, where)
         others = [key for key in ("$ref", *_SAME_VALUE) if key in node]
         is_other_whole = len(others) == 1 and not any(key in node for key in _OWN)
@@ -191,7 +193,7 @@ class _Rewriter:
             return {key: self._schema(value, _inner(elsewhere, inner_key), where)}
         if key == "multipleOf" and not self._can_count(value):
             if self._is_strict:
-                raise _problem(where, f"{_shown(value)} has too many digits here")
+                raise _problem(where, "too_many_digits", value)
             return {}
         return {key: value}
 
@@ -208,7 +210,7 @@ class _Rewriter:
         target = None if id(node) in self._endless else self._document.find(node)
         if target is None:
             if self._is_strict:
-                raise _problem(where, f"{_shown(node['$ref'])} leads to no schema in this one")
+                raise _problem(where, "leads_nowhere", node["$ref"])
             return {}
         if isinstance(target, bool):
             return {} if target else {"enum": []}
@@ -344,20 +346,20 @@ def _check_shapes(node: Schema, where: str) -> None:
     given = node.get("type", "object")
     for name in given if isinstance(given, list) and given else [given]:
         if name not in _TYPES:
-            raise _problem(f"{where}/type", f"{_shown(name)} is not one of {', '.join(_TYPES)}")
+            raise _problem(f"{where}/type", "unknown_type", name, types=", ".join(_TYPES))
     for key in (*_MAPS, "$defs", "definitions"):
         if not isinstance(node.get(key, {}), dict):
-            raise _problem(f"{where}/{key}", f"{_shown(node[key])} is not an object of schemas")
+            raise _problem(f"{where}/{key}", "no_schemas", node[key])
     for key in ("enum", "required", *_LISTS):
         if not isinstance(node.get(key, []), list) or (key in _SAME_VALUE and node.get(key) == []):
-            raise _problem(f"{where}/{key}", f"{_shown(node[key])} is not an array of the form it needs")
+            raise _problem(f"{where}/{key}", "no_array", node[key])
     if not isinstance(node.get("$ref", ""), str):
-        raise _problem(f"{where}/$ref", f"{_shown(node['$ref'])} is not a text")
+        raise _problem(f"{where}/$ref", "no_text", node["$ref"])
 
 
-def _problem(where: str, what: str) -> SchemaProblem:
-    path = ", ".join(repr(part) for part in where.split("/") if part)
-    return SchemaProblem(f"In context=({path}), {what}."[:500])
+def _problem(where: str, kind: str, given: Any, **more: str) -> SchemaProblem:
+    path = ", ".join(repr(part) for part in where.split("/") if part)[:400]
+    return SchemaProblem(say("schema.at", path=path, what=say(f"schema.at.{kind}", given=_shown(given), **more)))
 
 
 def _shown(value: Any) -> str:

@@ -1,5 +1,6 @@
 """Messages that wait to be sent: each written in the transaction of what it tells, so neither is without the other."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
@@ -8,7 +9,7 @@ from tunery.domain.ids import new_id
 from tunery.domain.notices import Delivery, Notice, NoticeKind, NoticeStatus
 from tunery.store.paging import Page, exists, fetch_page, values_of
 from tunery.store.tables import deliveries, outbox, projects
-from tunery.texts import reference
+from tunery.texts import Reference, reference
 
 MAX_ATTEMPTS = 50  # that are told of one notice
 
@@ -114,6 +115,12 @@ def list_mails(conn: Connection, organization_id: str, *, after: str | None = No
         .where(projects.c.organization_id == organization_id, outbox.c.kind == "email")
     )
     return fetch_page(conn, query, outbox, _to_notice, after=after, limit=limit)
+
+
+def last_errors(conn: Connection, notice_ids: Sequence[str]) -> dict[str, Reference]:
+    """What the latest failed attempt at each said, to be worded in any language."""
+    query = select(deliveries.c.outbox_id, deliveries.c.error_text).where(deliveries.c.outbox_id.in_(notice_ids))
+    return {row.outbox_id: row.error_text for row in conn.execute(query.order_by(deliveries.c.seq)) if row.error_text}
 
 
 def pending_lag_s(conn: Connection, now: float) -> float:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from tunery.api.access import Admin
+from tunery.api.body import Texts
 from tunery.api.context import ContextDep
 from tunery.api.paging import After, CursorListing, Limit, Resource
 from tunery.api.routing import Router
@@ -12,8 +13,8 @@ from tunery.domain.notices import Notice
 from tunery.notify.summary import subject_of
 from tunery.settings import Settings
 from tunery.store.database import read
-from tunery.store.outbox import list_mails
-from tunery.texts import translator
+from tunery.store.outbox import last_errors, list_mails
+from tunery.texts import Reference, translator
 
 router = Router(prefix="/tunery/v1/organization/mail", tags=["Administration"])
 
@@ -47,6 +48,7 @@ class Mail(Resource):
     next_attempt_at: int | None = Field(description="Null unless pending.")
     finished_at: int | None
     error: str | None = Field(validation_alias="last_error", description="What the last failed attempt said.")
+    texts: Texts
 
 
 @router.get("/settings")
@@ -60,7 +62,8 @@ def list_mail(caller: Admin, context: ContextDep, after: After = None, limit: Li
     """The mails of all projects, newest first."""
     with read(context.database) as conn:
         page = list_mails(conn, caller.organization_id, after=after, limit=limit)
-    return CursorListing[Mail].of(page, wire_mail)
+        known = last_errors(conn, [notice.id for notice in page.items])
+    return CursorListing[Mail].of(page, lambda notice: wire_mail(notice, known.get(notice.id)))
 
 
 def wire_settings(settings: Settings) -> MailSettings:
@@ -77,10 +80,11 @@ def wire_settings(settings: Settings) -> MailSettings:
     )
 
 
-def wire_mail(notice: Notice) -> Mail:
+def wire_mail(notice: Notice, error: Reference | None) -> Mail:
     differing = {
         "subject": subject_of(notice.topic, notice.payload, translator("en")),
         "recipient": notice.recipient or "",
         "next_attempt_at": int(notice.next_attempt_at) if notice.status == "pending" else None,
+        "texts": {"error": error} if error and notice.last_error else {},
     }
     return Mail.of({**vars(notice), **differing})

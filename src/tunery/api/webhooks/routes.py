@@ -29,7 +29,7 @@ from tunery.domain.ids import new_id
 from tunery.domain.notices import WebhookEndpoint
 from tunery.domain.tenants import Caller
 from tunery.notify.signing import new_secret
-from tunery.notify.targets import RefusedTarget, resolve_target
+from tunery.notify.targets import PrivateTarget, RefusedTarget, resolve_target
 from tunery.notify.webhooks import deliver, event_body
 from tunery.store import outbox, tenants
 from tunery.store import webhooks as store
@@ -44,6 +44,7 @@ OLD_SECRET_LIFETIME_S = 24 * 3600
 
 @router.post("/v1/webhook_endpoints")
 def create_endpoint(body: EndpointCreate, caller: WebhooksWriter, context: ContextDep) -> EndpointWithSecret:
+    _refuse_private(body.url, context)
     now = context.now()
     endpoint = WebhookEndpoint(
         id=new_id("webhook"),
@@ -60,6 +61,17 @@ def create_endpoint(body: EndpointCreate, caller: WebhooksWriter, context: Conte
         store.insert_endpoint(conn, endpoint)
         _record(conn, context, caller, "webhook_endpoint.created", endpoint)
     return EndpointWithSecret.of(endpoint)
+
+
+def _refuse_private(url: str, context: Context) -> None:
+    """At what nothing would ever be sent to. A host that is not known may come to be, and is looked up then."""
+    try:
+        resolve_target(url, allow_private=context.settings.webhook_allow_private_addresses)
+    except PrivateTarget as exc:
+        message = say("error.invalid_param", param="url", reason=exc.args[0])
+        raise InvalidRequest(message, param="url", code="invalid_value") from exc
+    except RefusedTarget:
+        return
 
 
 def _record(conn: Connection, context: Context, caller: Caller, event: EventType, endpoint: WebhookEndpoint) -> None:
@@ -90,6 +102,8 @@ def update_endpoint(
     endpoint_id: str, caller: WebhooksWriter, context: ContextDep, body: EndpointUpdate | None = None
 ) -> Endpoint:
     wanted: dict[str, Any] = {} if body is None else body.model_dump(exclude_none=True)
+    if "url" in wanted:
+        _refuse_private(wanted["url"], context)
     if "event_types" in wanted:
         wanted["event_types"] = tuple(dict.fromkeys(wanted["event_types"]))
     with write(context.database) as conn:
@@ -151,13 +165,12 @@ def list_event_types(caller: WebhooksReader) -> EventTypeList:
 @router.post("/tunery/v1/webhook_addresses")
 def judge_address(body: Address, caller: WebhooksWriter, context: ContextDep) -> JudgedAddress:
     """Whether an address could be called, before an endpoint is made of it. Sends nothing there."""
-    problem = None
     try:
         resolve_target(body.url, allow_private=context.settings.webhook_allow_private_addresses)
     except RefusedTarget as exc:
-        problem = exc.args[0]
-    known = reference(problem)
-    return JudgedAddress(url=body.url, problem=problem, texts={"problem": known} if known else {})
+        texts, is_refused = reference({"problem": exc.args[0]}), isinstance(exc, PrivateTarget)
+        return JudgedAddress(url=body.url, problem=exc.args[0], refused=is_refused, texts=texts)
+    return JudgedAddress(url=body.url, problem=None, refused=False, texts={})
 
 
 @router.get("/tunery/v1/webhook_endpoints/{endpoint_id}/deliveries")

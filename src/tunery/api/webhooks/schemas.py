@@ -49,7 +49,8 @@ SENT: tuple[EventType, ...] = (
 
 
 def web_address(url: str) -> str:
-    # Host and address are looked at when something is sent: a name may come to point elsewhere after this.
+    # Where the host lies is looked at when an endpoint is made of it, and at each delivery: a name may come to point
+    # elsewhere after this.
     if not url.startswith(("https://", "http://")):
         raise ValueError(say("error.url_scheme"))
     try:
@@ -87,6 +88,7 @@ class JudgedAddress(BaseModel):
     object: Literal["tunery.webhook_address"] = "tunery.webhook_address"
     url: str
     problem: str | None = Field(description="Why nothing would be sent there. Null: it can be called.")
+    refused: bool = Field(description="Whether no endpoint can be made of it, and not only nothing sent there now.")
     texts: Texts
 
 

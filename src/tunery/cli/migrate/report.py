@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunery.cli.connection import catalog_by_name, client_of, server_root
+from tunery.cli.connection import client_of, server_root, tell_weights, visible_catalog
 from tunery.cli.migrate.options import Bars, MaxTokens
 from tunery.cli.output import Json, console, emit_json, notes, styled, table
 
@@ -59,6 +59,7 @@ def report(
         address = {"file_id": kept.file_id, "dashboard": kept.dashboard} if kept else {}
         return emit_json({**made.as_json(), "html": str(out), **address})
     _tell(made)
+    tell_weights(client, *filter(None, (new, base)))
     notes.print(f"The report with the rows that differ most is {out}.")
     if kept is not None:
         console.print(f"On the dashboard: {kept.dashboard}", soft_wrap=True)
@@ -80,14 +81,9 @@ def _ask(client: "OpenAI", model: str, prompts: "list[Prompt]", max_tokens: int,
 
 def _tariffs(client: "OpenAI", *, old: str, new: str, base: str) -> "Tariffs":
     """The old model's from the shipped table, which holds OpenAI's last prices; the others as this server tells."""
-    from openai import OpenAIError
-
     from tunery.migrate.report_cost import Tariffs
 
-    try:
-        entries = catalog_by_name(client)
-    except OpenAIError:
-        entries = {}
+    entries = visible_catalog(client)
     return Tariffs(old=_openai_tariff(old), new=_own_tariff(entries.get(new)), base=_own_tariff(entries.get(base)))
 
 

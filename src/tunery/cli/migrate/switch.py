@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from tunery.cli.connection import client_of, post_own
+from tunery.cli.connection import client_of, post_own, tell_weights
 from tunery.cli.output import Json, console, emit_json, notes, tell
 
 OldName = Annotated[str, typer.Argument(help="The name that callers use, such as the old `ft:` name.")]
@@ -19,10 +19,12 @@ def switch(
 ) -> None:
     """Let the old name answer with the new model, for this key's project. Takes effect with the next request."""
     body = {"name": name, "target": target, "reason": reason}
-    made = post_own(client_of(ctx), "/aliases", body)
+    client = client_of(ctx)
+    made = post_own(client, "/aliases", body)
     if as_json:
         return emit_json(made)
     console.print(f"{name} is answered by {made['target']}.")
+    tell_weights(client, name)
     notes.print(f"`tunery migrate openai back {name}` undoes it at once.")
 
 

@@ -168,7 +168,8 @@ class Earlier:
         ]
         PagedTable(self.visit, self.t("compare.earlier"), columns, (live + stored, has_more), self.fetch)
 
-    async def fetch(self) -> Page:
+    async def fetch(self, _: str = "") -> Page:
+        """After the last file that was looked at, whether it is a comparison or only called like one."""
         page = await self.visit.connection.get(
             "/tunery/v1/files", purpose=PURPOSE, search=PREFIX, after=self.last_id, limit=PAGE
         )

@@ -1,6 +1,6 @@
 """Choosing a file or a model of any number: the newest at first, then what the server finds for what is typed."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,6 +8,7 @@ from markupsafe import Markup
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
+from tunery.dashboard.components import html
 from tunery.dashboard.connection import Failure
 from tunery.dashboard.models import Model, list_models
 from tunery.dashboard.visit import Visit
@@ -115,15 +116,26 @@ class Models:
         return {name: model_label(model) for name, model in self.known.items()}
 
 
+Known = Mapping[str, Model] | None
+"""The project's models by all their names. None: the key may not list them."""
+
+
+async def known_models(visit: Visit) -> Known:
+    found = await visit.ask(list_models(visit.connection))
+    if isinstance(found, Failure):
+        return None
+    return {name: model for model in found for name in (*model.aliases, model.name)}
+
+
 def model_label(model: Model) -> str:
     """Its names, and which weights stand under them."""
     return " · ".join(filter(None, [model.name, model.display_name, model.answering["name"]]))
 
 
-def weights_line(model: Model, t: Translator) -> Markup:
-    """Under a chosen model: what answers, and under which other names the very same does."""
+def weights_line(model: Model, t: Translator, *, named: str = "") -> Markup:
+    """Under a model, by `named` or its own name: what answers, and under which other names the very same does."""
     lines = [_standing(model.weights, t)]
-    names = [*model.aliases, *model.same_weights]
+    names = [name for name in (model.name, *model.aliases, *model.same_weights) if name != (named or model.name)]
     if model.answered_by is not None:
         lines = [t("models.answered_by", answer=_standing(model.answered_by, t), weights=model.weights["name"])]
     elif names:
@@ -135,4 +147,17 @@ def weights_line(model: Model, t: Translator) -> Markup:
 
 
 def _standing(weights: dict[str, Any], t: Translator) -> str:
-    return t("models.tuned_weights" if weights["adapter"] else "models.weights", weights=weights["name"])
+    return weights_text(weights["name"], t, is_tuned=bool(weights["adapter"]))
+
+
+def weights_text(weights: str, t: Translator, *, is_tuned: bool) -> str:
+    return t("models.tuned_weights" if is_tuned else "models.weights", weights=weights)
+
+
+def with_weights(name: str, known: Known, t: Translator, *, href: str = "") -> Markup:
+    """A name in a cell, and below it what stands under it."""
+    shown = html.link(href, html.model_name(name)) if href else html.model_name(name)
+    if known is None:
+        return shown
+    model = known.get(name)
+    return html.two_lines(shown, weights_line(model, t, named=name) if model else t("models.not_here"))

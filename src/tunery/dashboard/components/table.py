@@ -97,16 +97,26 @@ class PagedTable(Table):
     """Grows by a page with each press of the button below it."""
 
     def __init__(
-        self, visit: Visit, caption: str, columns: Sequence[Column], first: Page, fetch: Callable[[], Awaitable[Page]]
+        self,
+        visit: Visit,
+        caption: str,
+        columns: Sequence[Column],
+        first: Page,
+        fetch: Callable[[str], Awaitable[Page]],
     ) -> None:
-        """`fetch` gives the page after the last one."""
+        """`fetch` gives the page after the row with this key."""
         super().__init__(caption, columns, first[0])
         self._visit, self._fetch = visit, fetch
         self._more = button(visit.t("action.more"), self._load_more)
         self._more.visible = first[1]
 
+    def restart(self, page: Page) -> None:
+        """From another beginning: what was searched for has changed."""
+        rows, self._more.visible = page
+        self.update(rows)
+
     async def _load_more(self) -> None:
-        page = await self._visit.result_of(self._fetch())
+        page = await self._visit.result_of(self._fetch(self._keys[-1]))
         if not isinstance(page, Failure):
             rows, self._more.visible = page
             self.extend(rows)

@@ -7,6 +7,7 @@ from nicegui import ui
 
 from tunery.dashboard.checks import split
 from tunery.dashboard.components import blocks, html
+from tunery.dashboard.components.choices import model_label
 from tunery.dashboard.components.conversation import example, raw_line
 from tunery.dashboard.components.report import check_file, show_report
 from tunery.dashboard.connection import Failure
@@ -23,7 +24,7 @@ async def build(visit: Visit) -> None:
     file_id = visit.param("file_id")
     file = await visit.connection.client.files.retrieve(file_id)
     models = trainable(await list_models(visit.connection, limit=1))  # its fine-tunes count as their bases do
-    page = DatasetPage(visit, file_id, [model.name for model in models if model.kind == "base"])
+    page = DatasetPage(visit, file_id, {model.name: model_label(model) for model in models if model.kind == "base"})
     with ui.element("div").classes("heading"):
         blocks.show_title(file.filename, f"{file.id} · {size(file.bytes)}")
         with ui.element("div").classes("buttons"):
@@ -38,7 +39,7 @@ async def build(visit: Visit) -> None:
 
 
 class DatasetPage:
-    def __init__(self, visit: Visit, file_id: str, bases: list[str]) -> None:
+    def __init__(self, visit: Visit, file_id: str, bases: dict[str, str]) -> None:
         self.visit, self.t, self.file_id, self.bases = visit, visit.t, file_id, bases
         self.last_line = 0
 
@@ -52,7 +53,9 @@ class DatasetPage:
                 self.nothing = ui.label(t("dataset.nothing")).classes("muted")
                 self.more = blocks.button(t("action.more"), self.load_more)
             with blocks.panel(t("dataset.report")):
-                self.model = ui.select(self.bases, value=self.bases[0], label=t("jobs.base"), on_change=self.check)
+                self.model = ui.select(
+                    self.bases, value=next(iter(self.bases)), label=t("jobs.base"), on_change=self.check
+                )
                 self.model.props("outlined dense options-dense")
                 self.report = ui.element("div").classes("stack").props("aria-live=polite")
 

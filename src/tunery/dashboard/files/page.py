@@ -8,7 +8,8 @@ from nicegui import ui
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.drop import Drop
 from tunery.dashboard.components.start import first_steps
-from tunery.dashboard.components.table import Column, Row, Table
+from tunery.dashboard.components.table import Column, Page, PagedTable, Row
+from tunery.dashboard.connection import Failure
 from tunery.dashboard.visit import BASE, Visit
 from tunery.texts.amounts import size
 
@@ -17,28 +18,25 @@ PAGE = 50
 
 async def build(visit: Visit) -> None:
     page = FilesPage(visit)
-    await page.load()
+    first = await page.fetch()
     blocks.heading(visit.t("datasets.title"), visit.t("datasets.subtitle"))
-    page.draw()
+    page.draw(first)
 
 
 class FilesPage:
     def __init__(self, visit: Visit) -> None:
         self.visit, self.t = visit, visit.t
-        self.files: list[dict[str, Any]] = []
-        self.has_more = False
-        self.search: ui.input | None = None
+        self.text = ""
 
-    async def load(self, after: str = "") -> None:
-        text = (self.search.value or "") if self.search else ""
-        page = await self.visit.connection.get("/tunery/v1/files", search=text, after=after, limit=PAGE)
-        self.files = (self.files if after else []) + page["data"]
-        self.has_more = page["has_more"]
+    async def fetch(self, after: str = "") -> Page:
+        """The next files of those that hold the text."""
+        page = await self.visit.connection.get("/tunery/v1/files", search=self.text, after=after, limit=PAGE)
+        return [self.row(file) for file in page["data"]], page["has_more"]
 
-    def draw(self) -> None:
+    def draw(self, first: Page) -> None:
         with blocks.panel():
             Drop(self.t, self.t("upload.drop"), self.on_upload)
-        if not self.files:
+        if not first[0]:
             first_steps(self.t)
             return
         self.search = ui.input(self.t("datasets.search"), on_change=self.refilter)
@@ -51,10 +49,9 @@ class FilesPage:
             Column(self.t("jobs.created")),
             Column(self.t("action.actions"), numeric=True),
         ]
-        self.table = Table(self.t("datasets.title"), columns)
+        self.table = PagedTable(self.visit, self.t("datasets.title"), columns, first, self.fetch)
         self.nothing = ui.label(self.t("datasets.none")).classes("muted")
-        self.more = blocks.button(self.t("action.more"), self.load_more)
-        self.show()
+        self.nothing.visible = False
 
     def row(self, file: dict[str, Any]) -> Row:
         is_dataset = file["purpose"] == "fine-tune"
@@ -80,18 +77,12 @@ class FilesPage:
             text=self.t("datasets.delete_text"),
         )
 
-    def show(self) -> None:
-        self.table.update([self.row(file) for file in self.files])
-        self.more.visible = self.has_more
-        self.nothing.visible = not self.files
-
     async def refilter(self) -> None:
-        if await self.visit.attempt(self.load()):
-            self.show()
-
-    async def load_more(self) -> None:
-        if await self.visit.attempt(self.load(self.files[-1]["id"])):
-            self.show()
+        self.text = self.search.value or ""
+        page = await self.visit.result_of(self.fetch())
+        if not isinstance(page, Failure):
+            self.table.restart(page)
+            self.nothing.visible = not page[0]
 
     async def delete(self, file_id: str) -> None:
         done = self.visit.connection.client.files.delete(file_id)

@@ -240,6 +240,7 @@ class CreateForm:
             ui.notify(self.t("create.choose_file"), type="warning")
             return
         with blocks.dialog_box(self.t("create.as_code")) as dialog:
+            html.show(self.weights.content).classes("muted small")
             code.tabs(
                 self.t, code.create_job(self.visit.connection.address, self._body(), validation_share=self._share())
             )

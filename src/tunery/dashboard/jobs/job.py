@@ -9,6 +9,7 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from tunery.dashboard.components import blocks, code, html
 from tunery.dashboard.components.chart import Curves
+from tunery.dashboard.components.choices import weights_text
 from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.table import Column, Table
 from tunery.dashboard.connection import Failure
@@ -114,6 +115,7 @@ class JobPage:
     def _draw_code(self) -> None:
         with blocks.panel(self.t("job.code")):
             ui.label(self.t("job.code_text")).classes("muted")
+            html.show(weights_text(self.facts["weights"], self.t, is_tuned=False)).classes("muted small")
             code.tabs(self.t, code.create_job(self.visit.connection.address, self.facts["request"]))
 
     def show(self) -> None:
@@ -122,9 +124,10 @@ class JobPage:
         name = facts["display_name"] or job.fine_tuned_model or facts["suffix"] or job.id
         state = t("job.is_pausing") if facts["pausing"] else ""
         self.title.set_content(
-            Markup('<h1>{}</h1><p class="buttons">{} <code>{}</code> <span class="muted">{}</span></p>').format(
-                html.model_name(name), html.status_chip(status, t), job.id, state
-            )
+            Markup(
+                '<h1>{}</h1><p class="buttons">{} <code>{}</code> <span class="muted">{}</span></p>'
+                '<p class="muted small">{}</p>'
+            ).format(html.model_name(name), html.status_chip(status, t), job.id, state, self._standing())
         )
         play = playground_path(job.model, job.fine_tuned_model) if job.fine_tuned_model else ""
         self.play.set_content(html.button_link(play, t("job.play"), primary=True, symbol="forum") if play else "")
@@ -142,7 +145,7 @@ class JobPage:
         self.loss_panel.visible = self.accuracy_panel.visible = has_curve
         self.event_list.set_content(events_list(self.events, t))
         self.more_events.visible = self.has_older
-        self.checkpoint_table.update(checkpoint_rows(self.checkpoints, job, t))
+        self.checkpoint_table.update(checkpoint_rows(self.checkpoints, job, self._standing(), t))
         self.checkpoint_panel.visible = bool(self.checkpoints)
         self.details.set_content(self._details())
         self.hyperparameters.set_content(hyperparameter_rows(facts["hyperparameters"], facts, t))
@@ -174,8 +177,11 @@ class JobPage:
 
     def _output(self) -> str | Markup:
         name = self.job.fine_tuned_model
-        standing = self.t("models.tuned_weights", weights=self.facts["weights"])
-        return html.two_lines(html.model_name(name), standing) if name else html.DASH
+        return html.two_lines(html.model_name(name), self._standing()) if name else html.DASH
+
+    def _standing(self) -> str:
+        """What the job's models stand on: its own is a fine-tune of these, and so are its checkpoints."""
+        return weights_text(self.facts["weights"], self.t, is_tuned=bool(self.job.fine_tuned_model or self.checkpoints))
 
     async def refresh(self) -> bool:
         """Whether to look again."""

@@ -54,13 +54,15 @@ def events_list(events: Sequence[Mapping[str, Any]], t: Translator) -> Markup:
     )
 
 
-def checkpoint_rows(checkpoints: Sequence[FineTuningJobCheckpoint], job: FineTuningJob, t: Translator) -> list[Row]:
+def checkpoint_rows(
+    checkpoints: Sequence[FineTuningJobCheckpoint], job: FineTuningJob, standing: str, t: Translator
+) -> list[Row]:
     return [
         Row(
             checkpoint.id,
             [
                 html.number(checkpoint.step_number),
-                html.model_name(checkpoint.fine_tuned_model_checkpoint),
+                html.two_lines(html.model_name(checkpoint.fine_tuned_model_checkpoint), standing),
                 _metrics(checkpoint, t),
                 html.link(playground_path(job.model, checkpoint.fine_tuned_model_checkpoint), t("job.play")),
             ],
@@ -103,7 +105,9 @@ async def failure(visit: Visit, job: FineTuningJob, texts: Mapping[str, Any]) ->
     """Why the job failed, and which lines of the file to mend."""
     if job.error is None:
         return
-    blocks.note(visit.t.reword(job.error.message or job.error.code, texts.get("error")), kind="bad")
+    message = job.error.message or job.error.code
+    known = texts.get("error")
+    blocks.note(visit.t.reword(message, known) if known else visit.t("error.foreign", message=message), kind="bad")
     if job.error.param not in ("training_file", "validation_file"):
         return
     file_id = job.training_file if job.error.param == "training_file" else job.validation_file

@@ -7,6 +7,7 @@ from markupsafe import Markup
 from openai.types import FileObject
 
 from tunery.dashboard.components import blocks, html
+from tunery.dashboard.components.choices import Known, known_models, with_weights
 from tunery.dashboard.components.table import Column, Page, PagedTable, Row
 from tunery.dashboard.move.reader import PREFIX, PURPOSE, NotAReport, read_head
 from tunery.dashboard.visit import BASE, Visit
@@ -30,7 +31,7 @@ COMMANDS = {
 async def build(visit: Visit) -> None:
     t = visit.t
     blocks.heading(t("move.title"), t("move.subtitle"))
-    reports = ReportList(visit)
+    reports = ReportList(visit, await known_models(visit))
     first = await reports.fetch()
     if first[0]:
         reports.show(first)
@@ -53,8 +54,8 @@ def verdict_chip(verdict: str, t: Translator) -> Markup:
 
 
 class ReportList:
-    def __init__(self, visit: Visit) -> None:
-        self.visit, self.t = visit, visit.t
+    def __init__(self, visit: Visit, known: Known) -> None:
+        self.visit, self.t, self.known = visit, visit.t, known
         self.files = self._files()
 
     async def _files(self) -> AsyncIterator[FileObject]:
@@ -63,7 +64,7 @@ class ReportList:
             if file.filename.startswith(PREFIX):
                 yield file
 
-    async def fetch(self) -> Page:
+    async def fetch(self, _: str = "") -> Page:
         """The next reports. Files that are something else are passed over."""
         found: list[Row] = []
         while len(found) < PAGE and (batch := await self._next_files(PAGE - len(found))):
@@ -101,8 +102,8 @@ class ReportList:
             file_id,
             [
                 verdict_chip(parity.decision.safe_to_switch, self.t),
-                html.link(f"{BASE}/move/{file_id}", html.model_name(parity.new.model)),
-                html.model_name(parity.old.model),
+                with_weights(parity.new.model, self.known, self.t, href=f"{BASE}/move/{file_id}"),
+                with_weights(parity.old.model, self.known, self.t),
                 html.number(parity.new.num_rows),
                 score,
                 html.when(parity.created_at, self.t),

@@ -4,6 +4,7 @@ from markupsafe import Markup
 from nicegui import ui
 
 from tunery.dashboard.components import blocks, html
+from tunery.dashboard.components.choices import known_models, with_weights
 from tunery.dashboard.components.conversation import answer, answered
 from tunery.dashboard.components.table import Cell, Column, Row, Table
 from tunery.dashboard.move.page import VERDICTS, command
@@ -28,6 +29,9 @@ async def build(visit: Visit) -> None:
     names = {"old": html.model_name(parity.old.model), "new": html.model_name(parity.new.model)}
     blocks.heading(t("move.report"), Markup(t("move.of")).format(**names), actions=download)
     _verdict(parity, t)
+    known = await known_models(visit)
+    asked = [("move.new", parity.new), ("move.old", parity.old), ("move.column_base", parity.base)]
+    html.show(html.facts([(t(role), with_weights(one.model, known, t)) for role, one in asked if one is not None]))
     _tiles(parity, t)
     _measures(parity, t)
     RowList(visit, file_id, parity, rows).draw()

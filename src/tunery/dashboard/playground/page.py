@@ -6,8 +6,8 @@ from typing import Any
 
 from nicegui import ui
 
-from tunery.dashboard.components import blocks, code
-from tunery.dashboard.components.choices import FIRST, MAX_HELD_BYTES, Choice, Files, Models
+from tunery.dashboard.components import blocks, code, html
+from tunery.dashboard.components.choices import FIRST, MAX_HELD_BYTES, Choice, Files, Models, weights_line
 from tunery.dashboard.connection import Failure
 from tunery.dashboard.files.examples import add_example
 from tunery.dashboard.models import Model, list_models
@@ -142,6 +142,7 @@ class Playground:
         lane = self.lanes[-1]
         messages = lane.full_prompt(self.parameters.system) or [{"role": "user", "content": "Hello"}]
         with blocks.dialog_box(self.t("playground.code")) as dialog:
+            html.show(weights_line(self.models[lane.model], self.t)).classes("muted small")
             code.tabs(self.t, code.chat(self.visit.connection.address, lane.model, messages))
         dialog.open()
 

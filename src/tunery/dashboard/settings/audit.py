@@ -3,12 +3,15 @@
 from typing import Any
 
 from markupsafe import Markup
+from openai import omit
 
 from tunery.dashboard.components import blocks, html
+from tunery.dashboard.components.choices import Known, known_models, with_weights
 from tunery.dashboard.components.table import Column, Page, PagedTable, Row
 from tunery.dashboard.visit import Visit
 
 PAGE = 50
+OF_MODELS = ("model.", "alias.")
 CORE = {"id", "type", "effective_at", "actor", "project"}  # what every entry has; the rest says what was changed
 
 
@@ -25,17 +28,14 @@ async def build(visit: Visit) -> None:
 class AuditPage:
     def __init__(self, visit: Visit) -> None:
         self.visit, self.t = visit, visit.t
-        self.last_id = ""
+        self.models: Known = {}  # asked for when an entry is about one
 
-    async def fetch(self) -> Page:
+    async def fetch(self, after: str = "") -> Page:
         logs = self.visit.connection.client.admin.organization.audit_logs
         every = {"every_type": "true"}  # files and jobs too, for which OpenAI's API has no name
-        if self.last_id:
-            page = await logs.list(limit=PAGE, after=self.last_id, extra_query=every)
-        else:
-            page = await logs.list(limit=PAGE, extra_query=every)
-        if page.data:
-            self.last_id = page.data[-1].id
+        page = await logs.list(limit=PAGE, after=after or omit, extra_query=every)
+        if self.models == {} and any(entry.type.startswith(OF_MODELS) for entry in page.data):
+            self.models = await known_models(self.visit)
         return [self.row(entry) for entry in page.data], bool(page.has_more)
 
     def draw(self, first: Page) -> None:
@@ -56,7 +56,7 @@ class AuditPage:
                 html.when(entry.effective_at, self.t),
                 self._event(entry.type),
                 name,
-                _object(entry),
+                self._object(entry),
                 address or html.DASH,
             ],
         )
@@ -65,6 +65,18 @@ class AuditPage:
         """In words, and as the API names it: that is what logs are searched for."""
         word = self.t.named("audit.type", type)
         return html.two_lines(word, html.code(type)) if word != type else html.code(type)
+
+    def _object(self, entry: Any) -> str | Markup:
+        """The id inside the event's own part, which carries the event's name; of a model, or of what an alias was
+        pointed at, the weights too."""
+        for name, part in entry.to_dict().items():
+            if name not in CORE and isinstance(part, dict) and part.get("id"):
+                shown, target = html.code(str(part["id"])), (part.get("data") or {}).get("target")
+                if not entry.type.startswith(OF_MODELS):
+                    return shown
+                named = with_weights(target or part["id"], self.models, self.t)
+                return html.two_lines(shown, Markup("→ {}").format(named)) if target else named
+        return html.DASH
 
 
 def _actor(entry: Any) -> tuple[str, str]:
@@ -75,11 +87,3 @@ def _actor(entry: Any) -> tuple[str, str]:
     user = session.get("user") or key.get("user") or key.get("service_account") or {}
     name = user.get("email") or user.get("id") or key.get("id") or html.DASH
     return str(name), str(session.get("ip_address") or key.get("ip_address") or "")
-
-
-def _object(entry: Any) -> str | Markup:
-    """The id inside the event's own part, which carries the event's name."""
-    for name, part in entry.to_dict().items():
-        if name not in CORE and isinstance(part, dict) and part.get("id"):
-            return html.code(str(part["id"]))
-    return html.DASH

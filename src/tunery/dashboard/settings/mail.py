@@ -30,12 +30,9 @@ async def build(visit: Visit) -> None:
 class MailPage:
     def __init__(self, visit: Visit) -> None:
         self.visit, self.t = visit, visit.t
-        self.last = ""  # id of the oldest mail that is shown
 
-    async def fetch(self) -> Page:
-        page = await self.visit.connection.get(PATH, limit=PAGE, after=self.last)
-        if page["data"]:
-            self.last = page["data"][-1]["id"]
+    async def fetch(self, after: str = "") -> Page:
+        page = await self.visit.connection.get(PATH, limit=PAGE, after=after)
         return [self.row(mail) for mail in page["data"]], page["has_more"]
 
     def draw(self, settings: dict[str, Any], first: Page) -> None:
@@ -65,7 +62,8 @@ class MailPage:
             ui.label(t("mails.settings_text")).classes("muted small")
 
     def row(self, mail: dict[str, Any]) -> Row:
-        recipient = html.two_lines(mail["recipient"], mail["error"]) if mail["error"] else mail["recipient"]
+        error = self.t.word(mail, "error")
+        recipient = html.two_lines(mail["recipient"], error) if error else mail["recipient"]
         about = self.t(TOPICS[mail["topic"]]) if mail["topic"] in TOPICS else self.t("mails.budget")
         chip = html.status_chip(CHIPS[mail["status"]], self.t)
         return Row(

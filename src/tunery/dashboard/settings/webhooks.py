@@ -143,19 +143,20 @@ class WebhooksPage:
     async def judge(self) -> None:
         """What the server says of the address as it stands there, while it is entered."""
         url = (self.url.value or "").strip()
-        problem = await self.problem_of(url) if url else ""
+        problem, kind = await self.problem_of(url) if url else ("", "")
         if url != (self.url.value or "").strip():
             return  # more was typed meanwhile, and that is being judged
         self.judgement.clear()
         if problem:
             with self.judgement:
-                blocks.note(problem, kind="warn")
+                blocks.note(problem, kind=kind)
 
-    async def problem_of(self, url: str) -> str:
+    async def problem_of(self, url: str) -> tuple[str, str]:
+        """What is wrong with an address, and how bad that is: with some no endpoint can be made."""
         judged = await self.visit.ask(self.visit.connection.post("/tunery/v1/webhook_addresses", {"url": url}))
         if isinstance(judged, Failure):
-            return judged.message(self.t)
-        return self.t.word(judged, "problem") if judged["problem"] else ""
+            return judged.message(self.t), "bad"
+        return self.t.word(judged, "problem"), "bad" if judged["refused"] else "warn"
 
     async def create(self) -> None:
         name, url = (self.name.value or "").strip() or "webhook", (self.url.value or "").strip()

@@ -13,6 +13,7 @@ from nicegui import ui
 
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.chart import bars
+from tunery.dashboard.components.choices import Known, known_models, with_weights
 from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.visit import BASE, Visit
 from tunery.texts import Translator
@@ -46,6 +47,7 @@ async def build(visit: Visit) -> None:
         action = html.button_link(f"{BASE}/playground", t("nav.playground"), primary=True)
         blocks.empty("bar_chart", t("usage.empty"), t("usage.empty_text"), action=action)
         return
+    known = await known_models(visit)
     _tiles(visit, by_model, sum(by_item.values()), currency)
     dates = [datetime.fromtimestamp(bucket.start_time, UTC).strftime("%m-%d") for bucket in costs]
     with ui.element("div").classes("columns"):
@@ -55,9 +57,9 @@ async def build(visit: Visit) -> None:
             days_of_tokens = [datetime.fromtimestamp(bucket.start_time, UTC).strftime("%m-%d") for bucket in tokens]
             bars(t("usage.tokens_by_day"), days_of_tokens, _token_series(tokens, t))
     with blocks.panel(t("usage.by_model")):
-        _model_table(visit, by_model)
+        _model_table(visit, by_model, known)
     with blocks.panel(t("usage.by_item")):
-        _item_table(visit, by_item, currency)
+        _item_table(visit, by_item, currency, known)
     blocks.button(
         t("usage.download"), lambda: ui.download.content(_as_csv(tokens, costs), "usage.csv"), symbol="download"
     )
@@ -138,24 +140,24 @@ def _tiles(visit: Visit, by_model: dict[str, dict[str, int]], cost: float, curre
     )
 
 
-def _model_table(visit: Visit, by_model: dict[str, dict[str, int]]) -> None:
+def _model_table(visit: Visit, by_model: dict[str, dict[str, int]], known: Known) -> None:
     t = visit.t
     columns = [Column(t("jobs.model"), wide=True)]
     columns += [Column(t(f"usage.{name}"), numeric=True) for name in ("requests", "input", "cached", "output")]
     rows = [
-        Row(name, [html.model_name(name), *(html.number(value) for value in totals.values())])
+        Row(name, [with_weights(name, known, t), *(html.number(value) for value in totals.values())])
         for name, totals in by_model.items()
     ]
     Table(t("usage.by_model"), columns, rows)
 
 
-def _item_table(visit: Visit, by_item: dict[str, float], currency: str) -> None:
+def _item_table(visit: Visit, by_item: dict[str, float], currency: str, known: Known) -> None:
     t = visit.t
     columns = [Column(t("jobs.model"), wide=True), Column(t("usage.item")), Column(t("job.cost"), numeric=True)]
     rows = []
     for item, amount in sorted(by_item.items()):
         model, _, kind = item.rpartition(", ")
-        rows.append(Row(item, [html.model_name(model), _kind(kind, t), html.money(amount, currency)]))
+        rows.append(Row(item, [with_weights(model, known, t), _kind(kind, t), html.money(amount, currency)]))
     Table(t("usage.by_item"), columns, rows)
 
 
