@@ -57,25 +57,25 @@ class AuditPage:
                 self._event(entry.type),
                 name,
                 self._object(entry),
-                address or html.DASH,
+                html.unbroken(address or html.DASH),
             ],
         )
 
     def _event(self, type: str) -> str | Markup:
         """In words, and as the API names it: that is what logs are searched for."""
         word = self.t.named("audit.type", type)
-        return html.two_lines(word, html.code(type)) if word != type else html.code(type)
+        return html.two_lines(html.unbroken(word), html.code(type)) if word != type else html.code(type)
 
     def _object(self, entry: Any) -> str | Markup:
         """The id inside the event's own part, which carries the event's name; of a model, or of what an alias was
         pointed at, the weights too."""
         for name, part in entry.to_dict().items():
             if name not in CORE and isinstance(part, dict) and part.get("id"):
-                shown, target = html.code(str(part["id"])), (part.get("data") or {}).get("target")
                 if not entry.type.startswith(OF_MODELS):
-                    return shown
+                    return html.code(str(part["id"]))
+                target = (part.get("data") or {}).get("target")
                 named = with_weights(target or part["id"], self.models, self.t)
-                return html.two_lines(shown, Markup("→ {}").format(named)) if target else named
+                return html.two_lines(html.model_name(part["id"]), Markup("→ {}").format(named)) if target else named
         return html.DASH
 
 

@@ -50,7 +50,8 @@ class LimitsPage:
     def field(self, name: str) -> ui.number:
         value = self.limits["own"][name]
         shown = None if value is None else value / FIELDS[name]
-        field = ui.number(self.t(f"limits.{name}"), value=shown, min=0, placeholder=self.fallback(name))
+        label = self.t(f"limits.{name}", currency=self.limits["currency"].upper())
+        field = ui.number(label, value=shown, min=0, placeholder=self.fallback(name))
         return field.props("outlined dense clearable stack-label")
 
     def fallback(self, name: str) -> str:
