@@ -25,7 +25,7 @@ ALIAS, ALSO = "support-bot", "gpt-4o-2024-08-06"  # the other answers with the b
 
 
 @pytest.fixture(scope="module")
-def tuned(stand: Stand) -> FineTuningJob:
+def tuned(stand: Stand) -> Iterator[FineTuningJob]:
     """A job's model with a checkpoint, an alias that leads to it, and answers of it, of its base and of a lost one."""
     organization, project = organization_and_project(stand.database)
     job = finished_job(project, organization, suffix="weighed")
@@ -44,7 +44,9 @@ def tuned(stand: Stand) -> FineTuningJob:
     stand.client().post(f"{stand.url}/tunery/v1/aliases", body=alias, cast_to=object)
     content = b"".join(report(model=job.fine_tuned_model).as_json_lines())
     stand.client().files.create(file=("parity-weights.jsonl", content), purpose="evals")
-    return job
+    yield job
+    stand.client().delete(f"{stand.url}/tunery/v1/aliases?name={ALIAS}", cast_to=object)
+    stand.client().models.delete(job.fine_tuned_model)  # other tests count on a first project without models
 
 
 @pytest.fixture
