@@ -134,9 +134,12 @@ def make_one_of_each(api: Api) -> dict[str, str]:
     project = f"/v1/organization/projects/{api.project_id}"
     account = made(f"{project}/service_accounts", name="robot")
     name = "train.jsonl"
+    requests = api.make_file(purpose="batch")["id"]
+    batch = {"input_file_id": requests, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     return {
         "project_id": api.project_id,
         "file_id": file["id"],
+        "batch_id": made("/v1/batches", **batch),
         "model": model.name,
         "checkpoint": model.name,
         "job_id": api.make_job(training_file=file["id"]).id,

@@ -32,6 +32,7 @@ GROUPS = (
     "test_webhooks.py",
     "test_responses.py",
     "responses",
+    "test_batches.py",
     "test_conversations.py",
     "conversations",
     "admin/organization/test_admin_api_keys.py",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, Engine, delete, insert, update
 
+from tunery.domain.batches import Batch, BatchStatus
 from tunery.domain.files import File, FilePurpose, Upload, UploadPart
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import Checkpoint, FineTuningJob, JobStatus
@@ -16,6 +17,7 @@ from tunery.domain.notices import WebhookEndpoint
 from tunery.domain.responses import Conversation, StoredResponse
 from tunery.domain.tenants import ApiKey, Organization, Project, Role, User, hash_secret, key_hint, lookup_prefix
 from tunery.store import (
+    batches,
     conversations,
     events,
     files,
@@ -46,6 +48,7 @@ MODELS = (
 )
 PERMISSION = "cp_zc4Q7MP6XxulcVzj4MZdwsAB"
 ENDPOINT = "whe_123"
+BATCH, REQUESTS = "batch_id", "input_file_id"
 RESPONSES = ("resp_677efb5139a88190b512bc3fef8e535d", "resp_123", "response_id", "previous_response_id")
 CONVERSATIONS, ITEM = ("conv_123", "string"), "msg_abc"
 EXAMPLE = b'{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}\n'
@@ -80,6 +83,8 @@ def reset(world: World, test: str) -> None:
         _clear(conn)
         for file_id in FILES:
             files.insert_file(conn, _file(file_id))
+        files.insert_file(conn, replace(_file(REQUESTS), purpose=FilePurpose.BATCH))
+        batches.insert_batch(conn, _batch())
         _insert_upload(conn, is_complete="test_parts" not in test)
         _insert_job(conn, JobStatus.PAUSED if "resume" in test else JobStatus.QUEUED)
         _insert_models(conn)
@@ -99,6 +104,7 @@ def _clear(conn: Connection) -> None:
         tables.upload_parts,
         tables.uploads,
         tables.files,
+        tables.batches,
         tables.webhook_endpoints,
         tables.responses,  # with the events of each
         tables.response_items,
@@ -161,6 +167,20 @@ def _file(file_id: str) -> File:
         bytes=len(EXAMPLE) * 12,
         sha256="0" * 64,
         blob=f"files/{file_id}",
+    )
+
+
+def _batch() -> Batch:
+    return Batch(
+        id=BATCH,
+        project_id=PROJECT,
+        created_at=NOW,
+        status=BatchStatus.IN_PROGRESS,
+        endpoint="/v1/responses",
+        input_file_id=REQUESTS,
+        expires_at=FAR,
+        api_key_id="key_conformance",
+        created_by=OWNER,
     )
 
 

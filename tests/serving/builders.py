@@ -23,9 +23,11 @@ def make_scheduler(
     return Scheduler(limits, BlockPool(num_blocks, block_size), AdapterSlots(max_adapters))
 
 
-def make_sequence(prompt: list[int] | int = 6, *, adapter: str | None = None, salt: str = "") -> Sequence:
+def make_sequence(
+    prompt: list[int] | int = 6, *, adapter: str | None = None, salt: str = "", priority: int = 0
+) -> Sequence:
     ids = list(range(100, 100 + prompt)) if isinstance(prompt, int) else list(prompt)
-    return Sequence(f"s{next(_numbers)}", ids, len(ids), adapter=adapter, salt=salt)
+    return Sequence(f"s{next(_numbers)}", ids, len(ids), adapter=adapter, salt=salt, priority=priority)
 
 
 def compute(scheduler: Scheduler, batch: Batch, token: int = 7) -> list[Sequence]:

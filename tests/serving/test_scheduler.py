@@ -334,3 +334,90 @@ def test_blocks_are_given_back_by_who_has_the_most_sequences_and_not_by_the_newc
 
     assert newcomer.num_output_tokens >= 3
     assert {sequence.salt for sequence in scheduler.waiting} == {"a"}
+
+
+def run(scheduler: Scheduler, sequence: Sequence, num_tokens: int) -> None:
+    """Until the sequence has so many tokens more; then it is taken out."""
+    wanted = sequence.num_output_tokens + num_tokens
+    while sequence.num_output_tokens < wanted:
+        assert step(scheduler) is not None
+    scheduler.finish(sequence)
+
+
+def test_sequences_of_batches_stand_still_while_a_live_one_is_answered_and_keep_what_they_have() -> None:
+    scheduler = make_scheduler()
+    slow = [make_sequence(priority=1) for _ in range(3)]
+    for sequence in slow:
+        scheduler.add(sequence)
+    step(scheduler)
+    before = [(sequence.num_computed_tokens, list(sequence.block_table)) for sequence in slow]
+    live = make_sequence([1, 2, 3], salt="other")
+    scheduler.add(live)
+
+    run(scheduler, live, 5)
+
+    assert [(sequence.num_computed_tokens, sequence.block_table) for sequence in slow] == before
+    batch = step(scheduler)
+    assert batch is not None and [each.sequence for each in batch.decode] == slow
+    assert scheduler.num_preemptions == 0
+
+
+def test_a_live_sequence_gets_the_place_the_blocks_or_the_slot_of_one_of_a_batch() -> None:
+    places = make_scheduler(max_num_seqs=2)
+    blocks = make_scheduler(num_blocks=8, block_size=4)
+    slots = make_scheduler(max_adapters=1)
+    cases = (
+        (places, [make_sequence(priority=1), make_sequence(priority=1)], make_sequence([1, 2])),
+        (blocks, [make_sequence(list(range(n, n + 15)), priority=1) for n in (0, 100)], make_sequence(10)),
+        (slots, [make_sequence(priority=1, adapter="a") for _ in range(2)], make_sequence([1, 2], adapter="b")),
+    )
+    for scheduler, slow, live in cases:
+        for sequence in slow:
+            scheduler.add(sequence)
+        for _ in range(3):
+            step(scheduler)
+        scheduler.add(live)
+        step(scheduler)
+        step(scheduler)
+        assert live.num_output_tokens > 0
+        run(scheduler, live, 1)
+        for sequence in slow:
+            run(scheduler, sequence, 2)
+        assert scheduler.num_preemptions > 0
+
+
+def test_batches_go_on_while_the_weights_of_a_live_sequence_are_on_their_way() -> None:
+    scheduler = make_scheduler()
+    slow, live = make_sequence(priority=1), make_sequence(adapter="a")
+    scheduler.add(slow)
+    scheduler.add(live)
+
+    batch = scheduler.schedule()
+
+    assert batch is not None and [each.sequence for each in batch.runs] == [slow]
+    compute(scheduler, batch)
+    assert scheduler.slots.take_loads() == ["a"]
+    following = scheduler.schedule()
+    assert following is not None and following.runs[0].sequence is slow
+    compute(scheduler, following)
+    scheduler.slots.mark_ready("a")
+    last = scheduler.schedule()
+    assert last is not None and [each.sequence for each in last.runs] == [live]
+
+
+def test_fairness_between_tenants_holds_within_a_priority() -> None:
+    scheduler = make_scheduler(max_num_seqs=4)
+    for _ in range(6):
+        scheduler.add(make_sequence([1, 2], salt="a", priority=1))
+    step(scheduler)
+    for _ in range(6):
+        scheduler.add(make_sequence([1, 2], salt="b", priority=1))
+    for _ in range(4):
+        step(scheduler)
+    assert Counter(each.salt for each in scheduler.running) == {"a": 2, "b": 2}
+    for salt in "ab":
+        for _ in range(4):
+            scheduler.add(make_sequence([3, 4], salt=salt))
+    for _ in range(6):
+        step(scheduler)
+    assert Counter((each.salt, each.priority) for each in scheduler.running) == {("a", 0): 2, ("b", 0): 2}

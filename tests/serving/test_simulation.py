@@ -15,8 +15,9 @@ NUM_ADAPTERS = 40
 class Simulation:
     """A clock, a stream of requests, and an engine that needs 10 ms and 1 ms a prompt token for a step."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, priorities: tuple[int, ...] = (0,)) -> None:
         self.random = random.Random(seed)
+        self.priorities = priorities
         self.scheduler: Scheduler = make_scheduler(
             num_blocks=40,
             block_size=16,
@@ -39,6 +40,7 @@ class Simulation:
         system = [draw.randrange(4)] * draw.choice((0, 48, 160))
         prompt = system + [draw.randrange(1000) for _ in range(draw.randrange(1, 120))]
         sequence = make_sequence(prompt, adapter=adapter, salt=draw.choice(("p", "q")))
+        sequence.priority = draw.choice(self.priorities)
         self.lengths[sequence.id] = min(1 + int(draw.expovariate(1 / 14)), 300)
         self.arrived_at[sequence.id] = self.now
         self.live[sequence.id] = sequence
@@ -70,12 +72,13 @@ class Simulation:
             self.now += 0.02
             return
         assert sum(run.num_tokens for run in batch.runs) <= self.scheduler.limits.max_num_batched_tokens
+        assert len({run.sequence.priority for run in batch.runs}) == 1
         self.now += 0.01 + 0.001 * sum(run.num_tokens for run in batch.prefill)
         self.abort_some()
         ended = [run.sequence for run in batch.runs if run.needs_sample and run.sequence.id in self.live]
         self.scheduler.update(batch, {sequence.id: self.random.randrange(1000) for sequence in ended})
         for sequence in ended:
-            if sequence.num_output_tokens == 1:
+            if sequence.num_output_tokens == 1 and sequence.priority == 0:
                 self.waits.append(self.now - self.arrived_at[sequence.id])
                 self.counts["cached"] += sequence.num_cached_tokens
             if sequence.num_output_tokens >= self.lengths[sequence.id]:
@@ -105,6 +108,18 @@ def test_an_hour_of_arrivals_breaks_no_invariant_and_starves_nobody() -> None:
     assert max(simulation.waits) < 60
     assert scheduler.blocks.num_used == 0
     assert not scheduler.waiting and not scheduler.running
+
+
+def test_an_hour_with_batches_leaves_none_of_them_behind_and_live_ones_wait_less() -> None:
+    mixed = Simulation(seed=6, priorities=(0, 1))
+    mixed.run()
+    alike = Simulation(seed=6)
+    alike.run()
+
+    assert mixed.counts["finished"] + mixed.counts["aborted"] == mixed.counts["arrived"] > 3000
+    assert mixed.scheduler.num_preemptions > 3
+    assert not mixed.scheduler.waiting and not mixed.scheduler.running and mixed.scheduler.blocks.num_used == 0
+    assert sum(mixed.waits) / len(mixed.waits) < sum(alike.waits) / len(alike.waits)
 
 
 def test_a_flood_of_one_tenant_delays_another_by_few_steps() -> None:

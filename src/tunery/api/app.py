@@ -14,6 +14,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from tunery import __version__, tracing
 from tunery.api import errors, health, metrics, openapi
 from tunery.api.audit_logs import router as audit
+from tunery.api.batches.routes import router as batches
 from tunery.api.chat.routes import router as inference
 from tunery.api.chat.stored import router as stored_completions
 from tunery.api.context import Context
@@ -42,14 +43,7 @@ from tunery.api.uploads import router as uploads
 from tunery.api.usage.routes import router as reports
 from tunery.api.webhooks.routes import router as webhooks
 from tunery.domain.clock import Clock, system_clock
-from tunery.engines.pool import Engines
-from tunery.engines.upstream import Upstream
-from tunery.metering.meter import Meter
-from tunery.metering.prices import PriceTable
-from tunery.models.catalog import Catalog
 from tunery.settings import Settings
-from tunery.store.blobs import Blobs
-from tunery.store.database import open_database
 from tunery.tracing import Traced
 
 log = logging.getLogger(__name__)
@@ -59,6 +53,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     inference,  # asked far more often than all others: a request is compared with one route after the other
     embeddings,
     responses,
+    batches,
     files,
     uploads,
     jobs,
@@ -83,24 +78,6 @@ ROUTERS: tuple[APIRouter, ...] = (
 )
 
 
-def create_context(settings: Settings, clock: Clock = system_clock) -> Context:
-    database, blobs = open_database(settings), Blobs.open(settings)
-    catalog = Catalog.load(settings.catalog)
-    prices = PriceTable.load(settings.prices, [model.name for model in catalog])
-    return Context(
-        settings=settings,
-        database=database,
-        blobs=blobs,
-        catalog=catalog,
-        prices=prices,
-        meter=Meter(database, prices, settings, clock),
-        clock=clock,
-        engines=Engines(settings, blobs, catalog),
-        upstream=Upstream(settings.upstream_base_url, settings.upstream_api_key, key_setting="upstream_api_key"),
-        judges=Upstream(settings.judge_url, settings.judge_api_key, key_setting="judge_api_key"),
-    )
-
-
 async def tend(context: Context) -> None:
     """What no request does in time: which answers arrived is noted with the next one, on a quiet server here; and
     responses whose process was killed are ended."""
@@ -115,7 +92,7 @@ async def tend(context: Context) -> None:
 
 def create_app(settings: Settings, clock: Clock = system_clock) -> FastAPI:
     """The application. Its database must have been migrated; `tunery.api.__main__` and `tunery serve` do that."""
-    context = create_context(settings, clock)
+    context = Context.open(settings, clock)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -6,13 +6,13 @@ It knows no resource: what one of them keeps between requests is `shared` under 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
-from tunery.domain.clock import Clock
+from tunery.domain.clock import Clock, system_clock
 from tunery.engines.http import unavailable
 from tunery.engines.pool import Engines
 from tunery.engines.upstream import Upstream
@@ -22,6 +22,7 @@ from tunery.models.catalog import Catalog
 from tunery.models.sources.cache import cached
 from tunery.settings import Settings
 from tunery.store.blobs import Blobs
+from tunery.store.database import open_database
 from tunery.texts import say
 
 T = TypeVar("T")
@@ -40,6 +41,24 @@ class Context:
     upstream: Upstream
     judges: Upstream  # at `judge_url`
     kept: dict[type, Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, settings: Settings, clock: Clock = system_clock) -> Self:
+        """Everything from the settings; reads and writes nothing yet."""
+        database, blobs = open_database(settings), Blobs.open(settings)
+        catalog = Catalog.load(settings.catalog)
+        prices = PriceTable.load(settings.prices, [model.name for model in catalog])
+        return cls(
+            settings=settings,
+            database=database,
+            blobs=blobs,
+            catalog=catalog,
+            prices=prices,
+            meter=Meter(database, prices, settings, clock),
+            clock=clock,
+            engines=Engines(settings, blobs, catalog),
+            upstream=Upstream(settings),
+        )
 
     def now(self) -> int:
         return int(self.clock())

@@ -52,6 +52,7 @@ PARAMETERS: dict[Kind, Mapping[str, Parameter]] = {
     "embedding": embeddings.EMBEDDINGS,
 }
 NOT_FOR_THE_ENGINE = ("store", "metadata", "modalities")
+BATCH_PRIORITY = 1  # live requests have 0, which goes first
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,16 @@ class InferenceRequest:
 
 
 async def admit(
-    context: Context, caller: Caller, ids: RequestIds, kind: Kind, sent: Json, *, keeps: bool | None = None
+    context: Context,
+    caller: Caller,
+    ids: RequestIds,
+    kind: Kind,
+    sent: Json,
+    *,
+    keeps: bool | None = None,
+    is_batch: bool = False,
 ) -> InferenceRequest:
-    """`keeps`: whether the answer will be stored, where not `store` says so.
+    """`keeps`: whether the answer will be stored, where not `store` says so. `is_batch`: it gives way to others.
 
     Raises InvalidRequest for parameters, NotFound for the model, RateLimited for limits and budget.
     """
@@ -100,6 +108,8 @@ async def admit(
     # Blocks of the prefix cache are never shared between projects: what is cached tells what was asked.
     forwarded["cache_salt"] = caller.project_id
     forwarded["request_id"] = ids.server
+    if is_batch:
+        forwarded["priority"] = BATCH_PRIORITY
     check_cost(request_schemas(sent))
     if keeps is None:
         keeps = kind == "chat" and sent.get("store") is True
@@ -108,7 +118,15 @@ async def admit(
     if kind == "embedding" and target.upstream is None:
         forwarded = await asyncio.to_thread(embeddings.for_engine, forwarded)
     tokens = estimated_tokens(sent, target.base.context_length if target.base else None)
-    let_in = partial(context.meter.let_in, caller, ids, subjects, model=target.weights_name, estimated_tokens=tokens)
+    let_in = partial(
+        context.meter.let_in,
+        caller,
+        ids,
+        subjects,
+        model=target.weights_name,
+        estimated_tokens=tokens,
+        is_batch=is_batch,
+    )
     admission = await asyncio.to_thread(let_in) if has_rates(subjects) else let_in()
     return InferenceRequest(kind, sent, forwarded, target, admission)
 

@@ -4,13 +4,16 @@ import base64
 import sys
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tunery.cli.connection import client_of
 from tunery.cli.output import Json, Limit, console, emit_json, facts, notes, status, table, tell, when
 from tunery.texts.amounts import size
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 app = typer.Typer(no_args_is_help=True, help="Upload, list, download and delete files.")
 
@@ -87,3 +90,24 @@ def delete(ctx: typer.Context, file_id: FileId, as_json: Json = False) -> None:
     """Delete a file."""
     deleted = client_of(ctx).files.delete(file_id)
     tell(deleted, as_json, f"Deleted {deleted.id}.")
+
+
+def local_path(given: str) -> Path | None:
+    """None for what is taken for an id, which the server judges."""
+    path = Path(given)
+    if path.is_file():
+        return path
+    if path.suffix or "/" in given:
+        raise typer.BadParameter(f"There is no file {given}.")
+    return None
+
+
+def file_id_of(client: "OpenAI", given: str, purpose: str) -> str:
+    """Of a file that is uploaded, or is uploaded now for this purpose."""
+    path = local_path(given)
+    if path is None:
+        return given
+    with path.open("rb") as file:
+        uploaded = client.files.create(file=file, purpose=purpose)  # type: ignore[arg-type]
+    notes.print(f"Uploaded {path.name} as {uploaded.id}.")
+    return uploaded.id

@@ -10,7 +10,8 @@ import typer
 from rich.text import Text
 
 from tunery.cli.connection import CommandFailed, catalog_by_name, client_of, get_own, tell_weights, weights_note
-from tunery.cli.output import Json, Limit, console, duration, emit_json, facts, notes, status, table, tell, when
+from tunery.cli.files import file_id_of, local_path
+from tunery.cli.output import Json, Limit, console, duration, emit_json, facts, notes, pairs, status, table, tell, when
 from tunery.cli.watch import follow, watch
 
 if TYPE_CHECKING:
@@ -58,14 +59,14 @@ def create(
     optional = {
         "suffix": suffix,
         "seed": seed,
-        "metadata": dict(_pair(text) for text in metadata) if metadata else None,
+        "metadata": pairs(metadata),
     }
     given = {name: value for name, value in optional.items() if value is not None}
     _check_before_upload(client, training_file, validation_file, model, method, hyperparameters, given)
     body: dict[str, Any] = {
         "model": model,
-        "training_file": _file_id(client, training_file),
-        **({"validation_file": _file_id(client, validation_file)} if validation_file else {}),
+        "training_file": file_id_of(client, training_file, "fine-tune"),
+        **({"validation_file": file_id_of(client, validation_file, "fine-tune")} if validation_file else {}),
         "method": {"type": method, method: {"hyperparameters": hyperparameters}},
         **given,
     }
@@ -296,7 +297,7 @@ def _check_before_upload(
     from tunery.domain.hyperparameters import Hyperparameters
     from tunery.jobs.requests import JobRequest, check
 
-    training, validation = _path(training_file), _path(validation_file) if validation_file else None
+    training, validation = local_path(training_file), local_path(validation_file) if validation_file else None
     chosen = Hyperparameters(**hyperparameters)
     checked = check(JobRequest(model, training_file, method=method, hyperparameters=chosen, **given))
     _check_model(client, model)
@@ -315,26 +316,6 @@ def _check_model(client: "OpenAI", model: str) -> None:
     notes.print(Text(weights_note(entries[model]), "dim"))
 
 
-def _path(given: str) -> Path | None:
-    """None for what is taken for an id, which the server judges."""
-    path = Path(given)
-    if path.is_file():
-        return path
-    if path.suffix or "/" in given:
-        raise typer.BadParameter(f"There is no file {given}.")
-    return None
-
-
-def _file_id(client: "OpenAI", given: str) -> str:
-    path = _path(given)
-    if path is None:
-        return given
-    with path.open("rb") as file:
-        uploaded = client.files.create(file=file, purpose="fine-tune")
-    notes.print(f"Uploaded {path.name} as {uploaded.id}.")
-    return uploaded.id
-
-
 def _number(option: str, text: str) -> int | float | str:
     if text == "auto":
         return text
@@ -342,13 +323,6 @@ def _number(option: str, text: str) -> int | float | str:
         return int(text) if text.lstrip("+-").isdigit() else float(text)
     except ValueError:
         raise typer.BadParameter(f"{option} must be a number or `auto`, not {text!r}.") from None
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, separator, value = text.partition("=")
-    if not separator:
-        raise typer.BadParameter(f"--metadata must be KEY=VALUE, not {text!r}.")
-    return key, value
 
 
 def _decimal(value: float | None) -> str:

@@ -33,13 +33,19 @@ Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at mo
 
 STATUS_STYLES = {
     "succeeded": "green",
+    "completed": "green",
     "processed": "green",
     "running": "cyan",
+    "in_progress": "cyan",
+    "finalizing": "cyan",
     "queued": "blue",
+    "validating": "blue",
     "validating_files": "blue",
     "paused": "yellow",
+    "cancelling": "yellow",
     "failed": "red",
     "error": "red",
+    "expired": "red",
     "cancelled": "dim",
 }
 
@@ -149,3 +155,11 @@ def when(unix_s: float | None) -> str:
 def duration(seconds: float) -> str:
     """In English, as all of the command line."""
     return amounts.duration(seconds, translator("en"))
+
+
+def pairs(given: list[str] | None) -> dict[str, str] | None:
+    """`KEY=VALUE` texts of --metadata."""
+    for text in given or ():
+        if "=" not in text:
+            raise typer.BadParameter(f"--metadata must be KEY=VALUE, not {text!r}.")
+    return {text.partition("=")[0]: text.partition("=")[2] for text in given} if given else None

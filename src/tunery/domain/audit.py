@@ -39,6 +39,8 @@ OwnEvent = Literal[
     "alias.updated",
     "alias.reverted",
     "alias.deleted",
+    "batch.created",
+    "batch.cancelled",
     "chat.completion.updated",
     "chat.completion.deleted",
     "response.deleted",

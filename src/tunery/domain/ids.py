@@ -31,6 +31,8 @@ PREFIXES = {
     "function_call": "fc_",
     "function_call_output": "fco_",
     "conversation": "conv_",
+    "batch": "batch_",
+    "batch_request": "batch_req_",
     "audit": "audit_log-",
     "model": "model_",
 }

@@ -179,6 +179,8 @@ class Engines:
         sent = {**body, "model": name}
         if body.get("stream") and url not in self._ours:
             sent["stream_options"] = {**(body.get("stream_options") or {}), "continuous_usage_stats": True}
+        if url not in self._ours:
+            sent.pop("priority", None)  # vLLM refuses it unless it was started to schedule by it
         return await self._http.start(f"{url}{path}", orjson.dumps(sent))
 
     async def _candidates(self, target: Target) -> list[str]:

@@ -17,7 +17,7 @@ from tunery.engines.pool import Target
 from tunery.texts import say
 
 TIMEOUT = httpx.Timeout(600, connect=10)
-OURS = ("cache_salt", "request_id")  # no parameters of OpenAI's
+OURS = ("cache_salt", "request_id", "priority")  # no parameters of OpenAI's
 
 
 class Upstream:

@@ -3,7 +3,7 @@
 import shutil
 
 from tunery.jobs.resources import Resources
-from tunery.store import jobs, models
+from tunery.store import batches, jobs, models
 from tunery.store.database import read, write
 from tunery.store.expiry import remove_expired, remove_old_responses
 from tunery.store.storage import forget_reservations
@@ -29,8 +29,15 @@ def _clean_workspaces(resources: Resources) -> None:
         return
     for folder in work.iterdir():
         # Checks clean up after themselves unless they are killed.
-        if folder.name.startswith("ftjob-") and _has_ended(resources, folder.name):
+        is_over = _has_ended if folder.name.startswith("ftjob-") else _is_left_alone
+        if is_over(resources, folder.name):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_left_alone(resources: Resources, name: str) -> bool:
+    """The folder of a batch that nobody works on; another fetches its file anew."""
+    with read(resources.engine) as conn:
+        return name.startswith("batch_") and not batches.is_held(conn, name, now=resources.clock())
 
 
 def _clean_job_blobs(resources: Resources) -> None:

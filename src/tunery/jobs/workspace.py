@@ -88,15 +88,7 @@ def fetch_file(resources: Resources, job: FineTuningJob, file_id: str, role: Rol
     try:
         with read(resources.engine) as conn:
             file = files.get_file(conn, file_id, job.project_id)
-        local = resources.blobs.local_path(file.blob)
-        to.unlink(missing_ok=True)
-        try:
-            if local is not None:
-                os.link(local, to)
-                return
-        except OSError:
-            pass  # another file system, or one without links
-        resources.blobs.download(file.blob, to)
+        resources.blobs.fetch(file.blob, to)
     except NotFound as exc:
         raise NotFound(
             say("error.job_file_deleted", role=role, file_id=file_id),

@@ -124,7 +124,7 @@ class Server:
             specs.append(self._spec("engine", "tunery.serving", arguments, secret))
         environment = settings.as_environment()
         specs.append(self._spec("api", "tunery.launch.web", (), environment))
-        specs.append(self._spec("worker", "tunery.jobs", (), environment))
+        specs.append(self._spec("worker", "tunery.launch.worker", (), environment))
         return specs
 
     def _tell_what_is_not_served(self, catalog: Catalog, source: str) -> None:

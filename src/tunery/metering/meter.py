@@ -40,6 +40,7 @@ class Admission:
     limits: Limits  # the project's
     estimated_tokens: int
     rates: tuple[RateLimit, ...] = ()
+    is_batch: bool = False  # answered when there is time, at the price of batches
 
     @property
     def headers(self) -> dict[str, str]:
@@ -81,18 +82,26 @@ class Meter:
             return ids if found.lost in self._leaving else found
 
     def let_in(
-        self, caller: Caller, ids: RequestIds, subjects: Subjects, *, model: str, estimated_tokens: int
+        self,
+        caller: Caller,
+        ids: RequestIds,
+        subjects: Subjects,
+        *,
+        model: str,
+        estimated_tokens: int,
+        is_batch: bool = False,
     ) -> Admission:
-        """The second half. It writes, and so may wait for the database, where `has_rates(subjects)`."""
+        """The second half. It writes, and so may wait for the database, where `has_rates(subjects)`. Requests of a
+        batch, which wait as long as it takes, have no rate."""
         limits = subjects[caller.project_id]
-        if not has_rates(subjects):
-            return Admission(caller, ids, limits, estimated_tokens)
+        if is_batch or not has_rates(subjects):
+            return Admission(caller, ids, limits, estimated_tokens, is_batch=is_batch)
         with write(self._engine) as conn:
             what = say("error.rate_of", model=model, organization=caller.organization_id)
             rates = take(conn, subjects, tokens=estimated_tokens, now=self._clock(), what=what)
         return Admission(caller, ids, limits, estimated_tokens, rates)
 
-    def settle(self, admission: Admission, *, model: str, usage: TokenUsage, is_batch: bool = False) -> UsageRecord:
+    def settle(self, admission: Admission, *, model: str, usage: TokenUsage) -> UsageRecord:
         """Count the answer. Call it before the last byte goes out, also for an answer that the client broke off."""
         now = self._clock()
         marks = self._take_marks()
@@ -113,7 +122,7 @@ class Meter:
                     model=model,
                     usage=usage,
                     now=now,
-                    is_batch=is_batch,
+                    is_batch=admission.is_batch,
                 )
                 project_id, currency = admission.caller.project_id, self._prices.currency
                 warn_about_budget(conn, project_id, admission.limits, currency=currency, now=now)
@@ -135,6 +144,11 @@ class Meter:
         if admission.ids.client is not None:
             with self._lock:
                 self._delivered.append(admission.ids.server)
+
+    def not_sent(self, admission: Admission) -> None:
+        """The answer never left, and whoever asked asks again under the same client id: what was counted for this one
+        is replaced."""
+        self._forget([admission.ids.server])
 
     def flush(self) -> None:
         """Write what `delivered` has noted: at shutdown, and now and then."""

@@ -1,4 +1,5 @@
-"""Puts into the outbox what the world is to hear of a job that ended. Called in the transaction that ends it.
+"""Puts into the outbox what the world is to hear of a job, or a batch, that ended. Called in the transaction that ends
+it.
 
 Stands apart because who hears of an end, and how, changes without the jobs.
 """
@@ -12,21 +13,26 @@ from tunery.notify.summary import Amount, Problem, summarise
 from tunery.store import outbox, tenants, webhooks
 
 
+def announce(conn: Connection, project_id: str, topic: str, object_id: str, *, now: float) -> None:
+    """One row for each endpoint of the project that asked for this event."""
+    event = {
+        "object": "event",
+        "id": new_id("webhook_event"),
+        "type": topic,
+        "created_at": int(now),
+        "data": {"id": object_id},
+    }
+    for endpoint in webhooks.endpoints_for(conn, project_id, topic):
+        outbox.insert_outbox(conn, "webhook", topic, event, project_id=project_id, now=now, endpoint_id=endpoint.id)
+
+
 def announce_end(
     conn: Connection, job: FineTuningJob, *, now: float, cost: Amount | None = None, mail: bool = True
 ) -> None:
     """One row for each endpoint of the project that asked for this event, one for the creator's mail.
     `job` is in its final state; metrics and problems are read from its details."""
     topic = f"fine_tuning.job.{job.status.value}"
-    event = {
-        "object": "event",
-        "id": new_id("webhook_event"),
-        "type": topic,
-        "created_at": int(now),
-        "data": {"id": job.id},
-    }
-    for endpoint in webhooks.endpoints_for(conn, job.project_id, topic):
-        outbox.insert_outbox(conn, "webhook", topic, event, project_id=job.project_id, now=now, endpoint_id=endpoint.id)
+    announce(conn, job.project_id, topic, job.id, now=now)
     recipient = _recipient(conn, job) if mail else None
     if recipient is not None:
         summary = summarise(

@@ -235,6 +235,7 @@ class Engine:
             len(generation.prompt_ids),
             adapter=generation.adapter,
             salt=generation.salt,
+            priority=generation.priority,
             use_cache=generation.params.prompt_logprobs is None,
         )
         answer = Answer(generation, self._table, self._eos_ids, self.context_length)

@@ -31,6 +31,7 @@ class Generation:
     params: SamplingParams
     adapter: str | None = None  # registered name; None: the base
     salt: str = ""
+    priority: int = 0  # of requests with different ones, the lower number goes first
     request_id: str = ""  # the request that it is an answer of: what `abort` names
 
 

@@ -7,6 +7,9 @@ the youngest running one gives all of its blocks back and waits at the front to 
 Tenants (projects, told apart by `Sequence.salt`) share a step: its tokens for prompts go in equal parts to those that
 want some, the one with the fewest running sequences starts the next, and when all room is taken, the one with the most
 gives a sequence back for one that waits with less. A tenant alone has everything.
+
+A step is for one priority, the lowest number that has something to run: requests of batches stand still while live
+ones are answered. They keep what they have computed, unless their room is needed.
 """
 
 from collections import Counter, deque
@@ -67,6 +70,7 @@ class Scheduler:
         self.waiting = Waiting()
         self.running: list[Sequence] = []  # oldest admission first
         self.num_preemptions = 0
+        self._priority = 0  # of this step
         self._num_started = 0
         self._last_start: dict[str, int] = {}  # of each tenant
         self._roots: dict[tuple[str | None, str], bytes] = {}
@@ -88,13 +92,15 @@ class Scheduler:
         A block filled by a prompt counts as cached at once: within one pass every key and value of a layer is written
         before the first one is read, so sequences that start in the same step already share it.
         """
+        self._give_way()
         self._make_room()
         budget = self.limits.max_num_batched_tokens
         before = self.num_preemptions
         runs: list[Scheduled] = []
         # Answers first: a long prompt must not hold them up.
-        answers = [sequence for sequence in self.running if sequence.num_new_tokens <= 1]
-        prompts = [sequence for sequence in self.running if sequence.num_new_tokens > 1]
+        due = [sequence for sequence in self.running if sequence.priority == self._priority]
+        answers = [sequence for sequence in due if sequence.num_new_tokens <= 1]
+        prompts = [sequence for sequence in due if sequence.num_new_tokens > 1]
         shares = self._shares(prompts, budget - len(answers))
         for sequence in answers + prompts:
             is_prompt = sequence.num_new_tokens > 1
@@ -121,7 +127,7 @@ class Scheduler:
         """Blocks for the next tokens, if need be from younger sequences. False: the sequence itself gave way."""
         wanted = self.blocks.blocks_for(sequence.num_computed_tokens + num_tokens) - len(sequence.block_table)
         while wanted > self.blocks.num_available:
-            victim = self._youngest_of_largest()
+            victim = self._least_urgent() or self._youngest_of_largest()
             self._preempt(victim)
             if victim is sequence:
                 return False
@@ -142,24 +148,60 @@ class Scheduler:
         if sequence.adapter is not None:
             self.slots.unpin(sequence.adapter)
 
+    def _give_way(self) -> None:
+        """Chooses the priority of this step. Those that are less urgent give back what its next sequence lacks: a slot
+        for its adapter, a place, or blocks."""
+        priorities = {sequence.priority for sequence in [*self.running, *self.waiting]}
+        self._priority = min(priorities, default=0)
+        if len(priorities) < 2:
+            return
+        for sequence in self._in_line():
+            if sequence.adapter is not None and not self._has_adapter(sequence):
+                while not self.slots.request(sequence.adapter) and (victim := self._least_urgent(pins=True)):
+                    self._preempt(victim)
+                continue
+            while not self._has_room(sequence) and (victim := self._least_urgent()):
+                self._preempt(victim)
+        # Where all that is urgent waits for weights that are on their way, the others need not wait, too.
+        able = [*self.running, *(sequence for sequence in self.waiting if self._has_adapter(sequence))]
+        self._priority = min((sequence.priority for sequence in able), default=self._priority)
+
+    def _least_urgent(self, *, pins: bool = False) -> Sequence | None:
+        """The youngest running sequence that this step is not for. `pins`: that holds an adapter's slot."""
+        found = (each for each in reversed(self.running) if each.priority > self._priority)
+        return next((each for each in found if not pins or each.adapter is not None), None)
+
+    def _in_line(self, tenant: str | None = None) -> list[Sequence]:
+        """Those that this step is for, of one tenant or of all."""
+        found = self.waiting if tenant is None else self.waiting.of(tenant)
+        return [sequence for sequence in found if sequence.priority == self._priority]
+
+    def _counts(self) -> Counter[str]:
+        """How many sequences of each tenant run, of those that this step is for."""
+        return Counter(sequence.salt for sequence in self.running if sequence.priority == self._priority)
+
+    def _has_room(self, sequence: Sequence) -> bool:
+        wanted = self.blocks.blocks_for(min(sequence.num_tokens, self.limits.max_num_batched_tokens))
+        return len(self.running) < self.limits.max_num_seqs and wanted <= self.blocks.num_available
+
     def _make_room(self) -> None:
         """One sequence of the tenant that runs the most gives way to one of another tenant that could start."""
-        counts = Counter(sequence.salt for sequence in self.running)
+        counts = self._counts()
         largest = max(counts.values(), default=0)
         for tenant in self._by_turn(self.waiting.tenants):
-            ready = next((sequence for sequence in self.waiting.of(tenant) if self._has_adapter(sequence)), None)
+            ready = next((sequence for sequence in self._in_line(tenant) if self._has_adapter(sequence)), None)
             if ready is None or counts[tenant] + 1 >= largest:
                 continue
-            wanted = self.blocks.blocks_for(min(ready.num_tokens, self.limits.max_num_batched_tokens))
-            if len(self.running) >= self.limits.max_num_seqs or wanted > self.blocks.num_available:
+            if not self._has_room(ready):
                 self._preempt(self._youngest_of_largest())
             return
 
     def _youngest_of_largest(self) -> Sequence:
         """The youngest running sequence of the tenant that has the most of them."""
-        counts = Counter(sequence.salt for sequence in self.running)
+        counts = self._counts()
         largest = max(counts.values())
-        return next(sequence for sequence in reversed(self.running) if counts[sequence.salt] == largest)
+        due = (sequence for sequence in reversed(self.running) if sequence.priority == self._priority)
+        return next(sequence for sequence in due if counts[sequence.salt] == largest)
 
     def _shares(self, prompts: list[Sequence], budget: int) -> dict[str, int]:
         """How many tokens of its prompts each tenant may have computed: equal parts, and what one does not want goes to
@@ -167,7 +209,7 @@ class Scheduler:
         wanted = Counter[str]()
         for sequence in prompts:
             wanted[sequence.salt] += sequence.num_new_tokens
-        for sequence in self.waiting:
+        for sequence in self._in_line():
             wanted[sequence.salt] += sequence.num_tokens
         shares: dict[str, int] = {}
         for number, tenant in enumerate(sorted(wanted, key=lambda tenant: wanted[tenant])):
@@ -202,17 +244,17 @@ class Scheduler:
 
         While one has waited too long for a slot, nothing else that pins an adapter is among them.
         """
-        starving = next((each for each in self.waiting if self._is_starving(each)), None)
+        starving = next((each for each in self._in_line() if self._is_starving(each)), None)
 
         def may_start(sequence: Sequence) -> bool:
             is_barred = starving is not None and sequence is not starving and sequence.adapter is not None
             return not is_barred and self._adapter_ready(sequence)
 
-        return {tenant: filter(may_start, self.waiting.of(tenant)) for tenant in self.waiting.tenants}
+        return {tenant: filter(may_start, self._in_line(tenant)) for tenant in self.waiting.tenants}
 
     def _by_turn(self, tenants: list[str]) -> list[str]:
         """The fewest running sequences first; of equals, the one whose last start is longest ago."""
-        counts = Counter(sequence.salt for sequence in self.running)
+        counts = self._counts()
         return sorted(tenants, key=lambda tenant: (counts[tenant], self._last_start.get(tenant, 0)))
 
     def _has_adapter(self, sequence: Sequence) -> bool:

@@ -19,6 +19,7 @@ class Sequence:
     num_prompt_tokens: int
     adapter: str | None = None  # registered name; None: the base weights
     salt: str = ""  # isolates the prefix cache: sequences of different salts share nothing
+    priority: int = 0  # the lowest number among those that could run has the engine to itself
     use_cache: bool = True  # False: every prompt token is computed, as prompt_logprobs needs
     status: SequenceStatus = SequenceStatus.WAITING
     num_computed_tokens: int = 0

@@ -1,6 +1,7 @@
 """Bytes by path, in a directory or in S3, always as streams. An object is there whole or not at all."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -76,6 +77,17 @@ class Blobs:
         with atomic.replacing(to) as part, part.open("wb") as out:
             for piece in self.get(path):
                 out.write(piece)
+
+    def fetch(self, path: str, to: Path) -> None:
+        """A link where the objects lie on this disk, else a copy."""
+        to.unlink(missing_ok=True)
+        try:
+            if self._folder is not None:
+                os.link(self._folder / _checked(path), to)
+                return
+        except OSError:
+            pass  # another file system, or one without links
+        self.download(path, to)
 
     def upload_dir(self, prefix: str, folder: Path) -> tuple[BlobInfo, ...]:
         """Every file below `folder`, under its relative path."""

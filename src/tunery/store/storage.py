@@ -9,6 +9,8 @@ from sqlalchemy import BigInteger, Connection, Select, delete, func, select
 from tunery.store.database import lock_across_processes
 from tunery.store.tables import (
     alias_changes,
+    batch_results,
+    batches,
     conversations,
     files,
     jobs,
@@ -38,6 +40,7 @@ class Stored:
     completions: int
     models: int  # adapters, checkpoints that can be used included
     responses: int  # and the items of conversations
+    batches: int  # what came of requests of batches that have not ended
     states: int  # of jobs that have not ended or can be resumed
     records: int  # what is small by itself and very many: see `_rows`
 
@@ -48,6 +51,7 @@ class Stored:
 
 def stored_bytes(conn: Connection, project_id: str) -> Stored:
     parts = select(func.sum(upload_parts.c.bytes)).join(uploads, uploads.c.id == upload_parts.c.upload_id)
+    results = select(func.sum(batch_results.c.bytes)).join(batches, batches.c.id == batch_results.c.batch_id)
     state = jobs.c.details["state"]["num_bytes"].as_string().cast(BigInteger)
     goes_on = jobs.c.finished_at.is_(None) | jobs.c.resumable
     return Stored(
@@ -59,6 +63,7 @@ def stored_bytes(conn: Connection, project_id: str) -> Stored:
             _sum(conn, select(func.sum(table.c.bytes)).where(table.c.project_id == project_id))
             for table in (responses, response_items)
         ),
+        _sum(conn, results.where(batches.c.project_id == project_id)),
         _sum(conn, select(func.sum(state)).where(jobs.c.project_id == project_id, goes_on)),
         max(0, _rows(conn, project_id) - NUM_FREE_ROWS) * ROW_BYTES,
     )
@@ -66,7 +71,7 @@ def stored_bytes(conn: Connection, project_id: str) -> Stored:
 
 def _rows(conn: Connection, project_id: str) -> int:
     """Of what has no size of its own, so that a million empty files, or messages, are not for nothing."""
-    tables = (files, uploads, webhook_endpoints, alias_changes, outbox, conversations)
+    tables = (files, uploads, webhook_endpoints, alias_changes, outbox, conversations, batches)
     numbers = [_sum(conn, select(func.count()).where(table.c.project_id == project_id)) for table in tables]
     events = _sum(conn, select(func.sum(jobs.c.step)).where(jobs.c.project_id == project_id))  # one a step
     return sum(numbers) + numbers[0] * ROWS_OF_A_FILE + events

@@ -328,6 +328,38 @@ responses = table(
     ),
 )
 
+batches = table(
+    "batches",
+    seq_and_id(),
+    project_id(),
+    created_at(),
+    strings("status", "endpoint", "input_file_id"),
+    integers("expires_at"),
+    strings("api_key_id"),
+    strings("created_by", null=True),
+    integers("output_lifetime_s"),
+    jsons("metadata", null=True),
+    strings("model", null=True),
+    jsons("errors"),
+    strings("output_file_id", "error_file_id", null=True),
+    integers("in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", null=True),
+    integers("cancelling_at", "cancelled_at", null=True),
+    counts("num_requests", "num_completed", "num_failed", "input_tokens", "cached_tokens", "output_tokens"),
+    strings("worker_id", null=True),
+    floats("lease_expires_at", null=True),
+    Index(None, "project_id", "created_at", "seq"),
+    Index(None, "status", "created_at"),
+)
+
+batch_results = table(
+    "batch_results",  # of batches that have not ended: then they lie in files
+    Column("batch_id", String, ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True),
+    Column("line", Integer, primary_key=True),
+    flags("is_failed"),
+    strings("content"),
+    counts("bytes"),
+)
+
 conversations = table(
     "conversations",
     seq_and_id(),

@@ -10,6 +10,7 @@ from tunery.api.context import Context
 from tunery.api.files.schemas import PURPOSES
 from tunery.api.multipart import Event, PartHead, field_text, file_chunks
 from tunery.datasets.upload_check import UploadCheck
+from tunery.domain.batches import MAX_INPUT_BYTES
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.files import File, FilePurpose, blob_path
 from tunery.domain.ids import new_id
@@ -25,7 +26,6 @@ from tunery.texts import say
 BATCH_LIFETIME_S = 30 * 24 * 3600
 MIN_LIFETIME_S, MAX_LIFETIME_S = 3600, 2_592_000
 MAX_FILENAME = 255
-JSONL_PURPOSES = frozenset({FilePurpose.FINE_TUNE, FilePurpose.BATCH})
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,13 @@ def _upload_file(context: Context, caller: Caller, events: Iterator[Event], room
 
 def as_file(context: Context, caller: Caller, received: Received, purpose: FilePurpose, lifetime_s: int | None) -> File:
     """The received bytes as a file, not yet kept. Raises InvalidRequest when they must be JSONL and are not."""
-    if purpose in JSONL_PURPOSES and received.jsonl_problem is not None:
+    if purpose is FilePurpose.FINE_TUNE and received.jsonl_problem is not None:
         raise InvalidRequest(received.jsonl_problem, param="file")
+    if purpose is FilePurpose.BATCH:  # what is wrong with a line of it is told by the batch
+        if not received.filename.lower().endswith(".jsonl"):
+            raise InvalidRequest(say("error.batch_file_name"), param="file")
+        if received.info.bytes > MAX_INPUT_BYTES:
+            raise InvalidRequest(say("error.batch_file_size", most=MAX_INPUT_BYTES), param="file")
     now = context.now()
     if lifetime_s is None and purpose is FilePurpose.BATCH:
         lifetime_s = BATCH_LIFETIME_S

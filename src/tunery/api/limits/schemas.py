@@ -81,9 +81,10 @@ class StoredOut(BaseModel):
     completions: int = Field(description="Stored completions, request and answer as JSON.")
     models: int = Field(description="Adapters of fine-tuned models and of checkpoints.")
     responses: int = Field(description="Stored responses, and the items of conversations.")
+    batches: int = Field(description="Answers of batches that have not ended.")
     states: int = Field(description="What jobs go on from that have not ended or can be resumed.")
     records: int = Field(
-        description="Files, uploads, messages, alias changes and job events beyond 100,000, by number."
+        description="Files, uploads, batches, messages, alias changes and job events beyond 100,000, by number."
     )
     total: int
 

@@ -76,28 +76,33 @@ class PendingResponse:
         return self.sent.get("conversation")
 
 
-async def admit(context: Context, caller: Caller, ids: RequestIds, sent: Json) -> PendingResponse:
+async def admit(
+    context: Context, caller: Caller, ids: RequestIds, sent: Json, *, is_batch: bool = False
+) -> PendingResponse:
     """Raises what `inference.admit` does, in the words of this dialect, NotFound for what the request refers to, and
     InvalidRequest for a conversation that is in use."""
     _check(sent)
     response_id = new_id("response")
     if sent.get("conversation") is None:
-        return await _admit(context, caller, ids, sent, response_id)
+        return await _admit(context, caller, ids, sent, response_id, is_batch)
     await asyncio.to_thread(_lock, context, caller, sent["conversation"], response_id)
     try:
-        return await _admit(context, caller, ids, sent, response_id)
+        return await _admit(context, caller, ids, sent, response_id, is_batch)
     except BaseException:
         await asyncio.shield(asyncio.to_thread(_unlock, context, sent["conversation"], response_id))
         raise
 
 
-async def _admit(context: Context, caller: Caller, ids: RequestIds, sent: Json, response_id: str) -> PendingResponse:
+async def _admit(
+    context: Context, caller: Caller, ids: RequestIds, sent: Json, response_id: str, is_batch: bool
+) -> PendingResponse:
     earlier, own = await context.look(partial(_items, context, caller, sent))
     with _own_words():
         body = chat_request(sent, earlier + own)
         if sent.get("stream") or sent.get("background"):
             body = streamed(body)
-        admitted = await inference.admit(context, caller, ids, "chat", body, keeps=sent.get("store") is not False)
+        keeps = sent.get("store") is not False
+        admitted = await inference.admit(context, caller, ids, "chat", body, keeps=keeps, is_batch=is_batch)
         if sent.get("truncation") == "auto" and admitted.target.upstream is None:
             try:
                 admitted = await _fit(context, admitted, sent, earlier + own)

@@ -43,6 +43,7 @@ class Generating(_Wire):
     # vLLM's
     request_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None  # what `/abort_requests` names
     cache_salt: str | None = None
+    priority: Annotated[Int, Field(ge=0, le=100)] = 0  # the lower number goes first; those of batches have 1
     ignore_eos: bool = False
     prompt_logprobs: Annotated[Int, Field(ge=0, le=20)] | None = None
     # ignored

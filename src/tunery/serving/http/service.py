@@ -77,6 +77,7 @@ class Service:
                 params=_seeded(params, request.seed, f"{salt_seed}{index}"),
                 adapter=adapter,
                 salt=request.cache_salt or "",
+                priority=request.priority,
                 request_id=request.request_id or ident,
             )
             for index in range(count)

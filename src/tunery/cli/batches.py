@@ -1,0 +1,206 @@
+"""`tunery batches`: files of requests, answered at half the price when the engine has time."""
+
+import json
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+
+from tunery.cli.connection import CommandFailed, client_of
+from tunery.cli.files import file_id_of, local_path
+from tunery.cli.output import (
+    Bar,
+    Json,
+    Limit,
+    console,
+    duration,
+    emit_json,
+    facts,
+    notes,
+    pairs,
+    status,
+    table,
+    tell,
+    when,
+)
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+    from openai.types import Batch
+
+app = typer.Typer(no_args_is_help=True, help="Answer files of requests at half the price.")
+
+POLL_S = 1.0
+ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+
+BatchId = Annotated[str, typer.Argument(help="A batch's id, `batch_…`.")]
+
+
+@app.command()
+def create(
+    ctx: typer.Context,
+    input_file: Annotated[str, typer.Argument(help="A JSONL file of requests, or the id of one that is uploaded.")],
+    endpoint: Annotated[
+        str | None, typer.Option(help="Such as /v1/chat/completions; by default the url of the file's first request.")
+    ] = None,
+    metadata: Annotated[list[str] | None, typer.Option(help="`KEY=VALUE`; may be given several times.")] = None,
+    follow_it: Annotated[bool, typer.Option("--watch", help="Stay until the batch has ended.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Create a batch, uploading a file that is given by path."""
+    client, url = client_of(ctx), endpoint or _url(input_file)
+    body: dict[str, Any] = {"endpoint": url, "completion_window": "24h", "metadata": pairs(metadata)}
+    batch = client.batches.create(input_file_id=file_id_of(client, input_file, "batch"), **body)
+    if follow_it:
+        return _watch(client, batch.id, as_json)
+    tell(batch, as_json, batch.id)
+
+
+def _url(given: str) -> str:
+    """That the first request names. Of a file that is uploaded already it is not known."""
+    path = local_path(given)
+    if path is None:
+        return "/v1/chat/completions"
+    with path.open(encoding="utf-8-sig", errors="replace") as lines:
+        first = next((line for line in lines if line.strip()), "")
+    try:
+        return str(json.loads(first)["url"])
+    except (ValueError, KeyError, TypeError):
+        raise CommandFailed(f"The first line of {path} is no request with a url: give --endpoint.") from None
+
+
+@app.command("list")
+def list_batches(ctx: typer.Context, limit: Limit = 20, as_json: Json = False) -> None:
+    """List batches, newest first."""
+    found = list(islice(client_of(ctx).batches.list(limit=min(limit, 100)), limit))
+    rows = (
+        (batch.id, status(batch.status), batch.model or "", batch.endpoint, _progress(batch), when(batch.created_at))
+        for batch in found
+    )
+    columns = ("id", "status", "model", "endpoint", ">progress", "created")
+    tell(found, as_json, table(columns, rows, empty="No batches yet: `tunery batches create FILE`."))
+
+
+@app.command()
+def get(ctx: typer.Context, batch_id: BatchId, as_json: Json = False) -> None:
+    """Show one batch, and what is wrong with its file."""
+    batch = client_of(ctx).batches.retrieve(batch_id)
+    if as_json:
+        return emit_json(batch)
+    _show(batch)
+
+
+@app.command("watch")
+def watch_batch(ctx: typer.Context, batch_id: BatchId, as_json: Json = False) -> None:
+    """Follow a batch to its end; exit code 1 when it is not completed. With --json, one line a change."""
+    _watch(client_of(ctx), batch_id, as_json)
+
+
+@app.command()
+def cancel(ctx: typer.Context, batch_id: BatchId, as_json: Json = False) -> None:
+    """Cancel a batch; what was answered until then is delivered."""
+    batch = client_of(ctx).batches.cancel(batch_id)
+    tell(batch, as_json, f"{batch.id} is {batch.status}.")
+
+
+@app.command()
+def results(
+    ctx: typer.Context,
+    batch_id: BatchId,
+    errors: Annotated[bool, typer.Option("--errors", help="The requests that failed, and why.")] = False,
+    to: Annotated[Path | None, typer.Option("--to", "-o", help="Where to; standard output when not given.")] = None,
+) -> None:
+    """Download the answers of a batch, as JSONL; one with its custom_id a line."""
+    client = client_of(ctx)
+    batch = client.batches.retrieve(batch_id)
+    file_id = batch.error_file_id if errors else batch.output_file_id
+    if file_id is None:
+        what = "failed requests" if errors else "answers"
+        raise CommandFailed(f"There are no {what} of {batch.id}, which is {batch.status}.")
+    content = client.files.content(file_id).read()
+    if to is None:
+        sys.stdout.buffer.write(content)
+        return
+    to.write_bytes(content)
+    num_lines = content.count(b"\n")
+    notes.print(f"{to} ({num_lines:,} lines)")
+
+
+def _watch(client: "OpenAI", batch_id: str, as_json: bool) -> None:
+    try:
+        batch = _follow(client, batch_id, as_json)
+    except KeyboardInterrupt:
+        notes.print(f"The batch goes on. See it again with: tunery batches watch {batch_id}")
+        raise
+    if not as_json:
+        _show(batch)
+    if batch.status != "completed":
+        raise typer.Exit(1)
+
+
+def _follow(client: "OpenAI", batch_id: str, as_json: bool) -> "Batch":
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}", markup=False))
+    hidden = as_json or not console.is_terminal
+    text = TextColumn("{task.description}", markup=False)
+    with Bar(text, *columns, console=console, transient=True, disable=hidden) as bar:
+        task, told = bar.add_task("", total=None, left=""), ""
+        while True:
+            batch = client.batches.retrieve(batch_id)
+            done, total = _counts(batch)
+            left = _left_s(batch)
+            bar.update(task, description=batch.status, completed=done, total=total or None, left=_left(left))
+            if as_json and (news := batch.to_json(indent=None)) != told:
+                typer.echo(told := news)
+            elif hidden and not as_json and (news := f"{batch.status} {done:,} of {total:,}") != told:
+                console.print(told := news, _left(left))
+            if batch.status in ENDED:
+                return batch
+            time.sleep(POLL_S)
+
+
+def _counts(batch: "Batch") -> tuple[int, int]:
+    """Requests that have a result, and all."""
+    counts = batch.request_counts
+    return (counts.completed + counts.failed, counts.total) if counts else (0, 0)
+
+
+def _progress(batch: "Batch") -> str:
+    done, total = _counts(batch)
+    return f"{done:,} of {total:,}" if total else ""
+
+
+def _left_s(batch: "Batch") -> float | None:
+    """By the pace since it began. None: that cannot be said yet."""
+    done, total = _counts(batch)
+    if batch.status != "in_progress" or not done or not batch.in_progress_at:
+        return None
+    return max(0.0, time.time() - batch.in_progress_at) / done * (total - done)
+
+
+def _left(seconds: float | None) -> str:
+    return "" if seconds is None else f"{duration(seconds)} left"
+
+
+def _show(batch: "Batch") -> None:
+    failed = batch.request_counts.failed if batch.request_counts else 0
+    shown = [
+        ("id", batch.id),
+        ("status", status(batch.status)),
+        ("model", batch.model or ""),
+        ("endpoint", batch.endpoint),
+        ("input file", batch.input_file_id),
+        ("requests", _progress(batch) + (f", {failed:,} failed" if failed else "")),
+        ("left", _left(_left_s(batch))),
+        ("tokens", f"{batch.usage.input_tokens:,} in, {batch.usage.output_tokens:,} out" if batch.usage else ""),
+        ("answers", batch.output_file_id or ""),
+        ("failed requests", batch.error_file_id or ""),
+        ("created", when(batch.created_at)),
+        ("expires", when(batch.expires_at) if batch.status not in ENDED else ""),
+    ]
+    console.print(facts([(name, value) for name, value in shown if value]))
+    for error in (batch.errors.data if batch.errors else None) or ():
+        console.print(f"line {error.line}: {error.message}" if error.line else error.message or "")

@@ -1,0 +1,44 @@
+"""The worker's process: `python -m tunery.launch.worker`. Trains jobs, answers batches, sends webhooks and mail until
+SIGTERM."""
+
+import signal
+import threading
+
+from tunery import logs, private, tracing
+from tunery.jobs.identity import this_worker
+from tunery.jobs.worker import Worker
+from tunery.models.catalog import Catalog
+from tunery.notify.dispatcher import Dispatcher
+from tunery.settings import load_settings, told_in_a_sentence
+from tunery.store.blobs import Blobs
+from tunery.store.database import migrate, open_database
+
+
+@told_in_a_sentence()
+def main() -> None:
+    # Imported late: the processes that import this module again do not need the web framework behind it.
+    from tunery.api.batches.runner import BatchRunner
+    from tunery.api.context import Context
+
+    settings = load_settings()
+    private.keep(settings.home)
+    logs.configure(settings.log_format)
+    tracing.configure("tunery-worker")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    engine = open_database(settings)
+    migrate(engine)
+    identity = this_worker()
+    worker = Worker(settings, engine, Blobs.open(settings), Catalog.load(settings.catalog), identity=identity)
+    beside = (Dispatcher(settings, engine).run, BatchRunner(Context.open(settings), identity).run)
+    threads = [threading.Thread(target=run, args=(stop,), name=run.__qualname__) for run in beside]
+    for thread in threads:
+        thread.start()
+    worker.run(stop)
+    for thread in threads:
+        thread.join()
+
+
+if __name__ == "__main__":  # a pool that validates large files imports this module again
+    main()

@@ -1,0 +1,178 @@
+"""Batches, the lease of who works on one, and what came of its requests until it lies in files."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, Row, case, delete, func, insert, or_, select, update
+
+from tunery.domain.batches import UNFINISHED, Batch, BatchResult, BatchStatus
+from tunery.domain.errors import InvalidTransition, NotFound
+from tunery.domain.files import File
+from tunery.store.files import insert_file
+from tunery.store.paging import Page, exists, fetch_page, update_row, values_of
+from tunery.store.tables import batch_results, batches
+from tunery.texts import say
+
+NO_WORKER = {"worker_id": None, "lease_expires_at": None}
+AT_ONCE = 1_000  # results that are read together
+OF_PROJECT = 4  # batches that are worked on at once
+
+Json = dict[str, Any]
+
+
+def insert_batch(conn: Connection, batch: Batch) -> None:
+    conn.execute(insert(batches).values(asdict(batch)))
+
+
+def get_batch(conn: Connection, batch_id: str, project_id: str) -> Batch:
+    row = conn.execute(select(batches).where(batches.c.id == batch_id, batches.c.project_id == project_id)).first()
+    if row is None:
+        raise NotFound(say("error.no_such_batch", batch_id=batch_id[:200]), param="batch_id")
+    return _to_batch(row)
+
+
+def list_batches(conn: Connection, project_id: str, *, after: str | None, limit: int) -> Page[Batch]:
+    """Newest first."""
+    query = select(batches).where(batches.c.project_id == project_id)
+    return fetch_page(conn, query, batches, _to_batch, after=after, limit=limit)
+
+
+def cancel_batch(conn: Connection, batch_id: str, project_id: str, now: float) -> Batch:
+    """→ cancelling, and who works on it ends it. Again: no change. Raises InvalidTransition when it has ended."""
+    batch = get_batch(conn, batch_id, project_id)
+    values = {"status": BatchStatus.CANCELLING, "cancelling_at": func.coalesce(batches.c.cancelling_at, int(now))}
+    row = update_row(conn, batches, batches.c.id == batch_id, batches.c.status.in_(UNFINISHED), **values)
+    if row is None:
+        raise InvalidTransition(say("error.batch_has_ended", batch_id=batch_id, status=batch.status))
+    return _to_batch(row)
+
+
+# ---- for the worker
+
+
+def claim_batch(conn: Connection, worker_id: str, *, now: float, lease_s: float) -> Batch | None:
+    """One that nobody works on, for this worker, by one statement. Projects take turns: first the one with the fewest
+    in work, then the oldest batch."""
+    waiting = batches.alias("waiting")
+    busy = (
+        select(batches.c.project_id, func.count().label("held"))
+        .where(batches.c.lease_expires_at >= now)
+        .group_by(batches.c.project_id)
+        .subquery("busy")
+    )
+    held = func.coalesce(busy.c.held, 0)
+    free = or_(waiting.c.lease_expires_at.is_(None), waiting.c.lease_expires_at < now)
+    chosen = (
+        select(waiting.c.id)
+        .outerjoin(busy, busy.c.project_id == waiting.c.project_id)
+        .where(waiting.c.status.in_(UNFINISHED), free, held < OF_PROJECT)
+        .order_by(held, waiting.c.created_at, waiting.c.seq)
+        .limit(1)
+        .with_for_update(of=waiting, skip_locked=True)
+        .scalar_subquery()
+    )
+    row = update_row(conn, batches, batches.c.id == chosen, worker_id=worker_id, lease_expires_at=now + lease_s)
+    return None if row is None else _to_batch(row)
+
+
+def list_holders(conn: Connection) -> tuple[str, ...]:
+    """The workers that hold a batch."""
+    rows = conn.execute(select(batches.c.worker_id).where(batches.c.worker_id.is_not(None)).distinct())
+    return tuple(row.worker_id for row in rows)
+
+
+def free_batches(conn: Connection, *worker_ids: str) -> None:
+    """Of workers that have ended."""
+    conn.execute(update(batches).where(batches.c.worker_id.in_(worker_ids)).values(**NO_WORKER))
+
+
+def is_held(conn: Connection, batch_id: str, *, now: float) -> bool:
+    """Whether a worker works on it now."""
+    held = batches.c.id == batch_id, batches.c.lease_expires_at >= now
+    return exists(conn, select(batches.c.id).where(*held))
+
+
+def renew(conn: Connection, batch_id: str, worker_id: str, *, until: float, **values: Any) -> Batch | None:
+    """Prolong the lease, and note what has become of the batch. None: it is no longer this worker's."""
+    mine = batches.c.id == batch_id, batches.c.worker_id == worker_id
+    row = update_row(conn, batches, *mine, lease_expires_at=until, **values)
+    return None if row is None else _to_batch(row)
+
+
+def advance(conn: Connection, batch_id: str, worker_id: str, status: BatchStatus, now: float, **values: Any) -> None:
+    """→ in_progress or finalizing; one that is to be cancelled stays so."""
+    stays = batches.c.status == BatchStatus.CANCELLING
+    reached = {f"{status}_at": func.coalesce(batches.c[f"{status}_at"], int(now))}
+    mine = batches.c.id == batch_id, batches.c.worker_id == worker_id
+    status_now = case((stays, batches.c.status), else_=status.value)
+    conn.execute(update(batches).where(*mine).values(status=status_now, **reached, **values))
+
+
+def end_batch(
+    conn: Connection,
+    batch_id: str,
+    worker_id: str,
+    status: BatchStatus,
+    now: float,
+    *,
+    output: File | None = None,
+    error: File | None = None,
+    errors: list[Json] | None = None,
+) -> Batch | None:
+    """With the files that hold what came of it. One that is to be cancelled and would be completed is cancelled. None:
+    it is no longer this worker's, and nothing is written."""
+    mine = batches.c.id == batch_id, batches.c.worker_id == worker_id, batches.c.status.in_(UNFINISHED)
+    row = conn.execute(select(batches.c.status).where(*mine).with_for_update()).first()
+    if row is None:
+        return None
+    if row.status == BatchStatus.CANCELLING and status is BatchStatus.COMPLETED:
+        status = BatchStatus.CANCELLED
+    values: Json = {"status": status, f"{status}_at": int(now), "errors": errors or [], **NO_WORKER}
+    for name, file in (("output_file_id", output), ("error_file_id", error)):
+        if file is not None:
+            insert_file(conn, file)
+            values[name] = file.id
+    row = update_row(conn, batches, *mine, **values)
+    conn.execute(delete(batch_results).where(batch_results.c.batch_id == batch_id))
+    return None if row is None else _to_batch(row)
+
+
+def add_result(conn: Connection, batch_id: str, worker_id: str, result: BatchResult) -> bool:
+    """Once for each line. False, and nothing is written, when the batch is no longer this worker's."""
+    table = batches
+    added = {
+        "num_failed" if result.is_failed else "num_completed": 1,
+        **{name: getattr(result, name) for name in ("input_tokens", "cached_tokens", "output_tokens")},
+    }
+    values = {"batch_id": batch_id, "line": result.line, "is_failed": result.is_failed, "content": result.content}
+    row = values | {"bytes": len(result.content.encode())}
+    held = conn.execute(
+        update(table)
+        .where(table.c.id == batch_id, table.c.worker_id == worker_id)
+        .values({name: table.c[name] + number for name, number in added.items()})
+    )
+    if held.rowcount:
+        conn.execute(insert(batch_results).values(row))
+    return bool(held.rowcount)
+
+
+def answered_lines(conn: Connection, batch_id: str) -> set[int]:
+    """Those of the input file that need not be asked again."""
+    rows = conn.execute(select(batch_results.c.line).where(batch_results.c.batch_id == batch_id))
+    return {row.line for row in rows}
+
+
+def results(conn: Connection, batch_id: str, *, is_failed: bool) -> Iterator[BatchResult]:
+    """In the order of the lines, read piece by piece."""
+    table = batch_results
+    query = select(table).where(table.c.batch_id == batch_id, table.c.is_failed == is_failed)
+    last = 0
+    while rows := conn.execute(query.where(table.c.line > last).order_by(table.c.line).limit(AT_ONCE)).all():
+        for row in rows:
+            yield BatchResult(row.line, row.content, row.is_failed)
+        last = rows[-1].line
+
+
+def _to_batch(row: Row[Any]) -> Batch:
+    return Batch(**values_of(row, *NO_WORKER, status=BatchStatus(row.status)))
