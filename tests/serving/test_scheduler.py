@@ -339,8 +339,10 @@ def test_blocks_are_given_back_by_who_has_the_most_sequences_and_not_by_the_newc
 def run(scheduler: Scheduler, sequence: Sequence, num_tokens: int) -> None:
     """Until the sequence has so many tokens more; then it is taken out."""
     wanted = sequence.num_output_tokens + num_tokens
-    while sequence.num_output_tokens < wanted:
-        assert step(scheduler) is not None
+    for _ in range(100):
+        if sequence.num_output_tokens < wanted:
+            step(scheduler)  # one of them may only fetch weights
+    assert sequence.num_output_tokens == wanted
     scheduler.finish(sequence)
 
 

@@ -1,5 +1,8 @@
 """The worker's process: `python -m tunery.launch.worker`. Trains jobs, answers batches, sends webhooks and mail until
-SIGTERM."""
+SIGTERM.
+
+Apart because it is a process of its own.
+"""
 
 import signal
 import threading
