@@ -37,6 +37,9 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids], dict[str, Any]]] = {
     },
     ("POST", "/tunery/v1/estimates"): lambda ids: {"json": {"model": BASE, "training_file": ids["file_id"]}},
     ("POST", "/tunery/v1/validations"): lambda ids: {"json": {"file": ids["file_id"]}},
+    ("POST", "/v1/batches"): lambda ids: {
+        "json": {"input_file_id": ids["requests_id"], "endpoint": "/v1/responses", "completion_window": "24h"}
+    },
     ("POST", "/v1/chat/completions"): lambda ids: {"json": {"model": TUNED, "messages": CHAT}},
     ("POST", "/v1/completions"): lambda _: {"json": {"model": TUNED, "prompt": "Hi"}},
     ("POST", "/v1/embeddings"): lambda _: {"json": {"model": TUNED, "input": "Hi"}},
@@ -59,6 +62,7 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids], dict[str, Any]]] = {
 REFUSALS = {
     ("POST", "/v1/fine_tuning/jobs"): 400,
     ("GET", "/tunery/v1/model_name"): 400,
+    ("POST", "/v1/batches"): 400,
     ("POST", "/v1/responses"): 400,
 }
 EMPTY_LISTS = {("GET", "/tunery/v1/aliases/history")}  # a name without a history has an empty one
@@ -151,6 +155,8 @@ def _body(body: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
 def ids(api: Api) -> Ids:
     """One object of every kind, by the name that it has in paths."""
     file, job = api.make_file(), api.make_job(status=JobStatus.QUEUED)
+    requests = api.make_file(purpose="batch")["id"]
+    batch = {"input_file_id": requests, "endpoint": "/v1/responses", "completion_window": "24h"}
     model = api.make_model(TUNED)
     upload = {"bytes": 1, "filename": "a", "mime_type": "text/jsonl", "purpose": "fine-tune"}
     hook = {"name": "ci", "url": "https://ci.example", "event_types": ["fine_tuning.job.failed"]}
@@ -158,6 +164,7 @@ def ids(api: Api) -> Ids:
         path: api.client.post(path, json=body).json()
         for path, body in {
             "/v1/uploads": upload,
+            "/v1/batches": batch,
             "/v1/webhook_endpoints": hook,
             "/v1/organization/admin_api_keys": {"name": "admin"},
             f"/v1/organization/projects/{api.project_id}/service_accounts": {"name": "robot"},
@@ -165,7 +172,7 @@ def ids(api: Api) -> Ids:
             f"/v1/organization/projects/{api.project_id}/users": {"email": "ada@example.com", "role": "member"},
         }.items()
     }
-    uploaded, hooked, admin, account, alias, user = made.values()
+    uploaded, batched, hooked, admin, account, alias, user = made.values()
     completion = StoredCompletion("chatcmpl-1", api.project_id, int(NOW), TUNED, {"messages": CHAT}, {"choices": []})
     response = StoredResponse("resp_1", api.project_id, int(NOW), BASE, "completed", {}, is_background=True)
     conversation = Conversation("conv_1", api.project_id, int(NOW))
@@ -188,6 +195,8 @@ def ids(api: Api) -> Ids:
     return {
         "file_id": file["id"],
         "job_id": job.id,
+        "batch_id": batched["id"],
+        "requests_id": requests,
         "model": model.name,
         "checkpoint": model.name,
         "permission_id": permission.id,

@@ -132,10 +132,11 @@ def test_a_batch_answers_what_a_live_request_answers_at_half_the_price(api: Api)
     [
         ("/v1/completions", {"prompt": "Once", "max_tokens": 3}),
         ("/v1/responses", {"input": "Once", "max_output_tokens": 16, "store": False}),
+        ("/v1/embeddings", {"model": "text-embedding-3-small", "input": ["Once", "upon a time"]}),
     ],
 )
 def test_every_endpoint_is_billed_by_its_own_usage(api: Api, endpoint: str, body: dict[str, Any]) -> None:
-    request = {"custom_id": "a", "method": "POST", "url": endpoint, "body": {"model": BASE, "temperature": 0, **body}}
+    request = {"custom_id": "a", "method": "POST", "url": endpoint, "body": {"model": BASE, **body}}
     batch = worked(api, create(api, as_file([request]), endpoint))
     assert batch["status"] == "completed", batch
     [line], [row] = content(api, batch["output_file_id"]), bills(api)
@@ -214,6 +215,21 @@ def test_the_most_requests_are_taken_and_one_more_is_not(tmp_path: Path) -> None
     with path.open("ab") as file:
         file.write(as_file([chat(-1)]))
     assert [each["code"] for each in lines.examine(path, CHAT).problems] == ["too_many_tasks"]
+
+
+def test_embeddings_of_a_batch_are_bounded_by_their_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "MAX_REQUESTS", 5)
+    texts = {"text": 1, "ids": 1, "texts": 2, "lists": 1}
+    inputs = {"text": "a", "ids": [1, 2, 3], "texts": ["a", "b"], "lists": [[1, 2]]}
+    url, path = "/v1/embeddings", tmp_path / "input.jsonl"
+    requests = [
+        {**chat(n), "url": url, "body": {"model": "m", "input": each}} for n, each in enumerate(inputs.values())
+    ]
+    path.write_bytes(as_file(requests))
+    found = lines.examine(path, url)
+    assert (found.num_texts, found.problems) == (sum(texts.values()), [])
+    path.write_bytes(as_file([*requests, {**requests[0], "custom_id": "more"}]))
+    assert [(each["code"], each["line"]) for each in lines.examine(path, url).problems] == [("too_many_tasks", 5)]
 
 
 def test_the_largest_file_is_taken_and_a_byte_more_is_not(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,6 +181,10 @@ def test_event_types_are_those_that_happen_here(api: Api) -> None:
         "fine_tuning.job.succeeded",
         "fine_tuning.job.failed",
         "fine_tuning.job.cancelled",
+        "batch.completed",
+        "batch.failed",
+        "batch.expired",
+        "batch.cancelled",
     ]
 
 

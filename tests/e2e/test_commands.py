@@ -83,3 +83,39 @@ def test_keys_usage_and_costs(served: Served) -> None:
     assert len(listed) >= 2 and made["key"] not in json.dumps(listed)
     assert served.tunery("usage").returncode == 0
     assert served.tunery("costs", "--json").returncode == 0
+
+
+def test_a_batch_by_commands(served: Served, tmp_path: Path) -> None:
+    def line(number: int, **values: object) -> str:
+        body = {"model": BASE, "messages": [{"role": "user", "content": "Hi"}], "max_completion_tokens": 4, **values}
+        request = {"custom_id": str(number), "method": "POST", "url": "/v1/chat/completions", "body": body}
+        return json.dumps(request) + "\n"
+
+    requests, answers = tmp_path / "requests.jsonl", tmp_path / "answers.jsonl"
+    requests.write_text(line(1) + line(2) + line(3, temperature=9))
+    done = served.tunery("batches", "create", str(requests), "--metadata", "for=this", "--watch")
+    assert done.returncode == 0, done.stderr
+    assert "3 of 3, 1 failed" in done.stdout
+    batch = json.loads(served.tunery("batches", "list", "--json").stdout)[0]
+    assert (batch["status"], batch["metadata"], batch["endpoint"]) == (
+        "completed",
+        {"for": "this"},
+        "/v1/chat/completions",
+    )
+    assert json.loads(served.tunery("batches", "get", batch["id"], "--json").stdout) == batch
+    assert batch["id"] in served.tunery("batches", "list").stdout
+    assert served.tunery("batches", "results", batch["id"], "--to", str(answers)).returncode == 0
+    assert [json.loads(each)["custom_id"] for each in answers.read_text().splitlines()] == ["1", "2"]
+    failed = json.loads(served.tunery("batches", "results", batch["id"], "--errors").stdout)
+    assert (failed["custom_id"], failed["response"]["status_code"]) == ("3", 400)
+    last = served.tunery("batches", "watch", batch["id"], "--json").stdout.splitlines()[-1]
+    assert json.loads(last)["status"] == "completed"
+    again = served.tunery("batches", "cancel", batch["id"])
+    assert (again.returncode, "its status is" in again.stderr) == (1, True)
+
+    requests.write_text(line(1) + line(1))
+    faulty = served.tunery("batches", "create", str(requests), "--watch")
+    assert faulty.returncode == 1 and "line 2: The custom_id" in faulty.stdout
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text("{}\n")
+    assert "give --endpoint" in served.tunery("batches", "create", str(bare)).stderr

@@ -10,15 +10,18 @@ import orjson
 
 from tunery.api.body import MAX_PROMPT_BYTES
 from tunery.api.chat.routes import ChatRequest, CompletionRequest
+from tunery.api.embeddings import EmbeddingRequest
+from tunery.api.inference import PATHS, Kind
 from tunery.api.responses.schemas import ResponseRequest
 from tunery.domain.batches import MAX_INPUT_BYTES, MAX_REQUESTS
 from tunery.domain.errors import InvalidRequest
-from tunery.domain.json_body import as_object, read_json
+from tunery.domain.json_body import as_list, as_object, read_json
 from tunery.texts import say
 
 Json = dict[str, Any]
 
-CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+RESPONSES = "/v1/responses"
+KINDS: dict[str, Kind] = {path: kind for kind, path in PATHS.items()}  # of those that one request asks the engine for
 MAX_PROBLEMS = 100  # that are told
 MAX_CUSTOM_ID = 512
 PREFIX_BYTES = 512  # of prompts, by which those that begin alike come to stand together
@@ -31,8 +34,9 @@ class Request(Protocol):
 
 
 ENDPOINTS: dict[str, Callable[[Json], Request]] = {
-    CHAT: ChatRequest.model_validate,
-    COMPLETIONS: CompletionRequest.model_validate,
+    PATHS["chat"]: ChatRequest.model_validate,
+    PATHS["completion"]: CompletionRequest.model_validate,
+    PATHS["embedding"]: EmbeddingRequest.model_validate,
     RESPONSES: ResponseRequest.model_validate,
 }
 
@@ -49,9 +53,11 @@ class Place:
 @dataclass
 class Input:
     path: Path
+    endpoint: str
     places: list[Place] = field(default_factory=list[Place])
     problems: list[Json] = field(default_factory=list[Json])  # as `errors.data` tells them
     model: str = ""  # that every request names
+    num_texts: int = 0  # to be embedded
 
     def request(self, place: Place) -> Json:
         """`custom_id` and `body` of it."""
@@ -66,7 +72,7 @@ def problem(code: str, message: str, *, line: int | None = None, param: str | No
 
 def examine(path: Path, endpoint: str) -> Input:
     """Reads the whole file once and keeps none of it."""
-    found = Input(path)
+    found = Input(path, endpoint)
     if path.stat().st_size > MAX_INPUT_BYTES:
         found.problems.append(problem("file_too_large", say("error.batch_file_size", most=MAX_INPUT_BYTES)))
         return found
@@ -78,7 +84,7 @@ def examine(path: Path, endpoint: str) -> Input:
             return found
         found.places.append(place)
         try:
-            prompts[place.line] = _check(raw, endpoint, known, found)
+            prompts[place.line] = _check(raw, known, found)
         except InvalidRequest as exc:
             code = exc.code or "invalid_request"
             found.problems.append(problem(code, exc.message, line=place.line, param=exc.param))
@@ -102,7 +108,7 @@ def _lines(path: Path) -> Iterator[tuple[Place, bytes]]:
             offset += len(raw)
 
 
-def _check(raw: bytes, endpoint: str, known: set[str], found: Input) -> bytes:
+def _check(raw: bytes, known: set[str], found: Input) -> bytes:
     """The beginning of the request's prompt. Raises InvalidRequest. What is wrong inside a body is its own answer."""
     if len(raw) > MAX_PROMPT_BYTES:
         raise InvalidRequest(say("error.batch_line_size", most=MAX_PROMPT_BYTES), code="invalid_request")
@@ -120,8 +126,8 @@ def _check(raw: bytes, endpoint: str, known: set[str], found: Input) -> bytes:
     known.add(custom_id)
     if line.get("method") != "POST":
         raise InvalidRequest(say("error.batch_method"), param="method")
-    if url != endpoint:
-        message = say("error.batch_url", url=repr(url)[:200], endpoint=endpoint)
+    if url != found.endpoint:
+        message = say("error.batch_url", url=repr(url)[:200], endpoint=found.endpoint)
         raise InvalidRequest(message, param="url", code="url_mismatch")
     if not isinstance(body, dict):
         raise InvalidRequest(say("error.batch_body"), param="body")
@@ -140,5 +146,9 @@ def _check_body(body: Json, found: Input) -> bytes:
         if body.get(name):
             raise InvalidRequest(say("error.batch_not_streamed", name=name), param=f"body.{name}")
     prompt = body.get("messages") or body.get("input") or body.get("prompt")
+    if found.endpoint == PATHS["embedding"]:
+        found.num_texts += sum(not isinstance(each, int) for each in as_list(prompt)) or 1
+        if found.num_texts > MAX_REQUESTS:
+            raise InvalidRequest(say("error.batch_texts", most=MAX_REQUESTS), param="body.input", code="too_many_tasks")
     beginning = [body.get("instructions"), prompt]
     return orjson.dumps(beginning)[:PREFIX_BYTES]

@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tunery.api import inference
 from tunery.api.access import check_still
-from tunery.api.batches.lines import CHAT, ENDPOINTS, RESPONSES, Input, Place, examine, problem
+from tunery.api.batches.lines import ENDPOINTS, KINDS, RESPONSES, Input, Place, examine, problem
 from tunery.api.body import without_nul
 from tunery.api.context import Context
 from tunery.api.errors import unexpected
@@ -209,7 +209,7 @@ class _Work:
             self._context.blobs.fetch(file.blob, path)
         except NotFound:
             message = say("error.batch_file_gone", file_id=self._batch.input_file_id)
-            return Input(path, problems=[problem("input_file_not_found", message)])
+            return Input(path, self._batch.endpoint, problems=[problem("input_file_not_found", message)])
         return examine(path, self._batch.endpoint)
 
     def _start(self, given: Input) -> None:
@@ -364,8 +364,7 @@ async def answer(
         asked = await service.admit(context, caller, ids, sent, is_batch=True)
         admitted, work = asked.admitted, service.complete(context, asked)
     else:
-        kind = "chat" if endpoint == CHAT else "completion"
-        admitted = await inference.admit(context, caller, ids, kind, sent, is_batch=True)
+        admitted = await inference.admit(context, caller, ids, KINDS[endpoint], sent, is_batch=True)
         work = inference.complete(context, admitted)
     try:
         return admitted.admission, await work
