@@ -148,6 +148,7 @@ def test_each_request_is_answered_and_paid_for_once_though_every_part_was_killed
         batch = stand.client.batches.retrieve(batch_id)
         assert (batch.status, batch.error_file_id) == ("completed", None), batch
         assert batch.output_file_id is not None
+        before = len(told)
         for line in stand.client.files.content(batch.output_file_id).text.splitlines():
             answer = json.loads(line)
             told.append(answer["custom_id"])
@@ -156,6 +157,7 @@ def test_each_request_is_answered_and_paid_for_once_though_every_part_was_killed
             counted = (usage["prompt_tokens"], cached, usage["completion_tokens"])
             usages[answer["response"]["request_id"]] = counted
             assert answer["response"]["body"]["model"] == batch.model
+        assert len(set(told[before:])) == len(told) - before == NUM_REQUESTS // NUM_MODELS
     rounds = len(batch_ids) // NUM_MODELS
     wanted = [f"{model}-{number}" for model in stand.models for number in range(NUM_REQUESTS // NUM_MODELS)] * rounds
     assert sorted(told) == sorted(wanted)

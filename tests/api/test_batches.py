@@ -58,9 +58,10 @@ def get(api: Api, batch: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def worker(api: Api) -> Iterator[None]:
+def worker(context: Context) -> Iterator[None]:
+    """The part of a worker that answers batches, beside the api with this context."""
     stop = threading.Event()
-    runner = BatchRunner(Context.open(api.context.settings, api.clock), this_worker())
+    runner = BatchRunner(Context.open(context.settings, context.clock), this_worker())
     thread = threading.Thread(target=runner.run, args=(stop,))
     thread.start()
     try:
@@ -80,7 +81,7 @@ def until(api: Api, batch: dict[str, Any], *statuses: str) -> dict[str, Any]:
 
 
 def worked(api: Api, batch: dict[str, Any]) -> dict[str, Any]:
-    with worker(api):
+    with worker(api.context):
         return until(api, batch, *ENDED)
 
 
@@ -322,7 +323,7 @@ def in_work(api: Api, batch: dict[str, Any]) -> None:
 
 def test_cancelling_delivers_what_was_answered(api: Api) -> None:
     batch = long_batch(api)
-    with worker(api):
+    with worker(api.context):
         in_work(api, batch)
         api.client.post(f"/v1/batches/{batch['id']}/cancel")
         ended = until(api, batch, *ENDED)
@@ -332,7 +333,7 @@ def test_cancelling_delivers_what_was_answered(api: Api) -> None:
 
 def test_a_batch_expires_after_a_day_with_what_was_answered(api: Api) -> None:
     batch = long_batch(api)
-    with worker(api):
+    with worker(api.context):
         in_work(api, batch)
         api.clock.now += WINDOW_S
         ended = until(api, batch, *ENDED)
@@ -345,7 +346,7 @@ def test_a_key_whose_right_ended_ends_its_batch(api: Api) -> None:
     file = api.make_file(as_file([chat(each, max_completion_tokens=200) for each in range(40)]), purpose="batch")
     body = {"input_file_id": file["id"], "endpoint": CHAT, "completion_window": "24h"}
     batch = api.client.post("/v1/batches", json=body, headers=api.as_key(secret)).json()
-    with worker(api):
+    with worker(api.context):
         in_work(api, batch)
         with write(api.engine) as conn:
             keys = tables.api_keys
@@ -366,7 +367,7 @@ def test_a_key_without_the_right_to_ask_makes_and_cancels_no_batch(api: Api) -> 
 
 def test_a_worker_that_stops_leaves_the_rest_to_the_next(api: Api) -> None:
     batch = long_batch(api)
-    with worker(api):
+    with worker(api.context):
         in_work(api, batch)
     assert get(api, batch)["status"] == "in_progress"
     ended = worked(api, batch)

@@ -1,16 +1,21 @@
-"""Frameworks that build on Responses, each by a small program of tests/clients against the same server.
+"""Frameworks that build on Responses, each by a small program of tests/clients against the same server, and the batch
+commands of `instructor` as they are.
 
 They have an environment of their own, since what they depend on is no part of this project.
 """
 
+import json
 import os
+import re
 import subprocess
+import time
 import venv
 from pathlib import Path
 
 import pytest
 
 from tests.api.conftest import BASE, SECRET
+from tests.api.test_batches import as_file, chat, worker
 from tests.contract.conftest import Live
 
 CLIENTS = Path(__file__).parents[1] / "clients"
@@ -32,13 +37,39 @@ def python() -> Path:
 
 @pytest.mark.parametrize("program", ["agents_client.py", "langchain_client.py", "openresponses_client.py"])
 def test_clients_of_responses(live: Live, python: Path, program: str) -> None:
+    run(live, python, program)
+
+
+def run(live: Live, *command: str | Path) -> str:
     environment = {
         "PATH": os.environ["PATH"],
+        "COLUMNS": "200",
         "OPENAI_BASE_URL": live.base_url,
         "OPENAI_API_KEY": SECRET,
         "TUNERY_TEST_MODEL": BASE,
     }
     ran = subprocess.run(
-        [python, program], cwd=CLIENTS, env=environment, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=CLIENTS, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def test_the_batch_commands_of_instructor(live: Live, python: Path, tmp_path: Path) -> None:
+    command = (python.with_name("instructor"), "batch")
+    requests, answers = tmp_path / "requests.jsonl", tmp_path / "answers.jsonl"
+    requests.write_bytes(as_file([chat(number) for number in range(3)]))
+    told = run(live, *command, "create-from-file", "--file-path", requests, "--model", f"openai/{BASE}")
+    [batch_id] = set(re.findall(r"Batch job created with ID: (batch_\w+)", told))
+    with worker(live.context):
+        while live.client().batches.retrieve(batch_id).status != "completed":
+            time.sleep(0.1)
+    rows = [line for line in run(live, *command, "list", "--full-id").splitlines() if batch_id in line]
+    assert len(rows) == 1 and "completed" in rows[0]
+    run(live, *command, "download-file", "--batch-id", batch_id, "--download-file-path", answers)
+    found = [json.loads(line)["custom_id"] for line in answers.read_text().splitlines()]
+    assert found == ["request-0", "request-1", "request-2"]
+    waiting = run(live, *command, "create-from-file", "--file-path", requests, "--model", f"openai/{BASE}")
+    [other] = set(re.findall(r"Batch job created with ID: (batch_\w+)", waiting))
+    assert "cancelled successfully" in run(live, *command, "cancel", "--batch-id", other)
+    assert live.client().batches.retrieve(other).status == "cancelling"
