@@ -14,7 +14,7 @@ from sqlalchemy import Row, update
 from tests.api.conftest import BASE, NOW, Api
 from tests.rows import ledger as ledger_rows
 from tests.rows import notices
-from tunery.api.batches import lines
+from tunery.api.batches import lines, runner
 from tunery.api.batches.runner import BatchRunner
 from tunery.api.context import Context
 from tunery.domain.batches import WINDOW_S
@@ -30,7 +30,9 @@ Line = dict[str, Any]
 
 
 @pytest.fixture
-def api(make_api: Callable[..., Api], engine_url: str) -> Api:
+def api(make_api: Callable[..., Api], engine_url: str, monkeypatch: pytest.MonkeyPatch) -> Api:
+    monkeypatch.setattr(runner, "POLL_S", 0.02)  # so that it notices an end before its batch is answered
+    monkeypatch.setattr(runner, "BEAT_S", 0.02)
     return make_api(engine_urls=[engine_url], batch_concurrency=4)
 
 
@@ -61,8 +63,8 @@ def get(api: Api, batch: dict[str, Any]) -> dict[str, Any]:
 def worker(context: Context) -> Iterator[None]:
     """The part of a worker that answers batches, beside the api with this context."""
     stop = threading.Event()
-    runner = BatchRunner(Context.open(context.settings, context.clock), this_worker())
-    thread = threading.Thread(target=runner.run, args=(stop,))
+    found = BatchRunner(Context.open(context.settings, context.clock), this_worker())
+    thread = threading.Thread(target=found.run, args=(stop,))
     thread.start()
     try:
         yield
@@ -371,6 +373,16 @@ def test_a_worker_that_stops_leaves_the_rest_to_the_next(api: Api) -> None:
         in_work(api, batch)
     assert get(api, batch)["status"] == "in_progress"
     ended = worked(api, batch)
+    assert (ended["status"], ended["request_counts"]["completed"]) == ("completed", 40)
+    assert delivered(api, ended, "") == []
+
+
+def test_a_worker_whose_machine_slept_goes_on_with_its_batch(api: Api) -> None:
+    batch = long_batch(api)
+    with worker(api.context):
+        in_work(api, batch)
+        api.clock.now += 3600  # longer than its lease
+        ended = until(api, batch, *ENDED)
     assert (ended["status"], ended["request_counts"]["completed"]) == ("completed", 40)
     assert delivered(api, ended, "") == []
 

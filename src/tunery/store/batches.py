@@ -1,6 +1,6 @@
 """Batches, the lease of who works on one, and what came of its requests until it lies in files."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -51,23 +51,28 @@ def cancel_batch(conn: Connection, batch_id: str, project_id: str, now: float) -
 # ---- for the worker
 
 
-def claim_batch(conn: Connection, worker_id: str, *, now: float, lease_s: float) -> Batch | None:
+def claim_batch(
+    conn: Connection, worker_id: str, *, now: float, lease_s: float, held: Collection[str] = ()
+) -> Batch | None:
     """One that nobody works on, for this worker, by one statement. Projects take turns: first the one with the fewest
-    in work, then the oldest batch."""
+    in work, then the oldest batch.
+
+    `held`: what this worker has in hand, whose leases end all at once when the machine sleeps or its clock is set.
+    """
     waiting = batches.alias("waiting")
     busy = (
-        select(batches.c.project_id, func.count().label("held"))
+        select(batches.c.project_id, func.count().label("number"))
         .where(batches.c.lease_expires_at >= now)
         .group_by(batches.c.project_id)
         .subquery("busy")
     )
-    held = func.coalesce(busy.c.held, 0)
+    in_work = func.coalesce(busy.c.number, 0)
     free = or_(waiting.c.lease_expires_at.is_(None), waiting.c.lease_expires_at < now)
     chosen = (
         select(waiting.c.id)
         .outerjoin(busy, busy.c.project_id == waiting.c.project_id)
-        .where(waiting.c.status.in_(UNFINISHED), free, held < OF_PROJECT)
-        .order_by(held, waiting.c.created_at, waiting.c.seq)
+        .where(waiting.c.status.in_(UNFINISHED), free, waiting.c.id.not_in(held), in_work < OF_PROJECT)
+        .order_by(in_work, waiting.c.created_at, waiting.c.seq)
         .limit(1)
         .with_for_update(of=waiting, skip_locked=True)
         .scalar_subquery()

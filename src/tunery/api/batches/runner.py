@@ -72,7 +72,7 @@ class Slots:
 class BatchRunner:
     def __init__(self, context: Context, identity: WorkerIdentity) -> None:
         self._context, self._identity, self._id = context, identity, str(identity)
-        self._works: set[asyncio.Task[None]] = set()
+        self._works: dict[str, asyncio.Task[None]] = {}  # of each batch
         self._slots = Slots(context.settings.batch_concurrency)
 
     def run(self, stop: threading.Event) -> None:
@@ -88,29 +88,30 @@ class BatchRunner:
                 has_work = False
             if not has_work:
                 await asyncio.to_thread(stop.wait, POLL_S)
-        for work in self._works:
+        for work in self._works.values():
             work.cancel()
-        await asyncio.gather(*self._works, return_exceptions=True)
+        await asyncio.gather(*self._works.values(), return_exceptions=True)
         self._context.meter.flush()
-        await self._context.engines.close()
-        await self._context.upstream.close()
+        for client in (self._context.engines, self._context.upstream, self._context.judges):
+            await client.close()
 
     async def _begin(self) -> bool:
-        batch = await asyncio.to_thread(self._claim)
+        batch = await asyncio.to_thread(self._claim, tuple(self._works))
         if batch is None:
             return False
         log.info("%s begins", batch.id)
         work = asyncio.create_task(_Work(self._context, self._id, batch, self._slots).run())
-        self._works.add(work)
-        work.add_done_callback(self._works.discard)
+        self._works[batch.id] = work
+        work.add_done_callback(lambda _: self._works.pop(batch.id))
         return True
 
-    def _claim(self) -> Batch | None:
+    def _claim(self, held: tuple[str, ...]) -> Batch | None:
         context = self._context
         with write(context.database) as conn:
             dead = [holder for holder in batches.list_holders(conn) if is_dead_here(holder, self._identity)]
             batches.free_batches(conn, *dead)
-            return batches.claim_batch(conn, self._id, now=context.clock(), lease_s=context.settings.lease_s)
+            now, lease_s = context.clock(), context.settings.lease_s
+            return batches.claim_batch(conn, self._id, now=now, lease_s=lease_s, held=held)
 
 
 class _Work:
@@ -230,20 +231,29 @@ class _Work:
         """Those without a result, in the order in which equal beginnings stand together."""
         done = await asyncio.to_thread(self._answered)
         under_way: set[asyncio.Task[None]] = set()
+        faults: list[BaseException] = []
+
+        def finished(task: asyncio.Task[None]) -> None:
+            under_way.discard(task)
+            self._slots.give_back()
+            if not task.cancelled() and (fault := task.exception()) is not None:
+                faults.append(fault)
+
         try:
             for place in given.places:
                 if place.line in done:
                     continue
                 await self._slots.take(self._batch.project_id)
-                if self._end is not None:
+                if self._end is not None or faults:
                     self._slots.give_back()
                     break
                 task = asyncio.create_task(self._answer(given, place))
                 under_way.add(task)
-                task.add_done_callback(under_way.discard)
-                task.add_done_callback(lambda _: self._slots.give_back())
-            while under_way and self._context.clock() < self._ended_at + FINISH_S:
+                task.add_done_callback(finished)
+            while under_way and not faults and self._context.clock() < self._ended_at + FINISH_S:
                 await asyncio.wait(under_way, timeout=BEAT_S)
+            for fault in faults:  # of this machine, such as its disk: what has no result is asked again
+                raise fault
         finally:
             for task in under_way:
                 task.cancel()
@@ -361,8 +371,8 @@ async def answer(
     except ValidationError as exc:
         raise from_problems(exc.errors()) from exc
     if endpoint == RESPONSES:
-        asked = await service.admit(context, caller, ids, sent, is_batch=True)
-        admitted, work = asked.admitted, service.complete(context, asked)
+        pending = await service.admit(context, caller, ids, sent, is_batch=True)
+        admitted, work = pending.admitted, service.complete(context, pending)
     else:
         admitted = await inference.admit(context, caller, ids, KINDS[endpoint], sent, is_batch=True)
         work = inference.complete(context, admitted)
