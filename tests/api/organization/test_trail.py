@@ -25,6 +25,8 @@ LOGGED = {
     ("DELETE", "/v1/files/{file_id}"): ["file.deleted"],
     ("POST", "/tunery/v1/files/{file_id}/split"): ["file.created", "file.created"],
     ("POST", "/v1/uploads/{upload_id}/complete"): ["file.created"],
+    ("POST", "/v1/batches"): ["batch.created"],
+    ("POST", "/v1/batches/{batch_id}/cancel"): ["batch.cancelled"],
     ("POST", JOB): ["fine_tuning.job.created"],
     ("POST", JOB + "/{job_id}/cancel"): ["fine_tuning.job.cancelled"],
     ("POST", JOB + "/{job_id}/pause"): ["fine_tuning.job.paused"],
@@ -134,6 +136,11 @@ def test_every_change_is_in_the_log_with_who_made_it_and_from_where(api: Api) ->
     upload = begin(api)
     parts = [add(api, upload, WHOLE)]
     changes.make("POST", "/v1/uploads/{upload_id}/complete", {"upload_id": upload}, json={"part_ids": parts})
+
+    requests = api.make_file(b"{}\n", purpose="batch")["id"]
+    asked = {"input_file_id": requests, "endpoint": "/v1/completions", "completion_window": "24h"}
+    batch = {"batch_id": changes.make("POST", "/v1/batches", json=asked)["id"]}
+    changes.make("POST", "/v1/batches/{batch_id}/cancel", batch)
 
     asked = {"model": "gpt-4o-mini", "training_file": file["file_id"]}
     job = {"job_id": changes.make("POST", JOB, json=asked)["id"]}
