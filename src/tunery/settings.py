@@ -82,7 +82,10 @@ class Settings(BaseSettings):
     smtp_password: SecretStr = SecretStr("")
     smtp_security: Literal["none", "starttls", "tls"] = "starttls"
     smtp_from: str = "tunery@localhost"
-    webhook_allow_private_addresses: bool = False
+    webhook_allow_private_addresses: bool = False  # lets webhooks, which clients enter, into private_networks
+    private_networks: Annotated[list[str], NoDecode] = Field(
+        "127.0.0.0/8, ::1, 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10, fc00::/7"
+    )  # where judge and upstream may lie beside the internet; webhooks too, if the setting before says so
 
     # limits of a project that has none of its own; 0 = no limit
     requests_per_minute: int = Field(0, ge=0)
@@ -101,12 +104,12 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
 
-    @field_validator("engine_urls", "trusted_proxies", "cors_origins", mode="before")
+    @field_validator("engine_urls", "trusted_proxies", "cors_origins", "private_networks", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
-    @field_validator("trusted_proxies", mode="after")
+    @field_validator("trusted_proxies", "private_networks", mode="after")
     @classmethod
     def _networks(cls, value: list[str]) -> list[str]:
         for network in value:

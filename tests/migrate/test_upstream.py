@@ -60,6 +60,23 @@ def test_the_upstreams_own_error_is_told(server: OpenAI) -> None:
         ask(server, "Hello")
 
 
+def test_an_upstream_is_called_where_the_settings_allow_it(tmp_path: Path, recorded_openai: Any) -> None:
+    recorded_openai.answers = {"Hello": "hi there"}
+    by_name = recorded_openai.base_url.replace("127.0.0.1", "localhost")
+    assert by_name != recorded_openai.base_url
+    values = {"upstream_base_url": by_name, "upstream_api_key": "sk-at-openai"}
+    for networks in ([], ["127.0.0.0/8", "::1"]):
+        home = tmp_path / f"home{len(networks)}"
+        with install(home, "new", **values, private_networks=networks).serving() as client:
+            post(client, "/aliases", name=OLD, target=f"openai:{OLD}")
+            if networks:
+                assert ask(client, "Hello").choices[0].message.content == "hi there"
+                continue
+            with pytest.raises(openai.InternalServerError, match="private_networks"):
+                ask(client.with_options(max_retries=0), "Hello")
+    assert recorded_openai.requests["/v1/chat/completions"] == 1
+
+
 @pytest.mark.parametrize("model", ["o9", "ft:o9-2030-01-01:acme::00000001", "gpt-4o-mini-2024", "gpt-4o-mini-"])
 def test_a_model_without_a_price_is_not_passed_on(server: OpenAI, model: str) -> None:
     with pytest.raises(openai.BadRequestError) as caught:

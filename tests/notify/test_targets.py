@@ -1,9 +1,14 @@
 import socket
+from contextlib import nullcontext
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
 
-from tunery.notify.targets import RefusedTarget, is_public, resolve_target
+from tunery.addresses import RefusedTarget, is_public, of_settings, of_webhooks, resolve_targets
+from tunery.settings import Settings
+
+PRIVATE = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 
 # One address or more of every entry of IANA's registries of special-purpose addresses.
 SPECIAL = """
@@ -46,7 +51,7 @@ def test_address_on_the_internet_is_public(address: str) -> None:
                                  "http://[", "http://a:99999/", "http://a:x/"])  # fmt: skip
 def test_address_that_is_not_http_is_refused(url: str) -> None:
     with pytest.raises(RefusedTarget, match="http"):
-        resolve_target(url, allow_private=True)
+        resolve_targets(url, private=PRIVATE)
 
 
 @pytest.mark.parametrize(
@@ -65,11 +70,11 @@ def test_address_that_is_not_http_is_refused(url: str) -> None:
 )
 def test_every_spelling_of_this_machine_is_refused(host: str) -> None:
     with pytest.raises(RefusedTarget):
-        resolve_target(f"http://{host}:9/", allow_private=False)
+        resolve_targets(f"http://{host}:9/", private=())
 
 
 def test_private_address_is_used_when_allowed() -> None:
-    target = resolve_target("http://localhost:8123/hook?a=1#part", allow_private=True)
+    target, *_ = resolve_targets("http://localhost:8123/hook?a=1#part", private=PRIVATE)
     assert target.url in ("http://127.0.0.1:8123/hook?a=1", "http://[::1]:8123/hook?a=1")
     assert target.host_header == "localhost:8123"
     assert target.server_name == "localhost"
@@ -83,7 +88,7 @@ def test_private_address_is_used_when_allowed() -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("port", ["", ":81"])
 def test_a_name_in_any_script_becomes_headers_in_ascii(host: str, header: str, port: str) -> None:
-    target = resolve_target(f"http://{host}{port}/", allow_private=True)
+    target, *_ = resolve_targets(f"http://{host}{port}/", private=PRIVATE)
     assert target.host_header == f"{header}{port}" and target.host_header.isascii()
     assert target.server_name == header.strip("[]")
 
@@ -98,9 +103,27 @@ def test_one_private_address_among_public_ones_is_enough_to_refuse(monkeypatch: 
 
     monkeypatch.setattr(socket, "getaddrinfo", two_addresses)
     with pytest.raises(RefusedTarget, match=r"10\.0\.0\.1"):
-        resolve_target("https://rebind.example/", allow_private=False)
+        resolve_targets("https://rebind.example/", private=())
 
 
 def test_unknown_host_is_refused_with_its_name() -> None:
     with pytest.raises(RefusedTarget, match=r"nowhere\.invalid"):
-        resolve_target("https://nowhere.invalid/", allow_private=False)
+        resolve_targets("https://nowhere.invalid/", private=())
+
+
+@pytest.mark.parametrize("address", SPECIAL.split())
+def test_what_is_not_public_is_refused_to_a_name_of_the_settings_too(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """But for the networks that they name. What a literal address leads to is its writer's to know."""
+    url, literal = "http://judge.example:80/v1", f"http://{f'[{address}]' if ':' in address else address}:80/v1"
+    found = [(socket.AF_UNSPEC, socket.SOCK_STREAM, 6, "", (address, 80))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    for settings in (Settings(), Settings(private_networks=[])):
+        is_named = any(ip_address(address) in ip_network(each) for each in settings.private_networks)
+        with nullcontext() if is_named else pytest.raises(RefusedTarget, match="private_networks"):
+            resolve_targets(url, private=of_settings(settings, url))
+        resolve_targets(literal, private=of_settings(settings, literal))
+        for webhook in (url, literal):
+            with pytest.raises(RefusedTarget, match="private_networks"):
+                resolve_targets(webhook, private=of_webhooks(settings))

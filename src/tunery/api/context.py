@@ -57,8 +57,10 @@ class Context:
             meter=Meter(database, prices, settings, clock),
             clock=clock,
             engines=Engines(settings, blobs, catalog),
-            upstream=Upstream(settings.upstream_base_url, settings.upstream_api_key, key_setting="upstream_api_key"),
-            judges=Upstream(settings.judge_url, settings.judge_api_key, key_setting="judge_api_key"),
+            upstream=Upstream(
+                settings, settings.upstream_base_url, settings.upstream_api_key, key_setting="upstream_api_key"
+            ),
+            judges=Upstream(settings, settings.judge_url, settings.judge_api_key, key_setting="judge_api_key"),
         )
 
     def now(self) -> int:

@@ -11,9 +11,11 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
+from tunery.addresses import RefusedTarget, client_to
 from tunery.domain.errors import InvalidRequest, RateLimited, TuneryError
 from tunery.engines.http import Answer, detail_of, lost, unavailable
 from tunery.engines.pool import Target
+from tunery.settings import Settings
 from tunery.texts import say
 
 TIMEOUT = httpx.Timeout(600, connect=10)
@@ -23,11 +25,12 @@ OURS = ("cache_salt", "request_id", "priority")  # no parameters of OpenAI's
 class Upstream:
     """`key_setting`: where `key` stands in the settings, for the error of a key that is refused."""
 
-    def __init__(self, base_url: str, key: SecretStr | None, *, key_setting: str) -> None:
+    def __init__(self, settings: Settings, base_url: str, key: SecretStr | None, *, key_setting: str) -> None:
         self._has_key = key is not None
         self._key_setting = key_setting
         headers = {} if key is None else {"authorization": f"Bearer {key.get_secret_value()}"}
-        self._client = httpx.AsyncClient(base_url=base_url.rstrip("/"), headers=headers, timeout=TIMEOUT)
+        url = base_url.rstrip("/")
+        self._client = client_to(url, settings, base_url=url, headers=headers, timeout=TIMEOUT)
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -54,10 +57,12 @@ class Upstream:
         """
         try:
             async with self._client.stream("POST", path.removeprefix("/v1"), json=body) as response:
-                if response.status_code >= 400:
+                if response.status_code >= 300:  # a redirect is not followed
                     await response.aread()
                     raise self._error(response)
                 yield Answer(response.aread, response.aiter_bytes)
+        except RefusedTarget as exc:
+            raise unavailable(say("error.upstream_address", reason=exc.args[0])) from exc
         except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
             raise unavailable(say("error.upstream_unreachable")) from exc
         except httpx.HTTPError as exc:
@@ -73,6 +78,6 @@ class Upstream:
         if response.status_code == 429:
             wait = response.headers.get("retry-after")
             return RateLimited(message, code=code, headers={"retry-after": wait} if wait else None)
-        if response.status_code < 500:
+        if 400 <= response.status_code < 500:
             return InvalidRequest(message, param=detail.get("param"), code=code)
         return unavailable(message)

@@ -14,6 +14,7 @@ from email.message import EmailMessage
 
 from sqlalchemy import Engine
 
+from tunery.addresses import of_webhooks
 from tunery.domain.clock import Clock, system_clock
 from tunery.domain.ids import new_id
 from tunery.domain.notices import Notice, WebhookEndpoint
@@ -95,7 +96,7 @@ class Dispatcher:
             webhook_id=notice.id,
             body=encode_event(notice.payload),
             now=now,
-            allow_private=self._settings.webhook_allow_private_addresses,
+            private=of_webhooks(self._settings),
         )
         return Attempt(answer.delivered, answer.status, answer.error)
 

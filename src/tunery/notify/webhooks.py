@@ -3,13 +3,14 @@
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
+from tunery.addresses import Networks, RefusedTarget, Target, resolve_targets
 from tunery.notify.signing import signed_headers
-from tunery.notify.targets import RefusedTarget, resolve_target
 from tunery.notify.troubles import explained
 from tunery.texts import say
 
@@ -36,30 +37,40 @@ def event_body(*, event_id: str, event_type: str, created_at: int, data: dict[st
 
 
 def deliver(
-    *, url: str, secrets: Sequence[str], webhook_id: str, body: bytes, now: float, allow_private: bool
+    *, url: str, secrets: Sequence[str], webhook_id: str, body: bytes, now: float, private: Networks
 ) -> DeliveryResult:
-    """One attempt. Only a 2xx answer counts; a redirect is a failure and never followed."""
+    """One attempt. Only a 2xx answer counts; a redirect is a failure and never followed.
+
+    `private`: the networks beside the internet that may be called.
+    """
     started = time.monotonic()
+    headers = {
+        "user-agent": USER_AGENT,
+        "content-type": "application/json",
+        **signed_headers(secrets, webhook_id=webhook_id, timestamp=int(now), body=body),
+    }
     try:
-        target = resolve_target(url, allow_private=allow_private)
-        headers = {
-            "host": target.host_header,
-            "user-agent": USER_AGENT,
-            "content-type": "application/json",
-            **signed_headers(secrets, webhook_id=webhook_id, timestamp=int(now), body=body),
-        }
-        status = _post(target.url, target.server_name, headers, body)
+        status = _post(resolve_targets(url, private=private), headers, body)
     except (RefusedTarget, httpx.HTTPError, httpx.InvalidURL) as exc:
         return DeliveryResult(False, None, _since(started), _explained(exc))
     delivered = 200 <= status < 300
     return DeliveryResult(delivered, status, _since(started), None if delivered else _failure(status))
 
 
-def _post(url: str, server_name: str, headers: dict[str, str], body: bytes) -> int:
+def _post(targets: list[Target], headers: dict[str, str], body: bytes) -> int:
+    *others, last = targets
+    for target in others:
+        with suppress(httpx.ConnectError, httpx.ConnectTimeout):
+            return _post_to(target, headers, body)
+    return _post_to(last, headers, body)
+
+
+def _post_to(target: Target, headers: dict[str, str], body: bytes) -> int:
     # trust_env off: a proxy from the environment would resolve the name again.
+    headers, named = {"host": target.host_header, **headers}, {"sni_hostname": target.server_name}
     with (
         httpx.Client(trust_env=False, follow_redirects=False, timeout=TIMEOUT_S) as client,
-        client.stream("POST", url, content=body, headers=headers, extensions={"sni_hostname": server_name}) as response,
+        client.stream("POST", target.url, content=body, headers=headers, extensions=named) as response,
     ):
         # The answer's body is never read: it could be endless.
         return response.status_code

@@ -73,19 +73,19 @@ class Judge:
         return min(1.0, max(0.0, sum(a * b for a, b in zip(one, other, strict=True))))
 
     async def _ask(self, body: dict[str, Any], kind: inference.Kind = "chat") -> dict[str, Any]:
-        ids = self._next_ids()
+        ids, running = self._next_ids(), self.context.shared(Running)
         stop = partial(self.context.engines.stop, ids.server)
-        answer = self._answer(body, ids, kind)
-        return await self.context.shared(Running).held(answer, self.caller, Scope.JOBS_WRITE, stop)
+        try:
+            return await running.held(self._answer(body, ids, kind), self.caller, Scope.JOBS_WRITE, stop)
+        except NotFound:
+            if not self.context.settings.judge_url or kind != "chat":
+                raise
+            return await running.held(self._ask_elsewhere(body), self.caller, Scope.JOBS_WRITE)
 
     async def _answer(self, body: dict[str, Any], ids: RequestIds, kind: inference.Kind) -> dict[str, Any]:
         try:
             admitted = await inference.admit(self.context, self.caller, ids, kind, body)
             return await inference.complete(self.context, admitted)
-        except NotFound:
-            if not self.context.settings.judge_url or kind != "chat":
-                raise
-            return await self._ask_elsewhere(body)
         except TuneryError as exc:
             if exc.status < 500:
                 raise

@@ -2,6 +2,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from tunery.addresses import PrivateTarget, RefusedTarget, of_webhooks, resolve_targets
 from tunery.api.access import WebhooksReader, WebhooksWriter
 from tunery.api.context import Context, ContextDep
 from tunery.api.paging import After, CursorListing, Limit
@@ -29,7 +30,6 @@ from tunery.domain.ids import new_id
 from tunery.domain.notices import WebhookEndpoint
 from tunery.domain.tenants import Caller
 from tunery.notify.signing import new_secret
-from tunery.notify.targets import PrivateTarget, RefusedTarget, resolve_target
 from tunery.notify.webhooks import deliver, event_body
 from tunery.store import outbox, tenants
 from tunery.store import webhooks as store
@@ -66,7 +66,7 @@ def create_endpoint(body: EndpointCreate, caller: WebhooksWriter, context: Conte
 def _refuse_private(url: str, context: Context) -> None:
     """At what nothing would ever be sent to. A host that is not known may come to be, and is looked up then."""
     try:
-        resolve_target(url, allow_private=context.settings.webhook_allow_private_addresses)
+        resolve_targets(url, private=of_webhooks(context.settings))
     except PrivateTarget as exc:
         message = say("error.invalid_param", param="url", reason=exc.args[0])
         raise InvalidRequest(message, param="url", code="invalid_value") from exc
@@ -150,7 +150,7 @@ def test_endpoint(endpoint_id: str, body: TestDelivery, caller: WebhooksWriter, 
             event_id=new_id("webhook_event"), event_type=event_type, created_at=int(now), data={"id": sample_id}
         ),
         now=now,
-        allow_private=context.settings.webhook_allow_private_addresses,
+        private=of_webhooks(context.settings),
     )
     if answer.status is None:
         raise InvalidRequest(say("error.endpoint_silent", url=endpoint.url, error=answer.error), param="url")
@@ -166,7 +166,7 @@ def list_event_types(caller: WebhooksReader) -> EventTypeList:
 def judge_address(body: Address, caller: WebhooksWriter, context: ContextDep) -> JudgedAddress:
     """Whether an address could be called, before an endpoint is made of it. Sends nothing there."""
     try:
-        resolve_target(body.url, allow_private=context.settings.webhook_allow_private_addresses)
+        resolve_targets(body.url, private=of_webhooks(context.settings))
     except RefusedTarget as exc:
         texts, is_refused = reference({"problem": exc.args[0]}), isinstance(exc, PrivateTarget)
         return JudgedAddress(url=body.url, problem=exc.args[0], refused=is_refused, texts=texts)

@@ -1,11 +1,24 @@
-"""Where a webhook may go. Resolves the host once and hands out the address, so that no second look-up can differ."""
+"""Which addresses outside may be called: of webhooks, the judge and the upstream. A host is looked up once, and what
+was checked is what is connected to, so that no second look-up can differ. No redirect is followed.
+"""
 
+import asyncio
 import ipaddress
 import socket
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.request import getproxies, proxy_bypass
 
+import httpx
+
+from tunery.settings import Settings
 from tunery.texts import say
+
+MAX_TRIED = 3  # addresses of one host
+Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
 
 # IANA's registries of special-purpose addresses (RFC 6890 and what came after it), as of 2025, and multicast.
 SPECIAL_IPV4 = tuple(
@@ -53,7 +66,7 @@ class RefusedTarget(Exception):
 
 
 class PrivateTarget(RefusedTarget):
-    """Not while the setting that allows private addresses is off, whatever the server there may be."""
+    """Not while the settings do not allow its private address, whatever the server there may be."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +75,35 @@ class Target:
     host_header: str
     server_name: str  # the name that the TLS certificate must carry
 
+    def instead_of(self, request: httpx.Request) -> httpx.Request:
+        extensions = {**request.extensions, "sni_hostname": self.server_name}
+        return httpx.Request(
+            request.method, self.url, headers=request.headers, stream=request.stream, extensions=extensions
+        )
 
-def resolve_target(url: str, *, allow_private: bool) -> Target:
-    """Check every address of the host and pin the first.
 
-    Raises RefusedTarget for another scheme, an unknown host, or (unless allow_private) when any of its
-    addresses is not public: a name with one public and one private address is how rebinding starts.
+def of_webhooks(settings: Settings) -> Networks:
+    """The private networks that a client's address may lie in."""
+    return _named(settings.private_networks) if settings.webhook_allow_private_addresses else ()
+
+
+def of_settings(settings: Settings, url: str) -> Networks:
+    """The private networks that an address of the settings may lie in: those that they name, and the address itself
+    where it is one and no name."""
+    with suppress(ValueError):
+        return (*_named(settings.private_networks), *_named([str(urlsplit(url).hostname).partition("%")[0]]))
+    return _named(settings.private_networks)
+
+
+def _named(networks: list[str]) -> Networks:
+    return tuple(map(ipaddress.ip_network, networks))
+
+
+def resolve_targets(url: str, *, private: Networks) -> list[Target]:
+    """Check every address of the host and pin each, in the order in which they are to be tried.
+
+    Raises RefusedTarget for another scheme, an unknown host, or when any of its addresses is neither public nor in
+    `private`: a name with one public and one private address is how rebinding starts.
     """
     try:
         parts = urlsplit(url)
@@ -77,11 +113,33 @@ def resolve_target(url: str, *, allow_private: bool) -> Target:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise RefusedTarget(say("delivery.not_an_address", url=url))
     addresses = _addresses(parts.hostname, port)
-    if not allow_private:
-        for address in addresses:
-            if not is_public(address):
-                raise PrivateTarget(say("delivery.private_address", host=parts.hostname, address=address))
-    return _pinned(parts, addresses[0], port)
+    for address in addresses:
+        if not is_public(address) and not any(ipaddress.ip_address(address) in block for block in private):
+            raise PrivateTarget(say("delivery.private_address", host=parts.hostname, address=address))
+    return [_pinned(parts, address, port) for address in addresses[:MAX_TRIED]]
+
+
+def client_to(url: str, settings: Settings, **values: Any) -> httpx.AsyncClient:
+    """For an address of the settings. Its requests raise RefusedTarget for a host that must not be called.
+
+    A proxy of the environment looks names up itself; where it may call is its operator's to say.
+    """
+    parts, proxies = urlsplit(url), getproxies()
+    is_proxied = {parts.scheme, "all"} & proxies.keys() and not proxy_bypass(parts.hostname or "")
+    return httpx.AsyncClient(transport=None if is_proxied else _Checked(of_settings(settings, url)), **values)
+
+
+class _Checked(httpx.AsyncHTTPTransport):
+    def __init__(self, private: Networks) -> None:
+        super().__init__()
+        self._private = private
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        *others, last = await asyncio.to_thread(resolve_targets, str(request.url), private=self._private)
+        for target in others:
+            with suppress(httpx.ConnectError, httpx.ConnectTimeout):
+                return await super().handle_async_request(target.instead_of(request))
+        return await super().handle_async_request(last.instead_of(request))
 
 
 def is_public(address: str) -> bool:
@@ -104,7 +162,7 @@ def _addresses(host: str, port: int) -> list[str]:
             raise RefusedTarget(say("delivery.no_dns", host=host)) from exc
         raise RefusedTarget(say("delivery.no_host", host=host)) from exc
     # An IPv6 link-local address carries its zone as `%eth0`.
-    return [str(entry[4][0]).partition("%")[0] for entry in found]
+    return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
 
 
 def _pinned(parts: SplitResult, address: str, port: int) -> Target:
