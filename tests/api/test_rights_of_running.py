@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,8 +22,10 @@ from tunery.api.delivery import Running
 from tunery.dashboard.comparison import Comparison, Contestant, Plan, Runner
 from tunery.dashboard.connection import Connection
 from tunery.dashboard.models import list_models
+from tunery.store.blobs import Blobs
 from tunery.store.database import read
 from tunery.store.responses import find_response
+from tunery.store.storage import stored_bytes
 from tunery.texts import translator
 
 ASKED = LONG | {"messages": [{"role": "user", "content": "Say something."}]}
@@ -173,6 +178,116 @@ def test_a_comparison_ends_when_its_key_loses_the_right(api: Api, url: str, how:
     comparison, error = run(compare())
     assert isinstance(error, AuthenticationError | PermissionDeniedError)
     assert comparison.done < 100 and comparison.stored_as == ""
+
+
+# ---- long work on files
+
+ROWS = b"".join(
+    b'{"messages": [{"role": "user", "content": "%d %s"}, {"role": "assistant", "content": "Yes."}]}\n'
+    % (number, b"words " * 400)
+    for number in range(1200)
+)
+OF_A_FILE: dict[str, Callable[[str], tuple[str, str, dict[str, Any] | None]]] = {
+    "report": lambda file: ("POST", "/tunery/v1/validations", {"file": file}),
+    "report as it is made": lambda file: ("POST", "/tunery/v1/validations", {"file": file, "stream": True}),
+    "report on a part": lambda file: ("POST", "/tunery/v1/validations", {"file": file, "validation_share": 0.1}),
+    "report on two": lambda file: (
+        *("POST", "/tunery/v1/validations"),
+        {"file": file, "training_file": file, "role": "validation"},
+    ),
+    "estimate": lambda file: ("POST", "/tunery/v1/estimates", {"training_file": file, "model": BASE}),
+    "estimate on a part": lambda file: (
+        *("POST", "/tunery/v1/estimates"),
+        {"training_file": file, "model": BASE, "validation_share": 0.1},
+    ),
+    "split": lambda file: ("POST", f"/tunery/v1/files/{file}/split", {"validation_share": 0.1}),
+    "rows": lambda file: ("GET", f"/tunery/v1/files/{file}/rows?search=no-such-word", None),
+}
+
+
+@pytest.fixture
+def with_base(make_api: Callable[..., Api], base_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Api:
+    monkeypatch.setattr(delivery, "LOOK_EVERY_S", -1)
+    monkeypatch.setattr(Blobs, "local_path", lambda *_: None)
+    return make_api(model_cache=base_model_dir.parent)
+
+
+@pytest.mark.parametrize("how", ["revoked", "narrowed to nothing", "archived", "left the organization", None])
+@pytest.mark.parametrize("what", OF_A_FILE)
+def test_work_on_a_file_ends_with_the_right_to_it(
+    with_base: Api, monkeypatch: pytest.MonkeyPatch, what: str, how: str | None
+) -> None:
+    api, person, pieces = with_base, person_of(with_base), 0
+    content = {"file": ("train.jsonl", ROWS)}
+    headers = api.as_key(person.secret)
+    file = api.client.post("/v1/files", files=content, data={"purpose": "fine-tune"}, headers=headers).json()["id"]
+    get = Blobs.get
+
+    def taken_meanwhile(blobs: Blobs, path: str) -> Iterator[bytes]:
+        nonlocal pieces
+        for piece in get(blobs, path):
+            pieces += 1
+            if pieces == 1 and how is not None:
+                TAKEN[how][0](person)
+            yield piece
+
+    monkeypatch.setattr(Blobs, "get", taken_meanwhile)
+    method, path, body = OF_A_FILE[what](file)
+    answer = api.client.request(method, path, json=body, headers=headers)
+    if how is None:
+        assert answer.status_code == 200 and "error" not in answer.text[:100], answer.text[:500]
+    elif what == "report as it is made":
+        assert TAKEN[how][1] in answer.text.rpartition("event: error")[2]
+    else:
+        assert answer.status_code in (401, 403) and answer.json()["error"]["code"] == TAKEN[how][1], answer.text
+    assert api.client.get("/v1/files", headers=api.as_key(person.helper())).json()["data"][0]["id"] == file or (
+        what == "split" and how is None
+    )
+
+
+@pytest.mark.parametrize("how", ["revoked", "narrowed", "made a reader", "archived", "left the project", "expired"])
+@pytest.mark.parametrize("what", ["file", "part"])
+def test_what_is_long_on_its_way_needs_the_right_when_it_is_there(api: Api, url: str, what: str, how: str) -> None:
+    person = person_of(api)
+    headers = api.as_key(person.secret)
+    begun = {"bytes": len(ROWS), "filename": "a.jsonl", "mime_type": "text/jsonl", "purpose": "fine-tune"}
+    upload = api.client.post("/v1/uploads", json=begun, headers=headers).json()["id"]
+    path, name = ("/v1/files", "file") if what == "file" else (f"/v1/uploads/{upload}/parts", "data")
+    head = f'--b\r\ncontent-disposition: form-data; name="{name}"; filename="a.jsonl"\r\n\r\n'
+
+    def form() -> Iterator[bytes]:
+        yield b'--b\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n' if what == "file" else b""
+        yield head.encode() + ROWS[:1_000_000]
+        TAKEN[how][0](person)
+        yield ROWS[1_000_000:] + b"\r\n--b--\r\n"
+
+    sent = {**headers, "content-type": "multipart/form-data; boundary=b"}
+    answer = httpx.post(url + path, content=form(), headers=sent, timeout=60)
+    assert answer.status_code in (401, 403), answer.text
+    assert (answer.json()["error"]["code"] or "") in (TAKEN[how][1], "project_archived")
+    with read(api.engine) as conn:
+        assert stored_bytes(conn, person.project).total == 0
+
+
+@pytest.mark.parametrize("how", ["revoked", "made a reader", "archived"])
+def test_a_judge_elsewhere_is_left_with_the_right(
+    make_api: Callable[..., Api], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(delivery, "LOOK_EVERY_S", 0.05)
+    grader = {"type": "score_model", "name": "j", "model": "judge", "input": [{"role": "user", "content": "Good?"}]}
+    with socket.create_server(("127.0.0.1", 0)) as judge, ThreadPoolExecutor(1) as asking:
+        api = make_api(judge_url=f"http://127.0.0.1:{judge.getsockname()[1]}/v1")
+        person = person_of(api)
+        path, body = "/v1/fine_tuning/alpha/graders/run", {"grader": grader, "model_sample": "x", "item": {}}
+        answer = asking.submit(api.client.post, path, json=body, headers=api.as_key(person.secret))
+        connection, _ = judge.accept()
+        with connection:
+            connection.settimeout(20)
+            connection.recv(1)
+            TAKEN[how][0](person)
+            while connection.recv(65536):  # until it is closed: nobody waits for what the judge will say
+                pass
+        assert answer.result(20).status_code == (401 if TAKEN[how][1] else 403)
 
 
 def test_an_organization_without_an_active_project_can_make_one(api: Api) -> None:

@@ -9,8 +9,9 @@ error in place of the rest.
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import aclosing
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from contextlib import aclosing, closing
 from functools import partial
 from typing import Any, TypeVar
 
@@ -32,6 +33,7 @@ from tunery.wire.stream import ClientGone, while_connected
 
 log = logging.getLogger(__name__)
 
+S = TypeVar("S")
 T = TypeVar("T")
 Asking = tuple[Caller, Scope]
 
@@ -205,16 +207,19 @@ class Running:
         work: Coroutine[Any, Any, T],
         caller: Caller,
         scope: Scope,
-        stop: Callable[[], Awaitable[bool]],
+        stop: Callable[[], Awaitable[bool]] | None = None,
     ) -> T:
         """The result of `work`. When the right ends before it, that is raised, and `stop` asks the engine to end what
-        is then only counted."""
+        is then only counted. None: there is nothing to be counted, and `work` is cancelled."""
         cut: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         task = self.answer(work, caller, partial(_fail, cut), scope)
         await asyncio.wait({task, cut}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        self.start(_end_early(task, stop))
+        if stop is None:
+            task.cancel()
+        else:
+            self.start(_end_early(task, stop))
         return cut.result()
 
     @property
@@ -266,6 +271,24 @@ async def _end_early(task: asyncio.Task[Any], stop: Callable[[], Awaitable[bool]
             task.cancel()
     if not task.cancelled() and (problem := task.exception()) is not None and not isinstance(problem, TuneryError):
         log.error("an answer whose client had gone failed", exc_info=problem)
+
+
+def while_allowed(
+    context: Context, caller: Caller, scope: Scope, steps: Generator[S, None, T]
+) -> Generator[S, None, T]:
+    """The same steps, of long work in a thread. Raises between two of them when the right to it has ended."""
+    looked_at = time.monotonic()
+    with closing(steps):
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as done:
+                return done.value
+            yield step
+            if time.monotonic() > looked_at + LOOK_EVERY_S:
+                with read(context.database) as conn:
+                    check_still(conn, caller, scope, context.clock())
+                looked_at = time.monotonic()
 
 
 async def watch_rights(context: Context) -> None:

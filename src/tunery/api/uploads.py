@@ -10,7 +10,7 @@ from fastapi import Request
 from pydantic import Field
 from sqlalchemy import Connection
 
-from tunery.api.access import FilesWriter
+from tunery.api.access import FilesWriter, check_still
 from tunery.api.body import Body, takes_up_to
 from tunery.api.context import Context, ContextDep
 from tunery.api.files.schemas import FileObject, Purpose
@@ -21,7 +21,7 @@ from tunery.api.routing import Router
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.files import MAX_PART_BYTES, MAX_PARTS, MAX_UPLOAD_BYTES, File, FilePurpose, Upload, UploadPart
 from tunery.domain.ids import new_id
-from tunery.domain.tenants import Caller
+from tunery.domain.tenants import Caller, Scope
 from tunery.metering.storage import check_storage
 from tunery.store import files as store
 from tunery.store import tenants
@@ -29,6 +29,7 @@ from tunery.store.blobs import NoSuchBlob
 from tunery.store.database import read, write
 from tunery.store.storage import lock_storage
 from tunery.texts import say
+from tunery.wire.numbers import Int
 
 router = Router(prefix="/v1/uploads", tags=["Uploads"])
 
@@ -39,11 +40,11 @@ FORM = form(["data"], {"data": {"type": "string", "format": "binary"}})
 
 class ExpiresAfter(Body):
     anchor: Literal["created_at"]
-    seconds: int = Field(ge=3600, le=2592000)
+    seconds: Int = Field(ge=3600, le=2592000)
 
 
 class UploadCreate(Body):
-    bytes: int = Field(ge=0, le=MAX_UPLOAD_BYTES)
+    bytes: Int = Field(ge=0, le=MAX_UPLOAD_BYTES)
     filename: str = Field(min_length=1, max_length=255)
     mime_type: str = Field(min_length=1, max_length=255)
     purpose: Purpose
@@ -186,6 +187,7 @@ def keep_part(conn: Connection, context: Context, caller: Caller, part: UploadPa
         raise InvalidRequest(say("error.too_many_parts", most=MAX_PARTS), param="data")
     check_size(upload, part.bytes, upload.bytes - num_bytes)
     tenants.get_active_project(conn, caller.project_id)
+    check_still(conn, caller, Scope.FILES_WRITE, context.clock())
     store.insert_part(conn, part)
 
 

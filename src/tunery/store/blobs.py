@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -60,7 +60,7 @@ class Blobs:
             atomic.sync((self._folder / path).parent)
         return BlobInfo(path, meter.num_bytes, meter.sha256.hexdigest())
 
-    def get(self, path: str) -> Iterator[bytes]:
+    def get(self, path: str) -> Generator[bytes]:
         """The whole object, piece by piece. Raises NoSuchBlob at once, not at the first piece."""
         try:
             found = obstore.get(self._store, _checked(path))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from tunery.api.access import check_still
 from tunery.api.context import Context
 from tunery.api.files.schemas import PURPOSES
 from tunery.api.multipart import Event, PartHead, field_text, file_chunks
@@ -14,7 +15,7 @@ from tunery.domain.batches import MAX_INPUT_BYTES
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.files import File, FilePurpose, blob_path
 from tunery.domain.ids import new_id
-from tunery.domain.tenants import Caller
+from tunery.domain.tenants import Caller, Scope
 from tunery.metering.storage import Room
 from tunery.store import files as store
 from tunery.store import tenants
@@ -123,8 +124,10 @@ def as_file(context: Context, caller: Caller, received: Received, purpose: FileP
 
 
 def keep(conn: Connection, context: Context, caller: Caller, file: File) -> None:
-    """From now on it is a file of the project."""
+    """From now on it is a file of the project. Raises when its owner may no longer make one: it may have been long
+    on its way."""
     tenants.get_active_project(conn, caller.project_id)
+    check_still(conn, caller, Scope.FILES_WRITE, context.clock())
     store.insert_file(conn, file)
     made = {"filename": file.filename, "purpose": file.purpose.value}
     record(conn, caller, "file.created", now=context.clock(), resource_id=file.id, made=made)

@@ -1,9 +1,10 @@
 """Before a job: what a file holds, what is wrong with it, what a job on it will come to, and how to split it. The rules
 are tunery.datasets'; here is whose files they are."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +15,7 @@ from fastapi.responses import StreamingResponse
 
 from tunery.api.access import FilesReader, FilesWriter, JobsReader
 from tunery.api.context import Context, ContextDep
+from tunery.api.delivery import while_allowed
 from tunery.api.files.service import Received, as_file, keep, make_room, receive
 from tunery.api.paging import After, Limit
 from tunery.api.routing import Router
@@ -42,7 +44,7 @@ from tunery.datasets.validate import validation_steps
 from tunery.domain.errors import InvalidRequest, TuneryError
 from tunery.domain.files import File, FilePurpose
 from tunery.domain.jobs import Method
-from tunery.domain.tenants import Caller
+from tunery.domain.tenants import Caller, Scope
 from tunery.jobs.requests import check
 from tunery.models.catalog import CatalogModel
 from tunery.store import files as store
@@ -52,6 +54,9 @@ from tunery.texts import say
 from tunery.wire.stream import write_event
 
 router = Router(prefix="/tunery/v1", tags=["Datasets"])
+
+Watched = Callable[[Generator[Any, None, Any]], Generator[Any, None, Any]]
+"""The same steps, as long as whoever asked for them may."""
 
 PROGRESS_EVERY_S = 0.5
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
@@ -71,19 +76,21 @@ class Base:
 @router.post("/validations", response_model=ReportOut, responses=STREAM)
 def create_validation(body: ValidationCreate, caller: FilesReader, context: ContextDep) -> Any:
     """Every problem of a file, what it comes to in tokens, and advice. Nothing is stored."""
-    file, steps = _validation(context, caller, body)
+    watched = partial(while_allowed, context, caller, Scope.FILES_READ)
+    file, steps = _validation(context, caller, body, watched)
+    steps = watched(steps)
     if body.stream:
         return StreamingResponse(_events(Running(steps), file, body.model), media_type="text/event-stream")
     return _wire_report(drain(steps), file, body.model)
 
 
-def _validation(context: Context, caller: Caller, request: ValidationCreate) -> tuple[File, Steps]:
+def _validation(context: Context, caller: Caller, request: ValidationCreate, watched: Watched) -> tuple[File, Steps]:
     """The file, and the steps of its validation. What can be refused is refused before the first step."""
     file = find_file(context, caller, request.file)
     base = find_base(context, caller, request.model) if request.model else None
     if request.validation_share is not None:
         _refuse_beside_share(request.training_file, "training_file")
-        return file, _report_of_split(context, file, base, request.method, request.validation_share)
+        return file, _report_of_split(context, file, base, request.method, request.validation_share, watched)
     if request.training_file is None:
         return file, _report_steps(context, file, base, request.method, request.role)
     if request.role != "validation":
@@ -99,11 +106,13 @@ def create_estimate(body: EstimateCreate, caller: JobsReader, context: ContextDe
     method = check(request)
     file = find_file(context, caller, request.training_file)
     base = find_base(context, caller, request.model)
+    watched = partial(while_allowed, context, caller, Scope.JOBS_READ)
     if share is None:
-        report = drain(_report_steps(context, file, base, method, "training"))
+        steps = _report_steps(context, file, base, method, "training")
     else:
         _refuse_beside_share(request.validation_file, "validation_file")
-        report = drain(_report_of_split(context, file, base, method, share))
+        steps = _report_of_split(context, file, base, method, share, watched)
+    report = drain(watched(steps))
     error = first_job_error(report, file.id)
     if error is not None:
         raise InvalidRequest(error.message, param=error.param, code=error.code)
@@ -151,7 +160,7 @@ def list_rows(
     file = find_file(context, caller, file_id)
     base = find_base(context, caller, model) if model else None
     found = read_rows(
-        context.blobs.get(file.blob),
+        while_allowed(context, caller, Scope.FILES_READ, context.blobs.get(file.blob)),
         base.renderer if base else None,
         base.catalog.max_example_tokens if base else None,
         after=after,
@@ -171,7 +180,8 @@ def split_file(file_id: str, body: SplitCreate, caller: FilesWriter, context: Co
         parts = folder / "train.jsonl", folder / "valid.jsonl"
         with context.shared(ReportCache).turn(file.bytes):
             share, seed = body.validation_share, body.seed
-            done = split_content(lambda: context.blobs.get(file.blob), *parts, share=share, seed=seed)
+            watched = partial(while_allowed, context, caller, Scope.FILES_WRITE)
+            done = split_content(lambda: watched(context.blobs.get(file.blob)), *parts, share=share, seed=seed)
         stem = Path(file.filename).stem
         training, validation = _store(context, caller, file, [(f"{stem}-{part.name}", part) for part in parts])
     return SplitOut(
@@ -203,7 +213,7 @@ def find_base(context: Context, caller: Caller, name: str) -> Base:
 def _report_steps(
     context: Context, file: File, base: Base | None, method: Method | None, role: Role, training: File | None = None
 ) -> Steps:
-    against = drain(_report_steps(context, training, base, method, "training")) if training else None
+    against = (yield from _report_steps(context, training, base, method, "training")) if training else None
 
     def make() -> Steps:
         return validation_steps(_content(context, file), role=role, against=against, **_how(base, method))
@@ -212,13 +222,15 @@ def _report_steps(
     return (yield from context.shared(ReportCache).steps(key, file.bytes, make))
 
 
-def _report_of_split(context: Context, file: File, base: Base | None, method: Method | None, share: float) -> Steps:
+def _report_of_split(
+    context: Context, file: File, base: Base | None, method: Method | None, share: float, watched: Watched
+) -> Steps:
     """On what `split` with this share would leave to train on. Stores nothing."""
 
     def make() -> Steps:
         with _split_folder(context) as folder:
             parts = folder / "train.jsonl", folder / "valid.jsonl"
-            split_content(lambda: context.blobs.get(file.blob), *parts, share=share, seed=DEFAULT_SEED)
+            split_content(lambda: watched(context.blobs.get(file.blob)), *parts, share=share, seed=DEFAULT_SEED)
             report = yield from validation_steps(parts[0], **_how(base, method))
             return report
 
@@ -303,7 +315,7 @@ def _events(running: Running, file: File, model: str | None) -> Iterator[bytes]:
     """An error after the status line has gone out follows as an event, like everything else."""
     try:
         while not running.wait(PROGRESS_EVERY_S):
-            yield write_event({"num_bytes": running.num_bytes, "total_bytes": file.bytes}, "progress")
+            yield write_event({"num_bytes": min(running.num_bytes, file.bytes), "total_bytes": file.bytes}, "progress")
         if running.report is not None:
             report = _wire_report(running.report, file, model)
             yield write_event(report.model_dump_json(by_alias=True).encode(), "report")
