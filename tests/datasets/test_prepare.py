@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.datasets.conftest import chat_row
-from tunery.datasets.lines import read_chunks
+from tunery.datasets.lines import read_chunks, read_lines
+from tunery.datasets.parse import parse_line
 from tunery.datasets.prepare import Mapping, UnclearColumns, guess_mapping, prepare
 from tunery.datasets.split import Split, split_file
 from tunery.datasets.tables import encoding_of, read_table
@@ -340,6 +341,82 @@ def test_japanese_without_a_mark_is_told_by_its_bytes(encoding: str, tmp_path: P
 
 def contents(path: Path) -> list[list[str]]:
     return [[m["content"] for m in row["messages"]] for row in prepare(read_table(path, encoding_of(path)))]
+
+
+# ---- pairs
+
+
+def said(role: str, content: str) -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+ASKED, GOOD, BAD = said("user", "1+1?"), said("assistant", "2"), said("assistant", "3")
+HH = "\n\nHuman: 1+1?\n\nAssistant: "
+PAIRS: dict[str, dict[str, Any]] = {
+    "texts": {"prompt": "1+1?", "chosen": "2", "rejected": "3"},
+    "other names": {"Question": "1+1?", "Chosen_Response": "2", "Rejected Response": "3"},
+    "in Japanese": {"質問": "1+1?", "良い回答": "2", "悪い回答": "3"},
+    "whole conversations": {"prompt": "1+1?", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD], "score_chosen": 8.5},
+    "conversations alone": {"chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
+    "messages too": {"messages": [ASKED, GOOD], "prompt": "1+1?", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]},
+    "answers as lists": {"prompt": [ASKED], "chosen": [GOOD], "rejected": [BAD]},
+    "answers as messages": {"prompt": "1+1?", "chosen": GOOD, "rejected": BAD},
+    "through CSV": {"prompt": json.dumps([ASKED]), "chosen": json.dumps([GOOD]), "rejected": json.dumps([BAD])},
+    "of ShareGPT": {
+        "chosen": [{"from": "human", "value": "1+1?"}, {"from": "gpt", "value": "2"}],
+        "rejected": [{"from": "human", "value": "1+1?"}, {"from": "gpt", "value": "3"}],
+    },
+    "of hh-rlhf": {"chosen": HH + "2", "rejected": HH + "3"},
+    "of OpenAI": {"input": {"messages": [ASKED]}, "preferred_output": [GOOD], "non_preferred_output": [BAD]},
+}
+
+
+@pytest.mark.parametrize("form", PAIRS)
+@pytest.mark.parametrize("system", ["", "Be brief."])
+def test_a_better_and_a_worse_answer_make_a_pair(form: str, system: str) -> None:
+    (row,) = prepare([PAIRS[form]], system=system)
+    before = [said("system", system)] if system else []
+    assert row == {"input": {"messages": [*before, ASKED]}, "preferred_output": [GOOD], "non_preferred_output": [BAD]}
+    assert not parse_line(next(read_lines([json.dumps(row).encode()]))).problems
+
+
+def test_pairs_have_their_instructions_from_columns_too() -> None:
+    record = {"system": "Be brief.", "instruction": "Add.", "input": "1+1", "chosen": "2", "rejected": "3"}
+    (row,) = prepare([record], system="Common.")
+    assert row["input"]["messages"] == [said("system", "Be brief."), said("user", "Add.\n\n1+1")]
+    (row,) = prepare([{"a": "1+1?", "b": "2", "c": "3"}], Mapping("a", "b", rejected="c"))
+    assert (row["preferred_output"], row["non_preferred_output"]) == ([GOOD], [BAD])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rejected": ""},
+        {"chosen": None},
+        {"prompt": ""},
+        {"rejected": [said("user", "1+2?"), BAD]},
+        {"chosen": [ASKED]},
+    ],
+)
+def test_a_pair_that_lacks_something_is_left_out_and_counted(changes: dict[str, Any]) -> None:
+    prepared = prepare([PAIRS["texts"], PAIRS["texts"] | changes])
+    assert len(list(prepared)) == 1 and [each.row for each in prepared.skipped] == [2]
+
+
+@pytest.mark.parametrize("names", ["chosen,reason", "rejected,reason", "rejected by,chosen by", "preferred language,x"])
+def test_one_such_column_makes_no_pairs(names: str) -> None:
+    other, another = names.split(",")
+    (row,) = prepare([{"question": "1+1?", "answer": "2", other: "Ann", another: "Bob"}])
+    assert row == {"messages": [ASKED, GOOD]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "content"),
+    [([GOOD], "2"), (json.dumps([GOOD]), "2"), ('{"role": "admin"}', '{"role": "admin"}'), ("[1]", "[1]")],
+)
+def test_a_column_may_hold_messages_or_text_that_looks_so(answer: Any, content: str) -> None:
+    (row,) = prepare([{"prompt": [ASKED], "completion": answer}])
+    assert row == {"messages": [ASKED, said("assistant", content)]}
 
 
 # ---- split

@@ -256,6 +256,30 @@ def test_a_line_of_200_mb_is_reported_in_bounded_memory() -> None:
     assert peak < 40e6
 
 
+@pytest.mark.parametrize(
+    ("end", "named"), [("\r", "CR"), (" \r\r ", "CR"), ("\u2028", "U+2028"), ("\x85", "NEL"), ("\r\n\u2029", None)]
+)
+@pytest.mark.parametrize("num_chunks", [1, 7])
+def test_a_file_that_is_one_line_by_its_line_ends_is_told_so_whatever_its_length(
+    end: str, named: str | None, num_chunks: int
+) -> None:
+    row = json.dumps(chat_row(answer="x" * 4_000))
+    content = end.join([row] * 1_200).encode() + b"\n"
+    pieces = [
+        content[start : start + len(content) // num_chunks + 1]
+        for start in range(0, len(content), len(content) // num_chunks + 1)
+    ]
+    report, check = validate_file(pieces, num_processes=1), UploadCheck()
+    for piece in pieces:
+        check.feed(piece)
+    said = check.finish() or ""
+    if named is None:
+        assert "wrong_line_ends" not in report.problem_counts
+        return
+    assert report.problem_counts["wrong_line_ends"] == 1 and "line_too_long" not in report.problem_counts
+    assert named in report.problems[0].message and named in said
+
+
 def test_an_upload_with_a_line_of_200_mb_is_refused_in_bounded_memory() -> None:
     check = UploadCheck()
     tracemalloc.start()

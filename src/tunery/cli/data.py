@@ -87,17 +87,18 @@ def prepare_file(
     ] = None,
     user: Annotated[str, typer.Option(help="The column of questions; guessed from the names.")] = "",
     assistant: Annotated[str, typer.Option(help="The column of answers; guessed from the names.")] = "",
+    rejected: Annotated[str, typer.Option(help="The column of worse answers, which makes pairs for DPO.")] = "",
     system: Annotated[str, typer.Option(help="A system message for every row that has none.")] = "",
     system_column: Annotated[str, typer.Option(help="The column of system messages.")] = "",
     encoding: Annotated[str, typer.Option(help="Such as cp932; found out from the file when not given.")] = "",
     force: Force = False,
 ) -> None:
-    """Turn a table into chat JSONL. Rows without a question or an answer are left out and counted."""
+    """Turn a table into chat JSONL, or pairs of answers for DPO. Rows that lack one are left out and counted."""
     from tunery.datasets.prepare import Mapping
 
     if bool(user) != bool(assistant):
         raise typer.BadParameter("--user and --assistant go together")
-    mapping = Mapping(user, assistant, system_column)
+    mapping = Mapping(user, assistant, system_column, rejected=rejected)
     target = output or file.with_name(f"{file.stem}-chat.jsonl")
     refuse_overwriting(file, target, force=force)
     prepared = _prepared(file, mapping, system, _encoding(file, encoding))
@@ -113,7 +114,10 @@ def prepare_file(
         left_out = f"{len(prepared.skipped):,} of {total:,} rows left out (row {rows}{more})"
         notes.print(f"{left_out}: {prepared.skipped[0].reason}")
     console.print(
-        styled("{} rows written to {}. Next: [bold]tunery data check {}[/bold]", f"{num_rows:,}", target, target)
+        styled(
+            "{} rows written to {}. Next: [bold]tunery data check {}{}[/bold]",
+            *(f"{num_rows:,}", target, target, " --method dpo" if prepared.mapping.rejected else ""),
+        )
     )
 
 
@@ -142,9 +146,10 @@ def _prepared(file: Path, mapping: "Mapping", system: str, encoding: str) -> "Pr
         question, answer = _ask_columns(exc.columns)
         mapping = replace(mapping, user=question, assistant=answer)
         return prepare(read_table(file, encoding), mapping, system=system)
-    if not mapping.user and prepared.mapping.user:
+    if not mapping.user and prepared.mapping.assistant:
         chosen = prepared.mapping
-        notes.print(f"Question: column {chosen.user!r}. Answer: column {chosen.assistant!r}.")
+        parts = {"Question": chosen.user, "Answer": chosen.assistant, "Worse answer": chosen.rejected}
+        notes.print(" ".join(f"{part}: column {name!r}." for part, name in parts.items() if name))
     return prepared
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from tunery.datasets.jsonline import joined_by
 from tunery.datasets.lines import MAX_LINE_BYTES
 
 BLOCK_BYTES = 256 * 1024
@@ -12,6 +13,7 @@ BLOCK_BYTES = 256 * 1024
 class Block:
     data: bytes  # whole lines; empty when the block stands for one line beyond the limit
     oversize: int = 0  # bytes of that line
+    joined: str = ""  # as of Line
     is_sample: bool = False  # near the beginning: its texts are kept to look for near-duplicates
 
     @property
@@ -22,7 +24,7 @@ class Block:
 def read_blocks(chunks: Iterable[bytes], sample_bytes: int) -> Iterator[Block]:
     """Blocks of about BLOCK_BYTES, in order. Memory: one line and one block, whatever the file holds."""
     pending = bytearray()  # the beginning of a line
-    skipped = 0  # bytes so far of a line that is too long to keep
+    skipped, joined = 0, ""  # bytes so far of a line that is too long to keep
     seen = 0
     for piece in _pieces(chunks):
         sample = seen < sample_bytes
@@ -32,7 +34,7 @@ def read_blocks(chunks: Iterable[bytes], sample_bytes: int) -> Iterator[Block]:
             if end < 0:
                 skipped += len(piece)
                 continue
-            yield Block(b"", oversize=skipped + end)
+            yield Block(b"", skipped + end, joined)
             piece, skipped = piece[end + 1 :], 0
         cut = piece.rfind(b"\n") + 1
         if cut:
@@ -40,9 +42,9 @@ def read_blocks(chunks: Iterable[bytes], sample_bytes: int) -> Iterator[Block]:
             pending = bytearray()
         pending += piece[cut:]
         if len(pending) > MAX_LINE_BYTES:
-            skipped, pending = len(pending), bytearray()
+            skipped, joined, pending = len(pending), joined_by(pending), bytearray()
     if skipped:
-        yield Block(b"", oversize=skipped)
+        yield Block(b"", skipped, joined)
     elif pending:
         yield Block(bytes(pending), is_sample=seen <= sample_bytes)
 

@@ -97,7 +97,7 @@ def examine(block: Block, task: Task, renderer: Renderer | None) -> BlockFacts:
 
 
 def _lines(block: Block) -> list[Line]:
-    return [Line(1, 1, b"", block.oversize)] if block.oversize else list(read_lines([block.data]))
+    return [Line(1, 1, b"", block.oversize, block.joined)] if block.oversize else list(read_lines([block.data]))
 
 
 def _accept(example: Example, line: Line, method: Method | None, facts: BlockFacts) -> bool:

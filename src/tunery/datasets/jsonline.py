@@ -114,6 +114,17 @@ def _other_line_end(exc: json.JSONDecodeError) -> str:
     return next((name for end, name in _LINE_ENDS.items() if between and end in between[0]), "")
 
 
+def joined_by(head: bytes) -> str:
+    """The line end of another kind that stands between the first values of a line that is too long to be one."""
+    try:
+        _decoder.decode(head.removeprefix(BOM).decode("utf-8", "ignore"))
+    except json.JSONDecodeError as exc:
+        return _other_line_end(exc)
+    except (_Reject, RecursionError):
+        pass
+    return ""
+
+
 def _decode_text(text: str, findings: Findings) -> Any:
     """The value, or None after a finding. JSON's own null comes back as a marker, which is no object either."""
     try:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunery.datasets.jsonline import joined_by
+
 MAX_LINE_BYTES = 4 * 1024 * 1024
 CHUNK_BYTES = 1024 * 1024
 
@@ -14,6 +16,7 @@ class Line:
     example: int  # 1-based among the lines that are not blank; 0 for a blank one
     content: bytes  # without its line break; empty for a blank line, and for one that is too long
     size: int  # bytes of the whole line; 0 for a blank one
+    joined: str = ""  # of a line that is too long: the line end of another kind by which it is several
 
     @property
     def is_blank(self) -> bool:
@@ -45,6 +48,7 @@ class LineSplitter:
         self._number = self._example = 0
         self._kept: list[bytes] = []
         self._size = 0
+        self._joined = ""
 
     def feed(self, chunk: bytes) -> Iterator[Line]:
         start = 0
@@ -60,16 +64,17 @@ class LineSplitter:
 
     def _add(self, piece: bytes) -> None:
         self._size += len(piece)
-        if self._size > MAX_LINE_BYTES:
-            self._kept = []
-        elif piece:
+        if self._size <= MAX_LINE_BYTES:
             self._kept.append(piece)
+        elif self._size - len(piece) <= MAX_LINE_BYTES:
+            self._joined = joined_by(b"".join([*self._kept, piece]))
+            self._kept = []
 
     def _line(self) -> Line:
         content, size = b"".join(self._kept).strip(b" \t\r"), self._size
-        self._kept, self._size = [], 0
+        joined, self._kept, self._size, self._joined = self._joined, [], 0, ""
         self._number += 1
         if not content and size <= MAX_LINE_BYTES:
             return Line(self._number, 0, b"", 0)
         self._example += 1
-        return Line(self._number, self._example, content, max(size, len(content)))
+        return Line(self._number, self._example, content, max(size, len(content)), joined)

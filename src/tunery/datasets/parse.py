@@ -73,6 +73,9 @@ def readable_example(line: Line) -> Example | Problem:
 
 
 def _parse(line: Line, findings: Findings) -> Example | None:
+    if line.joined:
+        findings.add("wrong_line_ends", "", say("problem.wrong_line_ends", ends=line.joined))
+        return None
     if line.is_too_long:
         findings.add("line_too_long", "", say("problem.line_too_long", size=line.size, most=MAX_LINE_BYTES))
         return None

@@ -1,11 +1,13 @@
-"""Tables and other people's formats → chat JSONL: which column is asked, which answers, which instructions stand
-before them.
+"""Tables and other people's formats → chat JSONL, or pairs where one answer was chosen and one rejected: which column
+is asked, which answers, which instructions stand before them.
 """
 
 import json
+import re
 import tomllib
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, time
 from functools import cache
@@ -14,10 +16,13 @@ from itertools import chain, islice
 from typing import Any
 
 from tunery.chat.examples import Message
+from tunery.datasets.message_rules import KEYS
 from tunery.datasets.tables import Record
 from tunery.domain.errors import InvalidRequest
+from tunery.domain.json_body import as_object
 
 _ABBREVIATED = ("q", "a")  # too short to tell anything but side by side
+_SAID = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 # The dialect of ShareGPT.
 _SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _BESIDE_MESSAGES = ("tools", "parallel_tool_calls", "functions")  # what else a chat row may hold
@@ -37,6 +42,7 @@ class Mapping:
     assistant: str = ""
     system: str = ""  # a column; "" when there is none
     context: str = ""  # a column that follows the user's text: `input` of instruction data
+    rejected: str = ""  # a column of worse answers, which makes pairs; the others then may hold whole conversations
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class UnclearColumns(InvalidRequest):
 
 @dataclass
 class Prepared:
-    """The chat rows of a table, made while they are iterated, once. A row that lacks its question or answer is left
+    """The rows that a table makes, made while they are iterated, once. A row that lacks its question or answer is left
     out and stands in `skipped`. Raises InvalidRequest at the end when no row was left."""
 
     mapping: Mapping
@@ -71,7 +77,8 @@ class Prepared:
         num_rows = 0
         for number, record in enumerate(self._records, 1):
             try:
-                row = _row(record, self.mapping, self._system)
+                make = _pair if self.mapping.rejected else _row
+                row = make(record, self.mapping, self._system)
             except _Incomplete as exc:
                 self.skipped.append(Skipped(number, str(exc)))
                 continue
@@ -83,16 +90,17 @@ class Prepared:
 
 
 def prepare(records: Iterable[Record], mapping: Mapping | None = None, *, system: str = "") -> Prepared:
-    """Chat rows. Without `mapping.user` question and answer are guessed from names and contents of the first records.
-    `system` stands before every row that brings no system message of its own. Raises InvalidRequest for a column that
-    is not there, and UnclearColumns."""
+    """Chat rows or pairs. Without `mapping.user` question and answer are guessed from names and contents of the first
+    records. `system` stands before every row that brings no system message of its own. Raises InvalidRequest for a
+    column that is not there, and UnclearColumns."""
     rest = iter(records)
     sample = list(islice(rest, _SAMPLE))
     mapping = mapping or Mapping()
     if not mapping.user:
         guessed = guess_mapping(sample)
-        mapping = replace(guessed, system=mapping.system or guessed.system)
-    for name in (mapping.user, mapping.assistant, mapping.system):
+        kept = {"system": mapping.system or guessed.system, "rejected": mapping.rejected or guessed.rejected}
+        mapping = replace(guessed, **kept)
+    for name in (mapping.user, mapping.assistant, mapping.system, mapping.rejected):
         if name and sample and not any(name in record for record in sample):
             raise InvalidRequest(f"There is no column {name!r}; there are {', '.join(map(repr, sample[0]))}.")
     return Prepared(mapping, chain(sample, rest), system)
@@ -102,10 +110,18 @@ def guess_mapping(sample: Sequence[Record]) -> Mapping:
     """By the columns' names first, then by what they hold: which one asks, which ones say more than a word, and where
     two are left, the left one asks."""
     columns = list(dict.fromkeys(name for record in sample for name in record))
-    if not columns or "messages" in columns or "conversations" in columns:
-        return Mapping()
     texts = [name for name in columns if _holds_text(name, sample)]
     sayings = [name for name in texts if _share(_says_something, name, sample) > 0.5]
+    chosen, rejected = (
+        next((name for name in columns if _plain(name) in _known_names()[role]["telling"]), "")
+        for role in ("chosen", "rejected")
+    )
+    if chosen and rejected:
+        left = [name for name in columns if name not in (chosen, rejected)]
+        question, system = (_named(role, left, texts, sayings) for role in ("question", "system"))
+        return Mapping(question, chosen, system, _context(question, left), rejected)
+    if not columns or "messages" in columns or "conversations" in columns:
+        return Mapping()
     question, answer = (next((name for name in columns if _plain(name) == each), "") for each in _ABBREVIATED)
     if not question or not answer:
         answer = _named("answer", columns, texts, sayings)
@@ -123,10 +139,13 @@ def guess_mapping(sample: Sequence[Record]) -> Mapping:
             question, answer = question or pool[0], answer or pool[0]
     if not question or not answer:
         raise UnclearColumns({name: _first(name, sample) for name in columns})
-    context = (
-        next((name for name in columns if _plain(name) == "input"), "") if _plain(question) == "instruction" else ""
-    )
+    context = _context(question, columns)
     return Mapping(question, answer, system, "" if context == answer else context)
+
+
+def _context(question: str, columns: Sequence[str]) -> str:
+    """`input` of instruction data."""
+    return next((name for name in columns if _plain(name) == "input" and _plain(question) == "instruction"), "")
 
 
 def _named(role: str, columns: Sequence[str], texts: Sequence[str], sayings: Sequence[str]) -> str:
@@ -201,43 +220,76 @@ class _Incomplete(Exception):
 
 
 def _row(record: Record, mapping: Mapping, system: str) -> dict[str, Any]:
-    messages = _messages(record, mapping)
-    if system and not (isinstance(messages[0], dict) and messages[0].get("role") == "system"):
-        messages = [{"role": "system", "content": system}, *messages]
-    if mapping.user:
-        return {"messages": messages}
-    return {"messages": messages, **{name: record[name] for name in _BESIDE_MESSAGES if name in record}}
+    messages = _messages(record, mapping, mapping.assistant, system)
+    beside = {} if mapping.user else {name: record[name] for name in _BESIDE_MESSAGES if name in record}
+    return {"messages": messages, **beside}
 
 
-def _messages(record: Record, mapping: Mapping) -> list[Message]:
-    if not mapping.user:
-        if "messages" in record:
-            return _list_of(record, "messages")
-        return [_from_sharegpt(turn) for turn in _list_of(record, "conversations")]
-    question, answer = _cell(record, mapping.user), _cell(record, mapping.assistant)
-    context = _text(record.get(mapping.context)) if mapping.context else ""
-    messages = [
-        {"role": "user", "content": f"{question}\n\n{context}" if context else question},
-        {"role": "assistant", "content": answer},
-    ]
-    system = _text(record.get(mapping.system)) if mapping.system else ""
-    return [{"role": "system", "content": system}, *messages] if system else messages
+def _pair(record: Record, mapping: Mapping, system: str) -> dict[str, Any]:
+    answers = (mapping.assistant, mapping.rejected)
+    (*asked, chosen), (*also_asked, rejected) = (_messages(record, mapping, name, system) for name in answers)
+    if asked != also_asked:
+        raise _Incomplete("the two answers do not answer the same conversation.")
+    if not asked or asked[-1].get("role") not in ("user", "tool"):
+        raise _Incomplete("there is no question before the answers.")
+    given = _decoded(record.get(mapping.user))
+    beside = {**record, **(given if isinstance(given, dict) else {})}
+    tools = {name: beside[name] for name in _BESIDE_MESSAGES if name in beside}
+    return {
+        "input": {"messages": asked, **tools},
+        "preferred_output": [chosen],
+        "non_preferred_output": [rejected],
+    }
 
 
-def _list_of(record: Record, name: str) -> list[Any]:
-    value = record.get(name)
-    if isinstance(value, str):  # a list that went through CSV
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            value = None
-    if not isinstance(value, list) or not value:
-        raise _Incomplete(f"{name!r} holds no list of messages.")
+def _messages(record: Record, mapping: Mapping, answer: str, system: str) -> list[Message]:
+    """`answer`: the column of the answer, which may be the whole conversation."""
+    if mapping.user or mapping.rejected:
+        messages = _conversation(record, answer, "assistant")
+        if len(messages) == 1 and mapping.user:
+            messages = [*_conversation(record, mapping.user, "user"), *messages]
+        context = _text(record.get(mapping.context)) if mapping.context else ""
+        if context:
+            question = messages[-2]
+            messages[-2] = {**question, "content": f"{question['content']}\n\n{context}"}
+        system = (_text(record.get(mapping.system)) if mapping.system else "") or system
+    else:
+        messages = _conversation(record, "messages" if "messages" in record else "conversations", "")
+    if system and messages[0].get("role") != "system":
+        return [{"role": "system", "content": system}, *messages]
+    return messages
+
+
+def _conversation(record: Record, column: str, role: str) -> list[Message]:
+    """The messages that a cell holds, of OpenAI's or ShareGPT's form; of plain text one, said by `role`."""
+    value = _decoded(record.get(column))
+    turns = value.get("messages", [value]) if isinstance(value, dict) else value
+    if isinstance(turns, list) and turns and all(map(_is_turn if role else as_object, turns)):
+        return [turn if "role" in turn else _from_sharegpt(turn) for turn in turns]
+    if not role:
+        raise _Incomplete(f"{column!r} holds no list of messages.")
+    return [{"role": role, "content": _cell(record, column)}]
+
+
+def _is_turn(value: Any) -> bool:
+    """An answer may be an object, too."""
+    turn = as_object(value)
+    return {"from", "value"} <= turn.keys() or ("content" in turn and str(turn.get("role")) in KEYS)
+
+
+def _decoded(value: Any) -> Any:
+    """A list of messages that was written as text: as JSON, or as in `hh-rlhf`."""
+    text = value.lstrip() if isinstance(value, str) else ""
+    if text[:1] in ("[", "{"):
+        with suppress(ValueError, RecursionError):
+            return json.loads(text)
+    if text.startswith("Human:") and len(said := _SAID.split(text)) > 3:
+        return [{"from": who.lower(), "value": what.strip()} for who, what in zip(said[1::2], said[2::2], strict=True)]
     return value
 
 
-def _from_sharegpt(turn: Any) -> Message:
-    speaker = turn.get("from") if isinstance(turn, dict) else None
+def _from_sharegpt(turn: Message) -> Message:
+    speaker = turn.get("from")
     if not isinstance(speaker, str) or speaker not in _SPEAKERS or not isinstance(turn.get("value"), str):
         raise _Incomplete(f"this turn is not {{'from': ..., 'value': ...}}: {str(turn)[:60]}")
     return {"role": _SPEAKERS[speaker], "content": turn["value"]}

@@ -43,7 +43,9 @@ class UploadCheck:
         if line.is_blank or self._problem is not None:
             return
         self.num_rows += 1
-        if line.is_too_long:
+        if line.joined:
+            self._problem = say("problem.wrong_line_ends", ends=line.joined)
+        elif line.is_too_long:
             self._problem = say("error.line_too_long", line=line.number, size=line.size, most=MAX_LINE_BYTES)
         elif (problem := _refused(line.content)) is not None:
             self._problem = self._sentence(line, problem)
