@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     smtp_from: str = "tunery@localhost"
     webhook_allow_private_addresses: bool = False  # lets webhooks, which clients enter, into private_networks
     private_networks: Annotated[list[str], NoDecode] = Field(
-        "127.0.0.0/8, ::1, 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10, fc00::/7"
+        ["127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"]
     )  # where judge and upstream may lie beside the internet; webhooks too, if the setting before says so
 
     # limits of a project that has none of its own; 0 = no limit

@@ -4,11 +4,12 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 import pytest
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
 from starlette.routing import Mount
 
 from tests.api.conftest import SECRET, Api
@@ -250,3 +251,54 @@ def test_odd_boundaries_are_one_sentence(api: Api) -> None:
         answer = api.client.post("/v1/files", content=b"--x\r\n", headers=headers)
         assert answer.status_code == 400
         error_of(answer)
+
+
+def bodies() -> list[type[BaseModel]]:
+    """The models of all JSON bodies, and those inside them."""
+    found: list[type[BaseModel]] = []
+    waiting: list[Any] = [
+        route.body_field.field_info.annotation
+        for router in ROUTERS
+        for route in router.routes
+        if isinstance(route, APIRoute) and route.body_field is not None
+    ]
+    while waiting:
+        kind = waiting.pop()
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            if kind not in found:
+                found.append(kind)
+                waiting += [field.annotation for field in kind.model_fields.values()]
+        else:
+            waiting += get_args(kind)
+    return found
+
+
+def kinds_of(schema: dict[str, Any]) -> Iterator[str]:
+    yield schema.get("type", "")
+    for each in schema.get("anyOf", ()):
+        yield from kinds_of(each)
+
+
+INTEGERS = [
+    (kind, name)
+    for kind in bodies()
+    for name, schema in kind.model_json_schema()["properties"].items()
+    if "integer" in kinds_of(schema)
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), INTEGERS, ids=lambda each: getattr(each, "__name__", each))
+def test_every_integer_of_a_body_may_come_as_a_float_without_a_fraction(kind: type[BaseModel], name: str) -> None:
+    def problems(value: Any) -> list[Any]:
+        try:
+            kind.model_validate({name: value})
+        except ValidationError as exc:
+            return [each["type"] for each in exc.errors() if each["loc"][0] == name]
+        return []
+
+    right = next(number for number in (16, 3600, 1) if not problems(number))
+    assert not problems(float(right)) and problems(right + 0.5) and problems(str(right)) and problems(True)
+
+
+def test_bodies_hold_integers() -> None:
+    assert len(INTEGERS) > 20

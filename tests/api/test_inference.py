@@ -47,6 +47,42 @@ def test_alias_of_a_base_answers_with_the_snapshots_name(api: Api) -> None:
     assert usage_of["prompt_tokens_details"]["cached_tokens"] >= 0
 
 
+@pytest.mark.parametrize(
+    ("path", "values"),
+    [
+        (CHAT, {"max_tokens": 5.0, "n": 2.0, "seed": 1.0, "logprobs": True, "top_logprobs": 2.0}),
+        (CHAT, {"max_tokens": None, "max_completion_tokens": 5.0, "stream": True}),
+        (COMPLETIONS, {"prompt": "One", "n": 2.0, "best_of": 2.0, "logprobs": 1.0}),
+        (COMPLETIONS, {"prompt": [65.0, 66.0], "echo": True}),
+        (COMPLETIONS, {"prompt": [[65.0, 66], [67, 68.0]], "stream": True}),
+        ("/v1/responses", {"input": "One", "max_tokens": None, "max_output_tokens": 16.0, "top_logprobs": 0.0}),
+    ],
+)
+def test_whole_numbers_may_come_as_floats(api: Api, path: str, values: dict[str, Any]) -> None:
+    """As JavaScript does not, and R, PHP and Lua do."""
+    floats = {"model": "gpt-4o-mini", "max_tokens": 5.0, "temperature": 0, "messages": MESSAGES, **values}
+    floats = {name: value for name, value in floats.items() if value is not None}
+    if path != CHAT:
+        del floats["messages"]
+    answers = [
+        api.client.post(path, json=body) for body in (floats, json.loads(json.dumps(floats), parse_float=int_of))
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
+    said = [answer.text if floats.get("stream") else answer.json() for answer in answers]
+    if path == CHAT and not floats.get("stream"):
+        assert said[0]["choices"] == said[1]["choices"] and said[0]["usage"] == said[1]["usage"]
+
+
+def int_of(text: str) -> int:
+    return int(float(text))
+
+
+@pytest.mark.parametrize("prompt", [[65.5], [65, 1e300], [True], ["a", 1.0], [[1.5]]])
+def test_no_other_numbers_are_token_ids(api: Api, prompt: list[Any]) -> None:
+    answer = ask(api, path=COMPLETIONS, prompt=prompt)
+    assert (answer.status_code, answer.json()["error"]["param"].partition("[")[0]) == (400, "prompt"), answer.text
+
+
 def test_stream_says_the_same_as_the_whole(api: Api) -> None:
     whole = ask(api).json()["choices"][0]["message"]["content"]
     chunks = events_of(ask(api, stream=True).text)

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from tests.api.conftest import BASE, EXAMPLE, NOW, Api
+from tests.api.conftest import BASE, EXAMPLE, NOW, SECRET, Api
 from tunery.api import uploads
 from tunery.api.files import service
 from tunery.api.multipart import Event, PartData, PartEnd, PartHead
 from tunery.domain.completions import StoredCompletion
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.files import MAX_PARTS, UploadPart
-from tunery.domain.tenants import Caller, Role
+from tunery.domain.tenants import Caller, Role, lookup_prefix
 from tunery.metering.storage import HELD_S, STEP_BYTES
-from tunery.store import completions, files, storage
+from tunery.store import completions, files, storage, tenants
 from tunery.store.database import read, write
 
 LINE = EXAMPLE * 100  # some 10 KB
@@ -64,7 +64,11 @@ class Form:
 
 
 def caller_of(api: Api) -> Caller:
-    return Caller("key_a", api.organization_id, api.project_id, None, Role.OWNER)
+    """Who has the first key: what is kept is kept for a key that may still do it."""
+    with read(api.engine) as conn:
+        found = tenants.find_credential(conn, lookup_prefix(SECRET))
+    assert found is not None
+    return Caller(found[0].id, api.organization_id, api.project_id, None, Role.OWNER)
 
 
 @pytest.mark.parametrize("kind", ["file", "part by the limit", "part by what was announced"])

@@ -277,7 +277,8 @@ def test_a_file_that_is_one_line_by_its_line_ends_is_told_so_whatever_its_length
         assert "wrong_line_ends" not in report.problem_counts
         return
     assert report.problem_counts["wrong_line_ends"] == 1 and "line_too_long" not in report.problem_counts
-    assert named in report.problems[0].message and named in said
+    (problem,) = (each for each in report.problems if each.code == "wrong_line_ends")
+    assert named in problem.message and named in said
 
 
 def test_an_upload_with_a_line_of_200_mb_is_refused_in_bounded_memory() -> None:

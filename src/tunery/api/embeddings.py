@@ -4,12 +4,12 @@ from typing import Any, Literal
 
 from fastapi import Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tunery.api import inference
 from tunery.api.access import ModelsUser
 from tunery.api.body import MAX_PROMPT_BYTES, takes_up_to
-from tunery.api.chat.routes import ModelName
+from tunery.api.chat.routes import Sent
 from tunery.api.context import ContextDep
 from tunery.api.delivery import request_ids, whole
 from tunery.api.routing import Router
@@ -25,17 +25,11 @@ ANSWER: dict[int | str, dict[str, Any]] = {
 }
 
 
-class EmbeddingRequest(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    model: ModelName
+class EmbeddingRequest(Sent):
     input: Input = Field(description="Text or token ids, one or several. Ids are read as `cl100k_base`'s.")
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(None, ge=1)
     user: str | None = None
-
-    def sent(self) -> dict[str, Any]:
-        return self.model_dump(exclude_unset=True)
 
 
 @router.post("/v1/embeddings", response_class=Response, responses=ANSWER)

@@ -21,6 +21,7 @@ from tunery.api.routing import Router
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.files import MAX_PART_BYTES, MAX_PARTS, MAX_UPLOAD_BYTES, File, FilePurpose, Upload, UploadPart
 from tunery.domain.ids import new_id
+from tunery.domain.numbers import Int
 from tunery.domain.tenants import Caller, Scope
 from tunery.metering.storage import check_storage
 from tunery.store import files as store
@@ -29,7 +30,6 @@ from tunery.store.blobs import NoSuchBlob
 from tunery.store.database import read, write
 from tunery.store.storage import lock_storage
 from tunery.texts import say
-from tunery.wire.numbers import Int
 
 router = Router(prefix="/v1/uploads", tags=["Uploads"])
 

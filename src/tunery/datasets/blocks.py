@@ -42,7 +42,7 @@ def read_blocks(chunks: Iterable[bytes], sample_bytes: int) -> Iterator[Block]:
             pending = bytearray()
         pending += piece[cut:]
         if len(pending) > MAX_LINE_BYTES:
-            skipped, joined, pending = len(pending), joined_by(pending), bytearray()
+            skipped, joined, pending = len(pending), joined_by(bytes(pending)), bytearray()
     if skipped:
         yield Block(b"", skipped, joined)
     elif pending:

@@ -116,6 +116,8 @@ def _other_line_end(exc: json.JSONDecodeError) -> str:
 
 def joined_by(head: bytes) -> str:
     """The line end of another kind that stands between the first values of a line that is too long to be one."""
+    if not any(end.encode() in head for end in _LINE_ENDS):
+        return ""
     try:
         _decoder.decode(head.removeprefix(BOM).decode("utf-8", "ignore"))
     except json.JSONDecodeError as exc:

@@ -232,6 +232,8 @@ def _pair(record: Record, mapping: Mapping, system: str) -> dict[str, Any]:
         raise _Incomplete("the two answers do not answer the same conversation.")
     if not asked or asked[-1].get("role") not in ("user", "tool"):
         raise _Incomplete("there is no question before the answers.")
+    if not chosen.get("role") == rejected.get("role") == "assistant":
+        raise _Incomplete("one of the answers is no answer of an assistant.")
     given = _decoded(record.get(mapping.user))
     beside = {**record, **(given if isinstance(given, dict) else {})}
     tools = {name: beside[name] for name in _BESIDE_MESSAGES if name in beside}

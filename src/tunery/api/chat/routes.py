@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Request
 from fastapi.responses import Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from tunery.api import inference
 from tunery.api.access import ModelsUser
@@ -13,6 +13,7 @@ from tunery.api.context import Context, ContextDep
 from tunery.api.delivery import request_ids, streamed, whole
 from tunery.api.routing import Router
 from tunery.domain.errors import TuneryError
+from tunery.domain.numbers import whole_number
 from tunery.domain.tenants import Caller
 from tunery.texts import say
 from tunery.wire.stream import write_event
@@ -36,12 +37,25 @@ def no_nul(name: str) -> str:
 ModelName = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(no_nul)]
 
 
-class ChatRequest(BaseModel):
+class Sent(BaseModel):
     """The keys that the API itself reads. All others go on to the engine, which checks them."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
     model: ModelName
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers(cls, values: Any) -> Any:
+        """Of every parameter and of token ids: limits and ledger count with them, too."""
+        return {name: whole_number(value) for name, value in values.items()} if isinstance(values, dict) else values
+
+    def sent(self) -> dict[str, Any]:
+        """What the client sent, and nothing that it did not."""
+        return self.model_dump(exclude_unset=True)
+
+
+class ChatRequest(Sent):
     messages: list[dict[str, Any]] = Field(min_length=1)
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
@@ -50,21 +64,11 @@ class ChatRequest(BaseModel):
     functions: list[dict[str, Any]] | None = Field(None, max_length=128)
     function_call: Literal["none", "auto"] | dict[str, Any] | None = None
 
-    def sent(self) -> dict[str, Any]:
-        """What the client sent, and nothing that it did not."""
-        return self.model_dump(exclude_unset=True)
 
-
-class CompletionRequest(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    model: ModelName
+class CompletionRequest(Sent):
     prompt: str | list[str] | list[int] | list[list[int]] = ""
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
-
-    def sent(self) -> dict[str, Any]:
-        return self.model_dump(exclude_unset=True)
 
 
 @router.post("/v1/chat/completions", response_class=Response, responses=ANSWER)

@@ -3,17 +3,16 @@
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, Field
 
 from tunery.api.body import Body, Texts
 from tunery.api.paging import Resource
 from tunery.domain.hyperparameters import AUTO, Hyperparameters
 from tunery.domain.jobs import FineTuningJob, JobEvent, JobStatus
-from tunery.domain.numbers import whole
+from tunery.domain.numbers import Int
 from tunery.jobs.requests import JobRequest
 from tunery.settings import Settings
 
-Int = Annotated[int, BeforeValidator(whole)]
 AutoInt = Literal["auto"] | Int
 AutoFloat = Literal["auto"] | float
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from tunery.api.body import Body
+from tunery.domain.numbers import Int
 
 Metric = Literal[
     "cosine",
@@ -53,9 +54,9 @@ class JudgeMessage(Body):
 
 
 class SamplingParams(Body):
-    max_completions_tokens: int | None = Field(None, ge=1, le=100_000)
+    max_completions_tokens: Int | None = Field(None, ge=1, le=100_000)
     reasoning_effort: str | None = None
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    seed: Int | None = Field(None, ge=-(2**63), lt=2**63)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
 

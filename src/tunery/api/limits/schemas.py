@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from tunery.api.body import Body
+from tunery.domain.numbers import Int
 
-Number = Annotated[int | None, Field(ge=0, le=10**15)]
+Number = Annotated[Int | None, Field(ge=0, le=10**15)]
 UNLIMITED = 1_000_000_000  # OpenAI's shape has no word for it
 
 
@@ -32,7 +33,7 @@ class RateLimitUpdate(Body):
 class SpendLimitUpdate(Body):
     currency: Annotated[str, Field(pattern="^[A-Z]{3}$")]
     interval: Literal["month"]
-    threshold_amount: Annotated[int, Field(ge=1, le=10**12, description="Hundredths of the currency.")]
+    threshold_amount: Annotated[Int, Field(ge=1, le=10**12, description="Hundredths of the currency.")]
 
 
 class Enforcement(BaseModel):
@@ -60,10 +61,10 @@ class LimitsBody(Body):
     max_running_jobs: Number = None
     max_jobs_per_day: Number = None
     max_storage_bytes: Number = None
-    monthly_budget: Annotated[int | None, Field(ge=0, le=9 * 10**12)] = Field(
+    monthly_budget: Annotated[Int | None, Field(ge=0, le=9 * 10**12)] = Field(
         None, description="Millionths of the price table's currency."
     )
-    warning_percent: Annotated[int | None, Field(ge=1, le=100)] = None
+    warning_percent: Annotated[Int | None, Field(ge=1, le=100)] = None
 
 
 class KeyLimitsBody(Body):

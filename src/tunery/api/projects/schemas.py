@@ -7,10 +7,11 @@ from pydantic import BaseModel, Field
 
 from tunery.api.body import Body
 from tunery.api.paging import Resource
+from tunery.domain.numbers import Int
 from tunery.domain.tenants import ApiKey, Membership, Role, Scope, User
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
-ExpiresIn = Annotated[int | None, Field(ge=1, le=10 * 365 * 86_400)]
+ExpiresIn = Annotated[Int | None, Field(ge=1, le=10 * 365 * 86_400)]
 Scopes = Annotated[
     list[Annotated[Scope, Field(strict=False)]],
     Field(max_length=64, description="What the key may do: nothing with an empty list, everything with `api.all`."),

@@ -8,15 +8,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from tunery.api.body import Body
 from tunery.api.chat.routes import ModelName
-from tunery.domain.numbers import whole
+from tunery.domain.numbers import Int
 from tunery.texts import say
 from tunery.wire.responses.items import ID
 
 MIN_OUTPUT_TOKENS = 16
 MAX_METADATA = 16
 MAX_NEW_ITEMS = 20  # of one request about a conversation
-
-Int = Annotated[int, BeforeValidator(whole)]
 
 
 def an_id(text: str) -> str:

@@ -3,11 +3,10 @@ the api's matter."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from tunery.domain.numbers import whole
+from tunery.domain.numbers import Int
 
-Int = Annotated[int, BeforeValidator(whole)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-100, le=100)]

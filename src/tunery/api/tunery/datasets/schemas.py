@@ -9,6 +9,7 @@ from tunery.api.files.schemas import FileObject
 from tunery.api.fine_tuning.schemas import JobCreate
 from tunery.datasets.report import Role
 from tunery.domain.jobs import Method
+from tunery.domain.numbers import Int
 
 DEFAULT_SEED = 0  # of a split
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -169,7 +170,7 @@ class RowList(BaseModel):
 
 class SplitCreate(Body):
     validation_share: Share = 0.1
-    seed: int = Field(DEFAULT_SEED, ge=0, le=2**31 - 1)
+    seed: Int = Field(DEFAULT_SEED, ge=0, le=2**31 - 1)
 
 
 class SplitOut(BaseModel):
