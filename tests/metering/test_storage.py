@@ -11,13 +11,15 @@ from sqlalchemy import Connection, Engine
 from tests.metering.conftest import NOW
 from tests.store.conftest import MakeJob, Tenant
 from tests.store.test_files import make_file, make_upload
+from tunery.domain.audit import EventType
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.files import UploadPart
 from tunery.domain.job_details import JobDetails, SavedState
 from tunery.domain.jobs import JobStatus
+from tunery.domain.tenants import Caller, Role
 from tunery.metering.storage import STEP_BYTES, Room, check_storage
 from tunery.settings import Settings
-from tunery.store import files, models, outbox, storage
+from tunery.store import audit, files, models, outbox, storage
 from tunery.store.blobs import Blobs
 from tunery.store.database import read, write
 
@@ -95,7 +97,16 @@ def many_steps(conn: Connection, tenant: Tenant, make_job: MakeJob) -> int:
     return 11
 
 
-@pytest.mark.parametrize("fill", [many_files, many_uploads, many_messages, many_changes, many_steps])
+def many_audited_acts(conn: Connection, tenant: Tenant, make_job: MakeJob) -> int:
+    """Of which one changes nothing that lies elsewhere, however often it is done."""
+    caller = Caller("key_1", tenant.organization_id, tenant.project_id, None, Role.MEMBER)
+    types: tuple[EventType, ...] = ("conversation.updated", "model.renamed", "file.deleted")
+    for type in types * 4:
+        audit.record(conn, caller, type, now=NOW, resource_id="x")
+    return 12
+
+
+@pytest.mark.parametrize("fill", [many_files, many_uploads, many_messages, many_changes, many_audited_acts, many_steps])
 def test_what_is_small_counts_when_it_is_very_many(
     database: Engine, tenant: Tenant, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, fill: Callable[..., int]
 ) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import BigInteger, Connection, Select, delete, func, select
 from tunery.store.database import lock_across_processes
 from tunery.store.tables import (
     alias_changes,
+    audit_log,
     batch_results,
     batches,
     conversations,
@@ -70,8 +71,8 @@ def stored_bytes(conn: Connection, project_id: str) -> Stored:
 
 
 def _rows(conn: Connection, project_id: str) -> int:
-    """Of what has no size of its own, so that a million empty files, or messages, are not for nothing."""
-    tables = (files, uploads, webhook_endpoints, alias_changes, outbox, conversations, batches)
+    """Of what has no size of its own, so that a million empty files, or acts, are not for nothing."""
+    tables = (files, uploads, webhook_endpoints, alias_changes, outbox, conversations, batches, audit_log)
     numbers = [_sum(conn, select(func.count()).where(table.c.project_id == project_id)) for table in tables]
     events = _sum(conn, select(func.sum(jobs.c.step)).where(jobs.c.project_id == project_id))  # one a step
     return sum(numbers) + numbers[0] * ROWS_OF_A_FILE + events

@@ -491,6 +491,7 @@ audit_log = table(
     strings("resource_id", null=True),
     jsons("details"),
     Index(None, "organization_id", "created_at", "seq"),
+    Index(None, "project_id"),
 )
 
 metadata = organizations.metadata
