@@ -4,6 +4,8 @@ speed_ratio       output tokens a second of batches over 8 adapters, by those of
 live_ttft_ratio   95th percentile of a live request's time to first token while batches run, by that with none
 live_speed_ratio  a live request's tokens a second, the same way
 
+What it is doing goes to standard error.
+
 `--requests` sets how many the batches have together (1000), `--live` how many live ones are asked each time (40).
 """
 
@@ -18,12 +20,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 from openai import OpenAI
-from serve import load_adapter, process, write_adapters
+from serve import load_adapter, process, progress, write_adapters
 from serve_cases import body
 from serve_load import ask
 
@@ -116,16 +119,21 @@ def served(home: Path, engine_url: str) -> Iterator[OpenAI]:
             part.wait(60)
 
 
-async def streams(url: str, bodies: list[dict[str, Any]]) -> float:
+def streams(url: str, bodies: list[dict[str, Any]]) -> float:
     """Tokens a second of clients that each ask one after the other."""
-    waiting, num_tokens = iter(bodies), 0
 
-    async def client() -> int:
-        return sum([(await ask(url, each)).num_tokens for each in waiting])
+    async def run() -> int:
+        waiting = iter(bodies)
+
+        async def client() -> int:
+            return sum([(await ask(url, each)).num_tokens for each in waiting])
+
+        return sum(await asyncio.gather(*(client() for _ in range(NUM_CLIENTS))))
 
     started_at = time.perf_counter()
-    num_tokens = sum(await asyncio.gather(*(client() for _ in range(NUM_CLIENTS))))
-    return num_tokens / (time.perf_counter() - started_at)
+    found = asyncio.run(run()) / (time.perf_counter() - started_at)
+    progress(f"{NUM_CLIENTS} clients: {found:.0f} tokens/s of {len(bodies)} requests")
+    return found
 
 
 def start(client: OpenAI, bodies: list[dict[str, Any]]) -> list[str]:
@@ -148,11 +156,6 @@ def num_answered(client: OpenAI, batch_ids: list[str]) -> int:
     return sum(each.completed + each.failed for each in counts if each)
 
 
-def wait(client: OpenAI, batch_ids: list[str], number: int) -> None:
-    while num_answered(client, batch_ids) < number:
-        time.sleep(0.2)
-
-
 def batch_speed(client: OpenAI, bodies: list[dict[str, Any]]) -> float:
     """Tokens a second, from the first create to the last file."""
     started_at = time.perf_counter()
@@ -161,53 +164,84 @@ def batch_speed(client: OpenAI, bodies: list[dict[str, Any]]) -> float:
         time.sleep(0.2)
     took = time.perf_counter() - started_at
     usages = [client.batches.retrieve(each).usage for each in batch_ids]
-    return sum(usage.output_tokens for usage in usages if usage) / took
+    found = sum(usage.output_tokens for usage in usages if usage) / took
+    progress(f"{len(batch_ids)} batches: {found:.0f} tokens/s of {len(bodies)} requests")
+    return found
 
 
-def live(client: OpenAI, bodies: list[dict[str, Any]]) -> tuple[float, float]:
-    """One after the other, with a pause between: p95 of the seconds to the first token, and the median tokens a
-    second after it."""
-    waits, speeds = [], []
+@contextmanager
+def at_work(client: OpenAI, bodies: list[dict[str, Any]]) -> Iterator[None]:
+    """Batches of these are being answered in the block, and none after it."""
+    batch_ids = start(client, bodies)
+    while not num_answered(client, batch_ids):
+        time.sleep(0.2)
+    yield
+    progress(f"beside them, {num_answered(client, batch_ids)} requests of batches were answered")
+    for batch_id in batch_ids:
+        client.batches.cancel(batch_id)
+    while any(client.batches.retrieve(each).status != "cancelled" for each in batch_ids):
+        time.sleep(0.2)
+
+
+@dataclass(frozen=True)
+class Heard:
+    ttft_s: float
+    tokens_per_s: float  # after the first
+
+
+def live(client: OpenAI, bodies: list[dict[str, Any]]) -> list[Heard]:
+    """One after the other, with a pause between. Answers of one token say nothing."""
+    found: list[Heard] = []
     for each in bodies:
-        started_at, first_at, num_chunks = time.perf_counter(), 0.0, 0
+        started_at, times = time.perf_counter(), list[float]()
         for chunk in client.chat.completions.create(**each, stream=True):
             if chunk.choices and chunk.choices[0].delta.content:
-                first_at, num_chunks = first_at or time.perf_counter(), num_chunks + 1
-        if num_chunks > 1:
-            waits.append(first_at - started_at)
-            speeds.append((num_chunks - 1) / (time.perf_counter() - first_at))
+                times.append(time.perf_counter())
+        if len(times) > 1:
+            found.append(Heard(times[0] - started_at, (len(times) - 1) / (times[-1] - times[0])))
         time.sleep(0.5)
-    return statistics.quantiles(waits, n=20)[-1], statistics.median(speeds)
+    progress(f"{len(found)} live requests: first token after {p95(found):.3f} s (p95), {speed(found):.0f} tokens/s")
+    return found
+
+
+def p95(found: list[Heard]) -> float:
+    return statistics.quantiles([each.ttft_s for each in found], n=20, method="inclusive")[-1]
+
+
+def speed(found: list[Heard]) -> float:
+    return statistics.median(each.tokens_per_s for each in found)
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """What is compared with batches, or with live requests beside them, is measured half before and half after, so that
+    other work on the machine that comes or goes hits both alike."""
     model_dir = ensure(SOURCE, Path(os.environ.get("TUNERY_MODEL_CACHE", ".cache/models")))
     folders = write_adapters(folder / "adapters", model_dir, NUM_ADAPTERS)
     home = folder / "home"
     home.mkdir()
-    names = prepare(home, folders)
+    names, direct = prepare(home, folders), [each.name for each in folders]
+    half_live, number = options.live // 2, options.requests
     command = [sys.executable, "-m", "tunery.serving", "--model-dir", str(model_dir), "--served-name", SOURCE]
     with process(command) as (url, _), served(home, url) as client:
         for adapter in folders:
             load_adapter(url, adapter.name, adapter)
-        warm = requests(NUM_CLIENTS, [each.name for each in folders], 0)
-        asyncio.run(streams(url, warm))
-        clients = asyncio.run(streams(url, requests(options.requests, [each.name for each in folders], 10_000)))
-        batches = batch_speed(client, requests(options.requests, names, 100_000))
-        idle = live(client, requests(options.live, [BASE], 200_000))
-        batch_ids = start(client, requests(max(options.requests, 40 * options.live), names, 300_000))
-        wait(client, batch_ids, 1)
-        busy = live(client, requests(options.live, [BASE], 400_000))
-        for batch_id in batch_ids:
-            client.batches.cancel(batch_id)
+        streams(url, requests(NUM_CLIENTS, direct, 0))
+        batch_speed(client, requests(NUM_CLIENTS, names, 1_000))
+        clients = [streams(url, requests(number // 2, direct, 10_000))]
+        batches = batch_speed(client, requests(number, names, 100_000))
+        clients.append(streams(url, requests(number // 2, direct, 200_000)))
+        idle = live(client, requests(half_live, [BASE], 300_000))
+        with at_work(client, requests(max(number, 40 * options.live), names, 400_000)):
+            busy = live(client, requests(2 * half_live, [BASE], 500_000))
+        idle += live(client, requests(half_live, [BASE], 600_000))
     return {
-        "clients_tokens_per_s": clients,
+        "clients_tokens_per_s": statistics.harmonic_mean(clients),
         "batch_tokens_per_s": batches,
-        "speed_ratio": batches / clients,
-        "idle_ttft_p95_s": idle[0],
-        "live_ttft_ratio": busy[0] / idle[0],
-        "idle_tokens_per_s": idle[1],
-        "live_speed_ratio": busy[1] / idle[1],
+        "speed_ratio": batches / statistics.harmonic_mean(clients),
+        "idle_ttft_p95_s": p95(idle),
+        "live_ttft_ratio": p95(busy) / p95(idle),
+        "idle_tokens_per_s": speed(idle),
+        "live_speed_ratio": speed(busy) / speed(idle),
     }
 
 

@@ -1,7 +1,10 @@
 """The engine against transformers and PEFT, in fp32, where greedy answers must be the same token for token."""
 
 import os
+import random
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,8 @@ from tests.serving.peft_adapters import generate, model_with, write_adapter
 from tests.serving.running import LocalEngine, generation, tokens
 from tunery.domain.errors import InvalidRequest, NotFound
 from tunery.kernels import int8 as eight_bit
+from tunery.serving.requests import Generation
+from tunery.serving.sequence import Batch
 
 NUM_TOKENS = 24
 ADAPTERS = [None, "full", "wide", "attention", "mlp"]
@@ -74,6 +79,50 @@ def test_nothing_changes_under_preemption_chunks_and_abort(
 
     assert {case: tokens(answer) for case, answer in zip(cases, answers, strict=True)} == expected
     assert local.scheduler.num_preemptions > 0
+
+
+def test_nothing_changes_where_steps_are_given_up_between_their_layers(
+    tiny_model_dir: Path, adapters: dict[str, Path], expected: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance, num_given_up = random.Random(7), 0
+    with LocalEngine(make_settings(tiny_model_dir, max_num_batched_tokens=64, max_num_seqs=16)) as local:
+        undo = local.scheduler.undo
+
+        def counted(batch: Batch) -> None:
+            nonlocal num_given_up
+            num_given_up += 1
+            undo(batch)
+
+        monkeypatch.setattr(local.scheduler, "undo", counted)
+        monkeypatch.setattr(local.engine, "_way_out", lambda _: lambda: chance.random() < 0.2)
+        for name, folder in adapters.items():
+            local.engine.load(name, folder).result(30)
+        cases = all_cases() * 2  # each finds what its twin has filled
+        answers = local.run(*(replace(make(case), priority=number % 2) for number, case in enumerate(cases)))
+
+    assert [tokens(answer) for answer in answers] == [expected[case] for case in cases]
+    assert num_given_up > 20
+
+
+def test_a_step_of_a_batch_gives_way_at_once_but_not_twice_in_a_row(
+    engine: LocalEngine, expected: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A live request arrives in each step of a batch's."""
+    execute, live, gave_way = engine.engine._runner.execute, list[Generation](), list[bool]()
+
+    def disturbed(batch: Batch, should_stop: Callable[[], bool]) -> dict:
+        if batch.priority > 0:
+            assert not should_stop()
+            live.append(generation(prompt(100 + len(live)), max_tokens=1))
+            engine.engine.submit([generation(prompt(0), max_tokens=1), live[-1]])
+            gave_way.append(should_stop())
+        return execute(batch, should_stop)
+
+    monkeypatch.setattr(engine.engine._runner, "execute", disturbed)
+    answer = engine.run(replace(make(("full", 0)), priority=1))[0]
+    assert tokens(answer) == expected["full", 0]
+    assert gave_way == [True, False] * NUM_TOKENS
+    assert all(tokens(found) for found in engine.finish(live))
 
 
 def test_a_cached_prefix_changes_nothing_but_the_work(engine: LocalEngine, expected: dict) -> None:

@@ -4,7 +4,7 @@ from collections import Counter
 
 from tests.serving.builders import compute, make_scheduler, make_sequence, step
 from tunery.serving.scheduler import Scheduler
-from tunery.serving.sequence import Sequence, SequenceStatus
+from tunery.serving.sequence import Batch, Sequence, SequenceStatus
 
 
 def test_prompt_is_computed_first_then_one_token_a_step() -> None:
@@ -423,3 +423,58 @@ def test_fairness_between_tenants_holds_within_a_priority() -> None:
     for _ in range(6):
         step(scheduler)
     assert Counter((each.salt, each.priority) for each in scheduler.running) == {("a", 0): 2, ("b", 0): 2}
+
+
+def busy_scheduler() -> Scheduler:
+    """One sequence that answers, and one in the middle of its prompt."""
+    scheduler = make_scheduler(max_num_batched_tokens=32, max_num_seqs=4)
+    for prompt in (6, 30):
+        scheduler.add(make_sequence(prompt, priority=1))
+        step(scheduler)
+    return scheduler
+
+
+def shape(batch: Batch | None) -> list[tuple[list[int], int, int]]:
+    return [(run.sequence.token_ids, run.start, run.num_tokens) for run in batch.runs] if batch else []
+
+
+def test_a_step_that_was_given_up_is_scheduled_anew_as_if_it_had_not_been() -> None:
+    alike = [busy_scheduler(), busy_scheduler()]
+    for scheduler in alike:
+        for _ in range(2):  # the second counts on blocks that the first one fills
+            scheduler.add(make_sequence([*range(40, 60)], priority=1))
+    for number in range(12):
+        if number in (0, 3, 4):
+            given_up = alike[0].schedule()
+            assert given_up is not None and given_up.prefill and given_up.decode
+            alike[0].undo(given_up)
+            alike[0].check()
+        batches = [scheduler.schedule() for scheduler in alike]
+        assert shape(batches[0]) == shape(batches[1])
+        for scheduler, batch in zip(alike, batches, strict=True):
+            assert batch is not None
+            compute(scheduler, batch)
+    cached = [[sequence.num_cached_tokens for sequence in scheduler.running] for scheduler in alike]
+    assert cached[0] == cached[1] and sum(cached[0]) > 0
+
+
+def test_what_a_step_that_was_given_up_would_have_filled_is_not_found() -> None:
+    scheduler = make_scheduler()
+    for _ in range(2):
+        scheduler.add(make_sequence(20, priority=1))
+    batch = scheduler.schedule()
+    assert batch is not None and [run.num_tokens for run in batch.prefill] == [16]
+    scheduler.undo(batch)
+    live = make_sequence(20)
+    scheduler.add(live)
+    step(scheduler)
+    assert (live.num_cached_tokens, live.num_output_tokens) == (0, 1)
+
+
+def test_steps_of_less_urgent_sequences_are_short() -> None:
+    scheduler = make_scheduler(max_num_batched_tokens=64, max_num_seqs=8)
+    scheduler.add(make_sequence(60, priority=1))
+    first = step(scheduler)
+    scheduler.add(make_sequence([*range(60)]))
+    batches = [first, *(step(scheduler) for _ in range(2))]
+    assert [batch.prefill[0].num_tokens for batch in batches if batch and batch.prefill] == [16, 60]

@@ -2,10 +2,11 @@
 
 import random
 from collections import deque
+from collections.abc import Iterator
 
 from tests.serving.builders import make_scheduler, make_sequence
 from tunery.serving.scheduler import Scheduler
-from tunery.serving.sequence import Sequence
+from tunery.serving.sequence import Batch, Scheduled, Sequence
 
 SECONDS = 3600
 ARRIVALS_PER_S = 1.0
@@ -13,10 +14,15 @@ NUM_ADAPTERS = 40
 
 
 class Simulation:
-    """A clock, a stream of requests, and an engine that needs 10 ms and 1 ms a prompt token for a step."""
+    """A clock, a stream of requests, and an engine that needs 10 ms and 1 ms a prompt token for a step.
 
-    def __init__(self, seed: int, priorities: tuple[int, ...] = (0,)) -> None:
+    `given_up`: the share of the less urgent steps that are not computed to their end.
+    """
+
+    def __init__(self, seed: int, priorities: tuple[int, ...] = (0,), given_up: float = 0) -> None:
         self.random = random.Random(seed)
+        self.given_up = given_up
+        self.keys: dict[tuple[int, int], int] = {}  # what lies in the cache, by block and place
         self.priorities = priorities
         self.scheduler: Scheduler = make_scheduler(
             num_blocks=40,
@@ -32,7 +38,7 @@ class Simulation:
         self.loading: deque[tuple[float, str]] = deque()
         self.live: dict[str, Sequence] = {}
         self.waits: list[float] = []
-        self.counts = {"finished": 0, "aborted": 0, "arrived": 0, "cached": 0, "loads": 0}
+        self.counts = {"finished": 0, "aborted": 0, "arrived": 0, "cached": 0, "loads": 0, "given up": 0}
 
     def arrive(self) -> None:
         draw = self.random
@@ -74,6 +80,14 @@ class Simulation:
         assert sum(run.num_tokens for run in batch.runs) <= self.scheduler.limits.max_num_batched_tokens
         assert len({run.sequence.priority for run in batch.runs}) == 1
         self.now += 0.01 + 0.001 * sum(run.num_tokens for run in batch.prefill)
+        self.write(batch)
+        if batch.priority > 0 and self.random.random() < self.given_up:
+            self.spoil(batch)
+            self.scheduler.undo(batch)
+            self.scheduler.check()
+            self.counts["given up"] += 1
+            return
+        self.read(batch.prefill)
         self.abort_some()
         ended = [run.sequence for run in batch.runs if run.needs_sample and run.sequence.id in self.live]
         self.scheduler.update(batch, {sequence.id: self.random.randrange(1000) for sequence in ended})
@@ -85,6 +99,22 @@ class Simulation:
                 self.end(sequence, "finished")
         self.scheduler.check()
 
+    def write(self, batch: Batch) -> None:
+        for run in batch.runs:
+            self.keys.update(list(keys_of(run.sequence, 16))[run.start : run.start + run.num_tokens])
+
+    def spoil(self, batch: Batch) -> None:
+        """As a pass does that ends in its middle."""
+        for run in batch.runs:
+            places = list(keys_of(run.sequence, 16))[run.start : run.start + run.num_tokens]
+            self.keys.update((place, 0) for place, _ in places)
+
+    def read(self, runs: list[Scheduled]) -> None:
+        """Everything before and in a run is what it should be, whoever wrote it."""
+        for run in runs:
+            for place, key in list(keys_of(run.sequence, 16))[: run.start + run.num_tokens]:
+                assert self.keys[place] == key
+
     def run(self) -> None:
         next_arrival = 0.0
         while self.now < SECONDS or self.live:
@@ -93,6 +123,15 @@ class Simulation:
                 next_arrival += self.random.expovariate(ARRIVALS_PER_S)
             self.step()
             assert self.now < SECONDS * 1.5, "work is left that never runs"
+
+
+def keys_of(sequence: Sequence, block_size: int) -> Iterator[tuple[tuple[int, int], int]]:
+    """Of each token that has a place: the place, and a number for what is known there of the sequence's beginning."""
+    key = hash((sequence.adapter, sequence.salt))
+    places = ((block, offset) for block in sequence.block_table for offset in range(block_size))
+    for token_id, place in zip(sequence.token_ids, places, strict=False):
+        key = hash((key, token_id))
+        yield place, key
 
 
 def test_an_hour_of_arrivals_breaks_no_invariant_and_starves_nobody() -> None:
@@ -120,6 +159,17 @@ def test_an_hour_with_batches_leaves_none_of_them_behind_and_live_ones_wait_less
     assert mixed.scheduler.num_preemptions > 3
     assert not mixed.scheduler.waiting and not mixed.scheduler.running and mixed.scheduler.blocks.num_used == 0
     assert sum(mixed.waits) / len(mixed.waits) < sum(alike.waits) / len(alike.waits)
+
+
+def test_an_hour_of_steps_that_are_given_up_spoils_no_answer_and_leaves_none_behind() -> None:
+    simulation = Simulation(seed=8, priorities=(0, 1), given_up=0.3)
+    simulation.run()
+
+    counts, scheduler = simulation.counts, simulation.scheduler
+    assert counts["finished"] + counts["aborted"] == counts["arrived"] > 3000
+    assert counts["given up"] > 1000
+    assert counts["cached"] > 2_000
+    assert not scheduler.waiting and not scheduler.running and scheduler.blocks.num_used == 0
 
 
 def test_a_flood_of_one_tenant_delays_another_by_few_steps() -> None:

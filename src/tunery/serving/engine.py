@@ -11,11 +11,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from tunery.serving.answer import Answer
+from tunery.serving.forward.decode import Interrupted, never
 from tunery.serving.metrics import EngineMetrics
 from tunery.serving.registry import AdapterRegistry
 from tunery.serving.requests import Generation, Output
@@ -79,6 +81,8 @@ class Engine:
         self._registry = AdapterRegistry(runner, scheduler, self.metrics, self._commands.put, self._fail_adapter)
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._is_stopping = False
+        self._most_urgent: float = inf  # priority of what was submitted since commands were last taken
+        self._gave_way: int | None = None  # the priority of the last step that did; None: it has had one since
         self._num_preemptions = 0  # already counted
 
     # Called from any thread.
@@ -105,6 +109,7 @@ class Engine:
         """Start generations together, so that equal prompts are computed once. Outputs come to the sink by id."""
         arrived_at = time.monotonic()
         self._commands.put(lambda: self._add_all(generations, arrived_at))
+        self._most_urgent = min([self._most_urgent, *(generation.priority for generation in generations)])
 
     def abort(self, ids: list[str], *, report: bool = False) -> None:
         """End these sequences. With `report` a last output of each says what it came to; without, none follows.
@@ -145,6 +150,7 @@ class Engine:
 
     def _drain(self, *, block: bool) -> None:
         try:
+            self._most_urgent = inf  # before, so that what comes meanwhile is noticed
             self._commands.get(block=block)()
             while True:
                 self._commands.get_nowait()()
@@ -160,17 +166,29 @@ class Engine:
         if batch is None:
             return False
         try:
-            sampled = self._runner.execute(batch)
+            sampled = self._runner.execute(batch, self._way_out(batch))
+        except Interrupted:
+            self._scheduler.undo(batch)
+            self._gave_way = batch.priority
+            return True
         except Exception:
             log.exception("a forward pass failed; its requests end with an error")
             self._fail_all("The engine could not compute this batch.")
             self._scheduler.blocks.forget_all()
             return True
+        if batch.priority == self._gave_way:
+            self._gave_way = None
         outputs = self._apply(batch, sampled)
         if outputs:
             self._sink(outputs)
         self.metrics.step.observe(time.perf_counter() - started_at)
         return True
+
+    def _way_out(self, batch: Batch) -> Callable[[], bool]:
+        """Whether to give the step up: for what is more urgent, but not twice in a row, so that it gets on under any
+        stream of such requests."""
+        priority = batch.priority
+        return never if priority == self._gave_way else lambda: self._most_urgent < priority
 
     def _apply(self, batch: Batch, sampled: dict[str, Sampled]) -> list[Output]:
         ended = [run.sequence.id for run in batch.runs if run.needs_sample]

@@ -1,5 +1,6 @@
 """Carries a scheduled batch through the model and the sampler. The only place where requests meet tensors."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from tunery.kernels import process
 from tunery.models.config import ModelConfig
 from tunery.serving.forward.adapters import Adapter, load_adapter
+from tunery.serving.forward.decode import never
 from tunery.serving.forward.kv import KeyValueCache, block_bytes
 from tunery.serving.forward.linear import Precision
 from tunery.serving.forward.model import Model, Run
@@ -108,8 +110,11 @@ class Runner:
     def wipe(self, blocks: list[int]) -> None:
         self._cache.wipe(blocks)
 
-    def execute(self, batch: Batch) -> dict[str, Sampled]:
-        """Compute every run and draw a token for each that reached its sequence's end, by sequence id."""
+    def execute(self, batch: Batch, should_stop: Callable[[], bool] = never) -> dict[str, Sampled]:
+        """Compute every run and draw a token for each that reached its sequence's end, by sequence id.
+
+        Raises Interrupted when `should_stop` says so before anything is drawn, which is soon: after it, all is done.
+        """
         result: dict[str, Sampled] = {}
         # What is to be compared with a trainer's numbers is computed as the trainer does, and by itself: the others'
         # must not depend on it.
@@ -117,21 +122,24 @@ class Runner:
         plain = [item for item in batch.prefill if not self._is_scored(item)]
         for items, exact in ((plain, False), (scored, True)):
             if items:
-                self._prefill(items, result, exact=exact)
+                self._prefill(items, result, exact=exact, should_stop=should_stop)
+                should_stop = never
         if batch.decode:
             # Neighbours of one adapter find its matrices in the cache.
             items = sorted(batch.decode, key=lambda item: item.sequence.adapter or "")
-            logits = self._model.decode([self._run(item) for item in items])
+            logits = self._model.decode([self._run(item) for item in items], should_stop=should_stop)
             self._sample(logits, [item.sequence.id for item in items], result)
         return result
 
     def _is_scored(self, item: Scheduled) -> bool:
         return self._tracked[item.sequence.id].prompt_logprobs is not None
 
-    def _prefill(self, items: list[Scheduled], result: dict[str, Sampled], *, exact: bool) -> None:
+    def _prefill(
+        self, items: list[Scheduled], result: dict[str, Sampled], *, exact: bool, should_stop: Callable[[], bool]
+    ) -> None:
         # Rows of one adapter side by side are one product.
         items = sorted(items, key=lambda item: item.sequence.adapter or "")
-        hidden = self._model.prefill([self._run(item) for item in items], exact=exact)
+        hidden = self._model.prefill([self._run(item) for item in items], exact=exact, should_stop=should_stop)
         ends: list[int] = []
         sampled: list[str] = []
         first = 0

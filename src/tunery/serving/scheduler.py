@@ -9,7 +9,8 @@ want some, the one with the fewest running sequences starts the next, and when a
 gives a sequence back for one that waits with less. A tenant alone has everything.
 
 A step is for one priority, the lowest number that has something to run: requests of batches stand still while live
-ones are answered. They keep what they have computed, unless their room is needed.
+ones are answered. They keep what they have computed, unless their room is needed. Their steps are short, and may be
+given up for a live one (`undo`).
 """
 
 from collections import Counter, deque
@@ -26,6 +27,7 @@ class Limits:
     max_num_batched_tokens: int = 640  # tokens of one step: bounds how long a prompt may hold up running answers
     max_num_seqs: int = 64
     max_skipped_steps: int = 200  # after so many, nothing that pins an adapter may overtake a slot-blocked sequence
+    less_urgent_part: int = 4  # steps that are not of the most urgent priority, 0, have so many times fewer tokens
 
 
 class Waiting:
@@ -71,6 +73,7 @@ class Scheduler:
         self.running: list[Sequence] = []  # oldest admission first
         self.num_preemptions = 0
         self._priority = 0  # of this step
+        self._started: list[tuple[Sequence, bool]] = []  # in this step, and whether they had been admitted before
         self._num_started = 0
         self._last_start: dict[str, int] = {}  # of each tenant
         self._roots: dict[tuple[str | None, str], bytes] = {}
@@ -94,7 +97,8 @@ class Scheduler:
         """
         self._give_way()
         self._make_room()
-        budget = self.limits.max_num_batched_tokens
+        self._started = []
+        budget = self._budget()
         before = self.num_preemptions
         runs: list[Scheduled] = []
         # Answers first: a long prompt must not hold them up.
@@ -122,6 +126,12 @@ class Scheduler:
             # What was found in the cache leaves tokens to others.
             prefill += started + self._admit(lines, budget, dict.fromkeys(lines, budget))
         return Batch(prefill, decode) if prefill or decode else None
+
+    def _budget(self) -> int:
+        """Tokens of this step; one for each sequence at least."""
+        limits = self.limits
+        part = limits.max_num_batched_tokens // limits.less_urgent_part
+        return max(part, limits.max_num_seqs) if self._priority > 0 else limits.max_num_batched_tokens
 
     def _grow(self, sequence: Sequence, num_tokens: int) -> bool:
         """Blocks for the next tokens, if need be from younger sequences. False: the sequence itself gave way."""
@@ -283,6 +293,7 @@ class Scheduler:
         self.blocks.share(cached)
         sequence.block_table = cached + self.blocks.allocate(wanted)
         sequence.num_computed_tokens = num_cached
+        self._started.append((sequence, sequence.was_admitted))
         if not sequence.was_admitted:
             sequence.was_admitted = True
             sequence.num_cached_tokens = num_cached
@@ -308,6 +319,23 @@ class Scheduler:
                 self._remember(sequence, sequence.num_computed_tokens)
             if sequence.id in tokens:
                 sequence.token_ids.append(tokens[sequence.id])
+
+    def undo(self, batch: Batch) -> None:
+        """The batch, the last one scheduled, was not computed: go back to before it. What started in it waits again, as
+        it may have counted on blocks that others were to fill."""
+        for run in batch.prefill:
+            sequence = run.sequence
+            self.blocks.forget(sequence.block_table[run.start // self.blocks.block_size :])
+        for sequence, was_admitted in reversed(self._started):
+            self._leave(sequence)
+            sequence.status = SequenceStatus.WAITING
+            sequence.was_admitted = was_admitted
+            self.waiting.put_back(sequence)
+        for run in batch.prefill:
+            sequence = run.sequence
+            filled = self.blocks.blocks_for(sequence.num_computed_tokens)
+            self.blocks.release(sequence.block_table[filled:])
+            del sequence.block_table[filled:]
 
     def finish(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it is. Its blocks stay findable until their room is needed. Idempotent."""

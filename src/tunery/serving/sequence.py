@@ -70,3 +70,8 @@ class Batch:
     @property
     def runs(self) -> list[Scheduled]:
         return self.prefill + self.decode
+
+    @property
+    def priority(self) -> int:
+        """Of all its sequences."""
+        return self.runs[0].sequence.priority

@@ -3,6 +3,7 @@
 `model.py` computes the same for many tokens at once, mostly by tensor operations: tests hold the two together.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
@@ -18,6 +19,15 @@ from tunery.serving.forward.kv import KeyValueCache
 from tunery.serving.forward.linear import PackedLinear, Shared, shared
 from tunery.serving.forward.lora import Lora, LoraPass
 from tunery.serving.forward.weights import LayerWeights, ModelWeights
+
+
+class Interrupted(Exception):
+    """A pass was given up between two layers. Keys and values of its tokens may be wrong until they are written anew;
+    all others are as they were."""
+
+
+def never() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -69,8 +79,9 @@ class DecodePass:
         self._cos, self._sin = (as_array(table.squeeze(1)) for table in rope)
         self._lora = Lora(config)
 
-    def __call__(self, runs: list[Run]) -> torch.Tensor:
-        """Hidden states [B, hidden] after the final norm."""
+    def __call__(self, runs: list[Run], should_stop: Callable[[], bool] = never) -> torch.Tensor:
+        """Hidden states [B, hidden] after the final norm. Raises Interrupted when `should_stop`, asked before each
+        layer, says so."""
         use_threads(torch.get_num_threads())
         rows = self._rows(runs)
         embedded = self._weights.embedding[[run.token_ids[0] for run in runs]]
@@ -79,6 +90,8 @@ class DecodePass:
         attended = shared(h.tensor.new_empty(len(runs), config.num_heads * config.head_dim))
         inner = shared(h.tensor.new_empty(len(runs), config.intermediate_size))
         for index, (layer, norms) in enumerate(zip(self._weights.layers, self._norms, strict=True)):
+            if should_stop():
+                raise Interrupted
             kernels.add_norm(x, delta, norms.input, self._eps, h.array)
             qkv = self._linear(layer.qkv, h, rows, index, 0)
             self._attend(qkv, norms, index, rows, attended.array)

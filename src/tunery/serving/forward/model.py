@@ -1,5 +1,6 @@
 """The forward passes: many tokens of few sequences (prefill, here), one token of many (decode.py)."""
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -11,7 +12,7 @@ from tunery.kernels.compile import as_array, use_threads
 from tunery.models.config import ModelConfig
 from tunery.models.rope import rope_tables
 from tunery.serving.forward.adapters import Adapter, no_adapter
-from tunery.serving.forward.decode import DecodePass, Run
+from tunery.serving.forward.decode import DecodePass, Interrupted, Run, never
 from tunery.serving.forward.kv import KeyValueCache
 from tunery.serving.forward.linear import PackedLinear, shared
 from tunery.serving.forward.lora import Lora, LoraPass
@@ -50,10 +51,11 @@ class Model:
         self.decode([run])
 
     @torch.inference_mode()
-    def prefill(self, runs: list[Run], *, exact: bool = False) -> torch.Tensor:
+    def prefill(self, runs: list[Run], *, exact: bool = False, should_stop: Callable[[], bool] = never) -> torch.Tensor:
         """Hidden states [N, hidden] of all tokens, after the final norm. Their keys and values are in the cache.
 
-        `exact`: with the weights as they were given.
+        `exact`: with the weights as they were given. Raises Interrupted when `should_stop`, asked before each layer,
+        says so.
 
         Runs may read blocks that other runs of the same call write: a layer's keys are all written before one is read.
         """
@@ -73,6 +75,8 @@ class Model:
         x = self.weights.embedding.index_select(0, ids)
         cos, sin = self._cos.index_select(0, positions), self._sin.index_select(0, positions)
         for index, layer in enumerate(self.weights.layers):
+            if should_stop():
+                raise Interrupted
             qkv = linear(layer.qkv, self._norm(x, layer.input_norm), index, 0)
             self._position(qkv, layer, cos, sin)
             self.cache.write(index, blocks, offsets, qkv[:, self._query_width :])
@@ -85,9 +89,9 @@ class Model:
         return self._norm(x, self.weights.norm)
 
     @torch.inference_mode()
-    def decode(self, runs: list[Run]) -> torch.Tensor:
-        """Logits [B, V] in fp32 after one token of each run."""
-        return self.logits(self._decode(runs))
+    def decode(self, runs: list[Run], *, should_stop: Callable[[], bool] = never) -> torch.Tensor:
+        """Logits [B, V] in fp32 after one token of each run. Raises Interrupted as `prefill` does."""
+        return self.logits(self._decode(runs, should_stop))
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
