@@ -26,6 +26,7 @@ LEVELS = {
     "metering": 4,
     "notify": 4,
     "jobs": 4,
+    "export": 4,
     "api": 5,
     "dashboard": 6,
     "migrate": 6,

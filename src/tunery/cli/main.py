@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from tunery import __version__
-from tunery.cli import batches, chat, data, demo, files, jobs, keys, migrate, models, serve, usage
+from tunery.cli import batches, chat, data, demo, files, jobs, keys, migrate, models, serve, usage, weights
 from tunery.cli.connection import CommandFailed, Connection
 from tunery.cli.output import notes, styled
 
@@ -50,6 +50,7 @@ app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(batches.app, name="batches")
 app.add_typer(data.app, name="data")
+models.app.command()(weights.export)
 app.add_typer(models.app, name="models")
 app.command()(chat.chat)
 app.add_typer(keys.app, name="keys")

@@ -25,6 +25,12 @@ def find_model(conn: Connection, name: str, project_id: str) -> FineTunedModel |
     return None if row is None else _to_model(row)
 
 
+def find_any_model(conn: Connection, name: str) -> FineTunedModel | None:
+    """Of whatever project: for whoever works on the database's own machine. No two models have one name."""
+    row = conn.execute(select(models).where(models.c.name == name)).first()
+    return None if row is None else _to_model(row)
+
+
 def get_own_model(conn: Connection, name: str, project_id: str) -> FineTunedModel:
     """Shared ones do not count: to delete or to share needs ownership. Raises no_such_model."""
     return _found(conn.execute(select(models).where(*_own(name, project_id))).first(), name)

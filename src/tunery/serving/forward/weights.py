@@ -1,6 +1,6 @@
 """Reads a model dir's safetensors into fused and packed layers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,17 +38,29 @@ class LayerWeights:
 @dataclass(frozen=True)
 class ModelWeights:
     embedding: torch.Tensor  # [V, hidden]
-    layers: list[LayerWeights]
+    layers: Iterable[LayerWeights]
     norm: torch.Tensor
     head: PackedLinear
     dtype: torch.dtype
     precision: Precision
 
 
+@dataclass(frozen=True)
+class StreamedLayers:
+    """Each is read when its turn comes and let go after it: for one pass over a model that memory need not hold."""
+
+    read: Callable[[int], LayerWeights]
+    num_layers: int
+
+    def __iter__(self) -> Iterator[LayerWeights]:
+        return map(self.read, range(self.num_layers))
+
+
 def load_weights(
-    model_dir: Path, config: ModelConfig, dtype: torch.dtype, *, precision: Precision | None
+    model_dir: Path, config: ModelConfig, dtype: torch.dtype, *, precision: Precision | None, streamed: bool = False
 ) -> ModelWeights:
-    """`precision` None: what is fastest here and loses next to nothing. Raises InvalidRequest."""
+    """`precision` None: what is fastest here and loses next to nothing. `streamed`: layers are not kept in memory.
+    Raises InvalidRequest."""
     if precision == "8bit" and not eight_bit.is_available():
         raise InvalidRequest("This processor does not multiply bytes (AVX-512 VNNI or AVX-VNNI): use other weights.")
     tensors = WeightFiles(model_dir, dtype)
@@ -56,9 +68,10 @@ def load_weights(
     matmul_dtype = choose_matmul_dtype(dtype, "cpu") if precision == "8bit" else dtype
     linear = partial(PackedLinear, precision=precision, matmul_dtype=matmul_dtype)
     embedding, head = tensors.embedding_and_head(config)
+    layers = StreamedLayers(lambda index: _layer(tensors, config, index, linear), config.num_layers)
     return ModelWeights(
         embedding=embedding,
-        layers=[_layer(tensors, config, index, linear) for index in range(config.num_layers)],
+        layers=layers if streamed else list(layers),
         norm=tensors.get("model.norm.weight"),
         # Too large to be widened, and never worth 4 bits.
         head=PackedLinear(head, precision="full" if precision == "4bit" else precision),

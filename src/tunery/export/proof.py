@@ -1,0 +1,266 @@
+"""That an export answers as the model does here, shown by the program that will load it.
+
+Prompts and answers are rows that the job was validated with, or was trained on. At each token of the answers two things
+must be the same: which token is the most likely one, so that a greedy answer is the same word for word, and how likely
+the row's own token is. Both sides compute in fp32, so that what is seen is the export and not the rounding of sums.
+
+Our side is the engine's own forward pass, a layer in memory at a time.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunery.chat.examples import Message
+from tunery.chat.render import Renderer
+from tunery.chat.template import RenderError
+from tunery.export.spec import ExportSpec
+from tunery.models.config import read_config
+from tunery.serving.forward.adapters import load_adapter
+from tunery.serving.forward.kv import KeyValueCache
+from tunery.serving.forward.model import Model, Run
+from tunery.serving.forward.weights import load_weights
+from tunery.training.examples import UnusableFile, read
+
+NUM_SAMPLES = 4
+MAX_SAMPLE_TOKENS = 512
+BLOCK = 16
+QUESTIONS = ("What can you do for me?", "Write one sentence about the sea.", "How many days has a week?")
+"""Asked when the job's rows are gone: then the tokens of the prompts themselves are compared."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What may differ. `gap`: how much less likely (in log-probability) than our best the other program's best may be
+    for us, where it chooses another token: two that are as likely as each other are no difference."""
+
+    mean: float
+    largest: float
+    gap: float
+
+
+BOUNDS = {
+    "adapter": Bound(mean=0.002, largest=0.02, gap=0.01),  # the order of sums
+    "merged": Bound(mean=0.03, largest=0.5, gap=0.1),  # rounding of the sum of weight and adapter to the base's type
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    token_ids: list[int]
+    start: int  # the first token that is compared
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a program says to the tokens of a sample from its start on."""
+
+    best: list[int]  # the most likely token in the place of each
+    logprobs: list[float]  # of the tokens that stand there
+
+
+@dataclass(frozen=True)
+class Proof:
+    program: str  # that loaded the export
+    num_prompts: int
+    num_tokens: int
+    num_same_tokens: int  # where both find the same token the most likely
+    largest_gap: float  # see Bound
+    mean_difference: float  # of log-probabilities
+    largest_difference: float
+    loss_difference: float  # mean log-probability here less that of the export
+    num_templates: int  # conversations that were rendered by both
+    num_same_templates: int
+    bound: Bound
+
+    @property
+    def agrees(self) -> bool:
+        # Written so that NaN fails.
+        bound, num_others = self.bound, self.num_tokens - self.num_same_tokens
+        near = self.mean_difference <= bound.mean and self.largest_difference <= bound.largest
+        same = num_others == 0 or self.largest_gap <= bound.gap
+        return self.num_tokens > 0 and near and same and self.num_same_templates == self.num_templates
+
+    @property
+    def summary(self) -> str:
+        return (
+            f"{self.program} finds the same token the most likely in {self.num_same_tokens} of {self.num_tokens} "
+            f"places of {self.num_prompts} prompts; log-probabilities differ by {self.mean_difference:.4f} on average "
+            f"and by {self.largest_difference:.4f} at most (allowed: {self.bound.mean} and {self.bound.largest}); "
+            f"{self.num_same_templates} of {self.num_templates} conversations become the same token ids."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "agrees": self.agrees}
+
+
+def prove(spec: ExportSpec, target: Path) -> Proof:
+    """Of the export in `target`."""
+    renderer = Renderer.from_dir(spec.model_dir, completes=spec.completes)
+    samples = _samples(spec, renderer)
+    model, program = _load(spec, target)
+    theirs = [_read_off(model(sample.token_ids), sample) for sample in samples]
+    del model
+    rendered = [] if spec.completes else _render(target, list(conversations(renderer)))
+    ours, gaps = read_here(spec, samples, [reading.best for reading in theirs])
+    return compare(spec, program, list(zip(ours, theirs, strict=True)), gaps, rendered)
+
+
+def compare(
+    spec: ExportSpec,
+    program: str,
+    readings: list[tuple[Reading, Reading]],
+    gaps: list[float],
+    rendered: list[tuple[list[int], list[int]]],
+) -> Proof:
+    """Of our readings with the export's. `rendered`: token ids of conversations, ours and theirs."""
+    pairs = [pair for here, there in readings for pair in zip(here.logprobs, there.logprobs, strict=True)]
+    differences = [abs(here - there) for here, there in pairs]
+    best = [pair for here, there in readings for pair in zip(here.best, there.best, strict=True)]
+    num = max(1, len(pairs))
+    return Proof(
+        program=program,
+        num_prompts=len(readings),
+        num_tokens=len(pairs),
+        num_same_tokens=sum(here == there for here, there in best),
+        largest_gap=_largest(gaps),
+        mean_difference=sum(differences) / num,
+        largest_difference=_largest(differences),
+        loss_difference=sum(here - there for here, there in pairs) / num,
+        num_templates=len(rendered),
+        num_same_templates=sum(here == there for here, there in rendered),
+        bound=BOUNDS[spec.format],
+    )
+
+
+def _largest(values: list[float]) -> float:
+    return float("nan") if any(value != value for value in values) else max(values, default=0.0)
+
+
+# ---- prompts
+
+
+def _samples(spec: ExportSpec, renderer: Renderer) -> list[Sample]:
+    found = list(_from_rows(spec, renderer))[:NUM_SAMPLES]
+    if found:
+        return found
+    texts = ([{"role": "user", "content": text}] for text in QUESTIONS)
+    prompts = (renderer.encode(t[0]["content"]) if spec.completes else renderer.prompt_ids(t) for t in texts)
+    return [Sample(ids, 1) for ids in prompts]
+
+
+def _from_rows(spec: ExportSpec, renderer: Renderer) -> Iterator[Sample]:
+    """Rows whose answer begins within the limit."""
+    if spec.rows is None:
+        return
+    method = "dpo" if spec.method == "dpo" else "supervised"
+    try:
+        examples = read(spec.rows, method, renderer, MAX_SAMPLE_TOKENS, param="training_file")
+    except UnusableFile:
+        return
+    for example in examples:
+        row = example.rows[0]
+        start = next((index for index in range(1, len(row.token_ids)) if row.loss_weights[index]), None)
+        if start is not None:
+            yield Sample(row.token_ids, start)
+
+
+def conversations(renderer: Renderer) -> Iterator[tuple[list[Message], list[int]]]:
+    """Some that a template may render in its own way, and the token ids that they become here."""
+    system, user = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi, who are you?"}
+    answer, more = {"role": "assistant", "content": "A model."}, {"role": "user", "content": "  12345\nand 'ö'?"}
+    for messages in ([user], [system, user], [user, answer, more], [system, user, answer, more]):
+        try:
+            yield messages, renderer.prompt_ids(messages)
+        except RenderError:  # some templates know no system message
+            continue
+
+
+# ---- both sides
+
+
+def read_here(spec: ExportSpec, samples: list[Sample], theirs: list[list[int]]) -> tuple[list[Reading], list[float]]:
+    """What our engine's pass says, and by how much the others' best tokens are less likely for us than our own."""
+    config = read_config(spec.model_dir)
+    weights = load_weights(spec.model_dir, config, torch.float32, precision="full", streamed=True)
+    lengths = [-(-len(sample.token_ids) // BLOCK) for sample in samples]
+    model = Model(config, weights, KeyValueCache(config, sum(lengths), BLOCK, torch.float32))
+    adapter = load_adapter(spec.adapter_dir, config, torch.float32) if spec.adapter_dir else None
+    begins = [sum(lengths[:index]) for index in range(len(lengths))]
+    runs = [
+        Run(sample.token_ids, 0, list(range(begin, begin + length)), adapter)
+        for sample, begin, length in zip(samples, begins, lengths, strict=True)
+    ]
+    hidden = model.prefill(runs, exact=True).split([len(sample.token_ids) for sample in samples])
+    readings, gaps = [], []
+    for sample, states, best in zip(samples, hidden, theirs, strict=True):
+        logits = model.exact_logits(states[sample.start - 1 : -1])
+        readings.append(_read_off(logits, sample))
+        chosen = logits.gather(1, torch.tensor(best).unsqueeze(1)).squeeze(1)
+        gaps += (logits.max(dim=1).values - chosen).tolist()
+    return readings, gaps
+
+
+def _read_off(logits: torch.Tensor, sample: Sample) -> Reading:
+    """logits [tokens, V], of all places of the sample or of those from its start on."""
+    asked = sample.token_ids[sample.start :]
+    logits = logits if len(logits) == len(asked) else logits[sample.start - 1 : -1]
+    logprobs = logits.float().log_softmax(dim=1).gather(1, torch.tensor(asked).unsqueeze(1)).squeeze(1)
+    return Reading(logits.argmax(dim=1).tolist(), logprobs.tolist())
+
+
+Logits = Callable[[list[int]], torch.Tensor]
+"""Token ids to [tokens, V]."""
+
+
+def _load(spec: ExportSpec, target: Path) -> tuple[Logits, str]:
+    """The export as transformers or PEFT loads it, and the program's name."""
+    import peft
+    import transformers
+
+    folder = spec.model_dir if spec.format == "adapter" else target
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    program = f"transformers {transformers.__version__}"
+    if spec.format == "adapter":
+        model, program = peft.PeftModel.from_pretrained(model, str(target)), f"peft {peft.__version__} on {program}"
+    _widen(model.eval())
+
+    def logits(token_ids: list[int]) -> torch.Tensor:
+        """[tokens, V]."""
+        with torch.inference_mode():
+            return model(input_ids=torch.tensor([token_ids])).logits[0]
+
+    return logits, program
+
+
+def _widen(model: torch.nn.Module) -> None:
+    """Have each layer compute in fp32, its weights widened while it computes: whole, they might not fit."""
+
+    def before(module: torch.nn.Module, _: Any) -> None:
+        for parameter in module.parameters(recurse=False):
+            kept[parameter] = parameter.data
+            parameter.data = parameter.data.float()
+
+    def after(module: torch.nn.Module, _: Any, __: Any) -> None:
+        for parameter in module.parameters(recurse=False):
+            parameter.data = kept.pop(parameter)
+
+    kept: dict[torch.nn.Parameter, torch.Tensor] = {}
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            module.register_forward_hook(lambda _, __, output: output.float())
+        elif next(module.parameters(recurse=False), None) is not None:
+            module.register_forward_pre_hook(before)
+            module.register_forward_hook(after)
+
+
+def _render(target: Path, asked: list[tuple[list[Message], list[int]]]) -> list[tuple[list[int], list[int]]]:
+    """Each conversation's ids, and those that transformers makes with the export's own tokenizer and template."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    how = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
+    return [(ids, tokenizer.apply_chat_template(messages, **how)) for messages, ids in asked]

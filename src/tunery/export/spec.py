@@ -1,0 +1,189 @@
+"""What is exported, in which form, and the process that does it: tensors need torch, and its memory goes back at the
+end. Needs no torch itself.
+
+The process writes into a folder that gets its name when all of it is written and proven: nothing half-written, and
+nothing that answers otherwise than it does here, is ever found under that name.
+"""
+
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from filelock import FileLock, Timeout
+from sqlalchemy import Engine
+
+from tunery import atomic
+from tunery.domain.errors import InvalidRequest, NotFound, ServerFault, TuneryError
+from tunery.domain.models import FineTunedModel
+from tunery.models.catalog import Catalog
+from tunery.models.sources import cache as sources
+from tunery.models.sources.base import Progress
+from tunery.settings import Settings
+from tunery.store import files, jobs
+from tunery.store.blobs import Blobs
+from tunery.store.database import read
+
+log = logging.getLogger(__name__)
+
+Format = Literal["adapter", "merged"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+EXPORTER = (sys.executable, "-m", "tunery.export")
+NUM_ROWS = 8  # of the job's file, from which the proof takes its prompts
+LOG_TAIL = 2000  # characters
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    name: str  # of the model
+    format: Format
+    source: str  # of the base, as in the catalog
+    base: str  # what the catalog calls the base's weights
+    model_dir: Path
+    adapter_dir: Path | None  # None: the base itself
+    context_length: int
+    completes: bool
+    rows: Path | None  # the first rows of the file that the job was validated with, or trained on
+    method: str  # of these rows
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), default=str), "utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "ExportSpec":
+        values: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        folders = {name: Path(values[name]) for name in ("model_dir", "adapter_dir", "rows") if values[name]}
+        return cls(**{**values, **folders})
+
+
+class ExportFailed(ServerFault):
+    """The export came to nothing; the message says why, and nothing was left behind."""
+
+
+def gather(
+    model: FineTunedModel,
+    format: Format,
+    folder: Path,
+    *,
+    engine: Engine,
+    blobs: Blobs,
+    catalog: Catalog,
+    settings: Settings,
+    progress: Progress,
+) -> ExportSpec:
+    """Bring what the export needs into `folder`. Raises TuneryError when a part is gone."""
+    base = next((each for each in catalog if each.name == model.base_model), None)
+    base = base or next((each for each in catalog if each.source == model.source), None)
+    if base is None:
+        raise NotFound(f"The catalog no longer has {model.base_model!r}, the base of {model.name!r}.", param="model")
+    adapter = folder / "adapter"
+    if not blobs.download_dir(model.blob, adapter):
+        raise NotFound(f"The weights of {model.name!r} are missing from the blob store.", param="model")
+    rows, method = _first_rows(model, folder / "rows.jsonl", engine, blobs)
+    return ExportSpec(
+        name=model.name,
+        format=format,
+        source=model.source,
+        base=base.weights,
+        model_dir=sources.ensure(model.source, settings.models_dir, progress),
+        adapter_dir=adapter,
+        context_length=base.context_length,
+        completes=base.completes,
+        rows=rows,
+        method=method,
+    )
+
+
+def _first_rows(model: FineTunedModel, to: Path, engine: Engine, blobs: Blobs) -> tuple[Path | None, str]:
+    """Of the validation file, else of the training file; None when job and files are gone."""
+    with read(engine) as conn:
+        job = jobs.find_job(conn, model.job_id) if model.job_id else None
+        named = (job.validation_file, job.training_file) if job else ()
+        found = [file for name in named if name and (file := files.find_file(conn, name, model.project_id))]
+    for file in found:
+        try:
+            lines = list(islice(_lines(blobs.get(file.blob)), NUM_ROWS))
+        except NotFound:
+            continue
+        to.write_bytes(b"\n".join(lines))
+        return to, job.method if job else "supervised"
+    return None, "supervised"
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterable[bytes]:
+    """Those that are not blank."""
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from (line for line in whole if line.strip())
+    if rest.strip():
+        yield rest
+
+
+def export_model(spec: ExportSpec, to: Path, progress: Progress) -> dict[str, Any]:
+    """Write the model into the new folder `to`; the report of its proof. Raises InvalidRequest when the folder is there
+    or somebody else writes it, ExportFailed when the disk is full or the export answers otherwise than the model."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    lock = to.with_name(f".{to.name}.lock")
+    try:
+        with FileLock(lock, timeout=0):
+            if to.exists():
+                raise InvalidRequest(f"{to} is there already; choose another folder, or remove it.", param="to")
+            with atomic.replacing_folder(to) as part:
+                report = _run(spec, part, progress)
+    except Timeout as exc:
+        raise InvalidRequest(f"Another export is being written to {to}.", param="to") from exc
+    except OSError as exc:
+        if atomic.is_disk_full(exc):
+            raise ExportFailed(FULL) from exc
+        raise
+    lock.unlink(missing_ok=True)
+    return report
+
+
+FULL = "There is no room on the disk for this export. Nothing was left behind; make room, or choose another disk."
+
+
+def _run(spec: ExportSpec, target: Path, progress: Progress) -> dict[str, Any]:
+    """The process says a JSON object a line: how far it is, at last how it ended."""
+    with tempfile.TemporaryDirectory(prefix="export-") as folder, (Path(folder) / "log").open("w+") as errors:
+        spec.save(Path(folder) / "spec.json")
+        command = [*EXPORTER, str(Path(folder) / "spec.json"), str(target)]
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8"
+        )
+        last: dict[str, Any] = {}
+        with process:
+            assert process.stdout is not None
+            try:
+                for line in process.stdout:
+                    last = json.loads(line)
+                    if "doing" in last:
+                        progress(last["doing"], last["done"], last["total"])
+            finally:
+                process.kill()
+        if "report" in last:
+            return last["report"]
+        if "error" in last:
+            raise ExportFailed(last["error"])
+        errors.seek(0)
+        log.error("an export died with status %s: %s", process.returncode, errors.read()[-LOG_TAIL:])
+        raise ExportFailed(f"The export ended unexpectedly (status {process.returncode}); the log says more.")
+
+
+def explain(exc: Exception) -> str:
+    """For whoever asked for the export; a fault that nobody foresaw goes to the log whole."""
+    if atomic.is_disk_full(exc):
+        return FULL
+    if isinstance(exc, TuneryError):
+        return exc.message
+    if isinstance(exc, MemoryError):
+        return "There is not enough memory for this export."
+    log.error("an export failed", exc_info=exc)
+    return f"The export failed: {type(exc).__name__}: {exc}"
