@@ -97,7 +97,6 @@ def served(home: Path, engine_url: str) -> Iterator[OpenAI]:
         "TUNERY_HOME": str(home),
         "TUNERY_PORT": str(port),
         "TUNERY_ENGINE_URLS": engine_url,
-        "TUNERY_BATCH_CONCURRENCY": str(NUM_CLIENTS),
     }
     parts = [
         subprocess.Popen([sys.executable, "-m", module], env=environment)
@@ -156,12 +155,18 @@ def num_answered(client: OpenAI, batch_ids: list[str]) -> int:
     return sum(each.completed + each.failed for each in counts if each)
 
 
+def wait(client: OpenAI, batch_ids: list[str], status: str) -> None:
+    """One question at a time: questions cost time, too."""
+    for batch_id in batch_ids:
+        while client.batches.retrieve(batch_id).status != status:
+            time.sleep(0.3)
+
+
 def batch_speed(client: OpenAI, bodies: list[dict[str, Any]]) -> float:
     """Tokens a second, from the first create to the last file."""
     started_at = time.perf_counter()
     batch_ids = start(client, bodies)
-    while any(client.batches.retrieve(each).status != "completed" for each in batch_ids):
-        time.sleep(0.2)
+    wait(client, batch_ids, "completed")
     took = time.perf_counter() - started_at
     usages = [client.batches.retrieve(each).usage for each in batch_ids]
     found = sum(usage.output_tokens for usage in usages if usage) / took
@@ -179,8 +184,7 @@ def at_work(client: OpenAI, bodies: list[dict[str, Any]]) -> Iterator[None]:
     progress(f"beside them, {num_answered(client, batch_ids)} requests of batches were answered")
     for batch_id in batch_ids:
         client.batches.cancel(batch_id)
-    while any(client.batches.retrieve(each).status != "cancelled" for each in batch_ids):
-        time.sleep(0.2)
+    wait(client, batch_ids, "cancelled")
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     engine_urls: Annotated[list[str], NoDecode] = []  # others, ours or vLLM; in the environment separated by commas
     engine_api_key: SecretStr | None = None  # of all engines (vLLM: --api-key); None = `tunery serve` makes one
     worker_concurrency: int = Field(1, ge=1)  # jobs that one worker trains at once
-    batch_concurrency: int = Field(32, ge=1)  # requests of batches that one worker has answered at once
+    batch_concurrency: int = Field(48, ge=1)  # requests of batches that one worker has answered at once
     lease_s: float = Field(30, gt=0)  # a job whose worker is silent for so long goes back to the queue
     state_interval_s: float = Field(5, gt=0)  # least time between two states of a running job; 2 % of its time at most
     kept_state_days: float = Field(30, gt=0)  # how long a failed job can be resumed

@@ -4,14 +4,17 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from openai import OpenAI
 from sqlalchemy import Row, update
 
 from tests.api.conftest import BASE, NOW, Api
+from tests.api.test_webhooks import Received, receiver  # noqa: F401  a fixture
 from tests.rows import ledger as ledger_rows
 from tests.rows import notices
 from tunery.api.batches import lines, runner
@@ -20,6 +23,7 @@ from tunery.api.context import Context
 from tunery.domain.batches import WINDOW_S
 from tunery.jobs.identity import this_worker
 from tunery.metering.prices import PriceTable
+from tunery.notify.dispatcher import Dispatcher
 from tunery.store import tables
 from tunery.store.database import read, write
 from tunery.store.expiry import remove_expired
@@ -235,11 +239,10 @@ def test_embeddings_of_a_batch_are_bounded_by_their_texts(tmp_path: Path, monkey
     assert [(each["code"], each["line"]) for each in lines.examine(path, url).problems] == [("too_many_tasks", 5)]
 
 
-def test_the_largest_file_is_taken_and_a_byte_more_is_not(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert lines.MAX_INPUT_BYTES == 200 * 1024**2
-    monkeypatch.setattr("tunery.api.files.service.MAX_INPUT_BYTES", 1_000)
-    api.make_file(b"x" * 1_000, purpose="batch")
-    for name, size in (("a.jsonl", 1_001), ("a.txt", 1_000), ("jsonl", 1_000)):
+def test_the_largest_file_is_taken_and_a_byte_more_is_not(api: Api) -> None:
+    most = 200 * 1024**2
+    assert api.make_file(b"x" * most, purpose="batch")["bytes"] == most
+    for name, size in (("a.jsonl", most + 1), ("a.txt", 1_000), ("jsonl", 1_000)):
         answer = api.client.post("/v1/files", files={"file": (name, b"x" * size)}, data={"purpose": "batch"})
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "file"), name
 
@@ -385,6 +388,44 @@ def test_a_worker_whose_machine_slept_goes_on_with_its_batch(api: Api) -> None:
         ended = until(api, batch, *ENDED)
     assert (ended["status"], ended["request_counts"]["completed"]) == ("completed", 40)
     assert delivered(api, ended, "") == []
+
+
+def test_the_end_of_a_batch_is_told_to_webhooks_that_the_sdk_verifies(
+    make_api: Callable[..., Api],
+    engine_url: str,
+    receiver: tuple[str, Received],  # noqa: F811
+) -> None:
+    api = make_api(engine_urls=[engine_url], webhook_allow_private_addresses=True)
+    api.clock.now = time.time() - WINDOW_S
+    types = [f"batch.{status}" for status in ENDED]
+    hook = {"name": "mine", "url": receiver[0], "event_types": types}
+    secret = api.client.post("/v1/webhook_endpoints", json=hook).json()["signing_secret"]
+    made = {"completed": create(api, as_file([chat(0)])), "failed": create(api, b"{\n")}
+    made["cancelled"] = create(api, as_file([chat(1)]))
+    api.client.post(f"/v1/batches/{made['cancelled']['id']}/cancel")
+    for status, batch in made.items():
+        assert worked(api, batch)["status"] == status
+    made["expired"] = create(api, as_file([chat(2)]))
+    api.clock.now = time.time()
+    assert worked(api, made["expired"])["status"] == "expired"
+    with ThreadPoolExecutor(4) as senders:
+        assert Dispatcher(api.context.settings, api.engine).send_due(senders) == len(ENDED)
+    unwrap = OpenAI(api_key="x").webhooks.unwrap
+    events = [unwrap(body, headers, secret=secret) for headers, body in receiver[1]]
+    told = {event.type: getattr(event.data, "id", None) for event in events}
+    assert told == {f"batch.{status}": batch["id"] for status, batch in made.items()}
+
+
+def test_the_files_of_a_batch_lie_in_a_bucket(
+    make_api: Callable[..., Api], engine_url: str, s3_settings: dict[str, Any]
+) -> None:
+    api = make_api(engine_urls=[engine_url], **s3_settings)
+    batch = worked(api, create(api, as_file([chat(0), chat(1, n=-1)])))
+    assert (batch["status"], batch["request_counts"]["failed"]) == ("completed", 1), batch
+    for name, custom_id in (("output_file_id", "request-0"), ("error_file_id", "request-1")):
+        assert [line["custom_id"] for line in content(api, batch[name])] == [custom_id]
+        assert api.context.blobs.local_path(f"files/{batch[name]}") is None
+        assert api.client.delete(f"/v1/files/{batch[name]}").status_code == 200
 
 
 def test_the_files_of_a_batch_expire_when_it_says_so(api: Api) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from tests import node_clients
 from tests.api.conftest import SECRET
+from tests.api.test_batches import worker
 from tests.contract.conftest import Live
 
 PROGRAMS = [(name, clients) for clients in node_clients.SETS for name in ("operations.mjs", "ai-sdk.mjs")]
@@ -20,4 +21,5 @@ def test_every_operation_in_node(live: Live, tuned: str, program: str, clients: 
         "TUNERY_TEST_MODEL": tuned,
         "TUNERY_TEST_PROJECT": live.project_id,
     }
-    node_clients.run(node_clients.PROGRAMS / program, clients, environment)
+    with worker(live.context):  # that answers batches
+        node_clients.run(node_clients.PROGRAMS / program, clients, environment)

@@ -1,5 +1,5 @@
-// Every operation of fine-tuning, graders, files, uploads, models, chat, completions, responses and conversations by the
-// official Node SDK.
+// Every operation of fine-tuning, graders, files, uploads, models, chat, completions, responses, conversations and batches
+// by the official Node SDK.
 // OPENAI_BASE_URL, OPENAI_API_KEY and TUNERY_TEST_MODEL (a fine-tuned model that is there) say where and as whom.
 // Prints one line an operation and ends with 1 when one failed.
 
@@ -27,6 +27,14 @@ async function upload(purpose = 'fine-tune') {
 async function newJob(values = {}) {
   const file = await upload();
   return client.fineTuning.jobs.create({ model: 'gpt-4o-mini', training_file: file.id, ...values });
+}
+
+async function newBatch(names, values = {}) {
+  const body = { model: tuned, messages, max_completion_tokens: 4 };
+  const lines = names.map((custom_id) => JSON.stringify({ custom_id, method: 'POST', url: '/v1/chat/completions', body }));
+  const file = await client.files.create({ file: await toFile(Buffer.from(lines.join('\n')), 'a.jsonl'), purpose: 'batch' });
+  const asked = { input_file_id: file.id, endpoint: '/v1/chat/completions', completion_window: '24h' };
+  return client.batches.create({ ...asked, ...values });
 }
 
 async function rejects(kind, promise, code) {
@@ -78,6 +86,28 @@ const operations = {
   async 'uploads.cancel'() {
     const begun = await client.uploads.create({ bytes: 1, filename: 'a', mime_type: 'text/plain', purpose: 'user_data' });
     assert.equal((await client.uploads.cancel(begun.id)).status, 'cancelled');
+  },
+  async 'batches.create, retrieve'() {
+    let batch = await newBatch(['first', 'second'], { metadata: { from: 'node' } });
+    assert.equal(batch.status, 'validating');
+    while (!['completed', 'failed'].includes(batch.status)) {
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      batch = await client.batches.retrieve(batch.id);
+    }
+    assert.equal(batch.status, 'completed');
+    assert.deepEqual(batch.request_counts, { total: 2, completed: 2, failed: 0 });
+    const answers = (await (await client.files.content(batch.output_file_id)).text()).trim().split('\n').map(JSON.parse);
+    assert.deepEqual(answers.map((answer) => answer.custom_id), ['first', 'second']);
+    const tokens = answers.map((answer) => answer.response.body.usage.completion_tokens);
+    assert.equal(batch.usage.output_tokens, tokens[0] + tokens[1]);
+    await rejects(BadRequestError, client.batches.cancel(batch.id));
+    await rejects(NotFoundError, client.batches.retrieve('batch_x'));
+    await rejects(BadRequestError, newBatch(['a'], { endpoint: '/v1/moderations' }), 'invalid_value');
+  },
+  async 'batches.list, cancel'() {
+    const batch = await newBatch(['one']);
+    assert.ok((await collect(client.batches.list({ limit: 1 }))).some((item) => item.id === batch.id));
+    assert.ok(['cancelling', 'cancelled'].includes((await client.batches.cancel(batch.id)).status));
   },
   async 'fineTuning.jobs.create'() {
     const job = await newJob({ suffix: 'node', seed: 7, metadata: { from: 'node' } });
