@@ -202,6 +202,8 @@ def test_columns_that_tell_nothing_are_listed_with_what_they_hold() -> None:
         ("cp932", "ﾃｽﾄ", "日本"),
         ("cp1252", "Wie heißt “du”?", "Jürgen – für 5 €"),
         ("cp1252", "Où est Noël ?", "À l’église"),
+        ("cp1252", "What’s it?", "Don’t know—really: “it” isn’t"),
+        ("cp1252", "Hur mår du?", "Åä och Öö"),
         ("utf-16", "質問です", "こたえ"),
         ("utf-16-le", "How?", "So 質"),
         ("utf-8-sig", "größe", "質"),
@@ -211,6 +213,28 @@ def test_tables_in_the_encodings_that_people_save(encoding: str, question: str, 
     path = tmp_path / "a.csv"
     path.write_bytes(f" question ,answer\r\n{question},{answer}\r\n".encode(encoding))
     (row,) = prepare(read_table(path, encoding_of(path)))
+    assert [message["content"] for message in row["messages"]] == [question, answer]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "question", "answer"),
+    [
+        ("euc_jp", "東京の天気は?", "晴れです。"),
+        ("gb18030", "如何退货?", "请登录您的账户并选择订单。"),
+        ("big5", "如何退貨?", "請登入您的帳戶並選擇訂單。"),
+        ("euc_kr", "반품은 어떻게 하나요?", "계정에 로그인하여 주문을 선택하세요."),
+        ("cp1251", "Как вернуть товар?", "Войдите в свой аккаунт и выберите заказ."),
+        ("koi8_r", "Привет", "Здравствуйте"),
+        ("cp1253", "Πού είναι;", "Στο κέντρο της πόλης"),
+    ],
+)
+def test_an_encoding_that_cannot_be_told_is_asked_for(
+    encoding: str, question: str, answer: str, tmp_path: Path
+) -> None:
+    (path := tmp_path / "a.csv").write_bytes(f"question,answer\r\n{question},{answer}\r\n".encode(encoding))
+    with pytest.raises(InvalidRequest, match="--encoding"):
+        encoding_of(path)
+    (row,) = prepare(read_table(path, encoding))
     assert [message["content"] for message in row["messages"]] == [question, answer]
 
 

@@ -73,9 +73,17 @@ def narrow_encoding(content: bytes) -> str:
         return "cp1252"
     common = seldom = 0
     for character in filter(lambda each: not each.isascii(), text):
-        lead = character.encode("cp932")[0]
-        if lead in (0x82, 0x83) or 0x88 <= lead <= 0x97:  # kana; the kanji that are in use
+        lead, trail = (character.encode("cp932") + b"\xff")[:2]
+        if lead in (0x82, 0x83):  # kana
             common += 1
+        elif 0x88 <= lead <= 0x97:  # the kanji that are in use; in Windows-1252 also a quotation mark and a letter
+            common += trail >= 0x80
         elif lead >= 0xE0:  # in Windows-1252 the letters with accents
             seldom += 1
     return "cp932" if common > seldom else "cp1252"
+
+
+def is_latin(content: bytes) -> bool:
+    """Whether bytes beyond ASCII stand singly or in twos, as letters with accents do. Other scripts' words are rows."""
+    sizes = [len(row) for row in re.findall(rb"[\x80-\xff]+", content)]
+    return 3 * sum(size for size in sizes if size > 2) <= sum(sizes)

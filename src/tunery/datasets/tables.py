@@ -10,7 +10,7 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, TextIO
 
-from tunery.datasets.encodings import UTF_8, marked_encoding, narrow_encoding, wide_encoding
+from tunery.datasets.encodings import UTF_8, is_latin, marked_encoding, narrow_encoding, wide_encoding
 from tunery.domain.errors import InvalidRequest
 
 Record = dict[str, Any]
@@ -47,14 +47,25 @@ def is_text(path: Path) -> bool:
 
 
 def encoding_of(path: Path) -> str:
-    """What its mark or its zeros say; else UTF-8 when the whole file is; else cp932 or cp1252."""
+    """What its mark or its zeros say; else UTF-8 when the whole file is; else cp932 or cp1252.
+
+    Raises InvalidRequest when its words are in neither's letters: there are too many encodings of the others.
+    """
     with path.open("rb") as file:
         head = file.read(_CHUNK_BYTES)
     known = marked_encoding(head) or wide_encoding(head)
     if known is not None:
         return known
     beyond = _first_beyond_utf8(path)
-    return UTF_8 if beyond is None else narrow_encoding(beyond)
+    if beyond is None:
+        return UTF_8
+    found = narrow_encoding(beyond)
+    if found == "cp1252" and not is_latin(beyond):
+        raise InvalidRequest(
+            f"{path.name} is not UTF-8, and its encoding cannot be told. Save it as UTF-8, or name it with --encoding, "
+            "such as euc_jp, gb18030, big5, cp949 (Korean), cp1251 (Cyrillic) or cp1253 (Greek)."
+        )
+    return found
 
 
 def _first_beyond_utf8(path: Path) -> bytes | None:
