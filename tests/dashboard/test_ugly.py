@@ -105,6 +105,39 @@ def test_creating_with_a_tenth_held_back_counts_what_is_left_and_leaves_no_more_
     assert {job.training_file, job.validation_file, file.id} == {each.id for each in client.files.list().data}
 
 
+def test_the_method_follows_the_file_and_then_whoever_chooses(visitor: Visitor, stand: Stand) -> None:
+    _, key = stand.new_project("methods")
+    pairs, texts = json.dumps(PAIR) + "\n", '{"prompt": "Question?", "completion": "Answer."}\n'
+    files = {
+        name: stand.client(key).files.create(file=(f"{name}.jsonl", content.encode()), purpose="fine-tune")
+        for name, content in {"pairs": pairs * 12, "texts": texts * 12, "broken": '{"a": 1}\n'}.items()
+    }
+    visitor.sign_in(key)
+    page = visitor.go(f"/jobs/new?file={files['pairs'].id}")
+    method = page.locator(".q-field", has=page.get_by_role("combobox", name="Method"))
+    for name, becomes in (("texts", "Supervised"), ("pairs", "DPO"), ("broken", "DPO"), ("texts", "Supervised")):
+        page.get_by_role("combobox", name="Training file").click()
+        page.get_by_role("option", name=f"{name}.jsonl").click()
+        expect(method).to_contain_text(becomes)
+        expect(page.locator(".report")).to_contain_text("in 1 lines" if name == "broken" else "12 examples in 12 lines")
+    page.get_by_role("combobox", name="Method").click()
+    page.get_by_role("option", name="DPO").click()
+    expect(page.locator(".report")).to_contain_text("12 errors in 12 lines")
+    expect(method).to_contain_text("DPO")
+
+
+def test_the_report_tells_warnings_from_errors(visitor: Visitor, stand: Stand) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call]}]}
+    wrong = '{"messages": [{"role": "robot", "content": "a"}]}'
+    content = f"{json.dumps(row)}\n{wrong}\n"
+    file = stand.client().files.create(file=("called.jsonl", content.encode()), purpose="fine-tune")
+    visitor.sign_in(stand.key)
+    rows = visitor.go(f"/datasets/{file.id}").locator(".panel tbody tr")
+    expect(rows.filter(has_text="not defined").first).to_contain_text("warning")
+    expect(rows.filter(has_text="robot").first).not_to_contain_text("warning")
+
+
 def test_a_split_whose_job_is_refused_leaves_no_file_behind(stand: Stand) -> None:
     _, key = stand.new_project("refused split")
     client = stand.client(key)

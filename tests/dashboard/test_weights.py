@@ -20,6 +20,7 @@ from tunery.store import events
 from tunery.store.database import write
 from tunery.store.usage import record_usage
 
+EMBEDDER, EMBEDDER_ALIAS = "text-embedding-3-small", "text-embedding-ada-002"
 GONE = "ft:gpt-4o-mini-2024-07-18:personal:gone:deleted1"
 ALIAS, ALSO = "support-bot", "gpt-4o-2024-08-06"  # the other answers with the base's weights
 
@@ -36,7 +37,7 @@ def tuned(stand: Stand) -> Iterator[FineTuningJob]:
     with write(stand.database) as conn:
         step = f"{job.fine_tuned_model}:ckpt-step-27"
         events.add_checkpoint(conn, Checkpoint(new_id("checkpoint"), job.id, now, 27, step, {"train_loss": 1.0}))
-        for model in (job.fine_tuned_model, BASE, GONE):
+        for model in (job.fine_tuned_model, BASE, GONE, EMBEDDER, EMBEDDER_ALIAS):
             usage, cost = TokenUsage(input_tokens=7, output_tokens=3), Cost(input=10**9, output=10**9)
             record = UsageRecord(new_id("request"), "completion", project, "", "", model, now, usage, cost, "usd")
             record_usage(conn, record)
@@ -65,6 +66,8 @@ def test_usage_and_cost_tell_the_weights_of_each_model(signed_in: Visitor, tuned
     expect(row_of(signed_in, "/usage", str(tuned.fine_tuned_model))).to_contain_text("Fine-tuned on smollm2")
     expect(row_of(signed_in, "/usage", str(tuned.fine_tuned_model))).to_contain_text(ALIAS)
     expect(row_of(signed_in, "/usage", GONE)).to_contain_text("Not a model of this project")
+    for embedder in (EMBEDDER, EMBEDDER_ALIAS):
+        expect(row_of(signed_in, "/usage", embedder)).to_contain_text("Weights: all-minilm")
     for table in signed_in.go("/usage").get_by_role("table").all()[-2:]:
         of_base = table.locator("tbody tr").filter(has_text=ALSO).first
         expect(of_base).to_contain_text(re.compile(f"The same weights also answer as .*{ALSO}"))

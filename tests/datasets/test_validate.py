@@ -19,7 +19,7 @@ from tunery.datasets.blocks import BLOCK_BYTES, read_blocks
 from tunery.datasets.job_errors import first_job_error
 from tunery.datasets.lines import MAX_LINE_BYTES, read_lines
 from tunery.datasets.parse import load_examples
-from tunery.datasets.problems import CODES
+from tunery.datasets.problems import CODES, shown
 from tunery.datasets.report import Report
 from tunery.datasets.rows import read_rows
 from tunery.datasets.upload_check import UploadCheck
@@ -87,6 +87,21 @@ def test_words_for_a_missing_role_number_the_example_not_the_line(write_rows: Wr
 )
 def test_words_for_other_slips(row: Any, ending: str, write_rows: Write) -> None:
     assert job_error([row, *GOOD], write_rows)[1].endswith(ending)
+
+
+@pytest.mark.parametrize(
+    ("value", "as_json"),
+    [
+        (True, "true"),
+        (None, "null"),
+        ([{"a": False}, None], '[{"a": false}, null]'),
+        ({"鍵": "値"}, '{"鍵": "値"}'),
+        (["\ud800"], r'["\ud800"]'),
+        ("robot", "'robot'"),
+    ],
+)
+def test_values_of_the_file_are_shown_as_the_file_writes_them(value: Any, as_json: str) -> None:
+    assert shown(value) == as_json
 
 
 def test_words_for_a_file_of_another_method(write_rows: Write) -> None:

@@ -13,7 +13,7 @@ from tunery.dashboard.visit import BASE
 @dataclass(frozen=True)
 class Model:
     name: str
-    kind: str  # base, fine-tuned
+    kind: str  # base, fine-tuned, embedding
     base: str
     training: bool
     context_length: int
@@ -52,10 +52,15 @@ class Model:
 
 async def list_models(connection: Connection, *, search: str = "", limit: int | None = None) -> list[Model]:
     """What answers in words: own fine-tunes first, newest first and `limit` of them, then the bases."""
+    models = [model for model in await every_model(connection, search, limit) if model.kind != "embedding"]
+    return sorted(models, key=lambda model: model.kind == "base")
+
+
+async def every_model(connection: Connection, search: str = "", limit: int | None = None) -> list[Model]:
+    """Those that give embeddings, too."""
     entries = (await connection.get("/tunery/v1/catalog", search=search, limit=limit))["data"]
     names = Model.__dataclass_fields__
-    models = [Model(**{name: entry[name] for name in names}) for entry in entries if entry["kind"] != "embedding"]
-    return sorted(models, key=lambda model: model.kind == "base")
+    return [Model(**{name: entry[name] for name in names}) for entry in entries]
 
 
 def trainable(models: list[Model]) -> list[Model]:

@@ -2,6 +2,7 @@
 
 What is said of each stands in texts/ under `problem.`, what to do about it under `mend.<code>`."""
 
+import json
 from dataclasses import dataclass
 from typing import Literal
 
@@ -130,6 +131,7 @@ class Findings:
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """A value of the file inside a message: quoted, and short whatever its size."""
-    text = repr(value[:limit] if isinstance(value, str) else value)
+    """A value of the file inside a message: quoted, as JSON writes it, and short whatever its size."""
+    text = repr(value[:limit]) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = text.encode("utf-8", "backslashreplace").decode()  # half a pair of surrogates cannot be sent
     return text if len(text) <= limit + 2 else text[:limit] + "…"

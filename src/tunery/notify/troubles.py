@@ -34,13 +34,22 @@ KINDS: tuple[tuple[type[BaseException], str], ...] = (
 def explained(exc: Exception) -> Text:
     """Of what httpx, smtplib or a socket raised."""
     chain = _causes(exc)
-    name, detail = type(exc).__name__, " ".join(str(exc).split())[:MAX_DETAIL]
+    name, detail = type(exc).__name__, " ".join(_detail(exc).split())[:MAX_DETAIL]
     if any(isinstance(cause, TimeoutError | httpx.TimeoutException) for cause in chain):
         return say("delivery.timeout", name=name)
     kind = _kind(chain)
     if kind is None:
         return say("delivery.failed", name=name, reason=detail)
     return say("delivery.trouble", what=say(f"delivery.trouble.{kind}"), name=name, detail=detail)
+
+
+def _detail(exc: Exception) -> str:
+    """What a mail server answered is bytes, which `str` would show as Python writes them."""
+    answers = exc.recipients.values() if isinstance(exc, smtplib.SMTPRecipientsRefused) else ()
+    if isinstance(exc, smtplib.SMTPResponseException):
+        answers = [(exc.smtp_code, exc.smtp_error)]
+    said = [f"{code} {text.decode(errors='replace') if isinstance(text, bytes) else text}" for code, text in answers]
+    return "; ".join(said) or str(exc)
 
 
 def _kind(chain: list[BaseException]) -> str | None:

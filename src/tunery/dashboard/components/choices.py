@@ -10,7 +10,7 @@ from nicegui.events import GenericEventArguments
 
 from tunery.dashboard.components import html
 from tunery.dashboard.connection import Failure
-from tunery.dashboard.models import Model, list_models
+from tunery.dashboard.models import Model, every_model, list_models
 from tunery.dashboard.visit import Visit
 from tunery.texts import Translator
 from tunery.texts.amounts import size
@@ -121,7 +121,7 @@ Known = Mapping[str, Model] | None
 
 
 async def known_models(visit: Visit) -> Known:
-    found = await visit.ask(list_models(visit.connection))
+    found = await visit.ask(every_model(visit.connection))
     if isinstance(found, Failure):
         return None
     return {name: model for model in found for name in (*model.aliases, model.name)}

@@ -83,13 +83,19 @@ def _problem_table(problems: Sequence[dict[str, Any]], t: Translator) -> None:
             str(index),
             [
                 html.number(problem["line"]) if problem["line"] else html.DASH,
-                html.two_lines(t.word(problem, "message"), html.code(problem["path"] or problem["code"])),
+                html.two_lines(t.word(problem, "message"), _remark(problem, t)),
                 t.word(problem, "suggestion"),
             ],
         )
         for index, problem in enumerate(problems)
     ]
     Table(t("report.problems"), columns, rows)
+
+
+def _remark(problem: dict[str, Any], t: Translator) -> Markup:
+    """Where it is; what is no error says so, for the verdict counts errors."""
+    place = html.code(problem["path"] or problem["code"])
+    return place if problem["severity"] == "error" else Markup("{} · {}").format(t("report.warning"), place)
 
 
 def _tokens(report: dict[str, Any], t: Translator) -> None:
@@ -112,7 +118,7 @@ def _tokens(report: dict[str, Any], t: Translator) -> None:
     )
     bins = tokens["histogram"]
     if len(bins) > 1:
-        names = [f"{bin['from']:,}–{bin['to']:,}" for bin in bins]
+        names = ["–".join(dict.fromkeys(f"{bin[end]:,}" for end in ("from", "to"))) for bin in bins]
         histogram(t("report.histogram"), names, [bin["count"] for bin in bins], name=t("report.examples"))
 
 

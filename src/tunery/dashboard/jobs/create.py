@@ -15,6 +15,7 @@ from tunery.dashboard.connection import Connection, Failure
 from tunery.dashboard.jobs.parts import hyperparameter_rows
 from tunery.dashboard.models import list_models, trainable
 from tunery.dashboard.visit import Visit
+from tunery.datasets.examine import ACCEPTS
 from tunery.domain.jobs import METHODS
 
 HYPERPARAMETERS = {"n_epochs": (1, 50), "batch_size": (1, 256), "learning_rate_multiplier": (0.01, 20)}
@@ -42,6 +43,7 @@ class CreateForm:
     def __init__(self, visit: Visit, models: Models, files: Files) -> None:
         self.visit, self.t, self.models, self.files = visit, visit.t, models, files
         self.checking: asyncio.Task[None] | None = None
+        self.followed: str | None = None  # the training file that the method was set after
 
     # ---- the form
     def draw(self) -> None:
@@ -155,7 +157,7 @@ class CreateForm:
                 ui.label(self.t("create.choose_file")).classes("muted")
             return
         report = await check_file(self.visit, self.report, **self._file_and_model(), validation_share=self._share())
-        if report is None:
+        if report is None or self._follow(report["format"]):
             return
         body = self._body()
         if share := self._share():
@@ -174,6 +176,14 @@ class CreateForm:
                 self._show_forecast(forecast)
             show_report(report, self.t, with_advice=forecast is None)
         self.submit.set_enabled(report["valid"])
+
+    def _follow(self, form: str | None) -> bool:
+        """Sets the method after a newly chosen file. Whether it is another one now: then all is checked anew."""
+        if self.followed == self.training.value:
+            return False
+        self.followed, before = self.training.value, self.method.value
+        self.method.value = next((method for method in METHODS if form in ACCEPTS[method]), before)
+        return self.method.value != before
 
     def _show_forecast(self, forecast: dict[str, Any]) -> None:
         t = self.t
