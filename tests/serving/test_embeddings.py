@@ -163,20 +163,21 @@ def test_a_model_that_cannot_be_had_is_told_and_one_that_is_none(server: EngineS
     assert {SOURCE, "base"} <= {row["id"] for row in httpx.get(f"{server.url}/v1/models").json()["data"]}
 
 
-def test_requests_take_turns_and_answers_are_made_meanwhile(server: EngineServer) -> None:
+@pytest.mark.parametrize("priority", [0, 1])
+def test_requests_take_turns_and_answers_are_made_meanwhile(server: EngineServer, priority: int) -> None:
     """A piece at a time: counted by what the engine's thread is given, and by who ends first."""
     pieces: list[int] = []
     compute = server.service.engine.compute
 
-    def counted(work: Any) -> Any:
+    def counted(work: Any, priority: int) -> Any:
         pieces.append(sum(map(len, work.args[1])))
-        return compute(work)
+        return compute(work, priority)
 
     server.service.engine.compute = counted  # type: ignore[method-assign]
     ended: list[str] = []
 
     def long() -> None:
-        assert ask(server, ["letters " * 80] * 400).status_code == 200
+        assert ask(server, ["letters " * 80] * 400, priority=priority).status_code == 200
         ended.append("long")
 
     thread = threading.Thread(target=long)

@@ -15,7 +15,7 @@ from tests.serving.peft_adapters import generate, model_with, write_adapter
 from tests.serving.running import LocalEngine, generation, tokens
 from tunery.domain.errors import InvalidRequest, NotFound
 from tunery.kernels import int8 as eight_bit
-from tunery.serving.requests import Generation
+from tunery.serving.requests import Generation, Output
 from tunery.serving.sequence import Batch
 
 NUM_TOKENS = 24
@@ -123,6 +123,29 @@ def test_a_step_of_a_batch_gives_way_at_once_but_not_twice_in_a_row(
     assert tokens(answer) == expected["full", 0]
     assert gave_way == [True, False] * NUM_TOKENS
     assert all(tokens(found) for found in engine.finish(live))
+
+
+def test_work_that_is_not_urgent_waits_for_live_answers_but_not_for_those_of_batches(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    for live in (True, False):
+        asked = replace(generation(prompt(0), max_tokens=50), priority=0 if live else 1)
+
+        def submit(asked: Generation = asked) -> None:  # in the engine's thread, so that it takes all of it at once
+            engine.engine.submit([asked])
+            engine.engine.compute(lambda: order.append("later"), 1)
+            engine.engine.compute(lambda: order.append("now"))
+
+        def heard(outputs: list[Output], receive: Callable[[list[Output]], None] = engine._receive) -> None:
+            order.extend("end" for output in outputs if output.finish_reason)
+            receive(outputs)
+
+        monkeypatch.setattr(engine.engine, "_sink", heard)
+        engine.engine.compute(submit).result(30)
+        engine.finish([asked])
+        engine.engine.compute(lambda: None, 1).result(30)
+    assert order == ["now", "end", "later", "now", "later", "end"]
 
 
 def test_a_cached_prefix_changes_nothing_but_the_work(engine: LocalEngine, expected: dict) -> None:

@@ -7,6 +7,7 @@ which only put a command into its queue.
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -77,6 +78,7 @@ class Engine:
         self._eos_ids = eos_ids
         self._sink = sink
         self._commands: SimpleQueue[Command] = SimpleQueue()
+        self._later: deque[Command] = deque()  # for steps that are not of the most urgent priority
         self._requests: dict[str, _Request] = {}
         self._registry = AdapterRegistry(runner, scheduler, self.metrics, self._commands.put, self._fail_adapter)
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
@@ -130,10 +132,13 @@ class Engine:
         self._commands.put(lambda: self._registry.unregister(name, future))
         return future
 
-    def compute(self, work: Callable[[], T]) -> "Future[T]":
-        """Have `work` done in the engine's thread, between two steps: there it takes no core from them."""
+    def compute(self, work: Callable[[], T], priority: int = 0) -> "Future[T]":
+        """Have `work` done in the engine's thread, between two steps: there it takes no core from them. With a
+        `priority` above 0 it waits until there is nothing of priority 0 to step."""
         future: Future[T] = Future()
-        self._commands.put(partial(_compute, work, future))
+        command = partial(_compute, work, future)
+        self._commands.put(partial(self._later.append, command) if priority > 0 else command)
+        self._most_urgent = min(self._most_urgent, priority)
         return future
 
     # In the engine's thread.
@@ -163,8 +168,11 @@ class Engine:
         batch = self._scheduler.schedule()
         self._registry.start_loads()
         self._publish()
+        has_turn = bool(self._later) and (batch is None or batch.priority > 0)
+        if has_turn:
+            self._later.popleft()()
         if batch is None:
-            return False
+            return has_turn
         try:
             sampled = self._runner.execute(batch, self._way_out(batch))
         except Interrupted:

@@ -1,8 +1,9 @@
 """Texts in, vectors out, in vLLM's dialect. Between two steps of the engine one piece of one request is computed: who
-generates waits for a few milliseconds at most, and requests take turns."""
+generates waits for a few milliseconds at most, and requests of one priority take turns."""
 
 import asyncio
 from base64 import b64encode
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -45,7 +46,7 @@ class Embeddings:
         self._load = load
         self._models: dict[str, EmbeddingModel] = {}
         self._loading = asyncio.Lock()
-        self._turn = asyncio.Lock()
+        self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)  # of each priority
         self._running: dict[str, asyncio.Event] = {}  # by request id; set: it is to end now
 
     def abort(self, request_id: str) -> bool:
@@ -71,7 +72,7 @@ class Embeddings:
             for piece in _pieces(texts):
                 if stop.is_set():
                     break
-                await self._compute(model, piece)
+                await self._compute(model, piece, request.priority)
         finally:
             del self._running[request_id]
         num_tokens = sum(text.num_tokens for text in texts)
@@ -95,12 +96,12 @@ class Embeddings:
                     self._models[name] = await asyncio.to_thread(self._load, name)
         return self._models[name]
 
-    async def _compute(self, model: EmbeddingModel, piece: list[tuple[_Text, list[int]]]) -> None:
-        async with self._turn:
+    async def _compute(self, model: EmbeddingModel, piece: list[tuple[_Text, list[int]]], priority: int) -> None:
+        async with self._turns[priority]:
             if not self._engine.is_alive:
                 raise engine_down()
             work = partial(_pool_all, model, [window for _, window in piece])
-            found = await asyncio.wrap_future(self._engine.compute(work))
+            found = await asyncio.wrap_future(self._engine.compute(work, priority))
         for (text, _), vector in zip(piece, found, strict=True):
             text.vectors.append(vector)
 

@@ -15,6 +15,9 @@ StopText = Annotated[str, Field(max_length=1000)]
 Stop = StopText | Annotated[list[StopText], Field(max_length=4)]
 
 
+Priority = Annotated[Int, Field(ge=0, le=100)]  # the lower number goes first; requests of batches have 1
+
+
 class _Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -42,7 +45,7 @@ class Generating(_Wire):
     # vLLM's
     request_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None  # what `/abort_requests` names
     cache_salt: str | None = None
-    priority: Annotated[Int, Field(ge=0, le=100)] = 0  # the lower number goes first; those of batches have 1
+    priority: Priority = 0
     ignore_eos: bool = False
     prompt_logprobs: Annotated[Int, Field(ge=0, le=20)] | None = None
     # ignored
@@ -149,6 +152,7 @@ class EmbeddingRequest(_Wire):
     model: str
     input: str | Annotated[list[str], Field(min_length=1)]
     encoding_format: Literal["float", "base64"] = "float"
+    priority: Priority = 0
     request_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None  # what `/abort_requests` names
 
 
