@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.dev  ## a .venv with everything for development, and Chromium where it can be installed
+setup: $(VENV)/.dev  ## a .venv with everything for development, and Chromium and bubblewrap where they can be installed
 
 demo: $(VENV)/.runtime  ## train a model on examples/marv.jsonl and compare it with its base
 	$(BIN)/tunery demo
@@ -59,7 +59,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "Adding what the tests need ..."
 	@$(PIP) --editable '.[dev]'
-	@sh scripts/install-chromium.sh
+	@sh scripts/install-debian.sh
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev

@@ -78,7 +78,7 @@ def browser() -> "Iterator[Browser]":
 
     executable = find_chromium()
     if executable is None:
-        pytest.fail("These tests need Chromium, and there is none: `sh scripts/install-chromium.sh` installs it.")
+        pytest.fail("These tests need Chromium, and there is none: `sh scripts/install-debian.sh` installs it.")
     with sync_playwright() as playwright:
         browser = launch(playwright, executable)
         yield browser

@@ -13,6 +13,7 @@ from tunery.api.graders import formula
 from tunery.api.graders.similarity import MAX_WAITING, MAX_WAITING_OF_ONE, Comparers, similarity
 from tunery.api.graders.template import UnknownVariable, render, variables
 from tunery.domain.errors import InvalidRequest, Unavailable
+from tunery.sandbox import walls
 
 RUN, VALIDATE = "/v1/fine_tuning/alpha/graders/run", "/v1/fine_tuning/alpha/graders/validate"
 
@@ -83,7 +84,7 @@ def test_validate_echoes_the_grader(api: Api) -> None:
 @pytest.mark.parametrize(
     ("grader", "param"),
     [
-        ({"type": "python", "name": "p", "source": "x"}, "grader.type"),
+        ({"type": "python", "name": "p", "source": "x"}, "grader.source"),
         ({"type": "poetry"}, "grader"),
         ({**check(), "operation": "is"}, "grader.operation"),
         (check(text="{{ os.environ }}"), "grader"),
@@ -283,3 +284,64 @@ def test_a_multi_grader_has_few_graders(api: Api) -> None:
     many = {"type": "multi", "name": "many", "graders": graders, "calculate_output": "g0"}
     refused = api.client.post(VALIDATE, json={"grader": many})
     assert refused.status_code == 400 and "at most 32 graders" in refused.json()["error"]["message"]
+
+
+def python(source: str, **more: Any) -> dict[str, Any]:
+    return {"type": "python", "name": "code", "source": source, **more}
+
+
+SAME = "def grade(sample, item):\n    return float(sample['output_text'] == item['answer'])"
+
+
+@pytest.mark.timeout(200)
+def test_python_grades_alone_and_inside_multi(api: Api) -> None:
+    graded = run(api, python(SAME, image_tag="2025-05-08"), "Paris", answer="Paris")
+    assert (graded["reward"], graded["metadata"]["type"]) == (1.0, "python")
+    multi = {
+        "type": "multi",
+        "name": "both",
+        "graders": {"code": python(SAME, pass_threshold=0.5), "loose": check("ilike")},
+        "calculate_output": "(code + loose) / 2",
+    }
+    assert run(api, multi, "paris", answer="Paris")["reward"] == 0.5
+    sample = "def grade(sample, item): return len(sample['output_json']['list']) + len(sample['choices'])"
+    assert run(api, python(sample), '{"list": [1, 2]}')["reward"] == 3.0
+
+
+@pytest.mark.timeout(200)
+def test_python_that_raises_is_worth_nothing_and_says_why(api: Api) -> None:
+    for source, problem in (
+        ("def grade(sample, item):\n    return item['none']", "KeyError: 'none'"),
+        ("def score(sample, item): return 1", "no function `grade"),
+        ("def grade(sample, item): return 'good'", "not a number"),
+    ):
+        graded = run(api, python(source))
+        errors = graded["metadata"]["errors"]
+        assert graded["reward"] == 0.0 and errors["python_grader_runtime_error"] is True
+        assert problem in errors["python_grader_runtime_error_details"]
+
+
+@pytest.mark.timeout(200)
+def test_python_that_can_never_grade_is_400(api: Api) -> None:
+    assert api.client.post(VALIDATE, json={"grader": python(SAME)}).json() == {"grader": python(SAME)}
+    inside = {"type": "multi", "name": "m", "graders": {"a": python("x =")}, "calculate_output": "a"}
+    for grader, param in (
+        (python("x = 1"), "grader.source"),
+        (python("def grade(sample, item) return 1"), "grader.source"),
+        (python("#" * 300_000), "grader.source"),
+        (inside, "grader.graders.a.source"),
+    ):
+        refused = api.client.post(VALIDATE, json={"grader": grader})
+        assert refused.status_code == 400 and refused.json()["error"]["param"] == param, refused.text
+
+
+def test_python_without_a_sandbox_is_refused_with_what_to_install(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    walls.probe.cache_clear()
+    monkeypatch.setenv("PATH", "/nowhere")
+    try:
+        for path, more in ((VALIDATE, {}), (RUN, {"model_sample": "x"})):
+            refused = api.client.post(path, json={"grader": python(SAME), **more})
+            assert refused.status_code == 400 and "apt-get install bubblewrap" in refused.json()["error"]["message"]
+            assert refused.json()["error"]["param"] == "grader.type"
+    finally:
+        walls.probe.cache_clear()

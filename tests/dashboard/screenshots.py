@@ -56,7 +56,7 @@ def main() -> None:
 def take(home: Path, *, with_readme: bool) -> None:
     executable = find_chromium()
     if executable is None:
-        raise SystemExit("No Chromium here: `sh scripts/install-chromium.sh` installs it.")
+        raise SystemExit("No Chromium here: `sh scripts/install-debian.sh` installs it.")
     cache = REPOSITORY / ".cache" / "models"
     stand = Stand(home, model_cache=cache)
     with write(stand.database) as conn:

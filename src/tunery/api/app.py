@@ -43,6 +43,7 @@ from tunery.api.uploads import router as uploads
 from tunery.api.usage.routes import router as reports
 from tunery.api.webhooks.routes import router as webhooks
 from tunery.domain.clock import Clock, system_clock
+from tunery.sandbox.pool import Sandbox
 from tunery.settings import Settings
 from tunery.tracing import Traced
 
@@ -104,6 +105,7 @@ def create_app(settings: Settings, clock: Clock = system_clock) -> FastAPI:
         await context.shared(Running).close()
         context.meter.flush()
         context.shared(Comparers).close()
+        await context.shared(Sandbox).close()
         await context.engines.close()
         await context.upstream.close()
         await context.judges.close()

@@ -35,7 +35,8 @@ LIMITS = {
         "methods `supervised` and `dpo`; `reinforcement` is refused. Vision files are refused when they are checked."
     ),
     "POST /v1/fine_tuning/alpha/graders/run": (
-        "`python` graders are refused; `meteor` matches words and stems, not synonyms."
+        "`python` graders need [a sandbox](operations.md#python-graders); "
+        "`meteor` matches words and stems, not synonyms."
     ),
     "POST /v1/fine_tuning/alpha/graders/validate": "as `run`.",
     "POST /v1/chat/completions": "text only; see the parameters below.",
@@ -47,7 +48,7 @@ LIMITS = {
 }
 NOT_HERE = {
     "Evals (`/v1/evals`)": "later",
-    "Reinforcement fine-tuning, `python` graders": "later",
+    "Reinforcement fine-tuning": "later",
     "Batches (`/v1/batches`)": "later; files of purpose `batch` are stored",
     "Hosted tools of Responses, `/v1/responses/compact`, reusable prompts": "no: send functions and texts",
     "Assistants, Realtime": "no",

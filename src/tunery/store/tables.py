@@ -16,7 +16,6 @@ from tunery.store.columns import (
     project_id,
     seq,
     seq_and_id,
-    served_jsons,
     small_integers,
     strings,
     table,
@@ -299,7 +298,7 @@ stored_completions = table(
     project_id(),
     created_at(),
     strings("model"),
-    served_jsons("request", "response"),
+    jsons("request", "response"),
     jsons("metadata", null=True),
     counts("bytes"),
     Index(None, "project_id", "created_at", "seq"),
@@ -312,7 +311,7 @@ responses = table(
     project_id(),
     created_at(),
     strings("model", "status"),
-    served_jsons("body"),  # without its output, which lies in response_items
+    jsons("body"),  # without its output, which lies in response_items
     jsons("metadata", null=True),
     strings("previous_response_id", null=True),  # may be gone
     flags("is_background"),
@@ -341,7 +340,7 @@ batches = table(
     integers("output_lifetime_s"),
     jsons("metadata", null=True),
     strings("model", null=True),
-    served_jsons("errors"),
+    jsons("errors"),
     strings("output_file_id", "error_file_id", null=True),
     integers("in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", null=True),
     integers("cancelling_at", "cancelled_at", null=True),
@@ -381,7 +380,7 @@ response_items = table(
     strings("response_id", null=True),
     strings("direction"),  # input, output
     strings("conversation_id", null=True),  # may be gone
-    served_jsons("item"),
+    jsons("item"),
     counts("bytes"),
     Index(None, "project_id", "id"),
     Index(None, "response_id", "seq"),
@@ -394,7 +393,7 @@ response_events = table(
     seq(),
     Column("response_id", String, ForeignKey("responses.id", ondelete="CASCADE"), nullable=False),
     integers("last_number"),  # sequence_number of the last of these events
-    served_jsons("events"),
+    jsons("events"),
     Index(None, "response_id", "last_number"),
 )
 

@@ -29,11 +29,13 @@ from tunery.api.graders.schemas import (
 from tunery.api.graders.similarity import Comparers
 from tunery.api.graders.template import NAMESPACES, UnknownVariable, render, sample_of, variables
 from tunery.api.routing import Router
-from tunery.domain.errors import InvalidRequest
+from tunery.domain.errors import InvalidRequest, ServerFault
+from tunery.sandbox.pool import GraderFailed, Sandbox, SandboxFailed
 from tunery.texts import say
 
 router = Router(prefix="/v1/fine_tuning/alpha/graders", tags=["Graders"])
 
+MAX_SOURCE_BYTES = 256 * 1024  # OpenAI's
 MAX_GRADERS = 32  # of one multi grader; they run one after the other
 
 
@@ -71,8 +73,9 @@ async def run_grader(body: GraderRun, request: Request, caller: JobsWriter, cont
 
 @router.post("/validate")
 @takes_up_to(MAX_PROMPT_BYTES)
-def validate_grader(body: GraderValidate, caller: JobsWriter) -> Validated:
+async def validate_grader(body: GraderValidate, caller: JobsWriter, context: ContextDep) -> Validated:
     check(body.grader)
+    await _check_sources(body.grader, context.shared(Sandbox), caller.project_id)
     sent: dict[str, Any] = body.grader.model_dump(exclude_unset=True)
     return Validated(grader=sent)
 
@@ -89,11 +92,13 @@ class Outcome:
 def check(grader: Grader, where: str = "grader") -> None:
     """Raises InvalidRequest for a grader that could never give a number."""
     if isinstance(grader, Python):
-        raise InvalidRequest(
-            say("error.no_python_graders"),
-            param=f"{where}.type",
-            code="unsupported_value",
-        )
+        if len(grader.source.encode()) > MAX_SOURCE_BYTES:
+            raise InvalidRequest(
+                say("error.source_too_long", most=MAX_SOURCE_BYTES // 1024),
+                param=f"{where}.source",
+                code="string_above_max_length",
+            )
+        return
     if isinstance(grader, Multi):
         if len(grader.by_name()) > MAX_GRADERS:
             raise InvalidRequest(
@@ -111,6 +116,21 @@ def check(grader: Grader, where: str = "grader") -> None:
         for name in variables(text):
             if name.partition(".")[0].partition("[")[0] not in NAMESPACES:
                 raise InvalidRequest(say("error.template_unknown_name", name=name), param=where, code="invalid_value")
+
+
+async def _check_sources(grader: Grader, sandbox: Sandbox, project_id: str) -> None:
+    """Raises InvalidRequest for Python that gives no `grade`, after it has run in the sandbox."""
+    named = grader.by_name() if isinstance(grader, Multi) else {"": grader}
+    for name, inner in named.items():
+        where = f"grader.graders.{name}" if name else "grader"
+        try:
+            if isinstance(inner, Python):
+                await sandbox.check(inner.source, project_id=project_id)
+        except GraderFailed as exc:
+            problem = say("error.source_unusable", problem=str(exc))
+            raise InvalidRequest(problem, param=f"{where}.source", code="invalid_value") from exc
+        except SandboxFailed as exc:
+            raise ServerFault(say("error.sandbox_failed", reason=str(exc))) from exc
 
 
 def _check_formula(grader: Multi) -> None:
@@ -156,6 +176,9 @@ async def _run_single(grader: Any, values: dict[str, Any], judge: Judge, outcome
                 return await judge.cosine(text, reference)
             comparers, project_id = judge.context.shared(Comparers), judge.caller.project_id
             return await comparers.similarity(grader.evaluation_metric, text, reference, project_id=project_id)
+        if isinstance(grader, Python):
+            sandbox, project_id = judge.context.shared(Sandbox), judge.caller.project_id
+            return await sandbox.grade(grader.source, values["sample"], values["item"], project_id=project_id)
         verdict = await judge.score(grader, values)
     except UnknownVariable:
         outcome.errors.invalid_variable_error = True
@@ -164,6 +187,14 @@ async def _run_single(grader: Any, values: dict[str, Any], judge: Judge, outcome
     except JudgeFailed as exc:
         setattr(outcome.errors, exc.kind, True)
         outcome.errors.model_grader_server_error_details = exc.details
+        return 0.0
+    except GraderFailed as exc:
+        outcome.errors.python_grader_runtime_error = True
+        outcome.errors.python_grader_runtime_error_details = str(exc)
+        return 0.0
+    except SandboxFailed as exc:
+        outcome.errors.python_grader_server_error = True
+        outcome.errors.python_grader_server_error_type = str(exc)
         return 0.0
     outcome.tokens_by_model[grader.model] = verdict.usage
     return verdict.score

@@ -74,8 +74,9 @@ class ScoreModel(Body):
 class Python(Body):
     type: Literal["python"]
     name: Name = ""
-    source: Text
-    image_tag: str | None = None
+    source: Text = Field(description="Python that defines `grade(sample, item)`, which returns a number.")
+    image_tag: str | None = Field(None, description="Taken and not used: there is one image, this server's packages.")
+    pass_threshold: float | None = None
 
 
 SingleGrader = Annotated[StringCheck | TextSimilarity | ScoreModel | Python, Field(discriminator="type")]

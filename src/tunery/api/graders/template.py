@@ -21,7 +21,8 @@ class UnknownVariable(ValueError):
 
 def sample_of(text: str) -> dict[str, Any]:
     """What `sample` holds. `output_json` only when the text is JSON."""
-    sample: dict[str, Any] = {"output_text": text}
+    message = {"role": "assistant", "content": text}
+    sample: dict[str, Any] = {"output_text": text, "choices": [{"index": 0, "message": message}]}
     try:
         sample["output_json"] = json.loads(text)
     except (ValueError, RecursionError):
