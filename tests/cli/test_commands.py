@@ -35,7 +35,20 @@ def tunery(*arguments: str, home: Path, **environment: str) -> subprocess.Comple
 def test_help_names_every_command(home: Path) -> None:
     done = tunery("--help", home=home)
     assert done.returncode == 0
-    for command in ("serve", "demo", "files", "jobs", "batches", "models", "chat", "keys", "usage", "costs", "migrate"):
+    for command in (
+        "serve",
+        "doctor",
+        "demo",
+        "files",
+        "jobs",
+        "batches",
+        "models",
+        "chat",
+        "keys",
+        "usage",
+        "costs",
+        "migrate",
+    ):
         assert f" {command} " in done.stdout
 
 

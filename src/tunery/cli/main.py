@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from tunery import __version__
-from tunery.cli import batches, chat, data, demo, files, jobs, keys, migrate, models, serve, usage, weights
+from tunery.cli import batches, chat, data, demo, doctor, files, jobs, keys, migrate, models, serve, usage, weights
 from tunery.cli.connection import CommandFailed, Connection
 from tunery.cli.output import notes, styled
 
@@ -46,6 +46,7 @@ def root(
 
 app.command()(serve.serve)
 app.command()(demo.demo)
+app.command()(doctor.doctor)
 app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(batches.app, name="batches")

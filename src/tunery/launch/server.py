@@ -68,7 +68,7 @@ class Server:
         """
         settings = self._settings
         _look_into_named_files(settings)
-        if problem := _hindrance(settings.host, 0):
+        if problem := hindrance(settings.host, 0):
             raise ServerFailed(problem)
         port = settings.port or free_port(settings.host)
         self._settings = settings.model_copy(update={"port": port})
@@ -230,17 +230,17 @@ def free_port(host: str) -> int:
 def _lasting_hindrance(host: str, port: int) -> str | None:
     """Waits a moment: the parts of a server that was killed just now are still leaving."""
     deadline = time.monotonic() + LEAVING_S
-    while (problem := _hindrance(host, port)) and time.monotonic() < deadline:
+    while (problem := hindrance(host, port)) and time.monotonic() < deadline:
         time.sleep(LOOK_EVERY_S)
     return problem
 
 
 def is_free(host: str, port: int) -> bool:
     """Whether a server could listen there now."""
-    return _hindrance(host, port) is None
+    return hindrance(host, port) is None
 
 
-def _hindrance(host: str, port: int) -> str | None:
+def hindrance(host: str, port: int) -> str | None:
     """Why a server cannot listen there now, and what to do; None when it can. Port 0 asks for the host alone."""
     with _socket(host) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does: TIME_WAIT is no hindrance

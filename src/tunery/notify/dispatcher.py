@@ -129,16 +129,7 @@ class Dispatcher:
         return render_text_mail(t.word(notice.payload, "subject"), t.word(notice.payload, "text"), **envelope)
 
     def _mail_transport(self) -> SmtpServer | MailFolder:
-        settings = self._settings
-        if not settings.smtp_host:
-            return MailFolder(settings.mail_folder)
-        return SmtpServer(
-            settings.smtp_host,
-            settings.smtp_port,
-            settings.smtp_security,
-            settings.smtp_username,
-            settings.smtp_password.get_secret_value(),
-        )
+        return SmtpServer.of(self._settings) or MailFolder(self._settings.mail_folder)
 
     def _record(self, notice: Notice, attempt: Attempt, *, duration_ms: int) -> None:
         now = self._clock()

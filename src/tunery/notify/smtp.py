@@ -3,6 +3,8 @@
 import logging
 import smtplib
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from tunery import atomic
+from tunery.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -25,15 +28,38 @@ class SmtpServer:
     username: str = ""
     password: str = ""
 
+    @classmethod
+    def of(cls, settings: Settings) -> "SmtpServer | None":
+        """The one of the settings; None where they name none."""
+        if not settings.smtp_host:
+            return None
+        return cls(
+            settings.smtp_host,
+            settings.smtp_port,
+            settings.smtp_security,
+            settings.smtp_username,
+            settings.smtp_password.get_secret_value(),
+        )
+
     def send(self, mail: EmailMessage) -> None:
         """Raises OSError or SMTPException; `is_final` says whether trying again is of no use."""
+        with self._signed_in() as client:
+            client.send_message(mail)
+
+    def greet(self) -> None:
+        """All but the mail: connects and signs in. Raises as `send` does."""
+        with self._signed_in():
+            pass
+
+    @contextmanager
+    def _signed_in(self) -> Iterator[smtplib.SMTP]:
         context = ssl.create_default_context()
         with self._connect(context) as client:
             if self.security == "starttls":
                 client.starttls(context=context)
             if self.username:
                 client.login(self.username, self.password)
-            client.send_message(mail)
+            yield client
 
     def _connect(self, context: ssl.SSLContext) -> smtplib.SMTP:
         if self.security == "tls":

@@ -36,14 +36,17 @@ class Blobs:
         self._folder = folder
 
     @classmethod
-    def open(cls, settings: Settings) -> "Blobs":
-        """By `blob_url`: file:///folder (made when missing) or s3://bucket/prefix. Raises SettingsError."""
+    def open(cls, settings: Settings, *, max_retries: int = 10) -> "Blobs":
+        """By `blob_url`: file:///folder (made when missing) or s3://bucket/prefix. Raises SettingsError.
+
+        `max_retries`: of a request to S3 that fails in a way that may pass.
+        """
         url = urlsplit(settings.resolved_blob_url)
         if url.scheme == "file":
             return cls.in_folder(Path(unquote(url.path)))
         if url.scheme != "s3":
             raise SettingsError(f"blob_url must begin with file:// or s3://, not {settings.blob_url!r}.")
-        return cls(_s3_store(url.netloc, url.path.strip("/"), settings))
+        return cls(_s3_store(url.netloc, url.path.strip("/"), settings, max_retries))
 
     @classmethod
     def in_folder(cls, folder: Path) -> "Blobs":
@@ -122,8 +125,9 @@ class Blobs:
         return None if self._folder is None else self._folder / _checked(path)
 
 
-def _s3_store(bucket: str, prefix: str, settings: Settings) -> S3Store:
+def _s3_store(bucket: str, prefix: str, settings: Settings, max_retries: int) -> S3Store:
     options: dict[str, Any] = {"bucket": bucket, "region": settings.s3_region}
+    options["retry_config"] = {"max_retries": max_retries}
     if settings.s3_endpoint:
         options["endpoint"] = settings.s3_endpoint
     if settings.s3_access_key_id:  # else the usual places: environment, profile, instance role
