@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,19 @@ def make_api(home: Path, fresh_database: Path) -> Iterator[Callable[..., Api]]:
     yield make
     for client in clients:
         client.__exit__(None, None, None)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def make_each_api(request: pytest.FixtureRequest) -> Callable[..., Api]:
+    """Runs the test twice: on SQLite and on Postgres."""
+    if request.param == "sqlite":
+        return request.getfixturevalue("make_api")
+    url = request.getfixturevalue("postgres_url")
+    database = connect(url)
+    with write(database) as conn:
+        bootstrap(conn, clock=lambda: NOW, key=SECRET)
+    database.dispose()
+    return partial(request.getfixturevalue("make_api"), database_url=url)
 
 
 @pytest.fixture

@@ -7,10 +7,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from tests.api.conftest import SECRET, Api, make_one_of_each
-from tunery.domain.clock import system_clock
-from tunery.store.bootstrap import bootstrap
-from tunery.store.database import connect, write
+from tests.api.conftest import Api, make_one_of_each
 
 PARAMETER = re.compile(r"\{([^}]*)\}")
 ODD_IDS = [
@@ -68,16 +65,9 @@ ODD_BODIES = [
 ]
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def each_api(request: pytest.FixtureRequest, make_api: Callable[..., Api]) -> Api:
-    if request.param == "sqlite":
-        return make_api()
-    url = request.getfixturevalue("postgres_url")
-    engine = connect(url)
-    with write(engine) as conn:
-        bootstrap(conn, clock=system_clock, key=SECRET)
-    engine.dispose()
-    return make_api(database_url=url)
+@pytest.fixture
+def each_api(make_each_api: Callable[..., Api]) -> Api:
+    return make_each_api()
 
 
 def operations(api: Api) -> Iterator[tuple[str, str, list[str]]]:

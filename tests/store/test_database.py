@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from tests.fixtures_services import Postgres
 from tunery.settings import SettingsError
+from tunery.store import completions, responses
 from tunery.store.database import connect, migrate, read, write
 from tunery.store.tables import metadata
 from tunery.store.tenants import find_key
@@ -75,6 +76,35 @@ def test_a_key_of_the_version_before_that_could_do_everything_still_can(empty_ur
     with read(engine) as conn:
         scopes = {key_id: key.scopes for key_id in ("all", "some") if (key := find_key(conn, key_id))}
     assert scopes == {"all": ("api.all",), "some": ("api.files.read",)}
+    engine.dispose()
+
+
+SERVED = """
+INSERT INTO organizations (id, name, slug, created_at) VALUES ('org', 'o', 'o', 1);
+INSERT INTO projects (id, organization_id, name, created_at) VALUES ('p', 'org', 'p', 1);
+INSERT INTO stored_completions (id, project_id, created_at, model, request, response)
+  VALUES ('chat', 'p', 1, 'm', '{"messages": [1]}', '{"choices": [2]}');
+INSERT INTO responses (id, project_id, created_at, model, status, body)
+  VALUES ('resp', 'p', 1, 'm', 'completed', '{"instructions": "é"}');
+INSERT INTO response_items (id, project_id, created_at, response_id, direction, item)
+  VALUES ('msg', 'p', 1, 'resp', 'output', '{"id": "msg"}');
+INSERT INTO response_events (response_id, last_number, events) VALUES ('resp', 0, '[{"sequence_number": 0}]');
+"""
+
+
+def test_what_the_version_before_kept_of_answers_is_still_there(empty_url: str) -> None:
+    engine = connect(empty_url)
+    migrate(engine, "0012")
+    with write(engine) as conn:
+        for statement in filter(str.strip, SERVED.split(";\n")):
+            conn.exec_driver_sql(statement)
+    migrate(engine)
+    with read(engine) as conn:
+        completion = completions.get_completion(conn, "chat", "p")
+        assert (completion.request, completion.response) == ({"messages": [1]}, {"choices": [2]})
+        assert responses.get_response(conn, "resp", "p").body == {"instructions": "é"}
+        assert responses.items_of(conn, "resp") == [{"id": "msg"}]
+        assert responses.events_after(conn, "resp", -1) == [{"sequence_number": 0}]
     engine.dispose()
 
 

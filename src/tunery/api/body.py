@@ -87,19 +87,15 @@ class Body(BaseModel):
         return value
 
 
-def without_nul(value: Any) -> Any:
-    """The same with U+FFFD for U+0000, for texts that were served and are only kept: Postgres has no place for it."""
-    if isinstance(value, str):
-        return value.replace("\0", "\ufffd")
-    if isinstance(value, dict):
-        return {without_nul(key): without_nul(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_nul(item) for item in value]
-    return value
+def no_nul(text: str) -> str:
+    """Of a text that is searched for, or by."""
+    if "\0" in text:
+        raise ValueError(say("error.no_nul"))
+    return text
 
 
 def holds_nul(value: Any) -> bool:
-    """True for U+0000 in any string or key: Postgres cannot store it."""
+    """True for U+0000 in any string or key: Postgres has no place for it where it searches."""
     if isinstance(value, str):
         return "\0" in value
     if isinstance(value, dict):

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import orjson
 from sqlalchemy import Connection
 
-from tunery.api.body import without_nul
 from tunery.api.context import Context
 from tunery.domain.completions import StoredCompletion
 from tunery.domain.errors import InvalidRequest
@@ -262,9 +261,9 @@ def _keep(context: Context, admitted: InferenceRequest, usage: Json, answer: Jso
         project_id=admitted.admission.caller.project_id,
         created_at=int(answer.get("created") or context.now()),
         model=admitted.target.public_name,
-        request=without_nul(admitted.sent),
-        response=without_nul(answer),
-        metadata=without_nul(admitted.sent.get("metadata")),
+        request=admitted.sent,
+        response=answer,
+        metadata=admitted.sent.get("metadata"),
     )
     with write(context.database) as conn:
         if admitted.sent.get("store") is True or _fits(conn, context, stored):

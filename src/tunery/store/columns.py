@@ -31,7 +31,8 @@ metadata = MetaData(
     }
 )
 
-Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+ServedJson = JSON(none_as_null=True)
+Json = ServedJson.with_variant(JSONB(none_as_null=True), "postgresql")
 Sequence = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER PRIMARY KEY counts by itself there
 
 
@@ -63,6 +64,12 @@ def floats(*names: str, null: bool = False) -> list[Column[Any]]:
 
 def jsons(*names: str, null: bool = False) -> list[Column[Any]]:
     return _columns(Json, names, null)
+
+
+def served_jsons(*names: str) -> list[Column[Any]]:
+    """Of what clients send and models answer, to be given back to the character and never searched: Postgres' JSON
+    keeps the text, where its JSONB refuses U+0000 and halves of surrogate pairs."""
+    return _columns(ServedJson, names, False)
 
 
 def flags(*names: str) -> list[Column[Any]]:

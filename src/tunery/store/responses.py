@@ -152,7 +152,7 @@ def input_page(conn: Connection, response_id: str, *, after: str | None, limit: 
 def find_items(conn: Connection, project_id: str, ids: Iterable[str]) -> dict[str, Json]:
     """By id, those of the ids that the project has."""
     table = response_items
-    wanted = list(set(ids))
+    wanted = [item_id for item_id in set(ids) if "\0" not in item_id]  # which no column of ids can hold
     if not wanted:
         return {}
     query = select(table.c.id, table.c.item).where(table.c.project_id == project_id, table.c.id.in_(wanted))

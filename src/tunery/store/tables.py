@@ -16,6 +16,7 @@ from tunery.store.columns import (
     project_id,
     seq,
     seq_and_id,
+    served_jsons,
     small_integers,
     strings,
     table,
@@ -298,7 +299,7 @@ stored_completions = table(
     project_id(),
     created_at(),
     strings("model"),
-    jsons("request", "response"),
+    served_jsons("request", "response"),
     jsons("metadata", null=True),
     counts("bytes"),
     Index(None, "project_id", "created_at", "seq"),
@@ -311,7 +312,7 @@ responses = table(
     project_id(),
     created_at(),
     strings("model", "status"),
-    jsons("body"),  # without its output, which lies in response_items
+    served_jsons("body"),  # without its output, which lies in response_items
     jsons("metadata", null=True),
     strings("previous_response_id", null=True),  # may be gone
     flags("is_background"),
@@ -340,7 +341,7 @@ batches = table(
     integers("output_lifetime_s"),
     jsons("metadata", null=True),
     strings("model", null=True),
-    jsons("errors"),
+    served_jsons("errors"),
     strings("output_file_id", "error_file_id", null=True),
     integers("in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", null=True),
     integers("cancelling_at", "cancelled_at", null=True),
@@ -380,7 +381,7 @@ response_items = table(
     strings("response_id", null=True),
     strings("direction"),  # input, output
     strings("conversation_id", null=True),  # may be gone
-    jsons("item"),
+    served_jsons("item"),
     counts("bytes"),
     Index(None, "project_id", "id"),
     Index(None, "response_id", "seq"),
@@ -393,7 +394,7 @@ response_events = table(
     seq(),
     Column("response_id", String, ForeignKey("responses.id", ondelete="CASCADE"), nullable=False),
     integers("last_number"),  # sequence_number of the last of these events
-    jsons("events"),
+    served_jsons("events"),
     Index(None, "response_id", "last_number"),
 )
 

@@ -23,7 +23,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from tunery.api import inference
 from tunery.api.access import check_still
 from tunery.api.batches.lines import ENDPOINTS, KINDS, RESPONSES, Input, Place, examine, problem
-from tunery.api.body import without_nul
 from tunery.api.context import Context
 from tunery.api.errors import unexpected
 from tunery.api.responses import service
@@ -321,7 +320,7 @@ class _Work:
                 made["error"] = self._file("error", failed)
         now = context.clock()
         with write(context.database) as conn:
-            ended = batches.end_batch(conn, batch.id, self._worker_id, status, now, errors=without_nul(errors), **made)
+            ended = batches.end_batch(conn, batch.id, self._worker_id, status, now, errors=errors, **made)
             if ended is not None:
                 announce(conn, batch.project_id, f"batch.{ended.status}", batch.id, now=now)
         if ended is None:  # another worker ends it

@@ -8,14 +8,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from tunery.api import inference
 from tunery.api.access import ModelsUser
-from tunery.api.body import MAX_PROMPT_BYTES, takes_up_to
+from tunery.api.body import MAX_PROMPT_BYTES, no_nul, takes_up_to
 from tunery.api.context import Context, ContextDep
 from tunery.api.delivery import request_ids, streamed, whole
 from tunery.api.routing import Router
 from tunery.domain.errors import TuneryError
 from tunery.domain.numbers import whole_number
 from tunery.domain.tenants import Caller
-from tunery.texts import say
 from tunery.wire.stream import write_event
 
 router = Router(tags=["Inference"])
@@ -28,13 +27,8 @@ ANSWER: dict[int | str, dict[str, Any]] = {
 }
 
 
-def no_nul(name: str) -> str:
-    if "\0" in name:
-        raise ValueError(say("error.no_nul"))
-    return name
-
-
 ModelName = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(no_nul)]
+SearchedText = Annotated[str, AfterValidator(no_nul)]
 
 
 class Sent(BaseModel):
@@ -60,7 +54,7 @@ class ChatRequest(Sent):
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     store: bool | None = None
-    metadata: dict[str, str] | None = Field(None, max_length=16)
+    metadata: dict[SearchedText, SearchedText] | None = Field(None, max_length=16)
     functions: list[dict[str, Any]] | None = Field(None, max_length=128)
     function_call: Literal["none", "auto"] | dict[str, Any] | None = None
 

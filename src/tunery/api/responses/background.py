@@ -16,7 +16,6 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from tunery.api import inference
-from tunery.api.body import without_nul
 from tunery.api.context import Context
 from tunery.api.delivery import Running, leave
 from tunery.api.responses.service import PendingResponse, body_of, events, release, stored
@@ -55,7 +54,7 @@ def _insert(context: Context, pending: PendingResponse, response: Json) -> None:
     now = context.now()
     with write(context.database) as conn:
         responses.insert_response(conn, stored(pending, response, seen_at=now))
-        responses.add_items(conn, pending.project_id, without_nul(pending.own), now, response_id=pending.id)
+        responses.add_items(conn, pending.project_id, pending.own, now, response_id=pending.id)
 
 
 class _Work:
@@ -117,7 +116,7 @@ class _Work:
         with self._pen:
             told, now = list(self._waiting), self._context.now()
             with write(self._context.database) as conn:
-                status = responses.add_events(conn, self._pending.id, without_nul(told), now)
+                status = responses.add_events(conn, self._pending.id, told, now)
                 if status == "queued" and told:
                     responses.begin_response(conn, self._pending.id, now)
             del self._waiting[: len(told)]
@@ -126,7 +125,7 @@ class _Work:
     def _end(self) -> None:
         pending, reply, problem, now = self._pending, self._reply, self._problem, self._context.now()
         with self._pen, write(self._context.database) as conn:
-            status = responses.add_events(conn, pending.id, without_nul(self._waiting), now)
+            status = responses.add_events(conn, pending.id, self._waiting, now)
             if problem is not None:
                 code = "invalid_prompt" if isinstance(problem, InvalidRequest) else "server_error"
                 last = reply.fail(_reason(problem), code)
@@ -134,12 +133,12 @@ class _Work:
                 last = reply.end(now, is_cancelled=status == "cancelled")
             if status == "cancelled":
                 reply.response["status"] = status
-            body, output = body_of(reply.response), without_nul(reply.response["output"])
+            body, output = body_of(reply.response), reply.response["output"]
             has_ended = responses.end_response(
                 conn, pending.id, pending.project_id, body, output, now, after=(*UNDER_WAY, "cancelled")
             )
             if has_ended:
-                responses.add_events(conn, pending.id, without_nul(last), now)
+                responses.add_events(conn, pending.id, last, now)
             if pending.conversation is not None:
                 if has_ended and body["status"] in ("completed", "incomplete"):
                     responses.give_to_conversation(conn, pending.id, pending.conversation)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from tunery.api.body import Body
-from tunery.api.chat.routes import ModelName
+from tunery.api.chat.routes import ModelName, SearchedText
 from tunery.domain.numbers import Int
 from tunery.texts import say
 from tunery.wire.responses.items import ID
@@ -29,8 +29,8 @@ def id_of(value: Any) -> Any:
 
 
 Id = Annotated[str, AfterValidator(an_id)]
-MetadataKey = Annotated[str, Field(max_length=64)]
-Metadata = Annotated[dict[MetadataKey, Annotated[str, Field(max_length=512)]], Field(max_length=MAX_METADATA)]
+MetadataKey = Annotated[SearchedText, Field(max_length=64)]
+Metadata = Annotated[dict[MetadataKey, Annotated[SearchedText, Field(max_length=512)]], Field(max_length=MAX_METADATA)]
 
 
 class Text(BaseModel):
@@ -95,7 +95,9 @@ class Item(BaseModel):
     type: str
 
 
-class NewConversation(Body):
+class NewConversation(BaseModel):
+    model_config = Body.model_config  # but U+0000, which an answer that comes back as an item may hold
+
     items: list[dict[str, Any]] | None = Field(None, max_length=MAX_NEW_ITEMS)
     metadata: Metadata | None = None
 
@@ -104,7 +106,9 @@ class ConversationUpdate(Body):
     metadata: Metadata | None
 
 
-class NewItems(Body):
+class NewItems(BaseModel):
+    model_config = Body.model_config
+
     items: list[dict[str, Any]] = Field(max_length=MAX_NEW_ITEMS)
 
 

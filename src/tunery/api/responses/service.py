@@ -14,7 +14,6 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from tunery.api import inference
-from tunery.api.body import without_nul
 from tunery.api.context import Context
 from tunery.domain.errors import InvalidRequest, TuneryError
 from tunery.domain.ids import new_id
@@ -324,8 +323,8 @@ def _keep(context: Context, pending: PendingResponse) -> None:
         if pending.is_kept:
             responses.insert_response(conn, stored(pending, response))
         if pending.is_kept or conversation is not None:
-            add(conn, items=without_nul(pending.own), direction="input")
-            add(conn, items=without_nul(response["output"]), direction="output")
+            add(conn, items=pending.own, direction="input")
+            add(conn, items=response["output"], direction="output")
         if pending.conversation is not None:
             conversations.unlock_conversation(conn, pending.conversation, pending.id)
 
@@ -338,7 +337,7 @@ def stored(pending: PendingResponse, response: Json, *, seen_at: int | None = No
         model=response["model"],
         status=response["status"],
         body=body_of(response),
-        metadata=without_nul(pending.sent.get("metadata")),
+        metadata=pending.sent.get("metadata"),
         previous_response_id=pending.sent.get("previous_response_id"),
         is_background=pending.sent.get("background") is True,
         seen_at=seen_at,
@@ -347,7 +346,7 @@ def stored(pending: PendingResponse, response: Json, *, seen_at: int | None = No
 
 def body_of(response: Json) -> Json:
     """What is kept of it beside its items."""
-    return without_nul({name: value for name, value in response.items() if name != "output"})
+    return {name: value for name, value in response.items() if name != "output"}
 
 
 def _lock(context: Context, caller: Caller, conversation: str, response_id: str) -> None:
