@@ -14,11 +14,12 @@ CHATML = (
 )
 
 
-def write_tiny_model(folder: Path) -> Path:
-    """A random two-layer llama with a byte tokenizer, in fp32, and a context of 2,048 tokens."""
+def write_tiny_model(folder: Path, merges: tuple[tuple[str, str], ...] = ()) -> Path:
+    """A random two-layer llama with a byte tokenizer, in fp32, and a context of 2,048 tokens. `merges`: pairs of bytes
+    that are a token, too."""
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    alphabet = special + sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(alphabet)}, merges=[]))
+    alphabet = special + sorted(pre_tokenizers.ByteLevel.alphabet()) + [a + b for a, b in merges]
+    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(alphabet)}, merges=[*merges]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])

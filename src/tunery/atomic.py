@@ -80,10 +80,11 @@ def _beside(path: Path) -> Path:
 
 
 def is_disk_full(exc: BaseException) -> bool:
-    """The blob store, safetensors and SQLite wrap the system's error in their own: then only the text tells."""
+    """The blob store, safetensors, SQLite and numpy wrap the system's error in their own: then only the text tells."""
     full, text = (errno.ENOSPC, errno.EDQUOT), str(exc)
     return (
         getattr(exc, "errno", None) in full
         or any(f"os error {number}" in text for number in full)
         or "database or disk is full" in text
+        or (" requested and " in text and text.endswith(" written"))  # numpy's tofile
     )

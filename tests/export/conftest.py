@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.serving.peft_adapters import write_adapter
+from tests.tiny_model import write_tiny_model
 from tunery.export.spec import ExportSpec
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -20,6 +21,12 @@ ROWS = [
     }
     for n in range(6)
 ]
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With merges in its tokenizer, without which llama.cpp reads none."""
+    return write_tiny_model(tmp_path_factory.mktemp("base"), (("o", "f"), ("Ġ", "c"), ("e", "r")))
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from tests.serving.conftest import make_settings
 from tests.serving.peft_adapters import base_model, generate, model_with
 from tests.serving.running import LocalEngine, generation, tokens
 from tunery.domain.errors import InvalidRequest
-from tunery.export import proof, write
+from tunery.export import proof, tensors, write
 from tunery.export.spec import FULL, ExportFailed, ExportSpec, explain, export_model
 from tunery.models.config import read_config
 
@@ -59,7 +59,7 @@ def test_both_forms_load_elsewhere_with_the_same_greedy_answer(
     assert answer(AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()) == served
     assert answer(model_with(tiny_model_dir, tmp_path / "adapter")) == served
     told = (tmp_path / "adapter" / "README.md").read_text()
-    assert write.hashes_of(tiny_model_dir)["model.safetensors"] in told
+    assert tensors.hashes_of(tiny_model_dir)["model.safetensors"] in told
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "merged", "rows.jsonl"]
 
 
@@ -100,9 +100,9 @@ def test_pieces_of_rows_make_the_whole(
     """The faster reference is the sum at once."""
     adapter = write.read_fitting(tuned_dir, read_config(tiny_model_dir))
     name = "model.layers.1.mlp.up_proj.weight"
-    stored = next(each for each in write.stored_tensors(tiny_model_dir) if each.name == name)
+    stored = next(each for each in tensors.stored_tensors(tiny_model_dir) if each.name == name)
     whole = torch.cat(list(stored.rows(adapter)))
-    monkeypatch.setattr(write, "CHUNK_NUMBERS", 64 * 5)
+    monkeypatch.setattr(tensors, "CHUNK_NUMBERS", 64 * 5)
     pieces = list(stored.rows(adapter))
     assert [len(piece) for piece in pieces] == [5] * 25 + [3]
     matrices = adapter.modules[name.removesuffix(".weight")]
@@ -168,7 +168,10 @@ def test_a_folder_that_is_there_and_one_that_is_being_written_are_left_alone(spe
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_leaves_nothing_behind(spec: ExportSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("form", "told"), [("merged", "File too large"), ("gguf", "no room on the disk")])
+def test_a_full_disk_leaves_nothing_behind(
+    form: str, told: str, changed: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The process really meets one: a file may not grow past the size that its limits set."""
     script = (
         "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
@@ -176,8 +179,8 @@ def test_a_full_disk_leaves_nothing_behind(spec: ExportSpec, tmp_path: Path, mon
         "runpy.run_module('tunery.export', run_name='__main__', alter_sys=True)"
     )
     monkeypatch.setattr("tunery.export.spec.EXPORTER", (sys.executable, "-c", script))
-    with pytest.raises(ExportFailed, match="File too large"):
-        export_model(spec, tmp_path / "out", quiet)
+    with pytest.raises(ExportFailed, match=told):
+        export_model(changed(format=form), tmp_path / "out", quiet)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".out.lock") == ["rows.jsonl"]
     assert explain(OSError(errno.ENOSPC, "No space left on device")) == FULL
 

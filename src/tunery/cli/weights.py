@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 class ExportFormat(StrEnum):
     ADAPTER = "adapter"
     MERGED = "merged"
+    GGUF = "gguf"
+    OLLAMA = "ollama"
+
+
+class NumberType(StrEnum):
+    F16 = "f16"
+    BF16 = "bf16"
+    Q8_0 = "q8_0"
 
 
 def export(
@@ -29,15 +37,19 @@ def export(
     format: Annotated[
         ExportFormat,
         typer.Option(
-            help="adapter: for PEFT and vLLM, beside the base. merged: whole weights for transformers and vLLM."
+            help="adapter: for PEFT and vLLM, beside the base. merged: whole weights for transformers and vLLM. "
+            "gguf: for llama.cpp and LM Studio. ollama: that with a Modelfile."
         ),
     ] = ExportFormat.MERGED,
+    type: Annotated[
+        NumberType, typer.Option(help="Of a GGUF file's numbers. q8_0 halves the file and rounds.")
+    ] = NumberType.F16,
     as_json: Json = False,
 ) -> None:
     """Write a fine-tuned model into a folder for other programs, proven to answer there as it does here. Reads this
     machine's home; the server need not run."""
     with download_bar() as report:
-        done = _export(name, format, to, report)
+        done = _export(name, format, type, to, report)
     if as_json:
         return emit_json(done)
     proof = done["proof"]
@@ -45,7 +57,7 @@ def export(
     console.print(f"{to}  proven with {proof['program']}: {same}", soft_wrap=True)
 
 
-def _export(name: str, format: ExportFormat, to: Path, report: "Progress") -> dict:
+def _export(name: str, format: ExportFormat, type: NumberType, to: Path, report: "Progress") -> dict:
     from tunery.export.spec import export_model, gather
     from tunery.models.catalog import Catalog
     from tunery.store import database, models
@@ -69,6 +81,7 @@ def _export(name: str, format: ExportFormat, to: Path, report: "Progress") -> di
             catalog=Catalog.load(settings.catalog),
             settings=settings,
             progress=report,
+            type=type.value,
         )
         done = export_model(spec, to, report)
     engine.dispose()

@@ -3,20 +3,23 @@
 Prompts and answers are rows that the job was validated with, or was trained on. At each token of the answers two things
 must be the same: which token is the most likely one, so that a greedy answer is the same word for word, and how likely
 the row's own token is. Both sides compute in fp32, so that what is seen is the export and not the rounding of sums.
+llama.cpp tells the likelihood of its own tokens only: it answers the prompts greedily, and its answers are compared.
 
 Our side is the engine's own forward pass, a layer in memory at a time.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import torch
 
 from tunery.chat.examples import Message
 from tunery.chat.render import Renderer
 from tunery.chat.template import RenderError
+from tunery.domain.errors import InvalidRequest
 from tunery.export.spec import ExportSpec
 from tunery.models.config import read_config
 from tunery.serving.forward.adapters import load_adapter
@@ -45,6 +48,9 @@ class Bound:
 BOUNDS = {
     "adapter": Bound(mean=0.002, largest=0.02, gap=0.01),  # the order of sums
     "merged": Bound(mean=0.03, largest=0.5, gap=0.1),  # rounding of the sum of weight and adapter to the base's type
+    "f16": Bound(mean=0.03, largest=0.5, gap=0.1),  # llama.cpp rounds activations, too
+    "bf16": Bound(mean=0.06, largest=1.0, gap=0.2),
+    "q8_0": Bound(mean=0.1, largest=2.0, gap=0.5),
 }
 
 
@@ -59,7 +65,7 @@ class Reading:
     """What a program says to the tokens of a sample from its start on."""
 
     best: list[int]  # the most likely token in the place of each
-    logprobs: list[float]  # of the tokens that stand there
+    logprobs: Sequence[float | None]  # of the tokens that stand there; None where the program does not tell
 
 
 @dataclass(frozen=True)
@@ -100,11 +106,15 @@ class Proof:
 def prove(spec: ExportSpec, target: Path) -> Proof:
     """Of the export in `target`."""
     renderer = Renderer.from_dir(spec.model_dir, completes=spec.completes)
+    asked = [] if spec.completes else list(conversations(renderer))
     samples = _samples(spec, renderer)
-    model, program = _load(spec, target)
-    theirs = [_read_off(model(sample.token_ids), sample) for sample in samples]
-    del model
-    rendered = [] if spec.completes else _render(target, list(conversations(renderer)))
+    if spec.format in ("gguf", "ollama"):
+        samples, theirs, rendered, program = _ask_llama_cpp(target / "model.gguf", samples, asked)
+    else:
+        model, program = _load(spec, target)
+        theirs = [_read_off(model(sample.token_ids), sample) for sample in samples]
+        del model
+        rendered = _render(target, asked)
     ours, gaps = read_here(spec, samples, [reading.best for reading in theirs])
     return compare(spec, program, list(zip(ours, theirs, strict=True)), gaps, rendered)
 
@@ -117,14 +127,15 @@ def compare(
     rendered: list[tuple[list[int], list[int]]],
 ) -> Proof:
     """Of our readings with the export's. `rendered`: token ids of conversations, ours and theirs."""
-    pairs = [pair for here, there in readings for pair in zip(here.logprobs, there.logprobs, strict=True)]
+    both = [pair for here, there in readings for pair in zip(here.logprobs, there.logprobs, strict=True)]
+    pairs = [(here, there) for here, there in both if here is not None and there is not None]
     differences = [abs(here - there) for here, there in pairs]
     best = [pair for here, there in readings for pair in zip(here.best, there.best, strict=True)]
     num = max(1, len(pairs))
     return Proof(
         program=program,
         num_prompts=len(readings),
-        num_tokens=len(pairs),
+        num_tokens=len(best),
         num_same_tokens=sum(here == there for here, there in best),
         largest_gap=_largest(gaps),
         mean_difference=sum(differences) / num,
@@ -132,7 +143,7 @@ def compare(
         loss_difference=sum(here - there for here, there in pairs) / num,
         num_templates=len(rendered),
         num_same_templates=sum(here == there for here, there in rendered),
-        bound=BOUNDS[spec.format],
+        bound=BOUNDS.get(spec.format) or BOUNDS[spec.type],
     )
 
 
@@ -264,3 +275,53 @@ def _render(target: Path, asked: list[tuple[list[Message], list[int]]]) -> list[
     tokenizer = AutoTokenizer.from_pretrained(target)
     how = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
     return [(ids, tokenizer.apply_chat_template(messages, **how)) for messages, ids in asked]
+
+
+NUM_ANSWER_TOKENS = 24
+TIMEOUT_S = 600.0  # for one answer of a large model on a busy machine
+Rendered = list[tuple[list[int], list[int]]]
+
+
+def _ask_llama_cpp(
+    file: Path, samples: list[Sample], asked: list[tuple[list[Message], list[int]]]
+) -> tuple[list[Sample], list[Reading], Rendered, str]:
+    """The prompts with llama.cpp's greedy answers to them, what it says to these, and the conversations' ids. Raises
+    InvalidRequest without xllamacpp."""
+    try:
+        import xllamacpp
+    except ImportError as exc:
+        raise InvalidRequest(
+            "llama.cpp, which proves the file, is not installed: pip install 'tunery[llamacpp]'.", param="format"
+        ) from exc
+    params = xllamacpp.CommonParams()  # pyright: ignore[reportAttributeAccessIssue]
+    params.model.path, params.n_ctx, params.verbosity, params.warmup = str(file), 2 * MAX_SAMPLE_TOKENS, -1, False
+    params.use_jinja = True
+    server = xllamacpp.Server(params)  # pyright: ignore[reportAttributeAccessIssue]
+    answered, readings = [], []
+    with httpx.Client(base_url=server.listening_address, timeout=TIMEOUT_S) as client:
+        for sample in samples:
+            prompt = sample.token_ids[: sample.start] if sample.start > 1 else sample.token_ids
+            reading = _greedy(client, prompt)
+            answered.append(Sample(prompt + reading.best, len(prompt)))
+            readings.append(reading)
+        rendered = [(ids, _as_rendered(client, messages)) for messages, ids in asked]
+    return answered, readings, rendered, f"llama.cpp (xllamacpp {xllamacpp.__version__})"
+
+
+def _greedy(client: httpx.Client, prompt: list[int]) -> Reading:
+    """The answer, up to its end, and how likely llama.cpp finds each of its tokens. It keeps that to itself for a token
+    that ends within a character."""
+    request = {"prompt": prompt, "n_predict": NUM_ANSWER_TOKENS, "temperature": 0, "n_probs": 1, "return_tokens": True}
+    done = client.post("/completion", json=request).raise_for_status().json()
+    entries = done.get("completion_probabilities", [])[::-1]
+    logprobs: list[float | None] = []
+    for token in done["tokens"]:
+        logprobs.append(entries.pop()["logprob"] if entries and entries[-1]["id"] == token else None)
+    return Reading(done["tokens"], logprobs)
+
+
+def _as_rendered(client: httpx.Client, messages: list[Message]) -> list[int]:
+    """By the template in the file."""
+    text = client.post("/apply-template", json={"messages": messages}).raise_for_status().json()["prompt"]
+    asked = {"content": text, "add_special": True, "parse_special": True}
+    return client.post("/tokenize", json=asked).raise_for_status().json()["tokens"]

@@ -32,7 +32,8 @@ from tunery.store.database import read
 
 log = logging.getLogger(__name__)
 
-Format = Literal["adapter", "merged"]
+Format = Literal["adapter", "merged", "gguf", "ollama"]
+NumberType = Literal["f16", "bf16", "q8_0"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 EXPORTER = (sys.executable, "-m", "tunery.export")
 NUM_ROWS = 8  # of the job's file, from which the proof takes its prompts
@@ -51,6 +52,7 @@ class ExportSpec:
     completes: bool
     rows: Path | None  # the first rows of the file that the job was validated with, or trained on
     method: str  # of these rows
+    type: NumberType = "f16"  # of the numbers in a GGUF file
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), default=str), "utf-8")
@@ -76,6 +78,7 @@ def gather(
     catalog: Catalog,
     settings: Settings,
     progress: Progress,
+    type: NumberType = "f16",
 ) -> ExportSpec:
     """Bring what the export needs into `folder`. Raises TuneryError when a part is gone."""
     base = next((each for each in catalog if each.name == model.base_model), None)
@@ -97,6 +100,7 @@ def gather(
         completes=base.completes,
         rows=rows,
         method=method,
+        type=type,
     )
 
 

@@ -1,25 +1,18 @@
-"""Writes the files of an export. What transformers, PEFT and vLLM read is written here.
+"""Writes the files of an export. What transformers, PEFT and vLLM read is written here."""
 
-Weights pass tensor by tensor, and where an adapter is added to them a few rows at a time, so that the largest tensor
-and not the model is what must fit into memory.
-"""
-
-import hashlib
 import json
 import shutil
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import safe_open
 
 from tunery.chat.render import Renderer
 from tunery.domain.errors import InvalidRequest
 from tunery.export.proof import prove
 from tunery.export.spec import ExportFailed, ExportSpec
+from tunery.export.tensors import StoredTensor, hashes_of, stored_tensors
 from tunery.models.adapter_config import CONFIG_FILE, WEIGHTS_FILE
 from tunery.models.adapter_files import AdapterFiles, read_adapter
 from tunery.models.config import ModelConfig, module_sizes, read_config
@@ -27,7 +20,6 @@ from tunery.models.sources.base import Progress
 
 REPORT = "export.json"
 SHARD_BYTES = 4_000_000_000
-CHUNK_NUMBERS = 8 * 1024 * 1024  # that are added to at a time: 32 MB in fp32
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
@@ -39,12 +31,18 @@ def export(spec: ExportSpec, target: Path, progress: Progress) -> dict[str, Any]
     base = {"name": spec.base, "source": spec.source, "sha256": hashes_of(spec.model_dir)}
     if spec.format == "adapter":
         _write_adapter(spec, target)
-    else:
+    elif spec.format == "merged":
         write_merged(spec.model_dir, adapter, target, progress)
-    write_settings(spec, target)
+    else:
+        from tunery.export import llama_cpp
+
+        llama_cpp.write_gguf(spec, adapter, target, progress)
+    if spec.format in ("adapter", "merged"):
+        write_settings(spec, target)
     progress("proving", 0, None)
     proof = prove(spec, target)
-    report = {"model": spec.name, "format": spec.format, "base": base, "proof": proof.to_dict()}
+    form = {"format": spec.format, **({"type": spec.type} if spec.format in ("gguf", "ollama") else {})}
+    report = {"model": spec.name, **form, "base": base, "proof": proof.to_dict()}
     if not proof.agrees:
         raise ExportFailed(f"The export was thrown away: it answers otherwise than {spec.name}. {proof.summary}")
     (target / REPORT).write_text(json.dumps(report, indent=2) + "\n", "utf-8")
@@ -63,15 +61,6 @@ def read_fitting(folder: Path, config: ModelConfig) -> AdapterFiles:
         }
     )
     return adapter
-
-
-def hashes_of(model_dir: Path) -> dict[str, str]:
-    """SHA-256 of each file of weights."""
-    found: dict[str, str] = {}
-    for path in sorted(model_dir.glob("*.safetensors")):
-        with path.open("rb") as file:
-            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
 
 
 def _write_adapter(spec: ExportSpec, target: Path) -> None:
@@ -102,47 +91,6 @@ def write_settings(spec: ExportSpec, target: Path) -> None:
 # ---- weights
 
 
-@dataclass(frozen=True)
-class StoredTensor:
-    """One of a model dir's files. Opened anew for each: a file that stays open keeps all that was read in memory."""
-
-    name: str
-    path: Path
-    shape: tuple[int, ...]
-    dtype: str  # as safetensors writes it
-    num_bytes: int
-
-    def rows(self, adapter: AdapterFiles | None) -> Iterator[torch.Tensor]:
-        """The tensor in its type, with what the adapter adds to it, in pieces of rows. [rows, in], or of any shape."""
-        module = self.name.removesuffix(".weight")
-        matrices = adapter.modules.get(module) if adapter else None
-        with safe_open(self.path, framework="pt") as file:
-            tensor = file.get_tensor(self.name)
-            if adapter is None or matrices is None:
-                yield tensor
-                return
-            b, a = matrices.b.float() * adapter.config.scaling_of(module), matrices.a.float()
-            step = max(1, CHUNK_NUMBERS // self.shape[1])
-            for begin in range(0, self.shape[0], step):
-                part = slice(begin, begin + step)
-                yield torch.addmm(tensor[part].float(), b[part], a).to(tensor.dtype)
-
-
-def stored_tensors(model_dir: Path) -> list[StoredTensor]:
-    """In the order of the files, by name. Raises InvalidRequest where there are none."""
-    found: list[StoredTensor] = []
-    for path in sorted(model_dir.glob("*.safetensors")):
-        with path.open("rb") as file:
-            header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-        for name, entry in sorted(header.items()):
-            if name != "__metadata__":
-                begin, end = entry["data_offsets"]
-                found.append(StoredTensor(name, path, tuple(entry["shape"]), entry["dtype"], end - begin))
-    if not found:
-        raise InvalidRequest(f"{str(model_dir)!r} holds no .safetensors file.")
-    return found
-
-
 def write_merged(
     model_dir: Path,
     adapter: AdapterFiles | None,
@@ -167,7 +115,7 @@ def write_merged(
             for each in shard:
                 progress("writing", done, total)
                 for piece in each.rows(adapter):
-                    piece.contiguous().view(-1).view(torch.uint8).numpy().tofile(file)
+                    file.write(piece.contiguous().view(-1).view(torch.uint8).numpy().data)
                 done += each.num_bytes
         places |= {each.name: name for each in shard}
     if len(shards) > 1:
@@ -216,12 +164,33 @@ model = AutoModelForCausalLM.from_pretrained(".")
 ```
 
 `vllm serve .` serves it.""",
+    "gguf": """Weights with the adapter in them, tokenizer, template and the tokens that end an answer, in one file:
+
+```sh
+llama-server --model model.gguf --jinja
+```
+
+LM Studio takes the file as it is.""",
+    "ollama": """Weights with the adapter in them in one file, and beside it how Ollama is to ask it:
+
+```sh
+ollama create tuned --file Modelfile
+ollama run tuned
+```""",
+}
+
+
+_WHAT = {
+    "adapter": "a PEFT adapter",
+    "merged": "whole weights",
+    "gguf": "a GGUF file",
+    "ollama": "a GGUF file with a Modelfile",
 }
 
 
 def _readme(spec: ExportSpec, base: dict[str, Any], proof: str) -> str:
     hashes = "\n".join(f"- `{name}`: {digest}" for name, digest in base["sha256"].items())
-    library = "peft" if spec.format == "adapter" else "transformers"
+    library = {"adapter": "peft", "merged": "transformers"}.get(spec.format, "gguf")
     return f"""---
 library_name: {library}
 pipeline_tag: text-generation
@@ -229,10 +198,10 @@ pipeline_tag: text-generation
 
 # {spec.name}
 
-A fine-tuned model, exported by Tunery as {"a PEFT adapter" if library == "peft" else "whole weights"}.
+A fine-tuned model, exported by Tunery as {_WHAT[spec.format]}.
 {_LOADING[spec.format]}
 
-Prompts must be rendered by the chat template that lies here (`apply_chat_template` does), as they were in training.
+Prompts must be rendered by the chat template that comes with it, as they were in training; the programs above do.
 
 ## Base model
 

@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 CONTROL_TOKEN = 3  # GGUF's token type of special tokens
 
-_LAYER_NAMES = {
+LAYER_NAMES = {
     "attn_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -27,7 +27,7 @@ _LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
 class UnsupportedGGUF(ValueError):
@@ -172,10 +172,10 @@ def _tensor_name(name: str) -> str | None:
     """transformers' name, or None for tables that transformers computes itself."""
     parts = name.split(".")
     if parts[0] == "blk":
-        return f"model.layers.{parts[1]}.{_LAYER_NAMES[parts[2]]}.{parts[3]}"
+        return f"model.layers.{parts[1]}.{LAYER_NAMES[parts[2]]}.{parts[3]}"
     if parts[0] == "rope_freqs":
         return None
-    return f"{_TOP_NAMES[parts[0]]}.{parts[1]}"
+    return f"{TOP_NAMES[parts[0]]}.{parts[1]}"
 
 
 def _unpermute(array: np.ndarray, heads: int) -> np.ndarray:

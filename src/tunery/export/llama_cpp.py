@@ -1,0 +1,279 @@
+"""The GGUF file that llama.cpp, Ollama and LM Studio load, and Ollama's Modelfile.
+
+The adapter is part of the weights. What makes an answer right beside them lies in the file's metadata: how text is
+split into tokens, which tokens end an answer, and the chat template. Tensors pass one at a time.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from gguf.constants import GGMLQuantizationType as Kind
+from gguf.constants import LlamaFileType
+
+from tunery.chat.examples import Message
+from tunery.chat.render import Renderer
+from tunery.chat.template import RenderError
+from tunery.domain.errors import InvalidRequest
+from tunery.export.spec import ExportSpec
+from tunery.export.tensors import StoredTensor, stored_tensors
+from tunery.models.adapter_files import AdapterFiles
+from tunery.models.config import ModelConfig, read_config
+from tunery.models.rope import rope_frequencies
+from tunery.models.sources.base import Progress
+from tunery.models.sources.gguf import CONTROL_TOKEN, LAYER_NAMES, TOP_NAMES
+
+USER_TOKEN, NORMAL_TOKEN, UNUSED_TOKEN = 4, 1, 5
+FILE = "model.gguf"
+TYPES = {
+    "f16": (Kind.F16, LlamaFileType.MOSTLY_F16),
+    "bf16": (Kind.BF16, LlamaFileType.MOSTLY_BF16),
+    "q8_0": (Kind.Q8_0, LlamaFileType.MOSTLY_Q8_0),
+}
+_HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}  # Qwen 3
+_NAMES = {theirs: ours for ours, theirs in {**LAYER_NAMES, **_HEAD_NORMS}.items()}
+_TOPS = {theirs: ours for ours, theirs in TOP_NAMES.items()}
+# How text is split before tokens are made of it: by what tokenizer.json says, the name that llama.cpp has for it.
+_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SPLITS = {_SPLIT % r"\p{N}{1,3}": "llama-bpe", _SPLIT % r"\p{N}": "qwen2"}
+
+
+def write_gguf(spec: ExportSpec, adapter: AdapterFiles | None, target: Path, progress: Progress) -> None:
+    """`model.gguf`, and for Ollama `Modelfile`. Raises InvalidRequest for a tokenizer that has no name in llama.cpp."""
+    model_dir = spec.model_dir
+    config = read_config(model_dir)
+    writer = gguf.GGUFWriter(target / FILE, "llama" if config.model_type == "mistral" else config.model_type)
+    kind, file_type = TYPES[spec.type]
+    writer.add_name(spec.name)
+    writer.add_file_type(file_type)
+    _add_shape(writer, config)
+    _add_tokenizer(writer, model_dir, config)
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set[str]()
+    tensors = [each for each in stored_tensors(model_dir) if each.name not in tied]
+    kinds = [_kind_of(each, kind) for each in tensors]
+    if factors := _rope_factors(config):
+        writer.add_tensor_info("rope_freqs.weight", (len(factors),), np.dtype(np.float32), 4 * len(factors))
+    for each, chosen in zip(tensors, kinds, strict=True):
+        num_bytes = _num_bytes(each.shape, chosen)
+        writer.add_tensor_info(_name_of(each.name), each.shape, np.dtype(np.float32), num_bytes, chosen)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    if factors:
+        writer.write_tensor_data(np.array(factors, np.float32))
+    total, done = sum(each.num_bytes for each in tensors), 0
+    for each, chosen in zip(tensors, kinds, strict=True):
+        progress("writing", done, total)
+        values = torch.cat([piece.float() for piece in each.rows(adapter, torch.float32)]).numpy()
+        writer.write_tensor_data(gguf.quants.quantize(_as_stored(each.name, values, config), chosen))
+        done += each.num_bytes
+    writer.close()
+    if spec.format == "ollama":
+        (target / "Modelfile").write_text(modelfile(Renderer.from_dir(model_dir), config), "utf-8")
+
+
+def _kind_of(tensor: StoredTensor, wanted: Kind) -> Kind:
+    """Norms and biases in fp32; a row that does not fill its blocks as plain halves."""
+    if len(tensor.shape) == 1:
+        return Kind.F32
+    block, _ = gguf.GGML_QUANT_SIZES[wanted]
+    return wanted if tensor.shape[-1] % block == 0 else Kind.F16
+
+
+def _num_bytes(shape: tuple[int, ...], kind: Kind) -> int:
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    return int(np.prod(shape)) // block * size
+
+
+def _name_of(name: str) -> str:
+    """llama.cpp's. Raises InvalidRequest."""
+    module, _, part = name.rpartition(".")
+    if module in _TOPS:
+        return f"{_TOPS[module]}.{part}"
+    parts = module.split(".", 3)
+    if len(parts) == 4 and parts[:2] == ["model", "layers"] and parts[3] in _NAMES:
+        return f"blk.{parts[2]}.{_NAMES[parts[3]]}.{part}"
+    raise InvalidRequest(f"The tensor {name!r} has no place in a GGUF file.", param="format")
+
+
+def _as_stored(name: str, values: np.ndarray[Any, Any], config: ModelConfig) -> np.ndarray[Any, Any]:
+    """llama.cpp's llama rotates pairs that lie side by side, transformers' the two halves of a head.
+
+    values [out, in] or [out].
+    """
+    heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads}.get(name.split(".")[-2])
+    if heads is None or config.model_type not in ("llama", "mistral"):
+        return values
+    split = values.reshape(heads, 2, values.shape[0] // heads // 2, *values.shape[1:])
+    return np.ascontiguousarray(split.swapaxes(1, 2).reshape(values.shape))
+
+
+def _rope_factors(config: ModelConfig) -> list[float]:
+    """By how much Llama 3's rule slows each frequency; none for other rules."""
+    if config.rope["rope_type"] != "llama3":
+        return []
+    plain = rope_frequencies({**config.rope, "rope_type": "default"}, config.head_dim)
+    return (plain / rope_frequencies(config.rope, config.head_dim)).tolist()
+
+
+def _add_shape(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
+    writer.add_context_length(config.context_length)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_heads)
+    writer.add_head_count_kv(config.num_kv_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope["rope_theta"])
+    if config.rope["rope_type"] == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(config.rope["factor"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, model_dir: Path, config: ModelConfig) -> None:
+    document = json.loads((model_dir / "tokenizer.json").read_text("utf-8"))
+    renderer = Renderer.from_dir(model_dir)
+    added = {token["id"]: token for token in document.get("added_tokens", ())}
+    names = {index: text for text, index in document["model"]["vocab"].items()}
+    names |= {index: token["content"] for index, token in added.items()}
+    kinds = {index: CONTROL_TOKEN if token["special"] else USER_TOKEN for index, token in added.items()}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(_split_of(document))
+    writer.add_token_list([names.get(index, f"[PAD{index}]") for index in range(config.vocab_size)])
+    writer.add_token_types(
+        [kinds.get(index, NORMAL_TOKEN if index in names else UNUSED_TOKEN) for index in range(config.vocab_size)]
+    )
+    merges = document["model"]["merges"]
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
+    writer.add_add_bos_token(False)  # the template writes all that stands before a prompt
+    for name, add in (
+        ("bos_token", writer.add_bos_token_id),
+        ("eos_token", writer.add_eos_token_id),
+        ("unk_token", writer.add_unk_token_id),
+        ("pad_token", writer.add_pad_token_id),
+    ):
+        index = renderer.tokenizer.token_to_id(renderer.special_tokens.get(name, ""))
+        if index is not None:
+            add(index)
+    if (end := renderer.tokenizer.token_to_id(renderer.end_of_turn)) is not None:
+        writer.add_eot_token_id(end)
+    writer.add_chat_template(renderer.template.source)
+
+
+def _split_of(document: dict[str, Any]) -> str:
+    """Raises InvalidRequest for a tokenizer that llama.cpp's names are not known of here."""
+    rule = document.get("pre_tokenizer") or {}
+    steps = rule.get("pretokenizers", [rule])
+    kinds = [step.get("type") for step in steps]
+    if document["model"]["type"] == "BPE" and document["model"]["merges"] and kinds[-1] == "ByteLevel":
+        if kinds == ["ByteLevel"]:
+            return "gpt-2"
+        if kinds == ["Digits", "ByteLevel"] and steps[0]["individual_digits"]:
+            return "smollm"
+        found = _SPLITS.get(steps[0].get("pattern", {}).get("Regex", "")) if kinds[0] == "Split" else None
+        if found:
+            return found
+    raise InvalidRequest(
+        "The base's tokenizer splits text in a way whose name in llama.cpp is not known here. Export the model as "
+        "'merged': llama.cpp's own convert_hf_to_gguf.py may know it.",
+        param="format",
+    )
+
+
+# ---- Ollama
+
+DEFAULT_CONTEXT = 8192  # tokens; more memory is asked for where somebody wants more
+
+
+def modelfile(renderer: Renderer, config: ModelConfig) -> str:
+    """Ollama reads a GGUF file's template only where it knows it already, so the Modelfile spells it out in Ollama's
+    own language. Raises InvalidRequest where it cannot be said in that."""
+    stops = {renderer.tokenizer.id_to_token(index) for index in renderer.eos_ids} | {renderer.end_of_turn}
+    lines = [f"FROM ./{FILE}", f'TEMPLATE """{frames_of(renderer).as_go_template()}"""']
+    lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in sorted(filter(None, stops))]
+    lines += [f"PARAMETER num_ctx {min(config.context_length, DEFAULT_CONTEXT)}", "PARAMETER temperature 1"]
+    lines += ["PARAMETER top_p 1", "PARAMETER top_k 0", "PARAMETER repeat_penalty 1"]  # as the API answers by default
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What a template writes around the text of each message."""
+
+    with_system: str  # at the beginning of a conversation, before the text of its system message
+    without_system: str  # at the beginning of one that has none
+    before: dict[str, str]  # by role
+    behind: dict[str, str]
+    answer: str  # before the answer that is asked for
+
+    def render(self, messages: list[Message]) -> str:
+        """What `as_go_template` makes of them."""
+        text = "" if messages[0]["role"] == "system" else self.without_system
+        for message in messages:
+            role = message["role"]
+            text += self.before.get(role, self.with_system) + message["content"] + self.behind[role]
+        return text + self.answer
+
+    def as_go_template(self) -> str:
+        """In one line, each text as a string of Go: blanks between actions would be written, too."""
+
+        def turn(role: str) -> str:
+            before = self.before.get(role, self.with_system)
+            return f'if eq .Role "{role}" }}}}{_go(before)}{{{{ .Content }}}}{_go(self.behind[role])}'
+
+        first = f'{{{{ if and (eq $i 0) (ne .Role "system") }}}}{_go(self.without_system)}{{{{ end }}}}'
+        turns = "{{ else ".join(turn(role) for role in ("system", "user", "assistant"))
+        return f"{{{{ range $i, $m := .Messages }}}}{first}{{{{ {turns}{{{{ end }}}}{{{{ end }}}}{_go(self.answer)}"
+
+
+def _go(text: str) -> str:
+    return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if text else ""
+
+
+def frames_of(renderer: Renderer) -> Frames:
+    """Read off what the template writes, and held against it. Raises InvalidRequest where it does not write frames."""
+    render, end = renderer.template.render, renderer.end_of_turn
+    system, user, answer = ({"role": role, "content": f"@{role}@"} for role in ("system", "user", "assistant"))
+    try:
+        text, alone = render([system, user, answer, user]), render([user])
+        head, rest = text.split(system["content"])
+        behind_system, rest = rest.split(user["content"], 1)
+        behind_user, rest = rest.split(answer["content"])
+        behind_system, before_user = _split(behind_system, end)
+        behind_user, before_answer = _split(behind_user, end)
+        frames = Frames(
+            with_system=head,
+            without_system=alone.split(user["content"])[0].removesuffix(before_user),
+            before={"user": before_user, "assistant": before_answer},
+            behind={
+                "system": behind_system,
+                "user": behind_user,
+                "assistant": _split(rest.split(user["content"])[0], end)[0],
+            },
+            answer=render([user], add_generation_prompt=True)[len(alone) :],
+        )
+        for turns in ([user], [system, user], [user, answer, user], [system, user, answer, user]):
+            if frames.render(turns) != render(turns, add_generation_prompt=True):
+                raise ValueError("it writes more than a frame around each message")
+    except (ValueError, RenderError) as exc:
+        raise InvalidRequest(
+            f"The base's template cannot be said in Ollama's language: {exc}. Export the model as 'gguf'.",
+            param="format",
+        ) from exc
+    return frames
+
+
+def _split(gap: str, end: str) -> tuple[str, str]:
+    """What stands between two messages: behind the first up to its closing token and blanks, before the second."""
+    behind = gap.index(end) + len(end)
+    while behind < len(gap) and gap[behind].isspace():
+        behind += 1
+    return gap[:behind], gap[behind:]

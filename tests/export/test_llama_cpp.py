@@ -1,0 +1,126 @@
+"""GGUF files answer in llama.cpp as the engine does, with the template and the stop tokens they were given."""
+
+import json
+import shutil
+from pathlib import Path
+
+import gguf
+import pytest
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from tests.export.conftest import Change
+from tests.tiny_model import CHATML
+from tunery.chat.render import Renderer
+from tunery.domain.errors import InvalidRequest
+from tunery.export import llama_cpp, write
+from tunery.export.llama_cpp import frames_of
+from tunery.models.config import read_config
+
+
+def quiet(what: str, done: int, total: int | None) -> None:
+    pass
+
+
+@pytest.mark.parametrize("type", ["f16", "bf16", "q8_0"])
+def test_a_file_answers_in_llama_cpp_as_the_model_does_here(type: str, changed: Change, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    report = write.export(changed(format="ollama", type=type), out, quiet)
+    proof = report["proof"]
+    assert proof["program"].startswith("llama.cpp")
+    assert proof["num_tokens"] > 40
+    assert proof["num_same_templates"] == proof["num_templates"] == 4
+    if type == "f16":
+        assert proof["num_same_tokens"] == proof["num_tokens"]
+    assert {path.name for path in out.iterdir()} == {"model.gguf", "Modelfile", "export.json", "README.md"}
+    fields = gguf.GGUFReader(out / "model.gguf").fields
+    assert fields["tokenizer.chat_template"].contents() == CHATML
+    assert fields["tokenizer.ggml.eos_token_id"].contents() == 2
+    modelfile = (out / "Modelfile").read_text()
+    assert 'PARAMETER stop "<|im_end|>"' in modelfile
+    assert "PARAMETER num_ctx 2048" in modelfile
+
+
+def base_with(folder: Path, given: Path, kind: str) -> Path:
+    """The tiny tokenizer under another architecture."""
+    folder.mkdir()
+    sizes = {
+        "vocab_size": 262, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048, "bos_token_id": 1,
+        "eos_token_id": 2, "pad_token_id": 2, "initializer_range": 0.1,
+    }  # fmt: skip
+    stretched = {
+        "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }  # fmt: skip
+    model = {
+        "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**sizes)),
+        "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=16)),
+        "llama3": lambda: LlamaForCausalLM(LlamaConfig(**sizes, head_dim=16, rope_parameters=stretched)),
+        "linear": lambda: LlamaForCausalLM(
+            LlamaConfig(**sizes, head_dim=16, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0})
+        ),
+    }[kind]()
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(given / name, folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama3", "linear"])
+def test_each_architecture_is_written_as_llama_cpp_computes_it(
+    kind: str, changed: Change, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """Biases, norms of heads, untied heads, and slowed rotations."""
+    base = base_with(tmp_path / "base", tiny_model_dir, kind)
+    (tmp_path / "out").mkdir()
+    spec = changed(format="gguf", model_dir=base, adapter_dir=None)
+    assert write.export(spec, tmp_path / "out", quiet)["proof"]["agrees"]
+
+
+def test_a_tokenizer_without_a_name_in_llama_cpp_is_refused(
+    changed: Change, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model_dir, base)
+    document = json.loads((base / "tokenizer.json").read_text())
+    document["pre_tokenizer"] = {"type": "Whitespace"}
+    (base / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(InvalidRequest, match="not known here"):
+        llama_cpp.write_gguf(changed(format="gguf", model_dir=base), None, tmp_path, quiet)
+
+
+LLAMA3 = (
+    "{{ '<|endoftext|>' }}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n\n'"
+    " + message['content'] + '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n\n' }}{% endif %}"
+)
+WITH_DEFAULT = (
+    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}" + CHATML
+)
+
+
+def renderer_with(template: str, given: Path, folder: Path) -> Renderer:
+    shutil.copytree(given, folder)
+    (folder / "chat_template.jinja").write_text(template)
+    return Renderer.from_dir(folder)
+
+
+@pytest.mark.parametrize("template", [CHATML, LLAMA3, WITH_DEFAULT], ids=["chatml", "llama 3", "default system"])
+def test_the_modelfile_writes_what_the_template_writes(template: str, tiny_model_dir: Path, tmp_path: Path) -> None:
+    renderer = renderer_with(template, tiny_model_dir, tmp_path / "base")
+    frames = frames_of(renderer)
+    said = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "b"), ("user", "c"))]
+    for messages in (said, said[:1], [{"role": "system", "content": "s"}, *said]):
+        assert frames.render(messages) == renderer.template.render(messages, add_generation_prompt=True)
+    assert "{{ .Content }}" in llama_cpp.modelfile(renderer, read_config(tiny_model_dir))
+
+
+def test_a_template_that_changes_texts_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    renderer = renderer_with(
+        "{% for message in messages %}{{ loop.index }}{{ message['content'] }}<|im_end|>{% endfor %}",
+        tiny_model_dir,
+        tmp_path / "base",
+    )
+    with pytest.raises(InvalidRequest, match="Ollama"):
+        frames_of(renderer)
