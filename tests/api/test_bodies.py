@@ -18,10 +18,12 @@ from tests.loops import run
 from tunery.api import body
 from tunery.api.app import ROUTERS
 from tunery.api.body import MAX_JSON_BYTES
+from tunery.api.chat.routes import ChatRequest
 from tunery.api.routing import Route
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.json_body import MAX_DEPTH, MAX_VALUES, read_json
 from tunery.domain.tenants import Role
+from tunery.serving.http.schemas import ChatRequest as EngineChatRequest
 
 MB = 1024 * 1024
 JOBS = "/v1/fine_tuning/jobs"
@@ -302,3 +304,12 @@ def test_every_integer_of_a_body_may_come_as_a_float_without_a_fraction(kind: ty
 
 def test_bodies_hold_integers() -> None:
     assert len(INTEGERS) > 20
+
+
+@pytest.mark.parametrize("kind", [ChatRequest, EngineChatRequest])
+def test_messages_beyond_what_openai_takes_are_refused_before_they_are_rendered(kind: type[BaseModel]) -> None:
+    """Sixty thousand tiny ones are a minute of rendering, whoever sends them to the engine."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "a"}] * 2048}
+    kind.model_validate(body)
+    with pytest.raises(ValidationError, match="at most 2048 items"):
+        kind.model_validate({**body, "messages": [*body["messages"], *body["messages"][:1]]})

@@ -15,7 +15,7 @@ from tests.dashboard.stand import Stand
 from tunery.dashboard.comparison import read_result
 from tunery.dashboard.connection import Connection
 from tunery.dashboard.jobs.create import create_split
-from tunery.dashboard.lines import questions
+from tunery.dashboard.lines import chat_examples
 from tunery.dashboard.models import Model
 from tunery.domain.ids import new_id
 from tunery.domain.tenants import ApiKey, Role, User, hash_secret, key_hint, lookup_prefix
@@ -76,7 +76,7 @@ def test_a_comparison_without_figures_shows_its_answers_on_a_phone_too(visitor: 
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085", "\x0b"])
 def test_marks_that_only_look_like_line_ends_are_text(mark: str) -> None:
     row = {"messages": [{"role": "user", "content": f"a{mark}b"}, {"role": "assistant", "content": f"c{mark}d"}]}
-    (found,) = questions(json.dumps(row, ensure_ascii=False) + "\n")
+    (found,) = chat_examples(json.dumps(row, ensure_ascii=False) + "\n")
     assert (found.line, found.answer_text) == (1, f"c{mark}d")
 
 

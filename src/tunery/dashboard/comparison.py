@@ -9,14 +9,13 @@ import json
 import re
 import time
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from openai import APIError, AuthenticationError, PermissionDeniedError
 from pydantic import BaseModel, Field, FiniteFloat, NonNegativeFloat, NonNegativeInt
 
 from tunery.dashboard.connection import Connection, explain
-from tunery.dashboard.lines import few_shots, questions
+from tunery.dashboard.lines import chat_examples, few_shots
 from tunery.dashboard.models import Model
 from tunery.datasets.conversations import Conversation
 from tunery.domain.answers import is_exact
@@ -89,7 +88,7 @@ class Runner:
         that were answered before that stay."""
         plan, comparison = self.comparison.plan, self.comparison
         text = (await self.connection.client.files.content(plan.file_id)).text
-        examples = list(islice(questions(text), plan.max_rows))
+        examples = chat_examples(text, plan.max_rows)
         if not examples:
             raise NoExamples
         if plan.shots_file:

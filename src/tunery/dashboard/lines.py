@@ -1,14 +1,16 @@
 """The rows of a dataset as questions with their answers, and as turns before a question."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from tunery.datasets.conversations import Conversation, read_conversations
 
 
-def questions(text: str) -> Iterator[Conversation]:
-    """The rows that a model can be asked and whose text answer it can be compared with."""
-    return (row for row in _conversations(text) if row.messages and row.answer_text is not None)
+def chat_examples(text: str, most: int | None = None) -> list[Conversation]:
+    """The first rows that a model can be asked and whose text answer it can be compared with."""
+    found = (row for row in _conversations(text) if row.messages and row.answer_text is not None)
+    return list(islice(found, most))
 
 
 def few_shots(text: str, wanted: int) -> list[dict[str, Any]]:

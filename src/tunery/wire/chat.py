@@ -12,6 +12,8 @@ from tunery.domain.json_body import as_list, as_object
 from tunery.domain.usage import TokenUsage
 from tunery.texts import say
 
+MAX_MESSAGES = 2048  # of a chat, as at OpenAI: they are all rendered before their tokens can be counted
+
 Json = dict[str, Any]
 
 # ---- parameters: docs/api.md prints these tables; a request is checked against one

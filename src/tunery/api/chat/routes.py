@@ -15,6 +15,7 @@ from tunery.api.routing import Router
 from tunery.domain.errors import TuneryError
 from tunery.domain.numbers import whole_number
 from tunery.domain.tenants import Caller
+from tunery.wire.chat import MAX_MESSAGES
 from tunery.wire.stream import write_event
 
 router = Router(tags=["Inference"])
@@ -50,7 +51,7 @@ class Sent(BaseModel):
 
 
 class ChatRequest(Sent):
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_MESSAGES)
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     store: bool | None = None
