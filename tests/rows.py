@@ -5,9 +5,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, Table, select
 
+from tunery.domain.completions import StoredCompletion
 from tunery.domain.ids import new_id
 from tunery.domain.models import FineTunedModel
+from tunery.domain.responses import StoredResponse
+from tunery.store import completions, responses
 from tunery.store.tables import outbox, usage_records
+from tunery.wire.responses.items import message, output_text
+from tunery.wire.responses.reply import new_response
 
 
 def ledger(conn: Connection, project_id: str) -> Sequence[Row[Any]]:
@@ -40,3 +45,43 @@ def fine_tuned_model(**values: Any) -> FineTunedModel:
         "owned_by": "org",
     }
     return FineTunedModel(**defaults | values)
+
+
+def store_completion(
+    conn: Connection, project_id: str, question: str | list[Any], answer: dict[str, Any] | str, **values: Any
+) -> str:
+    """The id of a stored chat completion; `request` adds to what was sent, `finish_reason` says how it ended."""
+    said = {"content": answer} if isinstance(answer, str) else answer
+    asked = question if isinstance(question, list) else [{"role": "user", "content": question}]
+    choice = {"message": {"role": "assistant", "refusal": None} | said}
+    made = {
+        "id": new_id("chat"),
+        "created_at": 0,
+        "model": "m",
+        "request": {"messages": asked, **values.pop("request", {})},
+        "response": {
+            "choices": [{"index": 0, "finish_reason": values.pop("finish_reason", "stop"), **choice}],
+            "usage": {"prompt_tokens": 7, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 2}},
+        },
+    }
+    stored = StoredCompletion(project_id=project_id, **made | values)
+    completions.insert_completion(conn, stored)
+    return stored.id
+
+
+def store_response(
+    conn: Connection, project_id: str, question: str | list[Any], answer: str | list[Any] | None, **values: Any
+) -> str:
+    """The id of a stored response; `body` changes the object, `conversation_id` puts its items into one."""
+    items = [message("user", [{"type": "input_text", "text": question}])] if isinstance(question, str) else question
+    output = [message("assistant", [output_text(answer, [])])] if isinstance(answer, str) else answer or []
+    conversation = values.pop("conversation_id", None)
+    made = {"id": new_id("response"), "created_at": 0, "model": "m", "status": "completed"} | values
+    body = new_response(made["id"], made["created_at"], {"model": made["model"], "conversation": conversation})
+    usage = {"input_tokens": 7, "input_tokens_details": {"cached_tokens": 2}, "output_tokens": 5}
+    made["body"] = body | {"usage": usage} | made.get("body", {})
+    responses.insert_response(conn, StoredResponse(project_id=project_id, **made))
+    placed = {"response_id": made["id"], "conversation_id": conversation}
+    responses.add_items(conn, project_id, items, made["created_at"], direction="input", **placed)
+    responses.add_items(conn, project_id, output, made["created_at"], direction="output", **placed)
+    return made["id"]

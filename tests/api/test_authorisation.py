@@ -49,6 +49,10 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids], dict[str, Any]]] = {
     ("POST", "/v1/responses/input_tokens"): lambda ids: {
         "json": {"model": BASE, "input": "Hi", "conversation": ids["conversation_id"]}
     },
+    ("POST", "/tunery/v1/stored_answers/preview"): lambda ids: {"json": {"ids": [ids["answer_id"]]}},
+    ("POST", "/tunery/v1/stored_answers/dataset"): lambda ids: {
+        "json": {"ids": [ids["answer_id"]], "corrections": {ids["answer_id"]: {"content": "Hello."}}}
+    },
     ("POST", "/tunery/v1/scores"): lambda _: {
         "json": {"model": TUNED, "messages": [*CHAT, {"role": "assistant", "content": "Hello."}]}
     },
@@ -64,6 +68,8 @@ REFUSALS = {
     ("GET", "/tunery/v1/model_name"): 400,
     ("POST", "/v1/batches"): 400,
     ("POST", "/v1/responses"): 400,
+    ("POST", "/tunery/v1/stored_answers/preview"): 200,  # which counts it as gone
+    ("POST", "/tunery/v1/stored_answers/dataset"): 400,  # with no row there is no file
 }
 EMPTY_LISTS = {("GET", "/tunery/v1/aliases/history")}  # a name without a history has an empty one
 CREATES = {  # they name nobody's object
@@ -203,6 +209,7 @@ def ids(api: Api) -> Ids:
         "upload_id": uploaded["id"],
         "completion_id": completion.id,
         "response_id": response.id,
+        "answer_id": response.id,
         "conversation_id": conversation.id,
         "item_id": item["id"],
         "endpoint_id": hooked["id"],

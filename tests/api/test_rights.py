@@ -32,6 +32,7 @@ ROUTES = {
         ("GET", "/v1/responses/resp_none", None),
         ("GET", "/tunery/v1/session", None),
         ("GET", "/tunery/v1/aliases", None),
+        ("GET", "/tunery/v1/stored_answers", None),
     ],
     "use": [
         ("DELETE", "/v1/files/file-none", None),
@@ -41,6 +42,7 @@ ROUTES = {
         ("POST", "/v1/responses", {"model": "no-such-model", "input": "Hi"}),
         ("POST", "/v1/webhook_endpoints", HOOK),
         ("DELETE", "/tunery/v1/aliases?name=none", None),
+        ("POST", "/tunery/v1/stored_answers/dataset", {}),
     ],
     "own": [
         ("DELETE", f"/v1/models/ft:{BASE}:x::AbCd1234", None),

@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tests.dashboard.browsing import find_chromium, launch
 from tests.dashboard.rows import BASE, every_state
 from tests.dashboard.stand import Stand
+from tests.rows import store_completion, store_response
 from tunery.dashboard.models import playground_path
 from tunery.domain.clock import system_clock
 from tunery.migrate.capture import ModelAnswer, read_prompts, write_answers
@@ -162,6 +163,8 @@ def addresses(stand: Stand) -> dict[str, str]:
         "job": f"/jobs/{tickets.id}",
         "job-failed": f"/jobs/{failed.id}",
         "playground": playground_path(BASE, str(marv.fine_tuned_model)).removeprefix("/dashboard"),
+        "stored": "/stored",
+        "stored-answer": f"/stored/{stored_answers(stand)}",
         "datasets": "/datasets",
         "dataset": f"/datasets/{marv.training_file}",
         "compare": "/compare",
@@ -173,6 +176,23 @@ def addresses(stand: Stand) -> dict[str, str]:
         "limits": "/limits",
         "audit": "/audit",
     }
+
+
+def stored_answers(stand: Stand) -> str:
+    """A week of them through both APIs, unless an earlier run has left them; the id of one."""
+    client, day = stand.client(), 86_400
+    path = f"{stand.url}/tunery/v1/stored_answers"
+    if not (kept := client.get(path, cast_to=dict)["data"]):
+        project = client.get(f"{stand.url}/tunery/v1/session", cast_to=dict)["project_id"]
+        rows = read_prompts(REPOSITORY / "examples" / "tickets_test.jsonl", limit=40)
+        with write(stand.database) as conn:
+            for number, row in enumerate(rows):
+                values = {"created_at": int(time.time()) - number**2 * day // 200, "model": BASE}
+                store = store_response if number % 3 else store_completion
+                question = str(row.messages[-1]["content"])
+                store(conn, project, question, row.expected or "", metadata={"team": "support"}, **values)
+        kept = client.get(path, cast_to=dict)["data"]
+    return kept[0]["id"]
 
 
 def prepare_in_browser(browser: Browser, stand: Stand) -> str:

@@ -18,6 +18,7 @@ from tests.dashboard.latin import sentences
 from tests.dashboard.rows import finished_job, insert_curve, insert_jobs, make_job, organization_and_project
 from tests.dashboard.stand import Stand
 from tests.migrate.reports import NEW, report
+from tests.rows import store_completion, store_response
 from tunery.dashboard.sessions import Sessions
 from tunery.domain.job_details import JobDetails
 from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
@@ -73,6 +74,7 @@ class Place:
         self.parity = self.keep("parity-a.jsonl", b"".join(report(new=0.2, base=0.5).as_json_lines()))
         self.comparison = self.keep("comparison-a.jsonl", self.make_comparison())
         self.make_deliveries()
+        self.answer = self.make_answers()
         self.limit()
 
     def store(self, name: str, lines: list[str]) -> str:
@@ -125,6 +127,15 @@ class Place:
         }  # fmt: skip
         head = {"plan": plan, "created_at": time.time(), "summary": summary}
         return "\n".join(json.dumps(item) for item in (head, row)).encode()
+
+    def make_answers(self) -> str:
+        """Stored ones, each that teaches nothing for another reason; the id of one that does."""
+        with write(self.stand.database) as conn:
+            for status in ("incomplete", "failed", "cancelled", "queued", "in_progress"):
+                store_response(conn, self.project, "質問", None, status=status)
+            store_response(conn, self.project, "質問", "答え", previous_response_id="resp_gone")
+            store_completion(conn, self.project, "質問", "")
+            return store_completion(conn, self.project, "質問", "答え")
 
     def make_deliveries(self) -> None:
         endpoint = self.client.webhooks.create(
@@ -204,7 +215,8 @@ def test_signing_in_speaks_japanese(reader: Visitor) -> None:
 
 def test_every_page_speaks_japanese(walker: Visitor, place: Place) -> None:
     paths = [
-        "/", "/jobs/new", "/playground", "/datasets", "/compare", "/move", "/usage", "/keys", "/webhooks", "/members",
+        "/", "/jobs/new", "/playground", "/stored", "/stored/dataset", "/stored/resp_none", f"/stored/{place.answer}",
+        "/datasets", "/compare", "/move", "/usage", "/keys", "/webhooks", "/members",
         "/mail", "/limits", "/audit", "/jobs/ftjob-none", "/datasets/file-none", "/move/file-none", "/compare/run-lost",
         f"/datasets/{place.good}", f"/compare/{place.comparison}", f"/move/{place.parity}", f"/move/{place.comparison}",
         *(f"/jobs/{job.id}" for job in place.jobs.values()),
@@ -220,7 +232,16 @@ def test_every_page_speaks_japanese(walker: Visitor, place: Place) -> None:
 def test_a_project_with_nothing_in_it_speaks_japanese(reader: Visitor, stand: Stand) -> None:
     page = reader.sign_in(stand.new_project("empty-ja")[1])
     found = sentences(page)
-    for path in ("/datasets", "/compare", "/move", "/webhooks", "/usage", "/keys"):  # the last two are not for members
+    for path in (
+        "/stored",
+        "/stored/dataset",
+        "/datasets",
+        "/compare",
+        "/move",
+        "/webhooks",
+        "/usage",
+        "/keys",
+    ):  # the last two are not for members
         found += sentences(reader.go(path))
     assert found == []
 

@@ -38,8 +38,8 @@ from tunery.store import jobs as store_jobs
 from tunery.store.database import read, write
 
 PATHS = (
-    "/", "/jobs/new", "/playground", "/datasets", "/compare", "/move", "/usage", "/keys", "/webhooks", "/mail",
-    "/members", "/limits", "/audit",
+    "/", "/jobs/new", "/playground", "/stored", "/stored/dataset", "/datasets", "/compare", "/move", "/usage", "/keys",
+    "/webhooks", "/mail", "/members", "/limits", "/audit",
 )  # fmt: skip
 GOOD = '{"messages": [{"role": "user", "content": "Question %d?"}, {"role": "assistant", "content": "Answer %d."}]}\n'
 
@@ -523,7 +523,7 @@ def test_who_owns_no_organisation_is_not_led_to_what_only_its_owners_may(
     _, key = stand.new_project(f"team-{role}", role)
     page = visitor.sign_in(key)
     shown = page.locator(".side nav a").all_inner_texts()
-    work = ["Fine-tuning", "Playground", "Datasets", "Compare", "Move from OpenAI", "Webhooks"]
+    work = ["Fine-tuning", "Playground", "Stored answers", "Datasets", "Compare", "Move from OpenAI", "Webhooks"]
     assert [name.split("\n")[-1] for name in shown] == work
     page = visitor.go("/usage")
     expect(page.get_by_role("alert")).to_contain_text("Your key may not do this")

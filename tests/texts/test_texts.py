@@ -42,6 +42,7 @@ BUILT = (
     "theme",
     "time",
     "usage",
+    "stored",
 )
 
 

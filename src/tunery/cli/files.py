@@ -2,14 +2,15 @@
 
 import base64
 import sys
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tunery.cli.connection import client_of
-from tunery.cli.output import Json, Limit, console, emit_json, facts, notes, status, table, tell, when
+from tunery.cli.connection import client_of, post_own
+from tunery.cli.output import Json, Limit, console, emit_json, facts, notes, pairs, status, table, tell, when
 from tunery.texts.amounts import size
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Upload, list, download and delete files.")
 
+Moment = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="UTC.")]
 FileId = Annotated[str, typer.Argument(help="A file's id, `file-…`.")]
 
 
@@ -31,6 +33,46 @@ def upload(
     with path.open("rb") as file:
         uploaded = client_of(ctx).files.create(file=file, purpose=purpose)  # type: ignore[arg-type]
     tell(uploaded, as_json, uploaded.id)
+
+
+@app.command()
+def distill(
+    ctx: typer.Context,
+    model: Annotated[str | None, typer.Option(help="Only answers of this model.")] = None,
+    api: Annotated[Literal["chat", "responses"] | None, typer.Option(help="Only those through this API.")] = None,
+    since: Moment = None,
+    until: Moment = None,
+    metadata: Annotated[list[str] | None, typer.Option(help="`KEY=VALUE`; may be given several times.")] = None,
+    search: Annotated[str, typer.Option(help="Only answers with this text in question or answer.")] = "",
+    ids: Annotated[list[str] | None, typer.Option("--id", help="These, in place of all that match.")] = None,
+    name: Annotated[str, typer.Option(help="Of the new file.")] = "answers.jsonl",
+    as_json: Json = False,
+) -> None:
+    """Make a training file of stored completions and responses, and print its id.
+
+    What has no answer, failed or was cut off is left out and counted. The dashboard's page of stored answers does the
+    same, and lets you correct answers.
+    """
+    body = {
+        "model": model,
+        "api": api,
+        "since": _unix(since),
+        "until": _unix(until),
+        "metadata": pairs(metadata) or {},
+        "search": search,
+        "ids": ids,
+        "filename": name,
+    }
+    made = post_own(client_of(ctx), "/stored_answers/dataset", body)
+    tell(made, as_json, made["file"]["id"])
+    if not as_json:
+        notes.print(f"{made['num_rows']:,} rows in {made['file']['filename']}.")
+        for left in made["left_out"]:
+            notes.print(f"{left['count']:,} left out: {left['reason'].replace('_', ' ')}")
+
+
+def _unix(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.replace(tzinfo=UTC).timestamp())
 
 
 @app.command("list")

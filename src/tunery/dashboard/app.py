@@ -30,6 +30,9 @@ from tunery.dashboard.playground import page as playground
 from tunery.dashboard.routes import plain_routes
 from tunery.dashboard.sessions import COOKIE, Sessions
 from tunery.dashboard.settings import audit, keys, limits, mail, members, webhooks
+from tunery.dashboard.stored import answer as stored_answer
+from tunery.dashboard.stored import dataset as stored_dataset
+from tunery.dashboard.stored import page as stored
 from tunery.dashboard.usage import page as usage
 from tunery.dashboard.visit import BASE, PageSpec, Visit
 from tunery.settings import Settings
@@ -49,6 +52,9 @@ PAGES = (
     PageSpec("/playground", "playground.title", playground.build, section="playground"),
     PageSpec("/datasets", "datasets.title", files.build, section="datasets"),
     PageSpec("/datasets/{file_id}", "dataset.title", dataset.build, section="datasets"),
+    PageSpec("/stored", "stored.title", stored.build, section="stored"),
+    PageSpec("/stored/dataset", "stored.dataset", stored_dataset.build, section="stored"),
+    PageSpec("/stored/{answer_id}", "stored.answer", stored_answer.build, section="stored"),
     PageSpec("/compare", "compare.title", compare.build, section="compare"),
     PageSpec("/compare/{file_id}", "compare.title", result.build, section="compare"),
     PageSpec("/move", "move.title", move.build, section="move"),

@@ -28,8 +28,15 @@ async def validate(
     that model's base counts them."""
     given = {"file": file_id, "model": model, "method": method, "validation_share": validation_share}
     body: dict[str, Any] = {name: value for name, value in given.items() if value}
+    return await report_from(connection, "/tunery/v1/validations", body | {"stream": True}, on_progress)
+
+
+async def report_from(
+    connection: Connection, path: str, body: dict[str, Any], on_progress: Progress | None = None
+) -> dict[str, Any]:
+    """Of an endpoint that tells how far it is before it gives the report."""
     report: dict[str, Any] = {}
-    async for event in await connection.events("/tunery/v1/validations", body | {"stream": True}):
+    async for event in await connection.events(path, body):
         if "valid" in event:
             report = event
         elif on_progress is not None:

@@ -21,6 +21,7 @@ from tunery.texts import LANGUAGES, Translator
 WORK = (
     ("jobs", "/", "tune"),
     ("playground", "/playground", "forum"),
+    ("stored", "/stored", "history"),
     ("datasets", "/datasets", "dataset"),
     ("compare", "/compare", "balance"),
     ("move", "/move", "swap_horiz"),

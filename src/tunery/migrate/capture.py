@@ -14,6 +14,7 @@ import orjson
 from openai import OpenAI, OpenAIError
 from openai.types.chat import ChatCompletion
 
+from tunery.datasets.answers import training_row
 from tunery.datasets.conversations import Conversation, read_conversations
 from tunery.datasets.lines import read_chunks
 from tunery.datasets.problems import Problem
@@ -237,5 +238,5 @@ def _training_row(answer: ModelAnswer) -> Json:
     learned: Json = {"role": "assistant", "content": answer.answer or None}
     if answer.tool_calls:
         learned["tool_calls"] = answer.tool_calls
-    row: Json = {"messages": [*answer.messages, learned]}
-    return {**row, "tools": answer.tools} if answer.tools else row
+    request: Json = {"messages": answer.messages, **({"tools": answer.tools} if answer.tools else {})}
+    return training_row(request, learned)

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, or_, select, update
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
 
 from tunery.domain.errors import NotFound
 from tunery.domain.responses import Conversation
@@ -68,6 +68,14 @@ def all_items(conn: Connection, conversation_id: str) -> list[Json]:
     return list(
         conn.scalars(select(table.c.item).where(table.c.conversation_id == conversation_id).order_by(table.c.seq))
     )
+
+
+def items_before(conn: Connection, conversation_id: str, response_id: str) -> list[Json]:
+    """What a response of the conversation was asked after, in order."""
+    table = response_items
+    first = select(func.min(table.c.seq)).where(table.c.response_id == response_id).scalar_subquery()
+    query = select(table.c.item).where(table.c.conversation_id == conversation_id, table.c.seq < first)
+    return list(conn.scalars(query.order_by(table.c.seq)))
 
 
 def item_page(conn: Connection, conversation_id: str, *, after: str | None, limit: int, descending: bool) -> Page[Json]:

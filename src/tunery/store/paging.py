@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Connection, Row, RowMapping, Select, Table, func, or_, select, tuple_, update
+from sqlalchemy import Connection, FromClause, Row, RowMapping, Select, Table, func, or_, select, tuple_, update
 from sqlalchemy.sql import ColumnElement
 
 T = TypeVar("T")
@@ -19,7 +19,7 @@ class Page(Generic[T]):
 def fetch_page(
     conn: Connection,
     query: Select[Any],
-    table: Table,
+    table: FromClause,
     to_domain: Callable[[Row[Any]], T],
     *,
     after: str | None,

@@ -24,6 +24,7 @@ LOGGED = {
     ("POST", "/v1/files"): ["file.created"],
     ("DELETE", "/v1/files/{file_id}"): ["file.deleted"],
     ("POST", "/tunery/v1/files/{file_id}/split"): ["file.created", "file.created"],
+    ("POST", "/tunery/v1/stored_answers/dataset"): ["file.created"],
     ("POST", "/v1/uploads/{upload_id}/complete"): ["file.created"],
     ("POST", "/v1/batches"): ["batch.created"],
     ("POST", "/v1/batches/{batch_id}/cancel"): ["batch.cancelled"],
@@ -67,6 +68,7 @@ UNLOGGED = {  # they change nothing that somebody else could miss; the usage led
     ("POST", "/v1/fine_tuning/alpha/graders/validate"),
     ("POST", HOOKS + "/{endpoint_id}/test"),
     ("POST", "/tunery/v1/webhook_deliveries/{webhook_id}/resend"),
+    ("POST", "/tunery/v1/stored_answers/preview"),
     ("POST", "/tunery/v1/validations"),
     ("POST", "/tunery/v1/estimates"),
     ("POST", "/tunery/v1/scores"),
@@ -170,6 +172,8 @@ def test_every_change_is_in_the_log_with_who_made_it_and_from_where(api: Api) ->
 
     kept = {"completion_id": keep_completion(api)}
     changes.make("POST", COMPLETION, kept, json={"metadata": {"a": "b"}})
+    corrected = {"corrections": {kept["completion_id"]: {"content": "Hello."}}}
+    changes.make("POST", "/tunery/v1/stored_answers/dataset", json=corrected)
     changes.make("DELETE", COMPLETION, kept)
     changes.make("DELETE", "/v1/responses/{response_id}", {"response_id": keep_response(api)})
     items = [{"role": "user", "content": "Hi"}]

@@ -1,7 +1,7 @@
 """Code to copy: highlighted, never run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from markupsafe import Markup
@@ -24,14 +24,31 @@ def block(text: str, language: str) -> None:
 
 def tabs(t: Translator, snippets: Mapping[str, str]) -> None:
     """One tab a language, each with a button to copy."""
+
+    def show_one(name: str) -> None:
+        block(snippets[name], LANGUAGES[name])
+        copy_button(t, snippets[name])
+
+    _tabs(snippets, show_one)
+
+
+def both_apis(t: Translator, root: str, model: str, messages: list[dict[str, Any]], **more: Any) -> None:
+    """The same conversation as the call of either API; `more` is what both name alike."""
+    programs = {
+        "Chat Completions": chat(root, model, messages, **more),
+        "Responses": response(root, model, messages, **more),
+    }
+    _tabs(programs, lambda api: tabs(t, programs[api]))
+
+
+def _tabs(names: Iterable[str], show_one: Callable[[str], None]) -> None:
     with ui.tabs().props("dense no-caps align=left") as bar:
-        for name in snippets:
+        for name in names:
             ui.tab(name)
-    with ui.tab_panels(bar, value=next(iter(snippets))).props(remove="animated"):
-        for name, text in snippets.items():
+    with ui.tab_panels(bar, value=next(iter(names))).props(remove="animated"):
+        for name in names:
             with ui.tab_panel(name):
-                block(text, LANGUAGES[name])
-                copy_button(t, text)
+                show_one(name)
 
 
 def copy_button(t: Translator, text: str) -> None:
@@ -87,8 +104,8 @@ def _create_split_job(root: str, body: Mapping[str, Any], share: float) -> dict[
     return _programs(root, python, node, curl)
 
 
-def chat(root: str, model: str, messages: list[dict[str, Any]]) -> dict[str, str]:
-    body = {"model": model, "messages": messages}
+def chat(root: str, model: str, messages: list[dict[str, Any]], **more: Any) -> dict[str, str]:
+    body = {"model": model, "messages": messages, **more}
     python = (
         f"answer = client.chat.completions.create(\n{_arguments(body)})\nprint(answer.choices[0].message.content)\n"
     )
@@ -97,6 +114,27 @@ def chat(root: str, model: str, messages: list[dict[str, Any]]) -> dict[str, str
         "console.log(answer.choices[0].message.content);\n"
     )
     return _programs(root, python, node, _curl(f"{root}/v1/chat/completions", _data(body)))
+
+
+def response(root: str, model: str, messages: list[dict[str, Any]], **more: Any) -> dict[str, str]:
+    """The system messages that a conversation begins with are its instructions."""
+    said = [message["role"] != "system" for message in messages]
+    begins = said.index(True) if True in said else len(messages)
+    head = [message["content"] for message in messages[:begins]]
+    instructions = {"instructions": "\n".join(head)} if head else {}
+    body = {"model": model, **instructions, "input": [_input_item(message) for message in messages[begins:]], **more}
+    python = f"answer = client.responses.create(\n{_arguments(body)})\nprint(answer.output_text)\n"
+    node = f"const answer = await client.responses.create({_json(body)});\nconsole.log(answer.output_text);\n"
+    return _programs(root, python, node, _curl(f"{root}/v1/responses", _data(body)))
+
+
+def _input_item(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Parts have names of their own in this API."""
+    content = message["content"]
+    if isinstance(content, list):
+        kind = "output_text" if message["role"] == "assistant" else "input_text"
+        content = [{"type": kind, "text": part["text"]} for part in content]
+    return {"role": message["role"], "content": content}
 
 
 def _programs(root: str, python: str, node: str, curl: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from tunery.texts import Translator, amounts
 DASH = "–"
 NO_BREAK = "\u00a0"
 LONG_VALUE = 12  # characters, set smaller
+COLOURED_AS = {"completed": "succeeded", "incomplete": "paused", "in_progress": "running"}
 MAX_WHOLE = 24  # a longer part of a name may break: it must fit on a phone
 
 
@@ -52,7 +53,8 @@ def model_name(name: str) -> Markup:
 
 def status_chip(status: str, t: Translator) -> Markup:
     """A dot and the word: colour is never the only sign."""
-    return Markup('<span class="chip {}"><span class="dot"></span>{}</span>').format(status, t(f"status.{status}"))
+    colour = COLOURED_AS.get(status, status)
+    return Markup('<span class="chip {}"><span class="dot"></span>{}</span>').format(colour, t(f"status.{status}"))
 
 
 def progress(done: int | None, total: int | None, t: Translator) -> Markup:

@@ -1,6 +1,7 @@
 """The report on a training file: what is wrong, what it comes to in tokens, what to do better."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup
@@ -25,6 +26,14 @@ async def check_file(
     validation_share: float | None = None,
 ) -> dict[str, Any] | None:
     """Has the server check the file, with its progress shown in `area`. None when it could not, and `area` says why."""
+    given = {"file_id": file_id, "model": model, "method": method, "validation_share": validation_share}
+    return await watch(visit, area, partial(validate, visit.connection, **given))
+
+
+async def watch(
+    visit: Visit, area: ui.element, check: Callable[..., Awaitable[dict[str, Any]]]
+) -> dict[str, Any] | None:
+    """The same for whatever gives a report and takes `on_progress`."""
     area.clear()
     with area:
         ui.label(visit.t("create.checking")).classes("muted")
@@ -33,15 +42,7 @@ async def check_file(
     def on_progress(done: int, total: int) -> None:
         bar.set_content(html.progress(done, total, visit.t))
 
-    checking = validate(
-        visit.connection,
-        file_id=file_id,
-        model=model,
-        method=method,
-        validation_share=validation_share,
-        on_progress=on_progress,
-    )
-    report = await visit.ask(checking)
+    report = await visit.ask(check(on_progress=on_progress))
     area.clear()
     if isinstance(report, Failure):
         with area:

@@ -143,7 +143,7 @@ class Playground:
         messages = lane.full_prompt(self.parameters.system) or [{"role": "user", "content": "Hello"}]
         with blocks.dialog_box(self.t("playground.code")) as dialog:
             html.show(weights_line(self.models[lane.model], self.t)).classes("muted small")
-            code.tabs(self.t, code.chat(self.visit.connection.address, lane.model, messages))
+            code.both_apis(self.t, self.visit.connection.address, lane.model, messages)
         dialog.open()
 
     def save_answer(self, messages: list[dict[str, Any]]) -> None:

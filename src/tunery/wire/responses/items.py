@@ -179,7 +179,7 @@ def messages_of(items: list[Json]) -> list[Json]:
         if kind == "function_call" or item.get("role") == "assistant":
             turn.append(index)
         elif kind == "message":
-            messages.append({"role": item["role"], "content": _content(item["content"])})
+            messages.append(message_of(item))
     return messages + _turn(items, turn, results) if turn else messages
 
 
@@ -210,19 +210,30 @@ def _result(item: Json) -> Json:
     return {"role": "tool", "tool_call_id": item["call_id"], "content": content}
 
 
+def message_of(item: Json) -> Json:
+    """One item alone as a message, whether or not what belongs to it is there."""
+    if item["type"] == "function_call_output":
+        return _result(item)
+    if item.get("role", "assistant") == "assistant":
+        return answer_of([item])
+    return {"role": item["role"], "content": _content(item["content"])}
+
+
 def _turn(items: list[Json], turn: list[int], results: Mapping[int, list[tuple[int, Json]]]) -> list[Json]:
-    answer: Json = {"role": "assistant", "content": None}
-    calls: list[Json] = []
-    for item in (items[index] for index in turn):
-        if item["type"] == "message":
-            answer["content"] = _content(item["content"])
-        else:
-            function = {"name": item["name"], "arguments": item["arguments"]}
-            calls.append({"id": item["call_id"], "type": "function", "function": function})
-    if calls:
-        answer["tool_calls"] = calls
     found = sorted((pair for index in turn for pair in results.get(index, ())), key=lambda pair: pair[0])
-    return [answer, *(result for _, result in found)]
+    return [answer_of([items[index] for index in turn]), *(result for _, result in found)]
+
+
+def answer_of(items: list[Json]) -> Json:
+    """What an assistant says and calls in these items, as one message. A response's output is such items."""
+    parts = [part for item in items if item["type"] == "message" for part in item["content"]]
+    answer: Json = {"role": "assistant", "content": _content(parts) if parts else None}
+    calls = [
+        {"id": item["call_id"], "type": "function", "function": {"name": item["name"], "arguments": item["arguments"]}}
+        for item in items
+        if item["type"] == "function_call"
+    ]
+    return answer | {"tool_calls": calls} if calls else answer
 
 
 def _content(parts: list[Json]) -> str | list[Json]:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from cachetools import LRUCache
 
@@ -32,6 +33,7 @@ class ReportKey:
     against: str | None  # the training file's id
 
 
+T = TypeVar("T")
 Steps = Generator[int, None, Report]
 """Yields the bytes examined so far, returns the report."""
 
@@ -82,7 +84,7 @@ class ReportCache:
             self._kept[key] = report
 
 
-def drain(steps: Steps) -> Report:
+def drain(steps: Generator[Any, None, T]) -> T:
     while True:
         try:
             next(steps)

@@ -80,7 +80,8 @@ def create_validation(body: ValidationCreate, caller: FilesReader, context: Cont
     file, steps = _validation(context, caller, body, watched)
     steps = watched(steps)
     if body.stream:
-        return StreamingResponse(_events(Running(steps), file, body.model), media_type="text/event-stream")
+        events = told(steps, file.bytes, lambda report: _wire_report(report, file, body.model))
+        return StreamingResponse(events, media_type="text/event-stream")
     return _wire_report(drain(steps), file, body.model)
 
 
@@ -176,14 +177,15 @@ def split_file(file_id: str, body: SplitCreate, caller: FilesWriter, context: Co
     file = find_file(context, caller, file_id)
     if file.purpose is not FilePurpose.FINE_TUNE:
         raise InvalidRequest(say("error.not_a_training_file", file_id=file_id, value=file.purpose.value), param="id")
-    with _split_folder(context) as folder:
+    with work_folder(context) as folder:
         parts = folder / "train.jsonl", folder / "valid.jsonl"
         with context.shared(ReportCache).turn(file.bytes):
             share, seed = body.validation_share, body.seed
             watched = partial(while_allowed, context, caller, Scope.FILES_WRITE)
             done = split_content(lambda: watched(context.blobs.get(file.blob)), *parts, share=share, seed=seed)
         stem = Path(file.filename).stem
-        training, validation = _store(context, caller, file, [(f"{stem}-{part.name}", part) for part in parts])
+        named = [(f"{stem}-{part.name}", part) for part in parts]
+        training, validation = keep_files(context, caller, named, "id", (file.sha256, *file.split_from))
     return SplitOut(
         training_file=training.id,
         validation_file=validation.id,
@@ -216,7 +218,7 @@ def _report_steps(
     against = (yield from _report_steps(context, training, base, method, "training")) if training else None
 
     def make() -> Steps:
-        return validation_steps(_content(context, file), role=role, against=against, **_how(base, method))
+        return validation_steps(_content(context, file), role=role, against=against, **counted(base, method))
 
     key = _key(file.id, base, method, role, training)
     return (yield from context.shared(ReportCache).steps(key, file.bytes, make))
@@ -228,17 +230,17 @@ def _report_of_split(
     """On what `split` with this share would leave to train on. Stores nothing."""
 
     def make() -> Steps:
-        with _split_folder(context) as folder:
+        with work_folder(context) as folder:
             parts = folder / "train.jsonl", folder / "valid.jsonl"
             split_content(lambda: watched(context.blobs.get(file.blob)), *parts, share=share, seed=DEFAULT_SEED)
-            report = yield from validation_steps(parts[0], **_how(base, method))
+            report = yield from validation_steps(parts[0], **counted(base, method))
             return report
 
     key = _key(f"{file.id} without {share}", base, method, "training")
     return context.shared(ReportCache).steps(key, file.bytes, make)
 
 
-def _how(base: Base | None, method: Method | None) -> dict[str, Any]:
+def counted(base: Base | None, method: Method | None) -> dict[str, Any]:
     limit, renderer = (base.catalog.max_example_tokens, base.renderer) if base else (None, None)
     return {"method": method, "renderer": renderer, "max_example_tokens": limit}
 
@@ -261,10 +263,10 @@ def _refuse_beside_share(file_id: str | None, param: str) -> None:
 
 
 @contextmanager
-def _split_folder(context: Context) -> Iterator[Path]:
+def work_folder(context: Context) -> Iterator[Path]:
     work = context.settings.home / "work"
     work.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="split-", dir=work) as folder:
+    with TemporaryDirectory(prefix="data-", dir=work) as folder:
         yield Path(folder)
 
 
@@ -273,12 +275,13 @@ def _content(context: Context, file: File) -> Iterator[bytes] | Path:
     return path if path is not None and path.exists() else context.blobs.get(file.blob)
 
 
-def _store(context: Context, caller: Caller, whole: File, parts: list[tuple[str, Path]]) -> list[File]:
-    """Both files or none."""
-    split_from = (whole.sha256, *whole.split_from)
+def keep_files(
+    context: Context, caller: Caller, parts: list[tuple[str, Path]], param: str, split_from: tuple[str, ...] = ()
+) -> list[File]:
+    """Training files of these names and contents: all or none. `param`: of the request, for errors."""
     received: list[Received] = []
     try:
-        with make_room(context, caller, "id", sum(path.stat().st_size for _, path in parts)) as room:
+        with make_room(context, caller, param, sum(path.stat().st_size for _, path in parts)) as room:
             for name, path in parts:
                 received.append(receive(context, name, room.let_in(read_chunks(path))))
             made = [as_file(context, caller, part, FilePurpose.FINE_TUNE, None) for part in received]
@@ -311,13 +314,17 @@ def _wire_row(row: Row) -> RowOut:
     )
 
 
-def _events(running: Running, file: File, model: str | None) -> Iterator[bytes]:
-    """An error after the status line has gone out follows as an event, like everything else."""
+def told(steps: Steps, total_bytes: int, wire: Callable[[Report], ReportOut]) -> Iterator[bytes]:
+    """A validation as events, its progress first. An error after the status line has gone out follows as an event, like
+    everything else."""
+    running = Running(steps)
     try:
         while not running.wait(PROGRESS_EVERY_S):
-            yield write_event({"num_bytes": min(running.num_bytes, file.bytes), "total_bytes": file.bytes}, "progress")
+            yield write_event(
+                {"num_bytes": min(running.num_bytes, total_bytes), "total_bytes": total_bytes}, "progress"
+            )
         if running.report is not None:
-            report = _wire_report(running.report, file, model)
+            report = wire(running.report)
             yield write_event(report.model_dump_json(by_alias=True).encode(), "report")
         elif isinstance(running.error, TuneryError):
             yield write_event(running.error.body_with_text(), "error")
