@@ -54,6 +54,7 @@ def export(
         return emit_json(done)
     proof = done["proof"]
     same = f"{proof['num_same_tokens']} of {proof['num_tokens']} tokens the same"
+    same += f", loss {proof['loss_difference']:+.4f}"
     console.print(f"{to}  proven with {proof['program']}: {same}", soft_wrap=True)
 
 
