@@ -28,6 +28,11 @@ def api(make_api: Callable[..., Api], engine_url: str) -> Api:
     return make_api(engine_urls=[engine_url])
 
 
+@pytest.fixture
+def each_api(make_each_api: Callable[..., Api], engine_url: str) -> Api:
+    return make_each_api(engine_urls=[engine_url])
+
+
 def ask(api: Api, headers: dict[str, str] | None = None, **values: Any) -> httpx.Response:
     body = {"model": BASE, "input": "Say something.", "temperature": 0, "max_output_tokens": 16, **values}
     return api.client.post(URL, json=body, headers=headers)
@@ -44,28 +49,140 @@ def ledger(api: Api) -> Sequence[Row[Any]]:
         return ledger_rows(conn, api.project_id)
 
 
-def test_both_dialects_give_the_same_tokens_and_the_same_bill(api: Api) -> None:
-    for instructions, text in (("Be brief.", "Hi"), ("Be brief.", "Tell me more about yourself."), (None, "Hi")):
-        messages = [{"role": "system", "content": instructions}] if instructions else []
-        messages += [{"role": "user", "content": text}]
-        chat = api.client.post(
-            "/v1/chat/completions",
-            json={"model": BASE, "messages": messages, "temperature": 0, "max_completion_tokens": 16},
-        ).json()
-        whole = made(api, instructions=instructions, input=text)
-        events = ask(api, instructions=instructions, input=text, stream=True).text
-        last = json.loads(events.strip().splitlines()[-1].removeprefix("data: "))["response"]
-        said = chat["choices"][0]["message"]["content"]
-        assert [answer["output"][0]["content"][0]["text"] for answer in (whole, last)] == [said, said]
-        usage = chat["usage"]
-        assert (whole["usage"]["input_tokens"], whole["usage"]["output_tokens"]) == (
-            usage["prompt_tokens"],
-            usage["completion_tokens"],
+USER = {"role": "user", "content": "Tell me more about yourself."}
+SCHEMA = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"], "additionalProperties": False}
+CHOSEN = {"type": "function", "name": "f", "parameters": SCHEMA}
+FUNCTION = {"type": "function", "function": {"name": "f", "parameters": SCHEMA}}
+MADE = {"name": "f", "arguments": '{"a": "x"}'}
+# What is asked for, as a response and as a chat. Earlier turns stand in the chat alone: `way` says how a response has
+# them.
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "text": ({"input": "Hi"}, {"messages": [{"role": "user", "content": "Hi"}]}),
+    "instructions": (
+        {"instructions": "Be brief.", "input": "Hi"},
+        {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]},
+    ),
+    "developer": (
+        {"input": [{"role": "developer", "content": "Be brief."}, USER]},
+        {"messages": [{"role": "developer", "content": "Be brief."}, USER]},
+    ),
+    "parts": (
+        {"input": [{"role": "user", "content": [{"type": "input_text", "text": text} for text in ("Hi", " you")]}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": text} for text in ("Hi", " you")]}]},
+    ),
+    "an answer": (
+        {"input": [USER, {"role": "assistant", "content": "No."}, USER]},
+        {"messages": [USER, {"role": "assistant", "content": "No."}, USER]},
+    ),
+    "tools": ({"input": [USER], "tools": [CHOSEN]}, {"messages": [USER], "tools": [FUNCTION]}),
+    "no tool": (
+        {"input": [USER], "tools": [CHOSEN], "tool_choice": "none"},
+        {"messages": [USER], "tools": [FUNCTION], "tool_choice": "none"},
+    ),
+    "a call": (
+        {"input": [USER], "tools": [CHOSEN], "tool_choice": "required", "parallel_tool_calls": False},
+        {"messages": [USER], "tools": [FUNCTION], "tool_choice": "required", "parallel_tool_calls": False},
+    ),
+    "its output": (
+        {
+            "input": [
+                USER,
+                {"type": "function_call", "call_id": "c", **MADE},
+                {"type": "function_call_output", "call_id": "c", "output": "done"},
+            ],
+            "tools": [CHOSEN],
+            "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]},
+        },
+        {
+            "messages": [
+                USER,
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [{"id": "c", "type": "function", "function": MADE}],
+                },
+                {"role": "tool", "tool_call_id": "c", "content": "done"},
+            ],
+            "tools": [FUNCTION],
+        },
+    ),
+    "an object": (
+        {"input": [USER], "text": {"format": {"type": "json_object"}}},
+        {"messages": [USER], "response_format": {"type": "json_object"}},
+    ),
+    "a schema": (
+        {"input": [USER], "text": {"format": {"type": "json_schema", "name": "n", "schema": SCHEMA, "strict": True}}},
+        {
+            "messages": [USER],
+            "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA, "strict": True}},
+        },
+    ),
+}
+
+
+def said_by_chat(answer: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
+    message = answer["choices"][0]["message"]
+    return message["content"] or "", [call["function"] for call in message.get("tool_calls") or ()]
+
+
+def said(response: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
+    texts = [item["content"][0]["text"] for item in response["output"] if item["type"] == "message"]
+    calls = [item for item in response["output"] if item["type"] == "function_call"]
+    return "".join(texts), [{"name": call["name"], "arguments": call["arguments"]} for call in calls]
+
+
+def check_that_both_say_the_same(api: Api, asked: dict[str, Any], chat: dict[str, Any]) -> None:
+    """Asked for twice as a chat, so that from the second on all find the same in the cache."""
+    wanted = {"model": BASE, "temperature": 0, "max_completion_tokens": 48, **chat}
+    answers = [api.client.post("/v1/chat/completions", json=wanted).json() for _ in range(2)]
+    whole = made(api, max_output_tokens=48, **asked)
+    events = ask(api, max_output_tokens=48, stream=True, **asked).text
+    last = json.loads(events.strip().splitlines()[-1].removeprefix("data: "))["response"]
+    assert said(whole) == said(last) == said_by_chat(answers[1])
+    usage = answers[1]["usage"]
+    for response in (whole, last):
+        assert response["usage"]["input_tokens"] == usage["prompt_tokens"]
+        assert response["usage"]["output_tokens"] == usage["completion_tokens"]
+        assert (
+            response["usage"]["input_tokens_details"]["cached_tokens"]
+            == (usage["prompt_tokens_details"]["cached_tokens"])
         )
-        bills = ledger(api)[-3:]
-        assert len({(bill.input_tokens, bill.output_tokens, bill.model) for bill in bills}) == 1
-        # chat came first, and found less in the cache
-        assert len({(bill.cached_tokens, bill.input_cost, bill.output_cost, bill.kind) for bill in bills[1:]}) == 1
+    bills = [
+        (bill.kind, bill.model, bill.input_tokens, bill.cached_tokens, bill.output_tokens, bill.input_cost,
+         bill.output_cost)
+        for bill in ledger(api)[-3:]
+    ]  # fmt: skip
+    assert len(bills) == 3 and len(set(bills)) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_dialects_give_the_same_tokens_and_the_same_bill(api: Api, kind: str) -> None:
+    check_that_both_say_the_same(api, *KINDS[kind])
+
+
+@pytest.mark.parametrize("way", ["input", "references", "previous", "conversation"])
+def test_however_earlier_turns_are_kept_they_are_the_same_chat(api: Api, way: str) -> None:
+    conversations = [api.client.post("/v1/conversations", json={}).json()["id"] for _ in range(2)]
+    firsts = [
+        made(api, input=[USER], **({"conversation": one} if way == "conversation" else {})) for one in conversations
+    ]
+    (answer,) = firsts[0]["output"]
+    turns = [USER, {"role": "assistant", "content": answer["content"][0]["text"]}, {"role": "user", "content": "Go on"}]
+    if way == "conversation":  # which grows with each response
+        chat = {"model": BASE, "temperature": 0, "max_completion_tokens": 16, "messages": turns}
+        expected = said_by_chat(api.client.post("/v1/chat/completions", json=chat).json())
+        assert said(made(api, input="Go on", conversation=conversations[0])) == expected
+        events = ask(api, input="Go on", conversation=conversations[1], stream=True).text
+        assert said(json.loads(events.strip().splitlines()[-1].removeprefix("data: "))["response"]) == expected
+        return
+    earlier: dict[str, list[dict[str, Any]]] = {
+        "input": [USER, answer],
+        "references": [USER, {"type": "item_reference", "id": answer["id"]}],
+        "previous": [],
+    }
+    previous = firsts[0]["id"] if way == "previous" else None
+    asked = {"input": [*earlier[way], turns[2]], "previous_response_id": previous}
+    check_that_both_say_the_same(api, asked, {"messages": turns})
 
 
 def refused(answer: httpx.Response) -> tuple[int, Any, Any]:
@@ -107,7 +224,7 @@ def refused(answer: httpx.Response) -> tuple[int, Any, Any]:
         ({"input": "x" * 4000}, "input", "context_length_exceeded"),
         (
             {"text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "nothing"}}}},
-            "text.format",
+            "text.format.schema",
             "invalid_json_schema",
         ),
     ],
@@ -150,7 +267,8 @@ def test_what_says_nothing_is_taken(api: Api) -> None:
     assert dressed["output"][0]["content"] == plain["output"][0]["content"]
 
 
-def test_a_response_is_of_its_project_alone(api: Api) -> None:
+def test_a_response_is_of_its_project_alone(each_api: Api) -> None:
+    api = each_api
     first = made(api)
     other = api.as_key(api.make_key(project_id=api.make_project()))
     message = first["output"][0]["id"]
@@ -169,7 +287,8 @@ def test_a_response_is_of_its_project_alone(api: Api) -> None:
         assert answer.status_code == 404
 
 
-def test_what_is_not_stored_cannot_be_found_or_continued(api: Api) -> None:
+def test_what_is_not_stored_cannot_be_found_or_continued(each_api: Api) -> None:
+    api = each_api
     first = made(api, store=False)
     assert api.client.get(f"{URL}/{first['id']}").status_code == 404
     assert refused(ask(api, previous_response_id=first["id"]))[2] == "previous_response_not_found"
@@ -177,7 +296,8 @@ def test_what_is_not_stored_cannot_be_found_or_continued(api: Api) -> None:
     assert refused(ask(api, input=[reference]))[:2] == (404, "input")
 
 
-def test_a_chain_replays_what_came_before_but_its_instructions(api: Api) -> None:
+def test_a_chain_replays_what_came_before_but_its_instructions(each_api: Api) -> None:
+    api = each_api
     first = made(api, instructions="Speak like a pirate.", input="One")
     second = made(api, previous_response_id=first["id"], input="Two")
     other = made(api, previous_response_id=first["id"], input="Another two")  # from any node
@@ -205,7 +325,8 @@ def test_a_chain_replays_what_came_before_but_its_instructions(api: Api) -> None
     assert first["id"] in broken.json()["error"]["message"]
 
 
-def test_a_conversation_is_used_by_one_response_at_a_time(api: Api) -> None:
+def test_a_conversation_is_used_by_one_response_at_a_time(each_api: Api) -> None:
+    api = each_api
     conversation = api.client.post("/v1/conversations", json={}).json()["id"]
     long = made(api, conversation=conversation, background=True, max_output_tokens=1500, temperature=1)
     second = ask(api, conversation=conversation)
@@ -264,7 +385,8 @@ def all_responses(api: Api) -> list[StoredResponse]:
         return [responses.get_response(conn, one, api.project_id) for one in ids]
 
 
-def test_old_responses_go_and_conversations_keep_their_items(api: Api) -> None:
+def test_old_responses_go_and_conversations_keep_their_items(each_api: Api) -> None:
+    api = each_api
     conversation = api.client.post("/v1/conversations", json={}).json()["id"]
     alone, talked = made(api), made(api, conversation=conversation)
     other = api.client.post("/v1/conversations", json={"items": [{"role": "user", "content": "x"}]}).json()["id"]
@@ -284,7 +406,8 @@ def test_old_responses_go_and_conversations_keep_their_items(api: Api) -> None:
     assert ask(api, input=[reference, {"role": "user", "content": "x"}]).status_code == 200
 
 
-def test_a_background_response_whose_server_was_killed_ends_as_failed(api: Api) -> None:
+def test_a_background_response_whose_server_was_killed_ends_as_failed(each_api: Api) -> None:
+    api = each_api
     body = {**made(api), "status": "in_progress", "id": "resp_orphan", "conversation": None, "usage": None}
     body.pop("output")
     orphan = StoredResponse(

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from openai import OpenAI
@@ -58,6 +60,51 @@ def test_fallen_engine_comes_back(start: Callable[..., Served]) -> None:
         model=BASE, messages=[{"role": "user", "content": "Hello"}], max_completion_tokens=2
     )
     assert answer.choices[0].finish_reason in ("length", "stop"), log.read_text()
+
+
+# An answer that goes on as long as the context does.
+LONG = {"type": "json_schema", "name": "long", "schema": {"type": "string", "minLength": 4000}}
+
+
+def begin_long(client: OpenAI, **values: Any) -> str:
+    """A response in the background, of which something has been said."""
+    response = client.responses.create(
+        model=BASE, input="Go on.", background=True, text={"format": LONG}, max_output_tokens=2000, **values
+    )  # type: ignore[arg-type]
+    stream = client.responses.retrieve(response.id, stream=True)
+    next(event for event in stream if event.type == "response.output_text.delta")
+    stream.close()
+    return response.id
+
+
+def test_background_responses_whose_engine_or_server_is_killed_fail_with_the_reason(
+    start: Callable[..., Served],
+) -> None:
+    first = start()
+    client = first.client().with_options(max_retries=8)
+    lost = begin_long(client)
+    engine = next(pid for pid in children_of(first.process.pid) if "tunery.serving" in command_of(pid))
+    os.kill(engine, signal.SIGKILL)
+    wait_for(lambda: client.responses.retrieve(lost).status == "failed")
+    error = client.responses.retrieve(lost).error
+    assert error is not None and error.code == "server_error" and "engine" in error.message
+
+    client.responses.create(model=BASE, input="Hello", max_output_tokens=16)  # the engine is back
+    conversation = client.conversations.create().id
+    interrupted = begin_long(client, conversation=conversation)
+    parts = children_of(first.process.pid)
+    os.kill(first.process.pid, signal.SIGKILL)
+    first.process.wait()
+    wait_for(lambda: not any(is_running(pid) for pid in parts))
+    with sqlite3.connect(first.home / "tunery.db") as database:  # the server was away for an hour
+        database.execute("UPDATE responses SET seen_at = seen_at - 3600 WHERE status = 'in_progress'")
+
+    client = start(key=first.key).client().with_options(max_retries=8)
+    found = client.responses.retrieve(interrupted)
+    assert found.status == "failed" and found.error is not None and found.error.message
+    assert list(client.responses.retrieve(interrupted, stream=True))[-1].type == "response.failed"
+    assert client.responses.retrieve(lost).status == "failed"
+    client.responses.create(model=BASE, input="Hello", max_output_tokens=16, conversation=conversation)
 
 
 def test_server_stops_in_order(start: Callable[..., Served]) -> None:

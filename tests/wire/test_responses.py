@@ -197,7 +197,8 @@ def test_tools_and_formats_that_are_none_are_named(sent: Json, param: str) -> No
     ("param", "own"),
     [
         ("messages[3].content", "input"),
-        ("response_format", "text.format"),
+        ("response_format", "text.format.schema"),
+        ("response_format.type", "text.format.type"),
         ("response_format.json_schema.name", "text.format.name"),
         ("max_completion_tokens", "max_output_tokens"),
         ("tools[2].function.parameters", "tools[2].parameters"),

@@ -1,7 +1,7 @@
 """One completion, or one request for embeddings, from the request to the ledger."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +22,7 @@ from tunery.metering.meter import Admission
 from tunery.metering.rates import Subjects, has_rates
 from tunery.metering.storage import check_storage
 from tunery.store import completions
-from tunery.store.database import read, write
+from tunery.store.database import read
 from tunery.texts import say
 from tunery.wire import chat, embeddings
 from tunery.wire.chat import (
@@ -40,6 +40,7 @@ from tunery.wire.stream import DONE, read_events, write_event
 
 Json = dict[str, Any]
 Kind = Literal["chat", "completion", "embedding"]
+Keep = Callable[[Connection, Json], None]  # writes an answer, or its usage, in the transaction that counts it
 PATHS: dict[Kind, str] = {
     "chat": "/v1/chat/completions",
     "completion": "/v1/completions",
@@ -171,8 +172,8 @@ async def _asked(context: Context, admitted: InferenceRequest) -> AsyncIterator[
         raise
 
 
-async def complete(context: Context, admitted: InferenceRequest) -> Json:
-    """The whole answer. The ledger has it before the client does."""
+async def complete(context: Context, admitted: InferenceRequest, keep: Keep | None = None) -> Json:
+    """The whole answer. The ledger has it before the client does. `keep`: the whole answer."""
     try:
         async with _asked(context, admitted) as given:
             answer = orjson.loads(await given.read())
@@ -186,16 +187,16 @@ async def complete(context: Context, admitted: InferenceRequest) -> Json:
         answer["usage"] = completed(answer.get("usage") or {}, context.settings.cached_token_rule)
     if chat.is_legacy(admitted.sent):
         answer = chat.as_function_call(answer)
-    await asyncio.to_thread(_keep, context, admitted, answer["usage"], answer)
+    await asyncio.to_thread(_settle, context, admitted, answer, keep)
     return answer
 
 
-async def chunks(context: Context, admitted: InferenceRequest) -> AsyncGenerator[Json]:
+async def chunks(context: Context, admitted: InferenceRequest, keep: Keep | None = None) -> AsyncGenerator[Json]:
     """The answer in chunks, as the client is to see them; one with `error` is the last.
 
     Errors before the first chunk are raised, so that they still have their status; later ones can only be told in a
     chunk. The ledger has the usage before the chunk with the usage is given out. Read it to its end also when the
-    client has gone.
+    client has gone. `keep`: the usage, once all else has been given out, unless there is none.
     """
     assembly = Assembly() if admitted.is_stored else None
     received = Received(admitted.sent)
@@ -213,8 +214,8 @@ async def chunks(context: Context, admitted: InferenceRequest) -> AsyncGenerator
                 if assembly is not None and shown is not None:
                     assembly.add(shown)
                 if chunk.get("usage") and not chunk.get("choices"):
-                    answer = None if assembly is None else {**assembly.result(), "usage": chunk["usage"]}
-                    await asyncio.to_thread(_keep, context, admitted, chunk["usage"], answer)
+                    answer = {**(assembly.result() if assembly else {}), "usage": chunk["usage"]}
+                    await asyncio.to_thread(_settle, context, admitted, answer, keep)
                     settled = True
                 if shown is not None:
                     yield shown
@@ -222,7 +223,7 @@ async def chunks(context: Context, admitted: InferenceRequest) -> AsyncGenerator
                     break
         if not settled:  # it was broken off, or the engine keeps no count
             usage = completed(received.usage(), context.settings.cached_token_rule)
-            await asyncio.to_thread(_keep, context, admitted, usage, None)
+            await asyncio.to_thread(_settle, context, admitted, {"usage": usage}, keep)
             settled = True
     except EngineLost as exc:
         yield exc.body_with_text()
@@ -252,10 +253,20 @@ def _shown(admitted: InferenceRequest, chunk: Json) -> Json | None:
     return shown if shown.get("choices") else None
 
 
-def _keep(context: Context, admitted: InferenceRequest, usage: Json, answer: Json | None) -> None:
-    context.meter.settle(admitted.admission, model=admitted.target.weights_name, usage=for_ledger(usage))
-    if not admitted.is_stored or answer is None or "id" not in answer:
-        return
+def _settle(context: Context, admitted: InferenceRequest, answer: Json, keep: Keep | None) -> None:
+    """In one transaction: what is counted is kept."""
+
+    def also(conn: Connection) -> None:
+        if admitted.is_stored and "id" in answer:
+            _store(conn, context, admitted, answer)
+        if keep is not None:
+            keep(conn, answer)
+
+    usage = for_ledger(answer["usage"])
+    context.meter.settle(admitted.admission, model=admitted.target.weights_name, usage=usage, keep=also)
+
+
+def _store(conn: Connection, context: Context, admitted: InferenceRequest, answer: Json) -> None:
     stored = StoredCompletion(
         id=answer["id"],
         project_id=admitted.admission.caller.project_id,
@@ -265,9 +276,8 @@ def _keep(context: Context, admitted: InferenceRequest, usage: Json, answer: Jso
         response=answer,
         metadata=admitted.sent.get("metadata"),
     )
-    with write(context.database) as conn:
-        if admitted.sent.get("store") is True or _fits(conn, context, stored):
-            completions.insert_completion(conn, stored)
+    if admitted.sent.get("store") is True or _fits(conn, context, stored):
+        completions.insert_completion(conn, stored)
 
 
 def _fits(conn: Connection, context: Context, stored: StoredCompletion) -> bool:

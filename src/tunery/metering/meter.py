@@ -12,6 +12,7 @@ The order of things makes the count exact when a process dies at any line:
 """
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine
@@ -101,8 +102,17 @@ class Meter:
             rates = take(conn, subjects, tokens=estimated_tokens, now=self._clock(), what=what)
         return Admission(caller, ids, limits, estimated_tokens, rates)
 
-    def settle(self, admission: Admission, *, model: str, usage: TokenUsage) -> UsageRecord:
-        """Count the answer. Call it before the last byte goes out, also for an answer that the client broke off."""
+    def settle(
+        self,
+        admission: Admission,
+        *,
+        model: str,
+        usage: TokenUsage,
+        keep: Callable[[Connection], None] | None = None,
+    ) -> UsageRecord:
+        """Count the answer. Call it before the last byte goes out, also for an answer that the client broke off.
+
+        `keep` writes what else is to be there then: what is counted is kept, and the other way about."""
         now = self._clock()
         marks = self._take_marks()
         if admission.ids.client is not None:
@@ -126,6 +136,8 @@ class Meter:
                 )
                 project_id, currency = admission.caller.project_id, self._prices.currency
                 warn_about_budget(conn, project_id, admission.limits, currency=currency, now=now)
+                if keep is not None:
+                    keep(conn)
         except BaseException:
             self._give_marks_back(marks)
             raise

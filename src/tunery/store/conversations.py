@@ -52,6 +52,13 @@ def lock_conversation(
     return conn.execute(statement.values(used_by=user, used_until=int(until))).rowcount == 1
 
 
+def keep_locked(conn: Connection, conversation_id: str, user: str, *, until: float) -> None:
+    """By who has locked it, and works on for long."""
+    table = conversations
+    mine = table.c.id == conversation_id, table.c.used_by == user
+    conn.execute(update(table).where(*mine).values(used_until=int(until)))
+
+
 def unlock_conversation(conn: Connection, conversation_id: str, user: str) -> None:
     table = conversations
     mine = table.c.id == conversation_id, table.c.used_by == user
@@ -76,6 +83,13 @@ def items_before(conn: Connection, conversation_id: str, response_id: str) -> li
     first = select(func.min(table.c.seq)).where(table.c.response_id == response_id).scalar_subquery()
     query = select(table.c.item).where(table.c.conversation_id == conversation_id, table.c.seq < first)
     return list(conn.scalars(query.order_by(table.c.seq)))
+
+
+def held(conn: Connection, conversation_id: str, ids: list[str]) -> list[str]:
+    """Those of the ids that items of the conversation have."""
+    table = response_items
+    wanted = table.c.conversation_id == conversation_id, table.c.id.in_(ids)
+    return list(conn.scalars(select(table.c.id).where(*wanted)))
 
 
 def item_page(conn: Connection, conversation_id: str, *, after: str | None, limit: int, descending: bool) -> Page[Json]:

@@ -6,7 +6,6 @@ unique, since clients send an answer's items back as input: it names the newest 
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, and_, delete, exists, insert, literal, or_, select, update
@@ -33,7 +32,7 @@ class Link(NamedTuple):
 
 
 def insert_response(conn: Connection, response: StoredResponse) -> None:
-    conn.execute(insert(responses).values(asdict(response) | {"bytes": num_bytes(response.body)}))
+    conn.execute(insert(responses), vars(response) | {"bytes": num_bytes(response.body)})
 
 
 def num_bytes(value: Any) -> int:
@@ -82,7 +81,7 @@ def end_response(
     values = {"status": body["status"], "body": body, "bytes": num_bytes(body)}
     if conn.execute(update(responses).where(is_open).values(**values)).rowcount == 0:
         return False
-    add_items(conn, project_id, output, now, response_id=response_id, direction="output")
+    add_items(conn, project_id, (), now, output=output, response_id=response_id)
     return True
 
 
@@ -113,10 +112,11 @@ def add_items(
     items: Iterable[Json],
     now: int,
     *,
+    output: Iterable[Json] = (),
     response_id: str | None = None,
-    direction: Direction = "input",
     conversation_id: str | None = None,
 ) -> None:
+    directions: dict[Direction, Iterable[Json]] = {"input": items, "output": output}
     rows = [
         {
             "id": item["id"],
@@ -128,7 +128,8 @@ def add_items(
             "item": item,
             "bytes": num_bytes(item),
         }
-        for item in items
+        for direction, some in directions.items()
+        for item in some
     ]
     if rows:
         conn.execute(insert(response_items), rows)
@@ -150,9 +151,9 @@ def input_page(conn: Connection, response_id: str, *, after: str | None, limit: 
 
 
 def find_items(conn: Connection, project_id: str, ids: Iterable[str]) -> dict[str, Json]:
-    """By id, those of the ids that the project has."""
+    """By id, those of the ids that the project has. An id with U+0000 is none, and Postgres has no place for it."""
     table = response_items
-    wanted = [item_id for item_id in set(ids) if "\0" not in item_id]  # which no column of ids can hold
+    wanted = {id for id in ids if "\0" not in id}
     if not wanted:
         return {}
     query = select(table.c.id, table.c.item).where(table.c.project_id == project_id, table.c.id.in_(wanted))

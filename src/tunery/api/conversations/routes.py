@@ -26,7 +26,7 @@ from tunery.store import conversations, responses
 from tunery.store.audit import record
 from tunery.store.database import read, write
 from tunery.store.paging import Page
-from tunery.wire.responses.items import read_items, references, resolved
+from tunery.wire.responses.items import check_ids, read_items, references, resolved
 
 router = Router(prefix="/v1/conversations", tags=["Conversations"])
 
@@ -113,6 +113,7 @@ def _add(
 ) -> list[dict[str, Any]]:
     items = read_items(sent, "items")
     items = resolved(items, responses.find_items(conn, caller.project_id, references(items)))
+    check_ids(items, "items", conversations.held(conn, conversation_id, [item["id"] for item in items]))
     num_bytes = sum(map(responses.num_bytes, items))
     check_storage(conn, context.settings, caller.project_id, num_bytes, now=context.clock(), param="items")
     responses.add_items(conn, caller.project_id, items, context.now(), conversation_id=conversation_id)

@@ -18,14 +18,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from tunery.api import inference
 from tunery.api.context import Context
 from tunery.api.delivery import Running, leave
-from tunery.api.responses.service import PendingResponse, body_of, events, release, stored
+from tunery.api.responses.service import USED_S, PendingResponse, body_of, events, release, stored, written
 from tunery.domain.errors import InvalidRequest, TuneryError
 from tunery.domain.responses import UNDER_WAY, StoredResponse
 from tunery.store import conversations, responses
 from tunery.store.database import read, write
 from tunery.texts import say
 from tunery.wire.responses.reply import Reply, replayed
-from tunery.wire.stream import write_event
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +97,8 @@ class _Work:
 
     async def _answer(self) -> None:
         async with aclosing(events(self._context, self._pending, is_queued=True)) as told:
-            async for event in told:
-                self._waiting.append(event)
+            async for some in told:
+                self._waiting += some
 
     async def _write_now_and_then(self) -> None:
         while True:
@@ -117,6 +116,8 @@ class _Work:
             told, now = list(self._waiting), self._context.now()
             with write(self._context.database) as conn:
                 status = responses.add_events(conn, self._pending.id, told, now)
+                if self._pending.conversation is not None:
+                    conversations.keep_locked(conn, self._pending.conversation, self._pending.id, until=now + USED_S)
                 if status == "queued" and told:
                     responses.begin_response(conn, self._pending.id, now)
             del self._waiting[: len(told)]
@@ -169,15 +170,13 @@ async def follow(context: Context, found: StoredResponse, after: int) -> AsyncGe
     """
     if not found.is_background:
         whole = {**found.body, "output": await context.look(partial(_output, context, found.id))}
-        for event in replayed(whole):
-            if event["sequence_number"] > after:
-                yield write_event(event, event["type"])
+        yield written([event for event in replayed(whole) if event["sequence_number"] > after])
         return
     while True:
         status, told = await context.look(partial(_news, context, found, after))
-        for event in told:
-            after = event["sequence_number"]
-            yield write_event(event, event["type"])
+        if told:
+            after = told[-1]["sequence_number"]
+            yield written(told)
         if status not in UNDER_WAY:
             return
         await asyncio.sleep(FOLLOW_EVERY_S)
@@ -194,6 +193,10 @@ def _news(context: Context, found: StoredResponse, after: int) -> tuple[str | No
         return None if now is None else now.status, responses.events_after(conn, found.id, after)
 
 
+def is_left_alone(context: Context, found: StoredResponse) -> bool:
+    return not found.has_ended and (found.seen_at or 0) < int(context.clock() - LEFT_ALONE_S)
+
+
 def end_left_alone(context: Context) -> None:
     """Those whose process was killed end as failed."""
     now = context.clock()
@@ -203,10 +206,9 @@ def end_left_alone(context: Context) -> None:
             reply = Reply({**found.body, "output": _told_items(told)}, next_number=len(told))
             last = reply.fail(say("error.response_interrupted"))
             output = reply.response["output"]
-            responses.end_response(
-                conn, found.id, found.project_id, body_of(reply.response), output, int(now), after=UNDER_WAY
-            )
-            responses.add_events(conn, found.id, last, int(now))
+            body = body_of(reply.response)
+            if responses.end_response(conn, found.id, found.project_id, body, output, int(now), after=UNDER_WAY):
+                responses.add_events(conn, found.id, last, int(now))
             conversation = found.body.get("conversation")
             if conversation is not None:
                 conversations.unlock_conversation(conn, conversation["id"], found.id)

@@ -27,6 +27,9 @@ from tunery.texts import say
 router = Router(prefix="/v1/responses", tags=["Responses"])
 
 Order = Literal["asc", "desc"]
+StartingAfter = Annotated[
+    int, Query(ge=-1, lt=2**63, description="The sequence number of the last event that is known.")
+]
 ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The response, or a stream of its events.",
@@ -63,7 +66,7 @@ async def retrieve_response(
     caller: ModelsReader,
     context: ContextDep,
     stream: bool = False,
-    starting_after: Annotated[int, Query(description="The sequence number of the last event that is known.")] = -1,
+    starting_after: StartingAfter = -1,
 ) -> Response:
     found, response = await run_in_threadpool(_read, context, caller, response_id)
     if stream:
@@ -111,6 +114,9 @@ def _read(context: Context, caller: Caller, response_id: str) -> tuple[StoredRes
     with read(context.database) as conn:
         found = responses.get_response(conn, response_id, caller.project_id)
         output = responses.items_of(conn, response_id, direction="output")
+    if background.is_left_alone(context, found):
+        background.end_left_alone(context)
+        return _read(context, caller, response_id)
     return found, {**found.body, "status": found.status, "output": output}
 
 

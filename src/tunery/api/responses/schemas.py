@@ -14,6 +14,7 @@ from tunery.wire.responses.items import ID
 
 MIN_OUTPUT_TOKENS = 16
 MAX_METADATA = 16
+MAX_ITEMS = 2048  # of one request; each may refer to another, which is looked up
 MAX_NEW_ITEMS = 20  # of one request about a conversation
 
 
@@ -46,7 +47,7 @@ class Prompt(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     model: ModelName
-    input: str | list[dict[str, Any]] | None = None
+    input: str | Annotated[list[dict[str, Any]], Field(max_length=MAX_ITEMS)] | None = None
     instructions: str | None = None
     previous_response_id: Id | None = None
     conversation: Annotated[Id | None, BeforeValidator(id_of)] = None

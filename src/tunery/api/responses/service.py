@@ -3,7 +3,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
 
 from tunery.api import inference
 from tunery.api.context import Context
@@ -25,7 +26,7 @@ from tunery.store import conversations, responses
 from tunery.store.database import read, write
 from tunery.texts import say
 from tunery.wire.chat import check
-from tunery.wire.responses.items import num_droppable, read_items, references, resolved, without_oldest
+from tunery.wire.responses.items import check_ids, num_droppable, read_items, references, resolved, without_oldest
 from tunery.wire.responses.reply import Reply, new_response
 from tunery.wire.responses.request import (
     INPUT_TOKENS,
@@ -95,12 +96,11 @@ async def admit(
 async def _admit(
     context: Context, caller: Caller, ids: RequestIds, sent: Json, response_id: str, is_batch: bool
 ) -> PendingResponse:
-    earlier, own = await context.look(partial(_items, context, caller, sent))
+    earlier, own, body = await _prompt(context, caller, sent)
+    if sent.get("stream") or sent.get("background"):
+        body = streamed(body)
+    keeps = sent.get("store") is not False
     with _own_words():
-        body = chat_request(sent, earlier + own)
-        if sent.get("stream") or sent.get("background"):
-            body = streamed(body)
-        keeps = sent.get("store") is not False
         admitted = await inference.admit(context, caller, ids, "chat", body, keeps=keeps, is_batch=is_batch)
         if sent.get("truncation") == "auto" and admitted.target.upstream is None:
             try:
@@ -151,12 +151,24 @@ def _own_words() -> Iterator[None]:
 # ---- what the model is to see
 
 
+async def _prompt(context: Context, caller: Caller, sent: Json) -> tuple[list[Json], list[Json], Json]:
+    """What came before, the request's own items, and the chat that says the same."""
+
+    def put_together() -> tuple[list[Json], list[Json], Json]:
+        earlier, own = _items(context, caller, sent)
+        return earlier, own, chat_request(sent, earlier + own)
+
+    is_short = isinstance(sent.get("input"), str) and not (sent.get("previous_response_id") or sent.get("conversation"))
+    return put_together() if is_short else await run_in_threadpool(put_together)
+
+
 def _items(context: Context, caller: Caller, sent: Json) -> tuple[list[Json], list[Json]]:
     """What came before, and the request's own."""
     own = read_items(sent.get("input") or [])
     previous, conversation = sent.get("previous_response_id"), sent.get("conversation")
     wanted = references(own)
     if not (previous or conversation or wanted):
+        check_ids(own, "input")
         return [], own
     earlier: list[Json] = []
     with read(context.database) as conn:
@@ -166,6 +178,7 @@ def _items(context: Context, caller: Caller, sent: Json) -> tuple[list[Json], li
             conversations.get_conversation(conn, conversation, caller.project_id)
             earlier = conversations.all_items(conn, conversation)
         own = resolved(own, responses.find_items(conn, caller.project_id, wanted))
+    check_ids(own, "input", [item["id"] for item in earlier] if conversation else ())
     return earlier, own
 
 
@@ -188,9 +201,8 @@ async def count_input(context: Context, caller: Caller, sent: Json) -> int:
     """Tokens of the prompt that a request for a response would have."""
     check(sent, INPUT_TOKENS)
     _check_prompt(sent)
-    earlier, own = await context.look(partial(_items, context, caller, sent))
+    earlier, own, body = await _prompt(context, caller, sent)
     with _own_words():
-        body = chat_request(sent, earlier + own)
         target = await context.look(partial(_resolve, context, caller, sent["model"]))
         if target.upstream is not None:
             theirs = ("instructions", "text", "tools", "tool_choice", "parallel_tool_calls", "reasoning")
@@ -255,78 +267,108 @@ async def _fits(context: Context, target: Target, body: Json, room: int = 1) -> 
 
 async def complete(context: Context, pending: PendingResponse) -> Json:
     """The whole response. The ledger has it, and so has who may ask for it later, before the client does."""
-    reply, is_kept = pending.reply, False
-    try:
-        with _own_words():
-            answer = await inference.complete(context, pending.admitted)
+    reply = pending.reply
+
+    def keep(conn: Connection, answer: Json) -> None:
         reply.begin()
         reply.take(answer)
-        reply.end(context.now(), is_cancelled=pending.admitted.gone.is_set())
-        await asyncio.to_thread(_keep, context, pending)
-        is_kept = True
-    finally:
-        if not is_kept:
-            await release(context, pending)
+        _end(context, pending, conn)
+
+    try:
+        with _own_words():
+            await inference.complete(context, pending.admitted, keep)
+    except BaseException:
+        await release(context, pending)
+        raise
     return reply.response
 
 
 async def stream(context: Context, pending: PendingResponse) -> AsyncGenerator[bytes]:
     """The events of the response. What `inference.chunks` raises before the first is raised here, too."""
-    reply, is_kept = pending.reply, False
+    reply, last = pending.reply, list[Json]()
+
+    def keep(conn: Connection) -> None:
+        last.extend(_end(context, pending, conn))
+
     try:
-        async with aclosing(events(context, pending)) as told:
-            async for event in told:
-                yield write_event(event, event["type"])
-        last = reply.end(context.now(), is_cancelled=pending.admitted.gone.is_set())
-        await asyncio.to_thread(_keep, context, pending)
-        is_kept = True
-        for event in last:
-            yield write_event(event, event["type"])
+        async with aclosing(events(context, pending, keep)) as told:
+            async for some in told:
+                yield written(some)
+        if not last:  # the engine was lost
+            await asyncio.to_thread(_end_uncounted, context, pending, last)
+        yield written(last)
     except SQLAlchemyError:  # of the ledger, or where responses are kept
         log.exception("response %s could not be kept", pending.id)
-        yield write_event(reply.error(say("error.response_not_kept"), "server_error"), "error")
-    finally:
-        if not is_kept:
-            await release(context, pending)
+        await release(context, pending)
+        yield written([reply.error(say("error.response_not_kept"), "server_error")])
+    except BaseException:
+        await release(context, pending)
+        raise
 
 
-async def events(context: Context, pending: PendingResponse, *, is_queued: bool = False) -> AsyncGenerator[Json]:
-    """All but the last, which `reply.end` gives: its state is to be kept before the client hears of it."""
+def _end_uncounted(context: Context, pending: PendingResponse, last: list[Json]) -> None:
+    with write(context.database) as conn:
+        last.extend(_end(context, pending, conn))
+
+
+def _end(context: Context, pending: PendingResponse, conn: Connection) -> list[Json]:
+    """The last events. What they tell of is kept before the client hears of it."""
+    last = pending.reply.end(context.now(), is_cancelled=pending.admitted.gone.is_set())
+    _keep(context, pending, conn)
+    return last
+
+
+def written(events: list[Json]) -> bytes:
+    """In one piece: to send costs more than to write."""
+    return b"".join(write_event(event, event["type"]) for event in events)
+
+
+async def events(
+    context: Context,
+    pending: PendingResponse,
+    keep: Callable[[Connection], None] | None = None,
+    *,
+    is_queued: bool = False,
+) -> AsyncGenerator[list[Json]]:
+    """Those that came together. All but the last, which `reply.end` gives. `keep`: once there is the usage."""
     reply = pending.reply
+
+    def counted(conn: Connection, answer: Json) -> None:
+        reply.take({"usage": answer["usage"]})
+        if keep is not None:
+            keep(conn)
+
     with _own_words():
-        async with aclosing(inference.chunks(context, pending.admitted)) as answer:
+        async with aclosing(inference.chunks(context, pending.admitted, counted)) as answer:
             first = await anext(answer, None)
-            for event in [*reply.begin(is_queued=is_queued), *reply.take(first or {})]:
-                yield event
+            yield [*reply.begin(is_queued=is_queued), *reply.take(first or {})]
             async for chunk in answer:
-                for event in reply.take(chunk):
-                    yield event
+                if told := reply.take(chunk):
+                    yield told
 
 
 def in_an_event(pending: PendingResponse, error: TuneryError) -> bytes:
     return write_event(pending.reply.error(error.message, error.code, error.param), "error")
 
 
-def _keep(context: Context, pending: PendingResponse) -> None:
-    """In one transaction: whoever finds the response finds its items, and the conversation is free again."""
-    response = pending.response
-    goes_on = response["status"] in ("completed", "incomplete")
-    conversation = pending.conversation if goes_on else None
-    add = partial(
-        responses.add_items,
-        project_id=pending.project_id,
-        now=context.now(),
-        response_id=pending.id if pending.is_kept else None,
-        conversation_id=conversation,
-    )
-    with write(context.database) as conn:
-        if pending.is_kept:
-            responses.insert_response(conn, stored(pending, response))
-        if pending.is_kept or conversation is not None:
-            add(conn, items=pending.own, direction="input")
-            add(conn, items=response["output"], direction="output")
-        if pending.conversation is not None:
-            conversations.unlock_conversation(conn, pending.conversation, pending.id)
+def _keep(context: Context, pending: PendingResponse, conn: Connection) -> None:
+    """Whoever finds the response finds its items, and the conversation is free again."""
+    response, now = pending.response, context.now()
+    conversation = pending.conversation if response["status"] in ("completed", "incomplete") else None
+    if pending.is_kept:
+        responses.insert_response(conn, stored(pending, response))
+    if pending.is_kept or conversation is not None:
+        responses.add_items(
+            conn,
+            pending.project_id,
+            pending.own,
+            now,
+            output=response["output"],
+            response_id=pending.id if pending.is_kept else None,
+            conversation_id=conversation,
+        )
+    if pending.conversation is not None:
+        conversations.unlock_conversation(conn, pending.conversation, pending.id)
 
 
 def stored(pending: PendingResponse, response: Json, *, seen_at: int | None = None) -> StoredResponse:

@@ -159,6 +159,16 @@ def _resolve(reference: Json, known: Mapping[str, Json]) -> Json:
     return found
 
 
+def check_ids(items: Iterable[Json], param: str, known: Iterable[str] = ()) -> None:
+    """Raises InvalidRequest for an item that is there twice, or is `known`: lists of items go on behind the id of
+    one."""
+    seen = set(known)
+    for item in items:
+        if item["id"] in seen:
+            raise InvalidRequest(say("error.duplicate_item", item_id=item["id"][:200]), param=param)
+        seen.add(item["id"])
+
+
 # ---- as a chat
 
 

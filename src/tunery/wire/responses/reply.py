@@ -322,4 +322,5 @@ def _token(entry: Json) -> Json:
 
 def replayed(ended: Json) -> list[Json]:
     """The events of a response that has ended and whose own were not kept."""
-    return Reply({**ended, "output": [], "usage": None, "completed_at": None}).replay(ended)
+    untold = dict.fromkeys(("usage", "completed_at", "error", "incomplete_details"))
+    return Reply({**ended, **untold, "output": []}).replay(ended)

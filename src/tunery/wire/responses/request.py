@@ -223,9 +223,10 @@ def own_param(param: str | None) -> str | None:
     """What the parameter of chat that an error names is called here."""
     if param is None:
         return None
-    if param == "response_format" or param.startswith("response_format."):
-        rest = param.removeprefix("response_format").removeprefix(".json_schema")
-        return f"text.format{rest}"
+    if param == "response_format":  # what chat says of a schema
+        return "text.format.schema"
+    if param.startswith("response_format."):
+        return "text.format" + param.removeprefix("response_format").removeprefix(".json_schema")
     if param.startswith("messages"):
         return "input"
     if param in ("max_tokens", "max_completion_tokens"):
