@@ -47,8 +47,7 @@ def test_of_responses_and_their_items(conn: Connection, tenant: Tenant, odd: str
     asked, said = message("user", [{"type": "input_text", "text": odd}]), message("assistant", [output_text(odd, [])])
     called = {"id": "fc_1", "type": "function_call", "call_id": odd, "name": "f", "arguments": odd}
     responses.insert_response(conn, made)
-    responses.add_items(conn, made.project_id, [asked], NOW, response_id=made.id)
-    responses.add_items(conn, made.project_id, [said, called], NOW, response_id=made.id, direction="output")
+    responses.add_items(conn, made.project_id, [asked], NOW, output=[said, called], response_id=made.id)
     assert responses.get_response(conn, made.id, made.project_id) == made
     assert responses.items_of(conn, made.id) == [asked, said, called]
     page = responses.input_page(conn, made.id, after=None, limit=5, descending=True)

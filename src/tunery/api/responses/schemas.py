@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from tunery.api.body import Body
-from tunery.api.chat.routes import ModelName, SearchedText
+from tunery.api.body import Body, no_nul
+from tunery.api.chat.routes import ModelName
 from tunery.domain.numbers import Int
 from tunery.texts import say
 from tunery.wire.responses.items import ID
@@ -30,8 +30,9 @@ def id_of(value: Any) -> Any:
 
 
 Id = Annotated[str, AfterValidator(an_id)]
-MetadataKey = Annotated[SearchedText, Field(max_length=64)]
-Metadata = Annotated[dict[MetadataKey, Annotated[SearchedText, Field(max_length=512)]], Field(max_length=MAX_METADATA)]
+MetadataKey = Annotated[str, Field(max_length=64), AfterValidator(no_nul)]
+MetadataValue = Annotated[str, Field(max_length=512), AfterValidator(no_nul)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_METADATA)]
 
 
 class Text(BaseModel):
