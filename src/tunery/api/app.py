@@ -85,12 +85,12 @@ async def tend(context: Context) -> None:
     """What no request does in time: which answers arrived is noted with the next one, on a quiet server here; and
     responses whose process was killed are ended."""
     while True:
+        await asyncio.sleep(TEND_EVERY_S)
         for work in (context.meter.flush, partial(end_left_alone, context)):
             try:
                 await asyncio.to_thread(work)
             except SQLAlchemyError:
                 log.exception("the database could not be written; it is tried again")
-        await asyncio.sleep(TEND_EVERY_S)
 
 
 def create_app(settings: Settings, clock: Clock = system_clock) -> FastAPI:
