@@ -82,6 +82,5 @@ def store_response(
     made["body"] = body | {"usage": usage} | made.get("body", {})
     responses.insert_response(conn, StoredResponse(project_id=project_id, **made))
     placed = {"response_id": made["id"], "conversation_id": conversation}
-    responses.add_items(conn, project_id, items, made["created_at"], direction="input", **placed)
-    responses.add_items(conn, project_id, output, made["created_at"], direction="output", **placed)
+    responses.add_items(conn, project_id, items, made["created_at"], output=output, **placed)
     return made["id"]
