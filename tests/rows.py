@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
 from sqlalchemy import Connection, Row, Select, Table, select
 
+from tunery.domain.batches import Batch, BatchStatus
 from tunery.domain.completions import StoredCompletion
+from tunery.domain.files import File, FilePurpose, blob_path
 from tunery.domain.ids import new_id
 from tunery.domain.models import FineTunedModel
 from tunery.domain.responses import StoredResponse
-from tunery.store import completions, responses
+from tunery.store import batches, completions, files, responses
+from tunery.store.blobs import Blobs
 from tunery.store.tables import outbox, usage_records
 from tunery.wire.responses.items import message, output_text
 from tunery.wire.responses.reply import new_response
@@ -84,3 +88,47 @@ def store_response(
     placed = {"response_id": made["id"], "conversation_id": conversation}
     responses.add_items(conn, project_id, items, made["created_at"], output=output, **placed)
     return made["id"]
+
+
+def store_batch(
+    conn: Connection, blobs: Blobs, project_id: str, pairs: Sequence[tuple[Any, Any]], **values: Any
+) -> Batch:
+    """A batch that has ended, with its files. `pairs`: a request's body, and the answer's; an answer that is a text is
+    the error's message of a request that failed."""
+    endpoint = values.pop("endpoint", "/v1/chat/completions")
+    lines: dict[str, list[Any]] = {"input": [], "output": [], "error": []}
+    for number, (body, answer) in enumerate(pairs):
+        custom_id = f"request-{number}"
+        lines["input"].append({"custom_id": custom_id, "method": "POST", "url": endpoint, "body": body})
+        is_failed = isinstance(answer, str)
+        response = {"status_code": 400, "body": {"error": {"message": answer}}} if is_failed else {"body": answer}
+        line = {"custom_id": custom_id, "response": {"status_code": 200, "request_id": "req"} | response, "error": None}
+        lines["error" if is_failed else "output"].append(line)
+    made = {kind: _file(conn, blobs, project_id, kind, each) for kind, each in lines.items() if each}
+    now = values.get("created_at", 0)
+    defaults: dict[str, Any] = {
+        "id": new_id("batch"),
+        "created_at": now,
+        "status": BatchStatus.COMPLETED,
+        "input_file_id": made["input"],
+        "output_file_id": made.get("output"),
+        "error_file_id": made.get("error"),
+        "expires_at": now + 86_400,
+        "api_key_id": "key",
+        "created_by": None,
+        "model": "m",
+        "num_requests": len(pairs),
+        "num_completed": len(lines["output"]),
+        "num_failed": len(lines["error"]),
+    }
+    batch = Batch(project_id=project_id, endpoint=endpoint, **defaults | values)
+    batches.insert_batch(conn, batch)
+    return batch
+
+
+def _file(conn: Connection, blobs: Blobs, project_id: str, kind: str, lines: list[Any]) -> str:
+    file_id, purpose = new_id("file"), FilePurpose.BATCH if kind == "input" else FilePurpose.BATCH_OUTPUT
+    info = blobs.put(blob_path(file_id), [orjson.dumps(line) + b"\n" for line in lines])
+    file = File(file_id, project_id, 0, f"{kind}.jsonl", purpose, info.bytes, info.sha256, info.path)
+    files.insert_file(conn, file)
+    return file_id

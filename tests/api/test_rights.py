@@ -43,6 +43,7 @@ ROUTES = {
         ("POST", "/v1/webhook_endpoints", HOOK),
         ("DELETE", "/tunery/v1/aliases?name=none", None),
         ("POST", "/tunery/v1/stored_answers/dataset", {}),
+        ("POST", "/tunery/v1/batches/batch_none/dataset", {}),
     ],
     "own": [
         ("DELETE", f"/v1/models/ft:{BASE}:x::AbCd1234", None),

@@ -8,8 +8,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.api.conftest import NOW, SECRET
+from tests.api.test_batch_datasets import chat_pair
 from tests.contract.conftest import Live
-from tests.rows import store_completion, store_response
+from tests.rows import store_batch, store_completion, store_response
 from tunery.cli.main import app
 from tunery.store.database import write
 
@@ -91,3 +92,20 @@ def test_what_cannot_be_done_is_a_sentence(
     done = tunery("files", "distill", *words)
     assert (done.exit_code, done.stdout) == (code, "") and kept
     assert text in " ".join(f"{done.stderr} {done.exception}".split())
+
+
+def test_a_batch_becomes_a_training_file(live: Live, tunery: Callable[..., Result]) -> None:
+    failed = (chat_pair("bad", "")[0], "refused")
+    with write(live.context.database) as conn:
+        pairs = [chat_pair("One?", "1"), failed, chat_pair("Two?", "2"), chat_pair("Long?", "L", "length")]
+        batch = store_batch(conn, live.context.blobs, live.project_id, pairs)
+        embedded = store_batch(conn, live.context.blobs, live.project_id, pairs, endpoint="/v1/embeddings")
+    done = tunery("batches", "distill", batch.id, "--name", "labels.jsonl")
+    assert done.exit_code == 0, done.output
+    assert questions(live, done.stdout.strip()) == {"One?", "Two?"}
+    assert "2 rows in labels.jsonl." in done.stderr
+    assert "1 left out: failed" in done.stderr and "1 left out: cut off" in done.stderr
+    made = json.loads(tunery("batches", "distill", batch.id, "--json").stdout)
+    assert (made["num_rows"], made["file"]["filename"]) == (2, f"{batch.id}.jsonl")
+    refused = tunery("batches", "distill", embedded.id)
+    assert (refused.exit_code, refused.stdout) == (1, "") and "embeds texts" in str(refused.exception)

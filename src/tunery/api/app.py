@@ -36,6 +36,7 @@ from tunery.api.refusals import Refusals
 from tunery.api.responses.background import end_left_alone
 from tunery.api.responses.routes import router as responses
 from tunery.api.tunery.aliases import router as aliases
+from tunery.api.tunery.answers.batches import router as batch_datasets
 from tunery.api.tunery.answers.routes import router as answers
 from tunery.api.tunery.console.routes import router as console
 from tunery.api.tunery.datasets.routes import router as data
@@ -69,6 +70,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     aliases,
     console,
     answers,
+    batch_datasets,
     data,
     projects,
     keys,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
-from tunery.cli.connection import CommandFailed, client_of
-from tunery.cli.files import file_id_of, local_path
+from tunery.cli.connection import CommandFailed, client_of, post_own
+from tunery.cli.files import file_id_of, local_path, tell_dataset
 from tunery.cli.output import (
     Bar,
     Json,
@@ -128,6 +128,22 @@ def results(
     to.write_bytes(content)
     num_lines = content.count(b"\n")
     notes.print(f"{to} ({num_lines:,} lines)")
+
+
+@app.command()
+def distill(
+    ctx: typer.Context,
+    batch_id: BatchId,
+    name: Annotated[str | None, typer.Option(help="Of the new file; by default named after the batch.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a training file of a batch's answers, and print its id.
+
+    Each row has the prompt of a request and the answer to it. What failed, was cut off or has no answer is left out
+    and counted.
+    """
+    made = post_own(client_of(ctx), f"/batches/{batch_id}/dataset", {"filename": name})
+    tell_dataset(made, as_json)
 
 
 def _watch(client: "OpenAI", batch_id: str, as_json: bool) -> None:

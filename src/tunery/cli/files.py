@@ -5,7 +5,7 @@ import sys
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -63,7 +63,11 @@ def distill(
         "ids": ids,
         "filename": name,
     }
-    made = post_own(client_of(ctx), "/stored_answers/dataset", body)
+    tell_dataset(post_own(client_of(ctx), "/stored_answers/dataset", body), as_json)
+
+
+def tell_dataset(made: dict[str, Any], as_json: bool) -> None:
+    """Of a training file that was made of answers: its id, and on standard error what became of them."""
     tell(made, as_json, made["file"]["id"])
     if not as_json:
         notes.print(f"{made['num_rows']:,} rows in {made['file']['filename']}.")

@@ -74,6 +74,21 @@ def of_completion(stored: StoredCompletion) -> Exchange:
     return Exchange(request, answer, status, for_ledger(usage) if usage else None, problem)
 
 
+def of_text(stored: StoredCompletion) -> Exchange | None:
+    """A text completion as a chat: the prompt is what a user said. None: the prompt is not one text."""
+    prompt = stored.request.get("prompt")
+    texts = as_list(prompt) if isinstance(prompt, list) else [prompt]
+    if len(texts) != 1 or not isinstance(texts[0], str):
+        return None
+    choices = as_list(stored.response.get("choices"))
+    choice = as_object(choices[0]) if choices else {}
+    text = str(choice.get("text") or "")
+    said = text.removeprefix(texts[0]) if stored.request.get("echo") else text
+    request = {"messages": [{"role": "user", "content": texts[0]}]}
+    answer = {**choice, "message": {"role": "assistant", "content": said}}
+    return of_completion(replace(stored, request=request, response={**stored.response, "choices": [answer]}))
+
+
 def of_response(stored: StoredResponse, items: list[Json], output: list[Json], *, is_whole: bool = True) -> Exchange:
     """`items`: all that the model was to see, unless `is_whole` says that a part of it is no more."""
     kept = {name: stored.body.get(name) for name in ("instructions", "tools")}

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from tests.api.conftest import EXAMPLE, NOW, Api
+from tests.api.test_batch_datasets import chat_pair
 from tests.api.test_uploads import WHOLE, add, begin
+from tests.rows import store_batch
 from tunery.domain.completions import StoredCompletion
 from tunery.domain.jobs import JobStatus
 from tunery.domain.responses import StoredResponse
@@ -25,6 +27,7 @@ LOGGED = {
     ("DELETE", "/v1/files/{file_id}"): ["file.deleted"],
     ("POST", "/tunery/v1/files/{file_id}/split"): ["file.created", "file.created"],
     ("POST", "/tunery/v1/stored_answers/dataset"): ["file.created"],
+    ("POST", "/tunery/v1/batches/{batch_id}/dataset"): ["file.created"],
     ("POST", "/v1/uploads/{upload_id}/complete"): ["file.created"],
     ("POST", "/v1/batches"): ["batch.created"],
     ("POST", "/v1/batches/{batch_id}/cancel"): ["batch.cancelled"],
@@ -119,6 +122,11 @@ def keep_completion(api: Api) -> str:
     return stored.id
 
 
+def keep_batch(api: Api) -> str:
+    with write(api.engine) as conn:
+        return store_batch(conn, api.context.blobs, api.project_id, [chat_pair("Hi", "Hello.")]).id
+
+
 def keep_response(api: Api) -> str:
     stored = StoredResponse("resp_1", api.project_id, int(NOW), "m", "completed", {})
     with write(api.engine) as conn:
@@ -174,6 +182,7 @@ def test_every_change_is_in_the_log_with_who_made_it_and_from_where(api: Api) ->
     changes.make("POST", COMPLETION, kept, json={"metadata": {"a": "b"}})
     corrected = {"corrections": {kept["completion_id"]: {"content": "Hello."}}}
     changes.make("POST", "/tunery/v1/stored_answers/dataset", json=corrected)
+    changes.make("POST", "/tunery/v1/batches/{batch_id}/dataset", {"batch_id": keep_batch(api)}, json={})
     changes.make("DELETE", COMPLETION, kept)
     changes.make("DELETE", "/v1/responses/{response_id}", {"response_id": keep_response(api)})
     items = [{"role": "user", "content": "Hi"}]

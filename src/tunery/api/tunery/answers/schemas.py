@@ -97,7 +97,7 @@ class DatasetCreate(Body):
 
 
 class LeftOut(BaseModel):
-    reason: Literal["not_chosen", "gone"] | Problem
+    reason: Literal["not_chosen", "gone", "not_one_text"] | Problem
     count: int
 
 
