@@ -164,6 +164,7 @@ def addresses(stand: Stand) -> dict[str, str]:
         "job-failed": f"/jobs/{failed.id}",
         "playground": playground_path(BASE, str(marv.fine_tuned_model)).removeprefix("/dashboard"),
         "stored": "/stored",
+        "batches": "/batches",
         "stored-answer": f"/stored/{stored_answers(stand)}",
         "datasets": "/datasets",
         "dataset": f"/datasets/{marv.training_file}",

@@ -216,7 +216,7 @@ def test_signing_in_speaks_japanese(reader: Visitor) -> None:
 def test_every_page_speaks_japanese(walker: Visitor, place: Place) -> None:
     paths = [
         "/", "/jobs/new", "/playground", "/stored", "/stored/dataset", "/stored/resp_none", f"/stored/{place.answer}",
-        "/datasets", "/compare", "/move", "/usage", "/keys", "/webhooks", "/members",
+        "/datasets", "/batches", "/batches/batch_none", "/compare", "/move", "/usage", "/keys", "/webhooks", "/members",
         "/mail", "/limits", "/audit", "/jobs/ftjob-none", "/datasets/file-none", "/move/file-none", "/compare/run-lost",
         f"/datasets/{place.good}", f"/compare/{place.comparison}", f"/move/{place.parity}", f"/move/{place.comparison}",
         *(f"/jobs/{job.id}" for job in place.jobs.values()),
@@ -235,6 +235,7 @@ def test_a_project_with_nothing_in_it_speaks_japanese(reader: Visitor, stand: St
     for path in (
         "/stored",
         "/stored/dataset",
+        "/batches",
         "/datasets",
         "/compare",
         "/move",

@@ -25,6 +25,7 @@ OTHERS = sorted(set(texts.LANGUAGES) - {"en"})
 # Keys that are put together: t(f"status.{…}"). Their second halves are values of the product.
 BUILT = (
     "audit",
+    "batches",
     "compare",
     "create",
     "dataset",

@@ -27,6 +27,7 @@ from tunery.cli.output import (
     tell,
     when,
 )
+from tunery.domain.batches import seconds_left
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -190,11 +191,8 @@ def _progress(batch: "Batch") -> str:
 
 
 def _left_s(batch: "Batch") -> float | None:
-    """By the pace since it began. None: that cannot be said yet."""
     done, total = _counts(batch)
-    if batch.status != "in_progress" or not done or not batch.in_progress_at:
-        return None
-    return max(0.0, time.time() - batch.in_progress_at) / done * (total - done)
+    return seconds_left(batch.in_progress_at if batch.status == "in_progress" else None, done, total, time.time())
 
 
 def _left(seconds: float | None) -> str:

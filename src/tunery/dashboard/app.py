@@ -15,6 +15,8 @@ from nicegui import app as pages_app
 from starlette.responses import Response
 
 from tunery.dashboard import frame, open_pages, sign_in
+from tunery.dashboard.batches import batch
+from tunery.dashboard.batches import page as batches
 from tunery.dashboard.compare import page as compare
 from tunery.dashboard.compare import result
 from tunery.dashboard.connection import Connections
@@ -55,6 +57,8 @@ PAGES = (
     PageSpec("/stored", "stored.title", stored.build, section="stored"),
     PageSpec("/stored/dataset", "stored.dataset", stored_dataset.build, section="stored"),
     PageSpec("/stored/{answer_id}", "stored.answer", stored_answer.build, section="stored"),
+    PageSpec("/batches", "batches.title", batches.build, section="batches"),
+    PageSpec("/batches/{batch_id}", "batches.batch", batch.build, section="batches"),
     PageSpec("/compare", "compare.title", compare.build, section="compare"),
     PageSpec("/compare/{file_id}", "compare.title", result.build, section="compare"),
     PageSpec("/move", "move.title", move.build, section="move"),

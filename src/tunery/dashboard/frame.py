@@ -22,6 +22,7 @@ WORK = (
     ("jobs", "/", "tune"),
     ("playground", "/playground", "forum"),
     ("stored", "/stored", "history"),
+    ("batches", "/batches", "layers"),
     ("datasets", "/datasets", "dataset"),
     ("compare", "/compare", "balance"),
     ("move", "/move", "swap_horiz"),

@@ -69,3 +69,10 @@ class BatchResult:
     input_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+
+
+def seconds_left(begun_at: float | None, num_done: int, num_requests: int, now: float) -> float | None:
+    """By the pace since it began. None: that cannot be said yet."""
+    if begun_at is None or not num_done:
+        return None
+    return max(0.0, now - begun_at) / num_done * (num_requests - num_done)

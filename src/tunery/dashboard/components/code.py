@@ -14,7 +14,7 @@ from tunery.dashboard.components.blocks import button, dialog_box, note
 from tunery.dashboard.components.html import show
 from tunery.texts import Translator
 
-LANGUAGES = {"Python": "python", "Node": "javascript", "curl": "bash"}
+LANGUAGES = {"Python": "python", "Node": "javascript", "curl": "bash", "Shell": "bash"}
 
 
 def block(text: str, language: str) -> None:

@@ -12,7 +12,15 @@ from tunery.texts import Translator, amounts
 DASH = "–"
 NO_BREAK = "\u00a0"
 LONG_VALUE = 12  # characters, set smaller
-COLOURED_AS = {"completed": "succeeded", "incomplete": "paused", "in_progress": "running"}
+COLOURED_AS = {
+    "completed": "succeeded",
+    "incomplete": "paused",
+    "in_progress": "running",
+    "validating": "validating_files",
+    "finalizing": "running",
+    "cancelling": "paused",
+    "expired": "failed",
+}
 MAX_WHOLE = 24  # a longer part of a name may break: it must fit on a phone
 
 
