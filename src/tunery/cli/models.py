@@ -108,12 +108,12 @@ def pull(
 
 
 @contextmanager
-def download_bar() -> Iterator[base.Progress]:
+def download_bar(of: str = "Base model") -> Iterator[base.Progress]:
     """A progress bar that shows itself with the first report, since a cached model needs none; lines where no terminal
     is."""
     if not notes.is_terminal:
         with doing() as tell:
-            yield lambda what, done, total: tell(f"Base model: {what}", _share(done, total))
+            yield lambda what, done, total: tell(f"{of}: {what}", _share(done, total))
         return
     bar = transfer_bar()
     tasks: dict[str, TaskID] = {}

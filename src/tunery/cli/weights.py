@@ -48,7 +48,7 @@ def export(
 ) -> None:
     """Write a fine-tuned model into a folder for other programs, proven to answer there as it does here. Reads this
     machine's home; the server need not run."""
-    with download_bar() as report:
+    with download_bar("Export") as report:
         done = _export(name, format, type, to, report)
     if as_json:
         return emit_json(done)

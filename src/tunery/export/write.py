@@ -153,7 +153,7 @@ tokenizer = AutoTokenizer.from_pretrained(".")
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("base"), ".")
 ```
 
-`vllm serve base --enable-lora --lora-modules tuned=.` serves it, and `tunery models import` takes it back.""",
+`vllm serve base --enable-lora --lora-modules tuned=.` serves it.""",
     "merged": """The adapter is part of the weights: no other files are needed.
 
 ```python
