@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,12 @@ URL = "/tunery/v1/stored_answers"
 AT = int(NOW)
 TOOL = {"type": "function", "function": {"name": "find", "parameters": {"type": "object", "properties": {}}}}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "find", "arguments": '{"a": 1}'}}
+
+
+@pytest.fixture
+def api(make_api: Callable[..., Api], base_model_dir: Path) -> Api:
+    """With the base's tokenizer at hand, by which a preview counts."""
+    return make_api(model_cache=base_model_dir.parent)
 
 
 def keep(api: Api, kind: str, question: Any, answer: Any, **values: Any) -> str:

@@ -43,7 +43,7 @@ def test_clients_of_responses(live: Live, python: Path, program: str) -> None:
 def run(live: Live, *command: str | Path) -> str:
     environment = {
         "PATH": os.environ["PATH"],
-        "COLUMNS": "200",
+        "COLUMNS": "400",
         "OPENAI_BASE_URL": live.base_url,
         "OPENAI_API_KEY": SECRET,
         "TUNERY_TEST_MODEL": BASE,

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 INSIDE = Path(__file__).with_name("inside.py")
+PROGRAM = "/sandbox/inside.py"  # the same, seen from inside: it names no folder of this machine
 PACKAGES = "/packages"
 KNOWN_PACKAGES = (  # OpenAI's list for graders
     *("ast-grep-py", "deepdiff", "jsonschema", "nltk", "numpy", "pandas", "pydantic", "pyyaml", "rapidfuzz", "rdkit"),
@@ -104,13 +105,14 @@ def _bwrap(filter_fd: int, limits: Limits) -> Iterator[str]:
     yield from ("--die-with-parent", "--new-session", "--hostname", "sandbox", "--clearenv")
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         yield from ("--setenv", name, "1")
-    yield from _readable()
+    # First, for an interpreter that lies below /tmp itself is bound into it.
     yield from ("--perms", "0777", "--size", str(limits.disk_bytes), "--tmpfs", "/tmp")  # noqa: S108
+    yield from _readable()
     yield from ("--remount-ro", "/", "--chdir", "/tmp", "--seccomp", str(filter_fd))  # noqa: S108
 
 
 def _python() -> list[str]:
-    return [os.path.realpath(sys.executable), "-I", "-S", "-B", "-X", "utf8", str(INSIDE)]
+    return [os.path.realpath(sys.executable), "-I", "-S", "-B", "-X", "utf8", PROGRAM]
 
 
 def _inside(limits: Limits) -> list[str]:
@@ -125,10 +127,11 @@ def _readable() -> Iterator[str]:
     """Libraries, the interpreter and packages. No /proc: it tells of the machine, and Python does without."""
     libraries = ("/usr/lib", "/usr/lib64", "/lib", "/lib64")
     bound = [path for path in (*libraries, "/etc/ld.so.cache") if os.path.exists(path) and not os.path.islink(path)]
-    bound += [os.path.realpath(sys.executable), str(Path(sys.base_prefix, "lib")), str(INSIDE)]
-    found = {path: path for path in bound} | {f"{PACKAGES}/{name}": str(path) for name, path in packages().items()}
+    bound += [os.path.realpath(sys.executable), str(Path(sys.base_prefix, "lib"))]
+    found = {path: path for path in bound} | {PROGRAM: str(INSIDE)}
+    found |= {f"{PACKAGES}/{name}": str(path) for name, path in packages().items()}
     devices = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
-    parents = {str(parent) for path in (*found, *devices) for parent in Path(path).parents} - {"/"}
+    parents = {str(parent) for path in (*found, *devices) for parent in Path(path).parents} - {"/", "/tmp"}  # noqa: S108
     for path in sorted(parents):  # bubblewrap's own would be closed to the user that the process becomes
         yield from ("--perms", "0755", "--dir", path)
     for path in sorted(found):

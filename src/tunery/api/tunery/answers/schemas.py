@@ -8,11 +8,12 @@ from tunery.api.body import Body
 from tunery.api.files.schemas import FileObject
 from tunery.api.tunery.datasets.schemas import ReportOut
 from tunery.datasets.answers import Problem
+from tunery.domain.numbers import Int
 from tunery.store.answers import Api, Wanted
 
 MAX_NAMED = 1_000  # answers that one request names, of each kind
 Id = Annotated[str, Field(max_length=200)]
-Moment = Annotated[int, Field(ge=0, le=10**11)]
+Moment = Annotated[Int, Field(ge=0, le=10**11)]
 
 
 class UsedOut(BaseModel):
