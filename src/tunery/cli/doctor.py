@@ -178,6 +178,17 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _sandbox(_: Settings) -> Finding:
+    from tunery.sandbox import walls
+
+    try:
+        walls.probe()
+    except walls.NoSandbox as exc:
+        advice = "`python` graders are refused until there is one. Debian: apt-get install bubblewrap libseccomp2."
+        return Finding("sandbox", "note", f"None: {exc}", advice)
+    return Finding("sandbox", "ok", "Python graders run in bubblewrap")
+
+
 def _database(settings: Settings) -> Finding:
     from sqlalchemy import make_url, text
     from sqlalchemy.exc import SQLAlchemyError
@@ -261,6 +272,7 @@ LOOKS: dict[str, Callable[[Settings], Finding]] = {
     "base model": _base,
     "model hub": _hub,
     "packages": _packages,
+    "sandbox": _sandbox,
     "database": _database,
     "files": _blobs,
     "engines": _engines,
