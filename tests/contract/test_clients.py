@@ -11,6 +11,7 @@ import subprocess
 import time
 import venv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def test_clients_of_responses(live: Live, python: Path, program: str) -> None:
 def run(live: Live, *command: str | Path) -> str:
     environment = {
         "PATH": os.environ["PATH"],
-        "COLUMNS": "400",
+        "COLUMNS": "200",
         "OPENAI_BASE_URL": live.base_url,
         "OPENAI_API_KEY": SECRET,
         "TUNERY_TEST_MODEL": BASE,
@@ -64,6 +65,10 @@ def test_the_batch_commands_of_instructor(live: Live, python: Path, tmp_path: Pa
     with worker(live.context):
         while live.client().batches.retrieve(batch_id).status != "completed":
             time.sleep(0.1)
+    with requests.open("rb") as file:  # one that somebody else made, without metadata
+        uploaded = live.client().files.create(file=file, purpose="batch")
+    endpoint: Any = "/v1/chat/completions"
+    live.client().batches.create(input_file_id=uploaded.id, endpoint=endpoint, completion_window="24h")
     rows = [line for line in run(live, *command, "list", "--full-id").splitlines() if batch_id in line]
     assert len(rows) == 1 and "completed" in rows[0]
     run(live, *command, "download-file", "--batch-id", batch_id, "--download-file-path", answers)

@@ -94,12 +94,13 @@ class BatchObject(Resource):
     cancelled_at: int | None
     request_counts: RequestCounts
     usage: BatchUsage
-    metadata: dict[str, str] | None
+    metadata: dict[str, str]
 
 
 def wire_batch(batch: Batch) -> BatchObject:
     values: dict[str, Any] = {
         **vars(batch),
+        "metadata": batch.metadata or {},  # an object always: instructor's lists of batches take no null
         "errors": BatchErrors(data=[BatchErrorOut(**each) for each in batch.errors]) if batch.errors else None,
         "request_counts": RequestCounts(
             total=batch.num_requests, completed=batch.num_completed, failed=batch.num_failed
