@@ -224,6 +224,19 @@ def test_the_most_requests_are_taken_and_one_more_is_not(tmp_path: Path) -> None
     assert [each["code"] for each in lines.examine(path, CHAT).problems] == ["too_many_tasks"]
 
 
+@pytest.mark.parametrize("end", [b"\n", b""])
+def test_a_line_that_is_too_long_is_one_line_and_never_read_whole(tmp_path: Path, end: bytes) -> None:
+    """Several times as long, and exactly one byte too long: what follows keeps its place."""
+    path, good = tmp_path / "input.jsonl", as_file([chat(0)])
+    for num_bytes in (lines.MAX_PROMPT_BYTES + 1, 3 * lines.MAX_PROMPT_BYTES):
+        path.write_bytes(good + b"x" * (num_bytes - 1) + b"\n" + as_file([chat(1)]).rstrip() + end)
+        found = lines.examine(path, CHAT)
+        assert [(each["line"], each["code"]) for each in found.problems] == [(2, "invalid_request")]
+        assert [place.line for place in found.places] == [1, 2, 3]
+        assert found.places[1].num_bytes == lines.MAX_PROMPT_BYTES + 1
+        assert [found.request(found.places[n])["custom_id"] for n in (0, 2)] == ["request-0", "request-1"]
+
+
 def test_embeddings_of_a_batch_are_bounded_by_their_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "MAX_REQUESTS", 5)
     texts = {"text": 1, "ids": 1, "texts": 2, "lists": 1}

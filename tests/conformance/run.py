@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 import tempfile
 import venv
 from collections.abc import Iterator
@@ -76,11 +75,8 @@ def fetch_suite() -> Path:
         say(f"fetching the source of openai {VERSION}")
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "openai"]
         subprocess.run([*pip, f"openai=={VERSION}", "--dest", str(CACHE)], check=True)
-        with (
-            tempfile.TemporaryDirectory(dir=CACHE) as part,
-            tarfile.open(CACHE / f"openai-{VERSION}.tar.gz") as archive,
-        ):
-            archive.extractall(part, filter="data")
+        with tempfile.TemporaryDirectory(dir=CACHE) as part:
+            subprocess.run(["tar", "-x", "-f", CACHE / f"openai-{VERSION}.tar.gz", "-C", part], check=True)
             (Path(part) / folder.name).rename(folder)
     return folder
 

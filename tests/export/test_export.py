@@ -150,6 +150,7 @@ def test_a_folder_that_is_there_and_one_that_is_being_written_are_left_alone(spe
     (tmp_path / "there").mkdir()
     with pytest.raises(InvalidRequest, match="is there already"):
         export_model(spec, tmp_path / "there", quiet)
+    assert not (tmp_path / ".there.lock").exists()
     asked = threading.Event()
 
     def hold() -> None:
@@ -181,7 +182,7 @@ def test_a_full_disk_leaves_nothing_behind(
     monkeypatch.setattr("tunery.export.spec.EXPORTER", (sys.executable, "-c", script))
     with pytest.raises(ExportFailed, match=told):
         export_model(changed(format=form), tmp_path / "out", quiet)
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".out.lock") == ["rows.jsonl"]
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
     assert explain(OSError(errno.ENOSPC, "No space left on device")) == FULL
 
 

@@ -27,7 +27,7 @@ from tunery.cli.output import (
     tell,
     when,
 )
-from tunery.domain.batches import seconds_left
+from tunery.domain.batches import UNFINISHED, seconds_left
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Answer files of requests at half the price.")
 
 POLL_S = 1.0
-ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 
 BatchId = Annotated[str, typer.Argument(help="A batch's id, `batch_…`.")]
 
@@ -174,7 +173,7 @@ def _follow(client: "OpenAI", batch_id: str, as_json: bool) -> "Batch":
                 typer.echo(told := news)
             elif hidden and not as_json and (news := f"{batch.status} {done:,} of {total:,}") != told:
                 console.print(told := news, _left(left))
-            if batch.status in ENDED:
+            if batch.status not in UNFINISHED:
                 return batch
             time.sleep(POLL_S)
 
@@ -213,7 +212,7 @@ def _show(batch: "Batch") -> None:
         ("answers", batch.output_file_id or ""),
         ("failed requests", batch.error_file_id or ""),
         ("created", when(batch.created_at)),
-        ("expires", when(batch.expires_at) if batch.status not in ENDED else ""),
+        ("expires", when(batch.expires_at) if batch.status in UNFINISHED else ""),
     ]
     console.print(facts([(name, value) for name, value in shown if value]))
     for error in (batch.errors.data if batch.errors else None) or ():

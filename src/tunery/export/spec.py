@@ -137,18 +137,19 @@ def export_model(spec: ExportSpec, to: Path, progress: Progress) -> dict[str, An
     lock = to.with_name(f".{to.name}.lock")
     try:
         with FileLock(lock, timeout=0):
-            if to.exists():
-                raise InvalidRequest(f"{to} is there already; choose another folder, or remove it.", param="to")
-            with atomic.replacing_folder(to) as part:
-                report = _run(spec, part, progress)
+            try:
+                if to.exists():
+                    raise InvalidRequest(f"{to} is there already; choose another folder, or remove it.", param="to")
+                with atomic.replacing_folder(to) as part:
+                    return _run(spec, part, progress)
+            finally:
+                lock.unlink(missing_ok=True)
     except Timeout as exc:
         raise InvalidRequest(f"Another export is being written to {to}.", param="to") from exc
     except OSError as exc:
         if atomic.is_disk_full(exc):
             raise ExportFailed(FULL) from exc
         raise
-    lock.unlink(missing_ok=True)
-    return report
 
 
 FULL = "There is no room on the disk for this export. Nothing was left behind; make room, or choose another disk."

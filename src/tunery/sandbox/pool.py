@@ -160,6 +160,7 @@ class Sandbox:
         self._idle: list[Worker] = []  # the one that has waited longest is the first
         self._waiting: Counter[str] = Counter()  # rows, of each project
         self._places = asyncio.Semaphore(self.num_processes)
+        self._num_placed = 0
         self._places_of: dict[str, asyncio.Semaphore] = {}
 
     async def check(self, source: str, *, project_id: str) -> None:
@@ -183,11 +184,15 @@ class Sandbox:
         mine = self._places_of.setdefault(project_id, asyncio.Semaphore(max(1, self.num_processes // 2)))
         try:
             async with mine, self._places:
-                worker = await self._take((project_id, hashlib.sha256(source.encode()).hexdigest()), source)
+                self._num_placed += 1
                 try:
-                    yield worker
+                    worker = await self._take((project_id, hashlib.sha256(source.encode()).hexdigest()), source)
+                    try:
+                        yield worker
+                    finally:
+                        self._keep(worker)
                 finally:
-                    self._keep(worker)
+                    self._num_placed -= 1
         finally:
             self._waiting[project_id] -= 1
             self._waiting += Counter()  # forgets those that have none
@@ -202,8 +207,7 @@ class Sandbox:
                 self._idle.remove(worker)
                 worker.idle_since = None
                 return worker
-        running = self.num_processes - self._places._value - 1
-        while self._idle and len(self._idle) + running >= self.num_processes:
+        while self._idle and len(self._idle) + self._num_placed > self.num_processes:
             await self._idle.pop(0).kill()
         await require_sandbox()
         try:

@@ -10,7 +10,7 @@ from tunery.domain.batches import UNFINISHED, Batch, BatchResult, BatchStatus
 from tunery.domain.errors import InvalidTransition, NotFound
 from tunery.domain.files import File
 from tunery.store.files import insert_file
-from tunery.store.paging import Page, exists, fetch_page, update_row, values_of
+from tunery.store.paging import Page, exists, fetch_page, own, update_row, values_of
 from tunery.store.tables import batch_results, batches
 from tunery.texts import say
 
@@ -26,7 +26,7 @@ def insert_batch(conn: Connection, batch: Batch) -> None:
 
 
 def get_batch(conn: Connection, batch_id: str, project_id: str) -> Batch:
-    row = conn.execute(select(batches).where(batches.c.id == batch_id, batches.c.project_id == project_id)).first()
+    row = conn.execute(select(batches).where(*own(batches, batch_id, project_id))).first()
     if row is None:
         raise NotFound(say("error.no_such_batch", batch_id=batch_id[:200]), param="batch_id")
     return _to_batch(row)

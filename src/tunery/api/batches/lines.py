@@ -98,14 +98,16 @@ def examine(path: Path, endpoint: str) -> Input:
 
 
 def _lines(path: Path) -> Iterator[tuple[Place, bytes]]:
-    """Those that are not blank. Of one that is too long, only its beginning."""
+    """Those that are not blank. Of one that is too long, only its beginning, which is too long as well."""
     offset, number = 0, 0
     with path.open("rb") as file:
-        while raw := file.readline(MAX_INPUT_BYTES):
+        while raw := file.readline(MAX_PROMPT_BYTES + 1):
             number += 1
             if raw.strip():
                 yield Place(number, offset, len(raw)), raw
-            offset += len(raw)
+            while raw and not raw.endswith(b"\n"):
+                raw = file.readline(MAX_PROMPT_BYTES + 1)
+            offset = file.tell()
 
 
 def _check(raw: bytes, known: set[str], found: Input) -> bytes:

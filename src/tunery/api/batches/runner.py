@@ -28,7 +28,7 @@ from tunery.api.errors import unexpected
 from tunery.api.responses import service
 from tunery.domain.batches import Batch, BatchResult, BatchStatus
 from tunery.domain.errors import NotFound, RateLimited, TuneryError, Unavailable
-from tunery.domain.files import File, FilePurpose
+from tunery.domain.files import File, FilePurpose, blob_path
 from tunery.domain.ids import new_id
 from tunery.domain.tenants import Caller, Role, Scope
 from tunery.engines.pool import resolve
@@ -334,7 +334,7 @@ class _Work:
             return None
         batch, file_id, now = self._batch, new_id("file"), self._context.now()
         counted = _Counted(chain([first], rows))
-        info = self._context.blobs.put(f"files/{file_id}", counted)
+        info = self._context.blobs.put(blob_path(file_id), counted)
         return File(
             id=file_id,
             project_id=batch.project_id,

@@ -7,9 +7,10 @@ from markupsafe import Markup
 from nicegui import ui
 
 from tunery.dashboard.components import blocks, html
+from tunery.dashboard.components.choices import Known, known_models, with_weights
 from tunery.dashboard.components.conversation import MAX_MESSAGES, conversation, raw_line
 from tunery.dashboard.stored.page import delete_button
-from tunery.dashboard.stored.parts import APIS, DRAFT, PATH, model_cell, state_cell, tokens_text
+from tunery.dashboard.stored.parts import APIS, DRAFT, PATH, state_cell, tokens_text
 from tunery.dashboard.visit import Visit
 
 
@@ -34,7 +35,7 @@ async def build(visit: Visit) -> None:
             delete_button(visit, answer, gone)
             blocks.button(t("stored.make"), make_dataset, primary=True, symbol="playlist_add_check")
     with blocks.panel():
-        html.show(_facts(answer, visit))
+        html.show(_facts(answer, visit, await known_models(visit)))
     if answer["error"]:
         blocks.note(answer["error"], kind="bad")
     if answer["tools"]:
@@ -67,12 +68,12 @@ class Messages:
         self.more.text = f"{self.t('action.more')} ({len(self.rest):,})"
 
 
-def _facts(answer: dict[str, Any], visit: Visit) -> Markup:
+def _facts(answer: dict[str, Any], visit: Visit, known: Known) -> Markup:
     t = visit.t
     labels = [f"{key}: {value}" for key, value in answer["metadata"].items()]
     return html.facts(
         [
-            (t("jobs.model"), model_cell(answer, t)),
+            (t("jobs.model"), with_weights(answer["model"], known, t)),
             (t("jobs.status"), state_cell(answer, t)),
             (t("stored.api"), APIS[answer["api"]]),
             (t("audit.when"), html.when(answer["created_at"], t)),

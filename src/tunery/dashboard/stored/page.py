@@ -11,6 +11,7 @@ from nicegui import ui
 
 from tunery.dashboard.components import blocks, code, html
 from tunery.dashboard.components.chart import COLORS, bars
+from tunery.dashboard.components.choices import Known, known_models, with_weights
 from tunery.dashboard.components.poll import LEAST_S
 from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.connection import Failure
@@ -24,7 +25,6 @@ from tunery.dashboard.stored.parts import (
     address,
     as_query,
     filters_of,
-    model_cell,
     state_cell,
 )
 from tunery.dashboard.visit import BASE, Visit
@@ -46,7 +46,7 @@ async def build(visit: Visit) -> None:
         with blocks.panel(t("stored.how")):
             code.both_apis(t, connection.address, model.name, QUESTION, store=True, metadata={"task": "support"})
         return
-    page = StoredPage(visit, counts)
+    page = StoredPage(visit, counts, await known_models(visit))
     with ui.element("div").classes("heading"):
         blocks.show_title(t("stored.title"), t("stored.subtitle"))
         with ui.element("div").classes("buttons"):
@@ -58,8 +58,8 @@ async def build(visit: Visit) -> None:
 class StoredPage:
     make: ui.button
 
-    def __init__(self, visit: Visit, counts: Counts) -> None:
-        self.visit, self.t, self.counts = visit, visit.t, counts
+    def __init__(self, visit: Visit, counts: Counts, known: Known) -> None:
+        self.visit, self.t, self.counts, self.known = visit, visit.t, counts, known
         self.fields: dict[str, Any] = {}
         self.shown: dict[str, dict[str, Any]] = {}
         self.ticked: dict[str, None] = {}  # in the order in which they were
@@ -163,7 +163,7 @@ class StoredPage:
             answer["id"],
             [
                 html.two_lines(title, Markup('<span class="clamp">{}</span>').format(answer["answered"])),
-                model_cell(answer, t),
+                with_weights(answer["model"], self.known, t),
                 html.two_lines(
                     state_cell(answer, t), Markup('<span class="whole">{}</span>').format(APIS[answer["api"]])
                 ),

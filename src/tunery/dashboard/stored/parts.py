@@ -52,13 +52,6 @@ def _midnight(day: str) -> int | None:
         return None
 
 
-def model_cell(answer: Mapping[str, Any], t: Translator) -> Markup:
-    """The name, and what is under it."""
-    others = [answer["answered_by"] if answer["answered_by"] != answer["model"] else None, answer["weights"]]
-    under = " · ".join(filter(None, others)) or t("stored.no_model")
-    return html.two_lines(html.model_name(answer["model"]), html.model_name(under))
-
-
 def state_cell(answer: Mapping[str, Any], t: Translator) -> Markup:
     """How it ended, and why it is no training row as it is."""
     chip = html.status_chip(answer["status"], t)

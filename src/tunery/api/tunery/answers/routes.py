@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from fastapi import Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import StreamingResponse
 
 from tunery.api.access import FilesWriter, ModelsReader, check_scope
@@ -41,29 +41,35 @@ from tunery.texts import say
 
 router = Router(prefix="/tunery/v1/stored_answers", tags=["Stored answers"])
 
-OnlyApi = Annotated[Api | None, Query(description="Those that went through this API.")]
-Model = Annotated[str | None, Query(max_length=256)]
-Since = Annotated[int | None, Query(ge=0, le=10**11, description="Unix seconds.")]
-Until = Annotated[int | None, Query(ge=0, le=10**11, description="Unix seconds; not included.")]
+Moment = Query(ge=0, le=10**11, description="Unix seconds; `until` is not included.")
 Search = Annotated[str, Query(max_length=200, description="Text in a message or the answer, whatever its case.")]
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
+def _wanted(
+    request: Request,
+    api: Annotated[Api | None, Query(description="Those that went through this API.")] = None,
+    model: Annotated[str | None, Query(max_length=256)] = None,
+    since: Annotated[int | None, Moment] = None,
+    until: Annotated[int | None, Moment] = None,
+) -> Wanted:
+    pairs = metadata_filter(request.query_params)
+    return Wanted(api, model, since, until, pairs if isinstance(pairs, dict) else {})
+
+
+WantedAnswers = Annotated[Wanted, Depends(_wanted)]
+
+
 @router.get("", openapi_extra=METADATA_PARAMETER)
 def list_answers(
-    request: Request,
     caller: ModelsReader,
     context: ContextDep,
-    api: OnlyApi = None,
-    model: Model = None,
-    since: Since = None,
-    until: Until = None,
+    wanted: WantedAnswers,
     search: Search = "",
     after: After = None,
     limit: Limit = 20,
 ) -> AnswerList:
     """Newest first."""
-    wanted = Wanted(api, model, since, until, _pairs(request))
     with read(context.database) as conn:
         found = page(conn, caller.project_id, wanted, search, after, limit)
         names = Names(context, conn, caller.project_id)
@@ -72,25 +78,11 @@ def list_answers(
 
 
 @router.get("/counts", openapi_extra=METADATA_PARAMETER)
-def count_answers(
-    request: Request,
-    caller: ModelsReader,
-    context: ContextDep,
-    api: OnlyApi = None,
-    model: Model = None,
-    since: Since = None,
-    until: Until = None,
-) -> CountList:
+def count_answers(caller: ModelsReader, context: ContextDep, wanted: WantedAnswers) -> CountList:
     """How many of each model on each day."""
-    wanted = Wanted(api, model, since, until, _pairs(request))
     with read(context.database) as conn:
         found = answers.count_answers(conn, caller.project_id, wanted)
     return CountList(data=[CountOut(model=one.model, day=one.day, num_answers=one.num_answers) for one in found])
-
-
-def _pairs(request: Request) -> dict[str, str]:
-    wanted = metadata_filter(request.query_params)
-    return wanted if isinstance(wanted, dict) else {}
 
 
 @router.get("/{answer_id}")
