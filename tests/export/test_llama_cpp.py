@@ -6,6 +6,7 @@ from pathlib import Path
 
 import gguf
 import pytest
+import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from tests.export.conftest import Change
@@ -14,6 +15,7 @@ from tunery.chat.render import Renderer
 from tunery.domain.errors import InvalidRequest
 from tunery.export import llama_cpp, write
 from tunery.export.llama_cpp import frames_of
+from tunery.export.proof import places_of
 from tunery.models.config import read_config
 
 
@@ -53,18 +55,40 @@ def base_with(folder: Path, given: Path, kind: str) -> Path:
         "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64,
     }  # fmt: skip
-    model = {
-        "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**sizes)),
-        "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=16)),
-        "llama3": lambda: LlamaForCausalLM(LlamaConfig(**sizes, head_dim=16, rope_parameters=stretched)),
-        "linear": lambda: LlamaForCausalLM(
-            LlamaConfig(**sizes, head_dim=16, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0})
-        ),
-    }[kind]()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = {
+            "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**sizes)),
+            "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=16)),
+            "llama3": lambda: LlamaForCausalLM(LlamaConfig(**sizes, head_dim=16, rope_parameters=stretched)),
+            "linear": lambda: LlamaForCausalLM(
+                LlamaConfig(
+                    **sizes, head_dim=16, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+                )
+            ),
+        }[kind]()
     model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(given / name, folder)
     return folder
+
+
+@pytest.mark.parametrize(
+    ("told", "tokens", "places"),
+    [
+        ([1, 2, 3], [1, 2, 3], [0, 1, 2]),
+        ([2], [1, 2, 3], [None, 0, None]),
+        ([7, 3], [7, 7, 3], [None, None, 1]),  # either of the first two
+        ([7, 7, 3], [7, 7, 3], [0, 1, 2]),
+        ([1, 7, 2], [1, 7, 7, 2, 7], [0, None, None, 2, None]),
+        ([], [1, 1], [None, None]),
+    ],
+)
+def test_a_likelihood_is_given_to_the_one_token_that_it_can_be_of(
+    told: list[int], tokens: list[int], places: list[int | None]
+) -> None:
+    """llama.cpp tells none for a token that ends within a character, and answers may repeat such tokens."""
+    assert places_of(told, tokens) == places
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama3", "linear"])

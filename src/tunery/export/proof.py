@@ -313,11 +313,30 @@ def _greedy(client: httpx.Client, prompt: list[int]) -> Reading:
     that ends within a character."""
     request = {"prompt": prompt, "n_predict": NUM_ANSWER_TOKENS, "temperature": 0, "n_probs": 1, "return_tokens": True}
     done = client.post("/completion", json=request).raise_for_status().json()
-    entries = done.get("completion_probabilities", [])[::-1]
-    logprobs: list[float | None] = []
-    for token in done["tokens"]:
-        logprobs.append(entries.pop()["logprob"] if entries and entries[-1]["id"] == token else None)
-    return Reading(done["tokens"], logprobs)
+    told = done.get("completion_probabilities", [])
+    places = places_of([each["id"] for each in told], done["tokens"])
+    return Reading(done["tokens"], [None if place is None else told[place]["logprob"] for place in places])
+
+
+def places_of(told: list[int], tokens: list[int]) -> list[int | None]:
+    """Which of those that are told each token is; `told` are some of the tokens, in their order. None: it is not told,
+    or one of several equal ones is, and nothing says which."""
+    first, last = _matched(told, tokens), _matched(told[::-1], tokens[::-1])[::-1]
+    return [
+        one if one is not None and other is not None and one == len(told) - 1 - other else None
+        for one, other in zip(first, last, strict=True)
+    ]
+
+
+def _matched(told: list[int], tokens: list[int]) -> list[int | None]:
+    """Each of `told` taken for the first token that it may be."""
+    places: list[int | None] = []
+    place = 0
+    for token in tokens:
+        is_told = place < len(told) and told[place] == token
+        places.append(place if is_told else None)
+        place += is_told
+    return places
 
 
 def _as_rendered(client: httpx.Client, messages: list[Message]) -> list[int]:
