@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     # engine and worker
     start_engine: bool = True  # `tunery serve` starts one, on the catalog's first base
     engine_urls: Annotated[list[str], NoDecode] = []  # others, ours or vLLM; in the environment separated by commas
+    instructions: Literal["auto", "avx512", "avx2", "plain"] = "auto"  # the newest that products and loops may use
     engine_api_key: SecretStr | None = None  # of all engines (vLLM: --api-key); None = `tunery serve` makes one
     worker_concurrency: int = Field(1, ge=1)  # jobs that one worker trains at once
     batch_concurrency: int = Field(48, ge=1)  # requests of batches that one worker has answered at once

@@ -54,6 +54,7 @@ def test_a_fit_machine(home: Path) -> None:
 def test_rates_are_of_the_forms_that_the_processor_has() -> None:
     measured = rates.measure()
     assert ("int8" in measured.operations_per_s) == int8.is_available()
+    assert (measured.byte_products is not None) == int8.is_available()
     assert measured.matmul_dtype in ("float32", "bfloat16")
     assert min(measured.read_bytes_per_s, *measured.operations_per_s.values()) > 1e6
 

@@ -35,8 +35,8 @@ def growth_mb(mode: str) -> float:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="the processor has no bfloat16")
 def test_shapes_beyond_the_bound_cost_nothing() -> None:
     free, bounded = growth_mb("free"), growth_mb("bounded")
-    assert free > 40, "oneDNN keeps little by itself: the bound can go"
-    assert bounded < free / 3
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():  # elsewhere torch does not ask oneDNN for these
+        assert free > 40, "oneDNN keeps little by itself: the bound can go"
+    assert bounded < max(10, free / 3)

@@ -3,15 +3,20 @@
 import os
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numba.core.codegen import get_host_cpu_features
 
 from tunery.kernels import int8 as eight_bit
 from tunery.kernels.compile import as_array
 from tunery.kernels.int8 import GROUP, EightBit, fits, group_steps
+from tunery.kernels.process import instructions
+
+HOST = get_host_cpu_features().split(",")
 
 pytestmark = pytest.mark.skipif(not eight_bit.is_available(), reason="this processor does not multiply bytes")
 
@@ -83,17 +88,37 @@ def test_shapes_that_do_not_divide_are_left_to_others() -> None:
     assert not fits(97, 64) and not fits(64, 48)
 
 
-def test_the_narrow_form_computes_the_same(tmp_path: Path) -> None:
-    """Processors without AVX-512 compute eight outputs at once; those with it can, too."""
-    script = """
-import torch
+NARROW = "dot_product.LANES, dot_product.MOST_ROWS = 8, 4"  # VNNI without AVX-512; a processor with it can, too
+OLDER = [limit for limit, feature in (("avx512", "avx512bw"), ("avx2", "avx2")) if f"+{feature}" in HOST]
+VNNI = [("auto", NARROW)] if "+avx512vnni" in HOST else []
+
+
+@pytest.mark.parametrize(("limit", "first"), [*VNNI, *((limit, "") for limit in OLDER)])
+def test_every_form_computes_the_same_to_the_bit(limit: str, first: str, tmp_path: Path) -> None:
+    """The forms that this processor can run, though it chooses another."""
+    script = f"""
+import sys
 from tunery.kernels import dot_product
-dot_product.LANES, dot_product.MOST_ROWS = 8, 4
-from tests.serving.test_eight_bit import EightBit, formula, multiply
-torch.manual_seed(0)
-weight, bias, x = torch.randn(24, 96).bfloat16(), torch.randn(24).bfloat16(), torch.randn(7, 96)
-made, expected = multiply(EightBit(weight, bias, most=255), x, 24), formula(x, weight, bias, 255)
-assert (made - expected).norm() < 1e-3 * expected.norm()
+{first}
+from tests.serving.test_eight_bit import products
+sys.stdout.write(products())
 """
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", script], check=True, env=environment, cwd=Path(__file__).parents[2])
+    environment = {**os.environ, **instructions(limit), "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        check=True,
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+    )
+    assert done.stdout.decode() == products()
+
+
+def products() -> str:
+    """Of each size of steps and number of rows computed at once, and of the largest numbers that there can be."""
+    torch.manual_seed(0)
+    weight, bias, x = torch.randn(48, 96).bfloat16(), torch.randn(48).bfloat16(), torch.randn(15, 96)
+    weight[5], weight[5, ::GROUP] = 1, 0  # the largest step everywhere but once
+    x[3], x[4] = 1, -1
+    made = [multiply(EightBit(weight, bias, most=most), x, 48) for most in (15, 255)]
+    return " ".join(sha256(part.numpy().tobytes()).hexdigest() for part in made)

@@ -29,7 +29,7 @@ def test_each_row_gets_its_own_adapter(
     ]
     one, other = (load_adapter(folder, config, dtype) for folder in folders)
     runs = [(one, 2), (one, 3), (None, 2), (other, 1), (one, 1)]  # the first two are one run of five
-    lora = Lora(config).over(runs, long_run=long_run)
+    lora = Lora(config, torch.float32).over(runs, long_run=long_run)
     assert lora is not None
     torch.manual_seed(0)
     num_rows, width = sum(rows for _, rows in runs), lora.columns[QKV][-1]
@@ -49,7 +49,7 @@ def test_each_row_gets_its_own_adapter(
 
 def test_a_pass_without_adapters_is_none(tiny_model_dir: Path) -> None:
     config = make_model(tiny_model_dir, torch.float32).config
-    assert Lora(config).over([(None, 3), (None, 1)]) is None
+    assert Lora(config, torch.float32).over([(None, 3), (None, 1)]) is None
 
 
 @pytest.mark.parametrize("way", ["exact", "prompt", "decode"])

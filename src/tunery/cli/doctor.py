@@ -13,6 +13,7 @@ import typer
 from rich.text import Text
 
 from tunery.cli.output import Json, console, doing, emit_json, table
+from tunery.kernels import process
 from tunery.settings import Settings, load_settings
 from tunery.texts.amounts import size
 
@@ -72,8 +73,9 @@ def _row(finding: Finding) -> tuple[Text, Text, Text]:
     return Text(finding.state, STYLES[finding.state]), Text(finding.what), found
 
 
-def _processor(_: Settings) -> Finding:
-    from tunery.kernels import rates
+def _processor(settings: Settings) -> Finding:
+    os.environ.update(process.instructions(settings.instructions))
+    from tunery.kernels import rates  # not before: its libraries read this once
 
     measured = rates.measure()
     each = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in measured.operations_per_s.items())
@@ -82,9 +84,11 @@ def _processor(_: Settings) -> Finding:
         f"billions of operations a second: {each}"
     )
     details = asdict(measured)
-    if "int8" in measured.operations_per_s:
-        return Finding("processor", "ok", f"{found}. The engine multiplies bytes (VNNI).", "", details)
-    advice = "It has no VNNI, with which the engine would multiply bytes: answers come several times slower here."
+    if measured.byte_products is not None:
+        return Finding(
+            "processor", "ok", f"{found}. The engine multiplies bytes by {measured.byte_products}.", "", details
+        )
+    advice = "It has no AVX2, with which the engine would multiply bytes: answers come several times slower here."
     return Finding("processor", "note", found, advice, details)
 
 

@@ -1,10 +1,14 @@
-"""The processor's product of unsigned and signed bytes (VNNI), for compiled loops.
+"""Products of unsigned and signed bytes, for compiled loops, in the form that the processor has.
 
-One instruction multiplies four bytes of 16 (AVX-512) or 8 (AVX) outputs by four bytes of an input and adds them up in
-32 bits: four times what it could do in float32. numba has no name for it, so the innermost block is written in LLVM's.
+VNNI: one instruction multiplies four bytes of 16 (AVX-512) or 8 (AVX) outputs by four of an input and adds them up
+in 32 bits: four times what it could do in float32. Without it, AVX2 and AVX-512 multiply pairs of bytes into 16 bits,
+and pairs of those into 32: twice as much where the steps are small, as much as in float32 where they are not, but of a
+quarter of the bytes. The sums are exact in each form, so all compute the same numbers to the bit. numba has no names
+for these instructions, so the innermost block is written in LLVM's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -14,22 +18,39 @@ from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 GROUP = 32  # weights and inputs that share a scale
+# Steps that do not overflow 16 bits when a group is summed up there: 8 sums of two, 8 · 2 · 15 · 127 = 30,480.
+SMALL = 15
 INT8, INT16, INT32, INT64, FLOAT = (*map(ir.IntType, (8, 16, 32, 64)), ir.FloatType())
 
 
-def _num_lanes() -> int:
-    """Outputs that the processor computes at once; 0 where it has no such instruction."""
+@dataclass(frozen=True)
+class Form:
+    name: str
+    lanes: int  # outputs that the processor computes at once
+    has_vnni: bool
+    most_rows: int  # computed together: each weight is read once for all, and as many sums fit into the registers
+
+
+# By what the processor must have, the best first.
+_FORMS = {
+    "avx512vnni": Form("AVX-512 VNNI", 16, True, 8),
+    "avxvnni": Form("AVX-VNNI", 8, True, 4),
+    "avx512bw": Form("AVX-512", 16, False, 8),
+    "avx2": Form("AVX2", 8, False, 4),
+}
+
+
+def _choose() -> Form | None:
+    """None where the processor has none of them."""
     given: Any = config  # numba makes its names at import
     features = (get_host_cpu_features() if given.CPU_NAME is None else given.CPU_FEATURES or "").split(",")
-    if "+avx512vnni" in features:
-        return 16
-    return 8 if "+avxvnni" in features else 0
+    return next((form for feature, form in _FORMS.items() if f"+{feature}" in features), None)
 
 
-LANES = _num_lanes()
+FORM = _choose()
+LANES, MOST_ROWS = (FORM.lanes, FORM.most_rows) if FORM else (0, 0)
+HAS_VNNI = FORM is not None and FORM.has_vnni
 AHEAD = 4096  # bytes; without asking for them so early a step waits a third longer for its weights
-# Rows computed together: each weight is read once for all of them, and as many sums fit into the registers.
-MOST_ROWS = 8 if LANES == 16 else 4
 
 
 class Operands(NamedTuple):
@@ -38,15 +59,18 @@ class Operands(NamedTuple):
     steps: Any  # [G, GROUP / 4, LANES, 4] uint8
     scales: Any  # [G, LANES] bfloat16: a weight is step · scale + low
     lows: Any  # [G, LANES] bfloat16
-    inputs: Any  # [rows, G, GROUP] int8
+    inputs: Any  # [rows, G, GROUP] int8; where steps are widened int16, of each four the first, third, second, last
     input_scales: Any  # [rows, G] fp32: an input is integer · scale
     input_sums: Any  # [rows, G] fp32: of a group's inputs
     out: Any  # [rows, LANES] fp32
     num_groups: Any
 
 
-def block_product(num_rows: int) -> Callable[..., None]:
-    """A function for compiled loops that computes LANES outputs of so many rows. It takes Operands, one by one."""
+def block_product(num_rows: int, *, widened: bool) -> Callable[..., None]:
+    """A function for compiled loops that computes LANES outputs of so many rows. It takes Operands, one by one.
+
+    `widened`: steps to 16 bits first, which those above SMALL need where the processor has no VNNI.
+    """
 
     @intrinsic
     def product(
@@ -61,7 +85,8 @@ def block_product(num_rows: int) -> Callable[..., None]:
         num_groups: Any,
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            _Block(builder, num_rows, Operands(*args)).build()
+            block = _BLOCKS["widened" if widened else "vnni" if HAS_VNNI else "small"]
+            block(builder, num_rows, Operands(*args)).build()
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * len(Operands._fields)), generate
@@ -70,15 +95,14 @@ def block_product(num_rows: int) -> Callable[..., None]:
 
 
 class _Block:
-    """Writes the instructions."""
+    """Writes the instructions. What the forms differ in is how the integer sums of a group come about."""
 
     def __init__(self, builder: Any, num_rows: int, operands: Operands) -> None:
         self.builder, self.num_rows, self.operands = builder, num_rows, operands
         self.ints, self.floats = ir.VectorType(INT32, LANES), ir.VectorType(FLOAT, LANES)
-        of_ints, of_floats = (ir.FunctionType(kind, [kind] * 3) for kind in (self.ints, self.floats))
-        # LLVM's name of the 256-bit form is the same with and without AVX-512.
-        self.dot = cgutils.get_or_insert_function(builder.module, of_ints, f"llvm.x86.avx512.vpdpbusd.{32 * LANES}")
-        self.fma = cgutils.get_or_insert_function(builder.module, of_floats, f"llvm.fma.v{LANES}f32")
+        self.shorts, self.bytes = ir.VectorType(INT16, 2 * LANES), ir.VectorType(INT8, 4 * LANES)
+        self.fma = self._instruction(f"llvm.fma.v{LANES}f32", self.floats, [self.floats] * 3)
+        self.no_ints = ir.Constant(self.ints, [0] * LANES)
 
     def build(self) -> None:
         builder = self.builder
@@ -104,19 +128,27 @@ class _Block:
 
     def _dots(self, group: Any) -> list[Any]:
         """The integer sums of a group, for each row."""
-        builder = self.builder
-        dots = [ir.Constant(self.ints, [0] * LANES)] * self.num_rows
-        steps = builder.add(self.operands.steps, builder.mul(group, self._int(GROUP * LANES)))
-        width = builder.mul(self.operands.num_groups, self._int(GROUP))
-        first = builder.add(self.operands.inputs, builder.mul(group, self._int(GROUP)))
+        raise NotImplementedError
+
+    def _weights(self, group: Any) -> Iterator[tuple[int, Any]]:
+        """Of each four inputs of a group: the first one's number, and the steps as 32-bit integers [LANES]."""
+        steps = self.builder.add(self.operands.steps, self.builder.mul(group, self._int(GROUP * LANES)))
         for offset in range(0, GROUP, 4):
             weights = self._load(self._at(steps, offset * LANES), self.ints, 4 * LANES)
             self._fetch(self._at(steps, offset * LANES + AHEAD))
-            for row in range(self.num_rows):
-                place = builder.add(first, builder.mul(width, self._int(row)))
-                four = self._splat(self._load(self._at(place, offset), INT32, 4))
-                dots[row] = builder.call(self.dot, [dots[row], weights, four])
-        return dots
+            yield offset, weights
+
+    def _inputs(self, group: Any, row: int, size: int) -> Any:
+        """Where a row's inputs of a group begin, each of so many bytes."""
+        groups = self.builder.add(self.builder.mul(self.operands.num_groups, self._int(row)), group)
+        return self.builder.add(self.operands.inputs, self.builder.mul(groups, self._int(GROUP * size)))
+
+    def _four_bytes(self, place: Any, offset: int) -> Any:
+        """What stands there, for every output [LANES]."""
+        return self._splat(self._load(self._at(place, offset), INT32, 4))
+
+    def _instruction(self, name: str, gives: Any, takes: list[Any]) -> Any:
+        return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(gives, takes), name)
 
     def _bfloats(self, base: Any, group: Any) -> Any:
         """LANES bfloat16 as float32."""
@@ -140,8 +172,7 @@ class _Block:
     def _fetch(self, address: Any) -> None:
         """Ask for memory that will be read. It need not exist."""
         pointer = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [pointer, INT32, INT32, INT32])
-        fetch = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        fetch = self._instruction("llvm.prefetch.p0", ir.VoidType(), [pointer, INT32, INT32, INT32])
         to_read, keep, data = (ir.Constant(INT32, value) for value in (0, 3, 1))
         self.builder.call(fetch, [self.builder.inttoptr(address, pointer), to_read, keep, data])
 
@@ -153,3 +184,56 @@ class _Block:
 
     def _int(self, value: int) -> Any:
         return ir.Constant(INT64, value)
+
+
+class _Vnni(_Block):
+    def _dots(self, group: Any) -> list[Any]:
+        # LLVM's name of the 256-bit form is the same with and without AVX-512.
+        dot = self._instruction(f"llvm.x86.avx512.vpdpbusd.{32 * LANES}", self.ints, [self.ints] * 3)
+        dots = [self.no_ints] * self.num_rows
+        places = [self._inputs(group, row, 1) for row in range(self.num_rows)]
+        for offset, weights in self._weights(group):
+            for row, place in enumerate(places):
+                dots[row] = self.builder.call(dot, [dots[row], weights, self._four_bytes(place, offset)])
+        return dots
+
+
+class _Small(_Block):
+    """Steps up to SMALL: the sums of a group fit into 16 bits."""
+
+    def _dots(self, group: Any) -> list[Any]:
+        builder = self.builder
+        multiply = self._instruction(_PAIRS_OF_BYTES[LANES], self.shorts, [self.bytes] * 2)
+        widen = self._instruction(_PAIRS_OF_SHORTS[LANES], self.ints, [self.shorts] * 2)
+        sums = [ir.Constant(self.shorts, [0] * 2 * LANES)] * self.num_rows
+        places = [self._inputs(group, row, 1) for row in range(self.num_rows)]
+        for offset, weights in self._weights(group):
+            for row, place in enumerate(places):
+                four = builder.bitcast(self._four_bytes(place, offset), self.bytes)
+                sums[row] = builder.add(sums[row], builder.call(multiply, [builder.bitcast(weights, self.bytes), four]))
+        ones = ir.Constant(self.shorts, [1] * 2 * LANES)
+        return [builder.call(widen, [total, ones]) for total in sums]
+
+
+class _Widened(_Block):
+    """Steps of any size, the even and the odd ones each in 16 bits."""
+
+    def _dots(self, group: Any) -> list[Any]:
+        builder = self.builder
+        multiply = self._instruction(_PAIRS_OF_SHORTS[LANES], self.ints, [self.shorts] * 2)
+        low, eight = (ir.Constant(self.shorts, [value] * 2 * LANES) for value in (0xFF, 8))
+        dots = [self.no_ints] * self.num_rows
+        places = [self._inputs(group, row, 2) for row in range(self.num_rows)]
+        for offset, weights in self._weights(group):
+            shorts = builder.bitcast(weights, self.shorts)
+            for part, steps in enumerate((builder.and_(shorts, low), builder.lshr(shorts, eight))):
+                for row, place in enumerate(places):
+                    two = builder.bitcast(self._four_bytes(place, 2 * offset + 4 * part), self.shorts)
+                    dots[row] = builder.add(dots[row], builder.call(multiply, [steps, two]))
+        return dots
+
+
+_BLOCKS = {"vnni": _Vnni, "small": _Small, "widened": _Widened}
+# By outputs at once: unsigned by signed bytes, and shorts, multiplied and the products of two added up.
+_PAIRS_OF_BYTES = {8: "llvm.x86.avx2.pmadd.ub.sw", 16: "llvm.x86.avx512.pmaddubs.w.512"}
+_PAIRS_OF_SHORTS = {8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}

@@ -24,20 +24,19 @@ from tunery.kernels.compile import (
     parallel,
     store,
 )
-from tunery.kernels.dot_product import GROUP, LANES, MOST_ROWS, block_product
+from tunery.kernels.dot_product import FORM, GROUP, HAS_VNNI, LANES, MOST_ROWS, SMALL, block_product
 
 _MOST, _TINY = np.float32(127), np.float32(1e-30)
-_one_row, _two_rows, _four_rows, _eight_rows = map(block_product, (1, 2, 4, 8))
 
 
 def is_available() -> bool:
     """Whether this processor multiplies bytes."""
-    return LANES > 0
+    return FORM is not None
 
 
 def fits(num_out: int, num_in: int) -> bool:
     """Whether a layer of this shape divides into blocks and groups."""
-    return LANES > 0 and num_out % LANES == 0 and num_in % GROUP == 0
+    return FORM is not None and num_out % LANES == 0 and num_in % GROUP == 0
 
 
 class EightBit:
@@ -51,12 +50,13 @@ class EightBit:
         self._scales, self._lows = (_aligned((blocks, groups, LANES), torch.bfloat16) for _ in range(2))
         into = as_array(self._steps), as_array(self._scales), as_array(self._lows)
         pack(as_array(weight.contiguous()), np.float32(most), *into)
+        self._is_widened = most > SMALL and not HAS_VNNI
         self._addresses = self._steps.data_ptr(), self._scales.data_ptr(), self._lows.data_ptr()
         self._bias = np.zeros(num_out, np.float32) if bias is None else bias.float().numpy()
 
     def __call__(self, x: Array, y: Array, *, onto: bool = False) -> None:
         """x [N, in], y [N, out]: float32, or uint16 that hold bfloat16. `onto`: to what y holds, rounded once."""
-        multiply(x, *self._addresses, self._bias, y, onto, torch.get_num_threads())
+        multiply(x, *self._addresses, self._bias, y, onto, self._is_widened, torch.get_num_threads())
 
 
 def group_steps(
@@ -118,8 +118,43 @@ def _to_address() -> Any:
 _address = _to_address()
 
 
+def _rows_product(*, widened: bool) -> Any:
+    """A function for the loop below."""
+    one_row, two_rows, four_rows, eight_rows = (block_product(count, widened=widened) for count in (1, 2, 4, 8))
+
+    @inline
+    def product(
+        most: int, steps: int, scales: int, lows: int, inputs: Array, input_scales: Array, input_sums: Array, out: Array
+    ) -> int:
+        """A block for as many of these rows as are computed at once: gives how many.
+
+        inputs [rows, in], input_scales and input_sums [rows, in / 32], out [rows at once, LANES].
+        """
+        num_groups = inputs.shape[1] // GROUP
+        of_inputs, of_scales = _address(inputs), _address(input_scales)
+        of_sums, into = _address(input_sums), _address(out)
+        if most >= 8 and MOST_ROWS == 8:
+            eight_rows(steps, scales, lows, of_inputs, of_scales, of_sums, into, num_groups)
+            return 8
+        if most >= 4:
+            four_rows(steps, scales, lows, of_inputs, of_scales, of_sums, into, num_groups)
+            return 4
+        if most >= 2:
+            two_rows(steps, scales, lows, of_inputs, of_scales, of_sums, into, num_groups)
+            return 2
+        one_row(steps, scales, lows, of_inputs, of_scales, of_sums, into, num_groups)
+        return 1
+
+    return product
+
+
+_product, _widened_product = _rows_product(widened=False), _rows_product(widened=True)
+
+
 @parallel
-def multiply(x: Array, steps: int, scales: int, lows: int, bias: Array, y: Array, onto: bool, num_threads: int) -> None:
+def multiply(
+    x: Array, steps: int, scales: int, lows: int, bias: Array, y: Array, onto: bool, widened: bool, num_threads: int
+) -> None:
     """y = x Wᵀ + b, or with `onto` y + x Wᵀ + b. x [N, in], y [N, out], bias [out] fp32.
 
     The addresses: block by block, those of block_product.
@@ -132,19 +167,28 @@ def multiply(x: Array, steps: int, scales: int, lows: int, bias: Array, y: Array
             continue
         # Each thread rounds the inputs for itself: that is shorter than waiting for each other.
         integers = np.empty((num_rows, num_in), np.int8)
+        shorts = np.empty((num_rows if widened else 0, num_in), np.int16)
         input_scales = np.empty((num_rows, num_groups), np.float32)
         input_sums = np.empty((num_rows, num_groups), np.float32)
         for row in range(num_rows):
             round_row(x[row], integers[row], input_scales[row], input_sums[row])
+            if widened:
+                _widen_row(integers[row], shorts[row])
         out = np.empty((MOST_ROWS, LANES), np.float32)
         for block in range(first_block, last_block):
             of_steps, of_scales = block * num_in * LANES, block * num_groups * LANES * 2
             first = 0
             while first < num_rows:
-                count = _rows_product(
-                    num_rows - first, steps + of_steps, scales + of_scales, lows + of_scales,
-                    integers[first:], input_scales[first:], input_sums[first:], out,
-                )  # fmt: skip
+                if widened:
+                    count = _widened_product(
+                        num_rows - first, steps + of_steps, scales + of_scales, lows + of_scales,
+                        shorts[first:], input_scales[first:], input_sums[first:], out,
+                    )  # fmt: skip
+                else:
+                    count = _product(
+                        num_rows - first, steps + of_steps, scales + of_scales, lows + of_scales,
+                        integers[first:], input_scales[first:], input_sums[first:], out,
+                    )  # fmt: skip
                 for row in range(count):
                     own = y[first + row]
                     if onto:
@@ -177,23 +221,8 @@ def round_row(x: Array, integers: Array, scales: Array, sums: Array) -> None:
 
 
 @inline
-def _rows_product(
-    most: int, steps: int, scales: int, lows: int, integers: Array, input_scales: Array, input_sums: Array, out: Array
-) -> int:
-    """A block for as many of these rows as are computed at once: gives how many.
-
-    integers [rows, in], input_scales and input_sums [rows, in / 32], out [rows at once, LANES].
-    """
-    num_groups = integers.shape[1] // GROUP
-    inputs, of_scales, of_sums, into = _address(integers), _address(input_scales), _address(input_sums), _address(out)
-    if most >= 8 and MOST_ROWS == 8:
-        _eight_rows(steps, scales, lows, inputs, of_scales, of_sums, into, num_groups)
-        return 8
-    if most >= 4:
-        _four_rows(steps, scales, lows, inputs, of_scales, of_sums, into, num_groups)
-        return 4
-    if most >= 2:
-        _two_rows(steps, scales, lows, inputs, of_scales, of_sums, into, num_groups)
-        return 2
-    _one_row(steps, scales, lows, inputs, of_scales, of_sums, into, num_groups)
-    return 1
+def _widen_row(integers: Array, shorts: Array) -> None:
+    """int8 [in] → int16 [in], in the order that block_product reads them."""
+    for four in range(0, len(integers), 4):
+        shorts[four], shorts[four + 1] = integers[four], integers[four + 2]
+        shorts[four + 2], shorts[four + 3] = integers[four + 1], integers[four + 3]

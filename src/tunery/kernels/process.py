@@ -1,12 +1,36 @@
 """What a process settles before its libraries are loaded, by their environment variables. Imports none of them."""
 
 import os
+import platform
 import sys
 
 _HUGE_PAGES = "glibc.malloc.hugetlb"
 # A second cache of oneDNN's, of descriptions, lies before the first. It needs as many as a layer has matmuls of one
 # length.
 _DESCRIPTIONS = 8
+
+
+# What an older processor than this one has, as numba, torch, oneDNN and MKL are told.
+_OF_OLDER = {
+    "avx512": ("x86-64-v4", "+avx2,+avx512bw", "avx512", "AVX512_CORE", "AVX512"),
+    "avx2": ("x86-64-v3", "+avx2", "avx2", "AVX2", "AVX2"),
+    "plain": ("x86-64", "", "default", "SSE41", "SSE4_2"),
+}
+
+
+def instructions(limit: str) -> dict[str, str]:
+    """The environment in which compiled loops and libraries use no newer instructions than those of `limit`: avx512
+    (without VNNI), avx2 or plain; auto: all that the processor has. Other kinds of processors have one form only."""
+    if limit == "auto" or platform.machine().lower() not in ("x86_64", "amd64"):
+        return {}
+    names = (
+        "NUMBA_CPU_NAME",
+        "NUMBA_CPU_FEATURES",
+        "ATEN_CPU_CAPABILITY",
+        "ONEDNN_MAX_CPU_ISA",
+        "MKL_ENABLE_INSTRUCTIONS",
+    )
+    return dict(zip(names, _OF_OLDER[limit], strict=True))
 
 
 def share_threads() -> None:

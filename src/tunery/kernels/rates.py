@@ -22,6 +22,7 @@ _FOR_S = 0.2
 @dataclass(frozen=True)
 class Rates:
     instructions: str  # the widest vector unit, as torch names it: AVX512, AVX2, DEFAULT …
+    byte_products: str | None  # how bytes are multiplied; None: not at all
     threads: int
     read_bytes_per_s: float
     operations_per_s: dict[str, float]  # by type; int8 only where the processor multiplies bytes
@@ -40,6 +41,7 @@ def measure() -> Rates:
     numbers = torch.ones(_READ_BYTES // 4)
     return Rates(
         torch.backends.cpu.get_cpu_capability(),
+        int8.FORM.name if int8.FORM else None,
         torch.get_num_threads(),
         _READ_BYTES / _fastest_s(numbers.sum),
         {name: 2 * _ROWS * _IN * _OUT / _fastest_s(product) for name, product in products.items()},

@@ -15,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from tunery.domain.clock import system_clock
 from tunery.domain.errors import TuneryError
+from tunery.kernels import process
 from tunery.launch.children import Child, ChildSpec
 from tunery.launch.lock import HomeLock
 from tunery.metering.prices import PriceTable
@@ -136,6 +137,7 @@ class Server:
             )
 
     def _spec(self, name: str, module: str, arguments: tuple[str, ...], environment: dict[str, str]) -> ChildSpec:
+        environment = {**process.instructions(self._settings.instructions), **environment}
         return ChildSpec(name, module, arguments, environment, self._logs / f"{name}.log")
 
     def start(self, stop: threading.Event, tell: Say | None = None) -> Address | None:

@@ -56,6 +56,10 @@ def build_service(settings: EngineSettings, loop: asyncio.AbstractEventLoop) -> 
     table = TokenTable(renderer.tokenizer, config.vocab_size)
     broker = Broker(loop)
     engine = Engine(runner, scheduler, table, renderer.eos_ids, broker.sink)
+    weights, form = runner.precision, eight_bit.FORM
+    used = form.name if form and weights == "8bit" else torch.backends.cpu.get_cpu_capability()
+    engine.metrics.describe(base=settings.served_names[0], weights=weights, instructions=used)
+    log.info("weights are multiplied as %s by %s", weights, used)
     return Service(
         engine=engine,
         broker=broker,

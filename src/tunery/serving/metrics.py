@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 _LATENCIES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -31,7 +31,12 @@ class EngineMetrics:
         self.ttft = histogram("time_to_first_token_seconds", "From a request's arrival to its first token.")
         self.inter_token = histogram("inter_token_seconds", "Between two tokens of a sequence.")
         self.adapter_load = histogram("adapter_load_seconds", "Reading one adapter's files into memory.")
+        self._info = Info("computes_with", "The weights' form and the processor's instructions.", **ours)
         self.step = histogram("step_seconds", "One step of the engine.")
+
+    def describe(self, *, base: str, weights: str, instructions: str) -> None:
+        """What does not change while the engine runs."""
+        self._info.info({"base": base, "weights": weights, "instructions": instructions})
 
     def render(self) -> bytes:
         return generate_latest(self._registry)

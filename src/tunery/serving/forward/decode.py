@@ -77,7 +77,7 @@ class DecodePass:
         self._last_norm = as_array(weights.norm)
         self._eps = np.float32(config.rms_norm_eps)
         self._cos, self._sin = (as_array(table.squeeze(1)) for table in rope)
-        self._lora = Lora(config)
+        self._lora = Lora(config, weights.matmul_dtype)
 
     def __call__(self, runs: list[Run], should_stop: Callable[[], bool] = never) -> torch.Tensor:
         """Hidden states [B, hidden] after the final norm. Raises Interrupted when `should_stop`, asked before each

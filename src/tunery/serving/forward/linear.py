@@ -1,6 +1,6 @@
 """A frozen linear layer in the forms that suit its batch.
 
-Where the processor multiplies int8, prompts and answers are computed so. Elsewhere the few rows of a decode step,
+Where the processor multiplies bytes, prompts and answers are computed so. Elsewhere the few rows of a decode step,
 which wait for memory, use 4 bits where those lose nothing, as with base weights that came out of a 4-bit file, and
 prompts the weights as they were given. So does everywhere what is to be compared with a trainer's numbers.
 """
@@ -107,7 +107,7 @@ class PackedLinear:
         if self._packed is not None:
             return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
         assert self._dense is not None
-        wide = self._matmul_dtype
+        wide = self._matmul_dtype if more is None else torch.float32  # to be rounded after the sum
         bias = None if self.bias is None else self.bias.to(wide)
         y = nn.functional.linear(x.to(wide), self._dense.to(wide), bias)
         return (y if more is None else y.add_(more)).to(x.dtype)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from tunery.kernels import decode as kernels
 from tunery.kernels.compile import Array, as_tensor
@@ -34,21 +35,24 @@ class LoraPass:
     table_of: Array  # [N]: the row's among them; the first for rows without an adapter and those of long runs
     order: Array  # the rows with a table of their own, those of one adapter next to each other
     long_runs: list[_LongRun]
+    matmul_dtype: torch.dtype  # of their products, see kernels.matmul_dtype
 
     def __call__(self, x: Shared, layer: int, fused: int) -> Array:
         """What the adapters add to the output of a fused linear. x [N, in] → [N, out]."""
         columns = self.columns[fused]
         y = np.zeros((len(x.array), columns[-1]), x.array.dtype)
         kernels.lora(y, x.array, self.tables[:, layer, fused], self.table_of, self.order, columns)
+        wide = self.matmul_dtype
         for run in self.long_runs:
             for part in run.adapter.parts.get((layer, fused), ()):
                 own = y[run.rows, part.column : part.column + part.b.shape[1]]
-                as_tensor(own).addmm_(x.tensor[run.rows] @ part.a.t(), part.b)
+                as_tensor(own).copy_(x.tensor[run.rows].to(wide) @ part.a.t().to(wide) @ part.b.to(wide))
         return y
 
 
 class Lora:
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, matmul_dtype: torch.dtype) -> None:
+        self._matmul_dtype = matmul_dtype
         sizes = module_sizes(config)
         self._columns = [np.cumsum([0] + [sizes[member][1] for member in members]) for members in FUSED.values()]
         self._base = no_adapter(config)
@@ -75,7 +79,7 @@ class Lora:
             table_of += [table] * rows
         of_rows = np.array(table_of)
         order = np.argsort(of_rows, kind="stable")[np.count_nonzero(of_rows == 0) :]
-        return LoraPass(self._columns, np.stack(tables), of_rows, order, long_runs)
+        return LoraPass(self._columns, np.stack(tables), of_rows, order, long_runs, self._matmul_dtype)
 
 
 def _joined(runs: Sequence[tuple[Adapter | None, int]]) -> list[tuple[Adapter | None, int]]:

@@ -40,7 +40,7 @@ class Model:
         self.cache = cache
         self._cos, self._sin = rope_tables(config, weights.dtype)
         self._decode = DecodePass(config, weights, cache, (self._cos, self._sin))
-        self._lora = Lora(config)
+        self._lora = Lora(config, weights.matmul_dtype)
         self._query_width = config.num_heads * config.head_dim
         self._rotated = config.num_heads + config.num_kv_heads
 

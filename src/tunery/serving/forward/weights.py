@@ -42,6 +42,7 @@ class ModelWeights:
     norm: torch.Tensor
     head: PackedLinear
     dtype: torch.dtype
+    matmul_dtype: torch.dtype  # of products that are not of bytes, see kernels.matmul_dtype
     precision: Precision
 
 
@@ -62,7 +63,7 @@ def load_weights(
     """`precision` None: what is fastest here and loses next to nothing. `streamed`: layers are not kept in memory.
     Raises InvalidRequest."""
     if precision == "8bit" and not eight_bit.is_available():
-        raise InvalidRequest("This processor does not multiply bytes (AVX-512 VNNI or AVX-VNNI): use other weights.")
+        raise InvalidRequest("This processor does not multiply bytes (AVX2 or newer): use other weights.")
     tensors = WeightFiles(model_dir, dtype)
     precision = precision or _choose(tensors, config, dtype)
     matmul_dtype = choose_matmul_dtype(dtype, "cpu") if precision == "8bit" else dtype
@@ -76,6 +77,7 @@ def load_weights(
         # Too large to be widened, and never worth 4 bits.
         head=PackedLinear(head, precision="full" if precision == "4bit" else precision),
         dtype=dtype,
+        matmul_dtype=matmul_dtype,
         precision=precision,
     )
 
