@@ -4,8 +4,13 @@ SIGTERM.
 Apart because it is a process of its own.
 """
 
+import os
 import signal
+import subprocess
+import sys
 import threading
+
+import psutil
 
 from tunery import logs, private, tracing
 from tunery.jobs.identity import this_worker
@@ -34,13 +39,23 @@ def main() -> None:
     migrate(engine)
     identity = this_worker()
     worker = Worker(settings, engine, Blobs.open(settings), Catalog.load(settings.catalog), identity=identity)
-    beside = (Dispatcher(settings, engine).run, BatchRunner(Context.open(settings), identity).run)
+    beside = (Dispatcher(settings, engine).run, BatchRunner(Context.open(settings), identity).run, _warm_up)
     threads = [threading.Thread(target=run, args=(stop,), name=run.__qualname__) for run in beside]
     for thread in threads:
         thread.start()
     worker.run(stop)
     for thread in threads:
         thread.join()
+
+
+def _warm_up(stop: threading.Event) -> None:
+    """So that a first job need not wait for the trainer's loops to be compiled."""
+    command = [sys.executable, "-m", "tunery.launch.tether", str(os.getpid()), "tunery.training.warm_up"]
+    with subprocess.Popen(command) as process:
+        psutil.Process(process.pid).nice(19)  # what the server does meanwhile goes first
+        while process.poll() is None and not stop.wait(1):
+            pass
+        process.terminate()
 
 
 if __name__ == "__main__":  # a pool that validates large files imports this module again
