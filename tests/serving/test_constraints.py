@@ -15,7 +15,7 @@ from tunery.domain.schemas import RequestSchema, check_cost, format_schema, func
 from tunery.serving import constraints
 from tunery.serving.constraints import CallMarks, Function, Grammars, Rules
 from tunery.serving.schemas import answer_schema
-from tunery.serving.trial import MAX_BYTES, Trials, Turns, needs_trial
+from tunery.serving.trial import MAX_BYTES, SLOW_FOR_S, Trials, Turns, needs_trial
 
 MARKS = CallMarks("<tool_call>", "</tool_call>")
 VOCAB_SIZE, EOS = 259, 2
@@ -316,6 +316,7 @@ TOO_MUCH = {
     "one long value": (with_a({"enum": ["x" * 5_001]}), "5,000"),
     "long values": (with_a({"enum": [f"{index:0500}" for index in range(600)]}), "250,000"),
     "const": (with_a({"const": dict.fromkeys(map(str, range(5_001)), 1)}), "5,000"),
+    "names": ({"type": "object", "patternProperties": {f"^a{index}x$": {} for index in range(51)}}, "50"),
     "repetitions": (with_a({"type": "string", "pattern": "(a{1000}){1000}"}), "10,000"),
     "repeated classes": (with_a({"type": "string", "pattern": r"([)\]]{101}){101}"}), "10,000"),
     "repetitions of names": ({"type": "object", "patternProperties": {"((a{9,99}){99}){99}": {}}}, "10,000"),
@@ -446,14 +447,67 @@ def combined(count: int) -> list[Any]:
     return [pattern(f"a{{{number}}}.*b{{{number}}}") for number in range(1, count)]
 
 
-EXPLODING = {
-    "allOf": with_a({"allOf": combined(60)}),
-    "nested allOf": with_a({"allOf": [{"allOf": combined(20)}, {"allOf": combined(60)[20:]}]}),
-    "definitions": with_a(
-        {"allOf": [{"$ref": f"#/$defs/{number}"} for number in range(50)]},
-        **{"$defs": {str(number): part for number, part in enumerate(combined(51))}},
-    ),
+def definitions(parts: list[Any]) -> dict[str, Any]:
+    return {"$defs": {str(number): part for number, part in enumerate(parts)}}
+
+
+def references(count: int) -> list[Any]:
+    return [{"$ref": f"#/$defs/{number}"} for number in range(count)]
+
+
+def chain(parts: list[Any]) -> list[Any]:
+    return [{**part, **link} for part, link in zip(parts, references(len(parts) + 1)[1:], strict=True)] + [TEXT]
+
+
+def hidden(count: int) -> dict[str, Any]:
+    """Behind alternatives that are references, beside others that look heavier: what no count sees through."""
+    links = [[link, {"properties": {"x": pattern("a")}}] for link in references(count + 1)[1:]]
+    parts = [{**part, "anyOf": link} for part, link in zip(combined(count + 1), links, strict=True)]
+    return with_a({"$ref": "#/$defs/0"}, **definitions([*parts, TEXT]))
+
+
+MANY = combined(12)  # 11 of them
+TOO_MANY_PATTERNS = {
+    "allOf": with_a({"allOf": MANY}),
+    "nested": with_a({"allOf": [{"allOf": MANY[:6]}, {"allOf": MANY[6:]}]}),
+    "definitions": with_a({"allOf": references(11)}, **definitions(MANY)),
+    "one after the other": with_a({"$ref": "#/$defs/0"}, **definitions(chain(MANY))),
+    "beside": with_a({"pattern": "a", "format": "date", "allOf": MANY[:9]}),
+    "alternatives": with_a({"allOf": [{"anyOf": [TEXT, part]} for part in MANY]}),
+    "of a property": {"allOf": [with_a(part) for part in MANY]},
+    "of items": with_a({"allOf": [{"type": "array", "items": part} for part in MANY]}),
+    "of items of a property": {"allOf": [with_a({"items": [part]}) for part in MANY]},
+    "of named properties": {"allOf": [{"patternProperties": {"^x": part}} for part in MANY]},
+    "below": with_a({"type": "array", "items": with_a({"oneOf": [{"allOf": MANY}]})}),
 }
+
+
+@pytest.mark.parametrize("strict", [True, False, None])
+@pytest.mark.parametrize("schema", TOO_MANY_PATTERNS.values(), ids=TOO_MANY_PATTERNS)
+def test_patterns_that_hold_for_one_value_are_bounded_before_they_are_combined(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch, schema: dict[str, Any], strict: bool | None
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(grammars, "_matcher", made.append)
+    for check in (takes_arguments, takes_answer):
+        with pytest.raises(InvalidRequest, match="more than 10 patterns"):
+            check(grammars, schema, "{}", strict=strict)
+    assert not made
+
+
+def test_patterns_that_hold_for_values_of_their_own_are_not(grammars: Grammars) -> None:
+    apart = {f"p{number}": part for number, part in enumerate(MANY)}
+    for schema in (
+        {"type": "object", "properties": apart, "required": [*apart]},
+        with_a({"anyOf": MANY}),
+        with_a({"allOf": [{"anyOf": MANY}, {"minLength": 1}]}),
+        with_a({"allOf": [pattern("^a+$")] * 20}),
+        {"allOf": [{"properties": {name: part}} for name, part in apart.items()]},
+    ):
+        answer_schema(schema, is_strict=True)
+
+
+EXPLODING = [hidden(count) for count in (40, 50, 60)]
 
 
 @pytest.mark.timeout(300)
@@ -471,7 +525,7 @@ def test_schemas_that_are_too_much_to_be_combined_are_ended_and_hold_up_nobody(
         await grammars.get(mild)
         assert made == [mild]
         grammars.trials.time_limit_s = 1.0
-        schemas = zip(EXPLODING.values(), (True, False, None), strict=True)
+        schemas = zip(EXPLODING, (True, False, None), strict=True)
         hostile = [Rules(MARKS, answer=format_schema({"schema": each, "strict": strict})) for each, strict in schemas]
         asked = [asyncio.create_task(grammars.get(rules)) for rules in hostile]
         await asyncio.sleep(0)
@@ -492,7 +546,7 @@ def test_schemas_that_are_too_much_to_be_combined_are_ended_and_hold_up_nobody(
 def test_a_project_whose_schemas_take_long_holds_up_no_other(grammars: Grammars) -> None:
     """Neither in the trials nor behind them."""
     grammars.trials.time_limit_s = 4.0
-    hostile = [with_a({"allOf": combined(count)}) for count in (60, 61, 62, 63)]
+    hostile = [hidden(count) for count in (60, 61, 62, 63)]
     others = [
         with_a({"allOf": combined(5)}),
         with_a({"enum": ["x", "y"], "type": "string", "pattern": "^x"}),
@@ -539,18 +593,48 @@ def test_turns_go_round_the_projects(asked: str, most: int, of_one: int) -> None
     assert set(entered[: of_one * len(set(asked))]) == set(asked), "each project's first goes before any other's second"
 
 
+@pytest.mark.parametrize("asked", ["abcc", "abcd", "aabbcd", "abab"])
+def test_those_that_were_slow_leave_a_place_to_the_others(asked: str) -> None:
+    now = 0.0
+    turns, inside, free = Turns(2, 1, lambda: now), list[str](), list[bool]()
+    for project in "ab":
+        turns.was_slow(project)
+
+    async def work(project: str) -> None:
+        async with turns.take(project):
+            inside.append(project)
+            free.append(sum(each in "ab" for each in inside) < 2)
+            await asyncio.sleep(0.01)
+            inside.remove(project)
+
+    async def ask() -> None:
+        nonlocal now
+        await asyncio.gather(*map(work, asked))
+        assert len(free) == len(asked) and all(free)
+        now = SLOW_FOR_S + 1
+        await asyncio.gather(*map(work, asked))
+        assert not all(free), "they are forgiven"
+
+    run(ask())
+
+
 @pytest.mark.timeout(300)
-def test_a_trial_that_takes_too_much_memory_is_ended_and_the_next_one_is_not() -> None:
+def test_a_trial_that_takes_too_much_memory_is_ended_and_the_next_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     trials = Trials(functools.partial, (eval,))
     trials.time_limit_s = 60
+    slow: list[str] = []
+    monkeypatch.setattr(trials._turns, "was_slow", slow.append)
     pieces = ("bytearray({})", "[0] * ({} // 8)", "[bytes(100_000 + each) for each in range({} // 100_000)]")
 
     async def ask() -> None:
         for piece in pieces:
             assert await trials.passes(piece.format(MAX_BYTES // 4))
             assert not await trials.passes(piece.format(MAX_BYTES * 3 // 2))
-        assert not await trials.passes("__import__('os').abort()")
-        assert await trials.passes(pieces[0].format(MAX_BYTES // 4))
+        assert slow == [""] * len(pieces)
+        assert not await trials.passes("__import__('os').abort()", "a")
+        assert await trials.passes("next(t for t in iter(__import__('time').process_time, None) if t > 4)", "b")
+        assert await trials.passes(pieces[0].format(MAX_BYTES // 4), "c")
+        assert slow[-2:] == ["a", "b"]
 
     try:
         run(ask())

@@ -20,6 +20,7 @@ MAX_CHARACTERS = 250_000  # of names, patterns, enum and const values
 MAX_NODES = 20_000  # objects and arrays
 # Of one schema. Every property that may be left out is a branch of the grammar's next step.
 MAX_OPTIONAL_PROPERTIES = 400  # of one object
+MAX_NAME_PATTERNS = 50  # of one object: each is compared with each
 MAX_DEPTH = 100  # objects and arrays inside each other
 MAX_TEXT = 5_000  # characters of one name, pattern or value: a step of the grammar reads it from its start
 MAX_REPEATS = 10_000  # of a pattern's part, repetitions inside repetitions multiplied
@@ -132,6 +133,8 @@ def _measure(schema: RequestSchema, node: dict[str, Any], total: _Total) -> None
     needed = {name for name in as_list(node.get("required")) if isinstance(name, str)}
     if len(as_object(node.get("properties")).keys() - needed) > MAX_OPTIONAL_PROPERTIES:
         raise _beyond(schema, "properties of one object that are not required", MAX_OPTIONAL_PROPERTIES)
+    if len(as_object(node.get("patternProperties"))) > MAX_NAME_PATTERNS:
+        raise _beyond(schema, "patterns for names of one object's properties", MAX_NAME_PATTERNS)
     total.add(schema, "enum values", len(as_list(node.get("enum"))))
     for pattern in (node.get("pattern"), *as_object(node.get("patternProperties"))):
         if isinstance(pattern, str):

@@ -10,7 +10,7 @@ and a model that is allowed them invents some.
 """
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -41,6 +41,8 @@ _ITEMS, _ALL = 0, 1
 _ANYTHING: Described = frozenset((_ALL,))
 _ITEM_KEYWORDS = ("prefixItems", "additionalItems", "items")
 _MAX_PARTS = 200  # that are looked at for what a schema describes
+_MAX_PATTERNS = 10  # that hold for one value: each more doubles what combining them takes, and 20 take for ever
+_MAX_LOOKED_AT = 30_000  # parts of a schema, for patterns that hold for one value
 _MAX_VARIANTS = 4  # of one definition, by what others describe; after those it stays as open as it came
 _NO_PROPERTIES: Schema = {"type": "object", "properties": {}, "additionalProperties": False}
 
@@ -142,6 +144,8 @@ class _Rewriter:
         self._waiting: list[tuple[Schema, Described | None, str]] = []
         self._descriptions: dict[int, Described] = {}
         self._multiple = 1
+        self._num_looked_at = 0
+        self._weights: dict[int, int] = {}
         self._endless = self._endless_references()
 
     def result(self, *, is_arguments: bool) -> Schema:
@@ -164,6 +168,7 @@ class _Rewriter:
         if not isinstance(node, dict):
             raise _problem(where, "no_schema", node)
         _check_shapes(node, where)
+        self._check_patterns(node, where)
         others = [key for key in ("$ref", *_SAME_VALUE) if key in node]
         is_other_whole = len(others) == 1 and not any(key in node for key in _OWN)
         if others == ["allOf"] and len(node["allOf"]) > 1:
@@ -205,6 +210,49 @@ class _Rewriter:
             others = {what for what, count in counts.items() if count > (what in own)}
             written.append(self._schema(part, (elsewhere or frozenset()).union(others), f"{where}/{number}"))
         return written
+
+    def _check_patterns(self, node: Schema, where: str) -> None:
+        """Raises SchemaProblem when more of them hold for the node's value, or for one inside it, than are combined in
+        time. A value that one schema alone describes is looked at when its schema is."""
+        waiting, seen = [[node]], set[frozenset[int]]()
+        while waiting and self._num_looked_at < _MAX_LOOKED_AT:
+            parts = self._held_together(waiting.pop())
+            known = frozenset(map(id, parts))
+            if len(parts) < 2 or known in seen:
+                continue
+            seen.add(known)
+            given = {(key, repr(part[key])) for part in parts for key in ("pattern", "format") if key in part}
+            if len(given) > _MAX_PATTERNS:
+                raise _problem(where, "too_many_patterns", len(given), limit=str(_MAX_PATTERNS))
+            inside = defaultdict[tuple[str, str], list[Any]](list)
+            for part in parts:
+                for key, name, item in _inside(part):
+                    inside[key, name].append(item)
+            waiting += [items for items in inside.values() if len(items) > 1]
+
+    def _held_together(self, nodes: list[Any]) -> list[Schema]:
+        """The nodes and what holds for their value with them; of alternatives the one with the most patterns."""
+        waiting, found = [*nodes], dict[int, Schema]()
+        while waiting:
+            part = waiting.pop()
+            if not isinstance(part, dict) or id(part) in found:
+                continue
+            found[id(part)] = part
+            if isinstance(part.get("$ref"), str):
+                waiting.append(self._document.find(part))
+            for key in _SAME_VALUE:
+                items = part[key] if isinstance(part.get(key), list) else []
+                waiting += items if key == "allOf" else sorted(items, key=self._weight)[-1:]
+        self._num_looked_at += len(found)
+        return list(found.values())
+
+    def _weight(self, node: Any) -> int:
+        """How many patterns stand in the node."""
+        if id(node) not in self._weights:
+            members = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+            own = sum(key in node for key in ("pattern", "format")) if isinstance(node, dict) else 0
+            self._weights[id(node)] = own + sum(self._weight(item) for item in members if isinstance(item, dict | list))
+        return self._weights[id(node)]
 
     def _reference(self, node: Schema, elsewhere: Described | None, where: str) -> Schema:
         target = None if id(node) in self._endless else self._document.find(node)
@@ -324,6 +372,15 @@ def _schemas(root: Any) -> Iterator[Schema]:
         if isinstance(node, dict):
             yield node
         waiting += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+
+
+def _inside(node: Schema) -> Iterator[tuple[str, str, Any]]:
+    """Schemas of what is in the node's value, by keyword and name: equal ones speak of the same part of it."""
+    for key in _MAPS:
+        yield from ((key, name, item) for name, item in (node[key] if isinstance(node.get(key), dict) else {}).items())
+    for key in (*_ONES, "prefixItems"):
+        items = node.get(key)
+        yield from ((key, str(at), item) for at, item in enumerate(items if isinstance(items, list) else [items]))
 
 
 def _own_description(node: Schema) -> Described:

@@ -8,10 +8,12 @@ import asyncio
 import multiprocessing
 import os
 import resource
+import time
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import TimeoutError as TookTooLong
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -21,6 +23,9 @@ from tunery.datasets.pool import end_with_parent
 TIME_LIMIT_S = 5.0
 MAX_BYTES = 512 * 1024**2  # of addresses, beyond those that a process has before its first trial
 NUM_PROCESSES = 2
+SLOW_S = 1.0  # a project with a schema that takes longer is slow for a while
+SLOW_FOR_S = 600.0
+MAX_SLOW = 1_000  # projects that are remembered
 # A node with two of these has them combined by the grammar engine; with the last ones, already with one.
 _COMBINED = ("$ref", "anyOf", "oneOf", "pattern", "format", "minLength", "maxLength", "multipleOf", "enum", "const")
 _COMBINES = ("allOf", "not", "patternProperties", "propertyNames", "dependentSchemas", "if", "then", "else")
@@ -45,17 +50,31 @@ def needs_trial(schema: Any) -> bool:
 
 
 class Turns:
-    """Work for several projects: `most` at once, `of_one` of one project, so that none waits for all of another's."""
+    """Work for several projects: `most` at once, `of_one` of one project, so that none waits for all of another's; and
+    one place less for all those together that were slow lately, so that the others find one free."""
 
-    def __init__(self, most: int, of_one: int) -> None:
+    def __init__(self, most: int, of_one: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._places, self._of_one = asyncio.Semaphore(most), of_one
+        self._places_of_slow = asyncio.Semaphore(max(1, most - 1))
         self._own: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._slow: OrderedDict[str, float] = OrderedDict()  # projects by when they are no longer
+        self._clock = clock
 
     @asynccontextmanager
     async def take(self, project: str) -> AsyncGenerator[None]:
         own = self._own.setdefault(project, asyncio.Semaphore(self._of_one))
-        async with own, self._places:
+        async with AsyncExitStack() as held:
+            await held.enter_async_context(own)
+            if self._slow.get(project, 0) > self._clock():
+                await held.enter_async_context(self._places_of_slow)
+            await held.enter_async_context(self._places)
             yield
+
+    def was_slow(self, project: str) -> None:
+        self._slow[project] = self._clock() + SLOW_FOR_S
+        self._slow.move_to_end(project)
+        while len(self._slow) > MAX_SLOW:
+            self._slow.popitem(last=False)
 
 
 class Trials:
@@ -73,12 +92,15 @@ class Trials:
         async with self._turns.take(project):
             future = self._started().schedule(_try, args=(tried,), timeout=self.time_limit_s)
             try:
-                await asyncio.wrap_future(future)
+                passed, is_slow = True, await asyncio.wrap_future(future) > SLOW_S
             except (TookTooLong, BrokenProcessPool, MemoryError):
-                return False
+                passed, is_slow = False, True
             except Exception:  # a process that was killed raises the library's own
-                return not isinstance(future.exception(), _killed())
-            return True
+                passed = not isinstance(future.exception(), _killed())
+                is_slow = not passed
+            if is_slow:
+                self._turns.was_slow(project)
+            return passed
 
     def _started(self) -> Any:
         if self._pool is None:
@@ -120,6 +142,9 @@ def _bound_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
-def _try(tried: Any) -> None:
+def _try(tried: Any) -> float:
+    """How much of the processor it took, s."""
     assert _make_it is not None
+    began = time.process_time()
     _make_it(tried)
+    return time.process_time() - began
