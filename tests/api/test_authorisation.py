@@ -37,6 +37,7 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids], dict[str, Any]]] = {
     },
     ("POST", "/tunery/v1/estimates"): lambda ids: {"json": {"model": BASE, "training_file": ids["file_id"]}},
     ("POST", "/tunery/v1/validations"): lambda ids: {"json": {"file": ids["file_id"]}},
+    ("POST", "/tunery/v1/models/imports"): lambda ids: {"json": {"files": [ids["file_id"]], "base": BASE}},
     ("POST", "/v1/batches"): lambda ids: {
         "json": {"input_file_id": ids["requests_id"], "endpoint": "/v1/responses", "completion_window": "24h"}
     },
@@ -67,6 +68,7 @@ REFUSALS = {
     ("POST", "/v1/fine_tuning/jobs"): 400,
     ("GET", "/tunery/v1/model_name"): 400,
     ("POST", "/v1/batches"): 400,
+    ("POST", "/tunery/v1/models/imports"): 400,
     ("POST", "/v1/responses"): 400,
     ("POST", "/tunery/v1/stored_answers/preview"): 200,  # which counts it as gone
     ("POST", "/tunery/v1/stored_answers/dataset"): 400,  # with no row there is no file
@@ -171,6 +173,8 @@ def ids(api: Api) -> Ids:
         for path, body in {
             "/v1/uploads": upload,
             "/v1/batches": batch,
+            f"/tunery/v1/models/{TUNED}/exports": {"format": "adapter"},
+            "/tunery/v1/models/imports": {"files": [file["id"]], "base": BASE},
             "/v1/webhook_endpoints": hook,
             "/v1/organization/admin_api_keys": {"name": "admin"},
             f"/v1/organization/projects/{api.project_id}/service_accounts": {"name": "robot"},
@@ -178,7 +182,7 @@ def ids(api: Api) -> Ids:
             f"/v1/organization/projects/{api.project_id}/users": {"email": "ada@example.com", "role": "member"},
         }.items()
     }
-    uploaded, batched, hooked, admin, account, alias, user = made.values()
+    uploaded, batched, exported, imported, hooked, admin, account, alias, user = made.values()
     completion = StoredCompletion("chatcmpl-1", api.project_id, int(NOW), TUNED, {"messages": CHAT}, {"choices": []})
     response = StoredResponse("resp_1", api.project_id, int(NOW), BASE, "completed", {}, is_background=True)
     conversation = Conversation("conv_1", api.project_id, int(NOW))
@@ -203,6 +207,8 @@ def ids(api: Api) -> Ids:
         "job_id": job.id,
         "batch_id": batched["id"],
         "requests_id": requests,
+        "export_id": exported["id"],
+        "import_id": imported["id"],
         "model": model.name,
         "checkpoint": model.name,
         "permission_id": permission.id,

@@ -41,6 +41,7 @@ from tunery.api.tunery.answers.routes import router as answers
 from tunery.api.tunery.console.routes import router as console
 from tunery.api.tunery.datasets.routes import router as data
 from tunery.api.tunery.mail import router as mail
+from tunery.api.tunery.transfers.routes import router as transfers
 from tunery.api.uploads import router as uploads
 from tunery.api.usage.routes import router as reports
 from tunery.api.webhooks.routes import router as webhooks
@@ -68,6 +69,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     conversations,
     webhooks,
     aliases,
+    transfers,  # before console, whose `/models/{model}` takes any path
     console,
     answers,
     batch_datasets,

@@ -1,20 +1,26 @@
-"""`tunery models export`: a model's weights as files for other programs. On the server's own machine, whose server need
-not run."""
+"""`tunery models export`: a model's weights as files for other programs, on the server's own machine, whose server need
+not run. `tunery models import`: an adapter that was trained elsewhere, through a server."""
 
+import tarfile
 import tempfile
+import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tunery import private
+from tunery.cli.connection import CommandFailed, client_of, get_own, post_own
 from tunery.cli.models import ModelName, download_bar
-from tunery.cli.output import Json, console, emit_json
+from tunery.cli.output import Json, console, doing, emit_json, notes
 from tunery.domain.errors import no_such_model
+from tunery.domain.files import MAX_FILE_BYTES
 from tunery.settings import load_settings
 
 if TYPE_CHECKING:
+    from openai import OpenAI
+
     from tunery.models.sources.base import Progress
 
 
@@ -87,3 +93,98 @@ def _export(name: str, format: ExportFormat, type: NumberType, to: Path, report:
         done = export_model(spec, to, report)
     engine.dispose()
     return done
+
+
+# ---- import
+
+POLL_S = 0.5
+LIFETIME_S = 3600  # of what is uploaded, in case it cannot be deleted
+BASE_TEMPLATE = "base"
+# What is read of a folder; optimizer states and checkpoints stay where they are.
+WANTED = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "adapter_model.bin",  # so that it is refused by its name
+    "chat_template.jinja",
+    "tokenizer_config.json",
+    "export.json",
+)
+
+
+def import_(
+    ctx: typer.Context,
+    path: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            help="The folder that PEFT, TRL, LLaMA-Factory or Unsloth wrote, a tar of it, or a LoRA as GGUF.",
+        ),
+    ],
+    base: Annotated[str, typer.Option(help="The base model that the adapter was trained on.")],
+    suffix: Annotated[str | None, typer.Option(help="Stands in the model's name.")] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(help="The chat template it was trained with: a file, or `base`. By default the folder's."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a model of an adapter that was trained elsewhere, and print its name."""
+    client = client_of(ctx)
+    if template not in (None, BASE_TEMPLATE):
+        template = Path(template).read_text("utf-8")
+    elif template is None and notes.is_terminal and not _has_template(path):
+        if not typer.confirm("Was it trained with the base's own chat template?", err=True):
+            raise CommandFailed("Give the template that it was trained with: --template FILE.")
+        template = BASE_TEMPLATE
+    body = {"base": base, "suffix": suffix, "chat_template": template}
+    done = _import(client, path, body)
+    if done["status"] == "failed":
+        raise CommandFailed(done["error"]["message"])
+    if as_json:
+        return emit_json(done)
+    for warning in done["warnings"]:
+        notes.print(warning, soft_wrap=True)
+    console.print(done["model"], soft_wrap=True)
+
+
+def _has_template(path: Path) -> bool:
+    """Of an archive it is not known before it is unpacked."""
+    if not path.is_dir():
+        return path.suffix != ".gguf"
+    config = path / "tokenizer_config.json"
+    return (path / "chat_template.jinja").exists() or (config.exists() and "chat_template" in config.read_text("utf-8"))
+
+
+def _import(client: "OpenAI", path: Path, body: dict) -> dict:
+    """The import when it has ended; what was uploaded for it is deleted."""
+    with doing() as tell, tempfile.TemporaryDirectory(prefix="tunery-import-") as folder:
+        sent = _packed(path, Path(folder) / "adapter.tar") if path.is_dir() else path
+        tell("Uploading", path.name)
+        file_id = _upload(client, sent)
+        try:
+            made = post_own(client, "/models/imports", {"files": [file_id], **body})
+            tell("Checking", path.name)
+            while made["status"] in ("queued", "running"):
+                time.sleep(POLL_S)
+                made = get_own(client, f"/models/imports/{made['id']}")
+        finally:
+            client.files.delete(file_id)
+    return made
+
+
+def _upload(client: "OpenAI", path: Path) -> str:
+    if path.stat().st_size > MAX_FILE_BYTES:
+        done = client.uploads.upload_file_chunked(file=path, mime_type="application/x-tar", purpose="user_data")
+        assert done.file is not None
+        return done.file.id
+    expires: Any = {"anchor": "created_at", "seconds": LIFETIME_S}
+    return client.files.create(file=path, purpose="user_data", expires_after=expires).id
+
+
+def _packed(folder: Path, to: Path) -> Path:
+    """The files that are wanted; of links what they point at, as in a cache of Hugging Face's."""
+    with tarfile.open(to, "w", dereference=True) as archive:
+        for file in sorted(folder.iterdir()):
+            if file.name in WANTED or file.suffix == ".gguf":
+                archive.add(file, file.name, recursive=False)
+    return to

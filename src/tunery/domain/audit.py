@@ -30,6 +30,8 @@ OwnEvent = Literal[
     "fine_tuning.job.paused",
     "fine_tuning.job.resumed",
     "fine_tuning.job.renamed",
+    "model.export.created",
+    "model.import.created",
     "model.renamed",
     "model.deleted",
     "webhook_endpoint.created",

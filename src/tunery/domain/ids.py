@@ -33,6 +33,8 @@ PREFIXES = {
     "conversation": "conv_",
     "batch": "batch_",
     "batch_request": "batch_req_",
+    "export": "export_",
+    "import": "import_",
     "audit": "audit_log-",
     "model": "model_",
 }

@@ -1,5 +1,5 @@
-"""The process of one export: `python -m tunery.export <spec.json> <folder>`. Writes the export into the folder, proves
-it, and says what it does as JSON lines on stdout."""
+"""The process of one export or import: `python -m tunery.export <spec.json> <folder>`. Writes into the folder, proves
+an export, and says what it does as JSON lines on stdout."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunery import logs
-from tunery.export.spec import ExportSpec, explain
+from tunery.export.spec import ImportSpec, explain, is_refusal, load_spec
 from tunery.kernels.process import share_threads
 
 
@@ -24,13 +24,18 @@ def main(arguments: list[str]) -> int:
 
     share_threads()
     try:
-        from tunery.export.write import export  # torch takes seconds to import: from here on every failure is told
+        # Torch takes seconds to import: from here on every failure is told.
+        from tunery.export.incoming import take_in
+        from tunery.export.write import export
 
-        spec, target = ExportSpec.load(Path(arguments[0])), Path(arguments[1])
-        tell(report=export(spec, target, lambda what, done, total: tell(doing=what, done=done, total=total)))
+        spec, target = load_spec(Path(arguments[0])), Path(arguments[1])
+        if isinstance(spec, ImportSpec):
+            tell(report=take_in(spec, target))
+        else:
+            tell(report=export(spec, target, lambda what, done, total: tell(doing=what, done=done, total=total)))
         return 0
     except Exception as exc:
-        tell(error=explain(exc))
+        tell(error=explain(exc), refused=is_refusal(exc))
         return 1
 
 

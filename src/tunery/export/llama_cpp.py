@@ -59,7 +59,7 @@ def write_gguf(spec: ExportSpec, adapter: AdapterFiles | None, target: Path, pro
         writer.add_tensor_info("rope_freqs.weight", (len(factors),), np.dtype(np.float32), 4 * len(factors))
     for each, chosen in zip(tensors, kinds, strict=True):
         num_bytes = _num_bytes(each.shape, chosen)
-        writer.add_tensor_info(_name_of(each.name), each.shape, np.dtype(np.float32), num_bytes, chosen)
+        writer.add_tensor_info(name_of(each.name), each.shape, np.dtype(np.float32), num_bytes, chosen)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -69,7 +69,7 @@ def write_gguf(spec: ExportSpec, adapter: AdapterFiles | None, target: Path, pro
     for each, chosen in zip(tensors, kinds, strict=True):
         progress("writing", done, total)
         values = torch.cat([piece.float() for piece in each.rows(adapter, torch.float32)]).numpy()
-        writer.write_tensor_data(gguf.quants.quantize(_as_stored(each.name, values, config), chosen))
+        writer.write_tensor_data(gguf.quants.quantize(as_stored(each.name, values, config), chosen))
         done += each.num_bytes
     writer.close()
     if spec.format == "ollama":
@@ -89,7 +89,7 @@ def _num_bytes(shape: tuple[int, ...], kind: Kind) -> int:
     return int(np.prod(shape)) // block * size
 
 
-def _name_of(name: str) -> str:
+def name_of(name: str) -> str:
     """llama.cpp's. Raises InvalidRequest."""
     module, _, part = name.rpartition(".")
     if module in _TOPS:
@@ -100,7 +100,7 @@ def _name_of(name: str) -> str:
     raise InvalidRequest(f"The tensor {name!r} has no place in a GGUF file.", param="format")
 
 
-def _as_stored(name: str, values: np.ndarray[Any, Any], config: ModelConfig) -> np.ndarray[Any, Any]:
+def as_stored(name: str, values: np.ndarray[Any, Any], config: ModelConfig) -> np.ndarray[Any, Any]:
     """llama.cpp's llama rotates pairs that lie side by side, transformers' the two halves of a head.
 
     values [out, in] or [out].

@@ -1,5 +1,5 @@
-"""What is exported, in which form, and the process that does it: tensors need torch, and its memory goes back at the
-end. Needs no torch itself.
+"""What is exported, in which form, or taken in from elsewhere, and the process that does it: tensors need torch, and
+its memory goes back at the end. Needs no torch itself.
 
 The process writes into a folder that gets its name when all of it is written and proven: nothing half-written, and
 nothing that answers otherwise than it does here, is ever found under that name.
@@ -10,11 +10,11 @@ import logging
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from filelock import FileLock, Timeout
 from sqlalchemy import Engine
@@ -22,6 +22,8 @@ from sqlalchemy import Engine
 from tunery import atomic
 from tunery.domain.errors import InvalidRequest, NotFound, ServerFault, TuneryError
 from tunery.domain.models import FineTunedModel
+from tunery.domain.transfers import Format, NumberType
+from tunery.models.adapter_config import UnsupportedAdapter
 from tunery.models.catalog import Catalog
 from tunery.models.sources import cache as sources
 from tunery.models.sources.base import Progress
@@ -32,9 +34,6 @@ from tunery.store.database import read
 
 log = logging.getLogger(__name__)
 
-Format = Literal["adapter", "merged", "gguf", "ollama"]
-NumberType = Literal["f16", "bf16", "q8_0"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 EXPORTER = (sys.executable, "-m", "tunery.export")
 NUM_ROWS = 8  # of the job's file, from which the proof takes its prompts
 LOG_TAIL = 2000  # characters
@@ -54,18 +53,44 @@ class ExportSpec:
     method: str  # of these rows
     type: NumberType = "f16"  # of the numbers in a GGUF file
 
-    def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), default=str), "utf-8")
 
-    @classmethod
-    def load(cls, path: Path) -> "ExportSpec":
-        values: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        folders = {name: Path(values[name]) for name in ("model_dir", "adapter_dir", "rows") if values[name]}
-        return cls(**{**values, **folders})
+@dataclass(frozen=True)
+class ImportSpec:
+    files: dict[str, Path]  # by the names they were sent under
+    source: str  # of the base, as in the catalog
+    base: str  # what the catalog calls the base's weights
+    model_dir: Path
+    completes: bool
+    template: str | None  # it was trained with: Jinja, BASE_TEMPLATE, or None, which is that of the files
+
+
+BASE_TEMPLATE = "base"
+Spec = ExportSpec | ImportSpec
+_PATHS = ("model_dir", "adapter_dir", "rows")
+
+
+def save_spec(spec: Spec, path: Path) -> None:
+    path.write_text(json.dumps(asdict(spec), default=str), "utf-8")
+
+
+def load_spec(path: Path) -> Spec:
+    values: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    values |= {name: Path(values[name]) for name in _PATHS if values.get(name)}
+    if "files" not in values:
+        return ExportSpec(**values)
+    return ImportSpec(**{**values, "files": {name: Path(file) for name, file in values["files"].items()}})
+
+
+Watch = Callable[["subprocess.Popen[str]"], None]
+"""Told of the process when it runs, to end it."""
 
 
 class ExportFailed(ServerFault):
-    """The export came to nothing; the message says why, and nothing was left behind."""
+    """The export, or the import, came to nothing; the message says why, and nothing was left behind."""
+
+
+class Refused(ExportFailed):
+    """What was asked for, or sent, cannot be used; the message says what to change."""
 
 
 def gather(
@@ -130,7 +155,7 @@ def _lines(pieces: Iterable[bytes]) -> Iterable[bytes]:
         yield rest
 
 
-def export_model(spec: ExportSpec, to: Path, progress: Progress) -> dict[str, Any]:
+def export_model(spec: ExportSpec, to: Path, progress: Progress, watch: Watch = lambda _: None) -> dict[str, Any]:
     """Write the model into the new folder `to`; the report of its proof. Raises InvalidRequest when the folder is there
     or somebody else writes it, ExportFailed when the disk is full or the export answers otherwise than the model."""
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +166,7 @@ def export_model(spec: ExportSpec, to: Path, progress: Progress) -> dict[str, An
                 if to.exists():
                     raise InvalidRequest(f"{to} is there already; choose another folder, or remove it.", param="to")
                 with atomic.replacing_folder(to) as part:
-                    return _run(spec, part, progress)
+                    return run(spec, part, progress, watch)
             finally:
                 lock.unlink(missing_ok=True)
     except Timeout as exc:
@@ -155,10 +180,11 @@ def export_model(spec: ExportSpec, to: Path, progress: Progress) -> dict[str, An
 FULL = "There is no room on the disk for this export. Nothing was left behind; make room, or choose another disk."
 
 
-def _run(spec: ExportSpec, target: Path, progress: Progress) -> dict[str, Any]:
-    """The process says a JSON object a line: how far it is, at last how it ended."""
+def run(spec: Spec, target: Path, progress: Progress, watch: Watch = lambda _: None) -> dict[str, Any]:
+    """Into the folder `target`, which is there; the report. The process says a JSON object a line: how far it is, at
+    last how it ended. Raises ExportFailed."""
     with tempfile.TemporaryDirectory(prefix="export-") as folder, (Path(folder) / "log").open("w+") as errors:
-        spec.save(Path(folder) / "spec.json")
+        save_spec(spec, Path(folder) / "spec.json")
         command = [*EXPORTER, str(Path(folder) / "spec.json"), str(target)]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8"
@@ -167,6 +193,7 @@ def _run(spec: ExportSpec, target: Path, progress: Progress) -> dict[str, Any]:
         with process:
             assert process.stdout is not None
             try:
+                watch(process)
                 for line in process.stdout:
                     last = json.loads(line)
                     if "doing" in last:
@@ -176,16 +203,24 @@ def _run(spec: ExportSpec, target: Path, progress: Progress) -> dict[str, Any]:
         if "report" in last:
             return last["report"]
         if "error" in last:
-            raise ExportFailed(last["error"])
+            raise (Refused if last.get("refused") else ExportFailed)(last["error"])
         errors.seek(0)
         log.error("an export died with status %s: %s", process.returncode, errors.read()[-LOG_TAIL:])
-        raise ExportFailed(f"The export ended unexpectedly (status {process.returncode}); the log says more.")
+        what = "export" if isinstance(spec, ExportSpec) else "import"
+        raise ExportFailed(f"The {what} ended unexpectedly (status {process.returncode}); the log says more.")
+
+
+def is_refusal(exc: Exception) -> bool:
+    """Whoever asked can change what is wrong."""
+    return isinstance(exc, InvalidRequest | UnsupportedAdapter | Refused)
 
 
 def explain(exc: Exception) -> str:
     """For whoever asked for the export; a fault that nobody foresaw goes to the log whole."""
     if atomic.is_disk_full(exc):
         return FULL
+    if is_refusal(exc):
+        return str(exc)
     if isinstance(exc, TuneryError):
         return exc.message
     if isinstance(exc, MemoryError):

@@ -3,7 +3,7 @@
 import shutil
 
 from tunery.jobs.resources import Resources
-from tunery.store import batches, jobs, models
+from tunery.store import batches, jobs, models, transfers
 from tunery.store.database import read, write
 from tunery.store.expiry import remove_expired, remove_old_responses
 from tunery.store.storage import forget_reservations
@@ -35,9 +35,12 @@ def _clean_workspaces(resources: Resources) -> None:
 
 
 def _is_left_alone(resources: Resources, name: str) -> bool:
-    """The folder of a batch that nobody works on; another fetches its file anew."""
+    """The folder of a batch, an export or an import that nobody works on; another fetches its files anew."""
+    now = resources.clock()
     with read(resources.engine) as conn:
-        return name.startswith("batch_") and not batches.is_held(conn, name, now=resources.clock())
+        if name.startswith(("export_", "import_")):
+            return not transfers.leases.is_held(conn, name, now=now)
+        return name.startswith("batch_") and not batches.is_held(conn, name, now=now)
 
 
 def _clean_job_blobs(resources: Resources) -> None:

@@ -1,5 +1,5 @@
-"""The worker's process: `python -m tunery.launch.worker`. Trains jobs, answers batches, sends webhooks and mail until
-SIGTERM.
+"""The worker's process: `python -m tunery.launch.worker`. Trains jobs, answers batches, exports and imports models,
+sends webhooks and mail until SIGTERM.
 
 Apart because it is a process of its own.
 """
@@ -27,6 +27,8 @@ def main() -> None:
     # Imported late: the processes that import this module again do not need the web framework behind it.
     from tunery.api.batches.runner import BatchRunner
     from tunery.api.context import Context
+    from tunery.api.tunery.transfers.runner import TransferRunner
+    from tunery.domain.transfers import KINDS
 
     settings = load_settings()
     private.keep(settings.home)
@@ -39,7 +41,10 @@ def main() -> None:
     migrate(engine)
     identity = this_worker()
     worker = Worker(settings, engine, Blobs.open(settings), Catalog.load(settings.catalog), identity=identity)
-    beside = (Dispatcher(settings, engine).run, BatchRunner(Context.open(settings), identity).run, _warm_up)
+    context = Context.open(settings)
+    transfers = [TransferRunner(context, identity, kind) for kind in KINDS]
+    besides = (Dispatcher(settings, engine), BatchRunner(context, identity), *transfers)
+    beside = [*(each.run for each in besides), _warm_up]
     threads = [threading.Thread(target=run, args=(stop,), name=run.__qualname__) for run in beside]
     for thread in threads:
         thread.start()

@@ -21,6 +21,7 @@ from tunery.store.tables import (
     responses,
     storage_reservations,
     stored_completions,
+    transfers,
     upload_parts,
     uploads,
     webhook_endpoints,
@@ -72,7 +73,7 @@ def stored_bytes(conn: Connection, project_id: str) -> Stored:
 
 def _rows(conn: Connection, project_id: str) -> int:
     """Of what has no size of its own, so that a million empty files, or acts, are not for nothing."""
-    tables = (files, uploads, webhook_endpoints, alias_changes, outbox, conversations, batches, audit_log)
+    tables = (files, uploads, webhook_endpoints, alias_changes, outbox, conversations, batches, transfers, audit_log)
     numbers = [_sum(conn, select(func.count()).where(table.c.project_id == project_id)) for table in tables]
     events = _sum(conn, select(func.sum(jobs.c.step)).where(jobs.c.project_id == project_id))  # one a step
     return sum(numbers) + numbers[0] * ROWS_OF_A_FILE + events

@@ -361,6 +361,22 @@ batch_results = table(
     counts("bytes"),
 )
 
+transfers = table(
+    "transfers",
+    seq_and_id(),
+    project_id(),
+    created_at(),
+    strings("kind", "status"),  # export, import; queued, running, succeeded, failed
+    served_jsons("asked"),
+    strings("created_by", "model", "file_id", "worker_id", null=True),
+    jsons("progress", "error", "result", null=True),
+    integers("finished_at", null=True),
+    counts("attempts"),
+    floats("lease_expires_at", null=True),
+    Index(None, "project_id", "created_at", "seq"),
+    Index(None, "status", "created_at"),
+)
+
 conversations = table(
     "conversations",
     seq_and_id(),
@@ -435,17 +451,8 @@ usage_rollups = table(
     Column("api_key_id", String, primary_key=True),
     Column("model", String, primary_key=True),
     Column("is_batch", Boolean, primary_key=True),
-    counts(
-        "num_requests",
-        "input_tokens",
-        "cached_tokens",
-        "output_tokens",
-        "trained_tokens",
-        "input_cost",
-        "cached_cost",
-        "output_cost",
-        "training_cost",
-    ),
+    counts("num_requests", "input_tokens", "cached_tokens", "output_tokens", "trained_tokens"),
+    counts("input_cost", "cached_cost", "output_cost", "training_cost"),
     strings("currency"),
     Index(None, "project_id", "width_s", "start_time"),
 )
@@ -453,14 +460,8 @@ usage_rollups = table(
 limits = table(
     "limits",
     Column("subject_id", String, primary_key=True),  # a project's or a key's id; null below: the setting decides
-    integers(
-        "requests_per_minute",
-        "tokens_per_minute",
-        "max_running_jobs",
-        "max_jobs_per_day",
-        "max_storage_bytes",
-        null=True,
-    ),
+    integers("requests_per_minute", "tokens_per_minute", "max_running_jobs", "max_jobs_per_day", null=True),
+    integers("max_storage_bytes", null=True),
     integers("monthly_budget", null=True),  # millionths of the currency
     small_integers("warning_percent", null=True),
     integers("updated_at"),

@@ -13,6 +13,7 @@ from tunery.dashboard.components.choices import weights_text
 from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.table import Column, Table
 from tunery.dashboard.connection import Failure
+from tunery.dashboard.jobs.export import Exports
 from tunery.dashboard.jobs.parts import checkpoint_rows, events_list, facts_of, failure, hyperparameter_rows
 from tunery.dashboard.models import Model, list_models, playground_path
 from tunery.dashboard.visit import BASE, Visit
@@ -29,6 +30,7 @@ async def build(visit: Visit) -> None:
     await page.load()
     page.draw()
     await page.show_failure()
+    await page.exports.show(page.models)
 
 
 class JobPage:
@@ -59,6 +61,12 @@ class JobPage:
     def is_over(self) -> bool:
         return self.facts["status"] in TERMINAL
 
+    @property
+    def models(self) -> list[str]:
+        """The job's own first, then its checkpoints."""
+        own = [self.job.fine_tuned_model] if self.job.fine_tuned_model else []
+        return list(dict.fromkeys([*own, *(each.fine_tuned_model_checkpoint for each in self.checkpoints)]))
+
     def draw(self) -> None:
         self._draw_head()
         self.failure = ui.element("div").classes("stack")
@@ -79,6 +87,7 @@ class JobPage:
                 Column(self.t("action.open")),
             ]
             self.checkpoint_table = Table(self.t("job.checkpoints"), columns)
+        self.exports = Exports(self.visit)
         with ui.element("div").classes("columns"):
             with blocks.panel(self.t("job.details")):
                 self.details = html.show("")
@@ -102,6 +111,7 @@ class JobPage:
                 self.resume = blocks.button(
                     self.t("job.resume"), lambda: self.act(jobs.resume(self.job_id), "job.resumed"), symbol="play_arrow"
                 )
+                self.export = blocks.button(self.t("export.button"), lambda: self.exports.ask(), symbol="download")
                 blocks.button(self.t("job.rename"), self.ask_name, symbol="edit")
                 self.cancel = blocks.danger_button(
                     self.t,
@@ -138,6 +148,7 @@ class JobPage:
         )
         self.resume.visible = facts["resumable"]
         self.cancel.visible = not self.is_over
+        self.export.visible = bool(self.models)
         self.tiles.set_content(facts_of(facts, t))
         self.loss.update({t(f"metric.{name}"): self.curves.get(name, []) for name in LOSSES})
         self.accuracy.update({t(f"metric.{name}"): self.curves.get(name, []) for name in ACCURACIES})
@@ -189,6 +200,7 @@ class JobPage:
         if isinstance(await self.visit.ask(self.load()), Failure):
             return True  # the next look may succeed: the page stays as it is
         self.show()
+        await self.exports.show(self.models)
         if self.facts["status"] != before:
             await self.show_failure()
         return not self.is_over

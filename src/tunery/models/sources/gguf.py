@@ -145,9 +145,9 @@ def _write_weights(reader: gguf.GGUFReader, config: dict[str, Any], target: Path
         array = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
         array = array.reshape(tuple(reversed(tensor.shape.tolist())))
         if ".attn_q." in tensor.name:
-            array = _unpermute(array, config["num_attention_heads"])
+            array = unpermute(array, config["num_attention_heads"])
         elif ".attn_k." in tensor.name:
-            array = _unpermute(array, config["num_key_value_heads"])
+            array = unpermute(array, config["num_key_value_heads"])
         arrays[name] = _bfloat16_bytes(array)
         header[name] = {
             "dtype": "BF16",
@@ -178,7 +178,7 @@ def _tensor_name(name: str) -> str | None:
     return f"{TOP_NAMES[parts[0]]}.{parts[1]}"
 
 
-def _unpermute(array: np.ndarray, heads: int) -> np.ndarray:
+def unpermute(array: np.ndarray, heads: int) -> np.ndarray:
     """From llama.cpp's interleaved rotary halves back to transformers' two halves. array [H · D, in]."""
     return array.reshape(heads, array.shape[0] // heads // 2, 2, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
 

@@ -1,0 +1,1 @@
+"""Models to other programs, adapters from them."""

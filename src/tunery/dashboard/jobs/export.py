@@ -1,0 +1,110 @@
+"""Taking a job's models elsewhere: the four forms and what each is for, how far an export is, and its file."""
+
+from typing import Any
+
+from markupsafe import Markup
+from nicegui import ui
+
+from tunery.dashboard.components import blocks, html
+from tunery.dashboard.components.poll import Poll
+from tunery.dashboard.components.table import Column, Row, Table
+from tunery.dashboard.connection import Failure
+from tunery.dashboard.visit import BASE, Visit
+from tunery.domain.transfers import FORMATS, TYPES
+from tunery.texts.amounts import size
+
+MAX_SHOWN = 20  # exports of one model
+Export = dict[str, Any]
+
+
+class Exports:
+    """A panel of what was exported, there once something was, and the dialog that asks for more."""
+
+    def __init__(self, visit: Visit) -> None:
+        self.visit, self.t = visit, visit.t
+        self.models: list[str] = []
+        self.found: list[Export] = []
+        with blocks.panel(self.t("export.title")) as self.panel:
+            columns = [
+                Column(self.t("export.format")),
+                Column(self.t("jobs.model"), wide=True),
+                Column(self.t("jobs.status")),
+                Column(self.t("export.proof")),
+                Column(self.t("action.open")),
+            ]
+            self.table = Table(self.t("export.title"), columns)
+        self.panel.visible = False
+        self.poll = Poll(self.refresh)
+        self.poll.stop()
+
+    async def show(self, models: list[str]) -> None:
+        """Of these models: a job's own and its checkpoints."""
+        if models != self.models:
+            self.models = models
+            if await self.refresh():
+                self.poll.again()
+
+    async def refresh(self) -> bool:
+        """Whether to look again."""
+        found: list[Export] = []
+        for model in self.models:
+            page = self.visit.connection.get("/tunery/v1/models/exports", model=model, limit=MAX_SHOWN)
+            answer = await self.visit.ask(page)
+            if isinstance(answer, Failure):
+                return True
+            found += answer["data"]
+        self.found = sorted(found, key=lambda each: -each["created_at"])
+        self.table.update([self._row(each) for each in self.found])
+        self.panel.visible = bool(self.found)
+        return any(each["status"] in ("queued", "running") for each in self.found)
+
+    def _row(self, export: Export) -> Row:
+        t, status = self.t, export["status"]
+        form = t(f"export.{export['format']}")
+        kind = f"{form} ({export['type']})" if export["format"] in ("gguf", "ollama") else form
+        file = export["file_id"]
+        link = html.link(f"{BASE}/download/{file}", t("export.download")) if file else html.DASH
+        state = html.two_lines(html.status_chip(status, t), self._progress(export))
+        return Row(export["id"], [kind, html.model_name(export["model"]), state, self._proof(export), link])
+
+    def _progress(self, export: Export) -> str:
+        if export["error"]:
+            return export["error"]["message"]
+        told = export["progress"]
+        if not told:
+            return ""
+        amount = f" {size(told['done'])} / {size(told['total'])}" if told["total"] else ""
+        return self.t.named("export.doing", told["doing"]) + amount
+
+    def _proof(self, export: Export) -> str | Markup:
+        proof = export["proof"]
+        if not proof:
+            return html.DASH
+        same = self.t("export.same", same=f"{proof['num_same_tokens']:,}", all=f"{proof['num_tokens']:,}")
+        return html.two_lines(same, proof["program"])
+
+    def ask(self) -> None:
+        """The dialog."""
+        t = self.t
+        with blocks.dialog_box(t("export.title")) as dialog:
+            ui.label(t("export.text")).classes("muted")
+            model = ui.select(self.models, value=self.models[0], label=t("jobs.model")).props("outlined dense")
+            model.visible = len(self.models) > 1
+            forms = {form: f"{t(f'export.{form}')} – {t(f'export.{form}_text')}" for form in FORMATS}
+            form = ui.radio(forms, value="merged").props("dense").classes("choices")
+            kinds = {each: t(f"export.type_{each}") for each in TYPES}
+            kind = ui.select(kinds, value=TYPES[0], label=t("export.type")).props("outlined dense")
+            kind.bind_visibility_from(form, "value", lambda value: value in ("gguf", "ollama"))
+
+            async def begin() -> None:
+                body = {"format": form.value, "type": kind.value}
+                path = f"/tunery/v1/models/{model.value}/exports"
+                if await self.visit.attempt(self.visit.connection.post(path, body), done=t("export.begun")):
+                    dialog.close()
+                    await self.refresh()
+                    self.poll.again()
+
+            with ui.element("div").classes("buttons end"):
+                blocks.button(t("action.back"), dialog.close)
+                blocks.button(t("export.begin"), begin, primary=True)
+        dialog.open()

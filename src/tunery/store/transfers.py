@@ -1,0 +1,87 @@
+"""Exports and imports, and the lease of who works on one."""
+
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, or_, select
+
+from tunery.domain.errors import NotFound
+from tunery.domain.transfers import UNFINISHED, Transfer, TransferKind, TransferStatus
+from tunery.store.leases import NO_WORKER, Leases
+from tunery.store.paging import Page, fetch_page, own, update_row, values_of
+from tunery.store.tables import transfers
+from tunery.texts import say
+
+
+def insert_transfer(conn: Connection, transfer: Transfer) -> None:
+    conn.execute(insert(transfers).values(asdict(transfer)))
+
+
+def get_transfer(conn: Connection, transfer_id: str, project_id: str, kind: TransferKind) -> Transfer:
+    query = select(transfers).where(*own(transfers, transfer_id, project_id), transfers.c.kind == kind)
+    row = conn.execute(query).first()
+    if row is None:
+        raise NotFound(say("error.no_such_transfer", transfer_id=transfer_id[:200]), param=f"{kind}_id")
+    return _to_transfer(row)
+
+
+def list_transfers(
+    conn: Connection, project_id: str, kind: TransferKind, *, model: str | None = None, after: str | None, limit: int
+) -> Page[Transfer]:
+    """Newest first. `model`: only exports of this one."""
+    query = select(transfers).where(transfers.c.project_id == project_id, transfers.c.kind == kind)
+    if model is not None:
+        query = query.where(transfers.c.model == model)
+    return fetch_page(conn, query, transfers, _to_transfer, after=after, limit=limit)
+
+
+def num_unfinished(conn: Connection, project_id: str) -> int:
+    query = select(func.count()).select_from(transfers)
+    return conn.execute(
+        query.where(transfers.c.project_id == project_id, transfers.c.status.in_(UNFINISHED))
+    ).scalar_one()
+
+
+# ---- for the worker
+
+
+def claim_transfer(
+    conn: Connection, kind: TransferKind, worker_id: str, *, now: float, lease_s: float
+) -> Transfer | None:
+    """The oldest that nobody works on, for this worker, by one statement."""
+    waiting = transfers.alias("waiting")
+    free = or_(waiting.c.lease_expires_at.is_(None), waiting.c.lease_expires_at < now)
+    chosen = (
+        select(waiting.c.id)
+        .where(waiting.c.kind == kind, waiting.c.status.in_(UNFINISHED), free)
+        .order_by(waiting.c.created_at, waiting.c.seq)
+        .limit(1)
+        .with_for_update(of=waiting, skip_locked=True)
+        .scalar_subquery()
+    )
+    values = {"status": TransferStatus.RUNNING, "attempts": transfers.c.attempts + 1}
+    held = {"worker_id": worker_id, "lease_expires_at": now + lease_s}
+    row = update_row(conn, transfers, transfers.c.id == chosen, **values, **held)
+    return None if row is None else _to_transfer(row)
+
+
+def renew(conn: Connection, transfer_id: str, worker_id: str, *, until: float, **values: Any) -> bool:
+    """Prolong the lease, and note how far it is. False: it is no longer this worker's."""
+    mine = transfers.c.id == transfer_id, transfers.c.worker_id == worker_id
+    return update_row(conn, transfers, *mine, lease_expires_at=until, **values) is not None
+
+
+def finish(
+    conn: Connection, transfer_id: str, worker_id: str, status: TransferStatus, now: float, **values: Any
+) -> bool:
+    """False, and nothing is written: it is no longer this worker's."""
+    mine = transfers.c.id == transfer_id, transfers.c.worker_id == worker_id
+    ended = {"status": status, "finished_at": int(now), "progress": None, **NO_WORKER}
+    return update_row(conn, transfers, *mine, **ended, **values) is not None
+
+
+def _to_transfer(row: Row[Any]) -> Transfer:
+    return Transfer(**values_of(row, *NO_WORKER, status=TransferStatus(row.status)))
+
+
+leases = Leases(transfers, UNFINISHED, _to_transfer)

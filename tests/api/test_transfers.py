@@ -1,0 +1,241 @@
+"""Exports and imports through the API and the worker's runner."""
+
+import io
+import json
+import shutil
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from tests.api.conftest import BASE, NOW, Api
+from tunery.api.context import Context
+from tunery.api.tunery.transfers import runner
+from tunery.api.tunery.transfers.runner import TransferRunner
+from tunery.domain.tenants import Role
+from tunery.domain.transfers import KINDS, MAX_UNFINISHED
+from tunery.export import spec
+from tunery.jobs.identity import this_worker
+from tunery.models.sources import cache
+from tunery.store import tables
+from tunery.store.database import write
+
+MODELS = "/tunery/v1/models"
+ENDED = ("succeeded", "failed")
+Json = dict[str, Any]
+
+
+@pytest.fixture
+def api(
+    make_api: Callable[..., Api], engine_url: str, tiny_model_dir: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> Api:
+    """The catalog's default base is the tiny model, for engine and worker alike."""
+    monkeypatch.setattr(runner, "POLL_S", 0.02)
+    monkeypatch.setattr(runner, "BEAT_S", 0.02)
+    made = make_api(engine_urls=[engine_url], model_cache=home / "bases")
+    source = made.context.catalog.resolve(BASE).source
+    (home / "bases").mkdir()
+    cache._make(source, home / "bases", lambda to: shutil.copytree(tiny_model_dir, to, dirs_exist_ok=True))
+    return made
+
+
+@pytest.fixture
+def tuned(api: Api, tiny_adapter_dir: Path) -> str:
+    source = api.context.catalog.resolve(BASE).source
+    model = api.make_model(f"ft:{BASE}:personal:mine:AbCd1234", source=source)
+    api.context.blobs.upload_dir(model.blob, tiny_adapter_dir)
+    return model.name
+
+
+@contextmanager
+def worker(context: Context) -> Iterator[None]:
+    stop = threading.Event()
+    own = Context.open(context.settings, context.clock)
+    threads = [threading.Thread(target=TransferRunner(own, this_worker(), kind).run, args=(stop,)) for kind in KINDS]
+    with ExitStack() as stack:
+        stack.callback(own.database.dispose)
+        for thread in threads:
+            thread.start()
+            stack.callback(thread.join, 60)
+        stack.callback(stop.set)
+        yield
+
+
+def create(api: Api, path: str, **body: Any) -> Json:
+    answer = api.client.post(f"{MODELS}/{path}", json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["status"] == "queued"
+    return answer.json()
+
+
+def get(api: Api, made: Json) -> Json:
+    kind = made["object"].rpartition("_")[2] + "s"
+    return api.client.get(f"{MODELS}/{kind}/{made['id']}").json()
+
+
+def ended(api: Api, made: Json) -> Json:
+    deadline = time.monotonic() + 300
+    while (found := get(api, made))["status"] not in ENDED:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+    assert found["progress"] is None
+    return found
+
+
+def upload(api: Api, name: str, content: bytes) -> str:
+    answer = api.client.post("/v1/files", files={"file": (name, content)}, data={"purpose": "user_data"})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["id"]
+
+
+def greedy(api: Api, model: str) -> str:
+    asked = {"messages": [{"role": "user", "content": "Hi"}], "temperature": 0, "max_completion_tokens": 12}
+    answer = api.client.post("/v1/chat/completions", json={"model": model, **asked})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["choices"][0]["message"]["content"]
+
+
+@pytest.mark.timeout(900)
+def test_a_model_goes_out_and_comes_in_again_with_the_same_answers(api: Api, tuned: str) -> None:
+    """Out as a tar, in as that tar; and its files one by one, with a rank that they have not."""
+    with worker(api.context):
+        export = ended(api, create(api, f"{tuned}/exports", format="adapter"))
+        assert export["status"] == "succeeded", export
+        assert export["proof"]["agrees"]
+        content = api.client.get(f"/v1/files/{export['file_id']}/content").content
+        assert len(content) == api.client.get(f"/v1/files/{export['file_id']}").json()["bytes"]
+        parts = dict[str, bytes]()
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            for member in archive:
+                parts[member.name.removeprefix("mine-adapter/")] = archive.extractfile(member).read()  # type: ignore
+        assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "README.md"} <= set(parts)
+        taken = create(api, "imports", files=[export["file_id"]], base="gpt-4o-mini", suffix="again")
+        parts["adapter_config.json"] = json.dumps(json.loads(parts["adapter_config.json"]) | {"r": 8}).encode()
+        files = [upload(api, name, part) for name, part in parts.items()]
+        spoilt = ended(api, create(api, "imports", files=files, base=BASE))
+        taken = ended(api, taken)
+    assert (spoilt["status"], spoilt["error"]["code"], spoilt["model"]) == ("failed", "import_refused", None)
+    assert "says rank 8" in spoilt["error"]["message"]
+    assert (taken["status"], taken["warnings"], taken["base"]) == ("succeeded", [], BASE), taken
+    name = taken["model"]
+    assert name.startswith(f"ft:{BASE}:personal:again:")
+    assert greedy(api, name) == greedy(api, tuned) != greedy(api, BASE)
+    # Listed, priced, aliased, continued and deleted as any other.
+    assert name in [model["id"] for model in api.client.get("/v1/models").json()["data"]]
+    price = {each["name"]: each["price"] for each in api.client.get("/tunery/v1/catalog").json()["data"]}
+    assert price[name] == price[tuned] is not None
+    assert api.client.post("/tunery/v1/aliases", json={"name": "prod", "target": name}).status_code == 200
+    assert greedy(api, "prod") == greedy(api, name)
+    job = api.client.post("/v1/fine_tuning/jobs", json={"model": name, "training_file": api.make_file()["id"]})
+    assert job.status_code == 200, job.text
+    assert len(api.context.blobs.list("adapters")) == 5  # PEFT left three files, the import two, the spoilt one none
+    assert api.client.delete(f"/v1/models/{name}").status_code == 200
+    assert len(api.context.blobs.list("adapters")) == 3
+    for kind, query, ids in (
+        ("exports", {"model": tuned}, [export["id"]]),
+        ("imports", {}, [spoilt["id"], taken["id"]]),
+    ):
+        assert [each["id"] for each in api.client.get(f"{MODELS}/{kind}", params=query).json()["data"]] == ids
+    assert list((api.context.settings.home / "work").iterdir()) == []
+
+
+def test_a_request_that_names_what_is_not_there_is_refused_at_once(api: Api, tuned: str) -> None:
+    file = upload(api, "a.tar", b"x")
+    twice = [file, upload(api, "a.tar", b"y")]
+    for body, param in (
+        ({"files": ["file-none"], "base": BASE}, "files"),
+        ({"files": twice, "base": BASE}, "files"),
+        ({"files": [], "base": BASE}, "files"),
+        ({"files": [file], "base": tuned}, "base"),
+        ({"files": [file], "base": "text-embedding-3-small"}, "base"),
+        ({"files": [file], "base": BASE, "suffix": "x" * 65}, "suffix"),
+        ({"files": [file], "base": BASE, "chat_template": ""}, "chat_template"),
+    ):
+        answer = api.client.post(f"{MODELS}/imports", json=body)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+    for path, body, status in (
+        (f"{tuned}/exports", {"format": "onnx"}, 400),
+        (f"{tuned}/exports", {"format": "gguf", "type": "q2"}, 400),
+        (f"{BASE}/exports", {"format": "merged"}, 404),
+        (f"ft:{BASE}:x::AbCd1234/exports", {"format": "merged"}, 404),
+    ):
+        assert api.client.post(f"{MODELS}/{path}", json=body).status_code == status
+    member = api.as_key(api.make_key(role=Role.READER))
+    assert api.client.post(f"{MODELS}/{tuned}/exports", json={"format": "merged"}, headers=member).status_code == 403
+    for _ in range(MAX_UNFINISHED):
+        create(api, f"{tuned}/exports", format="adapter")
+    answer = api.client.post(f"{MODELS}/{tuned}/exports", json={"format": "merged"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+
+
+def test_an_export_that_fails_or_does_not_fit_offers_nothing(
+    api: Api, tuned: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that dies, a full disk in the middle, a storage limit, and a model that is deleted meanwhile."""
+    files = len(api.client.get("/v1/files").json()["data"])
+
+    def fails(told: str, code: str) -> None:
+        end = ended(api, create(api, f"{tuned}/exports", format="merged"))
+        assert (end["status"], end["file_id"], end["error"]["code"]) == ("failed", None, code), end
+        assert told in end["error"]["message"]
+        assert len(api.client.get("/v1/files").json()["data"]) == files
+        assert len(api.context.blobs.list("files")) == files
+
+    with worker(api.context):
+        with monkeypatch.context() as patch:
+            patch.setattr(spec, "EXPORTER", ("/bin/sh", "-c", "kill -9 $$"))
+            fails("ended unexpectedly", "server_error")
+        with monkeypatch.context() as patch:
+            full = json.dumps({"error": spec.FULL, "refused": False})
+            patch.setattr(spec, "EXPORTER", ("/bin/sh", "-c", f"echo half > $1/half; echo '{full}'"))
+            fails("no room on the disk", "server_error")
+        done = json.dumps({"report": {"proof": {"agrees": True}}})
+        monkeypatch.setattr(spec, "EXPORTER", ("/bin/sh", "-c", f"echo weights > $1/x; echo '{done}'"))
+        limits = f"/tunery/v1/organization/projects/{api.project_id}/limits"
+        assert api.client.post(limits, json={"max_storage_bytes": 1_500}).status_code == 200
+        fails("do not fit", "export_refused")
+        assert api.client.post(limits, json={"max_storage_bytes": None}).status_code == 200
+        api.context.blobs.delete_dir(api.context.blobs.list("adapters")[0].rpartition("/")[0])
+        fails("are missing", "server_error")
+    assert list((api.context.settings.home / "work").iterdir()) == []
+
+
+def test_the_next_worker_takes_what_a_dead_one_left(api: Api, tuned: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begun anew, and given up after three."""
+    done = json.dumps({"report": {"proof": {"agrees": True}}})
+    monkeypatch.setattr(spec, "EXPORTER", ("/bin/sh", "-c", f"echo weights > $1/x; echo '{done}'"))
+    made = [create(api, f"{tuned}/exports", format="adapter") for _ in range(3)]
+    for each, attempts, until in zip(made, (1, 3, 1), (NOW - 1, NOW - 1, NOW + 60), strict=True):
+        left = {"status": "running", "worker_id": "elsewhere/x/1/1/a", "attempts": attempts, "lease_expires_at": until}
+        with write(api.engine) as conn:
+            conn.execute(update(tables.transfers).where(tables.transfers.c.id == each["id"]).values(**left))
+    rest = api.context.settings.home / "work" / made[0]["id"]
+    rest.mkdir(parents=True)
+    (rest / "half").write_text("x")
+    with worker(api.context):
+        assert ended(api, made[0])["status"] == "succeeded"
+        assert "given up" in ended(api, made[1])["error"]["message"]
+        assert get(api, made[2])["status"] == "running"
+
+
+def test_a_worker_that_stops_gives_its_transfer_back(api: Api, tuned: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        spec, "EXPORTER", ("/bin/sh", "-c", 'echo \'{"doing": "writing", "done": 1, "total": 2}\'; exec sleep 600')
+    )
+    made = create(api, f"{tuned}/exports", format="adapter")
+    with worker(api.context):
+        deadline = time.monotonic() + 60
+        while (get(api, made)["progress"] or {}).get("doing") != "writing":
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    assert get(api, made)["status"] == "running"
+    done = json.dumps({"report": {"proof": {"agrees": True}}})
+    monkeypatch.setattr(spec, "EXPORTER", ("/bin/sh", "-c", f"echo weights > $1/x; echo '{done}'"))
+    with worker(api.context):
+        assert ended(api, made)["status"] == "succeeded"
