@@ -565,3 +565,13 @@ def test_the_keyboard_reaches_content_first(signed_in: Visitor) -> None:
     assert page.evaluate("document.activeElement.className") == "skip"
     page.keyboard.press("Enter")
     assert page.evaluate("location.hash") == "#main"
+
+
+def test_every_event_that_happens_here_can_be_chosen_and_has_a_name(signed_in: Visitor, stand: Stand) -> None:
+    page = signed_in.go("/webhooks")
+    page.get_by_role("combobox", name="Events").click()
+    page.locator(".q-menu [role=option]").first.wait_for()
+    options = page.locator(".q-menu [role=option]").all_inner_texts()
+    sent = stand.client().get("/webhook_event_types", cast_to=dict)["data"]
+    assert len(options) == len(sent) and "Batch completed" in options and "Job failed" in options
+    assert not [text for text in options if "." in text]

@@ -2,17 +2,22 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 from openai import APIStatusError
 from playwright.sync_api import expect
 
 from tests import loops
+from tests.dashboard.accessibility import violations
 from tests.dashboard.browsing import Visitor
 from tests.dashboard.rows import BASE, finished_job, insert_jobs, insert_model, organization_and_project
 from tests.dashboard.stand import Stand
 from tunery.dashboard.comparison import read_result
+from tunery.dashboard.components import html
+from tunery.dashboard.components.conversation import example
 from tunery.dashboard.connection import Connection
 from tunery.dashboard.jobs.create import create_split
 from tunery.dashboard.lines import chat_examples
@@ -21,6 +26,7 @@ from tunery.domain.ids import new_id
 from tunery.domain.tenants import ApiKey, Role, User, hash_secret, key_hint, lookup_prefix
 from tunery.store import tenants
 from tunery.store.database import write
+from tunery.texts import translator
 
 PAIR = {
     "input": {"messages": [{"role": "user", "content": "How cold is Rome?"}], "tools": []},
@@ -163,14 +169,17 @@ def test_a_file_that_is_refused_gets_the_whole_report(
 ) -> None:
     """One report of all lines, as `tunery data check` gives it."""
     file = tmp_path / "broken.jsonl"
-    file.write_text('not json\n{"messages": []}\n{"messages": [{"role": "robot", "content": "x"}]}\n{"a": 1,}\n')
+    lines = ["not json", '{"messages": []}', '{"messages": [{"role": "robot", "content": "x"}]}', '{"a": 1,}']
+    file.write_text("\n".join([*lines, *["{}"] * 60, '{"messages": 4}']))
     visitor.sign_in(stand.key)
     page = visitor.go(path)
     page.locator("input[type=file]").first.set_input_files(file)
     report = page.locator(".report-of-drop")
-    for line in ("1", "2", "3", "4"):
+    for line in ("1", "2", "3", "4", "65"):
         expect(
-            report.locator("tbody tr", has=page.get_by_role("cell", name=re.compile(rf"^(Line )?{line}$"))).first
+            report.locator(
+                "tbody tr", has=page.get_by_role("cell", name=re.compile(rf"^(Line )?(\d+, )?{line}$"))
+            ).first
         ).to_be_visible()
     visitor.errors.clear()  # Chromium logs the refused upload itself
 
@@ -247,3 +256,57 @@ def test_a_comparison_without_figures_is_read() -> None:
     assert read_result("file-x", text).rows[0]["answers"][0]["text"] == "b\u2028c"
     with pytest.raises(ValueError):
         read_result("file-x", text.replace('"answers": [', '"answers": [{"text": "d"}, '))
+
+
+def test_the_same_mistake_in_many_lines_is_one_row_of_the_report(visitor: Visitor, stand: Stand) -> None:
+    lines = ['{"messages": [{"role": "user", "content": "a"}]}'] * 45
+    answer = '{"role": "assistant", "content": "b"}'
+    lines[20:23] = [f'{{"messages": [{{"role": "robot", "content": "a"}}, {answer}]}}'] * 3
+    file = stand.client().files.create(file=("alike.jsonl", "\n".join(lines).encode()), purpose="fine-tune")
+    visitor.sign_in(stand.key)
+    rows = visitor.go(f"/datasets/{file.id}").locator(".panel tbody tr")
+    expect(rows.filter(has_text="1–20, 24–45")).to_have_count(1)
+    expect(rows.filter(has_text="robot")).to_contain_text("21–23")
+
+
+def test_a_long_message_scrolls_in_a_place_that_the_keyboard_reaches(visitor: Visitor, stand: Stand) -> None:
+    row = {"messages": [{"role": "user", "content": "word " * 3_000}, {"role": "assistant", "content": "short"}]}
+    file = stand.client().files.create(file=("long.jsonl", json.dumps(row).encode()), purpose="fine-tune")
+    visitor.sign_in(stand.key)
+    long, short = visitor.go(f"/datasets/{file.id}").locator(".message .content").all()
+    assert long.evaluate("(element) => element.clientHeight < 500 && element.scrollHeight > 500")
+    long.focus()
+    expect(long).to_be_focused()
+    assert short.get_attribute("tabindex") is None
+    assert [item for item in violations(visitor.page) if "scrollable" in item] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (json.dumps({"city": "東京"}), '{"city": "東京"}'),
+        ('{"city": "東', '{"city": "東'),
+        ({"city": "東京"}, '{"city": "東京"}'),
+        (None, ""),
+    ],
+)
+def test_arguments_of_a_call_are_read_as_letters(arguments: object, shown: str) -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+    row = {"messages": [{"role": "assistant", "tool_calls": [call]}]}
+    assert f"f({escape(shown)})" in example(row, translator("en"))
+
+
+def test_a_long_time_ago_is_a_date() -> None:
+    t, day = translator("en"), 86_400
+    assert ">1970-01-01</time>" in html.when(1, t)
+    assert ">99 days ago</time>" in html.when(time.time() - 99 * day - 60, t)
+    assert ">2100-01-01</time>" in html.when(4_102_444_800, t)
+
+
+def test_what_is_not_there_has_a_heading_and_leads_to_the_list(visitor: Visitor, stand: Stand) -> None:
+    visitor.sign_in(stand.key)
+    lists = {"/jobs/ftjob-none": "/", "/datasets/file-none": "/datasets", "/stored/resp_none": "/stored"}
+    for path, way in lists.items():
+        page = visitor.go(path)
+        expect(page.locator("h1")).to_have_count(1)
+        expect(page.locator("#main").get_by_role("link")).to_have_attribute("href", f"/dashboard{way}")

@@ -12,12 +12,14 @@ from typing import get_args
 import pytest
 
 from tunery import texts
+from tunery.api.webhooks.schemas import SENT
 from tunery.datasets.problems import CODES
 from tunery.datasets.validate import validate_file
 from tunery.domain.audit import OpenAIEvent, OwnEvent
 from tunery.domain.files import FilePurpose
 from tunery.domain.jobs import JobStatus
 from tunery.domain.tenants import Role
+from tunery.metering.budget import TOPIC as BUDGET
 from tunery.texts import Text, reference, say, translator, with_texts
 
 SOURCES = [path for path in texts.TEXTS.parent.rglob("*.py") if "migrations" not in path.parts]
@@ -29,6 +31,7 @@ BUILT = (
     "compare",
     "create",
     "dataset",
+    "event_type",
     "limits",
     "list",
     "mail",
@@ -143,6 +146,7 @@ def pattern(key: ast.expr) -> str:
         ("status", list(JobStatus)),
         ("purpose", list(FilePurpose)),
         ("role", list(Role)),
+        ("event_type", [*SENT, BUDGET]),
         ("audit.type", [*get_args(OpenAIEvent), *get_args(OwnEvent)]),
     ],
 )

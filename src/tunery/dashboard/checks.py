@@ -45,13 +45,13 @@ async def report_from(
 
 
 async def report_of(file: IO[bytes]) -> dict[str, Any]:
-    """The report on a file that the server does not take, as `tunery data check` gives it: the first problems."""
+    """The report on a file that the server does not take, as `tunery data check` gives it."""
 
     def check() -> dict[str, Any]:
         file.seek(0)
         chunks = iter(lambda: file.read(CHUNK_BYTES), b"")
-        report = validate_file(chunks, method=None, num_processes=1).to_dict()
-        return report | {"problems": report["problems"][:MAX_PROBLEMS], "object": "tunery.validation"}
+        report = validate_file(chunks, method=None, num_processes=1)
+        return report.to_dict() | {"object": "tunery.validation"}
 
     async with _one_at_a_time:
         return await asyncio.to_thread(check)

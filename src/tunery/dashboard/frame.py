@@ -61,7 +61,7 @@ async def show(visit: Visit, spec: PageSpec) -> None:
             if isinstance(built, Failure):
                 main.clear()
                 with main:
-                    _failed(visit, built)
+                    _failed(visit, spec, built)
 
 
 def show_alone(request: Request, language: str, theme: str, t: Translator, title: str, text: str) -> None:
@@ -70,7 +70,7 @@ def show_alone(request: Request, language: str, theme: str, t: Translator, title
     ui.page_title(f"{title} · Tunery")
     action = button_link(f"{BASE}/", t("nav.jobs"), primary=True)
     with ui.element("div").props("id=main tabindex=-1"):
-        empty("search_off", title, text, action=action)
+        empty("search_off", title, text, action=action, is_page=True)
 
 
 def begin_document(request: Request, language: str, theme: str, t: Translator) -> None:
@@ -176,9 +176,11 @@ def _choice(name: str, label: str, options: dict[str, str], chosen: str, here: s
     ).format(BASE, here, label, name, items)
 
 
-def _failed(visit: Visit, failure: Failure) -> None:
-    with ui.element("section").classes("empty").props("role=alert"):
-        ui.html(icon("cloud_off"), sanitize=False, tag="div").classes("empty-icon")
-        ui.label(visit.t("error.page")).classes("empty-title")
-        ui.label(failure.message(visit.t))
-        ui.html(Markup('<a class="button" href="">{}</a>').format(visit.t("action.retry")), sanitize=False, tag="div")
+def _failed(visit: Visit, spec: PageSpec, failure: Failure) -> None:
+    """What is not there will not come by asking again: then the way leads to the list."""
+    t, is_gone = visit.t, failure.status == 404
+    path = next(path for name, path, _ in WORK + SETTINGS if name == spec.section)
+    to_list = button_link(f"{BASE}{path}", t("error.to_list", name=t(f"nav.{spec.section}")), primary=True)
+    action, symbol = (to_list, "search_off") if is_gone else (button_link("", t("action.retry")), "cloud_off")
+    with ui.element("div").props("role=alert"):
+        empty(symbol, t("error.page"), failure.message(t), action=action, is_page=True)

@@ -173,7 +173,7 @@ class ComparisonPage:
         share = 100 * (least["cost"] / most["cost"] - 1)
         costs = (html.money(1000 * item["cost"], item["currency"]) for item in (least, most))
         text = self.t("compare.saving_cost", **dict(zip(("least", "most"), costs, strict=True)))
-        return Markup(SAVING).format(f"{share:+.0f} %".replace("-", "−"), text)
+        return Markup(SAVING).format(f"{share:+.0f} %".replace("-", "−") if round(share) else "0 %", text)
 
     def show_rows(self) -> None:
         rows = self.comparison.rows[self.shown : self.shown + PAGE]

@@ -41,12 +41,13 @@ def show_heading(title: str) -> None:
     show(escape(title), tag="h2")
 
 
-def empty(symbol: str, title: str, text: str, *, action: str = "") -> None:
-    """An empty page says what to do next."""
+def empty(symbol: str, title: str, text: str, *, action: str = "", is_page: bool = False) -> None:
+    """An empty page says what to do next. `is_page`: there is no other heading."""
     show(
         Markup(
-            '<section class="empty"><div class="empty-icon">{}</div><p class="empty-title">{}</p><p>{}</p>{}</section>'
-        ).format(icon(symbol), title, text, Markup(action))
+            '<section class="empty"><div class="empty-icon">{icon}</div><{tag} class="empty-title">{title}</{tag}>'
+            "<p>{text}</p>{action}</section>"
+        ).format(icon=icon(symbol), tag="h1" if is_page else "p", title=title, text=text, action=Markup(action))
     )
 
 

@@ -160,4 +160,8 @@ def with_weights(name: str, known: Known, t: Translator, *, href: str = "") -> M
     if known is None:
         return shown
     model = known.get(name)
-    return html.two_lines(shown, weights_line(model, t, named=name) if model else t("models.not_here"))
+    line = weights_line(model, t, named=name) if model else t("models.not_here")
+    told = Markup('<span class="clamp" title="{}">{}</span>').format(
+        line.striptags() if isinstance(line, Markup) else line, line
+    )
+    return html.two_lines(shown, told)

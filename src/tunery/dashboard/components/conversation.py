@@ -14,12 +14,14 @@ from tunery.texts import Translator
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 MAX_MESSAGES = 100  # of one conversation
 MAX_LINE = 20_000  # characters of one message of a dataset
+LONG = 2_000  # a longer message scrolls in a place of its own
 MAX_SHOWN = 600  # characters of an answer; the file has all of it
 
 
 def message(css: str, name: str, content: str | Markup, badge: str | Markup = "") -> Markup:
-    return Markup('<div class="message {}"><div class="role">{}{}</div><div class="content">{}</div></div>').format(
-        css, name, badge, content
+    long = Markup(' long" tabindex="0" role="region" aria-label="{}').format(name) if len(content) > LONG else ""
+    return Markup('<div class="message {}"><div class="role">{}{}</div><div class="content{}">{}</div></div>').format(
+        css, name, badge, long, content
     )
 
 
@@ -110,8 +112,16 @@ def _call(call: Any) -> Markup:
     function = call.get("function", call) if isinstance(call, Mapping) else call
     if not isinstance(function, Mapping):
         return Markup('<code class="call">{}</code>').format(text_of(function))
-    name, arguments = text_of(function.get("name", "?")), text_of(function.get("arguments", ""))
+    name, arguments = text_of(function.get("name", "?")), _readable(function.get("arguments", ""))
     return Markup('<code class="call">{}({})</code>').format(name, arguments)
+
+
+def _readable(arguments: Any) -> str:
+    """JSON in a text, with letters where it has escapes: that is how people read it."""
+    try:
+        return text_of(json.dumps(json.loads(arguments), ensure_ascii=False))
+    except (TypeError, ValueError, RecursionError):
+        return text_of(arguments)
 
 
 def text_of(content: Any) -> str:

@@ -11,7 +11,7 @@ from tunery.texts import Translator, amounts
 
 DASH = "–"
 NO_BREAK = "\u00a0"
-LONG_VALUE = 12  # characters, set smaller
+LONG_VALUE = 10  # characters, set smaller
 COLOURED_AS = {
     "completed": "succeeded",
     "incomplete": "paused",
@@ -21,6 +21,7 @@ COLOURED_AS = {
     "cancelling": "paused",
     "expired": "failed",
 }
+OLD_S = 100 * 86_400  # from here on a date says more than a number of days
 MAX_WHOLE = 24  # a longer part of a name may break: it must fit on a phone
 
 
@@ -78,9 +79,10 @@ def when(timestamp: float | None, t: Translator) -> Markup:
     """How long ago, with the exact time to hover."""
     if not timestamp:
         return Markup(DASH)
-    exact = datetime.fromtimestamp(timestamp, UTC)
+    exact, passed = datetime.fromtimestamp(timestamp, UTC), time.time() - timestamp
+    shown = exact.strftime("%Y-%m-%d") if abs(passed) > OLD_S else ago(passed, t)
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
-        exact.isoformat(), exact.strftime("%Y-%m-%d %H:%M:%S UTC"), ago(time.time() - timestamp, t)
+        exact.isoformat(), exact.strftime("%Y-%m-%d %H:%M:%S UTC"), shown
     )
 
 

@@ -15,6 +15,9 @@ from tunery.dashboard.connection import Failure
 from tunery.dashboard.visit import Visit
 from tunery.texts import Translator
 
+Problem = dict[str, Any]
+MAX_RUNS = 6  # of lines that follow one another
+
 
 async def check_file(
     visit: Visit,
@@ -71,29 +74,51 @@ def _verdict(report: dict[str, Any], t: Translator) -> None:
 
 def problem_list(report: dict[str, Any], t: Translator, *, most: int) -> None:
     """The first, and how many there are."""
-    _problem_table(report["problems"][:most], t)
-    total = sum(report["problem_counts"].values())
-    if total > most:
-        ui.label(t("report.more_problems", shown=most, total=total)).classes("muted small")
+    alike = _alike(report["problems"], t)[:most]
+    _problem_table(alike, t)
+    shown, total = sum(map(len, alike)), sum(report["problem_counts"].values())
+    if total > shown:
+        ui.label(t("report.more_problems", shown=f"{shown:,}", total=f"{total:,}")).classes("muted small")
 
 
-def _problem_table(problems: Sequence[dict[str, Any]], t: Translator) -> None:
+def _alike(problems: Sequence[Problem], t: Translator) -> list[list[Problem]]:
+    """Those that say the same stand together: one thing done wrong throughout a file is one thing to mend."""
+    found: dict[tuple[str, str, str], list[Problem]] = {}
+    for each in problems:
+        said = each["severity"], t.word(each, "message"), t.word(each, "suggestion")
+        found.setdefault(said, []).append(each)
+    return list(found.values())
+
+
+def _lines(problems: Sequence[Problem]) -> str:
+    """Such as 3, 7–12."""
+    runs: list[list[int]] = []
+    for line in sorted({each["line"] for each in problems if each["line"]}):
+        if runs and line == runs[-1][-1] + 1:
+            runs[-1][1:] = [line]
+        else:
+            runs.append([line])
+    shown = ["–".join(f"{line:,}" for line in run) for run in runs[:MAX_RUNS]]
+    return ", ".join(shown + ["…"] * (len(runs) > MAX_RUNS)) or html.DASH
+
+
+def _problem_table(alike: Sequence[list[Problem]], t: Translator) -> None:
     columns = [Column(t("report.line"), numeric=True), Column(t("report.problem"), wide=True), Column(t("report.mend"))]
     rows = [
         Row(
             str(index),
             [
-                html.number(problem["line"]) if problem["line"] else html.DASH,
-                html.two_lines(t.word(problem, "message"), _remark(problem, t)),
-                t.word(problem, "suggestion"),
+                _lines(same),
+                html.two_lines(t.word(same[0], "message"), _remark(same[0], t)),
+                t.word(same[0], "suggestion"),
             ],
         )
-        for index, problem in enumerate(problems)
+        for index, same in enumerate(alike)
     ]
     Table(t("report.problems"), columns, rows)
 
 
-def _remark(problem: dict[str, Any], t: Translator) -> Markup:
+def _remark(problem: Problem, t: Translator) -> Markup:
     """Where it is; what is no error says so, for the verdict counts errors."""
     place = html.code(problem["path"] or problem["code"])
     return place if problem["severity"] == "error" else Markup("{} · {}").format(t("report.warning"), place)

@@ -43,7 +43,7 @@ class Lane:
         self.shots: list[dict[str, Any]] = []
         self.is_busy = False
         self.board = board
-        with ui.element("section").classes("lane").props(f'aria-label="{self.t("playground.lane")}"') as self.element:
+        with ui.element("section").classes("lane") as self.element:
             self._draw(files, model)
 
     def _draw(self, files: Files, model: str) -> None:
@@ -82,6 +82,8 @@ class Lane:
     def show_weights(self) -> None:
         model = self.found.known.get(self.model)
         self.weights.set_content(weights_line(model, self.t) if model else "")
+        self.element.props["aria-label"] = self.t("playground.lane", name=self.model)
+        self.element.update()
 
     @property
     def model(self) -> str:

@@ -12,11 +12,6 @@ from tunery.dashboard.visit import Visit
 PATH = "/tunery/v1/organization/mail"
 PAGE = 50
 CHIPS = {"pending": "queued", "delivered": "delivered", "dead": "failed"}
-TOPICS = {
-    "fine_tuning.job.succeeded": "status.succeeded",
-    "fine_tuning.job.failed": "status.failed",
-    "fine_tuning.job.cancelled": "status.cancelled",
-}
 
 
 async def build(visit: Visit) -> None:
@@ -64,7 +59,7 @@ class MailPage:
     def row(self, mail: dict[str, Any]) -> Row:
         error = self.t.word(mail, "error")
         recipient = html.two_lines(mail["recipient"], error) if error else mail["recipient"]
-        about = self.t(TOPICS[mail["topic"]]) if mail["topic"] in TOPICS else self.t("mails.budget")
+        about = self.t.named("event_type", mail["topic"])
         chip = html.status_chip(CHIPS[mail["status"]], self.t)
         return Row(
             mail["id"],

@@ -10,8 +10,8 @@ from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.connection import Failure
 from tunery.dashboard.visit import Visit
 
-TYPES = ("fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled")
-JOB_EVENT = "fine_tuning.job."
+TYPES_PATH = "/v1/webhook_event_types"
+TEST = "fine_tuning.job.succeeded"  # what a test is about
 PAGE = 100  # of endpoints in one request; all are fetched
 MAX_DELIVERIES = 50
 
@@ -27,10 +27,12 @@ class WebhooksPage:
     def __init__(self, visit: Visit) -> None:
         self.visit, self.t = visit, visit.t
         self.webhooks = visit.connection.client.webhooks
+        self.types: list[str] = []  # the events that happen here
         self.endpoints: list[Any] = []
         self.deliveries: list[dict[str, Any]] = []
 
     async def load(self) -> None:
+        self.types = self.types or (await self.visit.connection.get(TYPES_PATH))["data"]
         self.endpoints = [endpoint async for endpoint in self.webhooks.list(limit=PAGE)]
         answers = [await self.deliveries_of(endpoint.id) for endpoint in self.endpoints]
         newest = sorted(itertools.chain(*answers), key=lambda item: item["created_at"], reverse=True)
@@ -46,10 +48,9 @@ class WebhooksPage:
                 self.name = ui.input(self.t("webhooks.name")).props("outlined dense")
                 self.url = ui.input(self.t("webhooks.url"), placeholder="https://", on_change=self.judge)
                 self.url.props("outlined dense debounce=400 maxlength=2048")
-                names = {name: self._event(name) for name in TYPES}
-                self.types = ui.select(names, value=list(TYPES), multiple=True, label=self.t("webhooks.events")).props(
-                    "outlined dense"
-                )
+                names = {name: self._event(name) for name in self.types}
+                self.chosen = ui.select(names, value=self.types, multiple=True, label=self.t("webhooks.events"))
+                self.chosen.props("outlined dense options-dense")
             self.judgement = ui.element("div").props("aria-live=polite")
             blocks.button(self.t("webhooks.create"), self.create, primary=True, symbol="add")
         self.area = ui.element("div").classes("stack")
@@ -89,7 +90,7 @@ class WebhooksPage:
             ui.label(self.t("webhooks.newest", n=MAX_DELIVERIES)).classes("muted small")
 
     def _event(self, name: str) -> str:
-        return self.t(f"status.{name.removeprefix(JOB_EVENT)}") if name in TYPES else name
+        return self.t.named("event_type", name)
 
     def endpoint_row(self, endpoint: Any) -> Row:
         title = html.two_lines(endpoint.name, endpoint.url)
@@ -102,7 +103,7 @@ class WebhooksPage:
 
     def endpoint_actions(self, endpoint: Any) -> None:
         def test() -> Any:
-            return self.change(self.webhooks.test(endpoint.id, event_type=TYPES[0]), "webhooks.tested")
+            return self.change(self.webhooks.test(endpoint.id, event_type=TEST), "webhooks.tested")
 
         with ui.element("div").classes("buttons end"):
             blocks.button(self.t("webhooks.test"), test)
@@ -160,7 +161,7 @@ class WebhooksPage:
 
     async def create(self) -> None:
         name, url = (self.name.value or "").strip() or "webhook", (self.url.value or "").strip()
-        made = await self.visit.result_of(self.webhooks.create(name=name, url=url, event_types=self.types.value))
+        made = await self.visit.result_of(self.webhooks.create(name=name, url=url, event_types=self.chosen.value))
         if not isinstance(made, Failure):
             self.name.value = self.url.value = ""
             self.show_secret(made.signing_secret)
