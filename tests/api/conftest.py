@@ -142,7 +142,7 @@ def make_one_of_each(api: Api) -> dict[str, str]:
         "file_id": file["id"],
         "batch_id": made("/v1/batches", **batch),
         "export_id": made(f"/tunery/v1/models/{model.name}/exports", format="adapter"),
-        "import_id": made("/tunery/v1/models/imports", files=[file["id"]], base=BASE),
+        "import_id": made("/tunery/v1/imports", files=[file["id"]], base=BASE),
         "model": model.name,
         "checkpoint": model.name,
         "job_id": api.make_job(training_file=file["id"]).id,

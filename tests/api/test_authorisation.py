@@ -37,7 +37,7 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids], dict[str, Any]]] = {
     },
     ("POST", "/tunery/v1/estimates"): lambda ids: {"json": {"model": BASE, "training_file": ids["file_id"]}},
     ("POST", "/tunery/v1/validations"): lambda ids: {"json": {"file": ids["file_id"]}},
-    ("POST", "/tunery/v1/models/imports"): lambda ids: {"json": {"files": [ids["file_id"]], "base": BASE}},
+    ("POST", "/tunery/v1/imports"): lambda ids: {"json": {"files": [ids["file_id"]], "base": BASE}},
     ("POST", "/v1/batches"): lambda ids: {
         "json": {"input_file_id": ids["requests_id"], "endpoint": "/v1/responses", "completion_window": "24h"}
     },
@@ -68,7 +68,7 @@ REFUSALS = {
     ("POST", "/v1/fine_tuning/jobs"): 400,
     ("GET", "/tunery/v1/model_name"): 400,
     ("POST", "/v1/batches"): 400,
-    ("POST", "/tunery/v1/models/imports"): 400,
+    ("POST", "/tunery/v1/imports"): 400,
     ("POST", "/v1/responses"): 400,
     ("POST", "/tunery/v1/stored_answers/preview"): 200,  # which counts it as gone
     ("POST", "/tunery/v1/stored_answers/dataset"): 400,  # with no row there is no file
@@ -174,7 +174,7 @@ def ids(api: Api) -> Ids:
             "/v1/uploads": upload,
             "/v1/batches": batch,
             f"/tunery/v1/models/{TUNED}/exports": {"format": "adapter"},
-            "/tunery/v1/models/imports": {"files": [file["id"]], "base": BASE},
+            "/tunery/v1/imports": {"files": [file["id"]], "base": BASE},
             "/v1/webhook_endpoints": hook,
             "/v1/organization/admin_api_keys": {"name": "admin"},
             f"/v1/organization/projects/{api.project_id}/service_accounts": {"name": "robot"},

@@ -26,7 +26,7 @@ from tunery.models.sources import cache
 from tunery.store import tables
 from tunery.store.database import write
 
-MODELS = "/tunery/v1/models"
+OWN = "/tunery/v1"
 ENDED = ("succeeded", "failed")
 Json = dict[str, Any]
 
@@ -68,7 +68,7 @@ def worker(context: Context) -> Iterator[None]:
 
 
 def create(api: Api, path: str, **body: Any) -> Json:
-    answer = api.client.post(f"{MODELS}/{path}", json=body)
+    answer = api.client.post(f"{OWN}/{path}", json=body)
     assert answer.status_code == 200, answer.text
     assert answer.json()["status"] == "queued"
     return answer.json()
@@ -76,7 +76,7 @@ def create(api: Api, path: str, **body: Any) -> Json:
 
 def get(api: Api, made: Json) -> Json:
     kind = made["object"].rpartition("_")[2] + "s"
-    return api.client.get(f"{MODELS}/{kind}/{made['id']}").json()
+    return api.client.get(f"{OWN}/{kind}/{made['id']}").json()
 
 
 def ended(api: Api, made: Json) -> Json:
@@ -105,7 +105,7 @@ def greedy(api: Api, model: str) -> str:
 def test_a_model_goes_out_and_comes_in_again_with_the_same_answers(api: Api, tuned: str) -> None:
     """Out as a tar, in as that tar; and its files one by one, with a rank that they have not."""
     with worker(api.context):
-        export = ended(api, create(api, f"{tuned}/exports", format="adapter"))
+        export = ended(api, create(api, f"models/{tuned}/exports", format="adapter"))
         assert export["status"] == "succeeded", export
         assert export["proof"]["agrees"]
         content = api.client.get(f"/v1/files/{export['file_id']}/content").content
@@ -141,7 +141,7 @@ def test_a_model_goes_out_and_comes_in_again_with_the_same_answers(api: Api, tun
         ("exports", {"model": tuned}, [export["id"]]),
         ("imports", {}, [spoilt["id"], taken["id"]]),
     ):
-        assert [each["id"] for each in api.client.get(f"{MODELS}/{kind}", params=query).json()["data"]] == ids
+        assert [each["id"] for each in api.client.get(f"{OWN}/{kind}", params=query).json()["data"]] == ids
     assert list((api.context.settings.home / "work").iterdir()) == []
 
 
@@ -157,20 +157,22 @@ def test_a_request_that_names_what_is_not_there_is_refused_at_once(api: Api, tun
         ({"files": [file], "base": BASE, "suffix": "x" * 65}, "suffix"),
         ({"files": [file], "base": BASE, "chat_template": ""}, "chat_template"),
     ):
-        answer = api.client.post(f"{MODELS}/imports", json=body)
+        answer = api.client.post(f"{OWN}/imports", json=body)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
     for path, body, status in (
-        (f"{tuned}/exports", {"format": "onnx"}, 400),
-        (f"{tuned}/exports", {"format": "gguf", "type": "q2"}, 400),
-        (f"{BASE}/exports", {"format": "merged"}, 404),
-        (f"ft:{BASE}:x::AbCd1234/exports", {"format": "merged"}, 404),
+        (f"models/{tuned}/exports", {"format": "onnx"}, 400),
+        (f"models/{tuned}/exports", {"format": "gguf", "type": "q2"}, 400),
+        (f"models/{BASE}/exports", {"format": "merged"}, 404),
+        (f"models/ft:{BASE}:x::AbCd1234/exports", {"format": "merged"}, 404),
     ):
-        assert api.client.post(f"{MODELS}/{path}", json=body).status_code == status
+        assert api.client.post(f"{OWN}/{path}", json=body).status_code == status
     member = api.as_key(api.make_key(role=Role.READER))
-    assert api.client.post(f"{MODELS}/{tuned}/exports", json={"format": "merged"}, headers=member).status_code == 403
+    assert (
+        api.client.post(f"{OWN}/models/{tuned}/exports", json={"format": "merged"}, headers=member).status_code == 403
+    )
     for _ in range(MAX_UNFINISHED):
-        create(api, f"{tuned}/exports", format="adapter")
-    answer = api.client.post(f"{MODELS}/{tuned}/exports", json={"format": "merged"})
+        create(api, f"models/{tuned}/exports", format="adapter")
+    answer = api.client.post(f"{OWN}/models/{tuned}/exports", json={"format": "merged"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limit_exceeded")
 
 
@@ -181,7 +183,7 @@ def test_an_export_that_fails_or_does_not_fit_offers_nothing(
     files = len(api.client.get("/v1/files").json()["data"])
 
     def fails(told: str, code: str) -> None:
-        end = ended(api, create(api, f"{tuned}/exports", format="merged"))
+        end = ended(api, create(api, f"models/{tuned}/exports", format="merged"))
         assert (end["status"], end["file_id"], end["error"]["code"]) == ("failed", None, code), end
         assert told in end["error"]["message"]
         assert len(api.client.get("/v1/files").json()["data"]) == files
@@ -210,7 +212,7 @@ def test_the_next_worker_takes_what_a_dead_one_left(api: Api, tuned: str, monkey
     """Begun anew, and given up after three."""
     done = json.dumps({"report": {"proof": {"agrees": True}}})
     monkeypatch.setattr(spec, "EXPORTER", ("/bin/sh", "-c", f"echo weights > $1/x; echo '{done}'"))
-    made = [create(api, f"{tuned}/exports", format="adapter") for _ in range(3)]
+    made = [create(api, f"models/{tuned}/exports", format="adapter") for _ in range(3)]
     for each, attempts, until in zip(made, (1, 3, 1), (NOW - 1, NOW - 1, NOW + 60), strict=True):
         left = {"status": "running", "worker_id": "elsewhere/x/1/1/a", "attempts": attempts, "lease_expires_at": until}
         with write(api.engine) as conn:
@@ -228,7 +230,7 @@ def test_a_worker_that_stops_gives_its_transfer_back(api: Api, tuned: str, monke
     monkeypatch.setattr(
         spec, "EXPORTER", ("/bin/sh", "-c", 'echo \'{"doing": "writing", "done": 1, "total": 2}\'; exec sleep 600')
     )
-    made = create(api, f"{tuned}/exports", format="adapter")
+    made = create(api, f"models/{tuned}/exports", format="adapter")
     with worker(api.context):
         deadline = time.monotonic() + 60
         while (get(api, made)["progress"] or {}).get("doing") != "writing":

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
@@ -16,6 +18,7 @@ from tunery.domain.errors import InvalidRequest
 from tunery.export import llama_cpp, write
 from tunery.export.llama_cpp import frames_of
 from tunery.export.proof import places_of
+from tunery.export.tensors import StoredTensor
 from tunery.models.config import read_config
 
 
@@ -23,7 +26,7 @@ def quiet(what: str, done: int, total: int | None) -> None:
     pass
 
 
-@pytest.mark.parametrize("type", ["f16", "bf16", "q8_0"])
+@pytest.mark.parametrize("type", ["f16", "bf16", "q8_0", "q4_k_m"])
 def test_a_file_answers_in_llama_cpp_as_the_model_does_here(type: str, changed: Change, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -71,6 +74,33 @@ def base_with(folder: Path, given: Path, kind: str) -> Path:
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(given / name, folder)
     return folder
+
+
+def test_q4_k_m_rounds_as_llama_cpp_does(tiny_model_dir: Path) -> None:
+    """What its own reader of these kinds reads back; and more bits where its rule has them."""
+    values = np.random.default_rng(0).normal(size=(6, 512)).astype(np.float32)
+    kind = gguf.GGMLQuantizationType
+    for chosen, most in ((kind.Q4_K, 0.2), (kind.Q6_K, 0.1), (kind.Q5_0, 0.2), (kind.Q8_0, 0.02)):
+        stored = llama_cpp._quantize_k(values, chosen)
+        assert 0 < np.abs(gguf.quants.dequantize(stored, chosen) - values).max() < most
+        np.testing.assert_array_equal(
+            stored, np.concatenate([llama_cpp._quantize_k(row, chosen)[None] for row in values])
+        )
+    config = replace(read_config(tiny_model_dir), num_layers=32, tie_word_embeddings=False)
+
+    def kinds(name: str, width: int = 512) -> list[gguf.GGMLQuantizationType]:
+        names = [name.format(layer) for layer in range(32)] if "{" in name else [name]
+        tensors = [StoredTensor(each, Path(), (6, width), "F32", 0) for each in names]
+        return [llama_cpp._kind_of(each, kind.Q4_K, config) for each in tensors]
+
+    more = [layer for layer, each in enumerate(kinds("model.layers.{}.mlp.down_proj.weight")) if each is kind.Q6_K]
+    assert more == [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]
+    assert {*kinds("model.layers.{}.mlp.up_proj.weight")} == {kind.Q4_K}
+    assert kinds("lm_head.weight") == [kind.Q6_K]
+    assert kinds("model.embed_tokens.weight") == [kind.Q4_K]
+    assert kinds("model.embed_tokens.weight", 576) == [kind.Q5_0]
+    assert kinds("lm_head.weight", 576) == [kind.Q8_0]
+    assert kinds("lm_head.weight", 100) == [kind.F16]
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ class NumberType(StrEnum):
     F16 = "f16"
     BF16 = "bf16"
     Q8_0 = "q8_0"
+    Q4_K_M = "q4_k_m"
 
 
 def export(
@@ -48,7 +49,7 @@ def export(
         ),
     ] = ExportFormat.MERGED,
     type: Annotated[
-        NumberType, typer.Option(help="Of a GGUF file's numbers. q8_0 halves the file and rounds.")
+        NumberType, typer.Option(help="Of a GGUF file's numbers. q8_0 halves the file and rounds, q4_k_m rounds more.")
     ] = NumberType.F16,
     as_json: Json = False,
 ) -> None:
@@ -162,11 +163,11 @@ def _import(client: "OpenAI", path: Path, body: dict) -> dict:
         tell("Uploading", path.name)
         file_id = _upload(client, sent)
         try:
-            made = post_own(client, "/models/imports", {"files": [file_id], **body})
+            made = post_own(client, "/imports", {"files": [file_id], **body})
             tell("Checking", path.name)
             while made["status"] in ("queued", "running"):
                 time.sleep(POLL_S)
-                made = get_own(client, f"/models/imports/{made['id']}")
+                made = get_own(client, f"/imports/{made['id']}")
         finally:
             client.files.delete(file_id)
     return made

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 TransferKind = Literal["export", "import"]
 KINDS: tuple[TransferKind, ...] = get_args(TransferKind)
 Format = Literal["adapter", "merged", "gguf", "ollama"]
-NumberType = Literal["f16", "bf16", "q8_0"]  # of a GGUF file
+NumberType = Literal["f16", "bf16", "q8_0", "q4_k_m"]  # of a GGUF file
 FORMATS: tuple[Format, ...] = get_args(Format)
 TYPES: tuple[NumberType, ...] = get_args(NumberType)
 MAX_UNFINISHED = 20  # of a project

@@ -4,8 +4,11 @@ The adapter is part of the weights. What makes an answer right beside them lies 
 split into tokens, which tokens end an answer, and the chat template. Tensors pass one at a time.
 """
 
+import ctypes
 import json
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ TYPES = {
     "f16": (Kind.F16, LlamaFileType.MOSTLY_F16),
     "bf16": (Kind.BF16, LlamaFileType.MOSTLY_BF16),
     "q8_0": (Kind.Q8_0, LlamaFileType.MOSTLY_Q8_0),
+    "q4_k_m": (Kind.Q4_K, LlamaFileType.MOSTLY_Q4_K_M),
 }
 _HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}  # Qwen 3
 _NAMES = {theirs: ours for ours, theirs in {**LAYER_NAMES, **_HEAD_NORMS}.items()}
@@ -54,7 +58,8 @@ def write_gguf(spec: ExportSpec, adapter: AdapterFiles | None, target: Path, pro
     _add_tokenizer(writer, model_dir, config)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set[str]()
     tensors = [each for each in stored_tensors(model_dir) if each.name not in tied]
-    kinds = [_kind_of(each, kind) for each in tensors]
+    kinds = [_kind_of(each, kind, config) for each in tensors]
+    quantize = _quantize_k if kind is Kind.Q4_K else gguf.quants.quantize
     if factors := _rope_factors(config):
         writer.add_tensor_info("rope_freqs.weight", (len(factors),), np.dtype(np.float32), 4 * len(factors))
     for each, chosen in zip(tensors, kinds, strict=True):
@@ -69,19 +74,69 @@ def write_gguf(spec: ExportSpec, adapter: AdapterFiles | None, target: Path, pro
     for each, chosen in zip(tensors, kinds, strict=True):
         progress("writing", done, total)
         values = torch.cat([piece.float() for piece in each.rows(adapter, torch.float32)]).numpy()
-        writer.write_tensor_data(gguf.quants.quantize(as_stored(each.name, values, config), chosen))
+        writer.write_tensor_data(quantize(as_stored(each.name, values, config), chosen))
         done += each.num_bytes
     writer.close()
     if spec.format == "ollama":
         (target / "Modelfile").write_text(modelfile(Renderer.from_dir(model_dir), config), "utf-8")
 
 
-def _kind_of(tensor: StoredTensor, wanted: Kind) -> Kind:
-    """Norms and biases in fp32; a row that does not fill its blocks as plain halves."""
+_SMALLER_BLOCKS = {Kind.Q4_K: Kind.Q5_0, Kind.Q6_K: Kind.Q8_0}
+
+
+def _kind_of(tensor: StoredTensor, wanted: Kind, config: ModelConfig) -> Kind:
+    """Norms and biases in fp32; a row that does not fill its blocks in a kind of smaller blocks, or as plain halves."""
     if len(tensor.shape) == 1:
         return Kind.F32
-    block, _ = gguf.GGML_QUANT_SIZES[wanted]
-    return wanted if tensor.shape[-1] % block == 0 else Kind.F16
+    if wanted is Kind.Q4_K and _needs_more_bits(tensor.name, config):
+        wanted = Kind.Q6_K
+    for kind in (wanted, _SMALLER_BLOCKS.get(wanted, wanted)):
+        block, _ = gguf.GGML_QUANT_SIZES[kind]
+        if tensor.shape[-1] % block == 0:
+            return kind
+    return Kind.F16
+
+
+def _needs_more_bits(name: str, config: ModelConfig) -> bool:
+    """llama.cpp's rule for Q4_K_M: the head, and values and the way down in the first, last and each third layer."""
+    if not name.startswith("model.layers."):
+        return name == "lm_head.weight" or config.tie_word_embeddings
+    layer, num = int(name.split(".")[2]), config.num_layers
+    if not name.endswith(("v_proj.weight", "down_proj.weight")):
+        return False
+    return layer < num // 8 or layer >= 7 * num // 8 or (layer - num // 8) % 3 == 2
+
+
+def _quantize_k(values: np.ndarray[Any, Any], kind: Kind) -> np.ndarray[Any, Any]:
+    """By llama.cpp's own code, which lies in xllamacpp's library: the `gguf` package reads these kinds and writes none.
+
+    values [rows, in] or [in], fp32. Raises InvalidRequest.
+    """
+    if kind in (Kind.F32, Kind.F16):
+        return gguf.quants.quantize(values, kind)
+    rows = np.ascontiguousarray(values, np.float32)
+    done = np.empty(_num_bytes(rows.shape, kind), np.uint8)
+    quantize = _llama_cpp().ggml_quantize_chunk
+    quantize.restype = ctypes.c_size_t
+    place, number = ctypes.c_void_p, ctypes.c_int64
+    quantize.argtypes = [ctypes.c_int, place, place, number, number, number, place]
+    quantize(int(kind), rows.ctypes.data, done.ctypes.data, 0, rows.size // rows.shape[-1], rows.shape[-1], None)
+    return done.reshape(*rows.shape[:-1], -1)
+
+
+@cache
+def _llama_cpp() -> ctypes.CDLL:
+    """Raises InvalidRequest."""
+    found = find_spec("xllamacpp")
+    for path in Path(found.origin).parent.glob("xllamacpp*.so") if found and found.origin else ():
+        library = ctypes.CDLL(str(path))
+        if hasattr(library, "ggml_quantize_chunk"):
+            return library
+    raise InvalidRequest(
+        "llama.cpp, which rounds to q4_k_m, is not installed: pip install 'tunery[llamacpp]'. Choose 'q8_0' where "
+        "there is none.",
+        param="type",
+    )
 
 
 def _num_bytes(shape: tuple[int, ...], kind: Kind) -> int:

@@ -51,6 +51,7 @@ BOUNDS = {
     "f16": Bound(mean=0.03, largest=0.5, gap=0.1),  # llama.cpp rounds activations, too
     "bf16": Bound(mean=0.06, largest=1.0, gap=0.2),
     "q8_0": Bound(mean=0.15, largest=2.0, gap=2.0),  # 8 bits choose otherwise in places: told, and far off is refused
+    "q4_k_m": Bound(mean=0.4, largest=4.0, gap=4.0),
 }
 
 

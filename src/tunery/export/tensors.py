@@ -14,7 +14,7 @@ from safetensors import safe_open
 from tunery.domain.errors import InvalidRequest
 from tunery.models.adapter_files import AdapterFiles
 
-CHUNK_NUMBERS = 8 * 1024 * 1024  # that are added to at a time: 32 MB in fp32
+CHUNK_NUMBERS = 2 * 1024 * 1024  # that are added to at a time: 8 MB in fp32
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ LOGGED = {
     ("POST", "/tunery/v1/jobs/{job_id}"): ["fine_tuning.job.renamed"],
     ("POST", "/tunery/v1/models/{model}"): ["model.renamed"],
     ("POST", "/tunery/v1/models/{model}/exports"): ["model.export.created"],
-    ("POST", "/tunery/v1/models/imports"): ["model.import.created"],
+    ("POST", "/tunery/v1/imports"): ["model.import.created"],
     ("DELETE", "/v1/models/{model}"): ["model.deleted"],
     ("POST", PERMISSIONS): ["checkpoint.permission.created"],
     ("DELETE", PERMISSIONS + "/{permission_id}"): ["checkpoint.permission.deleted"],
@@ -167,7 +167,7 @@ def test_every_change_is_in_the_log_with_who_made_it_and_from_where(api: Api) ->
     changes.make("POST", "/tunery/v1/models/{model}", model, json={"display_name": "mine"})
     changes.make("POST", "/tunery/v1/models/{model}/exports", model, json={"format": "adapter"})
     asked = {"files": [requests], "base": "gpt-4o-mini"}
-    changes.make("POST", "/tunery/v1/models/imports", json=asked)
+    changes.make("POST", "/tunery/v1/imports", json=asked)
     shared = changes.make("POST", PERMISSIONS, model, json={"project_ids": [api.make_project()]})["data"][0]["id"]
     changes.make("DELETE", PERMISSIONS + "/{permission_id}", model | {"permission_id": shared})
     alias = {"name": "old", "target": model["model"]}

@@ -13,7 +13,7 @@ from tunery.dashboard.visit import BASE, Visit
 from tunery.domain.transfers import FORMATS, TYPES
 from tunery.texts.amounts import size
 
-MAX_SHOWN = 20  # exports of one model
+MAX_LOOKED_AT = 100  # the latest exports of the project
 Export = dict[str, Any]
 
 
@@ -46,14 +46,11 @@ class Exports:
 
     async def refresh(self) -> bool:
         """Whether to look again."""
-        found: list[Export] = []
-        for model in self.models:
-            page = self.visit.connection.get("/tunery/v1/models/exports", model=model, limit=MAX_SHOWN)
-            answer = await self.visit.ask(page)
-            if isinstance(answer, Failure):
-                return True
-            found += answer["data"]
-        self.found = sorted(found, key=lambda each: -each["created_at"])
+        page = self.visit.connection.get("/tunery/v1/exports", limit=MAX_LOOKED_AT)
+        answer = await self.visit.ask(page)
+        if isinstance(answer, Failure):
+            return True
+        self.found = [each for each in answer["data"] if each["model"] in self.models]
         self.table.update([self._row(each) for each in self.found])
         self.panel.visible = bool(self.found)
         return any(each["status"] in ("queued", "running") for each in self.found)

@@ -24,7 +24,7 @@ from tunery.store.audit import record
 from tunery.store.database import read, write
 from tunery.texts import say
 
-router = Router(prefix="/tunery/v1/models", tags=["Models"])
+router = Router(prefix="/tunery/v1", tags=["Models"])
 
 MAX_FILES = 16
 MAX_TEMPLATE = 512 * 1024  # characters; bodies are bounded to twice that
@@ -164,7 +164,7 @@ def retrieve_export(export_id: str, caller: ModelsReader, context: ContextDep) -
         return wire_export(transfers.get_transfer(conn, export_id, caller.project_id, "export"))
 
 
-@router.post("/{model:path}/exports")
+@router.post("/models/{model:path}/exports")
 def create_export(model: str, body: ExportCreate, caller: ModelsWriter, context: ContextDep) -> ExportOut:
     """Write a fine-tuned model for other programs. The worker proves that it answers there as it does here; the result
     is a file."""
