@@ -10,7 +10,7 @@ import pytest
 from tests.loops import run
 from tunery.domain.errors import InvalidRequest, Unavailable
 from tunery.sandbox import walls
-from tunery.sandbox.pool import MAX_WAITING_OF_ONE, GraderFailed, Sandbox
+from tunery.sandbox.pool import MAX_WAITING_OF_ONE, GraderFailed, Sandbox, Worker
 from tunery.sandbox.walls import Limits
 
 GOOD = "def grade(sample, item): return 0.5"
@@ -116,6 +116,29 @@ def test_a_grader_without_end_is_ended_with_all_it_holds(body: str) -> None:
         assert not [process for process in of(psutil.Process().pid) if process.name() == "bwrap"]
 
     in_sandbox(work, seconds=2.0, num_files=2_000)
+
+
+@pytest.mark.timeout(100)
+def test_a_process_that_is_ended_while_it_begins_leaves_no_child_that_holds_its_pipe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """bubblewrap forks before its child dies with it: on a loaded machine a start is given up just then."""
+    forks = ["sh", "-c", "sleep 1000 & wait"]
+    monkeypatch.setattr(walls, "command", lambda fd, limits: forks)
+
+    def children() -> list[psutil.Process]:
+        return [each for each in psutil.Process().children(recursive=True) if each.name() == "sleep"]
+
+    async def scenario() -> None:
+        start = asyncio.ensure_future(Worker.start(("p", "s"), GOOD, Limits()))
+        while not (left := children()):
+            await asyncio.sleep(0.01)
+        start.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await start
+        assert psutil.wait_procs(left, timeout=30)[1] == []
+
+    run(scenario())
 
 
 @pytest.mark.timeout(200)

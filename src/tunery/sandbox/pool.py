@@ -65,6 +65,7 @@ class Worker:
                 pass_fds=[filter_fd.fileno()],
                 env={},
                 limit=limits.reply_bytes,
+                start_new_session=True,  # a group of its own: see `_signal`
             )
         worker = cls(key, process, limits)
         worker.watching = asyncio.create_task(worker._watch())
@@ -134,10 +135,11 @@ class Worker:
         return self.process.returncode is not None
 
     def _signal(self) -> None:
-        """Not by `process.kill()`, which would take the end from asyncio's own watcher."""
+        """The group: bubblewrap forks, and until a child of its has asked to die with it, it would be left behind with
+        the pipe in its hand. Not by `process.kill()`, which would take the end from asyncio's own watcher."""
         if not self.is_over:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process.pid, signal.SIGKILL)
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     async def kill(self) -> None:
         """bubblewrap and, by the signal that it has asked the kernel for, what is inside: its pipe has ended then."""
