@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import BASE, MARV, Served
+from tests.serving.peft_adapters import write_adapter
 
 pytestmark = pytest.mark.e2e
 
@@ -119,3 +120,24 @@ def test_a_batch_by_commands(served: Served, tmp_path: Path) -> None:
     bare = tmp_path / "bare.jsonl"
     bare.write_text("{}\n")
     assert "give --endpoint" in served.tunery("batches", "create", str(bare)).stderr
+
+
+def test_an_adapter_from_elsewhere_becomes_a_model(served: Served, tiny_model_dir: Path, tmp_path: Path) -> None:
+    """A folder as a trainer left it; then with its weights as a pickle only."""
+    folder = write_adapter(tiny_model_dir, tmp_path / "outputs", rank=4, modules=["q_proj", "up_proj"], seed=1)
+    (folder / "checkpoint-5").mkdir()
+    (folder / "training_args.bin").write_bytes(b"\x80")
+    asked = ("models", "import", str(folder), "--base", BASE, "--template", "base")
+    done = served.tunery(*asked, "--suffix", "from-trl", timeout_s=300)
+    assert done.returncode == 0, done.stderr
+    name = done.stdout.strip()
+    assert name.startswith(f"ft:{BASE}:") and ":from-trl:" in name
+    answer = served.client().chat.completions.create(
+        model=name, messages=[{"role": "user", "content": "Hi"}], max_completion_tokens=3
+    )
+    assert answer.model == name
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    refused = served.tunery(*asked, timeout_s=300)
+    assert refused.returncode == 1
+    assert "is a pickle" in refused.stderr
+    assert [file.filename for file in served.client().files.list(purpose="user_data").data] == []

@@ -15,7 +15,7 @@ from tests.export.conftest import Change
 from tests.tiny_model import CHATML
 from tunery.chat.render import Renderer
 from tunery.domain.errors import InvalidRequest
-from tunery.export import llama_cpp, write
+from tunery.export import llama_cpp, lora_gguf, proof, write
 from tunery.export.llama_cpp import frames_of
 from tunery.export.proof import places_of
 from tunery.export.tensors import StoredTensor
@@ -31,12 +31,12 @@ def test_a_file_answers_in_llama_cpp_as_the_model_does_here(type: str, changed: 
     out = tmp_path / "out"
     out.mkdir()
     report = write.export(changed(format="ollama", type=type), out, quiet)
-    proof = report["proof"]
-    assert proof["program"].startswith("llama.cpp")
-    assert proof["num_tokens"] > 40
-    assert proof["num_same_templates"] == proof["num_templates"] == 4
+    told = report["proof"]
+    assert told["program"].startswith("llama.cpp")
+    assert told["num_tokens"] > 40
+    assert told["num_same_templates"] == told["num_templates"] == 4
     if type == "f16":
-        assert proof["num_same_tokens"] == proof["num_tokens"]
+        assert told["num_same_tokens"] == told["num_tokens"]
     assert {path.name for path in out.iterdir()} == {"model.gguf", "Modelfile", "export.json", "README.md"}
     fields = gguf.GGUFReader(out / "model.gguf").fields
     assert fields["tokenizer.chat_template"].contents() == CHATML
@@ -74,6 +74,23 @@ def base_with(folder: Path, given: Path, kind: str) -> Path:
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(given / name, folder)
     return folder
+
+
+def test_an_adapter_alone_answers_beside_its_base_in_llama_cpp(changed: Change, tmp_path: Path) -> None:
+    """And not without it: the proof sees the difference."""
+    out = tmp_path / "out"
+    out.mkdir()
+    report = write.export(changed(format="gguf", lora=True), out, quiet)
+    assert report["lora"] and report["proof"]["agrees"]
+    assert report["proof"]["num_same_tokens"] == report["proof"]["num_tokens"] > 40
+    assert {path.name for path in out.iterdir()} == {"lora.gguf", "export.json", "README.md"}
+    assert "--lora lora.gguf" in (out / "README.md").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows.jsonl"]
+    spec = changed(format="gguf", lora=True)
+    adapter = write.read_fitting(spec.adapter_dir, read_config(spec.model_dir))  # type: ignore[arg-type]
+    weaker = replace(adapter, config=replace(adapter.config, alpha=adapter.config.alpha / 100))
+    lora_gguf.write_lora(weaker, read_config(spec.model_dir), out / "lora.gguf", "x")
+    assert not proof.prove(spec, out).agrees
 
 
 def test_q4_k_m_rounds_as_llama_cpp_does(tiny_model_dir: Path) -> None:

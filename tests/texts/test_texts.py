@@ -32,6 +32,7 @@ BUILT = (
     "create",
     "dataset",
     "event_type",
+    "export",
     "limits",
     "list",
     "mail",

@@ -51,12 +51,15 @@ def export(
     type: Annotated[
         NumberType, typer.Option(help="Of a GGUF file's numbers. q8_0 halves the file and rounds, q4_k_m rounds more.")
     ] = NumberType.F16,
+    lora: Annotated[
+        bool, typer.Option("--lora", help="With gguf: the adapter alone, for llama.cpp to load beside the base.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a fine-tuned model into a folder for other programs, proven to answer there as it does here. Reads this
     machine's home; the server need not run."""
     with download_bar("Export") as report:
-        done = _export(name, format, type, to, report)
+        done = _export(name, format, type, lora, to, report)
     if as_json:
         return emit_json(done)
     proof = done["proof"]
@@ -65,7 +68,7 @@ def export(
     console.print(f"{to}  proven with {proof['program']}: {same}", soft_wrap=True)
 
 
-def _export(name: str, format: ExportFormat, type: NumberType, to: Path, report: "Progress") -> dict:
+def _export(name: str, format: ExportFormat, type: NumberType, lora: bool, to: Path, report: "Progress") -> dict:
     from tunery.export.spec import export_model, gather
     from tunery.models.catalog import Catalog
     from tunery.store import database, models
@@ -90,6 +93,7 @@ def _export(name: str, format: ExportFormat, type: NumberType, to: Path, report:
             settings=settings,
             progress=report,
             type=type.value,
+            lora=lora,
         )
         done = export_model(spec, to, report)
     engine.dispose()

@@ -15,6 +15,7 @@ from tunery.models.adapter_files import AdapterFiles, Matrices
 from tunery.models.config import ModelConfig
 from tunery.models.sources.gguf import LAYER_NAMES, unpermute
 
+LORA_FILE = "lora.gguf"
 _TENSOR = re.compile(r"blk\.(\d{1,4})\.(\w+)\.weight\.lora_([ab])")
 _DAMAGE = (ValueError, KeyError, IndexError, TypeError, OverflowError)
 

@@ -8,8 +8,10 @@ llama.cpp tells the likelihood of its own tokens only: it answers the prompts gr
 Our side is the engine's own forward pass, a layer in memory at a time.
 """
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from tunery.chat.examples import Message
 from tunery.chat.render import Renderer
 from tunery.chat.template import RenderError
 from tunery.domain.errors import InvalidRequest
+from tunery.export.llama_cpp import FILE, write_gguf
+from tunery.export.lora_gguf import LORA_FILE
 from tunery.export.spec import ExportSpec
 from tunery.models.config import read_config
 from tunery.serving.forward.adapters import load_adapter
@@ -110,7 +114,9 @@ def prove(spec: ExportSpec, target: Path) -> Proof:
     asked = [] if spec.completes else list(conversations(renderer))
     samples = _samples(spec, renderer)
     if spec.format in ("gguf", "ollama"):
-        samples, theirs, rendered, program = _ask_llama_cpp(target / "model.gguf", samples, asked)
+        with _model_file(spec, target) as file:
+            lora = target / LORA_FILE if spec.lora else None
+            samples, theirs, rendered, program = _ask_llama_cpp(file, lora, samples, asked)
     else:
         model, program = _load(spec, target)
         theirs = [_read_off(model(sample.token_ids), sample) for sample in samples]
@@ -118,6 +124,17 @@ def prove(spec: ExportSpec, target: Path) -> Proof:
         rendered = _render(target, asked)
     ours, gaps = read_here(spec, samples, [reading.best for reading in theirs])
     return compare(spec, program, list(zip(ours, theirs, strict=True)), gaps, rendered)
+
+
+@contextmanager
+def _model_file(spec: ExportSpec, target: Path) -> Iterator[Path]:
+    """What llama.cpp loads; of an adapter alone its base, made for the proof."""
+    if not spec.lora:
+        yield target / FILE
+        return
+    with tempfile.TemporaryDirectory(prefix="base-", dir=target.parent) as folder:
+        write_gguf(replace(spec, lora=False, type="f16"), None, Path(folder), lambda *_: None)
+        yield Path(folder) / FILE
 
 
 def compare(
@@ -284,7 +301,7 @@ Rendered = list[tuple[list[int], list[int]]]
 
 
 def _ask_llama_cpp(
-    file: Path, samples: list[Sample], asked: list[tuple[list[Message], list[int]]]
+    file: Path, lora: Path | None, samples: list[Sample], asked: list[tuple[list[Message], list[int]]]
 ) -> tuple[list[Sample], list[Reading], Rendered, str]:
     """The prompts with llama.cpp's greedy answers to them, what it says to these, and the conversations' ids. Raises
     InvalidRequest without xllamacpp."""
@@ -297,6 +314,10 @@ def _ask_llama_cpp(
     params = xllamacpp.CommonParams()  # pyright: ignore[reportAttributeAccessIssue]
     params.model.path, params.n_ctx, params.verbosity, params.warmup = str(file), 2 * MAX_SAMPLE_TOKENS, -1, False
     params.use_jinja = True
+    if lora is not None:
+        beside = xllamacpp.CommonAdapterLoraInfo()  # pyright: ignore[reportAttributeAccessIssue]
+        beside.path, beside.scale = str(lora), 1.0
+        params.lora_adapters = [beside]
     server = xllamacpp.Server(params)  # pyright: ignore[reportAttributeAccessIssue]
     answered, readings = [], []
     with httpx.Client(base_url=server.listening_address, timeout=TIMEOUT_S) as client:

@@ -31,6 +31,7 @@ from tunery.settings import Settings
 from tunery.store import files, jobs
 from tunery.store.blobs import Blobs
 from tunery.store.database import read
+from tunery.texts import say
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class ExportSpec:
     rows: Path | None  # the first rows of the file that the job was validated with, or trained on
     method: str  # of these rows
     type: NumberType = "f16"  # of the numbers in a GGUF file
+    lora: bool = False  # of a GGUF file: the adapter alone, for llama.cpp to load beside the base
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,10 @@ def gather(
     settings: Settings,
     progress: Progress,
     type: NumberType = "f16",
+    lora: bool = False,
 ) -> ExportSpec:
     """Bring what the export needs into `folder`. Raises TuneryError when a part is gone."""
+    check_form(format, lora)
     base = next((each for each in catalog if each.name == model.base_model), None)
     base = base or next((each for each in catalog if each.source == model.source), None)
     if base is None:
@@ -126,7 +130,14 @@ def gather(
         rows=rows,
         method=method,
         type=type,
+        lora=lora,
     )
+
+
+def check_form(format: Format, lora: bool) -> None:
+    """Raises InvalidRequest."""
+    if lora and format != "gguf":
+        raise InvalidRequest(say("error.export_lora"), param="lora")
 
 
 def _first_rows(model: FineTunedModel, to: Path, engine: Engine, blobs: Blobs) -> tuple[Path | None, str]:

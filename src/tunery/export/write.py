@@ -10,6 +10,8 @@ import torch
 
 from tunery.chat.render import Renderer
 from tunery.domain.errors import InvalidRequest
+from tunery.export import llama_cpp
+from tunery.export.lora_gguf import LORA_FILE, write_lora
 from tunery.export.proof import prove
 from tunery.export.spec import ExportFailed, ExportSpec
 from tunery.export.tensors import StoredTensor, hashes_of, stored_tensors
@@ -33,15 +35,17 @@ def export(spec: ExportSpec, target: Path, progress: Progress) -> dict[str, Any]
         _write_adapter(spec, target)
     elif spec.format == "merged":
         write_merged(spec.model_dir, adapter, target, progress)
+    elif spec.lora and adapter is not None:
+        write_lora(adapter, config, target / LORA_FILE, spec.name)
     else:
-        from tunery.export import llama_cpp
-
         llama_cpp.write_gguf(spec, adapter, target, progress)
     if spec.format in ("adapter", "merged"):
         write_settings(spec, target)
     progress("proving", 0, None)
     proof = prove(spec, target)
-    form = {"format": spec.format, **({"type": spec.type} if spec.format in ("gguf", "ollama") else {})}
+    form: dict[str, Any] = {"format": spec.format}
+    if spec.format in ("gguf", "ollama"):
+        form |= {"lora": True} if spec.lora else {"type": spec.type}
     report = {"model": spec.name, **form, "base": base, "proof": proof.to_dict()}
     if not proof.agrees:
         raise ExportFailed(f"The export was thrown away: it answers otherwise than {spec.name}. {proof.summary}")
@@ -171,6 +175,11 @@ llama-server --model model.gguf --jinja
 ```
 
 LM Studio takes the file as it is.""",
+    "lora": """The adapter alone, for the GGUF file of the base model named below:
+
+```sh
+llama-server --model base.gguf --lora lora.gguf --jinja
+```""",
     "ollama": """Weights with the adapter in them in one file, and beside it how Ollama is to ask it:
 
 ```sh
@@ -184,12 +193,14 @@ _WHAT = {
     "adapter": "a PEFT adapter",
     "merged": "whole weights",
     "gguf": "a GGUF file",
+    "lora": "a LoRA as GGUF",
     "ollama": "a GGUF file with a Modelfile",
 }
 
 
 def _readme(spec: ExportSpec, base: dict[str, Any], proof: str) -> str:
     hashes = "\n".join(f"- `{name}`: {digest}" for name, digest in base["sha256"].items())
+    form = "lora" if spec.lora else spec.format
     library = {"adapter": "peft", "merged": "transformers"}.get(spec.format, "gguf")
     return f"""---
 library_name: {library}
@@ -198,8 +209,8 @@ pipeline_tag: text-generation
 
 # {spec.name}
 
-A fine-tuned model, exported by Tunery as {_WHAT[spec.format]}.
-{_LOADING[spec.format]}
+A fine-tuned model, exported by Tunery as {_WHAT[form]}.
+{_LOADING[form]}
 
 Prompts must be rendered by the chat template that comes with it, as they were in training; the programs above do.
 

@@ -17,6 +17,7 @@ from tunery.domain.ids import new_id
 from tunery.domain.names import check_suffix
 from tunery.domain.tenants import Caller, Scope
 from tunery.domain.transfers import MAX_UNFINISHED, Format, NumberType, Transfer, TransferStatus
+from tunery.export.spec import check_form
 from tunery.metering.limits import project_limits
 from tunery.metering.storage import check_not_full
 from tunery.store import files, models, tenants, transfers
@@ -36,6 +37,7 @@ class ExportCreate(Body):
         "gguf: for llama.cpp and LM Studio. ollama: that with a Modelfile."
     )
     type: NumberType = Field("f16", description="Of a GGUF file's numbers.")
+    lora: bool = Field(False, description="With gguf: the adapter alone, for llama.cpp to load beside the base.")
 
 
 class ImportCreate(Body):
@@ -80,6 +82,7 @@ class ExportOut(TransferOut):
     model: str
     format: Format
     type: NumberType
+    lora: bool = False
     file_id: str | None = Field(description="A tar with the export, once it has succeeded.")
     proof: dict[str, Any] | None = Field(description="How the export answered in the program it is for.")
 
@@ -169,6 +172,7 @@ def create_export(model: str, body: ExportCreate, caller: ModelsWriter, context:
     """Write a fine-tuned model for other programs. The worker proves that it answers there as it does here; the result
     is a file."""
     check_scope(caller, Scope.FILES_WRITE)
+    check_form(body.format, body.lora)
     with write(context.database) as conn:
         own = models.get_own_model(conn, model, caller.project_id)
         transfer = _new(context, caller, "export", body.model_dump(), own.name)

@@ -176,6 +176,7 @@ class _Work:
             settings=context.settings,
             progress=self._tell,
             type=transfer.asked["type"],
+            lora=transfer.asked.get("lora", False),
         )
         to = self._folder / "export"
         report = export_model(spec, to, self._tell, self._watch)
