@@ -14,9 +14,12 @@ CHATML = (
 )
 
 
-def write_tiny_model(folder: Path, merges: tuple[tuple[str, str], ...] = ()) -> Path:
+def write_tiny_model(folder: Path, merges: tuple[tuple[str, str], ...] = (), *, can_end: bool = False) -> Path:
     """A random two-layer llama with a byte tokenizer, in fp32, and a context of 2,048 tokens. `merges`: pairs of bytes
-    that are a token, too."""
+    that are a token, too.
+
+    `can_end`: it can learn to end its answers. Otherwise the token for that, which also pads, is a row of zeros. Larger weights let it learn by heart sooner.
+    """
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = special + sorted(pre_tokenizers.ByteLevel.alphabet()) + [a + b for a, b in merges]
     tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(alphabet)}, merges=[*merges]))
@@ -32,9 +35,12 @@ def write_tiny_model(folder: Path, merges: tuple[tuple[str, str], ...] = ()) -> 
     config = LlamaConfig(
         vocab_size=len(alphabet), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=16, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=1,
-        eos_token_id=2, pad_token_id=2, initializer_range=0.1,
+        eos_token_id=2, pad_token_id=2, initializer_range=0.2 if can_end else 0.1,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(folder)
+        model = LlamaForCausalLM(config)
+        if can_end:
+            model.model.embed_tokens.weight.data[config.pad_token_id].normal_(std=config.initializer_range)
+        model.save_pretrained(folder)
     return folder

@@ -7,7 +7,7 @@ is that the SDK and the server understand each other.
 import asyncio
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from agents import (
     Agent,
@@ -99,6 +99,32 @@ async def a_session_in_a_conversation() -> None:
     await session.clear_session()
 
 
+@function_tool
+def track_parcel(parcel: str) -> str:
+    """Tells where a parcel is."""
+    return f"{parcel} was sent."
+
+
+CALLER: dict[str, Any] = {
+    "model": os.environ["TUNERY_TEST_TOOL_MODEL"],
+    "instructions": "Say where parcels are.",
+    "model_settings": ModelSettings(temperature=0),
+}
+parcels = Agent[None](name="Parcels", tools=[track_parcel], **CALLER)
+desk = Agent[None](name="Desk", handoffs=[parcels], **CALLER)
+
+
+async def a_tuned_model_hands_over_and_calls() -> None:
+    for letter in "QZKV":
+        question = f"Where is parcel {letter}?"
+        streamed = Runner.run_streamed(desk, question)
+        async for _ in streamed.stream_events():
+            pass
+        for result in (await Runner.run(desk, question), streamed):
+            assert result.last_agent is parcels
+            assert result.final_output == f"Parcel {letter} was sent.", result.final_output
+
+
 async def main() -> None:
     set_tracing_disabled(True)
     for part in (
@@ -107,6 +133,7 @@ async def main() -> None:
         turns_by_previous_response,
         turns_by_items,
         a_session_in_a_conversation,
+        a_tuned_model_hands_over_and_calls,
     ):
         await part()
         print("passed", part.__name__, flush=True)  # noqa: T201

@@ -72,7 +72,37 @@ def a_structured_answer() -> None:
         assert isinstance(given, Answer)
 
 
+@tool
+def track_parcel(parcel: str) -> str:
+    """Tells where a parcel is."""
+    return f"{parcel} was sent."
+
+
+def a_tuned_model_calls_and_answers() -> None:
+    calling = model(model=os.environ["TUNERY_TEST_TOOL_MODEL"], max_tokens=100).bind_tools([track_parcel])
+    for letter in "QZKV":
+        asked = [SystemMessage("Say where parcels are."), HumanMessage(f"Where is parcel {letter}?")]
+        whole = calling.invoke(asked)
+        streamed = None
+        for piece in calling.stream(asked):
+            streamed = piece if streamed is None else streamed + piece
+        for first in (whole, streamed):
+            assert isinstance(first, AIMessage)
+            (call,) = first.tool_calls
+            assert (call["name"], call["args"]) == ("track_parcel", {"parcel": letter})
+            result = ToolMessage(track_parcel.invoke(call["args"]), tool_call_id=call["id"])
+            assert calling.invoke([*asked, first, result]).text == f"Parcel {letter} was sent."
+
+
+PARTS = (
+    text_whole_and_streamed,
+    turns_by_previous_response,
+    a_tool,
+    a_structured_answer,
+    a_tuned_model_calls_and_answers,
+)
+
 if __name__ == "__main__":
-    for part in (text_whole_and_streamed, turns_by_previous_response, a_tool, a_structured_answer):
+    for part in PARTS:
         part()
         print("passed", part.__name__, flush=True)  # noqa: T201

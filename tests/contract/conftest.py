@@ -13,7 +13,9 @@ from openai import OpenAI
 
 from tests import node_clients
 from tests.api.conftest import BASE, NOW, SECRET, engine_url, tiny_adapter_dir  # noqa: F401  fixtures
+from tests.contract.tool_model import train
 from tests.rows import fine_tuned_model
+from tests.tiny_model import write_tiny_model
 from tunery.api.app import create_app
 from tunery.api.context import Context
 from tunery.settings import Settings
@@ -83,15 +85,33 @@ def client(live: Live) -> Iterator[OpenAI]:
         yield made
 
 
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that can be taught to call tools."""
+    return write_tiny_model(tmp_path_factory.mktemp("tiny-model"), can_end=True)
+
+
+def add_model(live: Live, name: str, adapter: Path) -> None:
+    owner = {"project_id": live.project_id, "owned_by": live.organization_id}
+    model = fine_tuned_model(name=name, created_at=int(NOW), base_model=BASE, **owner)
+    live.context.blobs.upload_dir(model.blob, adapter)
+    with write(live.context.database) as conn:
+        models.insert_model(conn, model)
+
+
+@pytest.fixture(scope="session")
+def tool_model(live: Live, tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One that was trained to call `track_parcel`, and is nobody's to delete."""
+    name = f"ft:{BASE}:personal:tools:AbCd1234"
+    add_model(live, name, train(tiny_model_dir, tmp_path_factory.mktemp("tool-model")))
+    return name
+
+
 @pytest.fixture
 def tuned(live: Live, tiny_adapter_dir: Path) -> Iterator[str]:  # noqa: F811
     """A fine-tuned model that is there; a test may delete it."""
     name = f"ft:{BASE}:personal:contract:AbCd1234"
-    owner = {"project_id": live.project_id, "owned_by": live.organization_id}
-    model = fine_tuned_model(id="model_contract", name=name, created_at=int(NOW), base_model=BASE, **owner)
-    live.context.blobs.upload_dir(model.blob, tiny_adapter_dir)
-    with write(live.context.database) as conn:
-        models.insert_model(conn, model)
+    add_model(live, name, tiny_adapter_dir)
     yield name
     with write(live.context.database) as conn:
         if models.find_model(conn, name, live.project_id):

@@ -37,17 +37,18 @@ def python() -> Path:
 
 
 @pytest.mark.parametrize("program", ["agents_client.py", "langchain_client.py", "openresponses_client.py"])
-def test_clients_of_responses(live: Live, python: Path, program: str) -> None:
-    run(live, python, program)
+def test_clients_of_responses(live: Live, tool_model: str, python: Path, program: str) -> None:
+    run(live, python, program, TUNERY_TEST_TOOL_MODEL=tool_model)
 
 
-def run(live: Live, *command: str | Path) -> str:
+def run(live: Live, *command: str | Path, **more: str) -> str:
     environment = {
         "PATH": os.environ["PATH"],
         "COLUMNS": "200",
         "OPENAI_BASE_URL": live.base_url,
         "OPENAI_API_KEY": SECRET,
         "TUNERY_TEST_MODEL": BASE,
+        **more,
     }
     ran = subprocess.run(
         command, cwd=CLIENTS, env=environment, capture_output=True, text=True, timeout=300, check=False

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from tests.api.conftest import BASE
 from tests.contract.conftest import Live
+from tests.contract.tool_model import INSTRUCTIONS, LETTERS
 
 TOOL: dict[str, Any] = {
     "type": "function",
@@ -226,3 +227,40 @@ def test_a_background_response_is_cancelled(client: OpenAI, long_one: str, live:
     whole = client.responses.create(**GREEDY, input="Hi")
     with pytest.raises(openai.BadRequestError, match="Cannot cancel a synchronous response"):
         client.responses.cancel(whole.id)
+
+
+PARCEL: dict[str, Any] = {
+    "type": "object",
+    "properties": {"parcel": {"type": "string"}},
+    "required": ["parcel"],
+    "additionalProperties": False,
+}
+TRACK: dict[str, Any] = {"name": "track_parcel", "description": "Tells where a parcel is.", "parameters": PARCEL}
+
+
+@pytest.mark.parametrize("letter", LETTERS)
+def test_a_tuned_model_calls_with_the_right_arguments_and_answers(client: OpenAI, tool_model: str, letter: str) -> None:
+    """Streamed and whole, as responses and as chats."""
+    asked: dict[str, Any] = {"model": tool_model, "temperature": 0, "tools": [{"type": "function", **TRACK}]}
+    question = {"role": "user", "content": f"Where is parcel {letter}?"}
+
+    def ask(*items: Any) -> list[Response]:
+        given: dict[str, Any] = {**asked, "instructions": INSTRUCTIONS, "input": [question, *items]}
+        with client.responses.stream(**given) as stream:
+            for _ in stream:
+                pass
+            return [client.responses.create(**given), stream.get_final_response()]
+
+    for first in ask():
+        (call,) = calls_of(first)
+        assert (call.name, json.loads(call.arguments)) == ("track_parcel", {"parcel": letter})
+        result = {"type": "function_call_output", "call_id": call.call_id, "output": f"{letter} was sent."}
+        assert [second.output_text for second in ask(*first.output, result)] == [f"Parcel {letter} was sent."] * 2
+
+    messages: list[Any] = [{"role": "system", "content": INSTRUCTIONS}, question]
+    as_chat: dict[str, Any] = {**asked, "tools": [{"type": "function", "function": TRACK}]}
+    said = client.chat.completions.create(**as_chat, messages=messages).choices[0].message
+    assert said.tool_calls is not None
+    result = {"role": "tool", "tool_call_id": said.tool_calls[0].id, "content": f"{letter} was sent."}
+    answered = client.chat.completions.create(**as_chat, messages=[*messages, said, result])
+    assert answered.choices[0].message.content == f"Parcel {letter} was sent."

@@ -1,11 +1,12 @@
 // The AI SDK as it comes: `openai(name)` asks for responses, and sends what was answered before as references.
 // OPENAI_BASE_URL, OPENAI_API_KEY and TUNERY_TEST_MODEL say where, as whom and which model. The model is random, so that
-// what it must say is chosen by schemas; what is tested is that SDK and server understand each other.
+// what it must say is chosen by schemas; what is tested is that SDK and server understand each other. That of
+// TUNERY_TEST_TOOL_MODEL has learnt to call `track_parcel`.
 // Prints one line an operation and ends with 1 when one failed.
 
 import assert from 'node:assert/strict';
 import { createOpenAI } from '@ai-sdk/openai';
-import { generateObject, generateText, streamText, tool } from 'ai';
+import { generateObject, generateText, stepCountIs, streamText, tool } from 'ai';
 import { z } from 'zod';
 
 const bodies = [];
@@ -27,6 +28,11 @@ const weather = tool({
   description: 'Tells the weather.',
   inputSchema: z.object({ city: z.enum(['Rome', 'Oslo']) }),
   execute: async ({ city }) => `Sunny in ${city}.`,
+});
+const tracking = tool({
+  description: 'Tells where a parcel is.',
+  inputSchema: z.object({ parcel: z.string() }),
+  execute: async ({ parcel }) => `${parcel} was sent.`,
 });
 
 const operations = {
@@ -86,6 +92,26 @@ const operations = {
     const answer = await generateText({ ...settings, model: openai.chat(process.env.TUNERY_TEST_MODEL), prompt: 'Hi' });
     const same = await generateText({ ...settings, prompt: 'Hi' });
     assert.equal(answer.text, same.text);
+  },
+  async 'a tuned model calls and answers'() {
+    for (const letter of 'QZKV') {
+      const asked = {
+        ...settings,
+        model: openai(process.env.TUNERY_TEST_TOOL_MODEL),
+        maxOutputTokens: 100,
+        system: 'Say where parcels are.',
+        prompt: `Where is parcel ${letter}?`,
+        tools: { track_parcel: tracking },
+        stopWhen: stepCountIs(3),
+      };
+      const whole = await generateText(asked);
+      const stream = streamText(asked);
+      await stream.consumeStream();
+      for (const [text, steps] of [[whole.text, whole.steps], [await stream.text, await stream.steps]]) {
+        assert.deepEqual(steps[0].toolCalls.map((call) => call.input), [{ parcel: letter }]);
+        assert.equal(text, `Parcel ${letter} was sent.`);
+      }
+    }
   },
 };
 

@@ -1,6 +1,7 @@
 // Every operation of fine-tuning, graders, files, uploads, models, chat, completions, responses, conversations and batches
 // by the official Node SDK.
-// OPENAI_BASE_URL, OPENAI_API_KEY and TUNERY_TEST_MODEL (a fine-tuned model that is there) say where and as whom.
+// OPENAI_BASE_URL, OPENAI_API_KEY and TUNERY_TEST_MODEL (a fine-tuned model that is there) say where and as whom;
+// TUNERY_TEST_TOOL_MODEL has learnt to call `track_parcel`.
 // Prints one line an operation and ends with 1 when one failed.
 
 import assert from 'node:assert/strict';
@@ -13,6 +14,9 @@ const row = JSON.stringify({ messages: [{ role: 'user', content: 'Hi' }, { role:
 const train = Buffer.from(`${row}\n`.repeat(12));
 const messages = [{ role: 'user', content: 'Say something.' }];
 const grader = { type: 'string_check', name: 'g', operation: 'eq', input: '{{sample.output_text}}', reference: 'a' };
+const PARCEL = {
+  type: 'object', properties: { parcel: { type: 'string' } }, required: ['parcel'], additionalProperties: false,
+};
 
 async function collect(page) {
   const items = [];
@@ -243,6 +247,25 @@ const operations = {
     await client.conversations.items.delete(data[0].id, { conversation_id: made.id });
     await client.conversations.delete(made.id);
     await rejects(NotFoundError, client.conversations.retrieve(made.id));
+  },
+  async 'a tuned model calls and answers'() {
+    const asked = {
+      model: process.env.TUNERY_TEST_TOOL_MODEL,
+      temperature: 0,
+      instructions: 'Say where parcels are.',
+      tools: [{ type: 'function', name: 'track_parcel', description: 'Tells where a parcel is.', parameters: PARCEL }],
+    };
+    for (const letter of 'QZKV') {
+      const question = { role: 'user', content: `Where is parcel ${letter}?` };
+      const first = await client.responses.create({ ...asked, input: [question] });
+      const [call] = first.output;
+      assert.deepEqual(JSON.parse(call.arguments), { parcel: letter });
+      const result = { type: 'function_call_output', call_id: call.call_id, output: `${letter} was sent.` };
+      const second = await client.responses.create({ ...asked, input: [question, ...first.output, result] });
+      assert.equal(second.output_text, `Parcel ${letter} was sent.`);
+      const stream = client.responses.stream({ ...asked, input: [result], previous_response_id: first.id });
+      assert.equal((await stream.finalResponse()).output_text, second.output_text);
+    }
   },
   async 'completions.create'() {
     const made = await client.completions.create({ model: base, prompt: 'Once', max_tokens: 2 });
