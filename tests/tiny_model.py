@@ -18,7 +18,8 @@ def write_tiny_model(folder: Path, merges: tuple[tuple[str, str], ...] = (), *, 
     """A random two-layer llama with a byte tokenizer, in fp32, and a context of 2,048 tokens. `merges`: pairs of bytes
     that are a token, too.
 
-    `can_end`: it can learn to end its answers. Otherwise the token for that, which also pads, is a row of zeros. Larger weights let it learn by heart sooner.
+    `can_end`: it can learn to end its answers, and learns by heart sooner. Otherwise the token for that, which also pads,
+    is a row of zeros.
     """
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = special + sorted(pre_tokenizers.ByteLevel.alphabet()) + [a + b for a, b in merges]

@@ -71,10 +71,10 @@ def train(model_dir: Path, folder: Path) -> Path:
         job_id="ftjob-tools",
         model_dir=model_dir,
         train_file=workdir.train_file,
-        n_epochs=60,
+        n_epochs=200,
         batch_size=24,
-        learning_rate=1e-2,
-        lora=LoraConfig(rank=32, alpha=64),
+        learning_rate=5e-3,
+        lora=LoraConfig(rank=64, alpha=128),
         state_interval_s=600,
         threads=1,
     )
