@@ -14,12 +14,14 @@ CHATML = (
 )
 
 
-def write_tiny_model(folder: Path, merges: tuple[tuple[str, str], ...] = (), *, can_end: bool = False) -> Path:
-    """A random two-layer llama with a byte tokenizer, in fp32, and a context of 2,048 tokens. `merges`: pairs of bytes
-    that are a token, too.
+def write_tiny_model(
+    folder: Path, merges: tuple[tuple[str, str], ...] = (), *, template: str = CHATML, can_end: bool = False
+) -> Path:
+    """A random two-layer llama with a byte tokenizer, in fp32, and a context of 2,048 tokens. `merges`: pairs of
+    tokens that are a token, too.
 
-    `can_end`: it can learn to end its answers, and learns by heart sooner. Otherwise the token for that, which also pads,
-    is a row of zeros.
+    `can_end`: it can learn to end its answers, and learns by heart sooner. Otherwise the token for that, which also
+    pads, is a row of zeros.
     """
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = special + sorted(pre_tokenizers.ByteLevel.alphabet()) + [a + b for a, b in merges]
@@ -31,7 +33,7 @@ def write_tiny_model(folder: Path, merges: tuple[tuple[str, str], ...] = (), *, 
     names = {"bos_token": special[1], "eos_token": special[2], "pad_token": special[2], "unk_token": special[0]}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 2048, **names}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    (folder / "chat_template.jinja").write_text(CHATML)
+    (folder / "chat_template.jinja").write_text(template)
     (folder / "tunery.json").write_text(json.dumps({"source": f"path:{folder}", "layout": 1}))
     config = LlamaConfig(
         vocab_size=len(alphabet), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,

@@ -13,9 +13,8 @@ from openai import OpenAI
 
 from tests import node_clients
 from tests.api.conftest import BASE, NOW, SECRET, engine_url, tiny_adapter_dir  # noqa: F401  fixtures
-from tests.contract.tool_model import train
+from tests.contract.tool_model import train, write_base
 from tests.rows import fine_tuned_model
-from tests.tiny_model import write_tiny_model
 from tunery.api.app import create_app
 from tunery.api.context import Context
 from tunery.settings import Settings
@@ -88,7 +87,7 @@ def client(live: Live) -> Iterator[OpenAI]:
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One that can be taught to call tools."""
-    return write_tiny_model(tmp_path_factory.mktemp("tiny-model"), can_end=True)
+    return write_base(tmp_path_factory.mktemp("tiny-model"))
 
 
 def add_model(live: Live, name: str, adapter: Path) -> None:

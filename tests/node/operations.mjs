@@ -255,7 +255,7 @@ const operations = {
       instructions: 'Say where parcels are.',
       tools: [{ type: 'function', name: 'track_parcel', description: 'Tells where a parcel is.', parameters: PARCEL }],
     };
-    for (const letter of 'QZKV') {
+    for (const letter of 'QZ') {
       const question = { role: 'user', content: `Where is parcel ${letter}?` };
       const first = await client.responses.create({ ...asked, input: [question] });
       const [call] = first.output;
