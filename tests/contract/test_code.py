@@ -45,9 +45,9 @@ def with_key(program: str) -> str:
 
 
 def run(command: list[str], **environment: str) -> str:
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.removesuffix("\n")
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().removesuffix("\n")  # a carriage return is what the model said
 
 
 def text_of(answer: dict) -> str:
