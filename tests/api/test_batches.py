@@ -21,12 +21,14 @@ from tunery.api.batches import lines, runner
 from tunery.api.batches.runner import BatchRunner
 from tunery.api.context import Context
 from tunery.domain.batches import WINDOW_S
+from tunery.domain.errors import text_of
 from tunery.jobs.identity import this_worker
 from tunery.metering.prices import PriceTable
 from tunery.notify.dispatcher import Dispatcher
 from tunery.store import tables
 from tunery.store.database import read, write
 from tunery.store.expiry import remove_expired
+from tunery.texts import reference, say, translator
 
 CHAT = "/v1/chat/completions"
 ENDED = ("completed", "failed", "expired", "cancelled")
@@ -162,6 +164,7 @@ def test_what_one_request_is_refused_for_is_its_own_line_of_the_error_file(api: 
         live = api.client.post(CHAT, json=chat(1, **{name: value})["body"])
         assert (line["response"]["status_code"], line["error"]) == (live.status_code, None), name
         assert line["response"]["body"] == live.json(), name
+        assert line["text"] == text_of(live.headers) is not None, name
     assert len([row for row in bills(api) if row.is_batch]) == 1
 
 
@@ -197,7 +200,8 @@ def test_faults_of_content_fail_the_batch_with_the_line(api: Api, name: str) -> 
     batch = worked(api, create(api, as_file(requests)))
     assert batch["status"] == "failed"
     assert [(error["code"], error["line"]) for error in batch["errors"]["data"]] == [(code, line)], batch["errors"]
-    assert batch["errors"]["data"][0]["message"]
+    (error,) = batch["errors"]["data"]
+    assert error["message"] == translator("en").word(error, "message") != translator("ja").word(error, "message")
     assert (batch["output_file_id"], batch["error_file_id"], bills(api)) == (None, None, [])
     assert batch["failed_at"] is not None and batch["in_progress_at"] is None
 
@@ -324,7 +328,9 @@ def delivered(api: Api, batch: dict[str, Any], code: str, number: int = 40) -> l
     answers, failed = content(api, batch["output_file_id"]), content(api, batch["error_file_id"])
     told = [line["custom_id"] for line in answers + failed]
     assert sorted(told) == sorted(f"request-{each}" for each in range(number))
-    assert {line["error"]["code"] for line in failed if line["response"] is None} <= {code}
+    left_out = [line for line in failed if line["response"] is None]
+    assert {line["error"]["code"] for line in left_out} <= {code}
+    assert all(line["text"] == reference(say(line["text"]["key"])) for line in left_out)
     rows = {row.request_id: row.output_tokens for row in bills(api)}
     assert rows == {
         line["response"]["request_id"]: line["response"]["body"]["usage"]["completion_tokens"] for line in answers
@@ -401,6 +407,39 @@ def test_a_worker_whose_machine_slept_goes_on_with_its_batch(api: Api) -> None:
         ended = until(api, batch, *ENDED)
     assert (ended["status"], ended["request_counts"]["completed"]) == ("completed", 40)
     assert delivered(api, ended, "") == []
+
+
+@pytest.mark.parametrize("kind", ["answers", "failures", "both", "cancelled"])
+def test_a_worker_that_fails_before_the_end_leaves_no_bytes_without_a_file(
+    api: Api, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(runner, "RETRY_S", 0.02)
+    ends = list[str]()
+
+    def announce(_: Any, __: str, topic: str, ___: str, **____: Any) -> None:
+        """The files are written and the transaction that ends the batch is not committed: three times."""
+        ends.append(topic)
+        if len(ends) <= 3:
+            seen = get(api, batch)
+            assert (seen["output_file_id"], seen["error_file_id"]) == (None, None)
+            raise OSError("no space left on device")
+
+    monkeypatch.setattr(runner, "announce", announce)
+    if kind == "cancelled":
+        batch = long_batch(api)
+        with worker(api.context):
+            in_work(api, batch)
+            api.client.post(f"/v1/batches/{batch['id']}/cancel")
+            ended = until(api, batch, *ENDED)
+    else:
+        wanted = {"answers": [{}], "failures": [{"temperature": 9}], "both": [{}, {"temperature": 9}]}[kind]
+        batch = create(api, as_file([chat(number, **values) for number, values in enumerate(wanted)]))
+        ended = worked(api, batch)
+    assert len(ends) == 4
+    named = [id for id in (ended["input_file_id"], ended["output_file_id"], ended["error_file_id"]) if id]
+    assert len(named) == (3 if kind in ("both", "cancelled") else 2)
+    assert set(api.context.blobs.list("files")) == {f"files/{id}" for id in named}
+    assert all(content(api, id) for id in named)
 
 
 def test_the_end_of_a_batch_is_told_to_webhooks_that_the_sdk_verifies(

@@ -18,11 +18,14 @@ from tests.dashboard.stand import Stand
 from tests.dashboard.test_pages import num_looks
 from tests.dashboard.test_stored import MARKUP, WORD, check_page
 from tests.rows import store_batch
+from tunery.api.batches.lines import problem
+from tunery.dashboard.batches.batch import why
 from tunery.domain.batches import Batch, BatchStatus
 from tunery.domain.tenants import Role
 from tunery.store import tables
 from tunery.store.blobs import Blobs
 from tunery.store.database import write
+from tunery.texts import reference, say, translator
 
 FAILED = (chat_pair("Bad?", "")[0], "The temperature is too high.")
 RUNNING = {"status": BatchStatus.IN_PROGRESS, "output_file_id": None, "error_file_id": None}
@@ -140,10 +143,13 @@ def test_what_is_wrong_with_a_file_is_told_by_line(visitor: Visitor, stand: Stan
     project, key = stand.new_project("bad batch")
     errors = [{"code": "x", "message": f"{MARKUP} is no url.", "param": "url", "line": 1_234}]
     errors.append({"code": "x", "message": "It is empty.", "param": None, "line": None})
+    errors.append({**problem("x", say("error.batch_empty")), "message": "An older sentence."})
     batch = keep(stand, project, FAILED, status=BatchStatus.FAILED, errors=errors, error_file_id=None)
     visitor.sign_in(key)
     page = visitor.go(f"/batches/{batch.id}")
-    expect(page.locator(".problems li")).to_have_text([f"Line 1,234: {MARKUP} is no url.", "It is empty."])
+    expect(page.locator(".problems li")).to_have_text(
+        [f"Line 1,234: {MARKUP} is no url.", "It is empty.", say("error.batch_empty")]
+    )
 
 
 def test_embeddings_and_readers_make_no_dataset(visitor: Visitor, stand: Stand) -> None:
@@ -159,6 +165,18 @@ def test_embeddings_and_readers_make_no_dataset(visitor: Visitor, stand: Stand) 
     expect(page.locator(".q-notification")).to_contain_text("Your key may not do this")
     visitor.page.goto(f"{stand.url}/dashboard/batches/batch_none")
     expect(page.locator("#main")).to_contain_text("batch_none")
+
+
+@pytest.mark.parametrize("ended", ["cancelled", "expired", "failed"])
+def test_why_a_request_failed_is_said_in_the_readers_language(ended: str) -> None:
+    message, faulty = say(f"error.batch_ended.{ended}"), say("error.batch_custom_id", most=512)
+    line = {"error": {"code": f"batch_{ended}", "message": message}, "text": reference(message)}
+    refused = {"response": {"status_code": 400, "body": {"error": {"message": faulty}}}, "text": reference(faulty)}
+    for language in ("en", "ja"):
+        t = translator(language)
+        assert why(line, t) == f"batch_{ended} · {t(message.key)}"
+        assert why(refused, t) == f"400 · {t(faulty.key, most=512)}"
+    assert why({"error": {"message": "Of an older server."}}, translator("ja")) == "Of an older server."
 
 
 def ugly(stand: Stand, project: str) -> Batch:

@@ -1,7 +1,6 @@
 """`tunery batches`: files of requests, answered at half the price when the engine has time."""
 
 import json
-import sys
 import time
 from itertools import islice
 from pathlib import Path
@@ -11,7 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from tunery.cli.connection import CommandFailed, client_of, post_own
-from tunery.cli.files import file_id_of, local_path, tell_dataset
+from tunery.cli.files import copied, file_id_of, local_path, tell_dataset
 from tunery.cli.output import (
     Bar,
     Json,
@@ -121,13 +120,9 @@ def results(
     if file_id is None:
         what = "failed requests" if errors else "answers"
         raise CommandFailed(f"There are no {what} of {batch.id}, which is {batch.status}.")
-    content = client.files.content(file_id).read()
-    if to is None:
-        sys.stdout.buffer.write(content)
-        return
-    to.write_bytes(content)
-    num_lines = content.count(b"\n")
-    notes.print(f"{to} ({num_lines:,} lines)")
+    num_lines = sum(piece.count(b"\n") for piece in copied(client, file_id, to))
+    if to is not None:
+        notes.print(f"{to} ({num_lines:,} lines)")
 
 
 @app.command()

@@ -2,14 +2,17 @@
 
 import base64
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
 import typer
 
-from tunery.cli.connection import client_of, post_own
+from tunery import atomic
+from tunery.cli.connection import CommandFailed, client_of, post_own
 from tunery.cli.output import Json, Limit, console, emit_json, facts, notes, pairs, status, table, tell, when
 from tunery.texts.amounts import size
 
@@ -121,14 +124,39 @@ def download(
 ) -> None:
     """Download a file's content. Result files come as readable CSV."""
     client = client_of(ctx)
-    content = client.files.content(file_id).read()
-    if not raw and client.files.retrieve(file_id).purpose == "fine-tune-results":
-        content = base64.b64decode(content)
+    is_encoded = not raw and client.files.retrieve(file_id).purpose == "fine-tune-results"
+    num_bytes = sum(len(piece) for piece in copied(client, file_id, to, is_encoded=is_encoded))
+    if to is not None:
+        notes.print(f"{to} ({size(num_bytes)})")
+
+
+def copied(client: "OpenAI", file_id: str, to: Path | None, *, is_encoded: bool = False) -> Iterator[bytes]:
+    """The pieces of a file's content, each once it is written: to `to`, which is whole or as it was, or to standard
+    output. `is_encoded`: what comes is base64, of a small file."""
+    with client.files.with_streaming_response.content(file_id) as content, _open(to) as out:
+        pieces = _arriving(content.iter_bytes())
+        for piece in [base64.b64decode(b"".join(pieces))] if is_encoded else pieces:
+            out.write(piece)
+            yield piece
+
+
+def _arriving(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    try:
+        yield from pieces
+    except Exception as exc:  # of the library below the SDK, which is httpx or another
+        raise CommandFailed("The server went away in the middle of the file. Run the command again.") from exc
+
+
+@contextmanager
+def _open(to: Path | None) -> Iterator[BinaryIO]:
     if to is None:
-        sys.stdout.buffer.write(content)
-        return
-    to.write_bytes(content)
-    notes.print(f"{to} ({size(len(content))})")
+        yield sys.stdout.buffer
+    elif to.exists() and not to.is_file():  # such as /dev/null, which is to stay what it is
+        with to.open("wb") as out:
+            yield out
+    else:
+        with atomic.replacing(to.resolve()) as part, part.open("wb") as out:
+            yield out
 
 
 @app.command()

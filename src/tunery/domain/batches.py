@@ -42,7 +42,7 @@ class Batch:
     metadata: dict[str, str] | None = None
     model: str | None = None  # what answers: the snapshot or fine-tune that the requests' name stands for
     errors: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    output_file_id: str | None = None
+    output_file_id: str | None = None  # of an unfinished one: under which its file is being written
     error_file_id: str | None = None
     in_progress_at: int | None = None
     finalizing_at: int | None = None

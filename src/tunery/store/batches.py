@@ -135,9 +135,9 @@ def end_batch(
         status = BatchStatus.CANCELLED
     values: Json = {"status": status, f"{status}_at": int(now), "errors": errors or [], **NO_WORKER}
     for name, file in (("output_file_id", output), ("error_file_id", error)):
+        values[name] = None if file is None else file.id
         if file is not None:
             insert_file(conn, file)
-            values[name] = file.id
     row = update_row(conn, batches, *mine, **values)
     conn.execute(delete(batch_results).where(batch_results.c.batch_id == batch_id))
     return None if row is None else _to_batch(row)

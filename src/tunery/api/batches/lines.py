@@ -16,7 +16,7 @@ from tunery.api.responses.schemas import ResponseRequest
 from tunery.domain.batches import MAX_INPUT_BYTES, MAX_REQUESTS
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.json_body import as_list, as_object, read_json
-from tunery.texts import say
+from tunery.texts import say, with_texts
 
 Json = dict[str, Any]
 
@@ -67,7 +67,7 @@ class Input:
 
 
 def problem(code: str, message: str, *, line: int | None = None, param: str | None = None) -> Json:
-    return {"code": code, "message": message, "param": param, "line": line}
+    return with_texts({"code": code, "message": message, "param": param, "line": line})
 
 
 def examine(path: Path, endpoint: str) -> Input:

@@ -14,7 +14,7 @@ from tunery.api.paging import After, CursorListing, Limit, Resource
 from tunery.api.responses.schemas import Metadata
 from tunery.api.routing import Router
 from tunery.api.uploads import ExpiresAfter
-from tunery.domain.batches import OUTPUT_LIFETIME_S, WINDOW_S, Batch, BatchStatus
+from tunery.domain.batches import OUTPUT_LIFETIME_S, UNFINISHED, WINDOW_S, Batch, BatchStatus
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.files import FilePurpose
 from tunery.domain.ids import new_id
@@ -43,6 +43,7 @@ class BatchErrorOut(BaseModel):
     message: str
     param: str | None = None
     line: int | None = Field(None, description="Of the input file, from 1.")
+    texts: dict[str, Any] = Field({}, description="Beside OpenAI's fields: the message's `key` and `params`.")
 
 
 class BatchErrors(BaseModel):
@@ -98,8 +99,10 @@ class BatchObject(Resource):
 
 
 def wire_batch(batch: Batch) -> BatchObject:
+    unwritten = {"output_file_id": None, "error_file_id": None} if batch.status in UNFINISHED else {}
     values: dict[str, Any] = {
         **vars(batch),
+        **unwritten,
         "metadata": batch.metadata or {},  # an object always: instructor's lists of batches take no null
         "errors": BatchErrors(data=[BatchErrorOut(**each) for each in batch.errors]) if batch.errors else None,
         "request_counts": RequestCounts(

@@ -38,7 +38,7 @@ from tunery.metering.meter import Admission
 from tunery.notify.announce import announce
 from tunery.store import batches, files, tenants
 from tunery.store.database import read, write
-from tunery.texts import say
+from tunery.texts import Reference, reference, say
 from tunery.wire.validation import from_problems
 
 log = logging.getLogger(__name__)
@@ -268,20 +268,21 @@ class _Work:
         num_faults = 0
         while True:
             ids, admission = RequestIds(new_id("request"), f"{self._batch.id} {place.line}"), None
+            text: Reference | None = None
             try:
                 status = 200
                 admission, body = await answer(self._context, self._caller, ids, self._batch.endpoint, request["body"])
             except Exception as exc:
                 num_faults += not _is_away(exc)
                 error = exc if isinstance(exc, TuneryError) else unexpected(ids.server)
-                status, body = error.status, error.body()
+                status, body, text = error.status, error.body(), error.text
                 if _is_away(exc) or (status >= 500 and num_faults < MAX_FAULTS):
                     log.warning("line %d of %s is asked again: %r", place.line, self._batch.id, exc)
                     await asyncio.sleep(RETRY_S)
                     if self._end is not None:
                         return
                     continue
-            result = _result(place, request["custom_id"], ids, status, body)
+            result = _result(place, request["custom_id"], ids, status, body, text)
             return await self._keep(result, admission)
 
     async def _keep(self, result: BatchResult, admission: Admission | None) -> None:
@@ -309,15 +310,15 @@ class _Work:
         status, errors = self._end or (BatchStatus.COMPLETED, [])
         made: dict[str, File | None] = {}
         if batch.in_progress_at is not None:
-            if status is BatchStatus.COMPLETED:
-                with write(context.database) as conn:
-                    batches.advance(conn, batch.id, self._worker_id, BatchStatus.FINALIZING, context.clock())
+            ids = self._begin_files(status)
+            if ids is None:
+                return
             with read(context.database) as conn:
                 answered = batches.answered_lines(conn, batch.id)
                 left = [place for place in given.places if place.line not in answered]
                 failed = chain(batches.results(conn, batch.id, is_failed=True), _not_asked(given, left, status))
-                made["output"] = self._file("output", batches.results(conn, batch.id, is_failed=False))
-                made["error"] = self._file("error", failed)
+                made["output"] = self._file("output", ids[0], batches.results(conn, batch.id, is_failed=False))
+                made["error"] = self._file("error", ids[1], failed)
         now = context.clock()
         with write(context.database) as conn:
             ended = batches.end_batch(conn, batch.id, self._worker_id, status, now, errors=errors, **made)
@@ -327,12 +328,29 @@ class _Work:
             for file in filter(None, made.values()):
                 context.blobs.delete(file.blob)
 
-    def _file(self, kind: str, found: Iterable[BatchResult]) -> File | None:
+    def _begin_files(self, status: BatchStatus) -> tuple[str, str] | None:
+        """The ids of output and error file, which the batch notes before they have bytes: whoever comes after a worker
+        that died on the way to the end removes what that had written. None: another worker ends it."""
+        context, batch, ids = self._context, self._batch, (new_id("file"), new_id("file"))
+        now = context.clock()
+        with write(context.database) as conn:
+            if status is BatchStatus.COMPLETED:
+                batches.advance(conn, batch.id, self._worker_id, BatchStatus.FINALIZING, now)
+            before = batches.get_batch(conn, batch.id, batch.project_id)
+            until = now + context.settings.lease_s
+            values = {"output_file_id": ids[0], "error_file_id": ids[1]}
+            if batches.renew(conn, batch.id, self._worker_id, until=until, **values) is None:
+                return None
+        for left in filter(None, (before.output_file_id, before.error_file_id)):
+            context.blobs.delete(blob_path(left))
+        return ids
+
+    def _file(self, kind: str, file_id: str, found: Iterable[BatchResult]) -> File | None:
         """Its bytes are in the blobs, not yet its row. None: nothing would be in it."""
         first = next(rows := iter(found), None)
         if first is None:
             return None
-        batch, file_id, now = self._batch, new_id("file"), self._context.now()
+        batch, now = self._batch, self._context.now()
         counted = _Counted(chain([first], rows))
         info = self._context.blobs.put(blob_path(file_id), counted)
         return File(
@@ -389,15 +407,18 @@ def _is_away(exc: Exception) -> bool:
     return isinstance(exc, Unavailable | SQLAlchemyError)
 
 
-def _result(place: Place, custom_id: str, ids: RequestIds, status: int, body: Json) -> BatchResult:
+def _result(
+    place: Place, custom_id: str, ids: RequestIds, status: int, body: Json, text: Reference | None
+) -> BatchResult:
     response = {"status_code": status, "request_id": ids.server, "body": body}
-    content = _line(custom_id, response, None)
+    content = _line(custom_id, response, None, text)
     return BatchResult(place.line, content, is_failed=status != 200, **_tokens(body.get("usage") or {}))
 
 
-def _line(custom_id: str, response: Json | None, error: Json | None) -> str:
+def _line(custom_id: str, response: Json | None, error: Json | None, text: Reference | None) -> str:
+    """`text`: key and values of the error's message, which a live answer has in a header."""
     line = {"id": new_id("batch_request"), "custom_id": custom_id, "response": response, "error": error}
-    return orjson.dumps(line).decode()
+    return orjson.dumps(line | ({"text": text} if text else {})).decode()
 
 
 def _tokens(usage: Json) -> dict[str, int]:
@@ -414,5 +435,6 @@ def _not_asked(given: Input, left: list[Place], status: BatchStatus) -> Iterator
     """Of requests that a batch ended without."""
     for place in sorted(left, key=lambda place: place.line):
         custom_id = given.request(place)["custom_id"]
-        error = {"code": f"batch_{status}", "message": say(f"error.batch_ended.{status}")}
-        yield BatchResult(place.line, _line(custom_id, None, error), is_failed=True)
+        message = say(f"error.batch_ended.{status}")
+        error = {"code": f"batch_{status}", "message": message}
+        yield BatchResult(place.line, _line(custom_id, None, error, reference(message)), is_failed=True)

@@ -16,6 +16,7 @@ from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.connection import Failure
 from tunery.dashboard.visit import BASE, Visit
 from tunery.domain.json_body import as_object
+from tunery.texts import Translator
 
 MAX_FAILED = 50  # lines that are shown
 MAX_WHY = 1_000  # characters of one
@@ -88,7 +89,10 @@ class BatchPage:
         line = Markup('<li>{}<span class="wrap">{}</span></li>')
         found = (self.batch.errors.data if self.batch.errors else None) or []
         lines = [
-            line.format(f"{self.t('batches.line', n=f'{each.line:,}')} " if each.line else "", each.message or "")
+            line.format(
+                f"{self.t('batches.line', n=f'{each.line:,}')} " if each.line else "",
+                self.t.word(each.model_dump(), "message"),
+            )
             for each in found
         ]
         return Markup('<ul class="problems">{}</ul>').format(Markup("").join(lines)) if lines else Markup()
@@ -115,7 +119,7 @@ class BatchPage:
             return
         shown = lines[:MAX_FAILED]
         rows = [
-            Row(str(n), [html.code(str(line.get("custom_id"))), html.model_name(why(line))])
+            Row(str(n), [html.code(str(line.get("custom_id"))), html.model_name(why(line, self.t))])
             for n, line in enumerate(shown)
         ]
         self.failed.update(rows)
@@ -167,9 +171,10 @@ async def first_lines(client: AsyncOpenAI, file_id: str, most: int) -> list[dict
     return found
 
 
-def why(line: dict[str, Any]) -> str:
-    """In the words of the answer, or of what ended the batch before the request was sent."""
+def why(line: dict[str, Any], t: Translator) -> str:
+    """What the answer says, or what ended the batch before the request was sent."""
     response = as_object(line.get("response"))
     error = as_object(line.get("error") or as_object(response.get("body")).get("error"))
-    known = (response.get("status_code"), error.get("code"), error.get("message"))
+    message = t.reword(str(error.get("message") or ""), line.get("text"))
+    known = (response.get("status_code"), error.get("code"), message)
     return " · ".join(str(part) for part in known if part)[:MAX_WHY]
