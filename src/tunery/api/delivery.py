@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import aclosing, closing
 from functools import partial
+from itertools import takewhile
 from typing import Any, TypeVar
 
 import orjson
@@ -141,7 +142,7 @@ class Stream:
     """The events of an answer on their way from its task to the client."""
 
     def __init__(self) -> None:
-        self.is_left = False
+        self.is_left, self._is_over = False, False
         self._waiting: asyncio.Queue[bytes | None] = asyncio.Queue(AHEAD)
 
     async def pump(self, events: AsyncGenerator[bytes]) -> None:
@@ -156,8 +157,16 @@ class Stream:
                 await self._waiting.put(None)
 
     async def take(self) -> bytes | None:
-        """The next event; None after the last one, or where the task failed."""
-        return await self._waiting.get()
+        """The next events in one piece, as many as wait: to send costs more than to join. None after the last one, or
+        where the task failed."""
+        if self._is_over:
+            return None
+        some = [await self._waiting.get()]
+        while not self._waiting.empty():
+            some.append(self._waiting.get_nowait())
+        self._is_over = None in some
+        events = takewhile(lambda event: event is not None, some)
+        return b"".join(filter(None, events)) or None
 
     def leave(self) -> None:
         self.is_left = True

@@ -41,7 +41,12 @@ PREFIXES = {
 
 
 def random_text(length: int) -> str:
-    return "".join(secrets.choice(ALPHABET) for _ in range(length))
+    """Each as likely as any other. One draw for all of them: the system is asked once."""
+    number, text = secrets.randbelow(len(ALPHABET) ** length), ""
+    for _ in range(length):
+        number, index = divmod(number, len(ALPHABET))
+        text += ALPHABET[index]
+    return text
 
 
 def new_id(kind: str) -> str:

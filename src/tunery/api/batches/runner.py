@@ -121,6 +121,8 @@ class _Work:
         self._folder = context.settings.home / "work" / batch.id
         self._end: tuple[BatchStatus, list[Json]] | None = None  # how it ends, unless it is completed
         self._ended_at = inf
+        self._lease = threading.Lock()  # a look may still be on its way, in its thread, when the batch is let go
+        self._is_let_go = False
 
     async def run(self) -> None:
         working = asyncio.create_task(self._carry_out())
@@ -139,7 +141,8 @@ class _Work:
     def _let_go(self) -> None:
         """A batch that has ended has no lease, and one that has not may be taken at once."""
         shutil.rmtree(self._folder, ignore_errors=True)
-        with write(self._context.database) as conn:
+        with self._lease, write(self._context.database) as conn:
+            self._is_let_go = True
             batches.renew(conn, self._batch.id, self._worker_id, until=0)
 
     async def _carry_out(self) -> None:
@@ -172,9 +175,9 @@ class _Work:
     def _look(self) -> bool:
         """Renews the lease; False when it is lost. Notices a cancel, the end of the window, and that of the right."""
         context, now = self._context, self._context.clock()
-        with write(context.database) as conn:
+        with self._lease, write(context.database) as conn:
             until = now + context.settings.lease_s
-            found = batches.renew(conn, self._batch.id, self._worker_id, until=until)
+            found = None if self._is_let_go else batches.renew(conn, self._batch.id, self._worker_id, until=until)
             if found is None:
                 return False
             self._batch = found
