@@ -41,6 +41,7 @@ def test_help_names_every_command(home: Path) -> None:
         "demo",
         "files",
         "jobs",
+        "improve",
         "batches",
         "models",
         "chat",

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from tests.migrate.reports import TARIFFS, answers, report, without_expected
+from tunery.domain.intervals import bootstrap
 from tunery.migrate.capture import ModelAnswer
-from tunery.migrate.compare import MAX_COMPARED, bootstrap, decide, is_exact_task, similarity, summarise
+from tunery.migrate.compare import MAX_COMPARED, decide, is_exact_task, similarity, summarise
 from tunery.migrate.report import make_report, to_html
 
 

@@ -1,7 +1,6 @@
 """Asks base and tuned model the same questions: the answers, and the prompt tokens that each way costs."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,18 +11,12 @@ from rich.text import Text
 from tunery.cli.output import styled
 from tunery.cli.tasks import Message, Question, Task
 from tunery.domain.answers import is_exact
+from tunery.improve.asking import Answer, ask_all
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
 TABLE_WIDTH = 100
-STREAMS = 8  # questions asked at once: the engine computes them in one batch
-
-
-@dataclass(frozen=True)
-class Answer:
-    text: str
-    prompt_tokens: int
 
 
 @dataclass(frozen=True)
@@ -38,24 +31,9 @@ class Score:
         return 100 * self.correct / self.asked
 
 
-def ask_all(client: "OpenAI", model: str, task: Task, prompt: Callable[[Question], list[Message]]) -> list[Answer]:
+def ask_task(client: "OpenAI", model: str, task: Task, prompt: Callable[[Question], list[Message]]) -> list[Answer]:
     """The most likely answers, in the order of the questions."""
-
-    def ask(question: Question) -> Answer:
-        completion = client.chat.completions.create(
-            model=model,
-            messages=prompt(question),  # type: ignore[arg-type]
-            temperature=0,
-            max_completion_tokens=task.max_tokens,
-        )
-        assert completion.usage is not None
-        return Answer((completion.choices[0].message.content or "").strip(), completion.usage.prompt_tokens)
-
-    pool = ThreadPoolExecutor(STREAMS)
-    try:
-        return list(pool.map(ask, task.questions))
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for answers that are under way
+    return ask_all(client, model, [prompt(question) for question in task.questions], task.max_tokens)
 
 
 def score(way: str, task: Task, answers: list[Answer]) -> Score:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunery.cli.comparison import ask_all, saving, score, score_table, side_by_side
+from tunery.cli.comparison import ask_task, saving, score, score_table, side_by_side
 from tunery.cli.connection import client_to, tell_weights
 from tunery.cli.output import console, duration, styled
 from tunery.cli.serve import interruptible, prepared, start
@@ -82,12 +82,12 @@ def run_loop(client: "OpenAI", task: Task) -> str:
 
 
 def compare(client: "OpenAI", task: Task, tuned: str) -> None:
-    few = ask_all(client, BASE, task, Question.few_shot)
-    after = ask_all(client, tuned, task, Question.zero_shot)
+    few = ask_task(client, BASE, task, Question.few_shot)
+    after = ask_task(client, tuned, task, Question.zero_shot)
     if all(question.expected is None for question in task.questions):
         console.print(side_by_side(task, few, after))
     else:
-        zero = ask_all(client, BASE, task, Question.zero_shot)
+        zero = ask_task(client, BASE, task, Question.zero_shot)
         scores = [
             score("base model, zero-shot", task, zero),
             score("base model, few-shot", task, few),

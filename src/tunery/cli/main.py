@@ -10,7 +10,22 @@ from typing import Annotated
 import typer
 
 from tunery import __version__
-from tunery.cli import batches, chat, data, demo, doctor, files, jobs, keys, migrate, models, serve, usage, weights
+from tunery.cli import (
+    batches,
+    chat,
+    data,
+    demo,
+    doctor,
+    files,
+    improve,
+    jobs,
+    keys,
+    migrate,
+    models,
+    serve,
+    usage,
+    weights,
+)
 from tunery.cli.connection import CommandFailed, Connection
 from tunery.cli.output import notes, styled
 
@@ -49,6 +64,7 @@ app.command()(demo.demo)
 app.command()(doctor.doctor)
 app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
+app.command()(improve.improve)
 app.add_typer(batches.app, name="batches")
 app.add_typer(data.app, name="data")
 models.app.command()(weights.export)

@@ -7,19 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, FiniteFloat
 from pydantic.dataclasses import dataclass
 
+from tunery.domain.intervals import Interval
+
 YEAR_2200 = 7_258_118_400
 
 Verdict = Literal["yes", "no", "not enough data"]
 Measure = Literal["exact", "similarity", "agreement"]  # what a row's score is
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
-
-
-@dataclass(frozen=True)
-class Interval:
-    mean: FiniteFloat
-    low: FiniteFloat  # 2.5 %
-    high: FiniteFloat  # 97.5 %
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ import numpy as np
 from rapidfuzz.fuzz import ratio
 
 from tunery.domain.answers import is_exact, normalise
-from tunery.domain.parity import Decision, Interval, Measure, ModelSummary
+from tunery.domain.intervals import bootstrap
+from tunery.domain.parity import Decision, Measure, ModelSummary
 from tunery.migrate.capture import ModelAnswer
 
 MIN_ROWS = 30  # below this a 95 % interval of a hit rate is wider than ±15 points: nothing can be said
 MARGIN = 0.05  # how much worse, in points of the score, still counts as "as good"
 AGREEMENT_MARGIN = 0.2  # without expected answers: wordings of one answer are seldom more than 80 % alike
-RESAMPLES = 4000
 MAX_COMPARED = 20_000  # characters of an answer, some 4,000 words: a pair takes milliseconds
 SHORT_ANSWER_WORDS = 6  # labels, numbers, names: only an exact answer is right
 
@@ -66,17 +66,6 @@ def score_rows(answers: Sequence[ModelAnswer], reference: Sequence[ModelAnswer])
         else:
             scores.append(similarity(answer.text, wanted))
     return np.array(scores)
-
-
-def bootstrap(values: np.ndarray, *, seed: int = 0) -> Interval:
-    """Percentile bootstrap of the mean (Efron 1979), rows drawn with replacement. values [N]."""
-    if not len(values):
-        return Interval(0.0, 0.0, 0.0)
-    generator, count = np.random.default_rng(seed), len(values)
-    # One resample at a time: all at once take gigabytes for a hundred thousand rows.
-    means = [values[generator.integers(0, count, count)].mean() for _ in range(RESAMPLES)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(float(values.mean()), float(low), float(high))
 
 
 def summarise(answers: Sequence[ModelAnswer], old: Sequence[ModelAnswer]) -> ModelSummary:

@@ -10,7 +10,8 @@ from tunery.dashboard.components.table import Cell, Column, Row, Table
 from tunery.dashboard.move.page import VERDICTS, command
 from tunery.dashboard.move.reader import NotAReport, read_part
 from tunery.dashboard.visit import BASE, Visit
-from tunery.domain.parity import Interval, ModelSummary, Money, Parity, ParityRow, RowAnswer
+from tunery.domain.intervals import Interval
+from tunery.domain.parity import ModelSummary, Money, Parity, ParityRow, RowAnswer
 from tunery.texts import Translator
 
 PAGE = 20

@@ -1,0 +1,155 @@
+"""Which rows are bad? Rows whose answer is unlikely to models that were trained on the others, what those say instead,
+and rows that ask nearly the same and answer otherwise.
+
+A job knows its wrong answers by heart after two or three epochs (docs/improve.md has the figures), so it cannot be
+asked about its own rows. Two jobs on a half of them each can: each judges the rows that it has not seen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from tunery.chat.examples import Example, Message
+from tunery.datasets.answers import said
+from tunery.datasets.conversations import as_conversation
+from tunery.datasets.features import read_features
+from tunery.datasets.similarity import NearIndex, sign
+from tunery.domain.answers import is_exact
+from tunery.domain.errors import InvalidRequest
+from tunery.improve.asking import Likelihood, Row, ask_all, examples_of, in_parallel, likelihood, readable_rows
+from tunery.improve.jobs import MIN_ROWS, Part, Server, Subject, ended, files_of, halves, make
+
+SHORT_ANSWER_TOKENS = 8  # up to here an answer is a label: all of it is right or wrong
+MOST_TOKENS = 32  # of the model's own answer, which is asked where answers are short
+EXCERPT = 200
+
+
+@dataclass(frozen=True)
+class Doubt:
+    line: int  # of the training file, 1-based
+    question: str
+    answer: str
+    likelihood: float  # 0..1: of the answer; of a long one of a token of it; of a pair that the better is preferred
+    own_answer: str | None  # what the model says itself; None where it was not asked
+    own_likelihood: float | None
+    near: int | None  # a line that asks the same or nearly so, and answers otherwise
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether the model that has not seen the row says something else."""
+        return self.own_answer is not None and not is_exact(self.own_answer, self.answer)
+
+
+@dataclass(frozen=True)
+class Doubts:
+    num_rows: int  # that were judged
+    rows: list[Doubt]  # the most doubtful first
+
+
+def plan(subject: Subject) -> list[Part]:
+    """Two halves; those of a learning curve, where that is of all rows too. Raises InvalidRequest where a half is too
+    small for a job."""
+    if len(subject.rows) < 2 * MIN_ROWS:
+        raise InvalidRequest(
+            f"Rows are judged by jobs on the other half of them, which takes {2 * MIN_ROWS} rows; there are "
+            f"{len(subject.rows)}."
+        )
+    of_all = "" if subject.job.validation_file else " of all"
+    return [Part(f"half {n}{of_all}", rows) for n, rows in enumerate(halves(len(subject.rows)), 1)]
+
+
+def num_tokens(subject: Subject) -> int:
+    """Of the questions that `read` asks, about."""
+    return round(subject.tokens_a_row * len(subject.rows))
+
+
+def start(subject: Subject) -> list[str]:
+    """Makes what is not there yet. The ids of all jobs, in the order of `plan`."""
+    files = files_of(subject.job)
+    return [make(subject, part, files, subject.rows).id for part in plan(subject)]
+
+
+def read(subject: Subject, job_ids: Sequence[str], *, most: int = 30) -> Doubts:
+    """The `most` doubtful rows. Of the jobs that `start` named, which have ended. Raises InvalidRequest where one did
+    not succeed, and where no row can be asked."""
+    models = [job.fine_tuned_model or "" for job in ended(subject.server, job_ids)]
+    learnt = [{subject.rows[position].number for position in part.rows or ()} for part in plan(subject)]
+    # The row that an odd number leaves over was seen by neither.
+    judge = {row.number: models[int(row.number in learnt[0])] for row in subject.rows}
+    if not (rows := readable_rows(subject.rows)):
+        raise InvalidRequest(f"{subject.job.training_file} holds no row with a question and an answer.")
+    scores, is_short = _scores(subject.server, judge, rows)
+    chosen = [int(index) for index in np.argsort(scores, kind="stable")[:most]]
+    own: dict[int, tuple[str, float]] = {}
+    if is_short and not any(row.worse or row.tools for row in rows):
+        own = _own_answers(subject.server, judge, [rows[index] for index in chosen])
+    near = contradicting_lines(subject)
+    return Doubts(
+        len(rows),
+        [
+            Doubt(
+                line=row.line,
+                question=said(row.messages[-1])[:EXCERPT],
+                answer=said(row.answer)[:EXCERPT],
+                likelihood=float(np.exp(scores[index])),
+                own_answer=own[row.line][0] if row.line in own else None,
+                own_likelihood=own[row.line][1] if row.line in own else None,
+                near=near.get(row.line),
+            )
+            for index in chosen
+            for row in [rows[index]]
+        ],
+    )
+
+
+def contradicting_lines(subject: Subject) -> dict[int, int]:
+    """Of rows that ask the same or nearly the same and answer otherwise, each with one of the others."""
+    index, first, answers, found = NearIndex(), dict[int, int](), dict[int, int](), dict[int, int]()
+    for example in examples_of(subject.rows):
+        features, line = read_features(example), example.line
+        asked = sign("\n".join(said(message) for message in _spoken(example)))
+        alike = {key for key, _ in index.near(asked)} | {first.setdefault(features.input_hash, line)}
+        answers[line] = features.answer_hash
+        for other in sorted(alike):
+            if answers[other] != features.answer_hash:
+                found.setdefault(line, other)
+                found.setdefault(other, line)
+        index.add(line, asked)
+    return found
+
+
+def _spoken(example: Example) -> list[Message]:
+    return [message for message in as_conversation(example).messages if message["role"] not in ("system", "developer")]
+
+
+def _scores(server: Server, judge: dict[int, str], rows: list[Row]) -> tuple[np.ndarray, bool]:
+    """Log-likelihoods [rows] by the model that judges each line, and whether the answers are short."""
+
+    def ask(row: Row) -> tuple[Likelihood, Likelihood | None]:
+        of = partial(likelihood, server, judge[row.line], row)
+        return of(), of(row.worse) if row.worse else None
+
+    found = in_parallel(ask, rows)
+    is_short = float(np.median([one.num_tokens for one, _ in found])) <= SHORT_ANSWER_TOKENS
+    alone = [one.logprob if is_short else one.mean for one, _ in found]  # of a long answer a token of it
+    pairs = [pair_score(one, worse) if worse else score for score, (one, worse) in zip(alone, found, strict=True)]
+    return np.array(pairs), is_short
+
+
+def pair_score(better: Likelihood, worse: Likelihood) -> float:
+    """The log-probability that of the two it is the better answer that is given."""
+    return float(-np.logaddexp(0, worse.logprob - better.logprob))
+
+
+def _own_answers(server: Server, judge: dict[int, str], rows: list[Row]) -> dict[int, tuple[str, float]]:
+    """By line: what the model that judges it says, and how likely it finds that."""
+
+    def ask(row: Row) -> tuple[str, float]:
+        (own,) = ask_all(server.client, judge[row.line], [row.messages], MOST_TOKENS)
+        return own.text, likelihood(
+            server, judge[row.line], row, {"role": "assistant", "content": own.text}
+        ).probability
+
+    return dict(zip([row.line for row in rows], in_parallel(ask, rows), strict=True))

@@ -1,0 +1,95 @@
+"""`tunery improve`: what a finished job says of a better one. The model is random and tiny, what it learns is real."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import BASE, Served
+from tests.e2e.test_estimate import ours
+
+pytestmark = pytest.mark.e2e
+
+KEYS = "pqrs"  # the last letter of a question decides on its label
+NUM_WRONG = 10
+
+
+def write_rows(path: Path, number: int, *, wrong: int = 0) -> list[int]:
+    """The lines whose label was changed on purpose."""
+    rng = random.Random(7)
+    labels = [KEYS[n % 4].upper() for n in range(number)]
+    changed = rng.sample(range(number), wrong)
+    for position in changed:
+        labels[position] = rng.choice([key.upper() for key in KEYS if key.upper() != labels[position]])
+    with path.open("w") as file:
+        for n, label in enumerate(labels):
+            question = "".join(rng.choice("abcdefgh") for _ in range(6)) + f" {KEYS[n % 4]}"
+            messages = [{"role": "user", "content": question}, {"role": "assistant", "content": label}]
+            file.write(json.dumps({"messages": messages}) + "\n")
+    return sorted(position + 1 for position in changed)
+
+
+def improve(served: Served, *arguments: str) -> Any:
+    done = served.tunery("improve", *arguments, "--json", timeout_s=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.timeout(900)
+def test_a_finished_job_is_improved_on(served: Served, tmp_path: Path) -> None:
+    training, held_back = tmp_path / "letters.jsonl", tmp_path / "held-back.jsonl"
+    wrong = write_rows(training, 120, wrong=NUM_WRONG)
+    write_rows(held_back, 40)
+    rate = ("--epochs", "3", "--batch-size", "4", "--learning-rate-multiplier", "45", "--seed", "1")
+    created = served.tunery("jobs", "create", str(training), "--validation", str(held_back), *rate, "--json")
+    job_id = json.loads(created.stdout)["id"]
+    early = served.tunery("improve", job_id)
+    assert (early.returncode, "only a job that has succeeded" in early.stderr) == (1, True)
+    assert served.tunery("jobs", "watch", job_id).returncode == 0
+    client = served.client()
+    job = client.fine_tuning.jobs.retrieve(job_id)
+
+    told = {entry["what"]: entry for entry in improve(served, job_id)}
+    assert {what: len(entry["jobs"]) for what, entry in told.items()} == {
+        "rows": 2,
+        "curve": 4,
+        "sweep": 3,
+        "prompt": 0,
+    }
+    assert all(entry["cost"] > 0 and 0 <= entry["min_s"] < entry["max_s"] for entry in told.values())
+    cost = ours(served).get(f"/tunery/v1/jobs/{job_id}").json()["cost"]
+    assert told["curve"]["cost"] == pytest.approx(1.5 * cost, rel=0.02)
+    declined = served.tunery("improve", job_id, "curve")
+    assert (declined.returncode, "give --yes" in declined.stderr) == (1, True)
+    assert "4 new jobs (quarter 1, quarter 2, half 1, half 2)" in declined.stderr
+    assert not made_for(client, job_id)
+
+    doubted = improve(served, job_id, "rows", "--yes")["rows"]
+    assert set(wrong) <= {doubt["line"] for doubt in doubted}
+    likely = [doubt["likelihood"] for doubt in doubted]
+    assert len(doubted) == 30 and likely == sorted(likely) and 0 < likely[0] < likely[-1] <= 1
+
+    curve = improve(served, job_id, "curve", "--yes")  # the halves are there
+    assert [part["num_rows"] for part in curve["parts"]] == [30, 30, 60, 60, 120]
+    assert curve["parts"][-1]["job_id"] == job_id
+    assert curve["expected"]["low"] < curve["expected"]["mean"] < curve["expected"]["high"]
+    made = made_for(client, job_id)
+    assert sorted(each.metadata["improve_part"] for each in made) == ["half 1", "half 2", "quarter 1", "quarter 2"]
+    for each in made:
+        assert (each.model, each.seed, each.validation_file) == (BASE, job.seed, job.validation_file)
+        assert each.hyperparameters == job.hyperparameters
+    assert sum(each.trained_tokens for each in made) == pytest.approx(1.5 * (job.trained_tokens or 0), rel=0.02)
+    again = served.tunery("improve", job_id, "curve", "--yes")
+    assert "No new jobs" in again.stderr and "Twice the rows" in again.stdout
+
+    prompts = improve(served, job_id, "prompt", "--yes")
+    assert prompts["num_rows"] == 40 and len(prompts["base"]) == 6
+    gain = prompts["tuned"]["correct"]["mean"] - prompts["base"][0]["correct"]["mean"]
+    assert prompts["difference"]["mean"] == pytest.approx(gain)
+    assert len(made_for(client, job_id)) == 4
+
+
+def made_for(client: Any, job_id: str) -> list[Any]:
+    return list(client.fine_tuning.jobs.list(metadata={"improve_of": job_id}))
