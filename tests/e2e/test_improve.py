@@ -40,7 +40,7 @@ def improve(served: Served, *arguments: str) -> Any:
 @pytest.mark.timeout(900)
 def test_a_finished_job_is_improved_on(served: Served, tmp_path: Path) -> None:
     training, held_back = tmp_path / "letters.jsonl", tmp_path / "held-back.jsonl"
-    wrong = write_rows(training, 120, wrong=NUM_WRONG)
+    wrong = write_rows(training, 240, wrong=NUM_WRONG)
     write_rows(held_back, 40)
     rate = ("--epochs", "3", "--batch-size", "4", "--learning-rate-multiplier", "45", "--seed", "1")
     created = served.tunery("jobs", "create", str(training), "--validation", str(held_back), *rate, "--json")
@@ -72,7 +72,7 @@ def test_a_finished_job_is_improved_on(served: Served, tmp_path: Path) -> None:
     assert len(doubted) == 30 and likely == sorted(likely) and 0 < likely[0] < likely[-1] <= 1
 
     curve = improve(served, job_id, "curve", "--yes")  # the halves are there
-    assert [part["num_rows"] for part in curve["parts"]] == [30, 30, 60, 60, 120]
+    assert [part["num_rows"] for part in curve["parts"]] == [60, 60, 120, 120, 240]
     assert curve["parts"][-1]["job_id"] == job_id
     assert curve["expected"]["low"] < curve["expected"]["mean"] < curve["expected"]["high"]
     made = made_for(client, job_id)
