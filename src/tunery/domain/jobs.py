@@ -10,6 +10,7 @@ from tunery.texts import Reference, reference
 
 Method = Literal["supervised", "dpo"]
 METHODS: tuple[Method, ...] = get_args(Method)
+EARLY_STOPPING = "early_stopping"  # a key of a job's metadata
 Level = Literal["info", "warn", "error"]
 EventType = Literal["message", "metrics"]
 

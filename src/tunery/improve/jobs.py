@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunery.datasets.lines import Line, read_lines
 from tunery.domain.errors import InvalidRequest
+from tunery.domain.jobs import EARLY_STOPPING
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -171,7 +172,9 @@ def make(subject: Subject, part: Part, files: Json, rows: Sequence[Line]) -> "Fi
 
 def _create(subject: Subject, part: Part, files: Json) -> "FineTuningJob":
     method = subject.recipe["method"]["type"]
-    metadata = {OF: subject.job.id, PART: part.name, **({"early_stopping": "true"} if part.stops_early else {})}
+    given = subject.job.metadata or {}
+    stopping = {EARLY_STOPPING: "true"} if part.stops_early else {k: v for k, v in given.items() if k == EARLY_STOPPING}
+    metadata = {OF: subject.job.id, PART: part.name, **stopping}
     body: Json = {
         **subject.recipe,
         **files,

@@ -12,7 +12,7 @@ from tunery.datasets.report import Role
 from tunery.domain.errors import NotFound
 from tunery.domain.hyperparameters import Hyperparameters, ResolvedHyperparameters, resolve
 from tunery.domain.job_details import SavedState
-from tunery.domain.jobs import FineTuningJob
+from tunery.domain.jobs import EARLY_STOPPING, FineTuningJob
 from tunery.jobs.resources import Resources
 from tunery.models.adapter_config import LoraConfig
 from tunery.models.catalog import CatalogModel
@@ -95,9 +95,6 @@ def fetch_file(resources: Resources, job: FineTuningJob, file_id: str, role: Rol
             param=f"{role}_file",
             code=f"invalid_{role}_file",
         ) from exc
-
-
-EARLY_STOPPING = "early_stopping"  # a key of the job's metadata
 
 
 @dataclass(frozen=True)
