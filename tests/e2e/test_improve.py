@@ -93,3 +93,30 @@ def test_a_finished_job_is_improved_on(served: Served, tmp_path: Path) -> None:
 
 def made_for(client: Any, job_id: str) -> list[Any]:
     return list(client.fine_tuning.jobs.list(metadata={"improve_of": job_id}))
+
+
+@pytest.mark.timeout(900)
+def test_a_job_without_a_validation_file_is_measured_on_rows_that_are_held_back(served: Served, tmp_path: Path) -> None:
+    write_rows(training := tmp_path / "letters.jsonl", 50)
+    options = ("--epochs", "1", "--batch-size", "4", "--learning-rate-multiplier", "20", "--watch", "--json")
+    created = served.tunery("jobs", "create", str(training), *options)
+    job_id = json.loads(created.stdout.strip().split("\n")[-1])["id"]
+    told = {entry["what"]: entry for entry in improve(served, job_id)}
+    assert told["rows"]["jobs"] == ["half 1 of all", "half 2 of all"]
+    assert told["prompt"]["jobs"] == ["all rows"] and told["curve"]["jobs"][0] == "all rows"
+
+    sweep = improve(served, job_id, "sweep", "--yes")
+    made = {each.metadata["improve_part"]: each for each in made_for(served.client(), job_id)}
+    assert set(made) == {"all rows", "learning rate 0.5", "learning rate 1", "learning rate 2"}
+    whole = made["all rows"]
+    assert (whole.hyperparameters.n_epochs, whole.metadata.get("early_stopping")) == (1, None)
+    for name, rate in (("0.5", 10), ("1", 20), ("2", 40)):
+        tried = made[f"learning rate {name}"]
+        assert (tried.training_file, tried.validation_file) == (whole.training_file, whole.validation_file)
+        assert (tried.hyperparameters.n_epochs, tried.hyperparameters.learning_rate_multiplier) == (2, rate)
+        assert tried.metadata["early_stopping"] == "true"
+    losses = [tried["best"]["loss"] for tried in sweep["tried"]]
+    assert losses == sorted(losses) and {each["job_id"] for each in sweep["tried"]} < set(sweep["jobs"])
+    assert sweep["as_it_was"]["model"] == whole.fine_tuned_model
+    gain = sweep["as_it_was"]["loss"] - losses[0]  # a token of all answers: here each has as many
+    assert sweep["difference"]["mean"] == pytest.approx(gain, abs=0.05)
