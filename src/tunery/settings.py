@@ -67,6 +67,7 @@ class Settings(BaseSettings):
     kept_state_days: float = Field(30, gt=0)  # how long a failed job can be resumed
     stored_response_days: float = Field(30, gt=0)  # how long responses can be retrieved and continued
     paused_status: Literal["paused", "queued", "running"] = "paused"  # how a paused job shows to old clients
+    evals_without_null: bool = False  # an empty error where a run has none, for clients that check OpenAI's types
     cached_token_rule: Literal["block", "openai"] = "block"  # openai: from 1,024 tokens in steps of 128
     wandb_api_key: SecretStr | None = None
     upstream_base_url: str = "https://api.openai.com/v1"  # where names that point at `openai:MODEL` are passed on to

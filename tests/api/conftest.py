@@ -9,19 +9,20 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from tests.engine_process import start_engine
 from tests.rows import fine_tuned_model
 from tunery.api.app import create_app
 from tunery.api.context import Context
+from tunery.domain.evals import OutputItem
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.domain.models import FineTunedModel
 from tunery.domain.tenants import ApiKey, Organization, Project, hash_secret, key_hint, lookup_prefix, new_secret
 from tunery.settings import Settings
-from tunery.store import jobs, models, tenants
+from tunery.store import evals, jobs, models, tenants
 from tunery.store.bootstrap import bootstrap
 from tunery.store.database import connect, migrate, write
 from tunery.store.secrets import Secrets
@@ -123,12 +124,32 @@ class Api:
         return model
 
 
+def an_eval() -> dict[str, Any]:
+    """What creates one, of rows that were answered already."""
+    same = {"type": "string_check", "name": "same", "operation": "eq", "input": "{{item.a}}", "reference": "x"}
+    return {"data_source_config": {"type": "custom", "item_schema": {}}, "testing_criteria": [same]}
+
+
+def a_run() -> dict[str, Any]:
+    source = {"type": "file_content", "content": [{"item": {"a": "x"}}]}
+    return {"data_source": {"type": "jsonl", "source": source}}
+
+
+def keep_output_item(conn: Connection, project_id: str, run_id: str) -> str:
+    """What came of a run's first row; its id."""
+    item = OutputItem(new_id("output_item"), run_id, project_id, int(NOW), "pass", 0, {"a": "x"}, [], {})
+    evals.LEASES.claim(conn, "w", now=NOW, lease_s=1)
+    assert evals.add_items(conn, run_id, "w", [evals.Graded(item)])
+    evals.LEASES.free(conn, "w")
+    return item.id
+
+
 def make_one_of_each(api: Api) -> dict[str, str]:
     """The id of one of each thing, by the name of the path parameter that takes it."""
 
     def made(path: str, **body: object) -> str:
         answer = api.client.post(path, json=body)
-        assert answer.status_code == 200, answer.text
+        assert answer.is_success, answer.text
         return answer.json()["id"]
 
     file, model = api.make_file(), api.make_model()
@@ -137,8 +158,15 @@ def make_one_of_each(api: Api) -> dict[str, str]:
     name = "train.jsonl"
     requests = api.make_file(purpose="batch")["id"]
     batch = {"input_file_id": requests, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    eval_id = made("/v1/evals", **an_eval())
+    run_id = made(f"/v1/evals/{eval_id}/runs", **a_run())
+    with write(api.engine) as conn:
+        output_item_id = keep_output_item(conn, api.project_id, run_id)
     return {
         "project_id": api.project_id,
+        "eval_id": eval_id,
+        "run_id": run_id,
+        "output_item_id": output_item_id,
         "file_id": file["id"],
         "batch_id": made("/v1/batches", **batch),
         "export_id": made(f"/tunery/v1/models/{model.name}/exports", format="adapter"),

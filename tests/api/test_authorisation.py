@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.conftest import BASE, NOW, Api
+from tests.api.conftest import BASE, NOW, Api, a_run, an_eval, keep_output_item
 from tunery.api.openapi import OPEN_PATHS
 from tunery.domain.completions import StoredCompletion
 from tunery.domain.jobs import JobStatus
@@ -41,6 +41,7 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids], dict[str, Any]]] = {
     ("POST", "/v1/batches"): lambda ids: {
         "json": {"input_file_id": ids["requests_id"], "endpoint": "/v1/responses", "completion_window": "24h"}
     },
+    ("POST", "/v1/evals/{eval_id}/runs"): lambda _: {"json": a_run()},
     ("POST", "/v1/chat/completions"): lambda ids: {"json": {"model": TUNED, "messages": CHAT}},
     ("POST", "/v1/completions"): lambda _: {"json": {"model": TUNED, "prompt": "Hi"}},
     ("POST", "/v1/embeddings"): lambda _: {"json": {"model": TUNED, "input": "Hi"}},
@@ -83,6 +84,7 @@ CREATES = {  # they name nobody's object
     ("POST", "/v1/organization/projects"),
     ("POST", "/v1/organization/admin_api_keys"),
     ("POST", "/v1/fine_tuning/alpha/graders/run"),
+    ("POST", "/v1/evals"),
     ("POST", "/v1/fine_tuning/alpha/graders/validate"),
 }
 QUERIES: dict[str, dict[str, Any]] = {
@@ -175,6 +177,7 @@ def ids(api: Api) -> Ids:
             "/v1/batches": batch,
             f"/tunery/v1/models/{TUNED}/exports": {"format": "adapter"},
             "/tunery/v1/imports": {"files": [file["id"]], "base": BASE},
+            "/v1/evals": an_eval(),
             "/v1/webhook_endpoints": hook,
             "/v1/organization/admin_api_keys": {"name": "admin"},
             f"/v1/organization/projects/{api.project_id}/service_accounts": {"name": "robot"},
@@ -182,12 +185,13 @@ def ids(api: Api) -> Ids:
             f"/v1/organization/projects/{api.project_id}/users": {"email": "ada@example.com", "role": "member"},
         }.items()
     }
-    uploaded, batched, exported, imported, hooked, admin, account, alias, user = made.values()
+    uploaded, batched, exported, imported, asked, hooked, admin, account, alias, user = made.values()
     completion = StoredCompletion("chatcmpl-1", api.project_id, int(NOW), TUNED, {"messages": CHAT}, {"choices": []})
     response = StoredResponse("resp_1", api.project_id, int(NOW), BASE, "completed", {}, is_background=True)
     conversation = Conversation("conv_1", api.project_id, int(NOW))
     (item,) = read_items("Hi")
     friend = api.make_project()
+    run = api.client.post(f"/v1/evals/{asked['id']}/runs", json=a_run()).json()
     with write(api.engine) as conn:
         completions.insert_completion(conn, completion)
         responses.insert_response(conn, response)
@@ -195,6 +199,7 @@ def ids(api: Api) -> Ids:
         responses.add_items(
             conn, api.project_id, [item], int(NOW), response_id=response.id, conversation_id=conversation.id
         )
+        output_item_id = keep_output_item(conn, api.project_id, run["id"])
         permission = models.insert_permission(conn, TUNED, friend, NOW)
         notice = outbox.insert_outbox(
             conn, "webhook", "t", {}, project_id=api.project_id, now=NOW, endpoint_id=hooked["id"]
@@ -209,6 +214,9 @@ def ids(api: Api) -> Ids:
         "requests_id": requests,
         "export_id": exported["id"],
         "import_id": imported["id"],
+        "eval_id": asked["id"],
+        "run_id": run["id"],
+        "output_item_id": output_item_id,
         "model": model.name,
         "checkpoint": model.name,
         "permission_id": permission.id,
@@ -306,6 +314,7 @@ def test_the_walk_has_left_everything_in_its_place(api: Api, ids: Ids) -> None:
         f"/v1/files/{ids['file_id']}",
         f"/v1/models/{ids['model']}",
         f"/v1/webhook_endpoints/{ids['endpoint_id']}",
+        f"/v1/evals/{ids['eval_id']}/runs/{ids['run_id']}",
         f"/v1/chat/completions/{ids['completion_id']}",
         f"/v1/responses/{ids['response_id']}",
         f"/v1/conversations/{ids['conversation_id']}/items/{ids['item_id']}",

@@ -17,9 +17,11 @@ from tests.api.conftest import BASE, NOW, Api
 from tests.api.test_webhooks import Received, receiver  # noqa: F401  a fixture
 from tests.rows import ledger as ledger_rows
 from tests.rows import notices
-from tunery.api.batches import lines, runner
-from tunery.api.batches.runner import BatchRunner
+from tunery.api import leased
+from tunery.api.batches import lines
+from tunery.api.batches.runner import BatchWork
 from tunery.api.context import Context
+from tunery.api.leased import LeasedRunner
 from tunery.domain.batches import WINDOW_S
 from tunery.domain.errors import text_of
 from tunery.jobs.identity import this_worker
@@ -37,8 +39,8 @@ Line = dict[str, Any]
 
 @pytest.fixture
 def api(make_api: Callable[..., Api], engine_url: str, monkeypatch: pytest.MonkeyPatch) -> Api:
-    monkeypatch.setattr(runner, "POLL_S", 0.02)  # so that it notices an end before its batch is answered
-    monkeypatch.setattr(runner, "BEAT_S", 0.02)
+    monkeypatch.setattr(leased, "POLL_S", 0.02)  # so that it notices an end before its batch is answered
+    monkeypatch.setattr(leased, "BEAT_S", 0.02)
     return make_api(engine_urls=[engine_url], batch_concurrency=4)
 
 
@@ -69,7 +71,7 @@ def get(api: Api, batch: dict[str, Any]) -> dict[str, Any]:
 def worker(context: Context) -> Iterator[None]:
     """The part of a worker that answers batches, beside the api with this context."""
     stop = threading.Event()
-    found = BatchRunner(Context.open(context.settings, context.clock), this_worker())
+    found = LeasedRunner(Context.open(context.settings, context.clock), this_worker(), (BatchWork,))
     thread = threading.Thread(target=found.run, args=(stop,))
     thread.start()
     try:

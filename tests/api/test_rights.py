@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from tests.api.conftest import BASE, Api
+from tests.api.conftest import BASE, Api, a_run
 from tunery.api.fine_tuning import permissions
 from tunery.api.fine_tuning.schemas import PermissionsCreate
 from tunery.api.tunery import aliases
@@ -33,6 +33,7 @@ ROUTES = {
         ("GET", "/tunery/v1/session", None),
         ("GET", "/tunery/v1/aliases", None),
         ("GET", "/tunery/v1/stored_answers", None),
+        ("GET", "/v1/evals", None),
     ],
     "use": [
         ("DELETE", "/v1/files/file-none", None),
@@ -44,6 +45,8 @@ ROUTES = {
         ("DELETE", "/tunery/v1/aliases?name=none", None),
         ("POST", "/tunery/v1/stored_answers/dataset", {}),
         ("POST", "/tunery/v1/batches/batch_none/dataset", {}),
+        ("POST", "/v1/evals/eval_none/runs", a_run()),
+        ("DELETE", "/v1/evals/eval_none", None),
     ],
     "own": [
         ("DELETE", f"/v1/models/ft:{BASE}:x::AbCd1234", None),

@@ -106,7 +106,7 @@ def test_pending_parts_count_until_the_upload_is_cancelled(make_api: Callable[..
     assert add(api, upload_id, 2 * LINE).status_code == 200
     assert stored(api) == {
         "files": 0, "upload_parts": 2 * len(LINE), "completions": 0, "models": 0, "responses": 0,
-        "batches": 0, "states": 0, "records": 0, "total": 2 * len(LINE)
+        "batches": 0, "evals": 0, "states": 0, "records": 0, "total": 2 * len(LINE)
     }  # fmt: skip
     refused(send(api, 2 * LINE), "file")
     refused(begin(api, 2 * len(LINE)), "bytes")

@@ -43,6 +43,7 @@ def test_help_names_every_command(home: Path) -> None:
         "jobs",
         "improve",
         "batches",
+        "evals",
         "models",
         "chat",
         "keys",

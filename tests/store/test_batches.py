@@ -13,9 +13,10 @@ from tunery.domain.files import File, FilePurpose
 from tunery.domain.ids import new_id
 from tunery.store import batches, files
 from tunery.store.database import write
+from tunery.store.leases import OF_PROJECT
 from tunery.store.storage import stored_bytes
 
-LEASE = {"now": float(NOW), "lease_s": 30.0}
+LEASE: dict[str, Any] = {"now": float(NOW), "lease_s": 30.0}
 
 
 def make(conn: Connection, tenant: Tenant, **values: Any) -> Batch:
@@ -35,7 +36,7 @@ def make(conn: Connection, tenant: Tenant, **values: Any) -> Batch:
 
 
 def claim(conn: Connection, worker: str = "w") -> str | None:
-    found = batches.claim_batch(conn, worker, **LEASE)
+    found = batches.LEASES.claim(conn, worker, **LEASE)
     return None if found is None else found.id
 
 
@@ -43,19 +44,19 @@ def test_projects_take_turns_and_each_has_a_bound(conn: Connection, tenant: Tena
     mine = [make(conn, tenant, created_at=NOW + number).id for number in range(6)]
     other = make(conn, tenant, project_id=tenant.other_project_id, created_at=NOW + 100).id
     taken = [claim(conn) for _ in range(7)]
-    assert taken == [mine[0], other, *mine[1 : batches.OF_PROJECT], None, None]
+    assert taken == [mine[0], other, *mine[1:OF_PROJECT], None, None]
 
 
 def test_a_batch_comes_back_when_its_worker_is_silent_or_dead(conn: Connection, tenant: Tenant) -> None:
     batch = make(conn, tenant)
     assert claim(conn, "first") == batch.id
     assert claim(conn, "second") is None
-    assert batches.claim_batch(conn, "second", now=NOW + 31, lease_s=30) is not None
-    assert batches.renew(conn, batch.id, "first", until=NOW + 60) is None
+    assert batches.LEASES.claim(conn, "second", now=NOW + 31, lease_s=30) is not None
+    assert batches.LEASES.renew(conn, batch.id, "first", until=NOW + 60) is None
     assert not batches.add_result(conn, batch.id, "first", BatchResult(1, "{}", False))
     assert batches.end_batch(conn, batch.id, "first", BatchStatus.COMPLETED, NOW) is None
-    assert batches.list_holders(conn) == ("second",)
-    batches.free_batches(conn, "second")
+    assert batches.LEASES.list_holders(conn) == ("second",)
+    batches.LEASES.free(conn, "second")
     assert claim(conn, "third") == batch.id
 
 

@@ -25,8 +25,6 @@ PURPOSES = {
     "videos": f"This server has no video models; its models answer {CHAT}.",
     "batches": f"This server has no batches; send the requests to {CHAT}.",
     "vector_stores": f"This server has no vector stores; put what the model should read into {CHAT}.",
-    "evals": "This server has no Evals API; POST /v1/fine_tuning/alpha/graders/run grades an answer, and "
-    "POST /tunery/v1/scores tells how likely a model finds one.",
     "containers": "This server has no containers; POST /v1/files keeps files.",
 }
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")

@@ -16,6 +16,7 @@ from tunery.cli import (
     data,
     demo,
     doctor,
+    evals,
     files,
     improve,
     jobs,
@@ -66,6 +67,7 @@ app.add_typer(files.app, name="files")
 app.add_typer(jobs.app, name="jobs")
 app.command()(improve.improve)
 app.add_typer(batches.app, name="batches")
+app.add_typer(evals.app, name="evals")
 app.add_typer(data.app, name="data")
 models.app.command()(weights.export)
 models.app.command("import")(weights.import_)

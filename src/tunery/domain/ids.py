@@ -35,6 +35,9 @@ PREFIXES = {
     "batch_request": "batch_req_",
     "export": "export_",
     "import": "import_",
+    "eval": "eval_",
+    "eval_run": "evalrun_",
+    "output_item": "outputitem_",
     "audit": "audit_log-",
     "model": "model_",
 }

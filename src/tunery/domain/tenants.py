@@ -26,6 +26,8 @@ class Scope(StrEnum):
     MODELS_READ = "api.model.read"
     MODELS_WRITE = "api.model.write"
     MODELS_REQUEST = "model.request"
+    EVALS_READ = "api.evals.read"
+    EVALS_WRITE = "api.evals.write"
     WEBHOOKS_READ = "api.webhooks.read"
     WEBHOOKS_WRITE = "api.webhooks.write"
     MANAGEMENT_READ = "api.management.read"

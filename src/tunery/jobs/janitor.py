@@ -2,13 +2,20 @@
 
 import shutil
 
+from tunery.domain.ids import PREFIXES
 from tunery.jobs.resources import Resources
-from tunery.store import batches, jobs, models, transfers
+from tunery.store import batches, evals, jobs, models, transfers
 from tunery.store.database import read, write
 from tunery.store.expiry import remove_expired, remove_old_responses
 from tunery.store.storage import forget_reservations
 
 DAY_S = 86_400.0
+LEASED = {
+    PREFIXES["batch"]: batches.LEASES,
+    PREFIXES["eval_run"]: evals.LEASES,
+    PREFIXES["export"]: transfers.leases,
+    PREFIXES["import"]: transfers.leases,
+}
 
 
 def clean(resources: Resources) -> None:
@@ -35,12 +42,10 @@ def _clean_workspaces(resources: Resources) -> None:
 
 
 def _is_left_alone(resources: Resources, name: str) -> bool:
-    """The folder of a batch, an export or an import that nobody works on; another fetches its files anew."""
-    now = resources.clock()
+    """The folder of a batch, a run, an export or an import that nobody works on; another fetches its files anew."""
+    leases = next((leases for prefix, leases in LEASED.items() if name.startswith(prefix)), None)
     with read(resources.engine) as conn:
-        if name.startswith(("export_", "import_")):
-            return not transfers.leases.is_held(conn, name, now=now)
-        return name.startswith("batch_") and not batches.is_held(conn, name, now=now)
+        return leases is not None and not leases.is_held(conn, name, now=resources.clock())
 
 
 def _clean_job_blobs(resources: Resources) -> None:

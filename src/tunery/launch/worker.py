@@ -1,5 +1,5 @@
-"""The worker's process: `python -m tunery.launch.worker`. Trains jobs, answers batches, exports and imports models,
-sends webhooks and mail until SIGTERM.
+"""The worker's process: `python -m tunery.launch.worker`. Trains jobs, answers batches, runs evals, exports and imports
+models, sends webhooks and mail until SIGTERM.
 
 Apart because it is a process of its own.
 """
@@ -25,8 +25,10 @@ from tunery.store.database import migrate, open_database
 @told_in_a_sentence()
 def main() -> None:
     # Imported late: the processes that import this module again do not need the web framework behind it.
-    from tunery.api.batches.runner import BatchRunner
+    from tunery.api.batches.runner import BatchWork
     from tunery.api.context import Context
+    from tunery.api.evals.runner import RunWork
+    from tunery.api.leased import LeasedRunner
     from tunery.api.tunery.transfers.runner import TransferRunner
     from tunery.domain.transfers import KINDS
 
@@ -43,7 +45,8 @@ def main() -> None:
     worker = Worker(settings, engine, Blobs.open(settings), Catalog.load(settings.catalog), identity=identity)
     context = Context.open(settings)
     transfers = [TransferRunner(context, identity, kind) for kind in KINDS]
-    besides = (Dispatcher(settings, engine), BatchRunner(context, identity), *transfers)
+    answering = LeasedRunner(context, identity, (BatchWork, RunWork))
+    besides = (Dispatcher(settings, engine), answering, *transfers)
     beside = [*(each.run for each in besides), _warm_up]
     threads = [threading.Thread(target=run, args=(stop,), name=run.__qualname__) for run in beside]
     for thread in threads:

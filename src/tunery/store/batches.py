@@ -1,22 +1,21 @@
 """Batches, the lease of who works on one, and what came of its requests until it lies in files."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, case, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, case, delete, func, insert, select, update
 
 from tunery.domain.batches import UNFINISHED, Batch, BatchResult, BatchStatus
 from tunery.domain.errors import InvalidTransition, NotFound
 from tunery.domain.files import File
 from tunery.store.files import insert_file
-from tunery.store.paging import Page, exists, fetch_page, own, update_row, values_of
+from tunery.store.leases import NO_WORKER, Leases
+from tunery.store.paging import Page, fetch_page, own, update_row, values_of
 from tunery.store.tables import batch_results, batches
 from tunery.texts import say
 
-NO_WORKER = {"worker_id": None, "lease_expires_at": None}
 AT_ONCE = 1_000  # results that are read together
-OF_PROJECT = 4  # batches that are worked on at once
 
 Json = dict[str, Any]
 
@@ -49,60 +48,6 @@ def cancel_batch(conn: Connection, batch_id: str, project_id: str, now: float) -
 
 
 # ---- for the worker
-
-
-def claim_batch(
-    conn: Connection, worker_id: str, *, now: float, lease_s: float, held: Collection[str] = ()
-) -> Batch | None:
-    """One that nobody works on, for this worker, by one statement. Projects take turns: first the one with the fewest
-    in work, then the oldest batch.
-
-    `held`: what this worker has in hand, whose leases end all at once when the machine sleeps or its clock is set.
-    """
-    waiting = batches.alias("waiting")
-    busy = (
-        select(batches.c.project_id, func.count().label("number"))
-        .where(batches.c.lease_expires_at >= now)
-        .group_by(batches.c.project_id)
-        .subquery("busy")
-    )
-    in_work = func.coalesce(busy.c.number, 0)
-    free = or_(waiting.c.lease_expires_at.is_(None), waiting.c.lease_expires_at < now)
-    chosen = (
-        select(waiting.c.id)
-        .outerjoin(busy, busy.c.project_id == waiting.c.project_id)
-        .where(waiting.c.status.in_(UNFINISHED), free, waiting.c.id.not_in(held), in_work < OF_PROJECT)
-        .order_by(in_work, waiting.c.created_at, waiting.c.seq)
-        .limit(1)
-        .with_for_update(of=waiting, skip_locked=True)
-        .scalar_subquery()
-    )
-    row = update_row(conn, batches, batches.c.id == chosen, worker_id=worker_id, lease_expires_at=now + lease_s)
-    return None if row is None else _to_batch(row)
-
-
-def list_holders(conn: Connection) -> tuple[str, ...]:
-    """The workers that hold a batch."""
-    rows = conn.execute(select(batches.c.worker_id).where(batches.c.worker_id.is_not(None)).distinct())
-    return tuple(row.worker_id for row in rows)
-
-
-def free_batches(conn: Connection, *worker_ids: str) -> None:
-    """Of workers that have ended."""
-    conn.execute(update(batches).where(batches.c.worker_id.in_(worker_ids)).values(**NO_WORKER))
-
-
-def is_held(conn: Connection, batch_id: str, *, now: float) -> bool:
-    """Whether a worker works on it now."""
-    held = batches.c.id == batch_id, batches.c.lease_expires_at >= now
-    return exists(conn, select(batches.c.id).where(*held))
-
-
-def renew(conn: Connection, batch_id: str, worker_id: str, *, until: float, **values: Any) -> Batch | None:
-    """Prolong the lease, and note what has become of the batch. None: it is no longer this worker's."""
-    mine = batches.c.id == batch_id, batches.c.worker_id == worker_id
-    row = update_row(conn, batches, *mine, lease_expires_at=until, **values)
-    return None if row is None else _to_batch(row)
 
 
 def advance(conn: Connection, batch_id: str, worker_id: str, status: BatchStatus, now: float, **values: Any) -> None:
@@ -181,3 +126,6 @@ def results(conn: Connection, batch_id: str, *, is_failed: bool) -> Iterator[Bat
 
 def _to_batch(row: Row[Any]) -> Batch:
     return Batch(**values_of(row, *NO_WORKER, status=BatchStatus(row.status)))
+
+
+LEASES = Leases(batches, UNFINISHED, _to_batch)

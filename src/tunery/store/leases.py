@@ -65,8 +65,8 @@ class Leases(Generic[T]):
         held = self.table.c.id == row_id, self.table.c.lease_expires_at >= now
         return exists(conn, select(self.table.c.id).where(*held))
 
-    def renew(self, conn: Connection, row_id: str, worker_id: str, *, until: float) -> T | None:
-        """None: it is no longer this worker's."""
+    def renew(self, conn: Connection, row_id: str, worker_id: str, *, until: float, **values: Any) -> T | None:
+        """With what else is to be noted of it. None: it is no longer this worker's."""
         mine = self.table.c.id == row_id, self.table.c.worker_id == worker_id
-        row = update_row(conn, self.table, *mine, lease_expires_at=until)
+        row = update_row(conn, self.table, *mine, lease_expires_at=until, **values)
         return None if row is None else self.to_domain(row)

@@ -13,6 +13,9 @@ from tunery.store.tables import (
     batch_results,
     batches,
     conversations,
+    eval_output_items,
+    eval_runs,
+    evals,
     files,
     jobs,
     models,
@@ -43,6 +46,7 @@ class Stored:
     models: int  # adapters, checkpoints that can be used included
     responses: int  # and the items of conversations
     batches: int  # what came of requests of batches that have not ended
+    evals: int  # rows of runs, and what came of them
     states: int  # of jobs that have not ended or can be resumed
     records: int  # what is small by itself and very many: see `_rows`
 
@@ -66,6 +70,10 @@ def stored_bytes(conn: Connection, project_id: str) -> Stored:
             for table in (responses, response_items)
         ),
         _sum(conn, results.where(batches.c.project_id == project_id)),
+        sum(
+            _sum(conn, select(func.sum(table.c.bytes)).where(table.c.project_id == project_id))
+            for table in (eval_runs, eval_output_items)
+        ),
         _sum(conn, select(func.sum(state)).where(jobs.c.project_id == project_id, goes_on)),
         max(0, _rows(conn, project_id) - NUM_FREE_ROWS) * ROW_BYTES,
     )
@@ -73,7 +81,8 @@ def stored_bytes(conn: Connection, project_id: str) -> Stored:
 
 def _rows(conn: Connection, project_id: str) -> int:
     """Of what has no size of its own, so that a million empty files, or acts, are not for nothing."""
-    tables = (files, uploads, webhook_endpoints, alias_changes, outbox, conversations, batches, transfers, audit_log)
+    own = (files, uploads, webhook_endpoints, alias_changes, outbox, conversations, batches, transfers, evals)
+    tables = (*own, audit_log)
     numbers = [_sum(conn, select(func.count()).where(table.c.project_id == project_id)) for table in tables]
     events = _sum(conn, select(func.sum(jobs.c.step)).where(jobs.c.project_id == project_id))  # one a step
     return sum(numbers) + numbers[0] * ROWS_OF_A_FILE + events

@@ -15,7 +15,8 @@ SOURCES = frozenset({"body", "query", "path", "header"})
 BRANCHES = frozenset(
     {
         *("int", "float", "str", "bool", "constrained-int", "constrained-float", "constrained-str"),
-        *("string_check", "text_similarity", "score_model", "python", "multi"),
+        *("string_check", "text_similarity", "score_model", "label_model", "python", "multi"),
+        "TextPart",
         *("NamedTool", "AllowedToolChoice"),
     }
 )

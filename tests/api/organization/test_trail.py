@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.conftest import EXAMPLE, NOW, Api
+from tests.api.conftest import EXAMPLE, NOW, Api, a_run, an_eval
 from tests.api.test_batch_datasets import chat_pair
 from tests.api.test_uploads import WHOLE, add, begin
 from tests.rows import store_batch
@@ -17,6 +17,7 @@ from tunery.store.database import write
 
 LOGS = "/v1/organization/audit_logs"
 JOB = "/v1/fine_tuning/jobs"
+EVALS = "/v1/evals"
 PERMISSIONS = "/v1/fine_tuning/checkpoints/{checkpoint}/permissions"
 HOOKS = "/v1/webhook_endpoints"
 COMPLETION = "/v1/chat/completions/{completion_id}"
@@ -31,6 +32,13 @@ LOGGED = {
     ("POST", "/v1/uploads/{upload_id}/complete"): ["file.created"],
     ("POST", "/v1/batches"): ["batch.created"],
     ("POST", "/v1/batches/{batch_id}/cancel"): ["batch.cancelled"],
+    ("POST", EVALS): ["eval.created"],
+    ("POST", EVALS + "/{eval_id}"): ["eval.updated"],
+    ("DELETE", EVALS + "/{eval_id}"): ["eval.deleted"],
+    ("POST", EVALS + "/{eval_id}/runs"): ["eval.run.created"],
+    ("POST", EVALS + "/{eval_id}/runs/{run_id}"): ["eval.run.canceled"],
+    ("POST", EVALS + "/{eval_id}/runs/{run_id}/cancel"): ["eval.run.canceled"],
+    ("DELETE", EVALS + "/{eval_id}/runs/{run_id}"): ["eval.run.deleted"],
     ("POST", JOB): ["fine_tuning.job.created"],
     ("POST", JOB + "/{job_id}/cancel"): ["fine_tuning.job.cancelled"],
     ("POST", JOB + "/{job_id}/pause"): ["fine_tuning.job.paused"],
@@ -107,7 +115,7 @@ class Changes:
         before = len(entries(self.api))
         path = route.format(**places or {})
         answer = self.api.client.request(method, path, headers={"user-agent": "ci/2"}, **values)
-        assert answer.status_code == 200, (route, answer.text)
+        assert answer.is_success, (route, answer.text)
         new = entries(self.api)
         new = new[: len(new) - before]
         actors = [entry["actor"]["api_key"] for entry in new]
@@ -153,6 +161,14 @@ def test_every_change_is_in_the_log_with_who_made_it_and_from_where(api: Api) ->
     asked = {"input_file_id": requests, "endpoint": "/v1/completions", "completion_window": "24h"}
     batch = {"batch_id": changes.make("POST", "/v1/batches", json=asked)["id"]}
     changes.make("POST", "/v1/batches/{batch_id}/cancel", batch)
+
+    about = {"eval_id": changes.make("POST", EVALS, json=an_eval())["id"]}
+    changes.make("POST", EVALS + "/{eval_id}", about, json={"name": "mine"})
+    for path in ("", "/cancel"):
+        run = about | {"run_id": changes.make("POST", EVALS + "/{eval_id}/runs", about, json=a_run())["id"]}
+        changes.make("POST", EVALS + "/{eval_id}/runs/{run_id}" + path, run)
+    changes.make("DELETE", EVALS + "/{eval_id}/runs/{run_id}", run)
+    changes.make("DELETE", EVALS + "/{eval_id}", about)
 
     asked = {"model": "gpt-4o-mini", "training_file": file["file_id"]}
     job = {"job_id": changes.make("POST", JOB, json=asked)["id"]}

@@ -1,18 +1,15 @@
 """The input file of a batch: its requests by where they stand, in the order that they are sent, and what is wrong with
 it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
 from tunery.api.body import MAX_PROMPT_BYTES
-from tunery.api.chat.routes import ChatRequest, CompletionRequest
-from tunery.api.embeddings import EmbeddingRequest
-from tunery.api.inference import PATHS, Kind
-from tunery.api.responses.schemas import ResponseRequest
+from tunery.api.inference import PATHS
 from tunery.domain.batches import MAX_INPUT_BYTES, MAX_REQUESTS
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.json_body import as_list, as_object, read_json
@@ -20,25 +17,9 @@ from tunery.texts import say, with_texts
 
 Json = dict[str, Any]
 
-RESPONSES = "/v1/responses"
-KINDS: dict[str, Kind] = {path: kind for kind, path in PATHS.items()}  # of those that one request asks the engine for
 MAX_PROBLEMS = 100  # that are told
 MAX_CUSTOM_ID = 512
 PREFIX_BYTES = 512  # of prompts, by which those that begin alike come to stand together
-
-
-class Request(Protocol):
-    """The live route's own model of a body."""
-
-    def sent(self) -> Json: ...
-
-
-ENDPOINTS: dict[str, Callable[[Json], Request]] = {
-    PATHS["chat"]: ChatRequest.model_validate,
-    PATHS["completion"]: CompletionRequest.model_validate,
-    PATHS["embedding"]: EmbeddingRequest.model_validate,
-    RESPONSES: ResponseRequest.model_validate,
-}
 
 
 @dataclass(frozen=True)
@@ -48,6 +29,11 @@ class Place:
     line: int
     offset: int
     num_bytes: int
+
+    def read(self, path: Path) -> bytes:
+        with path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.num_bytes)
 
 
 @dataclass
@@ -61,9 +47,7 @@ class Input:
 
     def request(self, place: Place) -> Json:
         """`custom_id` and `body` of it."""
-        with self.path.open("rb") as file:
-            file.seek(place.offset)
-            return read_json(file.read(place.num_bytes))
+        return read_json(place.read(self.path))
 
 
 def problem(code: str, message: str, *, line: int | None = None, param: str | None = None) -> Json:
@@ -78,7 +62,7 @@ def examine(path: Path, endpoint: str) -> Input:
         return found
     prompts: dict[int, bytes] = {}  # by line
     known: set[str] = set()
-    for place, raw in _lines(path):
+    for place, raw in read_places(path):
         if len(found.places) >= MAX_REQUESTS:
             found.problems = [problem("too_many_tasks", say("error.batch_requests", most=MAX_REQUESTS))]
             return found
@@ -97,7 +81,7 @@ def examine(path: Path, endpoint: str) -> Input:
     return found
 
 
-def _lines(path: Path) -> Iterator[tuple[Place, bytes]]:
+def read_places(path: Path) -> Iterator[tuple[Place, bytes]]:
     """Those that are not blank. Of one that is too long, only its beginning, which is too long as well."""
     offset, number = 0, 0
     with path.open("rb") as file:

@@ -7,9 +7,9 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Connection
 
 from tunery.api.access import ModelsReader, ModelsUser
-from tunery.api.batches.lines import ENDPOINTS
 from tunery.api.body import Body
 from tunery.api.context import Context, ContextDep
+from tunery.api.leased import ENDPOINTS
 from tunery.api.paging import After, CursorListing, Limit, Resource
 from tunery.api.responses.schemas import Metadata
 from tunery.api.routing import Router

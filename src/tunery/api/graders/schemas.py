@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from tunery.api.body import Body
 from tunery.domain.numbers import Int
@@ -41,16 +41,28 @@ class TextSimilarity(Body):
     pass_threshold: float | None = None
 
 
+class TextPart(Body):
+    type: Literal["input_text", "output_text", "text"] = Field(description="The models here read text alone.")
+    text: Text
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_another_type(cls, value: Any) -> Any:
+        """Of a part of another type only that is told, and not what it lacks as a text."""
+        known = value.get("type") if isinstance(value, dict) else "text"
+        return value if known in ("input_text", "output_text", "text") else {"type": known, "text": ""}
+
+
 class JudgeMessage(Body):
     role: Literal["user", "assistant", "system", "developer"]
-    content: Text | list[dict[str, Any]] | dict[str, Any]
+    content: Text | TextPart | Annotated[list[Text | TextPart], Field(max_length=100)]
     type: Literal["message"] | None = None
 
     @property
     def text(self) -> str:
         """The template: all parts in one."""
         parts = self.content if isinstance(self.content, list) else [self.content]
-        return "".join(part if isinstance(part, str) else str(part.get("text", "")) for part in parts)
+        return "".join(part if isinstance(part, str) else part.text for part in parts)
 
 
 class SamplingParams(Body):
@@ -69,6 +81,16 @@ class ScoreModel(Body):
     range: list[float] | None = Field(None, min_length=2, max_length=2, description="Lowest and highest, 0 and 1.")
     sampling_params: SamplingParams | None = None
     pass_threshold: float | None = None
+
+
+class LabelModel(Body):
+    type: Literal["label_model"]
+    name: Name = ""
+    model: str = Field(min_length=1, max_length=256)
+    input: list[JudgeMessage] = Field(min_length=1, max_length=100)
+    labels: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(min_length=1, max_length=100)
+    passing_labels: list[str] = Field(min_length=1, max_length=100)
+    sampling_params: SamplingParams | None = None
 
 
 class Python(Body):

@@ -19,10 +19,12 @@ class UnknownVariable(ValueError):
     """A template names what neither the item nor the sample has."""
 
 
-def sample_of(text: str) -> dict[str, Any]:
-    """What `sample` holds. `output_json` only when the text is JSON."""
-    message = {"role": "assistant", "content": text}
+def sample_of(text: str, message: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What `sample` holds. `output_json` only when the text is JSON, `output_tools` when the message calls some."""
+    message = message or {"role": "assistant", "content": text}
     sample: dict[str, Any] = {"output_text": text, "choices": [{"index": 0, "message": message}]}
+    if message.get("tool_calls"):
+        sample["output_tools"] = message["tool_calls"]
     try:
         sample["output_json"] = json.loads(text)
     except (ValueError, RecursionError):
@@ -70,7 +72,8 @@ def _places(template: str) -> Iterator[tuple[int, int, str]]:
 
 
 def look_up(path: str, values: Any) -> Any:
-    """What `item.places[0].name` leads to. Raises UnknownVariable."""
+    """What `item.places[0].name` leads to; also into JSON that a text holds, such as the arguments of a call. Raises
+    UnknownVariable."""
     found = values
     for step in path.replace("]", "").replace("[", ".[").split("."):
         name = step.removeprefix("[")
@@ -78,8 +81,8 @@ def look_up(path: str, values: Any) -> Any:
             continue
         is_index = step.startswith("[") and name.isdecimal() and len(name) <= MAX_INDEX_DIGITS
         try:
-            found = found[int(name) if is_index else name]
-        except (KeyError, IndexError, TypeError) as exc:
+            found = (json.loads(found) if isinstance(found, str) else found)[int(name) if is_index else name]
+        except (KeyError, IndexError, TypeError, ValueError, RecursionError) as exc:
             raise UnknownVariable(f"there is no {path[:100]!r}") from exc
     return found
 

@@ -83,6 +83,7 @@ class StoredOut(BaseModel):
     models: int = Field(description="Adapters of fine-tuned models and of checkpoints.")
     responses: int = Field(description="Stored responses, and the items of conversations.")
     batches: int = Field(description="Answers of batches that have not ended.")
+    evals: int = Field(description="Rows of evals' runs, and what came of them.")
     states: int = Field(description="What jobs go on from that have not ended or can be resumed.")
     records: int = Field(
         description="Files, uploads, batches, messages, alias changes and job events beyond 100,000, by number."

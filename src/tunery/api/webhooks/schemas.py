@@ -49,6 +49,9 @@ SENT: tuple[EventType, ...] = (
     "batch.failed",
     "batch.expired",
     "batch.cancelled",
+    "eval.run.succeeded",
+    "eval.run.failed",
+    "eval.run.canceled",
 )
 
 

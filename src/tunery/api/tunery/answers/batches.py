@@ -9,9 +9,9 @@ import orjson
 from pydantic import Field
 
 from tunery.api.access import FilesWriter, check_scope
-from tunery.api.batches.lines import KINDS, RESPONSES
 from tunery.api.body import Body
 from tunery.api.context import Context, ContextDep
+from tunery.api.leased import KINDS, RESPONSES
 from tunery.api.routing import Router
 from tunery.api.tunery.answers.routes import keep_rows
 from tunery.api.tunery.answers.schemas import DatasetOut
