@@ -185,6 +185,9 @@ def test_event_types_are_those_that_happen_here(api: Api) -> None:
         "batch.failed",
         "batch.expired",
         "batch.cancelled",
+        "eval.run.succeeded",
+        "eval.run.failed",
+        "eval.run.canceled",
     ]
 
 

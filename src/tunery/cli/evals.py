@@ -87,15 +87,9 @@ def get(ctx: typer.Context, eval_id: EvalId, limit: Limit = 20, as_json: Json = 
 def start_run(
     ctx: typer.Context,
     eval_id: EvalId,
-    rows: Annotated[
-        str, typer.Argument(help="A JSONL file with an `item` a line, a file's id, or a run's body as .json.")
-    ],
-    model: Annotated[
-        str | None, typer.Option(help="That answers; without it the rows' own samples are graded.")
-    ] = None,
-    prompt: Annotated[
-        str, typer.Option(help="What it is asked: a template, or `item.NAME` with messages.")
-    ] = "item.input",
+    rows: Annotated[str, typer.Argument(help="JSONL with an `item` a line, a file's id, or a run's body as .json.")],
+    model: Annotated[str | None, typer.Option(help="That answers; else the rows' own samples are graded.")] = None,
+    prompt: Annotated[str, typer.Option(help="What it is asked: a template, or `item.NAME`.")] = "item.input",
     system: Annotated[str | None, typer.Option(help="A system message before a template.")] = None,
     name: Annotated[str | None, typer.Option(help="By default the model's.")] = None,
     metadata: Annotated[list[str] | None, typer.Option(help="`KEY=VALUE`; may be given several times.")] = None,
