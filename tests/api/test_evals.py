@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -489,3 +490,93 @@ def test_the_next_worker_goes_on_where_one_was_ended_and_each_row_is_graded_once
     with read(served.engine) as conn:
         bills = ledger_rows(conn, served.project_id)
     assert run["per_model_usage"][0]["invocation_count"] == 60 == len(bills)
+
+
+# ---- judges and python
+
+
+def judge(kind: str, model: str = BASE, **values: Any) -> Json:
+    """Of 400 tokens: the random model may go on with digits for long."""
+    sampling = {"temperature": 0, "seed": 1, "max_completions_tokens": 400}
+    asked = [{"role": "user", "content": "How is {{sample.output_text}}?"}]
+    return {"type": kind, "name": kind, "model": model, "input": asked, "sampling_params": sampling, **values}
+
+
+LABELS: Json = {"labels": ["good", "bad"], "passing_labels": ["good", "bad"]}
+
+
+def test_a_judge_gives_one_of_the_labels_and_is_counted(served: Api) -> None:
+    eval_id = make(served, judge("label_model", **LABELS), judge("label_model", "gpt-17", **LABELS))
+    run = worked(served, start(served, eval_id, inline(row("yes"), row("no"))))
+    assert (run["status"], counts(run)) == ("completed", (2, 0, 0, 2))  # nobody serves the second judge
+    for item in items(served, run):
+        first, second = item["results"]
+        said = json.loads(first["sample"]["output"][0]["content"])
+        assert (first["passed"], first["score"], set(said)) == (True, 1.0, {"result"})
+        assert said["result"] in LABELS["labels"]
+        assert first["sample"]["input"][0]["content"].startswith("How is ")
+        assert (second["passed"], second["error"]["code"]) == (False, "model_not_found")
+    [usage] = run["per_model_usage"]
+    with read(served.engine) as conn:
+        assert [each.is_batch for each in ledger_rows(conn, served.project_id)] == [True, True]
+    assert usage["model_name"] == BASE and usage["invocation_count"] == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ('{"choices": [{"message": {"content": "{\\"result\\": 0.75}"}}], "usage": {"prompt_tokens": 3}}', None),
+        ('{"choices": [{"message": {"content": "{\\"result\\": 7}"}}]}', None),  # as much as there is
+        ('{"choices": [{"message": {"content": "well"}}]}', "model_grader_parse_error"),
+        ('{"choices": [{"message": {"content": "{\\"result\\": true}"}}]}', "model_grader_parse_error"),
+        ('{"choices": []}', "model_grader_parse_error"),
+        ("[1]", "model_grader_parse_error"),
+        ('{"choices": [{"message": {"refusal": "no"}}]}', "model_grader_refusal_error"),
+        ("nonsense", "model_grader_server_error"),
+    ],
+)
+def test_a_judge_elsewhere_that_answers_nonsense_is_the_rows_error(
+    make_api: Callable[..., Api], monkeypatch: pytest.MonkeyPatch, said: str, code: str | None
+) -> None:
+    monkeypatch.setattr(leased, "RETRY_S", 0.01)
+
+    class Judge(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said.encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Judge) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        api = make_api(judge_url=f"http://127.0.0.1:{server.server_port}/v1")
+        grader = judge("score_model", "their-judge", pass_threshold=0.7)
+        run = worked(api, start(api, make(api, grader), inline(row("yes"))))
+        server.shutdown()
+    [item] = items(api, run)
+    assert run["status"] == "completed"
+    assert (item["results"][0].get("error") or {}).get("code") == code
+    assert item["status"] == ("pass" if code is None else "error")
+    if code is None:
+        assert item["results"][0]["score"] == (0.75 if "0.75" in said else 1.0)
+        assert run["per_model_usage"][0]["model_name"] == "their-judge"
+
+
+def test_python_grades_with_the_row_and_what_it_raises_is_the_rows_error(api: Api) -> None:
+    source = "def grade(sample, item):\n    return float(item['a'] in sample['output_text']) / item.get('by', 1)"
+    grader = {"type": "python", "source": source, "pass_threshold": 1}
+    rows = [row("yes!"), row("no"), row("yes"), {"item": {"q": "?", "a": "x"}}]
+    rows[2]["item"]["by"] = 0
+    run = worked(api, start(api, make(api, grader), inline(*rows)))
+    assert (run["status"], counts(run)) == ("completed", (4, 1, 1, 2))
+    found = items(api, run)
+    assert [item["results"][0]["score"] for item in found] == [1, 0, 0, 0]
+    assert "ZeroDivisionError" in found[2]["results"][0]["error"]["message"]
+    assert {item["results"][0]["type"] for item in found} == {"python-grader"}
+    unusable = {"type": "python", "name": "p", "source": "def grades(sample, item): return 1"}
+    body = {"data_source_config": CUSTOM, "testing_criteria": [unusable]}
+    assert refused(api, "/v1/evals", body)[:2] == (400, "testing_criteria[0].source")

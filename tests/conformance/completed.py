@@ -1,8 +1,8 @@
-"""Requests for responses that the suite sends as its mock takes them, made into such as can be answered.
+"""Requests that the suite sends as its mock takes them, made into such as can be answered.
 
-The suite calls `create()` without any argument, and once with every parameter that there is. What is missing is put
-in, and what OpenAI or this server refuse by name is left out; each is a line below. Apart from the server because it
-is no part of what is tested.
+The suite calls `responses.create()` without any argument, and once with every parameter that there is. What is missing
+is put in, and what OpenAI or this server refuse by name is left out; each is a line below. Apart from the server
+because it is no part of what is tested.
 """
 
 import json
@@ -10,12 +10,16 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-PATHS = ("/v1/responses", "/v1/responses/input_tokens")
+PATHS = ("/v1/responses", "/v1/responses/input_tokens", "/v1/evals")
 MODEL = "gpt-6-astra"
 
 
 def completed(path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """The request with a model and an input, and without what is refused."""
+    """The request with a model and an input, and without what is refused; of an eval, with a role that there is."""
+    if path == "/v1/evals":
+        for message in body["testing_criteria"][0]["input"]:
+            message["role"] = "user"  # for `role`, which the SDK takes on the way out and refuses on the way back
+        return body
     body = {"input": "string", **body}
     if body.get("model") in (None, "model"):
         body["model"] = MODEL

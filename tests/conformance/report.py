@@ -93,10 +93,12 @@ The tests that OpenAI ships with its Python SDK (openai {version}, loose and str
 
 Some calls of Responses are no requests that could be answered, here or at OpenAI: without a model or an input, with a
 conversation and a previous response at once, with parameters that this server refuses by name. They are completed on
-their way to the server; `tests/conformance/completed.py` says how. `compact` is not built and not collected; nor are
-moderations, which this server refuses.
+their way to the server, and so are criteria of evals whose messages have the role `role`;
+`tests/conformance/completed.py` says how. Evals are given out with the setting `evals_without_null`, since OpenAI's
+service sends nulls that its SDK's types do not allow. `compact` is not built and not collected; nor are moderations,
+which this server refuses.
 
-## Fine-tuning, graders, files, uploads, models, embeddings, webhooks, responses, conversations: {score(main)}
+## Fine-tuning, graders, files, models, embeddings, webhooks, responses, batches, evals: {score(main)}
 
 {table(main)}
 ## Administration: {score(administration)}

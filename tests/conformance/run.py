@@ -34,6 +34,8 @@ GROUPS = (
     "test_batches.py",
     "test_conversations.py",
     "conversations",
+    "test_evals.py",
+    "evals",
     "admin/organization/test_admin_api_keys.py",
     "admin/organization/test_audit_logs.py",
     "admin/organization/test_projects.py",

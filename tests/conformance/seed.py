@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection, Engine, delete, insert, update
 
 from tunery.domain.batches import Batch, BatchStatus
+from tunery.domain.evals import Eval, EvalRun, OutputItem, RunStatus
 from tunery.domain.files import File, FilePurpose, Upload, UploadPart
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import Checkpoint, FineTuningJob, JobStatus
@@ -19,6 +20,7 @@ from tunery.domain.tenants import ApiKey, Organization, Project, Role, User, has
 from tunery.store import (
     batches,
     conversations,
+    evals,
     events,
     files,
     jobs,
@@ -48,6 +50,7 @@ MODELS = (
 )
 PERMISSION = "cp_zc4Q7MP6XxulcVzj4MZdwsAB"
 ENDPOINT = "whe_123"
+EVAL, RUN, OUTPUT_ITEM = "eval_id", "run_id", "output_item_id"
 BATCH, REQUESTS = "batch_id", "input_file_id"
 RESPONSES = ("resp_677efb5139a88190b512bc3fef8e535d", "resp_123", "response_id", "previous_response_id")
 CONVERSATIONS, ITEM = ("conv_123", "string"), "msg_abc"
@@ -85,6 +88,7 @@ def reset(world: World, test: str) -> None:
             files.insert_file(conn, _file(file_id))
         files.insert_file(conn, replace(_file(REQUESTS), purpose=FilePurpose.BATCH))
         batches.insert_batch(conn, _batch())
+        _insert_eval(conn)
         _insert_upload(conn, is_complete="test_parts" not in test)
         _insert_job(conn, JobStatus.PAUSED if "resume" in test else JobStatus.QUEUED)
         _insert_models(conn)
@@ -105,6 +109,7 @@ def _clear(conn: Connection) -> None:
         tables.uploads,
         tables.files,
         tables.batches,
+        tables.evals,  # with runs and output items
         tables.webhook_endpoints,
         tables.responses,  # with the events of each
         tables.response_items,
@@ -182,6 +187,24 @@ def _batch() -> Batch:
         api_key_id="key_conformance",
         created_by=OWNER,
     )
+
+
+def _insert_eval(conn: Connection) -> None:
+    """A run that a worker has, with a row that is graded."""
+    schema = {"type": "object", "properties": {"item": {}}, "required": ["item"]}
+    same = {"type": "string_check", "name": "same", "operation": "eq", "input": "{{item.a}}", "reference": "x"}
+    config = {"type": "custom", "schema": schema}
+    evals.insert_eval(conn, Eval(EVAL, PROJECT, NOW, NOW, "eval", config, [{**same, "id": "same-1"}]))
+    source = {"type": "jsonl", "source": {"type": "file_content", "content": [{"item": {"a": "x"}}]}}
+    owner = ("key_conformance", OWNER)
+    evals.insert_run(conn, EvalRun(RUN, EVAL, PROJECT, NOW, RunStatus.QUEUED, "run", "", source, *owner))
+    usage = {"total_tokens": 0, "completion_tokens": 0, "prompt_tokens": 0, "cached_tokens": 0}
+    sample = {"input": [], "output": [], "finish_reason": "stop", "model": "", "usage": usage, "error": None}
+    sample |= dict.fromkeys(("temperature", "top_p", "seed", "max_completion_tokens"))
+    result = {"name": "same-1", "type": "string-check-grader", "score": 1.0, "passed": True, "sample": None}
+    evals.LEASES.claim(conn, "worker", now=NOW, lease_s=1)
+    item = OutputItem(OUTPUT_ITEM, RUN, PROJECT, NOW, "pass", 0, {"a": "x"}, [result], sample)
+    evals.add_items(conn, RUN, "worker", [evals.Graded(item)])
 
 
 def _insert_upload(conn: Connection, *, is_complete: bool) -> None:

@@ -74,6 +74,7 @@ def settings_for(home: Path, engine_url: str) -> Settings:
         home=home,
         catalog=catalog,
         engine_urls=[engine_url],
+        evals_without_null=True,  # the strict tests take the types at their word; the service does not
         paused_status="queued",  # `paused` is not in the SDK's list of states; docs/decisions tells
         webhook_allow_private_addresses=True,
         wandb_api_key="for-the-test-that-names-it",  # pyright: ignore[reportArgumentType]
