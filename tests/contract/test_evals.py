@@ -66,7 +66,7 @@ def test_tickets_are_classified_and_checked_by_their_label(client: OpenAI, tmp_p
     rows = [{"item": {"ticket_text": f"My {thing} is broken", "correct_label": "Hardware"}} for thing in ("a", "b")]
     path = tmp_path / "tickets.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    file = client.files.create(file=path.open("rb"), purpose="evals")
+    file = client.files.create(file=path, purpose="evals")
     run = client.evals.runs.create(
         made.id,
         name="Categorization text run",
