@@ -20,6 +20,7 @@ from tunery.domain.tenants import ApiKey, Organization, Project, Role, User, has
 from tunery.store import (
     batches,
     conversations,
+    eval_tables,
     evals,
     events,
     files,
@@ -109,7 +110,7 @@ def _clear(conn: Connection) -> None:
         tables.uploads,
         tables.files,
         tables.batches,
-        tables.evals,  # with runs and output items
+        eval_tables.evals,  # with runs and output items
         tables.webhook_endpoints,
         tables.responses,  # with the events of each
         tables.response_items,

@@ -20,7 +20,7 @@ SDK_NAMES = {
     "GET /v1/fine_tuning/checkpoints/{checkpoint}/permissions": "fine_tuning.checkpoints.permissions.list, .retrieve",
     "POST /v1/responses/input_tokens": "responses.input_tokens.count",
     "GET /v1/webhook_event_types": "webhooks.event_types.list",
-    "POST /v1/evals/{eval_id}/runs/{run_id}": "evals.runs.cancel (versions 1 and 2)",
+    "POST /v1/evals/{eval_id}/runs/{run_id}": "evals.runs.cancel",
     "GET /v1/organization/usage/completions": "admin.organization.usage.completions",
     "GET /v1/organization/usage/embeddings": "admin.organization.usage.embeddings",
     "GET /v1/organization/costs": "admin.organization.usage.costs",

@@ -9,11 +9,11 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from tunery.domain.errors import InvalidTransition, NotFound
 from tunery.domain.evals import UNFINISHED, Eval, EvalRun, OutputItem, RunStatus
+from tunery.store.eval_tables import eval_output_items as items
+from tunery.store.eval_tables import eval_runs as runs
+from tunery.store.eval_tables import evals
 from tunery.store.leases import NO_WORKER, Leases
 from tunery.store.paging import Page, fetch_page, own, update_row, values_of
-from tunery.store.tables import eval_output_items as items
-from tunery.store.tables import eval_runs as runs
-from tunery.store.tables import evals
 from tunery.texts import say
 
 Json = dict[str, Any]

@@ -7,15 +7,13 @@ from typing import Any
 from sqlalchemy import BigInteger, Connection, Select, delete, func, select
 
 from tunery.store.database import lock_across_processes
+from tunery.store.eval_tables import eval_output_items, eval_runs, evals
 from tunery.store.tables import (
     alias_changes,
     audit_log,
     batch_results,
     batches,
     conversations,
-    eval_output_items,
-    eval_runs,
-    evals,
     files,
     jobs,
     models,

@@ -91,7 +91,7 @@ def upgrade() -> None:
         *_counts("bytes"),
         _parent("eval_output_items", "run_id", "eval_runs"),
         *_owned("eval_output_items"),
-        sa.UniqueConstraint("run_id", "row", name=op.f("uq_eval_output_items_run_id")),
+        sa.UniqueConstraint("run_id", "row", name=op.f("uq_eval_output_items_run_id_row")),
     )
     for columns in (("run_id", "created_at", "seq"), ("project_id", "bytes")):
         _index("eval_output_items", *columns)
