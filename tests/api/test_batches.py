@@ -18,7 +18,7 @@ from tests.api.test_webhooks import Received, receiver  # noqa: F401  a fixture
 from tests.rows import ledger as ledger_rows
 from tests.rows import notices
 from tunery.api import leased
-from tunery.api.batches import lines
+from tunery.api.batches import lines, runner
 from tunery.api.batches.runner import BatchWork
 from tunery.api.context import Context
 from tunery.api.leased import LeasedRunner
@@ -415,7 +415,7 @@ def test_a_worker_whose_machine_slept_goes_on_with_its_batch(api: Api) -> None:
 def test_a_worker_that_fails_before_the_end_leaves_no_bytes_without_a_file(
     api: Api, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(runner, "RETRY_S", 0.02)
+    monkeypatch.setattr(leased, "RETRY_S", 0.02)
     ends = list[str]()
 
     def announce(_: Any, __: str, topic: str, ___: str, **____: Any) -> None:
