@@ -5,7 +5,7 @@ Migrations, not this file, make the schema; a test holds the two equal.
 
 from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, String, UniqueConstraint, text
 
-import tunery.store.eval_tables  # noqa: F401  # they are of the same metadata
+from tunery.store import eval_tables
 from tunery.store.columns import (
     counts,
     created_at,
@@ -497,4 +497,4 @@ audit_log = table(
     Index(None, "project_id"),
 )
 
-metadata = organizations.metadata  # of all tables
+metadata = eval_tables.evals.metadata  # of all tables, those of evals included

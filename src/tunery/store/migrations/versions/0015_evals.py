@@ -1,5 +1,7 @@
 """Evals, their runs, and what came of each row."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
@@ -14,19 +16,19 @@ branch_labels = None
 depends_on = None
 
 
-def _strings(*names: str, null: bool = False) -> list[sa.Column]:
+def _strings(*names: str, null: bool = False) -> list[sa.Column[Any]]:
     return [sa.Column(name, sa.String(), nullable=null) for name in names]
 
 
-def _jsons(*names: str, served: bool = False, null: bool = False) -> list[sa.Column]:
+def _jsons(*names: str, served: bool = False, null: bool = False) -> list[sa.Column[Any]]:
     return [sa.Column(name, SERVED_JSON if served else JSON, nullable=null) for name in names]
 
 
-def _integers(*names: str, null: bool = False) -> list[sa.Column]:
+def _integers(*names: str, null: bool = False) -> list[sa.Column[Any]]:
     return [sa.Column(name, sa.BigInteger(), nullable=null) for name in names]
 
 
-def _counts(*names: str) -> list[sa.Column]:
+def _counts(*names: str) -> list[sa.Column[Any]]:
     return [sa.Column(name, sa.BigInteger(), server_default=sa.text("0"), nullable=False) for name in names]
 
 
