@@ -169,6 +169,8 @@ def addresses(stand: Stand) -> dict[str, str]:
         "datasets": "/datasets",
         "dataset": f"/datasets/{marv.training_file}",
         "compare": "/compare",
+        "evals": "/evals",
+        "evals-new": "/evals/new",
         "usage": "/usage",
         "keys": "/keys",
         "webhooks": "/webhooks",

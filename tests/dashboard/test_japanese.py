@@ -216,8 +216,9 @@ def test_signing_in_speaks_japanese(reader: Visitor) -> None:
 def test_every_page_speaks_japanese(walker: Visitor, place: Place) -> None:
     paths = [
         "/", "/jobs/new", "/playground", "/stored", "/stored/dataset", "/stored/resp_none", f"/stored/{place.answer}",
-        "/datasets", "/batches", "/batches/batch_none", "/compare", "/move", "/usage", "/keys", "/webhooks", "/members",
-        "/mail", "/limits", "/audit", "/jobs/ftjob-none", "/datasets/file-none", "/move/file-none", "/compare/run-lost",
+        "/datasets", "/batches", "/batches/batch_none", "/compare", "/evals", "/evals/new", "/move", "/usage",
+        "/keys", "/webhooks", "/members", "/mail", "/limits", "/audit",
+        "/jobs/ftjob-none", "/datasets/file-none", "/move/file-none", "/compare/run-lost",
         f"/datasets/{place.good}", f"/compare/{place.comparison}", f"/move/{place.parity}", f"/move/{place.comparison}",
         *(f"/jobs/{job.id}" for job in place.jobs.values()),
     ]  # fmt: skip

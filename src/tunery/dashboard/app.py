@@ -21,6 +21,9 @@ from tunery.dashboard.compare import page as compare
 from tunery.dashboard.compare import result
 from tunery.dashboard.connection import Connections
 from tunery.dashboard.drafts import Drafts
+from tunery.dashboard.evals import create as new_eval
+from tunery.dashboard.evals import evaluation
+from tunery.dashboard.evals import page as evals
 from tunery.dashboard.files import dataset
 from tunery.dashboard.files import page as files
 from tunery.dashboard.guard import Guard, give_nonces_to_the_framework
@@ -61,6 +64,9 @@ PAGES = (
     PageSpec("/batches/{batch_id}", "batches.batch", batch.build, section="batches"),
     PageSpec("/compare", "compare.title", compare.build, section="compare"),
     PageSpec("/compare/{file_id}", "compare.title", result.build, section="compare"),
+    PageSpec("/evals", "evals.title", evals.build, section="evals"),
+    PageSpec("/evals/new", "evals.new", new_eval.build, section="evals"),
+    PageSpec("/evals/{eval_id}", "evals.title", evaluation.build, section="evals"),
     PageSpec("/move", "move.title", move.build, section="move"),
     PageSpec("/move/{file_id}", "move.report", report.build, section="move"),
     PageSpec("/usage", "usage.title", usage.build, section="usage"),

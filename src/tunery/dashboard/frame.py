@@ -25,6 +25,7 @@ WORK = (
     ("batches", "/batches", "layers"),
     ("datasets", "/datasets", "dataset"),
     ("compare", "/compare", "balance"),
+    ("evals", "/evals", "rule"),
     ("move", "/move", "swap_horiz"),
     ("usage", "/usage", "bar_chart"),
 )

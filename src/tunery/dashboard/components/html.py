@@ -19,6 +19,10 @@ COLOURED_AS = {
     "validating": "validating_files",
     "finalizing": "running",
     "cancelling": "paused",
+    "canceled": "cancelled",
+    "pass": "succeeded",
+    "fail": "failed",
+    "error": "paused",
     "expired": "failed",
 }
 OLD_S = 100 * 86_400  # from here on a date says more than a number of days

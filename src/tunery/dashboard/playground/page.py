@@ -1,24 +1,19 @@
 """Up to three models side by side on one conversation, each answer with its tokens, time and cost."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from nicegui import ui
 
 from tunery.dashboard.components import blocks, code, html
-from tunery.dashboard.components.choices import FIRST, MAX_HELD_BYTES, Choice, Files, Models, weights_line
-from tunery.dashboard.connection import Failure
-from tunery.dashboard.files.examples import add_example
+from tunery.dashboard.components.choices import FIRST, MAX_HELD_BYTES, Files, Models, weights_line
+from tunery.dashboard.files.examples import save_example
 from tunery.dashboard.models import Model, list_models
 from tunery.dashboard.playground.lane import Lane, Parameters
 from tunery.dashboard.visit import Visit, notify
 
 MAX_LANES = 3
 DRAFT = "playground"
-
-NEW = ""  # in place of a dataset to add to
-NEW_NAME = "examples.jsonl"
 
 
 async def build(visit: Visit) -> None:
@@ -158,35 +153,3 @@ class Playground:
 
 def _number(label: str, value: float | None, *, low: float, high: float, step: float) -> ui.number:
     return ui.number(label, value=value, min=low, max=high, step=step).props("outlined dense")
-
-
-def save_example(
-    visit: Visit,
-    messages: list[dict[str, Any]],
-    files: Files,
-    on_saved: Callable[[str, str], Awaitable[None]],
-) -> None:
-    """A dialog with the last message, the assistant's answer: corrected, it becomes one more example of a dataset."""
-    t = visit.t
-    with blocks.dialog_box(t("playground.save")) as dialog:
-        ui.label(t("playground.save_text")).classes("muted")
-        answer = ui.textarea(t("playground.answer"), value=messages[-1]["content"]).props("outlined autogrow")
-        new = {NEW: t("playground.new_dataset")}
-        first = next(iter(files.known), NEW)
-        target = Choice(visit, t("playground.dataset"), files.find, files.labels(), value=first, fixed=new)
-        name = ui.input(t("playground.new_name"), value=NEW_NAME).props("outlined dense")
-        name.bind_visibility_from(target, "value", lambda value: value == NEW)
-
-        async def save() -> None:
-            example = [*messages[:-1], {"role": "assistant", "content": answer.value or ""}]
-            new_name = (name.value or NEW_NAME).strip()
-            adding = add_example(visit.connection, example, file_id=target.value or None, new_name=new_name)
-            stored = await visit.result_of(adding)
-            if not isinstance(stored, Failure):
-                dialog.close()
-                await on_saved(stored.id, stored.filename)
-
-        with ui.element("div").classes("buttons end"):
-            blocks.button(t("action.back"), dialog.close)
-            blocks.button(t("action.save"), save, primary=True)
-    dialog.open()
