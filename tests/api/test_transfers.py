@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from tests.api.conftest import BASE, NOW, Api
 from tunery.api.context import Context
@@ -25,6 +25,7 @@ from tunery.jobs.identity import this_worker
 from tunery.models.sources import cache
 from tunery.store import tables
 from tunery.store.database import write
+from tunery.texts import translator
 
 OWN = "/tunery/v1"
 ENDED = ("succeeded", "failed")
@@ -217,12 +218,19 @@ def test_the_next_worker_takes_what_a_dead_one_left(api: Api, tuned: str, monkey
         left = {"status": "running", "worker_id": "elsewhere/x/1/1/a", "attempts": attempts, "lease_expires_at": until}
         with write(api.engine) as conn:
             conn.execute(update(tables.transfers).where(tables.transfers.c.id == each["id"]).values(**left))
+    with write(api.engine) as conn:
+        row = conn.execute(select(tables.transfers).where(tables.transfers.c.id == made[1]["id"])).one()
+    left_blob = f"files/{row.asked['result_id']}"
+    api.context.blobs.put(left_blob, b"half")
     rest = api.context.settings.home / "work" / made[0]["id"]
     rest.mkdir(parents=True)
     (rest / "half").write_text("x")
     with worker(api.context):
         assert ended(api, made[0])["status"] == "succeeded"
-        assert "given up" in ended(api, made[1])["error"]["message"]
+        error = ended(api, made[1])["error"]
+        assert "given up" in error["message"]
+        assert "中止" in translator("ja").word(error, "message")
+        assert left_blob not in api.context.blobs.list("files")
         assert get(api, made[2])["status"] == "running"
 
 

@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
             tell(report=export(spec, target, lambda what, done, total: tell(doing=what, done=done, total=total)))
         return 0
     except Exception as exc:
-        tell(error=explain(exc), refused=is_refusal(exc))
+        tell(error=explain(exc), refused=is_refusal(exc), text=getattr(exc, "text", None))
         return 1
 
 

@@ -214,7 +214,9 @@ def run(spec: Spec, target: Path, progress: Progress, watch: Watch = lambda _: N
         if "report" in last:
             return last["report"]
         if "error" in last:
-            raise (Refused if last.get("refused") else ExportFailed)(last["error"])
+            failed = (Refused if last.get("refused") else ExportFailed)(last["error"])
+            failed.text = last.get("text")
+            raise failed
         errors.seek(0)
         log.error("an export died with status %s: %s", process.returncode, errors.read()[-LOG_TAIL:])
         what = "export" if isinstance(spec, ExportSpec) else "import"

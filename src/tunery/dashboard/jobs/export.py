@@ -66,7 +66,7 @@ class Exports:
 
     def _progress(self, export: Export) -> str:
         if export["error"]:
-            return export["error"]["message"]
+            return self.t.word(export["error"], "message")
         told = export["progress"]
         if not told:
             return ""

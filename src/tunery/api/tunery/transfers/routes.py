@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Connection
 
 from tunery.api.access import ModelsReader, ModelsWriter, check_scope
-from tunery.api.body import Body, takes_up_to
+from tunery.api.body import Body, Texts, takes_up_to
 from tunery.api.context import Context, ContextDep
 from tunery.api.paging import After, CursorListing, Limit, Resource
 from tunery.api.routing import Router
@@ -66,6 +66,7 @@ class TransferProgress(BaseModel):
 class TransferError(BaseModel):
     code: str
     message: str
+    texts: Texts = {}
 
 
 class TransferOut(Resource):
@@ -175,7 +176,7 @@ def create_export(model: str, body: ExportCreate, caller: ModelsWriter, context:
     check_form(body.format, body.lora)
     with write(context.database) as conn:
         own = models.get_own_model(conn, model, caller.project_id)
-        transfer = _new(context, caller, "export", body.model_dump(), own.name)
+        transfer = _new(context, caller, "export", {**body.model_dump(), "result_id": new_id("file")}, own.name)
         _insert(conn, context, caller, transfer, "model.export.created", {"format": body.format})
     return wire_export(transfer)
 

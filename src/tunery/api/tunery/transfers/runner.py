@@ -18,7 +18,6 @@ from sqlalchemy import Connection
 from tunery.api.context import Context
 from tunery.domain.errors import NotFound, TuneryError
 from tunery.domain.files import File, FilePurpose, blob_path
-from tunery.domain.ids import new_id
 from tunery.domain.models import FineTunedModel
 from tunery.domain.names import new_name, parse_name
 from tunery.domain.transfers import MAX_ATTEMPTS, Transfer, TransferKind, TransferStatus
@@ -111,7 +110,10 @@ class _Work:
             if self._is_let_go.is_set():
                 return
             code = f"{transfer.kind}_refused" if is_refusal(exc) else getattr(exc, "code", None) or "server_error"
-            error = {"code": code, "message": explain(exc)}
+            message = explain(exc)
+            texts = {"message": exc.text} if isinstance(exc, TuneryError) and exc.message == message else {}
+            error = {"code": code, "message": message, "texts": texts}
+            self._remove_rest()
             with write(self._context.database) as conn:
                 self._finish(conn, TransferStatus.FAILED, error=error)
             log.info("%s failed: %s", transfer.id, error["message"])
@@ -120,6 +122,14 @@ class _Work:
         """Raises _LetGo, and with it the transaction goes, when the transfer is no longer this worker's."""
         if not transfers.finish(conn, self._transfer.id, self._worker_id, status, self._context.clock(), **values):
             raise _LetGo
+
+    def _remove_rest(self) -> None:
+        """What an attempt whose worker died had put into the blobs: it has the same names at each."""
+        asked = self._transfer.asked
+        if self._transfer.kind == "export":
+            self._context.blobs.delete(blob_path(asked["result_id"]))
+        else:
+            self._context.blobs.delete_dir(f"adapters/{asked['model_id']}")
 
     # ---- while it runs
 
@@ -187,7 +197,7 @@ class _Work:
         context, transfer = self._context, self._transfer
         parsed = parse_name(transfer.model or "")
         stem = f"{(parsed.suffix or parsed.id) if parsed else 'model'}-{transfer.asked['format']}"
-        file_id = new_id("file")
+        file_id = transfer.asked["result_id"]  # the same at each attempt, so that none leaves bytes without a name
         with self._room("format") as room:
             try:
                 info = context.blobs.put(blob_path(file_id), room.let_in(as_tar(folder, stem)))
@@ -249,7 +259,7 @@ class _Work:
 
     def _keep_model(self, folder: Path, source: str, report: Json) -> None:
         context, transfer, asked = self._context, self._transfer, self._transfer.asked
-        blob = f"adapters/{asked['model_id']}"  # the same at each attempt, so that none leaves bytes without a name
+        blob = f"adapters/{asked['model_id']}"
         num_bytes = sum(path.stat().st_size for path in folder.iterdir())
         with self._room("files") as room:
             try:
