@@ -243,7 +243,7 @@ def test_what_has_another_shape_is_named(api: Api, name: str, value: Any, param:
 @pytest.mark.parametrize(
     ("metadata", "param", "code"),
     [
-        ({str(number): "x" * 512 for number in range(17)}, "metadata", None),
+        ({str(number): "x" * 512 for number in range(17)}, "metadata", "object_above_max_properties"),
         ({"x" * 65: ""}, None, None),
         ({"a": "x" * 513}, "metadata.a", "string_above_max_length"),
         ({"a": None}, "metadata.a", "invalid_type"),

@@ -31,7 +31,7 @@ def metadata_filter(query: QueryParams) -> dict[str, str] | str | None:
         if match := re.fullmatch(r"metadata\[([^\]]*)\]", name):
             pairs[match.group(1)] = value
     if len(pairs) > MAX_METADATA:  # each is a part of the query, and no object has so many
-        problem = say("error.metadata_too_many", most=MAX_METADATA, num_metadata=len(pairs))
+        problem = say("error.too_many_properties", param="metadata", bound=MAX_METADATA, size=len(pairs))
         raise InvalidRequest(problem, param="metadata", code="invalid_value")
     bare = query.get("metadata")
     if bare == "null" and not pairs:

@@ -94,7 +94,7 @@ def _check_metadata(metadata: dict[str, str] | None) -> None:
         return
     if len(metadata) > MAX_METADATA:
         raise InvalidRequest(
-            say("error.metadata_too_many", most=MAX_METADATA, num_metadata=len(metadata)),
+            say("error.too_many_properties", param="metadata", bound=MAX_METADATA, size=len(metadata)),
             param="metadata",
             code="object_above_max_properties",
         )

@@ -84,6 +84,9 @@ def from_problem(problem: Problem) -> InvalidRequest:
         return InvalidRequest(say("error.unknown_parameter", param=param), param=param, code="unknown_parameter")
     if kind in BOUNDS:
         return out_of_bounds(param, problem.get("input"), BOUNDS[kind], context[BOUNDS[kind]])
+    if kind == "too_long" and isinstance(problem.get("input"), dict):
+        message = say("error.too_many_properties", param=param, bound=context["max_length"], size=len(problem["input"]))
+        return InvalidRequest(message, param=param, code="object_above_max_properties")
     if kind in LENGTHS:
         code, bound = LENGTHS[kind]
         size = {"size": context["actual_length"]} if kind == "too_long" else {}
