@@ -1,22 +1,18 @@
 """`tunery batches`: files of requests, answered at half the price when the engine has time."""
 
 import json
-import time
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from tunery.cli.connection import CommandFailed, client_of, post_own
 from tunery.cli.files import copied, file_id_of, local_path, tell_dataset
 from tunery.cli.output import (
-    Bar,
     Json,
     Limit,
     console,
-    duration,
     emit_json,
     facts,
     notes,
@@ -26,15 +22,14 @@ from tunery.cli.output import (
     tell,
     when,
 )
-from tunery.domain.batches import UNFINISHED, seconds_left
+from tunery.cli.watch import Rows, follow_rows
+from tunery.domain.batches import UNFINISHED
 
 if TYPE_CHECKING:
     from openai import OpenAI
     from openai.types import Batch
 
 app = typer.Typer(no_args_is_help=True, help="Answer files of requests at half the price.")
-
-POLL_S = 1.0
 
 BatchId = Annotated[str, typer.Argument(help="A batch's id, `batch_…`.")]
 
@@ -142,55 +137,24 @@ def distill(
 
 
 def _watch(client: "OpenAI", batch_id: str, as_json: bool) -> None:
-    try:
-        batch = _follow(client, batch_id, as_json)
-    except KeyboardInterrupt:
-        notes.print(f"The batch goes on. See it again with: tunery batches watch {batch_id}")
-        raise
+    again = f"tunery batches watch {batch_id}"
+    batch = follow_rows(lambda: client.batches.retrieve(batch_id), _rows, UNFINISHED, again, as_json=as_json)
     if not as_json:
         _show(batch)
     if batch.status != "completed":
         raise typer.Exit(1)
 
 
-def _follow(client: "OpenAI", batch_id: str, as_json: bool) -> "Batch":
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}", markup=False))
-    hidden = as_json or not console.is_terminal
-    text = TextColumn("{task.description}", markup=False)
-    with Bar(text, *columns, console=console, transient=True, disable=hidden) as bar:
-        task, told = bar.add_task("", total=None, left=""), ""
-        while True:
-            batch = client.batches.retrieve(batch_id)
-            done, total = _counts(batch)
-            left = _left_s(batch)
-            bar.update(task, description=batch.status, completed=done, total=total or None, left=_left(left))
-            if as_json and (news := batch.to_json(indent=None)) != told:
-                typer.echo(told := news)
-            elif hidden and not as_json and (news := f"{batch.status} {done:,} of {total:,}") != told:
-                console.print(told := news, _left(left))
-            if batch.status not in UNFINISHED:
-                return batch
-            time.sleep(POLL_S)
-
-
-def _counts(batch: "Batch") -> tuple[int, int]:
-    """Requests that have a result, and all."""
+def _rows(batch: "Batch") -> Rows:
+    """Those that have a result, and all."""
     counts = batch.request_counts
-    return (counts.completed + counts.failed, counts.total) if counts else (0, 0)
+    begun_at = batch.in_progress_at if batch.status == "in_progress" else None
+    return Rows(counts.completed + counts.failed, counts.total, begun_at) if counts else Rows(0, 0, None)
 
 
 def _progress(batch: "Batch") -> str:
-    done, total = _counts(batch)
-    return f"{done:,} of {total:,}" if total else ""
-
-
-def _left_s(batch: "Batch") -> float | None:
-    done, total = _counts(batch)
-    return seconds_left(batch.in_progress_at if batch.status == "in_progress" else None, done, total, time.time())
-
-
-def _left(seconds: float | None) -> str:
-    return "" if seconds is None else f"{duration(seconds)} left"
+    rows = _rows(batch)
+    return f"{rows.done:,} of {rows.total:,}" if rows.total else ""
 
 
 def _show(batch: "Batch") -> None:
@@ -202,7 +166,7 @@ def _show(batch: "Batch") -> None:
         ("endpoint", batch.endpoint),
         ("input file", batch.input_file_id),
         ("requests", _progress(batch) + (f", {failed:,} failed" if failed else "")),
-        ("left", _left(_left_s(batch))),
+        ("left", _rows(batch).left),
         ("tokens", f"{batch.usage.input_tokens:,} in, {batch.usage.output_tokens:,} out" if batch.usage else ""),
         ("answers", batch.output_file_id or ""),
         ("failed requests", batch.error_file_id or ""),

@@ -1,40 +1,33 @@
 """`tunery evals`: rows, a model's answers to them, and the criteria that grade these."""
 
 import json
-import time
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from tunery.cli.connection import CommandFailed, client_of
 from tunery.cli.files import file_id_of, local_path
 from tunery.cli.output import (
-    Bar,
     Json,
     Limit,
     console,
-    duration,
     emit_json,
     facts,
-    notes,
     pairs,
     status,
     table,
     tell,
     when,
 )
-from tunery.domain.batches import seconds_left
+from tunery.cli.watch import Rows, follow_rows
 from tunery.domain.evals import UNFINISHED
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
 app = typer.Typer(no_args_is_help=True, help="Grade a model's answers to rows.")
-
-POLL_S = 1.0
 
 EvalId = Annotated[str, typer.Argument(help="An eval's id, `eval_…`.")]
 RunId = Annotated[str, typer.Argument(help="A run's id, `evalrun_…`.")]
@@ -169,41 +162,20 @@ def _find(client: "OpenAI", run_id: str, eval_id: str | None) -> Any:
 
 
 def _watch(client: "OpenAI", run: Any, as_json: bool) -> None:
-    try:
-        run = _follow(client, run, as_json)
-    except KeyboardInterrupt:
-        notes.print(f"The run goes on. See it again with: tunery evals watch {run.id}")
-        raise
+    def look() -> Any:
+        return client.evals.runs.retrieve(run.id, eval_id=run.eval_id)
+
+    run = follow_rows(look, _rows, UNFINISHED, f"tunery evals watch {run.id}", as_json=as_json)
     if not as_json:
         _show(run)
     if run.status != "completed":
         raise typer.Exit(1)
 
 
-def _follow(client: "OpenAI", run: Any, as_json: bool) -> Any:
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}", markup=False))
-    hidden = as_json or not console.is_terminal
-    text = TextColumn("{task.description}", markup=False)
-    with Bar(text, *columns, console=console, transient=True, disable=hidden) as bar:
-        task, told = bar.add_task("", total=None, left=""), ""
-        while True:
-            run = client.evals.runs.retrieve(run.id, eval_id=run.eval_id)
-            done, total = _done(run), run.result_counts.total
-            begun = run.started_at if run.status == "in_progress" else None
-            seconds = seconds_left(begun, done, total, time.time())
-            left = "" if seconds is None else f"{duration(seconds)} left"
-            bar.update(task, description=run.status, completed=done, total=total or None, left=left)
-            news = run.to_json(indent=None) if as_json else f"{run.status} {done:,} of {total:,} {left}"
-            if hidden and news != told:
-                typer.echo(told := news)
-            if run.status not in UNFINISHED:
-                return run
-            time.sleep(POLL_S)
-
-
-def _done(run: Any) -> int:
+def _rows(run: Any) -> Rows:
     counts = run.result_counts
-    return counts.passed + counts.failed + counts.errored
+    begun_at = run.started_at if run.status == "in_progress" else None
+    return Rows(counts.passed + counts.failed + counts.errored, counts.total, begun_at)
 
 
 def _outcome(run: Any) -> str:

@@ -1,14 +1,17 @@
-"""Follows a job to its end: events as they come, and a bar with the time left."""
+"""Follows a job to its end: events as they come, and a bar with the time left. What consists of rows, a batch or an
+eval's run, by its counts."""
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
-from tunery.cli.output import Bar, duration, status
+from tunery.cli.output import Bar, console, duration, notes, status
+from tunery.domain.batches import seconds_left
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -113,3 +116,44 @@ class JobBar:
             return False
         self._told_at = time.monotonic()
         return True
+
+
+class Rows(NamedTuple):
+    """How far something is that has rows."""
+
+    done: int
+    total: int  # 0: not known yet
+    begun_at: float | None  # None: it does not run
+
+    @property
+    def left(self) -> str:
+        seconds = seconds_left(self.begun_at, self.done, self.total, time.time())
+        return "" if seconds is None else f"{duration(seconds)} left"
+
+
+def follow_rows(
+    look: Callable[[], Any], rows_of: Callable[[Any], Rows], unfinished: Collection[str], again: str, *, as_json: bool
+) -> Any:
+    """Looks until what it sees has another status than these, and gives the last it saw. As JSON or without a terminal,
+    one line a change. `again`: the command that goes on looking."""
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}", markup=False))
+    hidden = as_json or not console.is_terminal
+    text = TextColumn("{task.description}", markup=False)
+    try:
+        with Bar(text, *columns, console=console, transient=True, disable=hidden) as bar:
+            task, told = bar.add_task("", total=None, left=""), ""
+            while True:
+                seen = look()
+                rows = rows_of(seen)
+                bar.update(task, description=seen.status, completed=rows.done, total=rows.total or None, left=rows.left)
+                plain = f"{seen.status} {rows.done:,} of {rows.total:,}"
+                news = seen.to_json(indent=None) if as_json else plain
+                if hidden and news != told:
+                    told = news
+                    typer.echo(news if as_json else f"{news} {rows.left}".rstrip())
+                if seen.status not in unfinished:
+                    return seen
+                time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        notes.print(f"It goes on. See it again with: {again}")
+        raise
