@@ -1,11 +1,19 @@
 """The events of a stream on their way to its client."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from tunery.api.delivery import AHEAD, Stream
+
+
+def finished(work: Coroutine[Any, Any, list[bytes]]) -> list[bytes]:
+    """In a thread: the browser that other tests of this process share keeps a loop running in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 async def numbers(count: int, pause: int) -> AsyncGenerator[bytes]:
@@ -33,7 +41,7 @@ def test_each_event_goes_out_once_and_those_that_wait_go_together(count: int, pa
         await pumping
         return taken
 
-    taken = asyncio.run(run())
+    taken = finished(run())
     assert b"".join(taken) == b"".join(b"%d\n" % number for number in range(count))
     if not pause:
         assert len(taken) <= count // AHEAD + 1
@@ -51,4 +59,4 @@ def test_behind_a_cut_comes_its_event_and_nothing_else(count: int) -> None:
         await pumping
         return taken
 
-    assert asyncio.run(run()) == [b"cut"]
+    assert finished(run()) == [b"cut"]

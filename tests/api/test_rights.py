@@ -34,7 +34,7 @@ ROUTES = {
         ("GET", "/v1/responses/resp_none", None),
         ("GET", "/v1/conversations/conv_none/items", None),
         ("GET", "/v1/batches", None),
-        ("GET", "/tunery/v1/models/exports", None),
+        ("GET", "/tunery/v1/exports", None),
         ("POST", "/tunery/v1/validations", {"file": "file-none"}),
         ("GET", "/tunery/v1/session", None),
         ("GET", "/tunery/v1/aliases", None),

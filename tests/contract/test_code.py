@@ -63,9 +63,12 @@ def test_both_apis_are_asked_the_same(live: Live) -> None:
         run(["bash", "-c", shown["curl"]], OPENAI_API_KEY=SECRET)
     client = live.client()
     path = live.base_url.removesuffix("/v1") + "/tunery/v1/stored_answers"
-    newest = client.get(path, cast_to=dict, options={"params": {"limit": 2}})["data"]
+    newest = [
+        client.get(path, cast_to=dict, options={"params": {"limit": 1, "api": api}})["data"][0]
+        for api in ("chat", "responses")
+    ]
     one, other = (client.get(f"{path}/{answer['id']}", cast_to=dict) for answer in newest)
-    assert {one["api"], other["api"]} == {"chat", "responses"}
+    assert [one["api"], other["api"]] == ["chat", "responses"]
     words = [
         [(message["role"], said(message)) for message in (*kept["messages"], kept["answer"])] for kept in (one, other)
     ]
