@@ -17,7 +17,6 @@ from tests.contract.conftest import Live
 from tunery.api.context import Context
 from tunery.api.evals.runner import RunWork
 from tunery.api.leased import LeasedRunner
-from tunery.cli import evals
 from tunery.cli.main import app
 from tunery.jobs.identity import this_worker
 
@@ -191,7 +190,6 @@ def test_the_command_line_creates_runs_and_reads(
     live: Live, client: OpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(evals, "POLL_S", 0.1)
 
     def tunery(*words: object) -> str:
         done = CliRunner().invoke(app, ["--base-url", live.base_url, "--api-key", SECRET, *map(str, words)])
