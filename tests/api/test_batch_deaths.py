@@ -1,10 +1,6 @@
-"""Batches while worker, api and engine are killed: each request is answered once, and paid for once, to the token.
-
-BATCH_REQUESTS sets how many there are; the whole thing is 2000.
-"""
+"""Batches while worker, api and engine are killed: each request is answered once, and paid for once, to the token."""
 
 import json
-import os
 import random
 import sys
 import time
@@ -30,7 +26,7 @@ from tunery.store.bootstrap import bootstrap
 from tunery.store.database import connect, read, write
 
 NUM_MODELS = 8
-NUM_REQUESTS = int(os.environ.get("BATCH_REQUESTS", "240"))
+NUM_REQUESTS = 2000
 BASE = "gpt-4o-mini-2024-07-18"
 KEY = "sk-of-the-batches"
 ENDED = ("completed", "failed", "expired", "cancelled")
