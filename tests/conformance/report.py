@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 
 ADMINISTRATION = "admin."
+REFUSED = "moderations"  # what there is no model for here: each call is to fail with a sentence that says so
 ROLE = 'Sends `role: "role"`, which is none of owner, member and reader.'
 
 # Why tests fail that this server will not pass: group and operation -> a sentence for the SDK's maintainers.
@@ -12,6 +13,7 @@ EXPLAINED = {
         "The SDK asks for base64 where the caller names no format, decodes it, and checks the answer before that: "
         "strict, it takes the answer to its own request for a fault. With `encoding_format` given all pass."
     ),
+    ("moderations", "create"): "There is no moderation model here: the call is refused by name, as it should be.",
     ("uploads", "complete"): (
         'The test with all parameters sends `md5: "md5"`, which is no MD5 of the parts. '
         "A mock does not look; this server refuses a file that is not what was announced."
@@ -72,10 +74,11 @@ def totals(rows: list[Operation]) -> tuple[int, int]:
     return passed, passed + sum(row.failed for row in rows)
 
 
-def parts(rows: list[Operation]) -> tuple[list[Operation], list[Operation]]:
-    """What the score is of, and the administration of organisations, which is counted apart."""
+def parts(rows: list[Operation]) -> tuple[list[Operation], list[Operation], list[Operation]]:
+    """What the score is of, and what is counted apart: the administration of organisations, and what is refused."""
     administration = [row for row in rows if row.group.startswith(ADMINISTRATION)]
-    return [row for row in rows if row not in administration], administration
+    refused = [row for row in rows if row.group == REFUSED]
+    return [row for row in rows if row not in (*administration, *refused)], administration, refused
 
 
 def score(rows: list[Operation]) -> str:
@@ -84,7 +87,7 @@ def score(rows: list[Operation]) -> str:
 
 
 def document(rows: list[Operation], version: str) -> str:
-    main, administration = parts(rows)
+    main, administration, refused = parts(rows)
     return f"""# Conformance
 
 The tests that OpenAI ships with its Python SDK (openai {version}, loose and strict), run against this server by
@@ -95,8 +98,7 @@ Some calls of Responses are no requests that could be answered, here or at OpenA
 conversation and a previous response at once, with parameters that this server refuses by name. They are completed on
 their way to the server, and so are criteria of evals whose messages have the role `role`;
 `tests/conformance/completed.py` says how. Evals are given out with the setting `evals_without_null`, since OpenAI's
-service sends nulls that its SDK's types do not allow. `compact` is not built and not collected; nor are moderations,
-which this server refuses.
+service sends nulls that its SDK's types do not allow. `compact` is not built and not collected.
 
 ## Fine-tuning, graders, files, models, embeddings, webhooks, responses, batches, evals: {score(main)}
 
@@ -105,7 +107,10 @@ which this server refuses.
 
 The operations that are built; the others of the SDK's `admin` are not collected.
 
-{table(administration)}"""
+{table(administration)}
+## Refused
+
+{table(refused)}"""
 
 
 def table(rows: list[Operation]) -> str:

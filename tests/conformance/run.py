@@ -32,6 +32,7 @@ GROUPS = (
     "test_responses.py",
     "responses",
     "test_batches.py",
+    "test_moderations.py",
     "test_conversations.py",
     "conversations",
     "test_evals.py",
@@ -147,14 +148,15 @@ def main() -> int:
     parser.add_argument("groups", nargs="*", help="folders or files of the suite; default: all that are built here")
     arguments = parser.parse_args()
     rows = tally(run_suite(arguments.groups or list(GROUPS)))
-    main_rows, administration = parts(rows)
+    main_rows, administration, refused = parts(rows)
     if not arguments.groups:
         (REPOSITORY / "docs" / "conformance.md").write_text(document(rows, VERSION))
     if administration:
         say(f"administration: {score(administration)}")
     say(f"conformance: {score(main_rows)}")
     passed, total = totals(main_rows)
-    return 0 if 100 * passed >= TARGET_PERCENT * total else 1
+    num_let_through, _ = totals(refused)
+    return 0 if 100 * passed >= TARGET_PERCENT * total and not num_let_through else 1
 
 
 if __name__ == "__main__":
