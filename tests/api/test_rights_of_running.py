@@ -106,7 +106,7 @@ def test_a_whole_answer_ends_in_the_same_way(api: Api, url: str, how: str) -> No
         running = api.context.shared(Running)
 
         async def taken_meanwhile() -> httpx.Response:
-            asking = asyncio.create_task(asyncio.to_thread(client.post, CHAT, json=ASKED))
+            asking = asyncio.create_task(asyncio.to_thread(client.post, CHAT, json=ASKED | {"n": 8}))
             while not running.callers:
                 await asyncio.sleep(0.01)
             await asyncio.to_thread(take, person)

@@ -16,6 +16,7 @@ DATA = (
     "select[name=language]",
     "select[name=project]",
 )
+DRAWN = "[...document.querySelectorAll('.chart')].every((chart) => getElement(Number(chart.id.slice(1)))?.chart)"
 ATTRIBUTES = ("title", "aria-label", "placeholder", "alt", "data-label")
 FIND = r"""([data, attributes]) => {
   const sentence = /(?:[A-Za-z][A-Za-z'’-]*[,.;:]?\s+){2,}[A-Za-z][A-Za-z'’-]*/;
@@ -41,4 +42,5 @@ FIND = r"""([data, attributes]) => {
 
 def sentences(page: Page) -> list[str]:
     """Three or more Latin words in a row that are neither data nor in backticks, each with where it stands."""
+    page.wait_for_function(DRAWN)  # a chart's words are in its library's hands, which come after the page
     return page.evaluate(FIND, [", ".join(DATA), list(ATTRIBUTES)])
