@@ -1,7 +1,9 @@
 """An api in process on a fresh database, and where a test needs one, a real engine on a tiny random model."""
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,12 +17,14 @@ from tests.engine_process import start_engine
 from tests.rows import fine_tuned_model
 from tunery.api.app import create_app
 from tunery.api.context import Context
+from tunery.api.leased import LeasedRunner, LeasedWork
 from tunery.domain.evals import OutputItem
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.domain.models import FineTunedModel
 from tunery.domain.tenants import ApiKey, Organization, Project, hash_secret, key_hint, lookup_prefix, new_secret
+from tunery.jobs.identity import this_worker
 from tunery.settings import Settings
 from tunery.store import evals, jobs, models, tenants
 from tunery.store.bootstrap import bootstrap
@@ -251,3 +255,18 @@ def tiny_adapter_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFact
 
     modules = ["q_proj", "v_proj", "down_proj"]
     return write_adapter(tiny_model_dir, tmp_path_factory.mktemp("adapter"), rank=4, modules=modules, seed=3)
+
+
+@contextmanager
+def leased_worker(context: Context, kind: type[LeasedWork[Any]]) -> Iterator[None]:
+    """The part of a worker that answers batches, or runs of evals, beside the api with this context."""
+    stop = threading.Event()
+    found = LeasedRunner(Context.open(context.settings, context.clock), this_worker(), (kind,))
+    thread = threading.Thread(target=found.run, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(60)
+        assert not thread.is_alive()

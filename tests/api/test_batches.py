@@ -3,9 +3,9 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import Row, update
 
-from tests.api.conftest import BASE, NOW, Api
+from tests.api.conftest import BASE, NOW, Api, leased_worker
 from tests.api.test_webhooks import Received, receiver  # noqa: F401  a fixture
 from tests.rows import ledger as ledger_rows
 from tests.rows import notices
@@ -67,19 +67,7 @@ def get(api: Api, batch: dict[str, Any]) -> dict[str, Any]:
     return api.client.get(f"/v1/batches/{batch['id']}").json()
 
 
-@contextmanager
-def worker(context: Context) -> Iterator[None]:
-    """The part of a worker that answers batches, beside the api with this context."""
-    stop = threading.Event()
-    found = LeasedRunner(Context.open(context.settings, context.clock), this_worker(), (BatchWork,))
-    thread = threading.Thread(target=found.run, args=(stop,))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(60)
-        assert not thread.is_alive()
+worker = partial(leased_worker, kind=BatchWork)
 
 
 def until(api: Api, batch: dict[str, Any], *statuses: str) -> dict[str, Any]:
@@ -399,6 +387,21 @@ def test_a_worker_that_stops_leaves_the_rest_to_the_next(api: Api) -> None:
     ended = worked(api, batch)
     assert (ended["status"], ended["request_counts"]["completed"]) == ("completed", 40)
     assert delivered(api, ended, "") == []
+
+
+def test_a_batch_that_was_claimed_as_the_worker_stops_is_free_at_once(api: Api) -> None:
+    batch, stop = create(api, as_file([chat(0)])), threading.Event()
+
+    class Stopping(LeasedRunner):
+        def _claim(self, kind: Any) -> Any:
+            found = super()._claim(kind)
+            stop.set()
+            return found
+
+    stopping = Stopping(Context.open(api.context.settings, api.clock), this_worker(), (BatchWork,))
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(stopping.run, stop).result()
+    assert worked(api, batch)["status"] == "completed"  # the clock stands still: no lease ends by itself
 
 
 def test_a_worker_whose_machine_slept_goes_on_with_its_batch(api: Api) -> None:

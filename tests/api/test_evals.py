@@ -3,22 +3,19 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
-from tests.api.conftest import BASE, Api
+from tests.api.conftest import BASE, Api, leased_worker
 from tests.rows import ledger as ledger_rows
 from tests.rows import notices
 from tunery.api import leased
-from tunery.api.context import Context
 from tunery.api.evals.runner import RunWork
-from tunery.api.leased import LeasedRunner
 from tunery.domain.completions import StoredCompletion
-from tunery.jobs.identity import this_worker
 from tunery.store import completions
 from tunery.store.database import read, write
 
@@ -58,19 +55,7 @@ def served(make_api: Callable[..., Api], engine_url: str) -> Api:
     return make_api(engine_urls=[engine_url], batch_concurrency=4)
 
 
-@contextmanager
-def worker(context: Context) -> Iterator[None]:
-    """The part of a worker that runs evals, beside the api with this context."""
-    stop = threading.Event()
-    found = LeasedRunner(Context.open(context.settings, context.clock), this_worker(), (RunWork,))
-    thread = threading.Thread(target=found.run, args=(stop,))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(60)
-        assert not thread.is_alive()
+worker = partial(leased_worker, kind=RunWork)
 
 
 def make(api: Api, *criteria: Json, config: Json | None = None, **values: Any) -> str:

@@ -2,7 +2,6 @@
 model judges, stored completions of two models. And the same from the command line."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +11,10 @@ import pytest
 from openai import OpenAI
 from typer.testing import CliRunner
 
-from tests.api.conftest import BASE, SECRET
+from tests.api.conftest import BASE, SECRET, leased_worker
 from tests.contract.conftest import Live
-from tunery.api.context import Context
 from tunery.api.evals.runner import RunWork
-from tunery.api.leased import LeasedRunner
 from tunery.cli.main import app
-from tunery.jobs.identity import this_worker
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_completions_tokens": 8}
 
@@ -26,13 +22,8 @@ GREEDY: dict[str, Any] = {"temperature": 0, "max_completions_tokens": 8}
 @pytest.fixture(scope="module")
 def client(live: Live) -> Iterator[OpenAI]:
     """With a worker at the server. Not strict: OpenAI's service gives nulls that its client's types do not know."""
-    stop, settings = threading.Event(), live.context.settings
-    runner = LeasedRunner(Context.open(settings, live.context.clock), this_worker(), (RunWork,))
-    thread = threading.Thread(target=runner.run, args=(stop,))
-    thread.start()
-    yield OpenAI(api_key=SECRET, base_url=live.base_url, max_retries=0)
-    stop.set()
-    thread.join(60)
+    with leased_worker(live.context, RunWork):
+        yield OpenAI(api_key=SECRET, base_url=live.base_url, max_retries=0)
 
 
 def ended(client: OpenAI, run: Any) -> Any:

@@ -126,6 +126,7 @@ class LeasedRunner:
                     log.exception("the worker could not look for work")
             if not has_work:
                 await asyncio.to_thread(stop.wait, POLL_S)
+        await asyncio.sleep(0)  # what was claimed just now begins, or it could not let go of its lease
         for work in self._works.values():
             work.cancel()
         await asyncio.gather(*self._works.values(), return_exceptions=True)

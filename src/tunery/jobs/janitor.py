@@ -13,8 +13,8 @@ DAY_S = 86_400.0
 LEASED = {
     PREFIXES["batch"]: batches.LEASES,
     PREFIXES["eval_run"]: evals.LEASES,
-    PREFIXES["export"]: transfers.leases,
-    PREFIXES["import"]: transfers.leases,
+    PREFIXES["export"]: transfers.LEASES,
+    PREFIXES["import"]: transfers.LEASES,
 }
 
 

@@ -1,6 +1,6 @@
-"""The lease of who works on a row, a batch or a run of an eval: one worker, as long as it says that it lives."""
+"""The lease of who works on a row, such as a batch or an export: one worker, as long as it says that it lives."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -23,12 +23,21 @@ class Leases(Generic[T]):
     to_domain: Callable[[Row[Any]], T]
 
     def claim(
-        self, conn: Connection, worker_id: str, *, now: float, lease_s: float, held: Collection[str] = ()
+        self,
+        conn: Connection,
+        worker_id: str,
+        *,
+        now: float,
+        lease_s: float,
+        held: Collection[str] = (),
+        only: Mapping[str, Any] | None = None,
+        values: Mapping[str, Any] | None = None,
     ) -> T | None:
         """One that nobody works on, for this worker, by one statement. Projects take turns: first the one with the
         fewest in work, then the oldest row.
 
         `held`: what this worker has in hand, whose leases end all at once when the machine sleeps or its clock is set.
+        `only`: columns and what they have to hold. `values`: what else is to be noted of it.
         """
         table, waiting = self.table, self.table.alias("waiting")
         busy = (
@@ -43,12 +52,14 @@ class Leases(Generic[T]):
             select(waiting.c.id)
             .outerjoin(busy, busy.c.project_id == waiting.c.project_id)
             .where(waiting.c.status.in_(self.unfinished), free, waiting.c.id.not_in(held), in_work < OF_PROJECT)
+            .where(*(waiting.c[name] == value for name, value in (only or {}).items()))
             .order_by(in_work, waiting.c.created_at, waiting.c.seq)
             .limit(1)
             .with_for_update(of=waiting, skip_locked=True)
             .scalar_subquery()
         )
-        row = update_row(conn, table, table.c.id == chosen, worker_id=worker_id, lease_expires_at=now + lease_s)
+        mine = {"worker_id": worker_id, "lease_expires_at": now + lease_s}
+        row = update_row(conn, table, table.c.id == chosen, **mine, **(values or {}))
         return None if row is None else self.to_domain(row)
 
     def list_holders(self, conn: Connection) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, or_, select
+from sqlalchemy import Connection, Row, func, insert, select
 
 from tunery.domain.errors import NotFound
 from tunery.domain.transfers import UNFINISHED, Transfer, TransferKind, TransferStatus
@@ -48,27 +48,9 @@ def num_unfinished(conn: Connection, project_id: str) -> int:
 def claim_transfer(
     conn: Connection, kind: TransferKind, worker_id: str, *, now: float, lease_s: float
 ) -> Transfer | None:
-    """The oldest that nobody works on, for this worker, by one statement."""
-    waiting = transfers.alias("waiting")
-    free = or_(waiting.c.lease_expires_at.is_(None), waiting.c.lease_expires_at < now)
-    chosen = (
-        select(waiting.c.id)
-        .where(waiting.c.kind == kind, waiting.c.status.in_(UNFINISHED), free)
-        .order_by(waiting.c.created_at, waiting.c.seq)
-        .limit(1)
-        .with_for_update(of=waiting, skip_locked=True)
-        .scalar_subquery()
-    )
-    values = {"status": TransferStatus.RUNNING, "attempts": transfers.c.attempts + 1}
-    held = {"worker_id": worker_id, "lease_expires_at": now + lease_s}
-    row = update_row(conn, transfers, transfers.c.id == chosen, **values, **held)
-    return None if row is None else _to_transfer(row)
-
-
-def renew(conn: Connection, transfer_id: str, worker_id: str, *, until: float, **values: Any) -> bool:
-    """Prolong the lease, and note how far it is. False: it is no longer this worker's."""
-    mine = transfers.c.id == transfer_id, transfers.c.worker_id == worker_id
-    return update_row(conn, transfers, *mine, lease_expires_at=until, **values) is not None
+    """One that nobody works on, for this worker, and its next attempt."""
+    begun = {"status": TransferStatus.RUNNING, "attempts": transfers.c.attempts + 1}
+    return LEASES.claim(conn, worker_id, now=now, lease_s=lease_s, only={"kind": kind}, values=begun)
 
 
 def finish(
@@ -84,4 +66,4 @@ def _to_transfer(row: Row[Any]) -> Transfer:
     return Transfer(**values_of(row, *NO_WORKER, status=TransferStatus(row.status)))
 
 
-leases = Leases(transfers, UNFINISHED, _to_transfer)
+LEASES = Leases(transfers, UNFINISHED, _to_transfer)

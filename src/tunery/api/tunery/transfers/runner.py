@@ -60,8 +60,8 @@ class TransferRunner:
     def _claim(self) -> Transfer | None:
         now, lease_s = self._context.clock(), self._context.settings.lease_s
         with write(self._context.database) as conn:
-            holders = transfers.leases.list_holders(conn)
-            transfers.leases.free(conn, *(each for each in holders if is_dead_here(each, self._identity)))
+            holders = transfers.LEASES.list_holders(conn)
+            transfers.LEASES.free(conn, *(each for each in holders if is_dead_here(each, self._identity)))
             return transfers.claim_transfer(conn, self._kind, str(self._identity), now=now, lease_s=lease_s)
 
 
@@ -142,7 +142,8 @@ class _Work:
                 until = context.clock() + context.settings.lease_s
                 with write(context.database) as conn:
                     values = {"until": until, "progress": self._progress or None}
-                    is_mine = transfers.renew(conn, self._transfer.id, self._worker_id, **values)
+                    found = transfers.LEASES.renew(conn, self._transfer.id, self._worker_id, **values)
+                    is_mine = found is not None
             except Exception:
                 log.exception("the lease of %s could not be renewed", self._transfer.id)
                 is_mine = True
@@ -166,7 +167,7 @@ class _Work:
         """One that has ended has no lease; one that has not may be taken at once."""
         try:
             with write(self._context.database) as conn:
-                transfers.renew(conn, self._transfer.id, self._worker_id, until=0)
+                transfers.LEASES.renew(conn, self._transfer.id, self._worker_id, until=0)
         except Exception:
             log.exception("%s stays leased until its time is up", self._transfer.id)
 
