@@ -4,8 +4,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# Tests of what attacks a server or dies in the midst of its work.
+FAULTS := tests/sandbox tests/api/test_batch_deaths.py tests/jobs/test_deaths.py tests/metering/test_kill.py
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check format bench conformance screenshots constraints clean
+.PHONY: help setup demo serve test check format faults bench conformance screenshots constraints clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +23,10 @@ serve: $(VENV)/.runtime  ## start the server on 127.0.0.1:8000
 
 test: $(VENV)/.dev  ## every test
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
+
+faults: $(VENV)/.dev  ## ways out of the sandbox, as root and as an ordinary user, and processes killed at work
+	@test "$$(id -u)" = 0 || echo "As you are, the ways out are tried as an ordinary user alone; as root: sudo make faults"
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(FAULTS) $(ARGS)
 
 check: $(VENV)/.dev  ## format, lint and types
 	$(BIN)/ruff format --check .

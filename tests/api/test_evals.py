@@ -1,9 +1,13 @@
 """Evals through the API and the worker's runner, with a real engine where a model answers."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -14,9 +18,10 @@ from tests.api.conftest import BASE, Api, leased_worker
 from tests.rows import ledger as ledger_rows
 from tests.rows import notices
 from tunery.api import leased
+from tunery.api.context import Context
 from tunery.api.evals.runner import RunWork
 from tunery.domain.completions import StoredCompletion
-from tunery.store import completions
+from tunery.store import completions, evals
 from tunery.store.database import read, write
 
 Json = dict[str, Any]
@@ -56,6 +61,26 @@ def served(make_api: Callable[..., Api], engine_url: str) -> Api:
 
 
 worker = partial(leased_worker, kind=RunWork)
+
+ALONE = """
+import threading
+from tunery.api.context import Context
+from tunery.api.evals.runner import RunWork
+from tunery.api.leased import LeasedRunner
+from tunery.jobs.identity import this_worker
+from tunery.settings import load_settings
+LeasedRunner(Context.open(load_settings()), this_worker(), (RunWork,)).run(threading.Event())
+"""
+
+
+@contextmanager
+def killed_worker(context: Context) -> Iterator[None]:
+    """The same as a process, ended by SIGKILL: it can let go of nothing."""
+    with subprocess.Popen([sys.executable, "-c", ALONE], env=os.environ | context.settings.as_environment()) as process:
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def make(api: Api, *criteria: Json, config: Json | None = None, **values: Any) -> str:
@@ -432,6 +457,49 @@ def test_a_run_is_canceled_before_it_begins_and_not_after_its_end(api: Api, path
     assert cancel(api, other, path)[0] == 400
 
 
+def before_the_first_row(api: Api, run: Json) -> None:
+    with write(api.engine) as conn:
+        assert evals.LEASES.claim(conn, "worker", now=api.clock(), lease_s=60)
+        assert evals.start_run(conn, run["id"], "worker", api.clock(), num_rows=1, answer_ids=None)
+
+
+def without_its_file(api: Api, run: Json) -> None:
+    api.client.delete(f"/v1/files/{run['data_source']['source']['id']}")
+
+
+def failed(api: Api, run: Json) -> None:
+    without_its_file(api, run)
+    assert worked(api, run)["status"] == "failed"
+
+
+def without_its_eval(api: Api, run: Json) -> None:
+    api.client.delete(f"/v1/evals/{run['eval_id']}")
+
+
+@pytest.mark.parametrize(
+    ("become", "answer", "is_canceled"),
+    [
+        (before_the_first_row, (200, "canceled"), True),
+        (without_its_file, (200, "canceled"), True),
+        (failed, (400, ""), False),
+        (without_its_eval, (404, ""), False),
+    ],
+)
+def test_a_run_is_canceled_whatever_has_become_of_it(
+    api: Api, become: Callable[[Api, Json], None], answer: tuple[int, str], is_canceled: bool
+) -> None:
+    file = api.make_file(json.dumps(row("yes")).encode(), purpose="evals")
+    run = start(api, make(api), {"type": "jsonl", "source": {"type": "file_id", "id": file["id"]}})
+    become(api, run)
+    before = get(api, run)
+    assert cancel(api, run) == cancel(api, run) == answer
+    other = start(api, make(api), inline(row("yes")))
+    assert worked(api, other)["status"] == "completed"  # the worker had the time to touch the first
+    assert get(api, run).get("status") == ("canceled" if is_canceled else before.get("status"))
+    with write(api.engine) as conn:
+        assert not evals.add_items(conn, run["id"], "worker", [])
+
+
 def test_a_run_that_is_canceled_or_deleted_in_its_midst_leaves_off(served: Api) -> None:
     source = {
         "type": "completions",
@@ -456,7 +524,10 @@ def test_a_run_that_is_canceled_or_deleted_in_its_midst_leaves_off(served: Api) 
     assert served.client.get(f"/v1/evals/{eval_id}/runs/{runs[1]['id']}").status_code == 404
 
 
-def test_the_next_worker_goes_on_where_one_was_ended_and_each_row_is_graded_once(served: Api) -> None:
+@pytest.mark.parametrize("ended", [worker, killed_worker])
+def test_the_next_worker_goes_on_where_one_was_ended_and_each_row_is_graded_once(
+    served: Api, ended: Callable[[Context], AbstractContextManager[None]]
+) -> None:
     source = {
         "type": "completions",
         "source": {"type": "file_content", "content": [{"item": {"q": str(n), "a": "x"}} for n in range(60)]},
@@ -465,12 +536,13 @@ def test_the_next_worker_goes_on_where_one_was_ended_and_each_row_is_graded_once
         "sampling_params": {"max_completion_tokens": 16},
     }
     run = start(served, make(served), source)
-    with worker(served.context):
+    with ended(served.context):
         while not counts(get(served, run))[2]:
             time.sleep(0.01)
     assert get(served, run)["status"] == "in_progress"
     run = worked(served, run)
     assert (run["status"], run["result_counts"]["total"], run["result_counts"]["errored"]) == ("completed", 60, 0)
+    assert counts(run) == (60, 0, 60, 0)
     assert [item["datasource_item_id"] for item in items(served, run)] == list(range(60))
     with read(served.engine) as conn:
         bills = ledger_rows(conn, served.project_id)
