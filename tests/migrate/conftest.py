@@ -63,6 +63,9 @@ class RecordedOpenAI:
     )
     files: list[str] = field(default_factory=lambda: ["file-train", "file-result", "file-gone"])
     rate_limits: int = 0  # how many of the next requests get 429
+    evals: list[dict[str, Any]] = field(default_factory=list)  # closed to the account without one
+    runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # of an eval
+    items: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # of a run
     answers: dict[str, str] = field(default_factory=dict)  # last message -> what the old model says
     calls: list[dict[str, Any]] = field(default_factory=list)  # what it answers to a request with tools
     refusals: dict[str, int] = field(default_factory=dict)  # path -> status it answers with
@@ -129,8 +132,18 @@ def build(account: RecordedOpenAI) -> FastAPI:  # noqa: C901 - one route after a
         return {"object": "list", "data": [{"id": name, "object": "model", "owned_by": "acme"} for name in names]}
 
     @app.get("/v1/evals")
-    def evals() -> Response:
-        return error(403, "OpenAI is winding down the fine-tuning platform", "training_not_available")
+    def evals(after: str | None = None, limit: int = 20) -> Any:
+        if not account.evals:
+            return error(403, "OpenAI is winding down the fine-tuning platform", "training_not_available")
+        return page(account.evals, after, min(limit, 1))
+
+    @app.get("/v1/evals/{eval_id}/runs")
+    def runs(eval_id: str, after: str | None = None, limit: int = 20) -> Any:
+        return page(account.runs.get(eval_id, []), after, min(limit, 1))
+
+    @app.get("/v1/evals/{eval_id}/runs/{run_id}/output_items")
+    def output_items(eval_id: str, run_id: str, after: str | None = None, limit: int = 20) -> Any:
+        return page(account.items.get(run_id, []), after, min(limit, 2))
 
     @app.get("/v1/chat/completions")
     def completions(after: str | None = None, limit: int = 20) -> Any:

@@ -6,19 +6,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import orjson
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import IntegrityError
 
 from tunery import private
 from tunery.domain.errors import InvalidRequest, NotFound, TuneryError
-from tunery.domain.files import File, FilePurpose, blob_path
+from tunery.domain.evals import Eval
+from tunery.domain.files import FilePurpose, blob_path
 from tunery.domain.jobs import TERMINAL
 from tunery.domain.tenants import Organization
 from tunery.migrate import convert
 from tunery.migrate.bundle import KINDS, Bundle, Kind
 from tunery.migrate.source import Json
 from tunery.settings import Settings
-from tunery.store import completions, events, files, jobs, tenants
+from tunery.store import completions, evals, events, files, jobs, tenants
 from tunery.store.blobs import Blobs
 from tunery.store.database import migrate, open_database, read, write
 
@@ -62,6 +63,8 @@ def load_all(bundle: Bundle, target: Target, *, progress: Progress = lambda *_: 
                 is_new = loaders[kind](bundle, target, object_id)
             except (NotLoadable, TuneryError) as error:
                 loaded.skipped[kind, object_id] = str(error)
+            except IntegrityError:  # ids are the source's, and each is here once
+                loaded.skipped[kind, object_id] = "another project of this installation has it"
             else:
                 counts = loaded.new if is_new else loaded.kept
                 counts[kind] += 1
@@ -135,26 +138,34 @@ def _ensure_organization(conn: Connection, organization_id: str, *, now: int) ->
 
 
 def load_eval(bundle: Bundle, target: Target, eval_id: str) -> bool:
-    """Archived as one JSON file of purpose `evals`: OpenAI's Evals end, their definitions and results need not."""
-    file_id = f"file-{eval_id}"
-    with read(target.engine) as conn:
-        if files.find_file(conn, file_id, target.project_id):
-            return False
+    """An eval, and those of its runs that ended, with what came of their rows. Runs that ended since are added."""
     entry = bundle.get("evals", eval_id)
-    blob = target.blobs.put(blob_path(file_id), orjson.dumps(entry, option=orjson.OPT_INDENT_2))
-    row = File(
-        id=file_id,
-        project_id=target.project_id,
-        created_at=int(entry["eval"].get("created_at") or 0),
-        filename=f"{eval_id}.json",
-        purpose=FilePurpose.EVALS,
-        bytes=blob.bytes,
-        sha256=blob.sha256,
-        blob=blob.path,
-    )
+    found = convert.evaluation(entry["eval"], project_id=target.project_id)
+    if found is None:
+        raise NotLoadable("it does not say what its rows are and how they are graded; it stays in the bundle")
+    is_new = False
     with write(target.engine) as conn:
-        files.insert_file(conn, row)
-    return True
+        try:
+            evals.get_eval(conn, eval_id, target.project_id)
+        except NotFound:
+            evals.insert_eval(conn, found)
+            is_new = True
+    new_runs = [_load_run(target, found, each) for each in entry["runs"]]
+    return is_new or any(new_runs)
+
+
+def _load_run(target: Target, of: Eval, entry: Json) -> bool:
+    """One transaction for it and its rows: half of a run would look like a whole one."""
+    run = convert.eval_run(entry["run"], eval_id=of.id, project_id=of.project_id)
+    if run is None:
+        return False
+    with write(target.engine) as conn:
+        try:
+            evals.get_run(conn, run.id, of.project_id)
+        except NotFound:
+            evals.insert_ended_run(conn, run, convert.output_items(entry["output_items"], run=run))
+            return True
+    return False
 
 
 def load_completion(bundle: Bundle, target: Target, completion_id: str) -> bool:

@@ -75,6 +75,13 @@ def insert_run(conn: Connection, run: EvalRun) -> None:
     conn.execute(insert(runs).values(asdict(run) | {"bytes": len(orjson.dumps(run.data_source))}))
 
 
+def insert_ended_run(conn: Connection, run: EvalRun, came: Sequence[OutputItem]) -> None:
+    """One that was carried out elsewhere, with what came of its rows."""
+    insert_run(conn, run)
+    if came:
+        conn.execute(insert(items), [asdict(each) | {"bytes": num_bytes(each)} for each in came])
+
+
 def get_run(conn: Connection, run_id: str, project_id: str, eval_id: str | None = None) -> EvalRun:
     """`eval_id`: that it must be of."""
     of_eval = [] if eval_id is None else [runs.c.eval_id == eval_id]

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import orjson
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -39,6 +39,7 @@ from tunery.store.database import read, write
 from tunery.store.evals import Graded
 from tunery.texts import say
 from tunery.wire.responses.items import answer_of
+from tunery.wire.validation import from_problems
 
 log = logging.getLogger(__name__)
 
@@ -99,10 +100,14 @@ class RunWork(LeasedWork[EvalRun]):
         with read(context.database) as conn:
             asked = store.get_eval(conn, run.eval_id, run.project_id)
         self._ids = [each["id"] for each in asked.testing_criteria]
-        self._criteria = [
-            CRITERION.validate_python({name: value for name, value in each.items() if name != "id"})
-            for each in asked.testing_criteria
-        ]
+        try:
+            self._criteria = [
+                CRITERION.validate_python({name: value for name, value in each.items() if name != "id"})
+                for each in asked.testing_criteria
+            ]
+        except ValidationError as exc:  # of an eval from elsewhere, whose graders this server does not have
+            self._fail(from_problems(exc.errors()))
+            return None
         config = asked.data_source_config
         self._schema = as_object(config["schema"]["properties"]["item"]) if config["type"] == "custom" else {}
         try:

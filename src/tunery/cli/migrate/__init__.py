@@ -12,7 +12,7 @@ openai = typer.Typer(
     2. `import`: bring out files, jobs, evals and stored completions.
     3. `capture`, `recorded`: keep how the old models answer, while they do.
     4. `retrain` or `distill`: train successors here.
-    5. `report`: old, base and new on the same rows: is it safe to switch?
+    5. `report`: old, base and new on the same rows: is it safe to switch? `evals`: old evals again, on the successors.
     6. `switch`: let the old name answer with the new model; `back` undoes it at once.
     """,
 )
@@ -22,6 +22,7 @@ openai.command("capture")(answers.capture)
 openai.command("recorded")(answers.recorded)
 openai.command("retrain")(retrain.retrain)
 openai.command("distill")(retrain.distill)
+openai.command("evals")(retrain.evals)
 openai.command("report")(report.report)
 openai.command("switch")(switch.switch)
 openai.command("back")(switch.back)

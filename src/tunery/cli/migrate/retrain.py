@@ -1,15 +1,16 @@
-"""`retrain` and `distill`: successors for the old models."""
+"""`retrain` and `distill`: successors for the old models; `evals`: what the old ones were measured by, once more."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunery.cli.connection import client_of
+from tunery.cli.connection import client_of, get_own
 from tunery.cli.migrate.options import DEFAULT_BUNDLE
 from tunery.cli.output import Json, console, emit_json, notes, table
 
 if TYPE_CHECKING:
+    from tunery.migrate.evals import Outcome
     from tunery.migrate.source import Json as Described
 
 
@@ -66,3 +67,41 @@ def distill(
         return emit_json(job)
     console.print(job.id)
     notes.print(f"Follow it with `tunery jobs watch {job.id}`.")
+
+
+def evals(
+    ctx: typer.Context,
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of imported evals; by default all.")] = None,
+    model: Annotated[str | None, typer.Option(help="That answers, in place of each old model's successor.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run imported evals again on the same rows, answered by the old models' successors, and show old beside new.
+
+    A successor is what `switch` let the old name answer with, else what `retrain` made of its job, else the model of
+    that name. Called again, it repeats nothing and shows how far the new runs are.
+    """
+    from dataclasses import asdict
+
+    from tunery.migrate.evals import rerun
+
+    client = client_of(ctx)
+    with notes.status("Starting runs…"):
+        found = list(rerun(client, get_own(client, "/aliases")["data"], ids or (), model=model))
+    if as_json:
+        return emit_json([asdict(each) for each in found])
+    rows = (
+        (each.name or each.eval_id, *_told(each.old), *(_told(each.new) if each.new else ("", "")), each.reason)
+        for each in found
+    )
+    columns = ("eval", "old model", ">passed", "new model", ">passed", "why not")
+    console.print(table(columns, rows, empty="No imported run of an eval is here: `tunery migrate openai import`."))
+    for each in found:
+        if each.report_url:
+            notes.print(f"{each.old.model or each.old.run_id}: {each.report_url}")
+
+
+def _told(outcome: "Outcome") -> tuple[str, str]:
+    """The model, and how many of its rows passed, or how far the run is."""
+    passed = f"{outcome.passed:,} of {outcome.total:,}" if outcome.total else ""
+    ended = outcome.status == "completed"
+    return outcome.model or "–", passed if ended else f"{outcome.status} {passed}".strip()
