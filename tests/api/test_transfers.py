@@ -23,8 +23,8 @@ from tunery.domain.transfers import KINDS, MAX_UNFINISHED
 from tunery.export import spec
 from tunery.jobs.identity import this_worker
 from tunery.models.sources import cache
-from tunery.store import tables
-from tunery.store.database import write
+from tunery.store import models, tables
+from tunery.store.database import read, write
 from tunery.texts import translator
 
 OWN = "/tunery/v1"
@@ -127,6 +127,9 @@ def test_a_model_goes_out_and_comes_in_again_with_the_same_answers(api: Api, tun
     name = taken["model"]
     assert name.startswith(f"ft:{BASE}:personal:again:")
     assert greedy(api, name) == greedy(api, tuned) != greedy(api, BASE)
+    with read(api.engine) as conn:
+        hashes = models.get_own_model(conn, name, api.project_id).base_sha256
+    assert hashes == json.loads(parts["export.json"])["base"]["sha256"]
     # Listed, priced, aliased, continued and deleted as any other.
     assert name in [model["id"] for model in api.client.get("/v1/models").json()["data"]]
     price = {each["name"]: each["price"] for each in api.client.get("/tunery/v1/catalog").json()["data"]}

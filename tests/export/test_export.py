@@ -23,6 +23,7 @@ from tunery.domain.errors import InvalidRequest
 from tunery.export import proof, tensors, write
 from tunery.export.spec import FULL, ExportFailed, ExportSpec, explain, export_model
 from tunery.models.config import read_config
+from tunery.models.sources.cache import hashes_of
 
 PROMPT = list(range(5, 45))
 
@@ -59,7 +60,7 @@ def test_both_forms_load_elsewhere_with_the_same_greedy_answer(
     assert answer(AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()) == served
     assert answer(model_with(tiny_model_dir, tmp_path / "adapter")) == served
     told = (tmp_path / "adapter" / "README.md").read_text()
-    assert tensors.hashes_of(tiny_model_dir)["model.safetensors"] in told
+    assert hashes_of(tiny_model_dir)["model.safetensors"] in told
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "merged", "rows.jsonl"]
 
 

@@ -13,9 +13,12 @@ from sqlalchemy import select
 from tests.jobs.conftest import ROWS, Site
 from tests.jobs.processes import children_of
 from tests.jobs.waiting import wait_for
+from tunery.domain.errors import InvalidRequest
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import JobStatus
+from tunery.export.spec import gather
 from tunery.jobs import verbs
+from tunery.models.sources import cache as sources
 from tunery.store import events, files, models
 from tunery.store.database import read, write
 from tunery.store.tables import outbox, usage_records
@@ -265,6 +268,48 @@ def test_job_continues_from_the_adapter_of_a_model(site: Site) -> None:
     assert done.model == model
     assert done.base_model == "tiny-1"
     assert str(done.fine_tuned_model).startswith("ft:tiny-1:personal:again:")
+
+
+def test_a_base_that_has_changed_since_is_neither_continued_nor_exported(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A job from a model, one that was paused before, and exports; a new job from the base is none of these. Files that
+    only got other names are no change."""
+    script(monkeypatch, step_s=0.1)
+    folder = sources.ensure(site.catalog.resolve("tiny-1").source, site.settings.models_dir)
+    first, paused = site.create(), site.create()
+    with site.worker(SCRIPTED):
+        site.wait_for_step(paused.id, 2)
+        site.verb(verbs.pause_job, paused.id)
+        done = site.wait(first.id)
+    assert site.job(paused.id).status is JobStatus.PAUSED
+    with read(site.engine) as conn:
+        model = models.list_models_of_job(conn, first.id)[0]
+    assert model.base_sha256 == sources.hashes_of(folder) != {}
+
+    def gathered() -> None:
+        about = {"engine": site.engine, "blobs": site.blobs, "catalog": site.catalog, "settings": site.settings}
+        gather(model, "merged", tmp_path, progress=lambda *_: None, **about)
+
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    weights.unlink()  # a link to the base of all tests
+    (folder / "renamed.safetensors").write_bytes(content)
+    gathered()
+    content[-1] ^= 1
+    (folder / "renamed.safetensors").write_bytes(content)
+    with pytest.raises(InvalidRequest, match="SHA-256 has changed"):
+        gathered()
+    continued, new = site.create(model=done.fine_tuned_model), site.create()
+    with site.worker(SCRIPTED):
+        site.verb(verbs.resume_job, paused.id)
+        for job in (continued, paused):
+            failed = site.wait(job.id)
+            assert failed.status is JobStatus.FAILED
+            assert failed.error is not None
+            assert failed.error.param == "model"
+            assert "SHA-256 has changed" in failed.error.message
+        assert site.wait(new.id).status is JobStatus.SUCCEEDED
 
 
 def test_job_is_cancelled_at_once_while_its_trainer_still_loads(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

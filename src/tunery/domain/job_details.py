@@ -44,6 +44,7 @@ class JobDetails:
     problems: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])  # the first lines to mend
     # of its start
     source: str | None = None  # the base weights that the adapter stands on
+    base_sha256: dict[str, str] | None = None  # of their files, by name
     weights: str | None = None  # their name for people
     device: str | None = None  # "cpu" or "cuda"
     hyperparameter_reasons: dict[str, str] = field(default_factory=dict[str, str])

@@ -23,11 +23,11 @@ from tunery.domain.errors import InvalidRequest
 from tunery.export.lora_gguf import read_lora
 from tunery.export.proof import conversations
 from tunery.export.spec import BASE_TEMPLATE, ImportSpec
-from tunery.export.tensors import hashes_of
 from tunery.export.write import REPORT, read_fitting
 from tunery.models.adapter_config import CONFIG_FILE, WEIGHTS_FILE, UnsupportedAdapter
 from tunery.models.adapter_files import AdapterFiles, write_adapter
 from tunery.models.config import read_config
+from tunery.models.sources import cache as sources
 from tunery.texts import say
 
 MAX_RANK = 512  # what vLLM serves at most
@@ -199,7 +199,7 @@ def _check_base(spec: ImportSpec, root: Path) -> None:
     """An export of ours says which weights it is for."""
     known = _read_json(root / REPORT).get("base", {})
     hashes = known.get("sha256", {}) if isinstance(known, dict) else {}
-    if hashes and isinstance(hashes, dict) and {*hashes.values()} != {*hashes_of(spec.model_dir).values()}:
+    if isinstance(hashes, dict) and sources.is_changed(spec.model_dir, hashes):
         message = say("error.import_other_base", name=str(known.get("name"))[:200], base=spec.base)
         raise InvalidRequest(message, param="base")
 

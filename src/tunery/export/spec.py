@@ -117,13 +117,16 @@ def gather(
     adapter = folder / "adapter"
     if not blobs.download_dir(model.blob, adapter):
         raise NotFound(f"The weights of {model.name!r} are missing from the blob store.", param="model")
+    model_dir = sources.ensure(model.source, settings.models_dir, progress)
+    if sources.is_changed(model_dir, model.base_sha256):
+        raise InvalidRequest(say("error.base_changed", source=model.source, model=model.name), param="model")
     rows, method = _first_rows(model, folder / "rows.jsonl", engine, blobs)
     return ExportSpec(
         name=model.name,
         format=format,
         source=model.source,
         base=base.weights,
-        model_dir=sources.ensure(model.source, settings.models_dir, progress),
+        model_dir=model_dir,
         adapter_dir=adapter,
         context_length=base.context_length,
         completes=base.completes,

@@ -1,7 +1,6 @@
 """A base's weights as they are written into an export: tensor by tensor, and where an adapter is added a few rows at a
 time, so that the largest tensor and not the model is what must fit into memory."""
 
-import hashlib
 import json
 import struct
 from collections.abc import Iterator
@@ -57,13 +56,4 @@ def stored_tensors(model_dir: Path) -> list[StoredTensor]:
                 found.append(StoredTensor(name, path, tuple(entry["shape"]), entry["dtype"], end - begin))
     if not found:
         raise InvalidRequest(f"{str(model_dir)!r} holds no .safetensors file.")
-    return found
-
-
-def hashes_of(model_dir: Path) -> dict[str, str]:
-    """SHA-256 of each file of weights."""
-    found: dict[str, str] = {}
-    for path in sorted(model_dir.glob("*.safetensors")):
-        with path.open("rb") as file:
-            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found

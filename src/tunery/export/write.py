@@ -14,11 +14,12 @@ from tunery.export import llama_cpp
 from tunery.export.lora_gguf import LORA_FILE, write_lora
 from tunery.export.proof import prove
 from tunery.export.spec import ExportFailed, ExportSpec
-from tunery.export.tensors import StoredTensor, hashes_of, stored_tensors
+from tunery.export.tensors import StoredTensor, stored_tensors
 from tunery.models.adapter_config import CONFIG_FILE, WEIGHTS_FILE
 from tunery.models.adapter_files import AdapterFiles, read_adapter
 from tunery.models.config import ModelConfig, module_sizes, read_config
 from tunery.models.sources.base import Progress
+from tunery.models.sources.cache import hashes_of
 
 REPORT = "export.json"
 SHARD_BYTES = 4_000_000_000

@@ -204,6 +204,7 @@ def publish_checkpoints(
                 trained_tokens=trained_tokens if is_final else 0,
                 display_name=job.display_name,
                 num_bytes=checkpoint.num_bytes,
+                base_sha256=job.details.base_sha256,
             ),
         )
         events.delete_checkpoint(conn, job.id, checkpoint.step)  # the final one's, from a pause after the last step

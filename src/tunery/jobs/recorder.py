@@ -115,6 +115,7 @@ class Recorder:
                     hyperparameter_reasons=reasons,
                     texts=reference({"reasons": reasons}) or {},
                     source=prepared.source,
+                    base_sha256=prepared.base_sha256,
                     weights=self._resources.catalog.weights_of(prepared.source),
                     device=message.device,
                 )

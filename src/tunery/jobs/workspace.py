@@ -9,10 +9,11 @@ from typing import Any
 
 from tunery import atomic
 from tunery.datasets.report import Role
-from tunery.domain.errors import NotFound
+from tunery.domain.errors import InvalidRequest, NotFound
 from tunery.domain.hyperparameters import Hyperparameters, ResolvedHyperparameters, resolve
 from tunery.domain.job_details import SavedState
 from tunery.domain.jobs import EARLY_STOPPING, FineTuningJob
+from tunery.domain.models import FineTunedModel
 from tunery.jobs.resources import Resources
 from tunery.models.adapter_config import LoraConfig
 from tunery.models.catalog import CatalogModel
@@ -102,6 +103,7 @@ class Prepared:
     workspace: Workspace
     hyperparameters: ResolvedHyperparameters
     source: str  # the base weights the adapter stands on
+    base_sha256: dict[str, str]  # of their files, by name
     step: int  # goes on from here
 
     @property
@@ -120,7 +122,11 @@ def prepare(job: FineTuningJob, resources: Resources, workspace: Workspace) -> P
     if job.validation_file is not None:
         fetch_file(resources, job, job.validation_file, "validation", workspace.valid_file)
     base = resources.catalog.resolve(job.base_model)
-    source = _continue_from(job, resources, workspace) or base.source
+    model = _continue_from(job, resources, workspace)
+    source = model.source if model else base.source
+    model_dir = sources.ensure(source, resources.settings.models_dir)
+    if sources.is_changed(model_dir, job.details.base_sha256 or (model.base_sha256 if model else None)):
+        raise InvalidRequest(say("error.base_changed", source=source, model=job.model), param="model")
     chosen = resolve(
         job.hyperparameters,
         num_examples=job.details.num_examples or 0,
@@ -129,12 +135,12 @@ def prepare(job: FineTuningJob, resources: Resources, workspace: Workspace) -> P
     step = workspace.restore(resources.blobs, job.details.state)
     for checkpoint in job.details.checkpoints:
         workspace.restore_checkpoint(resources.blobs, checkpoint.step, checkpoint.blob)
-    _spec(job, resources, workspace, base, source, chosen).save(workspace)
-    return Prepared(workspace, chosen, source, step)
+    _spec(job, resources, workspace, base, model_dir, chosen).save(workspace)
+    return Prepared(workspace, chosen, source, sources.hashes_of(model_dir), step)
 
 
-def _continue_from(job: FineTuningJob, resources: Resources, workspace: Workspace) -> str | None:
-    """Bring the adapter of an `ft:` model here; the source it stands on, or None when the job starts from a base."""
+def _continue_from(job: FineTuningJob, resources: Resources, workspace: Workspace) -> FineTunedModel | None:
+    """Bring the adapter of an `ft:` model here; None when the job starts from a base."""
     if job.model == job.base_model:
         return None
     with read(resources.engine) as conn:
@@ -143,7 +149,7 @@ def _continue_from(job: FineTuningJob, resources: Resources, workspace: Workspac
         raise NotFound(say("error.job_model_deleted", model=job.model), param="model")
     shutil.rmtree(workspace.init_adapter, ignore_errors=True)
     resources.blobs.download_dir(model.blob, workspace.init_adapter)
-    return model.source
+    return model
 
 
 def _spec(
@@ -151,13 +157,13 @@ def _spec(
     resources: Resources,
     workspace: Workspace,
     base: CatalogModel,
-    source: str,
+    model_dir: Path,
     chosen: ResolvedHyperparameters,
 ) -> TrainSpec:
     settings = resources.settings
     spec = TrainSpec(
         job_id=job.id,
-        model_dir=sources.ensure(source, settings.models_dir),
+        model_dir=model_dir,
         train_file=workspace.train_file,
         valid_file=workspace.valid_file if job.validation_file is not None else None,
         method=job.method,

@@ -201,9 +201,9 @@ models = table(
     Column("job_id", String, index=True),
     integers("step_number", null=True),
     strings("blob", "owned_by"),
-    counts("trained_tokens"),
+    counts("trained_tokens", "num_bytes"),
     strings("display_name", null=True),
-    counts("num_bytes"),
+    jsons("base_sha256", null=True),
     Index(None, "project_id", "created_at", "seq"),
 )
 

@@ -12,6 +12,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from filelock import FileLock
@@ -56,6 +57,26 @@ def ensure(source: str, cache: Path, progress: Progress | None = None) -> Path:
             f"The model {source!r} cannot be put into {cache}: {exc.strerror or exc}. "
             "TUNERY_MODEL_CACHE names another folder."
         ) from exc
+
+
+def hashes_of(model_dir: Path) -> dict[str, str]:
+    """SHA-256 of each file of weights. A file is read again only when it has changed."""
+    found: dict[str, str] = {}
+    for path in sorted(model_dir.glob("*.safetensors")):
+        about = path.stat()
+        found[path.name] = _sha256(path.resolve(), about.st_ino, about.st_size, about.st_mtime_ns)
+    return found
+
+
+def is_changed(model_dir: Path, known: dict[str, str] | None) -> bool:
+    """Whether these are other weights than those whose hashes are known; files may have got other names."""
+    return bool(known) and {*known.values()} != {*hashes_of(model_dir).values()}
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: Path, *_: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _missing(folder: Path) -> list[str]:

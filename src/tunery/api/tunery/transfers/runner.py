@@ -242,7 +242,7 @@ class _Work:
         )
         self._tell("checking", 0, None)
         report = run(spec, target, self._tell, self._watch)
-        self._keep_model(target, base.source, report)
+        self._keep_model(target, base.source, sources.hashes_of(spec.model_dir), report)
 
     def _fetch(self) -> dict[str, Path]:
         """The uploaded files, by their names. Raises NotFound for one that was deleted meanwhile."""
@@ -258,7 +258,7 @@ class _Work:
             self._context.blobs.fetch(file.blob, sent / file.id)
         return found
 
-    def _keep_model(self, folder: Path, source: str, report: Json) -> None:
+    def _keep_model(self, folder: Path, source: str, base_sha256: dict[str, str], report: Json) -> None:
         context, transfer, asked = self._context, self._transfer, self._transfer.asked
         blob = f"adapters/{asked['model_id']}"
         num_bytes = sum(path.stat().st_size for path in folder.iterdir())
@@ -283,6 +283,7 @@ class _Work:
                         blob=blob,
                         owned_by=organization.id,
                         num_bytes=num_bytes,
+                        base_sha256=base_sha256,
                     )
                     models.insert_model(conn, model)
                     self._finish(conn, TransferStatus.SUCCEEDED, model=name, result=report)
