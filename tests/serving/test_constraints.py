@@ -193,6 +193,29 @@ def test_what_is_no_schema_is_refused_strict_or_not(grammars: Grammars, schema: 
         assert refused.value.param == "tools[0].function.parameters"
 
 
+MARK = "<|im_end|>"  # which ends an answer, as a token
+# With a choice before it: the engine asks its tokenizer for what must follow one.
+SPELT = {
+    "enum": (with_a({"enum": [MARK, "b"]}), {"a": MARK}),
+    "const": (with_a({"anyOf": [{"const": f"x{MARK}y"}, {"const": "b"}]}), {"a": f"x{MARK}y"}),
+    "name": ({"type": "object", "properties": {MARK: NUMBER, "b": NUMBER}}, {MARK: 1}),
+    "pattern": (with_a({"type": "string", "pattern": r"^(<\|endoftext\|>|b)$"}), {"a": "<|endoftext|>"}),
+    "definition": (
+        with_a({"$ref": "#/$defs/A"}, **{"$defs": {"A": {"enum": ["<|im_start|>", 1]}}}),
+        {"a": "<|im_start|>"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("schema", "value"), SPELT.values(), ids=SPELT)
+def test_what_a_schema_fixes_is_text_where_it_spells_a_control_token(
+    grammars: Grammars, schema: dict[str, Any], value: dict[str, Any]
+) -> None:
+    for check in (takes_arguments, takes_answer):
+        for strict in (False, None):
+            assert check(grammars, schema, json.dumps(value), strict=strict)
+
+
 EMPTY = [None, {}, {"type": "object"}, {"type": "object", "properties": {}}, {"properties": {}, "required": []}]
 
 

@@ -240,6 +240,16 @@ def test_a_call_that_must_come_is_one_however_soon_it_is_cut(text: str) -> None:
     assert [(piece.call.name, piece.call.arguments, piece.text) for piece in pieces if piece.call] == [("map", "", "")]
 
 
+@pytest.mark.parametrize("text", ["", "<tool_call>", '<tool_call>\n{"name": "map", "arguments": {"a": "x'])
+def test_a_call_that_must_come_is_one_where_the_answer_ends_within_it(text: str) -> None:
+    """As it may once its grammar became too much."""
+    stream = CallStream(["map"], must_call=True)
+    pieces = [*stream.push(text), *stream.finish()]
+
+    assert [(piece.call.name, piece.is_cut, piece.text) for piece in pieces if piece.call] == [("map", True, "")]
+    assert not any(piece.text for piece in pieces)
+
+
 def allowed_tools(mode: str, *names: str) -> dict[str, object]:
     tools = [{"type": "function", "function": {"name": name}} for name in names]
     return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}

@@ -198,32 +198,47 @@ class Marks:
 
     @cached_property
     def _aliases(self) -> dict[str, str]:
-        """By mark. Drawn by lot, so that no text can spell one."""
-        nonce = secrets.token_hex(8)
-        return {text: f"\ufdd1{nonce}.{n}\ufdd1" for n, text in enumerate(self.texts)}
+        """By mark."""
+        return aliases_of(self.texts)
 
     @cached_property
     def _by_alias(self) -> Tokenizer:
-        """The same tokenizer with each mark under its alias: in its vocabulary too, from which Unigram would take a
-        mark that is spelt out, and without the merges that would lead to one."""
-        document = json.loads(self._tokenizer.to_str())
-        model, aliases = document["model"], self._aliases
-        for token in document["added_tokens"]:
-            if token["content"] in aliases:
-                token.update(content=aliases[token["content"]], normalized=False, single_word=False)
-        if isinstance(model["vocab"], dict):
-            model["vocab"] = {aliases.get(text, text): number for text, number in model["vocab"].items()}
-        else:
-            model["vocab"] = [[aliases.get(text, text), score] for text, score in model["vocab"]]
-        if model.get("unk_token") in aliases:
-            model["unk_token"] = aliases[model["unk_token"]]
-        if model.get("merges"):
-            model["merges"] = [pair for pair in model["merges"] if not _leads_to_mark(pair, aliases)]
-        tokenizer = Tokenizer.from_str(json.dumps(document))
-        for text, alias in aliases.items():
-            if tokenizer.token_to_id(alias) != self._tokenizer.token_to_id(text):
-                raise ValueError(f"The tokenizer gives {text!r} another number under another name.")
-        return tokenizer
+        return under_aliases(self._tokenizer, self._aliases)
+
+
+def aliases_of(texts: Iterable[str]) -> dict[str, str]:
+    """A name for each of the marks, drawn by lot, so that no text can spell one."""
+    nonce = secrets.token_hex(8)
+    return {text: f"\ufdd1{nonce}.{n}\ufdd1" for n, text in enumerate(texts)}
+
+
+def under_aliases(tokenizer: Tokenizer, aliases: dict[str, str]) -> Tokenizer:
+    """The same tokenizer with each mark under its alias: in its vocabulary too, from which Unigram would take a mark
+    that is spelt out, and without the merges that would lead to one."""
+    document = json.loads(tokenizer.to_str())
+    model = document["model"]
+    for token in document["added_tokens"]:
+        if token["content"] in aliases:
+            token.update(content=aliases[token["content"]], normalized=False, single_word=False)
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {aliases.get(text, text): number for text, number in model["vocab"].items()}
+    else:
+        model["vocab"] = [[aliases.get(text, text), score] for text, score in model["vocab"]]
+    if model.get("unk_token") in aliases:
+        model["unk_token"] = aliases[model["unk_token"]]
+    if model.get("merges"):
+        model["merges"] = [pair for pair in model["merges"] if not _leads_to_mark(pair, aliases)]
+    renamed = Tokenizer.from_str(json.dumps(document))
+    for text, alias in aliases.items():
+        if renamed.token_to_id(alias) != tokenizer.token_to_id(text):
+            raise ValueError(f"The tokenizer gives {text!r} another number under another name.")
+    return renamed
+
+
+def without_special(tokenizer: Tokenizer) -> Tokenizer:
+    """The same tokenizer, in which no text becomes a special token."""
+    special = (token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special)
+    return under_aliases(tokenizer, aliases_of(special))
 
 
 def _moved(position: int, shifts: tuple[tuple[int, int], ...]) -> int:

@@ -24,7 +24,9 @@ from typing import Any
 import numpy as np
 import orjson
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from tokenizers import Tokenizer
 
+from tunery.chat.marks import without_special
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.schemas import RequestSchema
 from tunery.serving.schemas import Schema, SchemaProblem, answer_schema, arguments_schema, loosened
@@ -138,9 +140,10 @@ class Grammars:
     """Makes grammars against one tokenizer, and keeps those that were last asked for."""
 
     def __init__(self, model_dir: Path, vocab_size: int, eos_ids: frozenset[int]) -> None:
-        self._tokenizer = LLTokenizer(
-            str(model_dir / "tokenizer.json"), n_vocab=vocab_size, eos_token=sorted(eos_ids) or None
-        )
+        # llguidance tokenizes what a schema fixes, such as a name: there, too, text is never a control token.
+        tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
+        ends = sorted(eos_ids) or None
+        self._tokenizer = LLTokenizer(without_special(tokenizer).to_str(), n_vocab=vocab_size, eos_token=ends)
         self._kept: OrderedDict[bytes, Grammar | InvalidRequest] = OrderedDict()
         self._making: dict[tuple[str, bytes], asyncio.Task[Grammar | InvalidRequest]] = {}
         self._turns = Turns(MAX_MAKING, MAX_MAKING_OF_ONE)

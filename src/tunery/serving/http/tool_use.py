@@ -166,13 +166,14 @@ class CallStream:
     def finish(self, *, is_cut: bool = False) -> list[Piece]:
         """What is left: a call without its end, or text that only looked like one.
 
-        `is_cut`: the answer did not end by itself, so what it had begun is a call. A mark is never given out as text.
+        `is_cut`: the answer did not end by itself, so what it had begun is a call, as it is where a call must come. A
+        mark is then never given out as text.
         """
         rest = self._written if self._is_calling else self._before.flush()
         text, calls = parse_calls(_without_begun(rest, CALL_CLOSE) if self._is_calling else rest)
         if calls:
             return [*([Piece(text)] if text.strip() else []), *(Piece(call=call) for call in calls)]
-        if not is_cut:
+        if not is_cut and not self._must_call:
             return [Piece(rest)] if rest and (not self._is_calling or rest.strip()) else []
         before, mark, body = rest.partition(CALL_OPEN)
         if not mark and not self._is_word(rest):
