@@ -17,10 +17,11 @@ from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
+from tunery.kernels.vectors import FLOAT, INT8, INT16, INT32, Writer
+
 GROUP = 32  # weights and inputs that share a scale
 # Steps that do not overflow 16 bits when a group is summed up there: 8 sums of two, 8 · 2 · 15 · 127 = 30,480.
 SMALL = 15
-INT8, INT16, INT32, INT64, FLOAT = (*map(ir.IntType, (8, 16, 32, 64)), ir.FloatType())
 
 
 @dataclass(frozen=True)
@@ -94,37 +95,37 @@ def block_product(num_rows: int, *, widened: bool) -> Callable[..., None]:
     return product
 
 
-class _Block:
+class _Block(Writer):
     """Writes the instructions. What the forms differ in is how the integer sums of a group come about."""
 
     def __init__(self, builder: Any, num_rows: int, operands: Operands) -> None:
-        self.builder, self.num_rows, self.operands = builder, num_rows, operands
-        self.ints, self.floats = ir.VectorType(INT32, LANES), ir.VectorType(FLOAT, LANES)
+        super().__init__(builder, LANES)
+        self.num_rows, self.operands = num_rows, operands
         self.shorts, self.bytes = ir.VectorType(INT16, 2 * LANES), ir.VectorType(INT8, 4 * LANES)
-        self.fma = self._instruction(f"llvm.fma.v{LANES}f32", self.floats, [self.floats] * 3)
         self.no_ints = ir.Constant(self.ints, [0] * LANES)
 
     def build(self) -> None:
         builder = self.builder
-        zeros = ir.Constant(self.floats, [0.0] * LANES)
-        sums = [cgutils.alloca_once_value(builder, zeros) for _ in range(self.num_rows)]
+        sums = [cgutils.alloca_once_value(builder, self.zeros) for _ in range(self.num_rows)]
         with cgutils.for_range(builder, self.operands.num_groups) as loop:
             self._add_group(loop.index, sums)
         for row, total in enumerate(sums):
-            self._store(builder.load(total), self._at(self.operands.out, row * LANES * 4))
+            self.store(builder.load(total), self.at(self.operands.out, row * LANES * 4))
 
     def _add_group(self, group: Any, sums: list[Any]) -> None:
         builder = self.builder
-        scale, low = self._bfloats(self.operands.scales, group), self._bfloats(self.operands.lows, group)
+        scale, low = self._halves(self.operands.scales, group), self._halves(self.operands.lows, group)
         for row, (dot, total) in enumerate(zip(self._dots(group), sums, strict=True)):
-            place = builder.mul(builder.add(builder.mul(self.operands.num_groups, self._int(row)), group), self._int(4))
+            place = builder.mul(
+                builder.add(builder.mul(self.operands.num_groups, self.number(row)), group), self.number(4)
+            )
             input_scale, input_sum = (
-                self._splat(self._load(builder.add(base, place), FLOAT, 4))
+                self.splat(self.load(builder.add(base, place), FLOAT, 4))
                 for base in (self.operands.input_scales, self.operands.input_sums)
             )
             scaled = builder.fmul(builder.sitofp(dot, self.floats), scale)
-            value = builder.call(self.fma, [scaled, input_scale, builder.load(total)])
-            builder.store(builder.call(self.fma, [low, input_sum, value]), total)
+            value = self.fma(scaled, input_scale, builder.load(total))
+            builder.store(self.fma(low, input_sum, value), total)
 
     def _dots(self, group: Any) -> list[Any]:
         """The integer sums of a group, for each row."""
@@ -132,64 +133,30 @@ class _Block:
 
     def _weights(self, group: Any) -> Iterator[tuple[int, Any]]:
         """Of each four inputs of a group: the first one's number, and the steps as 32-bit integers [LANES]."""
-        steps = self.builder.add(self.operands.steps, self.builder.mul(group, self._int(GROUP * LANES)))
+        steps = self.builder.add(self.operands.steps, self.builder.mul(group, self.number(GROUP * LANES)))
         for offset in range(0, GROUP, 4):
-            weights = self._load(self._at(steps, offset * LANES), self.ints, 4 * LANES)
-            self._fetch(self._at(steps, offset * LANES + AHEAD))
+            weights = self.load(self.at(steps, offset * LANES), self.ints, 4 * LANES)
+            self.fetch(self.at(steps, offset * LANES + AHEAD))
             yield offset, weights
 
     def _inputs(self, group: Any, row: int, size: int) -> Any:
         """Where a row's inputs of a group begin, each of so many bytes."""
-        groups = self.builder.add(self.builder.mul(self.operands.num_groups, self._int(row)), group)
-        return self.builder.add(self.operands.inputs, self.builder.mul(groups, self._int(GROUP * size)))
+        groups = self.builder.add(self.builder.mul(self.operands.num_groups, self.number(row)), group)
+        return self.builder.add(self.operands.inputs, self.builder.mul(groups, self.number(GROUP * size)))
+
+    def _halves(self, base: Any, group: Any) -> Any:
+        """A group's LANES bfloat16 as float32."""
+        return self.bfloats(self.builder.add(base, self.builder.mul(group, self.number(2 * LANES))))
 
     def _four_bytes(self, place: Any, offset: int) -> Any:
         """What stands there, for every output [LANES]."""
-        return self._splat(self._load(self._at(place, offset), INT32, 4))
-
-    def _instruction(self, name: str, gives: Any, takes: list[Any]) -> Any:
-        return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(gives, takes), name)
-
-    def _bfloats(self, base: Any, group: Any) -> Any:
-        """LANES bfloat16 as float32."""
-        builder = self.builder
-        place = builder.add(base, builder.mul(group, self._int(2 * LANES)))
-        halves = self._load(place, ir.VectorType(INT16, LANES), 2 * LANES)
-        bits = builder.shl(builder.zext(halves, self.ints), ir.Constant(self.ints, [16] * LANES))
-        return builder.bitcast(bits, self.floats)
-
-    def _splat(self, value: Any) -> Any:
-        builder = self.builder
-        nothing = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
-        first = builder.insert_element(nothing, value, ir.Constant(INT32, 0))
-        return builder.shuffle_vector(first, nothing, ir.Constant(self.ints, [0] * LANES))
-
-    def _load(self, address: Any, kind: Any, align: int) -> Any:
-        value: Any = self.builder.load(self.builder.inttoptr(address, kind.as_pointer()))
-        value.align = align
-        return value
-
-    def _fetch(self, address: Any) -> None:
-        """Ask for memory that will be read. It need not exist."""
-        pointer = ir.IntType(8).as_pointer()
-        fetch = self._instruction("llvm.prefetch.p0", ir.VoidType(), [pointer, INT32, INT32, INT32])
-        to_read, keep, data = (ir.Constant(INT32, value) for value in (0, 3, 1))
-        self.builder.call(fetch, [self.builder.inttoptr(address, pointer), to_read, keep, data])
-
-    def _store(self, value: Any, address: Any) -> None:
-        self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer())).align = 4
-
-    def _at(self, base: Any, offset: int) -> Any:
-        return self.builder.add(base, self._int(offset))
-
-    def _int(self, value: int) -> Any:
-        return ir.Constant(INT64, value)
+        return self.splat(self.load(self.at(place, offset), INT32, 4))
 
 
 class _Vnni(_Block):
     def _dots(self, group: Any) -> list[Any]:
         # LLVM's name of the 256-bit form is the same with and without AVX-512.
-        dot = self._instruction(f"llvm.x86.avx512.vpdpbusd.{32 * LANES}", self.ints, [self.ints] * 3)
+        dot = self.instruction(f"llvm.x86.avx512.vpdpbusd.{32 * LANES}", self.ints, [self.ints] * 3)
         dots = [self.no_ints] * self.num_rows
         places = [self._inputs(group, row, 1) for row in range(self.num_rows)]
         for offset, weights in self._weights(group):
@@ -203,8 +170,8 @@ class _Small(_Block):
 
     def _dots(self, group: Any) -> list[Any]:
         builder = self.builder
-        multiply = self._instruction(_PAIRS_OF_BYTES[LANES], self.shorts, [self.bytes] * 2)
-        widen = self._instruction(_PAIRS_OF_SHORTS[LANES], self.ints, [self.shorts] * 2)
+        multiply = self.instruction(_PAIRS_OF_BYTES[LANES], self.shorts, [self.bytes] * 2)
+        widen = self.instruction(_PAIRS_OF_SHORTS[LANES], self.ints, [self.shorts] * 2)
         sums = [ir.Constant(self.shorts, [0] * 2 * LANES)] * self.num_rows
         places = [self._inputs(group, row, 1) for row in range(self.num_rows)]
         for offset, weights in self._weights(group):
@@ -220,7 +187,7 @@ class _Widened(_Block):
 
     def _dots(self, group: Any) -> list[Any]:
         builder = self.builder
-        multiply = self._instruction(_PAIRS_OF_SHORTS[LANES], self.ints, [self.shorts] * 2)
+        multiply = self.instruction(_PAIRS_OF_SHORTS[LANES], self.ints, [self.shorts] * 2)
         low, eight = (ir.Constant(self.shorts, [value] * 2 * LANES) for value in (0xFF, 8))
         dots = [self.no_ints] * self.num_rows
         places = [self._inputs(group, row, 2) for row in range(self.num_rows)]

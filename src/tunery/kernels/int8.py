@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import prange, types
-from numba.extending import intrinsic
+from numba import prange
 
 from tunery.kernels.compile import (
     ZERO,
@@ -25,6 +24,7 @@ from tunery.kernels.compile import (
     store,
 )
 from tunery.kernels.dot_product import FORM, GROUP, HAS_VNNI, LANES, MOST_ROWS, SMALL, block_product
+from tunery.kernels.vectors import address_of
 
 _MOST, _TINY = np.float32(127), np.float32(1e-30)
 
@@ -103,21 +103,6 @@ def pack(weight: Array, most: np.float32, steps: Array, scales: Array, lows: Arr
                 steps[block, place // 4, lane, place % 4] = np.uint8(min(max(step, ZERO), most))
 
 
-def _to_address() -> Any:
-    @intrinsic
-    def address(typing_context: Any, array: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            made = context.make_array(signature.args[0])(context, builder, args[0])
-            return builder.ptrtoint(made.data, context.get_value_type(types.int64))
-
-        return types.int64(array), generate
-
-    return address
-
-
-_address = _to_address()
-
-
 def _rows_product(*, widened: bool) -> Any:
     """A function for the loop below."""
     one_row, two_rows, four_rows, eight_rows = (block_product(count, widened=widened) for count in (1, 2, 4, 8))
@@ -131,8 +116,8 @@ def _rows_product(*, widened: bool) -> Any:
         inputs [rows, in], input_scales and input_sums [rows, in / 32], out [rows at once, LANES].
         """
         num_groups = inputs.shape[1] // GROUP
-        of_inputs, of_scales = _address(inputs), _address(input_scales)
-        of_sums, into = _address(input_sums), _address(out)
+        of_inputs, of_scales = address_of(inputs), address_of(input_scales)
+        of_sums, into = address_of(input_sums), address_of(out)
         if most >= 8 and MOST_ROWS == 8:
             eight_rows(steps, scales, lows, of_inputs, of_scales, of_sums, into, num_groups)
             return 8

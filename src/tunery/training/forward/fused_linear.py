@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from tunery.kernels import mixed_product
 from tunery.training.forward.lora import LoraLinear
 from tunery.training.forward.memory import Scratch
 
@@ -50,7 +51,10 @@ class FusedLinear:
         h = extended[:, : self.num_in] @ self.shrink.t().to(dtype)
         extended[:, self.num_in :] = h
         wide = y if dtype is y.dtype else self.scratch.take("output", tuple(y.shape), dtype)
-        torch.mm(extended, self._wide_weight().t(), out=wide)
+        if mixed_product.suits(extended, self.weight):
+            mixed_product.linear(extended, self.weight, wide)
+        else:
+            torch.mm(extended, self._wide_weight().t(), out=wide)
         if self.bias is not None:
             wide.add_(self.bias)
         if wide is not y:
@@ -67,7 +71,10 @@ class FusedLinear:
         both: Tensor | None = None
         if wants_input:
             both = self.scratch.take("gradient", (grad.shape[0], self.weight.shape[1]), dtype)
-            torch.mm(grad, self._wide_weight(), out=both)
+            if mixed_product.suits(grad, self.weight):
+                mixed_product.times(grad, self.weight, both)
+            else:
+                torch.mm(grad, self._wide_weight(), out=both)
             grad_h = both[:, self.num_in :]
             both[:, : self.num_in].addmm_(grad_h, self.shrink.to(dtype))
         else:

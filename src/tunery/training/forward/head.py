@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from tunery.kernels import mixed_product
 from tunery.training.forward.memory import Scratch
 
 WIDENED = 2**21  # weights that are widened at once, where their type is not that of the products
@@ -25,7 +26,11 @@ class Head:
             return torch.mm(hidden, self.weight.t(), out=logits)
         for tokens in self.slices:
             part = self._part(hidden, tokens)
-            logits[:, tokens] = torch.mm(hidden, self._widened(tokens).t(), out=part)
+            if mixed_product.suits(hidden, self.weight):
+                mixed_product.linear(hidden, self.weight[tokens], part)
+            else:
+                torch.mm(hidden, self._widened(tokens).t(), out=part)
+            logits[:, tokens] = part
         return logits
 
     def times(self, error: Tensor) -> Tensor:
@@ -34,7 +39,11 @@ class Head:
             return error @ self.weight
         total = error.new_zeros(len(error), self.weight.shape[1], dtype=self.matmul_dtype)
         for tokens in self.slices:
-            total.addmm_(self._part(error, tokens).copy_(error[:, tokens]), self._widened(tokens))
+            part = self._part(error, tokens).copy_(error[:, tokens])
+            if mixed_product.suits(part, self.weight):
+                mixed_product.times(part, self.weight[tokens], total, onto=True)
+            else:
+                total.addmm_(part, self._widened(tokens))
         return total
 
     def _part(self, rows: Tensor, tokens: slice) -> Tensor:
