@@ -13,7 +13,7 @@ import httpx
 import pytest
 from openai import AuthenticationError, PermissionDeniedError
 
-from tests.api.conftest import BASE, SECRET, Api
+from tests.api.conftest import BASE, NOW, SECRET, Api
 from tests.api.test_broken_off import CHAT, LONG, computed, listening, records
 from tests.api.test_rights import ORGANIZATION, Person, delete, post
 from tests.loops import run
@@ -22,10 +22,11 @@ from tunery.api.delivery import Running
 from tunery.dashboard.comparison import Comparison, Contestant, Plan, Runner
 from tunery.dashboard.connection import Connection
 from tunery.dashboard.models import list_models
+from tunery.domain.responses import StoredResponse
 from tunery.store.blobs import Blobs
-from tunery.store.database import read
+from tunery.store.database import read, write
 from tunery.store.files import list_files
-from tunery.store.responses import find_response
+from tunery.store.responses import add_events, find_response, insert_response
 from tunery.store.storage import stored_bytes
 from tunery.texts import translator
 
@@ -334,6 +335,33 @@ def test_a_streamed_response_ends_with_an_error_event(api: Api, url: str) -> Non
     assert events[-1]["code"] == "invalid_api_key"
     (record,) = records(api, 1, person.project)
     assert record.output_tokens < 1500
+
+
+def under_way(api: Api, project_id: str) -> str:
+    """The id of a response that another process is answering."""
+    found = StoredResponse(
+        "resp_1", project_id, int(NOW), BASE, "in_progress", {}, is_background=True, seen_at=int(NOW) + 60
+    )
+    events = [{"type": "response.created", "sequence_number": 0, "response": {"id": found.id}}]
+    with write(api.engine) as conn:
+        insert_response(conn, found)
+        add_events(conn, found.id, events, int(NOW) + 60)
+    return found.id
+
+
+@pytest.mark.parametrize("how", [how for how in TAKEN if how not in ("narrowed", "made a reader")])
+def test_who_follows_a_background_response_hears_no_more_when_the_right_ends(api: Api, url: str, how: str) -> None:
+    """Though whoever asked for it may go on."""
+    person, events = person_of(api), []
+    path = f"{url}{RESPONSES}/{under_way(api, person.project)}?stream=true"
+    with httpx.stream("GET", path, headers=api.as_key(person.secret), timeout=20) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("data: "):
+                events.append(json.loads(line[6:]))
+                if len(events) == 1:
+                    TAKEN[how][0](person)
+    assert [event["type"] for event in events] == ["response.created", "error"]
+    assert (events[1]["code"], events[1]["sequence_number"]) == (TAKEN[how][1], 1)
 
 
 def test_a_background_response_fails_when_its_key_loses_the_right(api: Api) -> None:

@@ -1,23 +1,29 @@
 """The storage limit of a project: what counts, that it holds while bytes arrive, and what gives bytes back."""
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import String, cast, func, select
 
 from tests.api.conftest import BASE, EXAMPLE, NOW, SECRET, Api
-from tunery.api import uploads
+from tests.loops import run
+from tunery.api import inference, uploads
 from tunery.api.files import service
 from tunery.api.multipart import Event, PartData, PartEnd, PartHead
+from tunery.api.responses import service as responses
 from tunery.domain.completions import StoredCompletion
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.files import MAX_PARTS, UploadPart
 from tunery.domain.tenants import Caller, Role, lookup_prefix
+from tunery.metering.ledger import RequestIds
 from tunery.metering.storage import HELD_S, STEP_BYTES
 from tunery.store import completions, files, storage, tenants
 from tunery.store.database import read, write
+from tunery.store.tables import response_events
 
 LINE = EXAMPLE * 100  # some 10 KB
 
@@ -249,3 +255,150 @@ def test_adapters_count_until_their_models_are_deleted(make_api: Callable[..., A
     assert api.client.delete(f"/v1/models/{names[0]}").status_code == 200
     assert stored(api)["models"] == 6 * len(LINE)
     assert api.client.post("/v1/fine_tuning/jobs", json=job).status_code == 200
+
+
+DEFINITION = {"type": "string_check", "name": "same", "operation": "eq", "input": "{{item.a}}", "reference": "x"}
+SOURCE = {"type": "custom", "item_schema": {"type": "object"}}
+TEXT = "x" * len(LINE)
+KEPT: dict[str, tuple[str, dict[str, Any], str]] = {  # path, body, and the parameter that a refusal names
+    "an eval's criteria": (
+        *("/v1/evals", {"data_source_config": SOURCE, "testing_criteria": [DEFINITION | {"reference": TEXT}]}),
+        "testing_criteria",
+    ),
+    "an eval's schema": (
+        "/v1/evals",
+        {
+            "data_source_config": {"type": "custom", "item_schema": {"type": "object", "description": TEXT}},
+            "testing_criteria": [DEFINITION],
+        },
+        "testing_criteria",
+    ),
+    "a run's rows": (
+        "/v1/evals/{eval}/runs",
+        {
+            "data_source": {
+                "type": "jsonl",
+                "source": {"type": "file_content", "content": [{"item": {"a": TEXT}}]},
+            }
+        },
+        "data_source",
+    ),
+    "a conversation": ("/v1/conversations", {"items": [{"role": "user", "content": TEXT}]}, "items"),
+}
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_what_a_body_defines_or_brings_counts(make_api: Callable[..., Api], kind: str) -> None:
+    path, body, param = KEPT[kind]
+    api = make_api(max_storage_bytes=3 * len(LINE))
+    made = api.client.post("/v1/evals", json={"data_source_config": SOURCE, "testing_criteria": [DEFINITION]}).json()
+    before = stored(api)["total"]
+    path = path.format(eval=made["id"])
+    for _ in range(2):
+        assert api.client.post(path, json=body).is_success
+    assert 2 * len(LINE) <= stored(api)["total"] - before < 2 * len(LINE) + 2000
+    refused(api.client.post(path, json=body), param)
+    if path == "/v1/evals":
+        for one in api.client.get("/v1/evals").json()["data"]:
+            assert api.client.delete(f"/v1/evals/{one['id']}").status_code == 200
+        assert stored(api)["total"] == 0
+
+
+CHAT: dict[str, Any] = {"model": BASE, "messages": [{"role": "user", "content": TEXT}], "store": True}
+RESPONSE: dict[str, Any] = {"model": BASE, "input": TEXT}
+
+
+@pytest.mark.parametrize("kind", ["chat", "response", "response of a conversation alone"])
+def test_answers_under_way_at_once_have_the_room_of_what_they_bring(make_api: Callable[..., Api], kind: str) -> None:
+    """Nothing of them is in the database yet, and they do not pass the limit together."""
+    api = make_api(max_storage_bytes=3 * len(LINE))
+    caller, numbers = caller_of(api), iter(range(9))
+
+    async def let_in() -> inference.InferenceRequest:
+        ids = RequestIds(f"req_{next(numbers)}")
+        if kind == "chat":
+            return await inference.admit(api.context, caller, ids, "chat", CHAT)
+        sent = dict(RESPONSE)
+        if kind != "response":
+            conversation = api.client.post("/v1/conversations", json={}).json()["id"]
+            sent |= {"store": False, "conversation": conversation}
+        return (await responses.admit(api.context, caller, ids, sent)).admitted
+
+    async def at_once() -> None:
+        under_way = [await let_in(), await let_in()]
+        with pytest.raises(InvalidRequest) as caught:
+            await let_in()
+        assert (caught.value.code, caught.value.param) == ("storage_limit_exceeded", "store")
+        await inference.abandon(api.context, under_way[0])
+        under_way[0] = await let_in()
+        for one in under_way:
+            await inference.abandon(api.context, one)
+
+    run(at_once())
+    with read(api.engine) as conn:
+        assert storage.reserved_bytes(conn, api.project_id, now=NOW) == 0
+
+
+def test_the_room_of_an_answer_goes_with_its_row(make_api: Callable[..., Api], engine_url: str) -> None:
+    api = make_api(max_storage_bytes=10**6, engine_urls=[engine_url])
+    short = {"model": BASE, "temperature": 0}
+    asked = [
+        ("/v1/chat/completions", {**short, "messages": [{"role": "user", "content": "Hi"}], "store": True}),
+        ("/v1/responses", {**short, "input": "Hi", "max_output_tokens": 16}),
+        ("/v1/responses", {**short, "input": "Hi", "max_output_tokens": 16, "background": True}),
+    ]
+    for path, body in asked:
+        made = api.client.post(path, json=body).json()
+        deadline = time.monotonic() + 60
+        while made.get("status") in ("queued", "in_progress") and time.monotonic() < deadline:
+            made = api.client.get(f"{path}/{made['id']}").json()
+    with read(api.engine) as conn:
+        assert storage.reserved_bytes(conn, api.project_id, now=NOW) == 0
+        events = conn.execute(select(func.sum(func.length(cast(response_events.c.events, String))))).scalar_one()
+    assert stored(api)["responses"] > events > 1000, "what is kept to be followed counts, too"
+    assert stored(api)["completions"] > 0
+
+
+@pytest.mark.parametrize("kind", ["chat", "completion", "embedding", "response"])
+def test_a_request_of_a_batch_is_refused_when_there_is_no_room_for_what_it_comes_to(
+    make_api: Callable[..., Api], kind: Any
+) -> None:
+    api = make_api(max_storage_bytes=len(LINE))
+    assert send(api, LINE).status_code == 200
+    bodies = {
+        "chat": {"model": BASE, "messages": [{"role": "user", "content": "Hi"}]},
+        "completion": {"model": BASE, "prompt": "Hi"},
+        "embedding": {"model": "text-embedding-3-small", "input": "Hi"},
+    }
+    ids, caller = RequestIds("req_1"), caller_of(api)
+    with pytest.raises(InvalidRequest) as caught:
+        if kind == "response":
+            sent = {"model": BASE, "input": "Hi", "store": False}
+            run(responses.admit(api.context, caller, ids, sent, is_batch=True))
+        else:
+            run(inference.admit(api.context, caller, ids, kind, bodies[kind], is_batch=True))
+    assert caught.value.code == "storage_limit_exceeded"
+
+
+KEEPS_METADATA = {
+    "chat": ("/v1/chat/completions", CHAT),
+    "stored completion": ("/v1/chat/completions/chatcmpl-1", {}),
+    "response": ("/v1/responses", RESPONSE),
+    "conversation": ("/v1/conversations", {}),
+    "eval": ("/v1/evals", {"data_source_config": SOURCE, "testing_criteria": [DEFINITION]}),
+    "batch": (
+        "/v1/batches",
+        {"input_file_id": "file-1", "endpoint": "/v1/chat/completions", "completion_window": "24h"},
+    ),
+    "job": ("/v1/fine_tuning/jobs", {"model": BASE, "training_file": "file-1"}),
+}
+
+
+@pytest.mark.parametrize("metadata", [{"a": "x" * 513}, {"k" * 65: "x"}], ids=["value", "key"])
+@pytest.mark.parametrize("kind", KEEPS_METADATA)
+def test_metadata_is_short_wherever_it_is_kept(api: Api, kind: str, metadata: dict[str, str]) -> None:
+    path, body = KEEPS_METADATA[kind]
+    answer = api.client.post(path, json={**body, "metadata": metadata})
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert error["param"].startswith("metadata") and error["code"] == "string_above_max_length", error

@@ -119,10 +119,13 @@ def test_a_model_goes_out_and_comes_in_again_with_the_same_answers(api: Api, tun
         taken = create(api, "imports", files=[export["file_id"]], base="gpt-4o-mini", suffix="again")
         parts["adapter_config.json"] = json.dumps(json.loads(parts["adapter_config.json"]) | {"r": 8}).encode()
         files = [upload(api, name, part) for name, part in parts.items()]
-        spoilt = ended(api, create(api, "imports", files=files, base=BASE))
+        spoilt = ended(api, create(api, "imports", files=files, base=BASE, chat_template="base"))
         taken = ended(api, taken)
     assert (spoilt["status"], spoilt["error"]["code"], spoilt["model"]) == ("failed", "import_refused", None)
     assert "says rank 8" in spoilt["error"]["message"]
+    with read(api.engine) as conn:
+        asked = conn.execute(select(tables.transfers.c.asked).where(tables.transfers.c.id == spoilt["id"])).scalar_one()
+    assert asked["chat_template"] is None, "it may be large, and is kept for what has ended no more"
     assert (taken["status"], taken["warnings"], taken["base"]) == ("succeeded", [], BASE), taken
     name = taken["model"]
     assert name.startswith(f"ft:{BASE}:personal:again:")

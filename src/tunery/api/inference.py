@@ -20,7 +20,7 @@ from tunery.engines.pool import Target, resolve
 from tunery.metering.ledger import RequestIds
 from tunery.metering.meter import Admission
 from tunery.metering.rates import Subjects, has_rates
-from tunery.metering.storage import check_storage
+from tunery.metering.storage import Room, check_not_full, check_storage
 from tunery.store import completions
 from tunery.store.database import read
 from tunery.texts import say
@@ -64,6 +64,7 @@ class InferenceRequest:
     forwarded: Json  # for the engine
     target: Target
     admission: Admission
+    room: Room | None = None  # for what will be kept of the request
     gone: asyncio.Event = field(default_factory=asyncio.Event)  # set when nobody waits for the answer any more
 
     @property
@@ -114,7 +115,7 @@ async def admit(
     if keeps is None:
         keeps = kind == "chat" and sent.get("store") is True
     num_kept = len(orjson.dumps(sent)) if keeps else 0
-    target, subjects, ids = await context.look(partial(_look, context, caller, ids, kind, sent, num_kept))
+    target, subjects, ids = await context.look(partial(_look, context, caller, ids, kind, sent, is_batch))
     if kind == "embedding" and target.upstream is None:
         forwarded = await asyncio.to_thread(embeddings.for_engine, forwarded)
     tokens = estimated_tokens(sent, target.base.context_length if target.base else None)
@@ -127,24 +128,43 @@ async def admit(
         estimated_tokens=tokens,
         is_batch=is_batch,
     )
-    admission = await asyncio.to_thread(let_in) if has_rates(subjects) else let_in()
-    return InferenceRequest(kind, sent, forwarded, target, admission)
+    has_limit = subjects[caller.project_id].max_storage_bytes > 0
+    room = await asyncio.to_thread(_take_room, context, caller, num_kept) if num_kept and has_limit else None
+    try:
+        admission = await asyncio.to_thread(let_in) if has_rates(subjects) else let_in()
+    except BaseException:
+        await _close(room)
+        raise
+    return InferenceRequest(kind, sent, forwarded, target, admission, room)
 
 
 def _look(
-    context: Context, caller: Caller, ids: RequestIds, kind: Kind, sent: Json, num_kept: int
+    context: Context, caller: Caller, ids: RequestIds, kind: Kind, sent: Json, is_batch: bool
 ) -> tuple[Target, Subjects, RequestIds]:
     with read(context.database) as conn:
         target = resolve(conn, context.catalog, sent["model"], caller.project_id)
         _check_kind(target, kind, sent)
-        if num_kept:
-            # The answer's own bytes are not known yet: each request that runs may go past the limit by its answer.
-            now = context.clock()
-            check_storage(conn, context.settings, caller.project_id, num_kept, now=now, param="store")
         if target.upstream is not None:
             generates = kind != "embedding"
             context.prices.check_upstream(target.upstream, context.clock(), param="model", generates=generates)
-        return target, context.meter.look(conn, caller), context.meter.find_lost(conn, caller, ids)
+        subjects = context.meter.look(conn, caller)
+        if is_batch:  # what it comes to is kept
+            check_not_full(conn, caller.project_id, subjects[caller.project_id], now=context.clock())
+        return target, subjects, context.meter.find_lost(conn, caller, ids)
+
+
+def _take_room(context: Context, caller: Caller, num_bytes: int) -> Room:
+    """Held until the answer is kept, so that requests at once do not pass the limit by what they bring. The answer's
+    own bytes are not known yet: each request that runs may go past it by those. Raises InvalidRequest."""
+    project_id, param = caller.project_id, "store"
+    room = Room(context.database, context.blobs, context.settings, context.clock, project_id, param, num_bytes)
+    room.take(num_bytes)
+    return room
+
+
+async def _close(room: Room | None) -> None:
+    if room is not None:
+        await asyncio.shield(asyncio.to_thread(room.close))
 
 
 def _check_kind(target: Target, kind: Kind, sent: Json) -> None:
@@ -257,6 +277,8 @@ def _settle(context: Context, admitted: InferenceRequest, answer: Json, keep: Ke
     """In one transaction: what is counted is kept."""
 
     def also(conn: Connection) -> None:
+        if admitted.room is not None:
+            admitted.room.give_back(conn)
         if admitted.is_stored and "id" in answer:
             _store(conn, context, admitted, answer)
         if keep is not None:
@@ -293,3 +315,4 @@ def _fits(conn: Connection, context: Context, stored: StoredCompletion) -> bool:
 async def abandon(context: Context, admitted: InferenceRequest) -> None:
     """There will be no answer. Shielded: it also runs when the client's going away cancels the request."""
     await asyncio.shield(asyncio.to_thread(context.meter.abandon, admitted.admission))
+    await _close(admitted.room)

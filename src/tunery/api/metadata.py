@@ -1,13 +1,21 @@
-"""`metadata[key]=value` in a query string, and the literal `metadata=null`."""
+"""Metadata of what a client keeps: its bounds, and in a query string `metadata[key]=value` or the literal
+`metadata=null`."""
 
 import re
+from typing import Annotated
 
+from pydantic import AfterValidator, Field
 from starlette.datastructures import QueryParams
 
+from tunery.api.body import no_nul
 from tunery.domain.errors import InvalidRequest
-from tunery.jobs.requests import MAX_METADATA
+from tunery.jobs.requests import MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE
 from tunery.store.jobs import NULL_METADATA
 from tunery.texts import say
+
+MetadataKey = Annotated[str, Field(max_length=MAX_METADATA_KEY), AfterValidator(no_nul)]
+MetadataValue = Annotated[str, Field(max_length=MAX_METADATA_VALUE), AfterValidator(no_nul)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_METADATA)]
 
 METADATA_PARAMETER = {
     "parameters": [

@@ -48,6 +48,14 @@ def check_storage(
         )
 
 
+def claim_storage(
+    conn: Connection, settings: Settings, project_id: str, num_bytes: int, *, now: float, param: str, own: str = ""
+) -> None:
+    """`check_storage` for bytes that this transaction keeps: until it ends nobody else takes of what it has found."""
+    store.lock_storage(conn, project_id)
+    check_storage(conn, settings, project_id, num_bytes, now=now, param=param, own=own)
+
+
 def check_not_full(conn: Connection, project_id: str, limits: Limits, *, now: float) -> None:
     """Raises InvalidRequest when there is no room at all. Of a job nobody knows yet how large its adapters will be:
     each that runs may go past the limit by those."""
@@ -59,7 +67,7 @@ def check_not_full(conn: Connection, project_id: str, limits: Limits, *, now: fl
 
 @dataclass
 class Room:
-    """Of one request, for what it writes. Use as a context: at its end nothing is held any more."""
+    """Of one request, for what it writes. Use as a context, or `close` it: then nothing is held any more."""
 
     engine: Engine
     blobs: Blobs
@@ -79,9 +87,16 @@ class Room:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         if 0 < self._reserved < math.inf:
             with write(self.engine) as conn:
-                store.give_back(conn, self._id)
+                self.give_back(conn)
+
+    def give_back(self, conn: Connection) -> None:
+        """In the transaction that keeps bytes for which it was taken."""
+        store.give_back(conn, self._id)
 
     def let_in(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """The chunks, each when there is room for it. Raises InvalidRequest at the first that does not fit."""
@@ -109,9 +124,9 @@ class Room:
     def settle(self, conn: Connection, num_bytes: int) -> None:
         """In the transaction that keeps the bytes, before their row: from now on the row counts. Raises
         InvalidRequest when they do not fit, which without a limit set meanwhile they do."""
-        store.lock_storage(conn, self.project_id)
-        check_storage(conn, self.settings, self.project_id, num_bytes, now=self.clock(), param=self.param, own=self._id)
-        store.give_back(conn, self._id)
+        now, param = self.clock(), self.param
+        claim_storage(conn, self.settings, self.project_id, num_bytes, now=now, param=param, own=self._id)
+        self.give_back(conn)
 
     def _has_limit(self) -> bool:
         with read(self.engine) as conn:
@@ -120,7 +135,7 @@ class Room:
     def _reserve(self, num_bytes: int) -> None:
         now = self.clock()
         with write(self.engine) as conn:
-            store.lock_storage(conn, self.project_id)
-            check_storage(conn, self.settings, self.project_id, num_bytes, now=now, param=self.param, own=self._id)
+            param = self.param
+            claim_storage(conn, self.settings, self.project_id, num_bytes, now=now, param=param, own=self._id)
             store.reserve(conn, self._id, self.project_id, num_bytes, until=now + HELD_S)
         self._reserved, self._until = num_bytes, now + HELD_S

@@ -24,6 +24,7 @@ evals = table(
     strings("name"),
     served_jsons("data_source_config", "testing_criteria"),
     jsons("metadata", null=True),
+    counts("bytes"),
     Index(None, "project_id", "created_at", "seq"),
 )
 

@@ -31,7 +31,12 @@ class Graded:
 
 
 def insert_eval(conn: Connection, made: Eval) -> None:
-    conn.execute(insert(evals).values(asdict(made)))
+    conn.execute(insert(evals).values(asdict(made) | {"bytes": num_bytes_of_eval(made)}))
+
+
+def num_bytes_of_eval(made: Eval) -> int:
+    """What it counts towards its project's storage: its JSON. Name and metadata, which may change, are short."""
+    return len(orjson.dumps([made.data_source_config, made.testing_criteria]))
 
 
 def get_eval(conn: Connection, eval_id: str, project_id: str) -> Eval:
@@ -215,7 +220,7 @@ def _no_such_run(run_id: str) -> NotFound:
 
 
 def _to_eval(row: Row[Any]) -> Eval:
-    return Eval(**values_of(row))
+    return Eval(**values_of(row, "bytes"))
 
 
 def _to_run(row: Row[Any]) -> EvalRun:

@@ -78,7 +78,9 @@ def end_response(
 ) -> bool:
     """With its output. False, and nothing is written, unless its status is one of `after`."""
     is_open = and_(*own(responses, response_id, project_id), responses.c.status.in_(after))
-    values = {"status": body["status"], "body": body, "bytes": num_bytes(body)}
+    before = conn.execute(select(responses.c.body).where(is_open)).scalar_one_or_none()
+    size = responses.c.bytes - num_bytes(before) + num_bytes(body)  # its events count, too
+    values = {"status": body["status"], "body": body, "bytes": size}
     if conn.execute(update(responses).where(is_open).values(**values)).rowcount == 0:
         return False
     add_items(conn, project_id, (), now, output=output, response_id=response_id)
@@ -175,9 +177,9 @@ def give_to_conversation(conn: Connection, response_id: str, conversation_id: st
 
 def add_events(conn: Connection, response_id: str, events: list[Json], now: int) -> str | None:
     """Keep them, and say that somebody works on the response. Gives its status; None when it was deleted."""
-    status = conn.execute(
-        update(responses).where(responses.c.id == response_id).values(seen_at=now).returning(responses.c.status)
-    ).scalar_one_or_none()
+    size = responses.c.bytes + (num_bytes(events) if events else 0)
+    seen = update(responses).where(responses.c.id == response_id).values(seen_at=now, bytes=size)
+    status = conn.execute(seen.returning(responses.c.status)).scalar_one_or_none()
     if status is not None and events:
         last = events[-1]["sequence_number"]
         conn.execute(insert(response_events).values(response_id=response_id, last_number=last, events=events))

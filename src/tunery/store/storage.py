@@ -42,9 +42,9 @@ class Stored:
     upload_parts: int  # of uploads that have not ended
     completions: int
     models: int  # adapters, checkpoints that can be used included
-    responses: int  # and the items of conversations
+    responses: int  # with their events, and the items of conversations
     batches: int  # what came of requests of batches that have not ended
-    evals: int  # rows of runs, and what came of them
+    evals: int  # with their runs' rows, and what came of them
     states: int  # of jobs that have not ended or can be resumed
     records: int  # what is small by itself and very many: see `_rows`
 
@@ -70,7 +70,7 @@ def stored_bytes(conn: Connection, project_id: str) -> Stored:
         _sum(conn, results.where(batches.c.project_id == project_id)),
         sum(
             _sum(conn, select(func.sum(table.c.bytes)).where(table.c.project_id == project_id))
-            for table in (eval_runs, eval_output_items)
+            for table in (evals, eval_runs, eval_output_items)
         ),
         _sum(conn, select(func.sum(state)).where(jobs.c.project_id == project_id, goes_on)),
         max(0, _rows(conn, project_id) - NUM_FREE_ROWS) * ROW_BYTES,

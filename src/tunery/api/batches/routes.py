@@ -10,8 +10,8 @@ from tunery.api.access import ModelsReader, ModelsUser
 from tunery.api.body import Body
 from tunery.api.context import Context, ContextDep
 from tunery.api.leased import ENDPOINTS
+from tunery.api.metadata import Metadata
 from tunery.api.paging import After, CursorListing, Limit, Resource
-from tunery.api.responses.schemas import Metadata
 from tunery.api.routing import Router
 from tunery.api.uploads import ExpiresAfter
 from tunery.domain.batches import OUTPUT_LIFETIME_S, UNFINISHED, WINDOW_S, Batch, BatchStatus

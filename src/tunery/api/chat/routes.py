@@ -11,6 +11,7 @@ from tunery.api.access import ModelsUser
 from tunery.api.body import MAX_PROMPT_BYTES, no_nul, takes_up_to
 from tunery.api.context import Context, ContextDep
 from tunery.api.delivery import request_ids, streamed, whole
+from tunery.api.metadata import Metadata
 from tunery.api.routing import Router
 from tunery.domain.errors import TuneryError
 from tunery.domain.numbers import whole_number
@@ -29,7 +30,6 @@ ANSWER: dict[int | str, dict[str, Any]] = {
 
 
 ModelName = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(no_nul)]
-SearchedText = Annotated[str, AfterValidator(no_nul)]
 
 
 class Sent(BaseModel):
@@ -55,7 +55,7 @@ class ChatRequest(Sent):
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     store: bool | None = None
-    metadata: dict[SearchedText, SearchedText] | None = Field(None, max_length=16)
+    metadata: Metadata | None = None
     functions: list[dict[str, Any]] | None = Field(None, max_length=128)
     function_call: Literal["none", "auto"] | dict[str, Any] | None = None
 

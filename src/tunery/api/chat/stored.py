@@ -3,12 +3,12 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from tunery.api.access import ModelsReader, ModelsUser
 from tunery.api.body import Body
 from tunery.api.context import ContextDep
-from tunery.api.metadata import METADATA_PARAMETER, metadata_filter
+from tunery.api.metadata import METADATA_PARAMETER, Metadata, metadata_filter
 from tunery.api.paging import After, CursorListing, Limit
 from tunery.api.routing import Router
 from tunery.domain.completions import StoredCompletion
@@ -23,7 +23,7 @@ Order = Literal["asc", "desc"]
 
 
 class CompletionUpdate(Body):
-    metadata: dict[str, str] | None = Field(max_length=16)
+    metadata: Metadata | None
 
 
 class DeletedCompletion(BaseModel):

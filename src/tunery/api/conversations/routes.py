@@ -21,7 +21,7 @@ from tunery.api.routing import Router
 from tunery.domain.ids import new_id
 from tunery.domain.responses import Conversation
 from tunery.domain.tenants import Caller
-from tunery.metering.storage import check_storage
+from tunery.metering.storage import claim_storage
 from tunery.store import conversations, responses
 from tunery.store.audit import record
 from tunery.store.database import read, write
@@ -115,7 +115,7 @@ def _add(
     items = resolved(items, responses.find_items(conn, caller.project_id, references(items)))
     check_ids(items, "items", conversations.held(conn, conversation_id, [item["id"] for item in items]))
     num_bytes = sum(map(responses.num_bytes, items))
-    check_storage(conn, context.settings, caller.project_id, num_bytes, now=context.clock(), param="items")
+    claim_storage(conn, context.settings, caller.project_id, num_bytes, now=context.clock(), param="items")
     responses.add_items(conn, caller.project_id, items, context.now(), conversation_id=conversation_id)
     return items
 

@@ -43,7 +43,7 @@ from tunery.domain.ids import new_id
 from tunery.domain.tenants import Caller
 from tunery.metering.budget import check_budget
 from tunery.metering.limits import project_limits
-from tunery.metering.storage import check_storage
+from tunery.metering.storage import claim_storage
 from tunery.notify.announce import announce
 from tunery.sandbox.pool import Sandbox
 from tunery.store import evals as store
@@ -83,8 +83,10 @@ async def create_eval(body: EvalCreate, caller: EvalsWriter, context: ContextDep
     )
 
     def keep() -> None:
+        num_bytes, param = store.num_bytes_of_eval(made), "testing_criteria"
         with write(context.database) as conn:
             tenants.get_active_project(conn, caller.project_id)
+            claim_storage(conn, context.settings, caller.project_id, num_bytes, now=now, param=param)
             store.insert_eval(conn, made)
             record(conn, caller, "eval.created", now=now, resource_id=made.id, made={"name": made.name})
 
@@ -199,7 +201,7 @@ def create_run(eval_id: str, body: RunCreate, caller: EvalsWriter, context: Cont
 def _check_limits(conn: Connection, context: Context, caller: Caller, source: DataSource) -> None:
     now, own = context.clock(), project_limits(conn, context.settings, caller.project_id)
     num_bytes = len(source.model_dump_json())
-    check_storage(conn, context.settings, caller.project_id, num_bytes, now=now, param="data_source")
+    claim_storage(conn, context.settings, caller.project_id, num_bytes, now=now, param="data_source")
     check_budget(conn, caller.project_id, own, now=now)
     file_id = source.source.id
     if file_id is not None and files.find_file(conn, file_id, caller.project_id) is None:

@@ -31,7 +31,7 @@ from tunery.domain.json_body import as_list, as_object
 from tunery.domain.tenants import Scope
 from tunery.metering.ledger import RequestIds
 from tunery.metering.meter import Admission
-from tunery.metering.storage import check_storage
+from tunery.metering.storage import claim_storage
 from tunery.notify.announce import announce
 from tunery.sandbox.pool import MAX_WAITING_OF_ONE as GRADED_AT_ONCE
 from tunery.store import evals as store
@@ -177,7 +177,7 @@ class RunWork(LeasedWork[EvalRun]):
         num_bytes = sum(store.num_bytes(each.item) for each in batch)
         with write(context.database) as conn:
             now = context.clock()
-            check_storage(conn, context.settings, run.project_id, num_bytes, now=now, param="data_source")
+            claim_storage(conn, context.settings, run.project_id, num_bytes, now=now, param="data_source")
             store.add_items(conn, run.id, self.worker_id, batch)
 
     # ---- its end

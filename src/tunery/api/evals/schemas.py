@@ -7,8 +7,8 @@ from pydantic import BaseModel, Field
 from tunery.api.body import Body
 from tunery.api.chat.routes import ModelName
 from tunery.api.graders.schemas import JudgeMessage, LabelModel, Python, ScoreModel, StringCheck, TextSimilarity
+from tunery.api.metadata import Metadata
 from tunery.api.paging import Resource
-from tunery.api.responses.schemas import Metadata
 from tunery.domain.evals import MAX_CRITERIA, MAX_ROWS, ItemStatus, RunStatus
 from tunery.domain.numbers import Int
 

@@ -16,15 +16,17 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from tunery.api import inference
+from tunery.api.access import check_still
 from tunery.api.context import Context
 from tunery.api.delivery import Running, leave
 from tunery.api.responses.service import USED_S, PendingResponse, body_of, events, release, stored, written
 from tunery.domain.errors import InvalidRequest, TuneryError
 from tunery.domain.responses import UNDER_WAY, StoredResponse
+from tunery.domain.tenants import Caller, Scope
 from tunery.store import conversations, responses
 from tunery.store.database import read, write
 from tunery.texts import say
-from tunery.wire.responses.reply import Reply, replayed
+from tunery.wire.responses.reply import Reply, error_event, replayed
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,8 @@ async def begin(context: Context, pending: PendingResponse) -> Json:
 def _insert(context: Context, pending: PendingResponse, response: Json) -> None:
     now = context.now()
     with write(context.database) as conn:
+        if pending.admitted.room is not None:
+            pending.admitted.room.give_back(conn)
         responses.insert_response(conn, stored(pending, response, seen_at=now))
         responses.add_items(conn, pending.project_id, pending.own, now, response_id=pending.id)
 
@@ -162,8 +166,11 @@ def cancel(context: Context, found: StoredResponse) -> None:
         responses.end_response(conn, found.id, found.project_id, body, [], context.now(), after=UNDER_WAY)
 
 
-async def follow(context: Context, found: StoredResponse, after: int) -> AsyncGenerator[bytes]:
-    """The events with a higher sequence number than `after`, until the response has ended.
+async def follow(
+    context: Context, caller: Caller, scope: Scope, found: StoredResponse, after: int
+) -> AsyncGenerator[bytes]:
+    """The events with a higher sequence number than `after`, until the response has ended, or the caller's right to
+    follow it.
 
     Those of a response that was not answered in the background were not kept: they are told anew, each text in one
     piece.
@@ -173,7 +180,11 @@ async def follow(context: Context, found: StoredResponse, after: int) -> AsyncGe
         yield written([event for event in replayed(whole) if event["sequence_number"] > after])
         return
     while True:
-        status, told = await context.look(partial(_news, context, found, after))
+        try:
+            status, told = await context.look(partial(_news, context, caller, scope, found, after))
+        except TuneryError as error:
+            yield written([error_event(after + 1, error.message, error.code, error.param)])
+            return
         if told:
             after = told[-1]["sequence_number"]
             yield written(told)
@@ -187,8 +198,11 @@ def _output(context: Context, response_id: str) -> list[Json]:
         return responses.items_of(conn, response_id, direction="output")
 
 
-def _news(context: Context, found: StoredResponse, after: int) -> tuple[str | None, list[Json]]:
+def _news(
+    context: Context, caller: Caller, scope: Scope, found: StoredResponse, after: int
+) -> tuple[str | None, list[Json]]:
     with read(context.database) as conn:
+        check_still(conn, caller, scope, context.clock())
         now = responses.find_response(conn, found.id, found.project_id)
         return None if now is None else now.status, responses.events_after(conn, found.id, after)
 

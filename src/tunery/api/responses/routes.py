@@ -18,7 +18,7 @@ from tunery.api.responses.schemas import DeletedResponse, InputTokens, Item, Pro
 from tunery.api.routing import Router
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.responses import StoredResponse
-from tunery.domain.tenants import Caller
+from tunery.domain.tenants import Caller, Scope
 from tunery.store import responses
 from tunery.store.audit import record
 from tunery.store.database import read, write
@@ -47,7 +47,8 @@ async def create_response(body: ResponseRequest, request: Request, caller: Model
         response = await background.begin(context, pending)
         if not sent.get("stream"):
             return _whole(response, pending.admitted.headers)
-        return _events(context, service.stored(pending, response), -1, pending.admitted.headers)
+        found = service.stored(pending, response)
+        return _events(context, caller, Scope.MODELS_REQUEST, found, headers=pending.admitted.headers)
     if sent.get("stream"):
         as_event = partial(service.in_an_event, pending)
         return await delivery.streamed(request, context, pending.admitted, service.stream(context, pending), as_event)
@@ -70,7 +71,7 @@ async def retrieve_response(
 ) -> Response:
     found, response = await run_in_threadpool(_read, context, caller, response_id)
     if stream:
-        return _events(context, found, starting_after)
+        return _events(context, caller, Scope.MODELS_READ, found, starting_after)
     return _whole(response)
 
 
@@ -125,7 +126,12 @@ def _whole(response: dict[str, Any], headers: dict[str, str] | None = None) -> R
 
 
 def _events(
-    context: Context, found: StoredResponse, after: int, headers: dict[str, str] | None = None
+    context: Context,
+    caller: Caller,
+    scope: Scope,
+    found: StoredResponse,
+    after: int = -1,
+    headers: dict[str, str] | None = None,
 ) -> StreamingResponse:
-    events = background.follow(context, found, after)
+    events = background.follow(context, caller, scope, found, after)
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)

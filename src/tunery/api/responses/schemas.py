@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from tunery.api.body import Body, no_nul
+from tunery.api.body import Body
 from tunery.api.chat.routes import ModelName
+from tunery.api.metadata import Metadata
 from tunery.domain.numbers import Int
 from tunery.texts import say
 from tunery.wire.responses.items import ID
 
 MIN_OUTPUT_TOKENS = 16
-MAX_METADATA = 16
 MAX_ITEMS = 2048  # of one request; each may refer to another, which is looked up
 MAX_NEW_ITEMS = 20  # of one request about a conversation
 
@@ -30,9 +30,6 @@ def id_of(value: Any) -> Any:
 
 
 Id = Annotated[str, AfterValidator(an_id)]
-MetadataKey = Annotated[str, Field(max_length=64), AfterValidator(no_nul)]
-MetadataValue = Annotated[str, Field(max_length=512), AfterValidator(no_nul)]
-Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_METADATA)]
 
 
 class Text(BaseModel):

@@ -99,7 +99,7 @@ async def _admit(
     earlier, own, body = await _prompt(context, caller, sent)
     if sent.get("stream") or sent.get("background"):
         body = streamed(body)
-    keeps = sent.get("store") is not False
+    keeps = sent.get("store") is not False or sent.get("conversation") is not None
     with _own_words():
         admitted = await inference.admit(context, caller, ids, "chat", body, keeps=keeps, is_batch=is_batch)
         if sent.get("truncation") == "auto" and admitted.target.upstream is None:

@@ -239,8 +239,7 @@ class Reply:
 
     def error(self, message: str, code: str | None, param: str | None = None) -> Json:
         """What ends a stream from outside of the response."""
-        event = self._event("error", code=code, message=message, param=param)
-        return event | {"type": "error"}
+        return error_event(self._event("error")["sequence_number"], message, code, param)
 
     def replay(self, ended: Json) -> list[Json]:
         """The events of a response that has ended, each text in one piece. For a Reply that has taken nothing."""
@@ -268,6 +267,11 @@ class Reply:
     def _event(self, kind: str, **members: Any) -> Json:
         number, self._next = self._next, self._next + 1
         return {"type": f"response.{kind}", "sequence_number": number, **members}
+
+
+def error_event(number: int, message: str, code: str | None, param: str | None = None) -> Json:
+    """`number`: of the event."""
+    return {"type": "error", "sequence_number": number, "code": code, "message": message, "param": param}
 
 
 # No event tells of a cancelled response: what was streamed until then ends as incomplete.

@@ -120,7 +120,9 @@ class _Work:
 
     def _finish(self, conn: Connection, status: TransferStatus, **values: Any) -> None:
         """Raises _LetGo, and with it the transaction goes, when the transfer is no longer this worker's."""
-        if not transfers.finish(conn, self._transfer.id, self._worker_id, status, self._context.clock(), **values):
+        transfer, now = self._transfer, self._context.clock()
+        asked = {**transfer.asked, **({"chat_template": None} if transfer.kind == "import" else {})}  # it may be large
+        if not transfers.finish(conn, transfer.id, self._worker_id, status, now, asked=asked, **values):
             raise _LetGo
 
     def _remove_rest(self) -> None:
