@@ -74,7 +74,8 @@ ROUTES = {
     ],
 }
 MAY = {
-    "nothing": set(),
+    "nothing": set(),  # the key is dead
+    "nobody": set(),  # it lives, and may nothing
     "reader": {"look"},
     "member": {"look", "use"},
     "owner": {"look", "use", "own"},
@@ -163,6 +164,17 @@ def person_changes(organization: str, project: str) -> Iterator[tuple[str, Calla
     yield "left the organization", lambda who: delete(who.api, f"{ORGANIZATION}/users/{who.id}"), "nothing"
     yield "archived", lambda who: post(who.api, f"{who.path}/archive") and None, "nothing"
     yield "revoked", lambda who: delete(who.api, f"{who.path}/api_keys/{who.key_id}"), "nothing"
+    yield "narrowed to nothing", lambda who: who.narrow(), "nobody"
+    yield "expired", expire, "nothing"  # the last: the clock goes on
+
+
+def expire(who: Person) -> None:
+    expire_key(who.api, who.path, who.key_id)
+
+
+def expire_key(api: Api, project: str, key_id: str) -> None:
+    post(api, f"{project}/api_keys/{key_id}", {"expires_in_seconds": 30})
+    api.clock.now += 60
 
 
 PAIRS = list(product(ROLES, ROLES))
@@ -182,7 +194,7 @@ def test_a_persons_key_before_and_after_every_change(api: Api, pair: tuple[str, 
         found += [f"after {name}: the webhook hears {hears}"] if hears is (name == "archived") else []
         walked += 1
     assert not found, "\n".join(found)
-    assert walked == 10
+    assert walked == 12
 
 
 @pytest.mark.parametrize("role", ["owner", "member"])
@@ -194,6 +206,11 @@ def test_a_service_accounts_key_before_and_after_every_change(api: Api, role: st
         "deleted": (lambda path, it: delete(api, f"{path}/service_accounts/{it['id']}"), "nothing"),
         "archived": (lambda path, _: post(api, f"{path}/archive"), "nothing"),
         "revoked": (lambda path, it: delete(api, f"{path}/api_keys/{it['api_key']['id']}"), "nothing"),
+        "narrowed to nothing": (
+            lambda path, it: post(api, f"{path}/api_keys/{it['api_key']['id']}", {"scopes": []}),
+            "nobody",
+        ),
+        "expired": (lambda path, it: expire_key(api, path, it["api_key"]["id"]), "nothing"),
     }
     for name, (change, after) in changes.items():
         path = f"{ORGANIZATION}/projects/{post(api, f'{ORGANIZATION}/projects', {'name': name})['id']}"
@@ -226,6 +243,21 @@ def test_an_admin_key_before_and_after_every_change_of_its_maker(api: Api) -> No
         for secret in (first, second):
             found += check(api, secret, after, f"after {name}")
     assert not found, "\n".join(found)
+
+
+def test_an_admin_key_itself_revoked_or_expired(api: Api) -> None:
+    """The one that was made with it is its owner's, and goes on."""
+    person = Person(api, 1, "owner", "owner")
+    for body, end in (
+        ({"name": "1"}, lambda key_id: delete(api, f"{ORGANIZATION}/admin_api_keys/{key_id}")),
+        ({"name": "1", "expires_in_seconds": 30}, lambda _: setattr(api.clock, "now", api.clock.now + 60)),
+    ):
+        first = post(api, f"{ORGANIZATION}/admin_api_keys", body, person.secret)
+        second = post(api, f"{ORGANIZATION}/admin_api_keys", {"name": "2"}, first["value"])["value"]
+        assert not check(api, first["value"], "admin", "before")
+        end(first["id"])
+        found = check(api, first["value"], "nothing", "after") + check(api, second, "admin", "made with it, after")
+        assert not found, "\n".join(found)
 
 
 def test_every_group_of_routes_is_among_them(api: Api) -> None:

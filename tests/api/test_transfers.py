@@ -255,3 +255,24 @@ def test_a_worker_that_stops_gives_its_transfer_back(api: Api, tuned: str, monke
     monkeypatch.setattr(spec, "EXPORTER", ("/bin/sh", "-c", f"echo weights > $1/x; echo '{done}'"))
     with worker(api.context):
         assert ended(api, made)["status"] == "succeeded"
+
+
+def test_what_an_archived_project_has_under_way_ends(api: Api, tuned: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is being written, one that waits, and an import; the process of the first is ended."""
+    writing = 'echo \'{"doing": "writing", "done": 1, "total": 2}\'; exec sleep 600'
+    monkeypatch.setattr(spec, "EXPORTER", ("/bin/sh", "-c", writing))
+    made = [create(api, f"models/{tuned}/exports", format="adapter") for _ in range(2)]
+    api.make_project()
+    with worker(api.context):
+        deadline = time.monotonic() + 60
+        while (get(api, made[0])["progress"] or {}).get("doing") != "writing":
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        made.append(create(api, "imports", files=[upload(api, "a.tar", b"x")], base=BASE))
+        assert api.client.post(f"/v1/organization/projects/{api.project_id}/archive").status_code == 200
+    with read(api.engine) as conn:
+        rows = conn.execute(select(tables.transfers)).all()
+    assert {row.id: (row.status, row.worker_id) for row in rows} == {each["id"]: ("failed", None) for each in made}
+    assert [row.error["code"] for row in rows[:2]] == ["project_archived"] * 2
+    assert "archived" in translator("en").word(rows[0].error, "message")
+    assert list((api.context.settings.home / "work").iterdir()) == []

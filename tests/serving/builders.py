@@ -24,10 +24,16 @@ def make_scheduler(
 
 
 def make_sequence(
-    prompt: list[int] | int = 6, *, adapter: str | None = None, salt: str = "", priority: int = 0
+    prompt: list[int] | int = 6,
+    *,
+    adapter: str | None = None,
+    salt: str = "",
+    priority: int = 0,
+    use_cache: bool = True,
 ) -> Sequence:
     ids = list(range(100, 100 + prompt)) if isinstance(prompt, int) else list(prompt)
-    return Sequence(f"s{next(_numbers)}", ids, len(ids), adapter=adapter, salt=salt, priority=priority)
+    values = {"adapter": adapter, "salt": salt, "priority": priority, "use_cache": use_cache}
+    return Sequence(f"s{next(_numbers)}", ids, len(ids), **values)
 
 
 def compute(scheduler: Scheduler, batch: Batch, token: int = 7) -> list[Sequence]:

@@ -2,6 +2,8 @@ import subprocess
 import sys
 from collections import Counter
 
+import pytest
+
 from tests.serving.builders import compute, make_scheduler, make_sequence, step
 from tunery.serving.scheduler import Scheduler
 from tunery.serving.sequence import Batch, Sequence, SequenceStatus
@@ -322,6 +324,29 @@ def test_a_long_prompt_of_one_tenant_leaves_half_a_step_to_the_others() -> None:
     shares = [[run.num_tokens for run in batch.prefill] for batch in batches if batch]
     assert shares == [[8, 8], [12, 4]]
     assert short.num_output_tokens == 1 and not long.num_output_tokens and not longer.num_output_tokens
+
+
+@pytest.mark.parametrize("use_cache", [True, False], ids=["texts", "texts to be scored"])
+@pytest.mark.parametrize("same", [True, False], ids=["the same", "different ones"])
+def test_thousands_of_prompts_of_one_tenant_cost_another_no_step(use_cache: bool, same: bool) -> None:
+    """Counted in steps, of which each is bounded: as many as with the engine alone."""
+    scheduler = make_scheduler(num_blocks=256, max_num_batched_tokens=64, max_num_seqs=16)
+    for number in range(2000):
+        ids = [0 if same else number, *range(7)]
+        scheduler.add(make_sequence(ids, salt="a", use_cache=use_cache))
+    step(scheduler)
+    other = make_sequence(20, salt="b")
+    scheduler.add(other)
+    num_steps = 0
+    while other.num_output_tokens < 3:
+        batch = step(scheduler)
+        assert batch is not None
+        num_steps += 1
+        for each in batch.runs:
+            if each.sequence.salt == "a" and each.sequence.num_output_tokens:
+                scheduler.finish(each.sequence)
+    assert num_steps == 3
+    assert len(scheduler.waiting) > 1900
 
 
 def test_blocks_are_given_back_by_who_has_the_most_sequences_and_not_by_the_newcomer() -> None:

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from tunery.domain.errors import NotFound
 from tunery.domain.transfers import UNFINISHED, Transfer, TransferKind, TransferStatus
@@ -60,6 +60,13 @@ def finish(
     mine = transfers.c.id == transfer_id, transfers.c.worker_id == worker_id
     ended = {"status": status, "finished_at": int(now), "progress": None, **NO_WORKER}
     return update_row(conn, transfers, *mine, **ended, **values) is not None
+
+
+def end_all(conn: Connection, project_id: str, now: float, error: dict[str, Any]) -> None:
+    """Those of the project that have not ended fail: whoever works on one leaves off."""
+    theirs = transfers.c.project_id == project_id, transfers.c.status.in_(UNFINISHED)
+    ended = {"status": TransferStatus.FAILED, "finished_at": int(now), "progress": None, **NO_WORKER}
+    conn.execute(update(transfers).where(*theirs).values(**ended, error=error))
 
 
 def _to_transfer(row: Row[Any]) -> Transfer:

@@ -1,6 +1,6 @@
 """Projects, who is in them, and the people of the organisation. Every change is in the audit log."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Query
 from sqlalchemy import Connection
@@ -25,10 +25,10 @@ from tunery.domain.errors import InvalidRequest
 from tunery.domain.ids import new_id
 from tunery.domain.tenants import Caller, Project, Role, User
 from tunery.jobs.verbs import cancel_all
-from tunery.store import tenants
+from tunery.store import tenants, transfers
 from tunery.store.audit import record
 from tunery.store.database import read, write
-from tunery.texts import say
+from tunery.texts import reference, say
 
 router = Router(prefix="/v1/organization", tags=["Administration"])
 
@@ -90,7 +90,8 @@ def update_project(
 
 @router.post("/projects/{project_id}/archive")
 def archive_project(project_id: str, caller: Admin, context: ContextDep) -> ProjectOut:
-    # Its keys stop at once and its jobs are cancelled. The last active project stays: nowhere else could one work.
+    # Its keys stop at once, its jobs are cancelled, its exports and imports end. The last active project stays: nowhere
+    # else could one work.
     now = context.clock()
     with write(context.database) as conn:
         project = tenants.get_project(conn, project_id, caller.organization_id)
@@ -100,8 +101,15 @@ def archive_project(project_id: str, caller: Admin, context: ContextDep) -> Proj
             raise InvalidRequest(say("error.last_project"), param="project_id")
         tenants.archive_project(conn, project_id, now)
         cancel_all(conn, project_id, clock=context.clock)
+        transfers.end_all(conn, project_id, now, _archived(project))
         record(conn, caller, "project.archived", now=now, resource_id=project_id, project_id=project_id)
         return ProjectOut.of(tenants.get_project(conn, project_id))
+
+
+def _archived(project: Project) -> dict[str, Any]:
+    """Why what it has under way fails."""
+    message = say("error.project_takes_nothing_new", name=project.name)
+    return {"code": "project_archived", "message": message, "texts": {"message": reference(message)}}
 
 
 @router.post("/projects/{project_id}/users")
