@@ -128,7 +128,7 @@ async def admit(
         estimated_tokens=tokens,
         is_batch=is_batch,
     )
-    has_limit = subjects[caller.project_id].max_storage_bytes > 0
+    has_limit = bool(subjects[caller.project_id].max_storage_bytes)
     room = await asyncio.to_thread(_take_room, context, caller, num_kept) if num_kept and has_limit else None
     try:
         admission = await asyncio.to_thread(let_in) if has_rates(subjects) else let_in()
