@@ -171,6 +171,7 @@ def addresses(stand: Stand) -> dict[str, str]:
         "compare": "/compare",
         "evals": "/evals",
         "evals-new": "/evals/new",
+        "weights": "/weights",
         "usage": "/usage",
         "keys": "/keys",
         "webhooks": "/webhooks",

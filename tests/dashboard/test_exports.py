@@ -1,4 +1,5 @@
-"""A job's page takes its model elsewhere: the four forms, how far one is, and its file."""
+"""A job's page takes its model elsewhere: the four forms, how far one is, and its file. Adapters from elsewhere come in
+on a page of their own, which lists both."""
 
 import os
 import time
@@ -18,6 +19,7 @@ from tunery.domain.files import File, FilePurpose
 from tunery.store import files, tables
 from tunery.store.blobs import Blobs
 from tunery.store.database import write
+from tunery.texts import reference, say, translator, with_texts
 
 PICTURES = os.environ.get("PICTURES_TO")
 PROOF = {"num_same_tokens": 1_411, "num_tokens": 1_412, "program": "llama.cpp (xllamacpp 1)", "agrees": True}
@@ -78,3 +80,54 @@ def _export(visitor: Visitor, stand: Stand, job_id: str, project: str, key: str,
     assert download.value.suggested_filename == "mine-gguf.tar"
     picture("done")
     check_page(page, 1280)
+
+
+@pytest.mark.parametrize("locale", ["en-US", "ja-JP"])
+def test_an_adapter_is_imported_and_said_how_it_went(browser: Browser, stand: Stand, locale: str) -> None:
+    _, key = stand.new_project(f"imports {locale}")
+    for visitor in visit(browser, stand.url, locale=locale):
+        _import(visitor, stand, key, is_english=locale == "en-US")
+
+
+def _import(visitor: Visitor, stand: Stand, key: str, *, is_english: bool) -> None:
+    visitor.sign_in(key)
+    page = visitor.go("/weights")
+    begin = page.locator(".btn-primary", has_text="Import" if is_english else "取り込む")
+    begin.click()
+    expect(page.get_by_text("Drop the adapter first" if is_english else "先にアダプターを")).to_be_visible()
+    for name in ("wrong.txt", "mine.tar"):
+        page.locator("input[type=file]").set_input_files({"name": name, "mimeType": "x/y", "buffer": b"tar"})
+        expect(page.get_by_role("button", name=name)).to_be_visible()
+    page.get_by_role("button", name="wrong.txt").click()
+    expect(page.get_by_role("button", name="wrong.txt")).to_have_count(0)
+    page.get_by_label("Suffix" if is_english else "サフィックス").fill("mine")
+    if not is_english:
+        assert sentences(page) == []
+    check_page(page, 1280)
+    begin.click()
+    row = page.get_by_role("region", name="Imports" if is_english else "取り込み").locator("tbody tr")
+    expect(row).to_have_count(1)
+    expect(row).to_contain_text("Queued" if is_english else "待機")
+    expect(page.get_by_role("button", name="mine.tar")).to_have_count(0)
+    client = stand.client(key)
+    made = client.get("/../tunery/v1/imports", cast_to=object)["data"][0]  # type: ignore[index]
+    assert [client.files.retrieve(each).filename for each in made["files"]] == ["mine.tar"]
+    become(stand, status="running", progress={"doing": "checking", "done": 0, "total": None})
+    expect(row).to_contain_text("Checking" if is_english else "検査中")
+    told = say("error.import_nothing")
+    error = {"code": "import_refused", "message": told, "texts": {"message": reference(told)}}
+    become(stand, status="failed", progress=None, error=error)
+    expect(row).to_contain_text(translator("en" if is_english else "ja")("error.import_nothing"))
+    warning = say("warning.import_base", named="x/y", base="smollm2", source="pypi:z")
+    become(
+        stand, status="succeeded", error=None, model="ft:b:o:mine:AbCd1234", result=with_texts({"warnings": [warning]})
+    )
+    page.reload()
+    expect(row).to_contain_text("ft:b:o:mine:AbCd1234")
+    expect(row).to_contain_text(warning if is_english else translator("ja").reword("", reference(warning)))
+    if PICTURES:
+        page.wait_for_timeout(900)
+        page.screenshot(path=Path(PICTURES) / f"weights-{'en' if is_english else 'ja'}.png", full_page=True)
+    check_page(page, 1280)
+    if not is_english:
+        assert sentences(page) == []

@@ -39,7 +39,7 @@ from tunery.store.database import read, write
 
 PATHS = (
     "/", "/jobs/new", "/playground", "/stored", "/stored/dataset", "/batches", "/datasets", "/compare", "/evals",
-    "/evals/new", "/move", "/usage", "/keys", "/webhooks", "/mail", "/members", "/limits", "/audit",
+    "/evals/new", "/weights", "/move", "/usage", "/keys", "/webhooks", "/mail", "/members", "/limits", "/audit",
 )  # fmt: skip
 GOOD = '{"messages": [{"role": "user", "content": "Question %d?"}, {"role": "assistant", "content": "Answer %d."}]}\n'
 

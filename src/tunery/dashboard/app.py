@@ -40,6 +40,7 @@ from tunery.dashboard.stored import dataset as stored_dataset
 from tunery.dashboard.stored import page as stored
 from tunery.dashboard.usage import page as usage
 from tunery.dashboard.visit import BASE, PageSpec, Visit
+from tunery.dashboard.weights import page as weights
 from tunery.settings import Settings
 from tunery.texts import choose_language, translator
 
@@ -67,6 +68,7 @@ PAGES = (
     PageSpec("/evals", "evals.title", evals.build, section="evals"),
     PageSpec("/evals/new", "evals.new", new_eval.build, section="evals"),
     PageSpec("/evals/{eval_id}", "evals.title", evaluation.build, section="evals"),
+    PageSpec("/weights", "weights.title", weights.build, section="weights"),
     PageSpec("/move", "move.title", move.build, section="move"),
     PageSpec("/move/{file_id}", "move.report", report.build, section="move"),
     PageSpec("/usage", "usage.title", usage.build, section="usage"),

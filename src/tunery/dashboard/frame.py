@@ -26,6 +26,7 @@ WORK = (
     ("datasets", "/datasets", "dataset"),
     ("compare", "/compare", "balance"),
     ("evals", "/evals", "rule"),
+    ("weights", "/weights", "inventory_2"),
     ("move", "/move", "swap_horiz"),
     ("usage", "/usage", "bar_chart"),
 )

@@ -28,7 +28,7 @@ from tunery.models.adapter_config import CONFIG_FILE, WEIGHTS_FILE, UnsupportedA
 from tunery.models.adapter_files import AdapterFiles, write_adapter
 from tunery.models.config import read_config
 from tunery.models.sources import cache as sources
-from tunery.texts import say
+from tunery.texts import say, with_texts
 
 MAX_RANK = 512  # what vLLM serves at most
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024  # of JSON and templates: the largest tokenizers have 35 MB
@@ -59,7 +59,7 @@ def take_in(spec: ImportSpec, target: Path) -> dict[str, Any]:
         told = [*_base_warnings(spec, root), *_template_warnings(spec, root)]
         write_adapter(target, adapter, spec.source)
         read_fitting(target, config)  # as the engine will
-    return {"rank": adapter.config.rank, "num_modules": len(adapter.modules), "warnings": told}
+    return with_texts({"rank": adapter.config.rank, "num_modules": len(adapter.modules), "warnings": told})
 
 
 # ---- unpacking

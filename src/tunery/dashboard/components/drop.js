@@ -3,7 +3,7 @@ export default {
     <div class="drop" :class="{over, bad: message}" @dragover.prevent="over = true" @dragleave="over = false"
          @drop.prevent="over = false; send($event.dataTransfer.files[0])">
       <label>
-        <input type="file" class="sr" accept=".jsonl,.json,.txt" :disabled="sending" @change="choose" />
+        <input type="file" class="sr" :accept="accept" :disabled="sending" @change="choose" />
         <i class="material-icons" aria-hidden="true">upload_file</i>
         <span><strong>{{ texts.label }}</strong> <span class="as-link">{{ texts.choose }}</span></span>
         <small>{{ texts.hint }}</small>
@@ -14,7 +14,7 @@ export default {
       </div>
       <div v-if="message" class="drop-message" role="alert">{{ message }}</div>
     </div>`,
-  props: { url: String, maxBytes: Number, texts: Object },
+  props: { url: String, accept: String, maxBytes: Number, texts: Object },
   emits: ["stored", "refused"],
   data: () => ({ over: false, sending: false, percent: 0, message: "" }),
   methods: {

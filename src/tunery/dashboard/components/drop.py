@@ -23,14 +23,17 @@ class Drop(ui.element, component="drop.js"):
         on_stored: Callable[[dict[str, Any]], Awaitable[None] | None],
         *,
         purpose: str = "fine-tune",
+        accept: str = ".jsonl,.json,.txt",
+        hint: str = "",
     ) -> None:
         super().__init__()
         self._props["url"] = f"{BASE}/upload?purpose={purpose}"
+        self._props["accept"] = accept
         self._props["max-bytes"] = MAX_FILE_BYTES
         self._props["texts"] = {
             "label": label,
             "choose": t("upload.choose"),
-            "hint": t("upload.hint"),
+            "hint": hint or t("upload.hint"),
             "sending": t("upload.sending"),
             "storing": t("upload.storing"),
             "tooLarge": t("upload.too_large"),

@@ -13,10 +13,10 @@ from tunery.dashboard.components.choices import weights_text
 from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.table import Column, Table
 from tunery.dashboard.connection import Failure
-from tunery.dashboard.jobs.export import Exports
 from tunery.dashboard.jobs.parts import checkpoint_rows, events_list, facts_of, failure, hyperparameter_rows
 from tunery.dashboard.models import Model, list_models, playground_path
 from tunery.dashboard.visit import BASE, Visit
+from tunery.dashboard.weights.exports import Exports
 from tunery.domain.jobs import TERMINAL, JobStatus
 
 CURVE_POINTS = 500

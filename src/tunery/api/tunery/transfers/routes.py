@@ -95,6 +95,7 @@ class ImportOut(TransferOut):
     suffix: str | None
     model: str | None = Field(description="The model's name, once the import has succeeded.")
     warnings: list[str] = Field(description="In what the model may answer otherwise than where it was trained.")
+    texts: Texts = Field({}, description="Of each warning its `key` and `params`, to word it in another language.")
 
 
 def wire_export(transfer: Transfer) -> ExportOut:
@@ -102,8 +103,8 @@ def wire_export(transfer: Transfer) -> ExportOut:
 
 
 def wire_import(transfer: Transfer) -> ImportOut:
-    told = (transfer.result or {}).get("warnings", [])
-    return ImportOut.model_validate({**vars(transfer), **transfer.asked, "warnings": told})
+    told = {"warnings": [], "texts": {}} | (transfer.result or {})
+    return ImportOut.model_validate({**vars(transfer), **transfer.asked, **told})
 
 
 @router.post("/imports")

@@ -1,4 +1,4 @@
-"""Taking a job's models elsewhere: the four forms and what each is for, how far an export is, and its file."""
+"""Taking models elsewhere: the four forms and what each is for, how far an export is, and its file."""
 
 from typing import Any
 
@@ -11,17 +11,30 @@ from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.connection import Failure
 from tunery.dashboard.visit import BASE, Visit
 from tunery.domain.transfers import FORMATS, TYPES
+from tunery.texts import Translator
 from tunery.texts.amounts import size
 
 MAX_LOOKED_AT = 100  # the latest exports of the project
 Export = dict[str, Any]
 
 
-class Exports:
-    """A panel of what was exported, there once something was, and the dialog that asks for more."""
+def progress(transfer: dict[str, Any], t: Translator) -> str:
+    """Of an export or an import: how far it is, or why it failed."""
+    if transfer["error"]:
+        return t.word(transfer["error"], "message")
+    told = transfer["progress"]
+    if not told:
+        return ""
+    amount = f" {size(told['done'])} / {size(told['total'])}" if told["total"] else ""
+    return t.named("export.doing", told["doing"]) + amount
 
-    def __init__(self, visit: Visit) -> None:
-        self.visit, self.t = visit, visit.t
+
+class Exports:
+    """A panel of what was exported, there once something was, and the dialog that asks for more. Of some models, or of
+    all that the project has."""
+
+    def __init__(self, visit: Visit, *, of_all: bool = False) -> None:
+        self.visit, self.t, self.of_all = visit, visit.t, of_all
         self.models: list[str] = []
         self.found: list[Export] = []
         with blocks.panel(self.t("export.title")) as self.panel:
@@ -50,7 +63,7 @@ class Exports:
         answer = await self.visit.ask(page)
         if isinstance(answer, Failure):
             return True
-        self.found = [each for each in answer["data"] if each["model"] in self.models]
+        self.found = [each for each in answer["data"] if self.of_all or each["model"] in self.models]
         self.table.update([self._row(each) for each in self.found])
         self.panel.visible = bool(self.found)
         return any(each["status"] in ("queued", "running") for each in self.found)
@@ -61,17 +74,8 @@ class Exports:
         kind = f"{form} ({export['type']})" if export["format"] in ("gguf", "ollama") else form
         file = export["file_id"]
         link = html.link(f"{BASE}/download/{file}", t("export.download")) if file else html.DASH
-        state = html.two_lines(html.status_chip(status, t), self._progress(export))
+        state = html.two_lines(html.status_chip(status, t), progress(export, t))
         return Row(export["id"], [kind, html.model_name(export["model"]), state, self._proof(export), link])
-
-    def _progress(self, export: Export) -> str:
-        if export["error"]:
-            return self.t.word(export["error"], "message")
-        told = export["progress"]
-        if not told:
-            return ""
-        amount = f" {size(told['done'])} / {size(told['total'])}" if told["total"] else ""
-        return self.t.named("export.doing", told["doing"]) + amount
 
     def _proof(self, export: Export) -> str | Markup:
         proof = export["proof"]
