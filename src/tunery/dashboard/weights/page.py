@@ -76,7 +76,11 @@ class ImportsPage:
             self.base = Choice(self.visit, t("jobs.base"), self.models.find, labels, value=next(iter(labels), None))
             self.suffix = ui.input(t("create.suffix"), placeholder=t("create.suffix_hint"))
             self.suffix.props("outlined dense maxlength=64")
-            templates = {each: t(f"weights.template_{each}") for each in (OF_FILES, OF_BASE, OWN)}
+            templates = {
+                OF_FILES: t("weights.template_files"),
+                OF_BASE: t("weights.template_base"),
+                OWN: t("weights.template_own"),
+            }
             self.template = ui.select(templates, value=OF_FILES, label=t("weights.template")).props("outlined dense")
         self.own = ui.textarea(t("weights.template_text")).props("outlined dense input-class=code")
         self.own.bind_visibility_from(self.template, "value", lambda value: value == OWN)
