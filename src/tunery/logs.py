@@ -51,13 +51,14 @@ def _extras(record: logging.LogRecord) -> dict[str, Any]:
 
 # What may change how a line is shown or where it ends: control and format characters, separators of lines, surrogates.
 _ODD = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+CONTROL = frozenset({"Cc"})
 
 
-def escaped(text: str) -> str:
+def escaped(text: str, odd: frozenset[str] = _ODD) -> str:
     """`text` on one line, as it is: each character that could forge a line or its look, written as its escape."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(_escape(char) if unicodedata.category(char) in _ODD else char for char in text)
+    return "".join(_escape(char) if unicodedata.category(char) in odd else char for char in text)
 
 
 def _escape(char: str) -> str:

@@ -11,12 +11,14 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from tunery.logs import CONTROL, escaped
 from tunery.texts import amounts, translator
 
 TOLD_EVERY_S = 5.0  # what takes long, where no terminal shows a spinner
@@ -24,8 +26,25 @@ PIPED_WIDTH = 240  # a program that reads lines must not meet cut-off ids
 
 # Names, messages and answers may hold `[final]` or `:smile:`: nothing printed is markup but a `styled` template.
 _PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
-console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, **_PLAIN)
-notes = Console(stderr=True, width=None if sys.stderr.isatty() else PIPED_WIDTH, **_PLAIN)
+
+
+class PlainConsole(Console):
+    """rich's, on which a name or an answer moves no cursor and sets no title: its control characters are shown."""
+
+    def render_str(self, text: str, **values: Any) -> Text:
+        return super().render_str(_shown(text), **values)  # here, so that it has its room
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(_shown(segment.text), segment.style)
+
+
+def _shown(text: str) -> str:
+    return text if text.isprintable() else "\n".join(escaped(line, CONTROL) for line in text.split("\n"))
+
+
+console = PlainConsole(width=None if sys.stdout.isatty() else PIPED_WIDTH, **_PLAIN)
+notes = PlainConsole(stderr=True, width=None if sys.stderr.isatty() else PIPED_WIDTH, **_PLAIN)
 """Progress and remarks: not part of what a program reads."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -52,7 +71,7 @@ STATUS_STYLES = {
 
 def styled(template: str, *values: object) -> Text:
     """`styled("[red]Error:[/red] {}", why)`: the template is rich's markup, the values are text as they stand."""
-    return Text.from_markup(template.format(*(escape(str(value)) for value in values)), emoji=False)
+    return Text.from_markup(template.format(*(escape(_shown(str(value))) for value in values)), emoji=False)
 
 
 class Bar(Progress):
