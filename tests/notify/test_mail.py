@@ -6,7 +6,7 @@ import pytest
 
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import FineTuningJob, JobStatus
-from tunery.notify.mail import render_mail
+from tunery.notify.mail import render_mail, render_text_mail
 from tunery.notify.summary import Amount, JobSummary, Problem, summarise
 from tunery.texts import reference, say, translator
 from tunery.texts.amounts import duration
@@ -87,6 +87,14 @@ def test_text_from_a_file_is_not_markup_in_the_html_part() -> None:
     _, html = parts(render(summary(**FAILED)))
     assert "<b>no</b>" not in html
     assert "&lt;b&gt;no&lt;/b&gt;" in html
+
+
+@pytest.mark.parametrize("odd", ["\n", "\r\n", "\x0b", "\x1c", "\x85", "\u2028"])
+def test_a_name_with_a_line_in_it_stands_in_a_subject_as_its_escape(odd: str) -> None:
+    envelope: Any = {"sender": "tunery@x", "recipient": "a@x", "mail_id": "m", "attempt_id": "m-1", "now": 0.0}
+    mail = render_text_mail(f"project a{odd}Bcc: b@x has spent 90 %", "text", **envelope)
+    assert mail["Bcc"] is None
+    assert mail["Subject"].startswith("project a\\") and mail["Subject"].endswith("Bcc: b@x has spent 90 %")
 
 
 def test_message_id_stays_and_attempt_id_changes() -> None:

@@ -7,6 +7,7 @@ from typing import TypedDict, Unpack
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from tunery.logs import escaped
 from tunery.notify.summary import JobSummary
 from tunery.texts import Translator
 from tunery.texts.amounts import duration
@@ -50,7 +51,7 @@ def render_text_mail(subject: str, text: str, **envelope: Unpack[Envelope]) -> E
     mail = EmailMessage()
     mail["From"] = envelope["sender"]
     mail["To"] = envelope["recipient"]
-    mail["Subject"] = subject
+    mail["Subject"] = escaped(subject)  # a name in it may have several lines, and a header has one
     mail["Date"] = format_datetime(datetime.fromtimestamp(envelope["now"], UTC))
     mail["Message-ID"] = f"<{envelope['mail_id']}@{_domain(envelope['sender'])}>"
     mail["X-Tunery-Attempt"] = envelope["attempt_id"]
