@@ -79,6 +79,27 @@ def test_a_comparison_without_figures_shows_its_answers_on_a_phone_too(visitor: 
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
 
 
+@pytest.mark.parametrize("suffix", ["x" * 64, "<b>" * 20, "名" * 60])
+def test_a_comparison_of_long_names_keeps_to_its_place(visitor: Visitor, stand: Stand, suffix: str) -> None:
+    contestants = [{"model": f"ft:{BASE}:personal:{suffix}:abcdefg{n}", "shots": 0} for n in range(2)]
+    plan = {"file_id": "f", "filename": "a.jsonl", "contestants": contestants, "max_rows": 1, "shots_file": None}
+    figures = {
+        "exact": 1, "token_accuracy": 1, "mean_logprob": -1, "completion_tokens": 5, "cached_tokens": 0, "seconds": 1,
+        "cost": 0.1, "currency": "usd",
+    }  # fmt: skip
+    summary = [
+        one | figures | {"label": one["model"], "prompt_tokens": 20 + 70 * n} for n, one in enumerate(contestants)
+    ]
+    content = json.dumps({"plan": plan, "created_at": 1, "summary": summary})
+    file = stand.client().files.create(file=("comparison-z.jsonl", content.encode()), purpose="evals")
+    visitor.sign_in(stand.key)
+    page = visitor.go(f"/compare/{file.id}")
+    expect(page.locator(".tile", has_text=suffix[:9]).first).to_be_visible()
+    for width in (1280, 375):
+        page.set_viewport_size({"width": width, "height": 720})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085", "\x0b"])
 def test_marks_that_only_look_like_line_ends_are_text(mark: str) -> None:
     row = {"messages": [{"role": "user", "content": f"a{mark}b"}, {"role": "assistant", "content": f"c{mark}d"}]}
