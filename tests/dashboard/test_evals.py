@@ -14,7 +14,7 @@ from tests.dashboard.latin import sentences
 from tests.dashboard.rows import BASE
 from tests.dashboard.stand import Stand
 from tests.dashboard.test_stored import check_page
-from tunery.dashboard.evals.parts import SCHEMA, item_of
+from tunery.dashboard.evals.parts import SCHEMA
 from tunery.dashboard.lines import chat_examples
 from tunery.domain.evals import Eval, EvalRun, OutputItem, RunStatus
 from tunery.domain.ids import new_id
@@ -128,7 +128,7 @@ def test_a_corrected_answer_becomes_an_example(visitor: Visitor, stand: Stand) -
 def test_the_rows_of_a_dataset_become_those_of_an_evaluation() -> None:
     row = {"messages": [{"role": "user", "content": "東京?"}, {"role": "assistant", "content": "はい"}]}
     (example,) = chat_examples(json.dumps(row) + "\n")
-    assert item_of(example) == {"input": row["messages"][:1], "expected": "はい"}
+    assert example.item == {"input": row["messages"][:1], "expected": "はい"}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

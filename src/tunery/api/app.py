@@ -21,6 +21,7 @@ from tunery.api.context import Context
 from tunery.api.conversations.routes import router as conversations
 from tunery.api.delivery import Running, watch_rights
 from tunery.api.embeddings import router as embeddings
+from tunery.api.evals.of_job import router as evaluations
 from tunery.api.evals.routes import router as evals
 from tunery.api.files.routes import router as files
 from tunery.api.fine_tuning.permissions import router as permissions
@@ -66,6 +67,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     progress,
     graders,
     evals,
+    evaluations,
     models,
     stored_completions,
     conversations,

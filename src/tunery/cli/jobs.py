@@ -13,6 +13,7 @@ from tunery.cli.connection import CommandFailed, catalog_by_name, client_of, get
 from tunery.cli.files import file_id_of, local_path
 from tunery.cli.output import Json, Limit, console, duration, emit_json, facts, notes, pairs, status, table, tell, when
 from tunery.cli.watch import follow, watch
+from tunery.domain.jobs import RUN_EVAL, RUN_EVAL_FILE
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -40,6 +41,12 @@ def create(
     beta: Annotated[str, typer.Option(help="DPO only: a number or `auto`.")] = "auto",
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same order of examples.")] = None,
     metadata: Annotated[list[str] | None, typer.Option(help="`KEY=VALUE`; may be given several times.")] = None,
+    eval_id: Annotated[
+        str | None, typer.Option("--eval", help="An eval that base, previous and new model answer at the end.")
+    ] = None,
+    eval_file: Annotated[
+        str | None, typer.Option("--eval-file", help="Its rows, a JSONL file or a file id; else those of its last run.")
+    ] = None,
     follow_it: Annotated[bool, typer.Option("--watch", help="Stay until the job has ended.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what the job would come to; upload and create nothing.")
@@ -56,10 +63,12 @@ def create(
     if dry_run:
         return _estimate(ctx, training_file, validation_file, model, method, hyperparameters, as_json)
     client = client_of(ctx)
-    optional = {
+    if eval_file is not None and eval_id is None:
+        raise typer.BadParameter("`--eval-file` needs `--eval`.")
+    optional: dict[str, Any] = {
         "suffix": suffix,
         "seed": seed,
-        "metadata": pairs(metadata),
+        "metadata": {**(pairs(metadata) or {}), **({RUN_EVAL: eval_id} if eval_id else {})} or None,
     }
     given = {name: value for name, value in optional.items() if value is not None}
     _check_before_upload(client, training_file, validation_file, model, method, hyperparameters, given)
@@ -70,6 +79,8 @@ def create(
         "method": {"type": method, method: {"hyperparameters": hyperparameters}},
         **given,
     }
+    if eval_file is not None:
+        body["metadata"][RUN_EVAL_FILE] = file_id_of(client, eval_file, "evals")
     job = client.fine_tuning.jobs.create(**body)
     if follow_it:
         return _watch(client, job.id, as_json)
@@ -248,6 +259,34 @@ def _cost(job: dict[str, Any]) -> str:
 
 def _show(client: "OpenAI", job: "FineTuningJob") -> None:
     console.print(facts(_facts(job, get_own(client, f"/jobs/{job.id}"))))
+    if RUN_EVAL in (job.metadata or {}):
+        _show_evaluation(get_own(client, f"/jobs/{job.id}/evaluation"))
+
+
+def _show_evaluation(found: dict[str, Any]) -> None:
+    """The three models, then the rows that changed sides."""
+    rows = (
+        (
+            each["role"],
+            each["model"],
+            _between(each["share"]) if each["graded"] else "",
+            f"{each['passed']:,} of {each['graded']:,}" if each["graded"] else "",
+            status(each["status"]),
+        )
+        for each in found["models"]
+    )
+    empty = "Its eval was not run: its events say why." if found["is_over"] else "Its eval runs when it has succeeded."
+    console.print(table(("eval", "model", ">passed, 95 % interval", ">rows", "run"), rows, empty=empty))
+    for each in found["changes"]:
+        if each["rows"]:
+            told = f"{_between(each['difference'], '+')}, {each['gained']:,} rows gained, {each['lost']:,} lost"
+            console.print(Text(f"new against {each['against']}: {told}"))
+            notes.print(Text(each["url"]))
+
+
+def _between(interval: dict[str, float], sign: str = "") -> str:
+    mean, low, high = (f"{100 * interval[name]:{sign}.1f}" for name in ("mean", "low", "high"))
+    return f"{mean} % ({low} to {high})"
 
 
 def _facts(job: "FineTuningJob", summary: dict[str, Any]) -> list[tuple[str, str | Text]]:

@@ -6,6 +6,7 @@ Lines end at a line feed alone, as JSON Lines do: U+2028, U+2029 and U+0085 are 
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from tunery.chat.examples import ChatExample, Example, Message, PreferenceExample, Tool
 from tunery.chat.messages import text_of
@@ -30,6 +31,12 @@ class Conversation:
         if self.answer is None:
             return None
         return text_of(self.answer) or (None if self.answer.get("tool_calls") else "")
+
+    @property
+    def item(self) -> dict[str, Any]:
+        """As a row of an eval: `input` is what is asked, `expected` the answer, where it is a text."""
+        answer = self.answer_text
+        return {"input": self.messages, **({} if answer is None else {"expected": answer})}
 
 
 def read_conversations(chunks: Iterable[bytes]) -> Iterator[Conversation | Problem]:

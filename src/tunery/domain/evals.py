@@ -8,6 +8,8 @@ MAX_ROWS = 100_000  # of one run
 MAX_CRITERIA = 32  # of one eval; each grades every row
 
 Json = dict[str, Any]
+JobRole = Literal["base", "previous", "new"]
+"""Of the models that answer a job's eval: what was trained on, what its model is to replace, and its model."""
 ItemStatus = Literal["pass", "fail", "error"]
 """What became of a row: every criterion passed, one did not, or it could not be said."""
 
@@ -51,6 +53,8 @@ class EvalRun:
     api_key_id: str  # that asked for it, and whose right it needs until it has ended
     created_by: str | None  # a user's id
     metadata: dict[str, str] | None = None
+    job_id: str | None = None  # the job that it is run for
+    job_role: JobRole | None = None
     error: dict[str, str] | None = None  # code and message of a run that failed
     started_at: int | None = None
     finished_at: int | None = None

@@ -36,6 +36,7 @@ class SavedState:
 class JobDetails:
     training_sha256: str | None = None  # of the training file, which may be deleted and uploaded again
     training_split_from: list[str] = field(default_factory=list[str])  # see File.split_from
+    eval_key_id: str | None = None  # of a job with an eval: whose right its runs need
     # of the check of its files
     num_examples: int | None = None
     num_tokens: int | None = None  # of one epoch

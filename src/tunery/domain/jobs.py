@@ -10,7 +10,9 @@ from tunery.texts import Reference, reference
 
 Method = Literal["supervised", "dpo"]
 METHODS: tuple[Method, ...] = get_args(Method)
-EARLY_STOPPING = "early_stopping"  # a key of a job's metadata
+EARLY_STOPPING = "early_stopping"  # a key of a job's metadata, as those below
+RUN_EVAL = "run_eval"  # an eval's id: its models answer it when the job has succeeded
+RUN_EVAL_FILE = "run_eval_file"  # the id of the file with the rows
 Level = Literal["info", "warn", "error"]
 EventType = Literal["message", "metrics"]
 

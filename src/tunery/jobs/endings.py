@@ -24,6 +24,7 @@ from tunery.domain.models import FineTunedModel
 from tunery.domain.names import new_name
 from tunery.domain.usage import PICO
 from tunery.engines.scoring import EngineScorer, EngineUnreachable
+from tunery.jobs.evaluation import start_evaluation
 from tunery.jobs.resources import Resources
 from tunery.metering import ledger
 from tunery.metering.budget import warn_about_budget
@@ -293,6 +294,7 @@ def succeed(
     cost = _bill(conn, done, resources, now=now)
     events.add_event(conn, job.id, say("event.completed"), now=now, data={})
     announce_end(conn, done, now=now, cost=cost)
+    start_evaluation(conn, done, now=now)
     return done
 
 

@@ -16,6 +16,7 @@ from tunery.domain.job_details import JobDetails
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.domain.tenants import Caller
 from tunery.jobs.endings import tell_cancellation, tell_pause
+from tunery.jobs.evaluation import check_evaluation
 from tunery.jobs.requests import MAX_SEED, JobRequest, check
 from tunery.metering import limits
 from tunery.metering.budget import check_budget
@@ -68,6 +69,7 @@ def _new_job(
     training = _check_file(conn, request.training_file, caller.project_id, "training_file")
     if request.validation_file is not None:
         _check_file(conn, request.validation_file, caller.project_id, "validation_file")
+    has_eval = check_evaluation(conn, request.metadata, request.validation_file, caller.project_id)
     _check_project(conn, caller.project_id, settings, model=model, now=now)
     job_id = new_id("job")
     return FineTuningJob(
@@ -87,7 +89,11 @@ def _new_job(
         created_by=caller.user_id,
         metadata=request.metadata,
         integrations=_integrations(request, job_id, settings),
-        details=JobDetails(training_sha256=training.sha256, training_split_from=list(training.split_from)),
+        details=JobDetails(
+            training_sha256=training.sha256,
+            training_split_from=list(training.split_from),
+            eval_key_id=caller.key_id if has_eval else None,
+        ),
     )
 
 

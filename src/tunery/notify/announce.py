@@ -4,6 +4,8 @@ it.
 Stands apart because who hears of an end, and how, changes without the jobs.
 """
 
+from typing import Any
+
 from sqlalchemy import Connection
 
 from tunery.domain.ids import new_id
@@ -47,6 +49,14 @@ def announce_end(
         outbox.insert_outbox(
             conn, "email", topic, summary.to_json(), project_id=job.project_id, now=now, recipient=recipient
         )
+
+
+def announce_evaluation(conn: Connection, job: FineTuningJob, payload: dict[str, Any], *, now: float) -> None:
+    """A mail to the job's creator with this subject and text: its eval has ended."""
+    recipient = _recipient(conn, job)
+    if recipient is not None:
+        topic = "fine_tuning.evaluation"
+        outbox.insert_outbox(conn, "email", topic, payload, project_id=job.project_id, now=now, recipient=recipient)
 
 
 def _recipient(conn: Connection, job: FineTuningJob) -> str | None:

@@ -39,6 +39,7 @@ eval_runs = table(
     strings("api_key_id"),
     strings("created_by", null=True),
     jsons("metadata", "error", null=True),
+    strings("job_id", "job_role", null=True),
     integers("started_at", "finished_at", null=True),
     jsons("answer_ids", null=True),
     counts("num_rows", "num_passed", "num_failed", "num_errored"),
@@ -48,6 +49,7 @@ eval_runs = table(
     floats("lease_expires_at", null=True),
     Index(None, "eval_id", "created_at", "seq"),
     Index(None, "status", "created_at"),
+    Index(None, "job_id"),
     Index(None, "project_id", "bytes"),
 )
 

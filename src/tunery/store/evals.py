@@ -105,6 +105,20 @@ def list_runs(
     return fetch_page(conn, query, runs, _to_run, after=after, limit=limit, descending=order == "desc")
 
 
+def newest_asking_run(conn: Connection, eval_id: str) -> EvalRun | None:
+    """The newest that asked a model, which tells what its rows are and how they are asked; those of jobs aside."""
+    query = select(runs).where(runs.c.eval_id == eval_id, runs.c.model != "", runs.c.job_id.is_(None))
+    row = conn.execute(query.order_by(runs.c.seq.desc()).limit(1)).first()
+    return None if row is None else _to_run(row)
+
+
+def runs_of_job(conn: Connection, job_id: str, *, hold: bool = False) -> list[EvalRun]:
+    """In the order in which they were made. `hold`: until the transaction ends, so that of two that end together one is
+    the last."""
+    query = select(runs).where(runs.c.job_id == job_id).order_by(runs.c.seq)
+    return [_to_run(row) for row in conn.execute(query.with_for_update() if hold else query)]
+
+
 def cancel_run(conn: Connection, run_id: str, project_id: str, eval_id: str, now: float) -> tuple[EvalRun, bool]:
     """→ canceled at once, and who works on it leaves off. Again: no change, which the flag says. Raises
     InvalidTransition when it has ended otherwise."""
@@ -192,6 +206,12 @@ def _mine(run_id: str, worker_id: str) -> tuple[Any, ...]:
 
 
 # ---- output items
+
+
+def outcomes(conn: Connection, run_id: str) -> dict[int, bool]:
+    """Whether each row passed, by its number."""
+    query = select(items.c.row, items.c.status).where(items.c.run_id == run_id)
+    return {row: status == "pass" for row, status in conn.execute(query).tuples()}
 
 
 def get_item(conn: Connection, item_id: str, run_id: str) -> OutputItem:

@@ -18,6 +18,7 @@ from tunery.api.evals.checks import (
     wire_criterion,
     wire_data_source,
 )
+from tunery.api.evals.of_job import tell_when_last
 from tunery.api.evals.schemas import (
     CriterionCounts,
     DataSource,
@@ -38,7 +39,7 @@ from tunery.api.graders.schemas import LabelModel
 from tunery.api.paging import After, CursorListing, Limit
 from tunery.api.routing import Router
 from tunery.domain.errors import InvalidRequest
-from tunery.domain.evals import Eval, EvalRun, OutputItem, RunStatus
+from tunery.domain.evals import UNFINISHED, Eval, EvalRun, OutputItem, RunStatus
 from tunery.domain.ids import new_id
 from tunery.domain.tenants import Caller
 from tunery.metering.budget import check_budget
@@ -237,20 +238,34 @@ def cancel_run(eval_id: str, run_id: str, caller: EvalsWriter, context: ContextD
     """What was graded until then stays, and is paid for. SDKs of version 2 and before call the run itself."""
     now = context.clock()
     with write(context.database) as conn:
+        _hold(conn, run_id, caller.project_id, eval_id)
         run, is_changed = store.cancel_run(conn, run_id, caller.project_id, eval_id, now)
         if is_changed:
             record(conn, caller, "eval.run.canceled", now=now, resource_id=run_id)
             announce(conn, caller.project_id, "eval.run.canceled", run_id, now=now)
+            tell_when_last(conn, context, run.job_id, now=now)
     return wire_run(context, run)
 
 
 @router.delete("/{eval_id}/runs/{run_id}")
 def delete_run(eval_id: str, run_id: str, caller: EvalsWriter, context: ContextDep) -> DeletedRun:
     """With its output items. One that is under way ends."""
+    now = context.clock()
     with write(context.database) as conn:
+        run = _hold(conn, run_id, caller.project_id, eval_id)
         store.delete_run(conn, run_id, caller.project_id, eval_id)
-        record(conn, caller, "eval.run.deleted", now=context.clock(), resource_id=run_id)
+        record(conn, caller, "eval.run.deleted", now=now, resource_id=run_id)
+        if run.status in UNFINISHED:
+            tell_when_last(conn, context, run.job_id, now=now)
     return DeletedRun(run_id=run_id)
+
+
+def _hold(conn: Connection, run_id: str, project_id: str, eval_id: str) -> EvalRun:
+    """The run, and with it the others of its job: of two that end together, one is the last."""
+    run = store.get_run(conn, run_id, project_id, eval_id)
+    if run.job_id is not None:
+        store.runs_of_job(conn, run.job_id, hold=True)
+    return run
 
 
 # ---- output items

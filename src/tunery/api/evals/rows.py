@@ -14,6 +14,10 @@ from tunery.api.context import Context
 from tunery.api.graders.template import sample_of
 from tunery.api.tunery.answers.service import ALL, find
 from tunery.datasets.answers import Exchange, said
+from tunery.datasets.conversations import as_conversation
+from tunery.datasets.lines import Line
+from tunery.datasets.parse import readable_example
+from tunery.datasets.problems import Problem
 from tunery.domain.errors import InvalidRequest, NotFound
 from tunery.domain.evals import MAX_ROWS, EvalRun
 from tunery.domain.json_body import as_list, as_object, read_json
@@ -82,6 +86,10 @@ def _of_line(raw: bytes) -> EvalRow:
         found = read_json(raw.strip())
     except InvalidRequest as exc:
         raise InvalidRequest(say("error.row_json"), code="invalid_row") from exc
+    if "item" not in as_object(found):
+        example = readable_example(Line(1, 1, raw.strip(), len(raw)))
+        if not isinstance(example, Problem):  # a row of a training file
+            return EvalRow(as_conversation(example).item)
     return _row(found)
 
 

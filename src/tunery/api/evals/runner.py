@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tunery.api import inference
 from tunery.api.errors import unexpected
 from tunery.api.evals.checks import mismatch, scopes_of
+from tunery.api.evals.of_job import tell_when_last
 from tunery.api.evals.rows import EvalRow, Rows, open_rows
 from tunery.api.evals.schemas import Criterion
 from tunery.api.graders.grading import Outcome, run_single
@@ -188,9 +189,12 @@ class RunWork(LeasedWork[EvalRun]):
         now, status = context.clock(), RunStatus(ended)
         topic = "succeeded" if status is RunStatus.COMPLETED else status
         with write(context.database) as conn:
+            if run.job_id is not None:
+                store.runs_of_job(conn, run.job_id, hold=True)
             found = store.end_run(conn, run.id, self.worker_id, status, now, errors[0] if errors else None)
             if found is not None:
                 announce(conn, run.project_id, f"eval.run.{topic}", run.id, now=now)
+                tell_when_last(conn, context, run.job_id, now=now)
 
 
 class _Ended(Exception):

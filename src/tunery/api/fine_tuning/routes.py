@@ -5,15 +5,15 @@ from typing import Annotated
 from fastapi import Header, Request
 from sqlalchemy import Connection
 
-from tunery.api.access import JobsReader, JobsWriter
+from tunery.api.access import JobsReader, JobsWriter, check_scope
 from tunery.api.context import Context, ContextDep
 from tunery.api.fine_tuning.schemas import CheckpointOut, Event, Job, JobCreate, wire_event, wire_job
 from tunery.api.metadata import METADATA_PARAMETER, metadata_filter
 from tunery.api.paging import After, CursorListing, Limit, Listing
 from tunery.api.routing import Router
 from tunery.domain.audit import EventType
-from tunery.domain.jobs import Checkpoint, FineTuningJob, JobStatus
-from tunery.domain.tenants import Caller
+from tunery.domain.jobs import RUN_EVAL, Checkpoint, FineTuningJob, JobStatus
+from tunery.domain.tenants import Caller, Scope
 from tunery.jobs import verbs
 from tunery.store import events
 from tunery.store import jobs as store
@@ -22,6 +22,8 @@ from tunery.store.database import read, write
 from tunery.store.paging import Page
 
 router = Router(prefix="/v1/fine_tuning/jobs", tags=["Fine-tuning"])
+
+SCOPES_OF_EVALUATION = (Scope.EVALS_WRITE, Scope.FILES_READ, Scope.MODELS_REQUEST)
 
 IdempotencyKey = Annotated[
     str | None,
@@ -32,6 +34,8 @@ IdempotencyKey = Annotated[
 @router.post("")
 def create_job(body: JobCreate, caller: JobsWriter, context: ContextDep, idempotency_key: IdempotencyKey = None) -> Job:
     request = body.to_request()
+    for scope in SCOPES_OF_EVALUATION if RUN_EVAL in (request.metadata or {}) else ():
+        check_scope(caller, scope)
     with write(context.database) as conn:
         job = verbs.create_job(
             conn,

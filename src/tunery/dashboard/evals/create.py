@@ -10,7 +10,7 @@ from tunery.dashboard.components.choices import FIRST, MAX_HELD_BYTES, Choice, F
 from tunery.dashboard.components.conversation import shortened
 from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.connection import Failure
-from tunery.dashboard.evals.parts import INPUT, SCHEMA, item_of, row_file
+from tunery.dashboard.evals.parts import INPUT, SCHEMA, row_file
 from tunery.dashboard.lines import chat_examples
 from tunery.dashboard.models import list_models
 from tunery.dashboard.visit import BASE, Visit, notify
@@ -148,7 +148,7 @@ class EvalForm:
                 Table(t("evals.try", n=TRIED), columns, rows)
 
     async def _tried_row(self, number: int, example: Conversation) -> Row:
-        client, item, criterion = self.visit.connection.client, item_of(example), self.criterion()
+        client, item, criterion = self.visit.connection.client, example.item, self.criterion()
         request: Json = {"model": str(self.model.value), "messages": item[INPUT], "temperature": 0}
         completion = await client.chat.completions.create(max_completion_tokens=MAX_TOKENS, **request)
         answer = completion.choices[0].message.content or ""

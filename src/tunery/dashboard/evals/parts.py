@@ -21,14 +21,10 @@ SCHEMA: Json = {
 }
 
 
-def item_of(example: Conversation) -> Json:
-    return {INPUT: example.messages, EXPECTED: example.answer_text}
-
-
 def row_file(examples: Sequence[Conversation]) -> bytes:
     """JSONL, as a run reads it."""
     return b"".join(
-        json.dumps({"item": item_of(each)}, ensure_ascii=False).encode("utf-8", "replace") + b"\n" for each in examples
+        json.dumps({"item": each.item}, ensure_ascii=False).encode("utf-8", "replace") + b"\n" for each in examples
     )
 
 

@@ -16,7 +16,7 @@ from tunery.dashboard.jobs.parts import hyperparameter_rows
 from tunery.dashboard.models import list_models, trainable
 from tunery.dashboard.visit import Visit
 from tunery.datasets.examine import ACCEPTS
-from tunery.domain.jobs import METHODS
+from tunery.domain.jobs import METHODS, RUN_EVAL
 
 HYPERPARAMETERS = {"n_epochs": (1, 50), "batch_size": (1, 256), "learning_rate_multiplier": (0.01, 20)}
 VALIDATION_SHARE = 0.1
@@ -33,15 +33,15 @@ async def build(visit: Visit) -> None:
         if (file_id := visit.query(name)) and file_id not in files.known:
             await files.fetch(file_id)
     blocks.heading(visit.t("create.title"), visit.t("create.subtitle"))
-    form = CreateForm(visit, models, files)
+    form = CreateForm(visit, models, files, await find_evals(visit))
     form.draw()
     await form.show_name()
     ui.timer(0, form.check, once=True)  # a large file takes its time: the form is there before the report
 
 
 class CreateForm:
-    def __init__(self, visit: Visit, models: Models, files: Files) -> None:
-        self.visit, self.t, self.models, self.files = visit, visit.t, models, files
+    def __init__(self, visit: Visit, models: Models, files: Files, evals: dict[str, str]) -> None:
+        self.visit, self.t, self.models, self.files, self.evals = visit, visit.t, models, files, evals
         self.checking: asyncio.Task[None] | None = None
         self.followed: str | None = None  # the training file that the method was set after
 
@@ -71,6 +71,9 @@ class CreateForm:
             self.validation = self._file_choice(
                 t("create.validation"), held_out if held_out in {*choices, *self.files.known} else NONE, choices
             )
+            self.evaluation = ui.select({NONE: t("create.no_eval"), **self.evals}, value=NONE, label=t("create.eval"))
+            self.evaluation.props(f'outlined dense options-dense hint="{t("create.eval_text")}"')
+            self.evaluation.visible = bool(self.evals)
 
     def _draw_model(self) -> None:
         t = self.t
@@ -227,6 +230,8 @@ class CreateForm:
         if self.seed.value is not None:
             body["seed"] = int(self.seed.value)
         body["method"] = {"type": method, method: {"hyperparameters": chosen}}
+        if self.evaluation.value != NONE:
+            body["metadata"] = {RUN_EVAL: str(self.evaluation.value)}
         return body
 
     async def create(self) -> None:
@@ -255,6 +260,12 @@ class CreateForm:
                 self.t, code.create_job(self.visit.connection.address, self._body(), validation_share=self._share())
             )
         dialog.open()
+
+
+async def find_evals(visit: Visit) -> dict[str, str]:
+    """The newest evaluations, by id; none for a key that may not see them."""
+    listed = await visit.ask(visit.connection.get("/v1/evals", order="desc", limit=FIRST))
+    return {} if isinstance(listed, Failure) else {each["id"]: each["name"] or each["id"] for each in listed["data"]}
 
 
 async def create_split(connection: Connection, job: dict[str, Any], share: float) -> str:

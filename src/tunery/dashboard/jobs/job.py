@@ -13,11 +13,18 @@ from tunery.dashboard.components.choices import weights_text
 from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.table import Column, Table
 from tunery.dashboard.connection import Failure
-from tunery.dashboard.jobs.parts import checkpoint_rows, events_list, facts_of, failure, hyperparameter_rows
+from tunery.dashboard.jobs.parts import (
+    checkpoint_rows,
+    evaluation_of,
+    events_list,
+    facts_of,
+    failure,
+    hyperparameter_rows,
+)
 from tunery.dashboard.models import Model, list_models, playground_path
 from tunery.dashboard.visit import BASE, Visit
 from tunery.dashboard.weights.exports import Exports
-from tunery.domain.jobs import TERMINAL, JobStatus
+from tunery.domain.jobs import RUN_EVAL, TERMINAL, JobStatus
 
 CURVE_POINTS = 500
 NUM_EVENTS = 100
@@ -44,6 +51,7 @@ class JobPage:
         self.num_events, self.has_older = NUM_EVENTS, False
         self.checkpoints: list[Any] = []
         self.file_names: dict[str, str | None] = {}  # by id; a deleted file has none
+        self.evaluation: dict[str, Any] | None = None
         self.poll: Poll | None = None
 
     async def load(self) -> None:
@@ -56,6 +64,13 @@ class JobPage:
         self.events = list(known.values())[: self.num_events]
         self.has_older |= len(known) > self.num_events or len(known) == NUM_EVENTS
         self.checkpoints = [FineTuningJobCheckpoint.construct(**item) for item in view["checkpoints"]]
+        if RUN_EVAL in (self.job.metadata or {}):
+            found = await self.visit.ask(self.visit.connection.get(f"/tunery/v1/jobs/{self.job_id}/evaluation"))
+            self.evaluation = None if isinstance(found, Failure) else found
+
+    @property
+    def may_change(self) -> bool:
+        return not self.is_over or (self.evaluation is not None and not self.evaluation["is_over"])
 
     @property
     def is_over(self) -> bool:
@@ -79,6 +94,8 @@ class JobPage:
             with blocks.panel(self.t("job.events")):
                 self.event_list = html.show("")
                 self.more_events = blocks.button(self.t("action.more"), self.load_older)
+        with blocks.panel(self.t("job.evaluation")) as self.evaluation_panel:
+            self.evaluation_part = html.show("")
         with blocks.panel(self.t("job.checkpoints")) as self.checkpoint_panel:
             columns = [
                 Column(self.t("job.step"), numeric=True),
@@ -96,7 +113,7 @@ class JobPage:
         self._draw_code()
         self.show()
         self.poll = Poll(self.refresh)
-        if self.is_over:
+        if not self.may_change:
             self.poll.stop()
 
     def _draw_head(self) -> None:
@@ -158,6 +175,9 @@ class JobPage:
         self.more_events.visible = self.has_older
         self.checkpoint_table.update(checkpoint_rows(self.checkpoints, job, self._standing(), t))
         self.checkpoint_panel.visible = bool(self.checkpoints)
+        self.evaluation_panel.visible = self.evaluation is not None
+        if self.evaluation is not None:
+            self.evaluation_part.set_content(evaluation_of(self.evaluation, t))
         self.details.set_content(self._details())
         self.hyperparameters.set_content(hyperparameter_rows(facts["hyperparameters"], facts, t))
 
@@ -203,7 +223,7 @@ class JobPage:
         await self.exports.show(self.models)
         if self.facts["status"] != before:
             await self.show_failure()
-        return not self.is_over
+        return self.may_change
 
     async def load_older(self) -> None:
         jobs = self.visit.connection.client.fine_tuning.jobs

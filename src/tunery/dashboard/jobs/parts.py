@@ -83,6 +83,48 @@ def _metrics(checkpoint: FineTuningJobCheckpoint, t: Translator) -> str:
     )
 
 
+def evaluation_of(found: Mapping[str, Any], t: Translator) -> Markup:
+    """Base, previous and new model on the rows of the job's eval, then which rows changed sides."""
+    name = html.link(f"{BASE}/evals/{found['eval_id']}", html.model_name(found["eval_name"] or found["eval_id"]))
+    if not found["models"]:
+        told = t("job.evaluation_not_run" if found["is_over"] else "job.evaluation_to_come")
+        return Markup('<p>{}</p><p class="muted">{}</p>').format(name, told)
+    facts: list[tuple[str, str | Markup]] = [
+        (t(f"evaluation.{each['role']}"), html.two_lines(_share(each, t), html.model_name(each["model"])))
+        for each in found["models"]
+    ]
+    changes = Markup("").join(
+        Markup('<p>{} <a href="{}">{}</a></p>').format(
+            t(
+                "job.evaluation_change",
+                role=t(f"evaluation.{each['against']}"),
+                difference=_between(each["difference"], t, "+"),
+                gained=html.number(each["gained"]),
+                lost=html.number(each["lost"]),
+            ),
+            f"{BASE}/evals/{found['eval_id']}?{each['url'].partition('?')[2]}",
+            t("evals.beside"),
+        )
+        for each in found["changes"]
+        if each["rows"]
+    )
+    return Markup("<p>{}</p>{}{}").format(name, html.facts(facts), changes)
+
+
+def _share(result: Mapping[str, Any], t: Translator) -> Markup:
+    state = html.status_chip(result["status"], t)
+    if not result["graded"]:
+        return state
+    rows = t("evals.of_rows", n=f"{result['passed']:,}", total=f"{result['graded']:,}")
+    return Markup("{} · {} {}").format(
+        _between(result["share"], t), rows, "" if result["status"] == "completed" else state
+    )
+
+
+def _between(interval: Mapping[str, float], t: Translator, sign: str = "") -> str:
+    return t("evaluation.interval", **{name: f"{100 * interval[name]:{sign}.1f}" for name in ("mean", "low", "high")})
+
+
 def hyperparameter_rows(chosen: Mapping[str, Any], document: Mapping[str, Any], t: Translator) -> Markup:
     """Each value with why it has it: the `reasons` of a forecast or of a job's facts."""
     known = document["texts"].get("reasons") or {}
