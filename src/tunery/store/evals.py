@@ -211,7 +211,7 @@ def _mine(run_id: str, worker_id: str) -> tuple[Any, ...]:
 def outcomes(conn: Connection, run_id: str) -> dict[int, bool]:
     """Whether each row passed, by its number."""
     query = select(items.c.row, items.c.status).where(items.c.run_id == run_id)
-    return {row: status == "pass" for row, status in conn.execute(query).tuples()}
+    return {row: status == "pass" for row, status in conn.execute(query)}
 
 
 def get_item(conn: Connection, item_id: str, run_id: str) -> OutputItem:
