@@ -163,7 +163,8 @@ def _body(body: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture
 def ids(api: Api) -> Ids:
     """One object of every kind, by the name that it has in paths."""
-    file, job = api.make_file(), api.make_job(status=JobStatus.QUEUED)
+    file = api.make_file()
+    job = api.make_job(status=JobStatus.QUEUED, metadata={"run_eval": "eval_gone"})
     requests = api.make_file(purpose="batch")["id"]
     batch = {"input_file_id": requests, "endpoint": "/v1/responses", "completion_window": "24h"}
     model = api.make_model(TUNED)

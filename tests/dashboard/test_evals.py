@@ -2,6 +2,7 @@
 corrected answer, and the form."""
 
 import json
+import os
 import time
 from typing import Any
 
@@ -21,8 +22,16 @@ from tunery.domain.ids import new_id
 from tunery.store import evals
 from tunery.store.database import write
 from tunery.store.eval_tables import eval_output_items
+from tunery.texts import translator
 
 MARKUP = "<b>markup</b> " + "x" * 200
+WORDS = {"en-US": translator("en"), "ja": translator("ja")}
+SOURCE = {
+    "type": "completions",
+    "model": BASE,
+    "source": {"type": "file_content", "content": [{"item": {"input": [], "expected": ""}}]},
+    "input_messages": {"type": "item_reference", "item_reference": "item.input"},
+}
 CRITERION = {"type": "string_check", "name": MARKUP, "id": f"{MARKUP}-1"}
 
 
@@ -106,6 +115,38 @@ def test_failing_rows_come_first_and_two_runs_stand_side_by_side(visitor: Visito
     page.wait_for_url(f"**&against={before.id}")
     expect(page.locator(".example .pair").first).to_contain_text(f"Answer 2 of {before.id}")
     expect(page.locator(".example").nth(1)).to_contain_text(f"Answer 1 of {before.id}")
+
+
+@pytest.mark.parametrize("locale", ["en-US", "ja"])
+def test_a_job_is_created_with_an_evaluation_and_shows_what_it_came_to(
+    browser: Browser, stand: Stand, locale: str
+) -> None:
+    project, key = stand.new_project(f"evals of jobs {locale}")
+    made = keep_eval(stand, project)
+    keep_run(stand, made, "pf", data_source=SOURCE)
+    row = '{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}\n'
+    file = stand.client(key).files.create(file=("train.jsonl", row.encode() * 12), purpose="fine-tune")
+    for visitor in visit(browser, stand.url, locale=locale):
+        visitor.sign_in(key)
+        page = visitor.go(f"/jobs/new?file={file.id}")
+        page.get_by_role("combobox", name=WORDS[locale]("create.eval")).click()
+        page.get_by_role("option", name="markup").click()
+        page.get_by_role("button", name=WORDS[locale]("create.submit")).click()
+        page.wait_for_url("**/jobs/ftjob-*")
+        panel = page.locator(".panel", has_text=WORDS[locale]("job.evaluation")).first
+        expect(panel).to_contain_text(WORDS[locale]("job.evaluation_to_come"))
+        job_id = page.url.rpartition("/")[2]
+        assert stand.client(key).fine_tuning.jobs.retrieve(job_id).metadata == {"run_eval": made.id}
+        roles = {"base": "ffff", "previous": "ppff", "new": "fppp"}
+        runs = {role: keep_run(stand, made, rows, job_id=job_id, job_role=role) for role, rows in roles.items()}
+        expect(panel).to_contain_text("75.0 %", timeout=20_000)
+        expect(panel).to_contain_text("+25.0 %")
+        if folder := os.environ.get("PICTURES"):
+            page.screenshot(path=f"{folder}/job-{locale}.png", full_page=True)
+        links = panel.get_by_role("link", name=WORDS[locale]("evals.beside"))
+        expect(links).to_have_count(2)
+        links.last.click()
+        page.wait_for_url(f"**?run_id={runs['new'].id}&against={runs['previous'].id}")
 
 
 def test_a_corrected_answer_becomes_an_example(visitor: Visitor, stand: Stand) -> None:
