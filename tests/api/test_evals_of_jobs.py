@@ -14,7 +14,7 @@ from tests.api.test_evals import SAME, inline, items, make, quick, row, served, 
 from tests.migrate.installations import Installation
 from tests.rows import notices
 from tunery.cli.main import app
-from tunery.domain.intervals import bootstrap, bootstrap_counts
+from tunery.domain.intervals import bootstrap, bootstrap_counts, share
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.jobs.evaluation import start_evaluation
 from tunery.notify.mail import render_text_mail
@@ -280,8 +280,10 @@ def test_the_three_are_told_with_intervals_and_the_rows_that_changed_sides(api: 
         ("previous", 20, 40),
         ("new", 38, 40),
     ]
-    share = found["models"][1]["share"]
-    assert share["mean"] == 0.5 and 0.3 < share["low"] < 0.4 and 0.6 < share["high"] < 0.7
+    previous = found["models"][1]["share"]
+    assert previous["mean"] == 0.5 and 0.3 < previous["low"] < 0.4 and 0.6 < previous["high"] < 0.7
+    request = api.client.get(f"/tunery/v1/jobs/{job.id}").json()["request"]
+    assert set(request["metadata"]) == {"run_eval", "run_eval_file"}, "the job as code has its eval"
     base, previous = found["changes"]
     assert (base["gained"], base["lost"]) == (38, 0)
     assert (previous["gained_rows"], previous["lost_rows"]) == (list(range(20, 40)), [0, 1])
@@ -289,6 +291,14 @@ def test_the_three_are_told_with_intervals_and_the_rows_that_changed_sides(api: 
     assert previous["url"].endswith(
         f"/evals/{runs['new'].eval_id}?run_id={runs['new'].id}&against={runs['previous'].id}"
     )
+
+
+def test_a_few_rows_that_all_pass_say_little() -> None:
+    all_of, none_of, half = share(4, 4), share(0, 4), share(20, 40)
+    assert (all_of.mean, all_of.high) == (1.0, 1.0) and all_of.low == pytest.approx(0.51, abs=0.005)
+    assert (none_of.mean, none_of.low) == (0.0, 0.0) and none_of.high == pytest.approx(0.49, abs=0.005)
+    assert (half.low, half.high) == (pytest.approx(0.352, abs=0.001), pytest.approx(0.648, abs=0.001))
+    assert share(0, 0).high == 0.0
 
 
 def test_levels_and_rows_give_the_same_interval() -> None:

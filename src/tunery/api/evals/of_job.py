@@ -12,7 +12,7 @@ from tunery.api.context import Context, ContextDep
 from tunery.api.routing import Router
 from tunery.domain.errors import NotFound
 from tunery.domain.evals import UNFINISHED, EvalRun, JobRole, RunStatus
-from tunery.domain.intervals import Interval, bootstrap_counts
+from tunery.domain.intervals import Interval, bootstrap_counts, share
 from tunery.domain.jobs import RUN_EVAL
 from tunery.domain.tenants import Scope
 from tunery.notify.announce import announce_evaluation
@@ -96,7 +96,7 @@ def _result(run: EvalRun, outcomes: dict[int, bool]) -> ModelResult:
         graded=len(outcomes),
         passed=passed,
         errored=run.num_errored,
-        share=bootstrap_counts({1.0: passed, 0.0: len(outcomes) - passed}),
+        share=share(passed, len(outcomes)),
     )
 
 

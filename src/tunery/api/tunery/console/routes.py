@@ -35,7 +35,7 @@ from tunery.api.tunery.console.schemas import (
     Weights,
 )
 from tunery.domain.errors import NotFound
-from tunery.domain.jobs import FineTuningJob, JobStatus
+from tunery.domain.jobs import RUN_EVAL, RUN_EVAL_FILE, FineTuningJob, JobStatus
 from tunery.domain.models import Alias, FineTunedModel
 from tunery.domain.names import check_suffix, new_name, parse_name
 from tunery.domain.tenants import Caller, Project, Scope, grants
@@ -210,6 +210,8 @@ def recipe(job: FineTuningJob) -> dict[str, Any]:
         body["validation_file"] = job.validation_file
     if job.suffix:
         body["suffix"] = job.suffix
+    if wished := {name: value for name, value in (job.metadata or {}).items() if name in (RUN_EVAL, RUN_EVAL_FILE)}:
+        body["metadata"] = wished
     body["seed"] = job.seed
     body["method"] = {"type": job.method, job.method: {"hyperparameters": chosen}}
     return body
