@@ -57,7 +57,8 @@ def end(api: Api, job: FineTuningJob, model: str = NAMES["new"]) -> None:
             .where(jobs.jobs.c.id == job.id)
             .values(status=done.status, fine_tuned_model=model, finished_at=done.finished_at)
         )
-        start_evaluation(conn, done, now=api.clock())
+        assert done.details.eval_key_id is not None
+        start_evaluation(conn, done, done.details.eval_key_id, now=api.clock())
 
 
 def runs_of(api: Api, job: FineTuningJob) -> dict[str, Any]:

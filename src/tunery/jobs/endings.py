@@ -294,7 +294,8 @@ def succeed(
     cost = _bill(conn, done, resources, now=now)
     events.add_event(conn, job.id, say("event.completed"), now=now, data={})
     announce_end(conn, done, now=now, cost=cost)
-    start_evaluation(conn, done, now=now)
+    if (key_id := done.details.eval_key_id) is not None:
+        start_evaluation(conn, done, key_id, now=now)
     return done
 
 

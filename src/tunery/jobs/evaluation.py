@@ -84,11 +84,9 @@ def _is_there(conn: Connection, data_source: Json, project_id: str) -> bool:
     return file_id is None or files.find_file(conn, file_id, project_id) is not None
 
 
-def start_evaluation(conn: Connection, job: FineTuningJob, *, now: float) -> None:
-    """`job` has succeeded in this transaction. A job without an eval gets nothing."""
-    wished, key_id = job.metadata or {}, job.details.eval_key_id
-    if RUN_EVAL not in wished or key_id is None:
-        return
+def start_evaluation(conn: Connection, job: FineTuningJob, key_id: str, *, now: float) -> None:
+    """`job`, which has an eval, has succeeded in this transaction. `key_id`: whose right the runs need."""
+    wished = job.metadata or {}
     try:
         asked = _eval(conn, wished[RUN_EVAL], job.project_id)
         source = _data_source(conn, asked, wished, job.validation_file)
