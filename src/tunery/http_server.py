@@ -57,6 +57,12 @@ class BoundedConnection(HttpToolsProtocol):
         if was_in_head and self._in_head and self._num_bytes > MAX_HEAD_BYTES:
             self._refuse(_error(f"The request's headers are longer than {MAX_HEAD_BYTES // 1024} KB.", 431))
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._window is None:  # it came with the end of the one before
+            self._num_bytes = 1
+            self._open_window()
+
     def on_headers_complete(self) -> None:
         try:
             super().on_headers_complete()

@@ -148,6 +148,17 @@ def test_second_request_of_a_kept_connection_has_its_own_window(address: tuple[s
     assert answer.startswith(b"HTTP/1.1 200") and b"HTTP/1.1 408 " in answer
 
 
+@pytest.mark.parametrize("half", [b"P", b"POST / HT", HEAD, HEAD + b"content-length: 10\r\n\r\nabc"])
+def test_half_a_request_that_comes_with_the_one_before_ends_too(address: tuple[str, int], half: bytes) -> None:
+    answer = exchange(address, HEAD + b"content-length: 2\r\n\r\nok" + half)
+    assert answer.startswith(b"HTTP/1.1 200") and b"HTTP/1.1 408 " in answer
+
+
+def test_requests_in_one_packet_are_all_answered(address: tuple[str, int]) -> None:
+    whole = HEAD + b"content-length: 2\r\n\r\nok"
+    assert exchange(address, whole * 3 + whole.replace(b"host: x", b"host: x\r\nconnection: close")).count(b" 200") == 4
+
+
 def test_idle_connection_is_kept_as_long_as_it_was_told() -> None:
     whole = HEAD + b"content-length: 2\r\n\r\nok"
     with serving(Impatient, keep_alive_s=2) as found:
