@@ -142,6 +142,31 @@ def test_folders_of_other_trainers_are_taken_as_they_lie(given: Path, taken: Imp
         assert taken(packed(given, tmp_path / name, mode=mode), template=None)["rank"] == 4
 
 
+ELSEWHERE = Path(__file__).with_name("elsewhere")
+
+
+@pytest.mark.parametrize("trainer", sorted(path.name.partition(".")[0] for path in ELSEWHERE.glob("*.tar.gz")))
+def test_what_another_trainer_really_left_answers_here_as_in_transformers(
+    trainer: str, taken: Import, engine: LocalEngine, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """Whole, with checkpoints, states and pickles, as an archive and as the folder's own files. `elsewhere/make_*` says
+    how it was made."""
+    sent = ELSEWHERE / f"{trainer}.tar.gz"
+    with tarfile.open(sent) as archive:
+        assert any(name.endswith("training_args.bin") for name in archive.getnames())
+        archive.extractall(tmp_path, filter="data")
+    folder = tmp_path / "outputs"
+    expected = logprobs(model_with(tiny_model_dir, folder))
+    assert logprobs(base_model(tiny_model_dir)) != pytest.approx(expected, abs=0.1), "the adapter does nothing"
+    for each in (sent, folder):
+        report = taken(each, template=None)
+        assert not [told for told in report["warnings"] if "template" in told]
+        assert logprobs(model_with(tiny_model_dir, tmp_path / "taken")) == pytest.approx(expected, abs=1e-5)
+        engine.engine.load("theirs", tmp_path / "taken").result(30)
+        assert served_logprobs(engine, "theirs") == pytest.approx(expected, abs=1e-3)
+        engine.engine.unload("theirs").result(30)
+
+
 def _truncate(folder: Path) -> None:
     path = folder / WEIGHTS
     path.write_bytes(path.read_bytes()[:-100])
