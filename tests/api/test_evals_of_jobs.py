@@ -342,7 +342,8 @@ def test_a_real_run_ends_with_one_mail_of_all_three(served: Api) -> None:  # noq
 
 
 @pytest.mark.parametrize("act", ["cancel", "delete"])
-def test_the_mail_comes_also_when_the_last_run_is_ended_by_hand(api: Api, act: str) -> None:
+def test_the_mail_comes_also_when_the_last_run_is_ended_by_hand(make_each_api: Callable[..., Api], act: str) -> None:
+    api = make_each_api()
     with write(api.engine) as conn:
         conn.execute(update(users).values(email="owner@example.com"))
     job = created(api, {"run_eval": make(api, EXPECTED, config=OPEN), "run_eval_file": api.make_file()["id"]})
