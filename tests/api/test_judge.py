@@ -46,6 +46,20 @@ def test_score_is_a_number_in_the_range(make_api: Callable[..., Api], engine_url
         assert len(ledger(conn, api.project_id)) == 1
 
 
+def test_a_label_passes_or_does_not(make_api: Callable[..., Api], engine_url: str) -> None:
+    """Taken here, so that an eval's criterion can be tried; `validate` takes what OpenAI's does."""
+    api, labels = make_api(engine_urls=[engine_url]), ["good", "bad"]
+    asked = {"type": "label_model", "labels": labels}
+    for passing, reward in ((labels, 1.0), (labels[:1], None), (labels[1:], None)):
+        result = run(api, judge(**asked, passing_labels=passing)).json()
+        assert result["reward"] == reward or (reward is None and result["reward"] in (0.0, 1.0)), result
+        assert not any(result["metadata"]["errors"].values()), result
+    refused = run(api, judge(**asked, passing_labels=["fine"]))
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "grader.passing_labels")
+    refused = api.client.post(RUN.replace("/run", "/validate"), json={"grader": judge(**asked, passing_labels=labels)})
+    assert refused.status_code == 400
+
+
 def test_judge_nobody_serves_is_404(make_api: Callable[..., Api], engine_url: str) -> None:
     assert run(make_api(engine_urls=[engine_url]), judge("gpt-17")).status_code == 404
 

@@ -80,8 +80,8 @@ FORBIDDEN = {
     },
 }
 
-PAGES_MAY_USE = {"dashboard", "domain", "settings", "atomic", "datasets", "texts"}
-"""The dashboard is a client of the HTTP API: what it cannot do through that, no user can either."""
+PAGES_MAY_USE = {"dashboard", "domain", "settings", "atomic", "datasets", "improve", "texts"}
+"""The dashboard is a client of the HTTP API, as `improve` is: what it cannot do through that, no user can either."""
 
 IMPORTS = all_imports()
 

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.dashboard.browsing import Visitor
 from tests.dashboard.conftest import visit
@@ -86,7 +86,7 @@ def test_an_empty_page_leads_to_the_form(visitor: Visitor, stand: Stand) -> None
     for kind, field in (("Python function", "Python"), ("Score by a model", "What the judge is told")):
         page.get_by_role("combobox", name="Grader").click()
         page.get_by_role("option", name=kind).click()
-        expect(page.get_by_label(field, exact=True)).to_be_visible()
+        expect(page.locator(f'[aria-label="{field}"]:visible')).to_have_count(1)
     page.get_by_role("combobox", name="Grader").click()
     page.get_by_role("option", name="Text check").click()
     page.get_by_role("button", name="Start").click()
@@ -95,6 +95,51 @@ def test_an_empty_page_leads_to_the_form(visitor: Visitor, stand: Stand) -> None
     expect(page.locator("#main")).to_contain_text("Queued")
     page.get_by_role("button", name="Cancel run").click()
     expect(page.locator("#main")).to_contain_text("Cancelled")
+
+
+@pytest.mark.parametrize("locale", ["en-US", "ja-JP"])
+def test_what_is_wrong_with_a_grader_stands_beside_its_field(browser: Browser, stand: Stand, locale: str) -> None:
+    _, key = stand.new_project(f"graders {locale}")
+    row = '{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}\n'
+    stand.client(key).files.create(file=("held-out.jsonl", row.encode() * 12), purpose="fine-tune")
+    is_english = locale == "en-US"
+    kind, label, score = (
+        ("Grader", "Label by a model", "Score by a model")
+        if is_english
+        else ("採点方法", "モデルによる分類", "モデルによる採点")
+    )
+    told, passing = (
+        ("What the judge is told", "Those that pass, one a line")
+        if is_english
+        else ("採点モデルへの指示", "合格とするラベル（1 行に 1 つ）")
+    )
+    start = "Start" if is_english else "開始"
+    for visitor in visit(browser, stand.url, locale=locale):
+        visitor.sign_in(key)
+        page = visitor.go("/evals/new")
+
+        def refused(field: str, text: str, problem: str, better: str, page: Page = page) -> None:
+            shown = page.locator(f'[aria-label="{field}"]:visible')
+            shown.fill(text)
+            page.get_by_role("button", name=start).click()
+            expect(page.locator(".q-field--error:visible")).to_have_count(1)
+            expect(page.locator(f'.q-field--error:visible:has([aria-label="{field}"])')).to_contain_text(problem)
+            shown.fill(better)
+
+        def choose(grader: str, page: Page = page) -> None:
+            page.get_by_role("combobox", name=kind).click()
+            page.get_by_role("option", name=grader).click()
+
+        choose(label)
+        labels = page.get_by_label(passing, exact=True).input_value()
+        refused(passing, "fine", "fine", labels)
+        refused(told, "{{ item.nothing }}", "item.nothing", "{{ item.expected }}")
+        choose(score)
+        refused(told, "{{ items.x }}", "items.x", "{{ item.expected }}")
+        assert sentences(page) == [] or is_english
+        assert page.locator(".q-notification").count() == 0
+        page.get_by_role("button", name=start).click()
+        page.wait_for_url("**/evals/eval_*?run_id=*")
 
 
 def test_failing_rows_come_first_and_two_runs_stand_side_by_side(visitor: Visitor, stand: Stand) -> None:

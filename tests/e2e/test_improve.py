@@ -47,7 +47,7 @@ def test_a_finished_job_is_improved_on(served: Served, tmp_path: Path) -> None:
     job_id = json.loads(created.stdout)["id"]
     early = served.tunery("improve", job_id)
     assert (early.returncode, "only a job that has succeeded" in early.stderr) == (1, True)
-    assert served.tunery("jobs", "watch", job_id).returncode == 0
+    assert served.tunery("jobs", "watch", job_id, timeout_s=600).returncode == 0
     client = served.client()
     job = client.fine_tuning.jobs.retrieve(job_id)
 

@@ -34,6 +34,7 @@ BUILT = (
     "event_type",
     "export",
     "grader",
+    "improve",
     "limits",
     "list",
     "mail",

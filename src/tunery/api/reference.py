@@ -37,9 +37,9 @@ LIMITS = {
     ),
     "POST /v1/fine_tuning/alpha/graders/run": (
         "`python` graders need [a sandbox](operations.md#python-graders); "
-        "`meteor` matches words and stems, not synonyms."
+        "`meteor` matches words and stems, not synonyms. Takes `label_model`, too: 1 for a label that passes."
     ),
-    "POST /v1/fine_tuning/alpha/graders/validate": "as `run`.",
+    "POST /v1/fine_tuning/alpha/graders/validate": "as `run`, without `label_model`.",
     "POST /v1/chat/completions": "text only; see the parameters below.",
     "POST /v1/completions": "see the parameters below.",
     "POST /v1/evals": "text only; see [Evals](evals.md).",

@@ -1,11 +1,8 @@
 """`tunery improve JOB`: what could make a finished job's model better, each with its price before it starts."""
 
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
-from enum import StrEnum
 from functools import partial
-from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,21 +10,15 @@ import typer
 from tunery.cli.connection import CommandFailed, client_of, get_own, post_own
 from tunery.cli.output import Json, console, duration, emit_json, notes, table
 from tunery.cli.watch import watch
+from tunery.improve.proposals import Forecast, What, act_of, forecasts
 
 if TYPE_CHECKING:
     from tunery.domain.intervals import Interval
     from tunery.improve.curve import LearningCurve
-    from tunery.improve.jobs import Part, Price, Subject
+    from tunery.improve.jobs import Price, Subject
     from tunery.improve.prompt import PromptOrData, Way
     from tunery.improve.rows import Doubts
     from tunery.improve.sweep import Sweep
-
-
-class What(StrEnum):
-    ROWS = "rows"
-    CURVE = "curve"
-    SWEEP = "sweep"
-    PROMPT = "prompt"
 
 
 ASKS = {
@@ -55,9 +46,11 @@ def improve(
     subject = open_job(Server(client, partial(get_own, client), partial(post_own, client)), job_id)
     if what is None:
         return _overview(subject, as_json)
-    parts, price = _forecast(subject, what)
-    _agree(parts, price, yes)
-    act = _act(what)
+    forecast = forecasts(subject, [what])[what]
+    if not isinstance(forecast, Forecast):
+        raise forecast
+    _agree(forecast, yes)
+    act = act_of(what)
     job_ids = act.start(subject)
     for made in job_ids:
         watch(client, made, notes)
@@ -69,45 +62,25 @@ def improve(
         SHOWN[what](result)
 
 
-def _act(what: What) -> ModuleType:
-    """The module with its `plan`, `num_tokens`, `start` and `read`."""
-    from importlib import import_module
-
-    return import_module(f"tunery.improve.{what}")
-
-
-def _forecast(subject: "Subject", what: What) -> "tuple[list[Part], Price]":
-    """The jobs that are still to be made, and the price and time of all. Raises InvalidRequest where it cannot be."""
-    from tunery.improve.asking import price_of_asking
-    from tunery.improve.jobs import missing, price_of
-
-    act = _act(what)
-    parts = missing(subject, act.plan(subject))
-    return parts, price_of(subject, parts) + price_of_asking(subject, act.num_tokens(subject))
-
-
 def _overview(subject: "Subject", as_json: bool) -> None:
-    from tunery.domain.errors import InvalidRequest
-
     rows, documents = [], []
-    for what, question in ASKS.items():
-        try:
-            parts, price = _forecast(subject, what)
-        except InvalidRequest as refused:
-            documents.append({"what": what, "refused": str(refused)})
-            rows.append((what, question, "", str(refused), ""))
+    for what, forecast in forecasts(subject).items():
+        if not isinstance(forecast, Forecast):
+            documents.append({"what": what, "refused": forecast.message})
+            rows.append((what, ASKS[what], "", forecast.message, ""))
             continue
-        jobs = [part.name for part in parts]
+        jobs, price = [part.name for part in forecast.parts], forecast.price
         documents.append({"what": what, "jobs": jobs, **asdict(price)})
-        rows.append((what, question, str(len(jobs)), _cost(price), _time(price)))
+        rows.append((what, ASKS[what], str(len(jobs)), _cost(price), _time(price)))
     if as_json:
         return emit_json(documents)
     console.print(table(("what", "question", ">new jobs", "price", "time"), rows, empty=""))
     console.print(f"\nStart one with: tunery improve {subject.job.id} rows", soft_wrap=True)
 
 
-def _agree(parts: "Sequence[Part]", price: "Price", yes: bool) -> None:
+def _agree(forecast: Forecast, yes: bool) -> None:
     """Says what it comes to. Raises CommandFailed where nobody can be asked, and typer.Abort when they decline."""
+    parts, price = forecast.parts, forecast.price
     names = ", ".join(part.name for part in parts)
     jobs = f"{len(parts)} new jobs ({names})" if len(parts) != 1 else f"1 new job ({names})"
     notes.print(f"{jobs if parts else 'No new jobs'}, {_cost(price)}, {_time(price)}.", soft_wrap=True)

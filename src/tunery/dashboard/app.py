@@ -27,6 +27,7 @@ from tunery.dashboard.evals import page as evals
 from tunery.dashboard.files import dataset
 from tunery.dashboard.files import page as files
 from tunery.dashboard.guard import Guard, give_nonces_to_the_framework
+from tunery.dashboard.improve import page as improve
 from tunery.dashboard.jobs import create, job
 from tunery.dashboard.jobs import page as jobs
 from tunery.dashboard.move import page as move
@@ -55,6 +56,7 @@ PAGES = (
     PageSpec("/", "jobs.title", jobs.build, section="jobs"),
     PageSpec("/jobs/new", "create.title", create.build, section="jobs"),
     PageSpec("/jobs/{job_id}", "job.title", job.build, section="jobs"),
+    PageSpec("/jobs/{job_id}/improve", "improve.title", improve.build, section="jobs"),
     PageSpec("/playground", "playground.title", playground.build, section="playground"),
     PageSpec("/datasets", "datasets.title", files.build, section="datasets"),
     PageSpec("/datasets/{file_id}", "dataset.title", dataset.build, section="datasets"),

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI, AsyncStream
+from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI, AsyncStream, OpenAI
 from starlette.requests import HTTPConnection
 
 from tunery.dashboard.sessions import Session, Sessions
@@ -21,6 +21,7 @@ NO_HEADERS: Mapping[str, str] = {}
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Owner = tuple[str, str | None]  # key and project
 
 
 class SessionEnded(Exception):
@@ -72,6 +73,25 @@ class Connection:
         """For work that a visitor started and that goes on when the page, or the session, is no more."""
         client = self.client
         return Connection(self.address, client.api_key, client.project or "", headers=client._custom_headers)
+
+    def for_threads(self) -> OpenAI:
+        """The same for code that waits for its answers: in a thread, never in the event loop."""
+        known = self.client
+        made = OpenAI(
+            api_key=known.api_key,
+            admin_api_key=known.api_key,
+            base_url=known.base_url,
+            timeout=TIMEOUT_S,
+            max_retries=1,
+        )
+        made.organization, made.project = None, known.project
+        made._custom_headers = known._custom_headers
+        return made
+
+    @property
+    def owner(self) -> Owner:
+        """To whom belongs what is started here."""
+        return self.client.api_key, self.client.project
 
     async def get(self, path: str, **query: Any) -> Any:
         given = {name: value for name, value in query.items() if value not in (None, "")}

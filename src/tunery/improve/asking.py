@@ -107,19 +107,23 @@ def likelihood(server: Server, model: str, row: Row, answer: Message | None = No
     return Likelihood(score["mean_logprob"] * score["num_tokens"], score["num_tokens"])
 
 
-def price_of_asking(subject: Subject, num_tokens: int) -> Price:
-    """Of so many prompt tokens. The time is that of the first few rows, which are asked for it."""
+def price_of_asking(subject: Subject, num_tokens: int, pace: Callable[[], float]) -> Price:
+    """Of so many prompt tokens, at `pace` seconds each."""
     if not num_tokens:
         return Price(0.0, subject.estimate["currency"], 0.0, 0.0)
     model = subject.job.fine_tuned_model or subject.job.model
     entries = subject.server.get("/catalog")["data"]
     price = next(entry["price"] for entry in entries if model in (entry["name"], *entry["aliases"]))
+    low, high = (uneven * num_tokens * pace() for uneven in UNEVEN)
+    return Price(price["input"] * num_tokens / MICRO, price["currency"], low, high)
+
+
+def seconds_a_token(subject: Subject) -> float:
+    """Of a prompt: that of the first few rows, which are asked for it."""
     some = readable_rows(subject.rows)[:AT_ONCE]
-    ask = partial(likelihood, subject.server, model)
+    ask = partial(likelihood, subject.server, subject.job.fine_tuned_model or subject.job.model)
     if some:
         ask(some[0])  # the first question may load the model
     begun = time.monotonic()
     in_parallel(ask, some)
-    took = (time.monotonic() - begun) * num_tokens / (subject.tokens_a_row * max(1, len(some)))
-    low, high = UNEVEN
-    return Price(price["input"] * num_tokens / MICRO, price["currency"], low * took, high * took)
+    return (time.monotonic() - begun) / (subject.tokens_a_row * max(1, len(some)))

@@ -26,6 +26,7 @@ from tunery.improve.jobs import (
     points_of,
     rows_of,
 )
+from tunery.texts import say
 
 # 97.5 % of Student's distribution lie below, by degrees of freedom.
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447}
@@ -56,19 +57,20 @@ class LearningCurve:
         """Whether the parts foretold the whole. Where they did not, do not believe what is said of twice the rows."""
         return self.expected.low <= self.measured.loss <= self.expected.high
 
+    def at(self, num_rows: int) -> Interval:
+        """The loss with so many rows, by all parts."""
+        return _foretold(self.parts, num_rows)
+
 
 def plan(subject: Subject) -> list[Part]:
     """Two quarters and two halves, the quarters within the halves; and the whole, where it is not measured yet. Raises
     InvalidRequest where a quarter is too small for a job."""
     count = subject.num_trained
     if count < 4 * MIN_ROWS:
-        raise InvalidRequest(
-            f"A learning curve needs {4 * MIN_ROWS} rows, so that a job can be made of a quarter; there are {count}."
-        )
+        raise InvalidRequest(say("improve.too_few_for_curve", least=4 * MIN_ROWS, count=count))
     both = halves(count)
-    cuts = {f"quarter {n}": half[: count // 4] for n, half in enumerate(both, 1)}
-    cuts |= {f"half {n}": half for n, half in enumerate(both, 1)}
-    parts = [Part(name, rows) for name, rows in cuts.items()]
+    parts = [Part(say("improve.quarter", n=n), half[: count // 4]) for n, half in enumerate(both, 1)]
+    parts += [Part(say("improve.half", n=n), half) for n, half in enumerate(both, 1)]
     return parts if subject.job.validation_file else [Part(WHOLE), *parts]
 
 
@@ -95,10 +97,14 @@ def read(subject: Subject, job_ids: Sequence[str]) -> LearningCurve:
         for name, job, size in zip([*names, WHOLE], jobs, [*sizes, subject.num_trained], strict=True)
         for last in points_of(subject.server, job)[-1:]
     ]
-    sizes, losses = [part.num_rows for part in parts], [part.loss for part in parts]
-    doubled = foretell(sizes, losses, 2 * sizes[-1])
-    shares = (1 - loss / losses[-1] for loss in (doubled.mean, doubled.high, doubled.low))
-    return LearningCurve(parts, foretell(sizes[:-1], losses[:-1], sizes[-1]), doubled, Interval(*shares))
+    whole = parts[-1]
+    doubled = _foretold(parts, 2 * whole.num_rows)
+    shares = (1 - loss / whole.loss for loss in (doubled.mean, doubled.high, doubled.low))
+    return LearningCurve(parts, _foretold(parts[:-1], whole.num_rows), doubled, Interval(*shares))
+
+
+def _foretold(parts: Sequence[Measured], at: int) -> Interval:
+    return foretell([part.num_rows for part in parts], [part.loss for part in parts], at)
 
 
 def foretell(num_rows: Sequence[int], losses: Sequence[float], at: int) -> Interval:

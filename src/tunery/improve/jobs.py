@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tunery.datasets.lines import Line, read_lines
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.jobs import EARLY_STOPPING
+from tunery.texts import say
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 OF, PART = "improve_of", "improve_part"  # keys of the metadata
-WHOLE = "all rows"  # the part that is the job again, without the rows that are held back
+WHOLE = say("improve.all_rows")  # the part that is the job again, without the rows that are held back
 HELD_BACK = 0.2  # of the rows, where the job had no validation file
 MIN_ROWS = 10  # that a job takes
 SEED = 0  # of which rows are in which part
@@ -80,12 +81,6 @@ class Subject:
         return rows_of(self.server, self.job.training_file)
 
     @cached_property
-    def whole(self) -> "FineTuningJob | None":
-        """The job as it is measured on rows that it has not seen: itself, or its repetition without some of the rows;
-        None while there is neither."""
-        return self.job if self.job.validation_file else find(self, WHOLE)
-
-    @cached_property
     def estimate(self) -> Json:
         """Of one epoch of the job."""
         return _estimate(self, 1)
@@ -100,14 +95,14 @@ class Subject:
 
     @cached_property
     def num_held_back(self) -> int:
-        """Rows on which `whole` is measured."""
+        """Rows on which the job is measured, or its repetition without them."""
         if self.job.validation_file:
             return len(rows_of(self.server, self.job.validation_file))
         return len(self.rows) - self.num_trained
 
     @property
     def num_trained(self) -> int:
-        """Rows of `whole`."""
+        """The other rows."""
         return len(self.rows) if self.job.validation_file else len(self.rows) - round(HELD_BACK * len(self.rows))
 
 
@@ -115,7 +110,7 @@ def open_job(server: Server, job_id: str) -> Subject:
     """Raises InvalidRequest unless the job has succeeded."""
     job = server.client.fine_tuning.jobs.retrieve(job_id)
     if job.status != "succeeded":
-        raise InvalidRequest(f"Job {job.id} is {job.status}: only a job that has succeeded can be improved on.")
+        raise InvalidRequest(say("improve.not_succeeded", job_id=job.id, status=job.status))
     return Subject(server, job, server.get(f"/jobs/{job.id}")["request"])
 
 
@@ -142,14 +137,15 @@ def missing(subject: Subject, parts: Sequence[Part]) -> list[Part]:
 
 
 def make_whole(subject: Subject) -> "FineTuningJob":
-    """Holds back rows and repeats the job on the others, unless that was done or the job had a validation file."""
-    if subject.whole is not None:
-        return subject.whole
+    """The job as it is measured on rows that it has not seen: itself where it had a validation file; else its
+    repetition without some of the rows, found, or created with those held back."""
+    if subject.job.validation_file:
+        return subject.job
+    if (known := find(subject, WHOLE)) is not None:
+        return known
     split = subject.server.post(f"/files/{subject.job.training_file}/split", {"validation_share": HELD_BACK})
     files = {name: split[name] for name in ("training_file", "validation_file")}
-    made = _create(subject, Part(WHOLE), files)
-    subject.__dict__["whole"] = made  # the cached None has become a job
-    return made
+    return _create(subject, Part(WHOLE), files)
 
 
 def files_of(job: "FineTuningJob") -> Json:
@@ -210,7 +206,7 @@ def ended(server: Server, job_ids: Sequence[str]) -> "list[FineTuningJob]":
     jobs = [server.client.fine_tuning.jobs.retrieve(job_id) for job_id in job_ids]
     for job in jobs:
         if job.status != "succeeded":
-            raise InvalidRequest(f"Job {job.id} is {job.status}: `tunery jobs events {job.id}` says why.")
+            raise InvalidRequest(say("improve.part_not_succeeded", job_id=job.id, status=job.status))
     return jobs
 
 
@@ -225,5 +221,5 @@ def points_of(server: Server, job: "FineTuningJob") -> list[Point]:
         if loss is not None and accuracy is not None
     ]
     if not found:
-        raise InvalidRequest(f"Job {job.id} has no validation loss.")
+        raise InvalidRequest(say("improve.no_validation_loss", job_id=job.id))
     return sorted(found, key=lambda point: point.step)

@@ -18,6 +18,7 @@ from tunery.domain.errors import InvalidRequest
 from tunery.domain.intervals import Interval, bootstrap
 from tunery.improve.asking import Answer, Row, ask_all, readable_rows
 from tunery.improve.jobs import WHOLE, Part, Subject, ended, make_whole, points_of, rows_of
+from tunery.texts import say
 
 MOST_LABELS = 24  # different answers, up to which they are labels
 ROWS_A_LABEL = 4  # at least so many rows a label, on average
@@ -47,11 +48,7 @@ def plan(subject: Subject) -> list[Part]:
     """The job on some of its rows, where it was not measured on others. Raises InvalidRequest where answers are not
     right or wrong."""
     if subject.recipe["method"]["type"] != "supervised" or not labels_of(readable_rows(subject.rows)):
-        raise InvalidRequest(
-            "Prompts are compared by exact answers, and these rows have no labels: up to "
-            f"{MOST_LABELS} different answers, {ROWS_A_LABEL} rows each. Look at answers side by side on the "
-            "dashboard's page Compare."
-        )
+        raise InvalidRequest(say("improve.no_labels", most=MOST_LABELS, rows=ROWS_A_LABEL))
     return [] if subject.job.validation_file else [Part(WHOLE)]
 
 
@@ -78,7 +75,7 @@ def read(subject: Subject, job_ids: Sequence[str]) -> PromptOrData:
     found.sort(key=lambda pair: -pair[1].correct.mean)
     answers = ask_all(client, tuned, [row.messages for row in asked], ANSWER_TOKENS)
     difference = bootstrap(_right(answers, asked) - found[0][0])
-    return PromptOrData([way for _, way in found], _way("tuned, no examples", answers, asked), difference, len(asked))
+    return PromptOrData([way for _, way in found], _way(say("improve.tuned"), answers, asked), difference, len(asked))
 
 
 def labels_of(rows: Sequence[Row]) -> list[str]:
@@ -94,11 +91,15 @@ def prompts(shown: Sequence[Row], asked: Sequence[Row]) -> dict[str, list[list[M
     labels = labels_of(shown)
     by_label = [next(row for row in shown if is_exact(said(row.answer), label)) for label in labels]
     spelt = f"Answer with one of these and nothing else: {', '.join(labels)}."
-    shots = {"no examples": [], f"{FEW} examples": list(shown[:FEW]), "an example of each label": by_label}
+    shots: list[tuple[str, list[Row]]] = [
+        (say("improve.base"), []),
+        (say("improve.base_shots", n=FEW), list(shown[:FEW])),
+        (say("improve.base_of_each"), by_label),
+    ]
     return {
-        f"base, {name}{told}": [_prompt(row, rows, said_so) for row in asked]
-        for name, rows in shots.items()
-        for told, said_so in (("", ""), (", labels spelt out", spelt))
+        way: [_prompt(row, rows, said_so) for row in asked]
+        for name, rows in shots
+        for way, said_so in ((name, ""), (say("improve.spelt", way=name), spelt))
     }
 
 

@@ -20,6 +20,7 @@ from tunery.domain.answers import is_exact
 from tunery.domain.errors import InvalidRequest
 from tunery.improve.asking import Likelihood, Row, ask_all, examples_of, in_parallel, likelihood, readable_rows
 from tunery.improve.jobs import MIN_ROWS, Part, Server, Subject, ended, files_of, halves, make
+from tunery.texts import say
 
 SHORT_ANSWER_TOKENS = 8  # up to here an answer is a label: all of it is right or wrong
 MOST_TOKENS = 32  # of the model's own answer, which is asked where answers are short
@@ -52,12 +53,9 @@ def plan(subject: Subject) -> list[Part]:
     """Two halves; those of a learning curve, where that is of all rows too. Raises InvalidRequest where a half is too
     small for a job."""
     if len(subject.rows) < 2 * MIN_ROWS:
-        raise InvalidRequest(
-            f"Rows are judged by jobs on the other half of them, which takes {2 * MIN_ROWS} rows; there are "
-            f"{len(subject.rows)}."
-        )
-    of_all = "" if subject.job.validation_file else " of all"
-    return [Part(f"half {n}{of_all}", rows) for n, rows in enumerate(halves(len(subject.rows)), 1)]
+        raise InvalidRequest(say("improve.too_few_rows", least=2 * MIN_ROWS, count=len(subject.rows)))
+    key = "improve.half" if subject.job.validation_file else "improve.half_of_all"
+    return [Part(say(key, n=n), rows) for n, rows in enumerate(halves(len(subject.rows)), 1)]
 
 
 def num_tokens(subject: Subject) -> int:
@@ -79,7 +77,7 @@ def read(subject: Subject, job_ids: Sequence[str], *, most: int = 30) -> Doubts:
     # The row that an odd number leaves over was seen by neither.
     judge = {row.number: models[int(row.number in learnt[0])] for row in subject.rows}
     if not (rows := readable_rows(subject.rows)):
-        raise InvalidRequest(f"{subject.job.training_file} holds no row with a question and an answer.")
+        raise InvalidRequest(say("improve.nothing_to_ask", file_id=subject.job.training_file))
     scores, is_short = _scores(subject.server, judge, rows)
     chosen = [int(index) for index in np.argsort(scores, kind="stable")[:most]]
     own: dict[int, tuple[str, float]] = {}

@@ -14,6 +14,7 @@ from tunery.domain.intervals import Interval, bootstrap
 from tunery.improve.asking import Row, in_parallel, likelihood, readable_rows
 from tunery.improve.jobs import WHOLE, Part, Point, Subject, ended, files_of, make, make_whole, points_of, rows_of
 from tunery.jobs.requests import MAX_EPOCHS
+from tunery.texts import say
 
 FACTORS = (0.5, 1.0, 2.0)  # of the job's learning rate
 MORE_EPOCHS = 2  # times the job's
@@ -48,7 +49,7 @@ def plan(subject: Subject) -> list[Part]:
     most = min(MAX_EPOCHS, MORE_EPOCHS * epochs)
     parts = [
         Part(
-            f"learning rate {factor:g}",
+            say("improve.learning_rate", factor=f"{factor:g}"),
             changes={"learning_rate_multiplier": factor * multiplier, "n_epochs": most},
             stops_early=True,
         )

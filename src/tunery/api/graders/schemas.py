@@ -120,7 +120,10 @@ Grader = Annotated[StringCheck | TextSimilarity | ScoreModel | Python | Multi, F
 
 
 class GraderRun(Body):
-    grader: Grader
+    grader: Grader | LabelModel = Field(
+        discriminator="type",
+        description="`label_model`, too, which OpenAI takes in evals alone: 1 for one that passes.",
+    )
     model_sample: Text
     item: dict[str, Any] = Field(default_factory=dict)
 

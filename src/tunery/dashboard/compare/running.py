@@ -8,7 +8,7 @@ from typing import Any
 from nicegui import background_tasks
 
 from tunery.dashboard.comparison import Comparison, Hopeless, NoExamples, Plan, Runner
-from tunery.dashboard.connection import Connection, SessionEnded, explain
+from tunery.dashboard.connection import Connection, Owner, SessionEnded, explain
 from tunery.dashboard.models import Model
 from tunery.domain.ids import random_text
 from tunery.texts import Translator
@@ -16,8 +16,6 @@ from tunery.texts import Translator
 log = logging.getLogger(__name__)
 
 MAX_KEPT = 50
-
-Owner = tuple[str, str | None]  # key and project
 
 _running: OrderedDict[str, tuple[Owner, Comparison]] = OrderedDict()
 
@@ -28,7 +26,7 @@ def start(connection: Connection, models: dict[str, Model], plan: Plan, t: Trans
         raise SessionEnded
     background = connection.for_background()
     comparison = Comparison(f"run-{random_text(12)}", plan, time.time())
-    _running[comparison.id] = (_owner(connection), comparison)
+    _running[comparison.id] = (connection.owner, comparison)
     while len(_running) > MAX_KEPT:
         _running.popitem(last=False)
 
@@ -54,14 +52,10 @@ def _first(errors: BaseExceptionGroup[Any]) -> Any:
 
 def find(connection: Connection, comparison_id: str) -> Comparison | None:
     owner, comparison = _running.get(comparison_id, (None, None))
-    return comparison if owner == _owner(connection) else None
+    return comparison if owner == connection.owner else None
 
 
 def of(connection: Connection) -> list[Comparison]:
     """Those of this key that have not ended, newest first."""
-    mine = [comparison for owner, comparison in _running.values() if owner == _owner(connection)]
+    mine = [comparison for owner, comparison in _running.values() if owner == connection.owner]
     return [comparison for comparison in reversed(mine) if not comparison.stored_as]
-
-
-def _owner(connection: Connection) -> Owner:
-    return connection.client.api_key, connection.client.project

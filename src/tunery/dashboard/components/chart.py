@@ -5,12 +5,15 @@ from typing import Any
 
 from nicegui import ui
 
+from tunery.domain.intervals import Interval
+
 Point = tuple[float, float]
 
 # Readable on both backgrounds and told apart by people who do not see red and green alike.
 COLORS = ("#0e8f86", "#d9822b", "#6c6fd1", "#b4447c", "#7a8a2f")
 AXIS = "#8a92a0"
 DECIMALS = 4  # of what is read with the pointer
+HEADROOM = 1.3  # times the highest point
 FEW = 4  # so many categories all have room for their names
 
 
@@ -100,6 +103,33 @@ class Curves:
         if series != self.chart.options["series"]:
             self.chart.options["series"] = series
             self.chart.update()
+
+
+def band(
+    label: str,
+    measured: Sequence[Point],
+    lines: Sequence[tuple[float, Interval]],
+    *,
+    x_name: str,
+    names: tuple[str, str, str, str],
+) -> ui.echart:
+    """Points, and what is foretold with its interval. `names`: of the points, of the line, of its low and high ends."""
+    dotted = {"type": "line", "showSymbol": False, "lineStyle": {"width": 1, "type": "dashed"}}
+    ways = [
+        {"type": "scatter", "symbolSize": 9},
+        {"type": "line", "showSymbol": False, "lineStyle": {"width": 2}},
+        *({**dotted, "itemStyle": {"color": AXIS}, "lineStyle": {**dotted["lineStyle"], "color": AXIS}},) * 2,
+    ]
+    ends = ([(at, getattr(each, end)) for at, each in lines] for end in ("mean", "low", "high"))
+    series = [
+        {"name": name, "data": [[at, round(value, DECIMALS)] for at, value in points], **way}
+        for name, points, way in zip(names, [measured, *ends], ways, strict=True)
+    ]
+    highest = HEADROOM * max(value for _, value in measured)  # a wide interval would leave the points on the floor
+    x = _axis(type="value", name=x_name, nameLocation="middle", nameGap=24, min=0, minInterval=1)
+    options = _options(series, x=x, y=_axis(type="value", min=0, max=round(highest, DECIMALS)))
+    options["grid"]["bottom"] = 30
+    return _chart(label, options)
 
 
 def bars(label: str, categories: Sequence[str], stacks: Mapping[str, Sequence[float]], *, unit: str = "") -> ui.echart:

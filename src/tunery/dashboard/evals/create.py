@@ -1,6 +1,8 @@
 """Making an evaluation: what is asked, of whom, and what its answers must be. A grader can be tried on five rows."""
 
-from typing import Any
+import re
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 from markupsafe import Markup
 from nicegui import ui
@@ -22,9 +24,14 @@ MAX_TOKENS = 256  # of an answer
 ANSWER, REFERENCE = "{{ sample.output_text }}", "{{ item.expected }}"
 OPERATIONS = ("eq", "ne", "like", "ilike")
 METRICS = ("fuzzy_match", "bleu", "gleu", "meteor", "rouge_1", "rouge_2", "rouge_l", "cosine")
-KINDS = ("string_check", "text_similarity", "score_model", "python")
+KINDS = ("string_check", "text_similarity", "score_model", "label_model", "python")
+JUDGED = ("score_model", "label_model")
+WITH_SCORE = ("text_similarity", "score_model", "python")  # and a threshold from which on that passes
 PYTHON = 'def grade(sample, item):\n    return float(item["expected"].strip() in sample["output_text"])\n'
+OF_A_GRADER = re.compile(r"(?:grader|testing_criteria\[0\])(?:\.(\w+))?")
+"""A `param` of the server, with the part of the grader that is wrong."""
 Json = dict[str, Any]
+T = TypeVar("T")
 
 
 async def build(visit: Visit) -> None:
@@ -77,7 +84,7 @@ class EvalForm:
             kinds = {kind: t(f"grader.{kind}") for kind in KINDS}
             self.kind = ui.select(kinds, value=KINDS[0], label=t("evals.kind")).props("outlined dense options-dense")
             self.threshold = ui.number(t("evals.threshold"), value=0.5, step=0.1).props("outlined dense")
-            self.threshold.bind_visibility_from(self.kind, "value", lambda kind: kind != "string_check")
+            self.threshold.bind_visibility_from(self.kind, "value", lambda kind: kind in WITH_SCORE)
             operations = {each: t(f"operation.{each}") for each in OPERATIONS}
             self.operation = self._of("string_check", ui.select(operations, value="eq", label=t("evals.operation")))
             metrics = {each: each for each in METRICS}
@@ -85,20 +92,26 @@ class EvalForm:
             labels = self.models.labels()
             find = self.models.find
             judge = Choice(self.visit, t("evals.judge"), find, labels, value=next(iter(labels)))
-            self.judge = self._of("score_model", judge)
-        prompt = "\n".join(
-            (t("evals.judge_prompt"), "", f"{t('compare.expected')}: {REFERENCE}", f"{t('evals.answer')}: {ANSWER}")
-        )
-        self.prompt = self._of("score_model", ui.textarea(t("evals.prompt"), value=prompt))
+            self.judge = self._of(JUDGED, judge)
+        places = f"{t('compare.expected')}: {REFERENCE}\n{t('evals.answer')}: {ANSWER}"
+        self.prompts = {
+            kind: self._of(kind, ui.textarea(t("evals.prompt"), value=f"{told}\n\n{places}"))
+            for kind, told in (("score_model", t("evals.judge_prompt")), ("label_model", t("evals.label_prompt")))
+        }
+        with ui.element("div").classes("fields"):
+            both = t("evals.labels_given").split()
+            self.labels = self._of("label_model", ui.textarea(t("evals.labels"), value="\n".join(both)))
+            self.passing = self._of("label_model", ui.textarea(t("evals.passing_labels"), value=both[0]))
         self.source = self._of("python", ui.textarea(t("evals.source"), value=PYTHON))
-        self.source.props("outlined autogrow input-class=mono")
-        self.prompt.props("outlined autogrow")
-        places = Markup("{} <code>{}</code> <code>{}</code>").format(t("evals.places"), ANSWER, REFERENCE)
-        self._of("score_model", html.show(places).classes("muted small"))
+        self.source.props("input-class=mono")
+        for field in (*self.prompts.values(), self.labels, self.passing, self.source):
+            field.props("rows=5")  # not `autogrow`, which is one line high when it was drawn hidden
+        named = Markup("{} <code>{}</code> <code>{}</code>").format(t("evals.places"), ANSWER, REFERENCE)
+        self._of(JUDGED, html.show(named).classes("muted small"))
 
-    def _of(self, kind: str, field: Any) -> Any:
+    def _of(self, kinds: str | tuple[str, ...], field: Any) -> Any:
         field.props("outlined dense options-dense")
-        return field.bind_visibility_from(self.kind, "value", lambda chosen: chosen == kind)
+        return field.bind_visibility_from(self.kind, "value", lambda chosen: chosen in kinds)
 
     def show_weights(self) -> None:
         model = self.models.known.get(str(self.model.value))
@@ -109,14 +122,43 @@ class EvalForm:
         given: Json = {"type": kind, "name": self.t(f"grader.{kind}")}
         if kind == "string_check":
             return given | {"input": ANSWER, "reference": REFERENCE, "operation": self.operation.value}
-        threshold = 0.5 if self.threshold.value is None else self.threshold.value
-        given["pass_threshold"] = threshold
+        if kind in WITH_SCORE:
+            given["pass_threshold"] = 0.5 if self.threshold.value is None else self.threshold.value
         if kind == "text_similarity":
             return given | {"input": ANSWER, "reference": REFERENCE, "evaluation_metric": self.metric.value}
         if kind == "python":
             return given | {"source": self.source.value or ""}
-        asked = [{"role": "user", "content": self.prompt.value or ""}]
-        return given | {"model": str(self.judge.value), "input": asked}
+        asked = [{"role": "user", "content": self.prompts[kind].value or ""}]
+        given |= {"model": str(self.judge.value), "input": asked}
+        if kind == "label_model":
+            given |= {"labels": _lines(self.labels), "passing_labels": _lines(self.passing)}
+        return given
+
+    # ---- what is wrong with it
+    def field_of(self, part: str) -> Any:
+        """Where the part of the grader is written; None for what no field here can be wrong about."""
+        kind = str(self.kind.value)
+        fields = {"source": self.source, "labels": self.labels, "passing_labels": self.passing}
+        fields |= {"pass_threshold": self.threshold, "model": self.judge}
+        return fields.get(part, self.prompts.get(kind))
+
+    async def graded_by(self, work: Awaitable[T]) -> T | Failure:
+        """What it gives. An error of the grader is said beside its field, any other below the page."""
+        for field in (*self.prompts.values(), self.source, self.labels, self.passing, self.threshold, self.judge):
+            field.error = None
+        answer = await self.visit.ask(work)
+        if isinstance(answer, Failure) and not self.blame(answer):
+            notify(answer.message(self.t), bad=True)
+        return answer
+
+    def blame(self, failure: Failure) -> bool:
+        """Says at the field what is wrong with it; False where it is none of these."""
+        found = OF_A_GRADER.match(getattr(failure.error, "param", None) or "")
+        field = self.field_of(found[1] or "") if found else None
+        if field is None:
+            return False
+        field.error = failure.message(self.t)
+        return True
 
     async def examples(self, most: int) -> list[Conversation]:
         """The first of the file. Empty, and said so, when a model could be asked none of its rows."""
@@ -132,7 +174,7 @@ class EvalForm:
         self.tried.clear()
         rows: list[Row] = []
         for number, example in enumerate(examples):
-            row = await self.visit.result_of(self._tried_row(number, example))
+            row = await self.graded_by(self._tried_row(number, example))
             if isinstance(row, Failure):
                 return
             rows.append(row)
@@ -155,6 +197,7 @@ class EvalForm:
         body = {"grader": criterion, "model_sample": answer, "item": item}
         graded = await self.visit.connection.post("/v1/fine_tuning/alpha/graders/run", body)
         passed = graded["reward"] >= criterion.get("pass_threshold", 1)
+        self._point_at(graded["metadata"]["errors"])
         errors = {name: value for name, value in graded["metadata"]["errors"].items() if value}
         verdict = html.status_chip("error" if errors else "pass" if passed else "fail", self.t)
         if errors:
@@ -163,12 +206,20 @@ class EvalForm:
         expected = example.answer_text or ""
         return Row(str(number), [shortened(expected), shortened(answer), html.number(graded["reward"]), verdict])
 
+    def _point_at(self, errors: Json) -> None:
+        """The field whose text cannot be used with this row."""
+        prompt = self.prompts.get(str(self.kind.value))
+        if errors["invalid_variable_error"] and prompt is not None:
+            prompt.error = self.t("evals.unknown_place")
+        if told := errors["python_grader_runtime_error_details"]:
+            self.source.error = shortened(told)
+
     # ---- starting it
     async def start(self) -> None:
         examples = await self.examples(int(self.rows.value or ROWS[0]))
         if not examples:
             return
-        made = await self.visit.result_of(self._create(examples))
+        made = await self.graded_by(self._create(examples))
         if not isinstance(made, Failure):
             ui.navigate.to(f"/evals/{made[0]}?run_id={made[1]}")
 
@@ -190,3 +241,8 @@ class EvalForm:
         }
         run = await post(f"/v1/evals/{evaluation['id']}/runs", {"data_source": source})
         return evaluation["id"], run["id"]
+
+
+def _lines(field: ui.textarea) -> list[str]:
+    """What stands in it, a line each."""
+    return [line for each in (field.value or "").split("\n") if (line := each.strip())]

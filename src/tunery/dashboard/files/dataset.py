@@ -18,6 +18,7 @@ from tunery.texts.amounts import size
 
 PAGE = 20
 VALIDATION_SHARE = 0.1
+MAX_DIGITS = 10  # of a line's number
 
 
 async def build(visit: Visit) -> None:
@@ -34,14 +35,15 @@ async def build(visit: Visit) -> None:
                 html.button_link(f"{BASE}/jobs/new?file={file_id}", visit.t("jobs.create"), primary=True, symbol="add")
             )
     page.draw()
-    await page.search()
+    await page.load_more()
     ui.timer(0, page.check, once=True)  # a large file takes its time: the page is there before its report
 
 
 class DatasetPage:
     def __init__(self, visit: Visit, file_id: str, bases: dict[str, str]) -> None:
         self.visit, self.t, self.file_id, self.bases = visit, visit.t, file_id, bases
-        self.last_line = 0
+        wanted = visit.query("line")  # from which on rows are shown at first
+        self.last_line = max(0, int(wanted) - 1) if wanted.isdecimal() and len(wanted) < MAX_DIGITS else 0
 
     def draw(self) -> None:
         t = self.t

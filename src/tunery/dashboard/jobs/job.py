@@ -122,6 +122,9 @@ class JobPage:
             with ui.element("div").classes("buttons"):
                 jobs = self.visit.connection.client.fine_tuning.jobs
                 self.play = html.show("")
+                self.improve = html.show(
+                    html.button_link(f"{BASE}/jobs/{self.job_id}/improve", self.t("improve.button"), symbol="insights")
+                )
                 self.pause = blocks.button(
                     self.t("job.pause"), lambda: self.act(jobs.pause(self.job_id), "job.pausing"), symbol="pause"
                 )
@@ -158,6 +161,7 @@ class JobPage:
         )
         play = playground_path(job.model, job.fine_tuned_model) if job.fine_tuned_model else ""
         self.play.set_content(html.button_link(play, t("job.play"), primary=True, symbol="forum") if play else "")
+        self.improve.visible = status == JobStatus.SUCCEEDED
         self.pause.visible = not facts["pausing"] and status in (
             JobStatus.VALIDATING_FILES,
             JobStatus.QUEUED,
