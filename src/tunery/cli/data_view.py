@@ -4,6 +4,7 @@ from rich.text import Text
 
 from tunery.cli.output import console, duration, facts, styled, table
 from tunery.datasets.estimate import Estimate
+from tunery.datasets.language import language_name
 from tunery.datasets.report import Advice, Distribution, Report, TokenCounts
 from tunery.datasets.rows import Row
 from tunery.texts.amounts import size
@@ -24,7 +25,7 @@ def print_report(report: Report, name: str) -> None:
     )
     _print_problems(report)
     if report.tokens is not None:
-        _print_tokens(report.tokens)
+        _print_tokens(report.tokens, report.language)
     print_advice(report.advice)
 
 
@@ -51,7 +52,7 @@ def _print_problems(report: Report) -> None:
         console.print(f"… and {hidden:,} more. In all: {counts}", soft_wrap=True)
 
 
-def _print_tokens(counts: TokenCounts) -> None:
+def _print_tokens(counts: TokenCounts, language: str | None) -> None:
     tokens, trained = counts.tokens, counts.trained_tokens
     pairs: list[tuple[str, str | Text]] = [
         ("tokens an epoch", f"{tokens.total:,}"),
@@ -59,6 +60,9 @@ def _print_tokens(counts: TokenCounts) -> None:
         ("per example", f"{tokens.min:,} to {tokens.max:,}, half of them up to {tokens.median:,}"),
         ("shared beginning", f"{counts.num_prefix_tokens:,} tokens, {counts.prefix_share:.0%} of all"),
     ]
+    if counts.tokens_per_character is not None:
+        name = f"{language_name(language)}, " if language else ""
+        pairs.append(("language", f"{name}{counts.tokens_per_character:.2f} tokens a character"))
     if counts.num_truncated_examples:
         cut = f"{counts.num_truncated_examples:,} examples lose {counts.num_truncated_tokens:,} tokens"
         pairs.append(("cut", styled("[yellow]{}[/yellow] (limit {})", cut, f"{counts.max_example_tokens:,}")))

@@ -19,7 +19,7 @@ from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import Method
 from tunery.jobs.requests import JobRequest, check
 from tunery.metering.prices import PriceTable
-from tunery.models.catalog import Catalog, CatalogModel
+from tunery.models.catalog import BaseLanguages, Catalog, CatalogModel
 from tunery.models.sources import cache as sources
 from tunery.settings import Settings, load_settings
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 class Base:
     settings: Settings
     catalog: CatalogModel
+    languages: BaseLanguages
     model_dir: Path
     renderer: Renderer
 
@@ -38,10 +39,12 @@ class Base:
 def open_base(model: str) -> Base:
     """Fetches the base model when this machine has not got it."""
     settings = load_settings()
-    catalog = Catalog.load(settings.catalog).resolve(model)
+    known = Catalog.load(settings.catalog)
+    catalog = known.resolve(model)
     with download_bar() as progress:
         model_dir = sources.ensure(catalog.source, settings.models_dir, progress)
-    return Base(settings, catalog, model_dir, Renderer.from_dir(model_dir, completes=catalog.completes))
+    languages = known.languages_of(catalog)
+    return Base(settings, catalog, languages, model_dir, Renderer.from_dir(model_dir, completes=catalog.completes))
 
 
 def make_reports(training: Path, validation: Path | None, base: Base | None, method: Method) -> list[Report]:
@@ -56,6 +59,7 @@ def _report(path: Path, base: Base | None, method: Method, role: Role, against: 
             method=method,
             renderer=base.renderer if base else None,
             max_example_tokens=base.catalog.max_example_tokens if base else None,
+            languages=base.languages if base else None,
             role=role,
             against=against,
             progress=advance,

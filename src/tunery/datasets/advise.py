@@ -7,8 +7,10 @@ from rapidfuzz import fuzz
 
 from tunery.datasets.facts import Facts
 from tunery.datasets.features import MAX_EVIDENCE, MAX_SIGHTED_LINES, Sightings
+from tunery.datasets.language import Language, language_name
 from tunery.datasets.report import Advice, Role
 from tunery.datasets.similarity import NearIndex
+from tunery.models.catalog import BaseLanguages
 from tunery.texts import say
 
 FEW_EXAMPLES = 50
@@ -37,6 +39,20 @@ def no_validation_file(num_examples: int) -> Advice:
         say("advice.no_validation_file"),
         say("advice.no_validation_file.mend", count=max(10, num_examples // 10)),
     )
+
+
+def of_language(language: Language, base: BaseLanguages) -> list[Advice]:
+    """For texts in a language that the base was not made for."""
+    if language.code is None or not base.own or language.code in base.own:
+        return []
+    name, cost, usual = language_name(language.code), language.tokens_per_character, language.usual_tokens_per_character
+    message = say("advice.base_of_another_language", language=name, base=base.weights)
+    evidence = [] if cost is None or usual is None else [say("advice.tokens_a_character", cost=cost, usual=usual)]
+    speakers = base.speakers.get(language.code)
+    mend = _mend("base_of_another_language")
+    if speakers:
+        mend = say("advice.base_of_another_language.mend_by_model", models=", ".join(speakers))
+    return [Advice("base_of_another_language", message, mend, evidence=list[str](evidence))]
 
 
 def _from(code: str, sightings: Sightings, message: str) -> Advice:

@@ -36,6 +36,7 @@ class TokenCounts:
     num_truncated_tokens: int
     num_prefix_tokens: int  # every example begins with the same so many tokens
     prefix_share: float  # of all tokens, 0..1
+    tokens_per_character: float | None  # of the texts; None: too little of them
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Report:
     problems: list[Problem]  # in the order of lines, at most 50 of a code and 1,000 in all
     problem_counts: Counter[str]  # all of them
     messages: Distribution | None
+    language: str | None  # ISO 639-1, of most of the texts
     tokens: TokenCounts | None  # None: no base model was given, or no example is good
     longest: list[tuple[int, int]]  # (tokens before the cut, line)
     facts: Facts = field(repr=False)  # for advice over two files
@@ -102,6 +104,7 @@ class Report:
             "problem_counts": dict(self.problem_counts),
             "problems": [problem_dict(problem) for problem in self.problems],
             "messages": self.messages and asdict(self.messages),
+            "language": self.language,
             "token_counts": self.tokens and asdict(self.tokens),
             "longest": [{"line": line, "tokens": tokens} for tokens, line in self.longest],
             "advice": [advice.to_dict() for advice in self.advice],

@@ -4,16 +4,18 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
 from tunery.chat.render import Renderer
-from tunery.datasets.advise import advise
+from tunery.datasets.advise import advise, of_language
 from tunery.datasets.blocks import read_blocks
 from tunery.datasets.encodings import encoding_name, is_binary, wide_encoding
 from tunery.datasets.examine import ACCEPTS, BlockFacts, Task
 from tunery.datasets.facts import Facts
+from tunery.datasets.language import Language, look_at
 from tunery.datasets.lines import read_chunks
 from tunery.datasets.pool import examine_here, examine_in_pool, num_cores
 from tunery.datasets.problems import Problem
-from tunery.datasets.report import Report, Role, TokenCounts, distribution
+from tunery.datasets.report import Advice, Report, Role, TokenCounts, distribution
 from tunery.domain.jobs import Method
+from tunery.models.catalog import BaseLanguages
 from tunery.texts import say
 
 MIN_EXAMPLES: dict[Role, int] = {"training": 10, "validation": 1}
@@ -32,6 +34,7 @@ def validate_file(
     method: Method | None = "supervised",
     renderer: Renderer | None = None,
     max_example_tokens: int | None = None,
+    languages: BaseLanguages | None = None,
     role: Role = "training",
     against: Report | None = None,
     progress: Progress | None = None,
@@ -40,14 +43,15 @@ def validate_file(
     """Every problem of the file, what it comes to in tokens, and advice. Bad input never raises.
 
     Without a renderer nothing is counted in tokens. `against` is the report of the training file when this is the
-    validation file of the same job: advice then tells of rows that stand in both. `num_processes`: None is one a core
-    for large files.
+    validation file of the same job: advice then tells of rows that stand in both. `languages`: of the base.
+    `num_processes`: None is one a core for large files.
     """
     steps = validation_steps(
         source,
         method=method,
         renderer=renderer,
         max_example_tokens=max_example_tokens,
+        languages=languages,
         role=role,
         against=against,
         num_processes=num_processes,
@@ -67,6 +71,7 @@ def validation_steps(
     method: Method | None = "supervised",
     renderer: Renderer | None = None,
     max_example_tokens: int | None = None,
+    languages: BaseLanguages | None = None,
     role: Role = "training",
     against: Report | None = None,
     num_processes: int | None = None,
@@ -88,7 +93,11 @@ def validation_steps(
             facts.add(block)
             yield facts.num_bytes
         _judge_file(facts, role, method, renderer)
-    return _report(facts, role, method, renderer, max_example_tokens, against)
+    language = look_at((signed.text for _, signed in facts.sample), renderer, languages)
+    advice = advise(facts, role, max_example_tokens, against.facts if against else None)
+    if language is not None and languages is not None and role == "training":
+        advice = [*of_language(language, languages), *advice]
+    return _report(facts, role, method, renderer, max_example_tokens, language, advice)
 
 
 def _peek(chunks: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
@@ -144,10 +153,12 @@ def _report(
     method: Method | None,
     renderer: Renderer | None,
     max_example_tokens: int | None,
-    against: Report | None,
+    language: Language | None,
+    advice: list[Advice],
 ) -> Report:
     form = max(facts.formats, key=lambda name: facts.formats[name][0], default=None)
-    tokens = _token_counts(facts, renderer, max_example_tokens) if renderer and facts.num_good else None
+    per_character = language.tokens_per_character if language else None
+    tokens = _token_counts(facts, renderer, max_example_tokens, per_character) if renderer and facts.num_good else None
     return Report(
         role=role,
         method=method,
@@ -158,14 +169,17 @@ def _report(
         problems=sorted(facts.problems, key=lambda problem: problem.line),
         problem_counts=facts.problem_counts,
         messages=distribution(facts.messages),
+        language=language.code if language else None,
         tokens=tokens,
         longest=facts.longest,
         facts=facts,
-        advice=advise(facts, role, max_example_tokens, against.facts if against else None),
+        advice=advice,
     )
 
 
-def _token_counts(facts: Facts, renderer: Renderer, max_example_tokens: int | None) -> TokenCounts | None:
+def _token_counts(
+    facts: Facts, renderer: Renderer, max_example_tokens: int | None, per_character: float | None
+) -> TokenCounts | None:
     tokens, trained = distribution(facts.tokens), distribution(facts.loss_tokens)
     if tokens is None or trained is None:
         return None
@@ -182,4 +196,5 @@ def _token_counts(facts: Facts, renderer: Renderer, max_example_tokens: int | No
         num_truncated_tokens=facts.num_truncated_tokens,
         num_prefix_tokens=prefix,
         prefix_share=round(prefix * facts.num_good / tokens.total, 4) if tokens.total else 0.0,
+        tokens_per_character=per_character,
     )

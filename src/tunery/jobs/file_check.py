@@ -86,6 +86,7 @@ def _check(job: FineTuningJob, resources: Resources) -> Verdict:
                 method=job.method,
                 renderer=renderer,
                 max_example_tokens=base.max_example_tokens,
+                languages=resources.catalog.languages_of(base),
                 role=role,
                 against=reports.get("training"),
             )

@@ -27,6 +27,7 @@ class CatalogModel:
     owned_by: str = "system"
     completes: bool = False  # its clients ask for completions of raw text, not in chats
     dimensions: int = 0  # of an embedding model: numbers of a vector. 0: it generates text
+    languages: tuple[str, ...] = ()  # ISO 639-1, that its weights were made for; none: not said
 
     @property
     def embeds(self) -> bool:
@@ -40,6 +41,15 @@ class Artifact:
     source: str
     sha256: str
     bytes: int
+
+
+@dataclass(frozen=True)
+class BaseLanguages:
+    """What a model's weights were made for, and who else there is."""
+
+    weights: str
+    own: tuple[str, ...]  # ISO 639-1
+    speakers: dict[str, list[str]]  # by language: the models that can be trained whose weights were made for it
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,13 @@ class Catalog:
         artifact = self.artifacts.get(source)
         return f"{name} ({artifact.sha256[:8]})" if artifact else name
 
+    def languages_of(self, model: CatalogModel) -> BaseLanguages:
+        speakers: dict[str, list[str]] = {}
+        for other in (other for other in self if other.training):
+            for language in other.languages:
+                speakers.setdefault(language, []).append(other.name)
+        return BaseLanguages(model.weights, model.languages, speakers)
+
     def sources(self, *, embeds: bool = False) -> list[str]:
         """Of the models that generate, or of those that embed: each source once, in the catalog's order."""
         return list(dict.fromkeys(model.source for model in self if model.embeds == embeds))
@@ -105,7 +122,7 @@ _MODEL_KEYS = {
     "name", "aliases", "base", "multiplier", "max_example_tokens", "context_length", "training", "serving", "owned_by",
     "completes",
 }  # fmt: skip
-_BASE_KEYS = {"source", "context_length", "learning_rate", "lora_rank", "lora_alpha", "dimensions"}
+_BASE_KEYS = {"source", "context_length", "learning_rate", "lora_rank", "lora_alpha", "dimensions", "languages"}
 
 
 def _parse(document: dict[str, Any], bases: dict[str, dict[str, Any]], *, where: str) -> Catalog:
@@ -143,6 +160,7 @@ def _model(row: dict[str, Any], bases: dict[str, dict[str, Any]], where: str) ->
         owned_by=row.get("owned_by", "system"),
         completes=row.get("completes", False),
         dimensions=base.get("dimensions", 0),
+        languages=tuple(base.get("languages", ())),
     )
 
 

@@ -13,7 +13,7 @@ from tunery.dashboard.components.chart import histogram
 from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.connection import Failure
 from tunery.dashboard.visit import Visit
-from tunery.texts import Translator
+from tunery.texts import Translator, load
 
 Problem = dict[str, Any]
 MAX_RUNS = 6  # of lines that follow one another
@@ -124,6 +124,13 @@ def _remark(problem: Problem, t: Translator) -> Markup:
     return place if problem["severity"] == "error" else Markup("{} · {}").format(t("report.warning"), place)
 
 
+def _language(code: str | None, tokens_per_character: float | None, t: Translator) -> str:
+    if tokens_per_character is None:
+        return html.DASH
+    name = html.DASH if code is None else t(f"language.{code}") if f"language.{code}" in load("en") else code
+    return t("report.tokens_per_character", language=name, number=f"{tokens_per_character:.2f}")
+
+
 def _tokens(report: dict[str, Any], t: Translator) -> None:
     counts = report["token_counts"]
     tokens, trained = counts["tokens"], counts["trained_tokens"]
@@ -138,6 +145,7 @@ def _tokens(report: dict[str, Any], t: Translator) -> None:
                     t("report.spread", min=tokens["min"], median=tokens["median"], max=tokens["max"]),
                 ),
                 (t("report.prefix"), f"{100 * counts['prefix_share']:.0f} %"),
+                (t("report.language"), _language(report["language"], counts["tokens_per_character"], t)),
                 (t("report.truncated"), _truncated(counts, t)),
             ]
         )

@@ -46,7 +46,7 @@ from tunery.domain.files import File, FilePurpose
 from tunery.domain.jobs import Method
 from tunery.domain.tenants import Caller, Scope
 from tunery.jobs.requests import check
-from tunery.models.catalog import CatalogModel
+from tunery.models.catalog import BaseLanguages, CatalogModel
 from tunery.store import files as store
 from tunery.store import models
 from tunery.store.database import read, write
@@ -68,6 +68,7 @@ class Base:
 
     name: str  # of the model that was asked for, in full
     catalog: CatalogModel
+    languages: BaseLanguages
     source: str  # the weights; a fine-tune goes on from those it was made on
     model_dir: Path
     renderer: Renderer
@@ -209,7 +210,14 @@ def find_base(context: Context, caller: Caller, name: str) -> Base:
         raise InvalidRequest(say("error.model_not_trainable", name=name), code="model_not_available")
     source = own.source if own else catalog.source
     folder = context.weights_folder(source)
-    return Base(own.name if own else catalog.name, catalog, source, folder, renderer_of(folder, catalog.completes))
+    return Base(
+        own.name if own else catalog.name,
+        catalog,
+        context.catalog.languages_of(catalog),
+        source,
+        folder,
+        renderer_of(folder, catalog.completes),
+    )
 
 
 def _report_steps(
@@ -242,7 +250,8 @@ def _report_of_split(
 
 def counted(base: Base | None, method: Method | None) -> dict[str, Any]:
     limit, renderer = (base.catalog.max_example_tokens, base.renderer) if base else (None, None)
-    return {"method": method, "renderer": renderer, "max_example_tokens": limit}
+    languages = base.languages if base else None
+    return {"method": method, "renderer": renderer, "max_example_tokens": limit, "languages": languages}
 
 
 def _key(content: str, base: Base | None, method: Method | None, role: Role, training: File | None = None) -> ReportKey:

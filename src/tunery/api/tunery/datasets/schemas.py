@@ -64,6 +64,7 @@ class TokenCountsOut(BaseModel):
     num_truncated_tokens: int
     num_prefix_tokens: int = Field(description="Every example begins with the same so many tokens.")
     prefix_share: float = Field(description="Of all tokens, 0 to 1.")
+    tokens_per_character: float | None = Field(description="Of the texts; null where there is too little of them.")
 
 
 class AdviceOut(BaseModel):
@@ -97,6 +98,7 @@ class ReportOut(BaseModel):
     problem_counts: dict[str, int] = Field(description="All problems by code.")
     problems: list[ProblemOut] = Field(description="At most 50 of a code and 1,000 in all.")
     messages: DistributionOut | None
+    language: str | None = Field(description="ISO 639-1, of most of the texts.")
     token_counts: TokenCountsOut | None
     longest: list[LongestOut]
     advice: list[AdviceOut]
