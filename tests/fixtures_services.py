@@ -143,12 +143,38 @@ def s3_server() -> Iterator[str]:
     actions = ["Admin", "Read", "Write", "List"]
     config = folder / "s3.json"
     config.write_text(json.dumps({"identities": [{"name": "tests", "credentials": credentials, "actions": actions}]}))
-    ports = {
-        name: free_port()
-        for service in ("s3", "master", "volume", "filer")
-        for name in (f"{service}.port", f"{service}.port.grpc")
-    }
-    command = [
+    endpoint, process = _started_store(folder, config)
+    try:
+        yield endpoint
+    finally:
+        _end(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _started_store(folder: Path, config: Path) -> tuple[str, subprocess.Popen[bytes]]:
+    """Somebody may take one of its eight ports before it does: then others are tried."""
+    for attempt in range(5):
+        ports = {
+            name: free_port()
+            for service in ("s3", "master", "volume", "filer")
+            for name in (f"{service}.port", f"{service}.port.grpc")
+        }
+        endpoint, log = f"http://127.0.0.1:{ports['s3.port']}", folder / f"log{attempt}"
+        with log.open("wb") as file:
+            process = subprocess.Popen(_store_command(folder, config, ports), stdout=file, stderr=file, cwd=folder)
+        try:
+            _make_bucket(f"http://127.0.0.1:{ports['filer.port']}", process, log)
+            _wait_for_store(endpoint, process, log)
+            return endpoint, process
+        except RuntimeError:
+            _end(process)
+            if "address already in use" not in log.read_text():
+                raise
+    raise RuntimeError("five times a port of SeaweedFS was taken before it began")
+
+
+def _store_command(folder: Path, config: Path, ports: dict[str, int]) -> list[str]:
+    return [
         *(str(Path(sys.executable).with_name("weed")), "-logdir", str(folder)),
         *("server", f"-dir={folder}", "-ip=127.0.0.1", "-s3", f"-s3.config={config}"),
         *(
@@ -160,17 +186,11 @@ def s3_server() -> Iterator[str]:
         ),
         *(f"-{name}={port}" for name, port in ports.items()),
     ]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
-    endpoint = f"http://127.0.0.1:{ports['s3.port']}"
-    try:
-        _make_bucket(f"http://127.0.0.1:{ports['filer.port']}", process, folder / "log")
-        _wait_for_store(endpoint, process, folder / "log")
-        yield endpoint
-    finally:
-        process.kill()  # its orderly end takes half a minute
-        process.wait(timeout=20)
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()  # its orderly end takes half a minute
+    process.wait(timeout=20)
 
 
 @pytest.fixture

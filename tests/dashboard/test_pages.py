@@ -524,7 +524,7 @@ def test_who_owns_no_organisation_is_not_led_to_what_only_its_owners_may(
     page = visitor.sign_in(key)
     shown = page.locator(".side nav a").all_inner_texts()
     work = ["Fine-tuning", "Playground", "Stored answers", "Batches", "Datasets"]
-    work += ["Compare", "Evaluations", "Move from OpenAI", "Webhooks"]
+    work += ["Compare", "Evaluations", "Weights", "Move from OpenAI", "Webhooks"]
     assert [name.split("\n")[-1] for name in shown] == work
     page = visitor.go("/usage")
     expect(page.get_by_role("alert")).to_contain_text("Your key may not do this")

@@ -100,6 +100,8 @@ def mount(app: FastAPI, settings: Settings) -> None:
     _add_broken()
     for spec in PAGES:
         _add_page(spec, sessions, drafts, connections)
+    # The framework's own bar over every request that a page sends: nameless for readers, and ours show how far it is.
+    pages_app.config.quasar_config["loadingBar"]["skipHijack"] = True
     ui.run_with(
         app,
         mount_path=BASE,

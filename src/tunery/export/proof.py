@@ -8,6 +8,7 @@ llama.cpp tells the likelihood of its own tokens only: it answers the prompts gr
 Our side is the engine's own forward pass, a layer in memory at a time.
 """
 
+import gc
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -121,6 +122,7 @@ def prove(spec: ExportSpec, target: Path) -> Proof:
         model, program = _load(spec, target)
         theirs = [_read_off(model(sample.token_ids), sample) for sample in samples]
         del model
+        gc.collect()  # its modules know each other: before ours is read, or both are held
         rendered = _render(target, asked)
     ours, gaps = read_here(spec, samples, [reading.best for reading in theirs])
     return compare(spec, program, list(zip(ours, theirs, strict=True)), gaps, rendered)
