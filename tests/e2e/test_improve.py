@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser, expect
 
+from tests.dashboard.browsing import Visitor
+from tests.dashboard.conftest import visit
+from tests.dashboard.test_stored import check_page
 from tests.e2e.conftest import BASE, Served
 from tests.e2e.test_estimate import ours
 
@@ -38,7 +42,7 @@ def improve(served: Served, *arguments: str) -> Any:
 
 
 @pytest.mark.timeout(900)
-def test_a_finished_job_is_improved_on(served: Served, tmp_path: Path) -> None:
+def test_a_finished_job_is_improved_on(served: Served, browser: Browser, tmp_path: Path) -> None:
     training, held_back = tmp_path / "letters.jsonl", tmp_path / "held-back.jsonl"
     wrong = write_rows(training, 240, wrong=NUM_WRONG)
     write_rows(held_back, 40)
@@ -89,6 +93,38 @@ def test_a_finished_job_is_improved_on(served: Served, tmp_path: Path) -> None:
     gain = prompts["tuned"]["correct"]["mean"] - prompts["base"][0]["correct"]["mean"]
     assert prompts["difference"]["mean"] == pytest.approx(gain)
     assert len(made_for(client, job_id)) == 4
+    for visitor in visit(browser, served.base_url.removesuffix("/v1"), locale="en-US"):
+        look_at_the_page(visitor, served, job, doubted)
+    assert len(made_for(client, job_id)) == 4
+
+
+def look_at_the_page(visitor: Visitor, served: Served, job: Any, doubted: list[dict[str, Any]]) -> None:
+    """All jobs are there: the page says so before it starts, and finds what the command found."""
+    visitor.sign_in(served.key)
+    page = visitor.go(f"/jobs/{job.id}")
+    page.get_by_role("link", name="Improve").click()
+    page.wait_for_url("**/improve")
+    panels = page.locator(".panel")
+    expect(panels.get_by_role("button", name="Start")).to_have_count(4)
+    rows, curve, sweep, prompt = (panels.nth(number) for number in range(4))
+    expect(rows).to_contain_text("none: those that it needs")
+    expect(sweep).to_contain_text("3 new: learning rate 0.5, learning rate 1, learning rate 2")
+    for panel in panels.all():
+        expect(panel).to_contain_text("at most $")
+    for panel in (rows, curve, prompt):
+        panel.get_by_role("button").click()
+    expect(rows.locator("tbody tr:visible")).to_have_count(30)
+    expect(rows.locator(".note")).to_contain_text("The 30 most doubtful of 240 rows")
+    expect(curve.locator(".chart canvas")).to_be_visible()
+    expect(curve.locator("tbody tr:visible")).to_have_count(5)
+    expect(prompt.locator("tbody tr:visible")).to_have_count(7)
+    assert [row["line"] for row in doubted[:3]] == [
+        int(text.split()[-1]) for text in rows.locator("tbody tr:visible td:first-child").all_inner_texts()[:3]
+    ]
+    check_page(page, 1280)
+    rows.locator("tbody a:visible").first.click()
+    page.wait_for_url(f"**/datasets/{job.training_file}?line=*")
+    expect(page.locator(".example .line").first).to_contain_text(f"Line {doubted[0]['line']}")
 
 
 def made_for(client: Any, job_id: str) -> list[Any]:
