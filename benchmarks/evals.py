@@ -124,11 +124,11 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
     command = [sys.executable, "-m", "tunery.serving", "--model-dir", str(model_dir), "--served-name", SOURCE]
     with process(command) as (url, _), served(home, url) as client:
         graded = graded_speed(client, options.graded)
-        streams(url, requests(NUM_CLIENTS, ["base"], 0))
+        streams(url, requests(NUM_CLIENTS, [SOURCE], 0))
         run_speed(client, NUM_CLIENTS, 1_000)
-        clients = [streams(url, requests(number // 2, ["base"], 10_000))]
+        clients = [streams(url, requests(number // 2, [SOURCE], 10_000))]
         runs = run_speed(client, number, 100_000)
-        clients.append(streams(url, requests(number // 2, ["base"], 200_000)))
+        clients.append(streams(url, requests(number // 2, [SOURCE], 200_000)))
     return {
         "python_rows_per_s": python_rows,
         "run_rows_per_s": graded,
