@@ -135,6 +135,9 @@ def measure(model_dir: Path, threads: int, repeats: int, streams: list[int], pee
         progress(f"started in {result['start_s']:.1f} s")
         run(url, [body(-1)])
         result |= prompt_times(url)
+        with peer(Case("a long prompt", 0, 1)) as peer_url:
+            if peer_url is not None:
+                result["peer_ttft_cold_s"] = cold_s(peer_url)
         progress(str(result))
         for number in range(8):
             load_adapter(url, f"a{number}", folders[number])
@@ -151,18 +154,24 @@ def measure(model_dir: Path, threads: int, repeats: int, streams: list[int], pee
 
 def prompt_times(url: str) -> dict[str, Any]:
     """The first and the second request with a long system prompt; three fresh prompts, the medians."""
-    cold, warm = [], []
-    for number in range(3):
-        system = f"Edition {number}. {SYSTEM}"
-        cold.append(run(url, [body(1, tokens=8, system=system)]).answers[0])
-        warm.append(run(url, [body(2, tokens=8, system=system)]).answers[0])
+    cold = cold_s(url)
+    warm = [run(url, [body(2, tokens=8, system=edition(number))]).answers[0] for number in range(3)]
     shared = shared_tokens(url)
     return {
-        "ttft_cold_s": median(answer.ttft_s for answer in cold),
+        "ttft_cold_s": cold,
         "ttft_warm_s": median(answer.ttft_s for answer in warm),
         "shared_tokens": shared,
         "cached_tokens": warm[-1].num_cached_tokens,
     }
+
+
+def cold_s(url: str) -> float:
+    """Until the first token of a prompt that no other one began like."""
+    return median(run(url, [body(1, tokens=8, system=edition(number))]).answers[0].ttft_s for number in range(3))
+
+
+def edition(number: int) -> str:
+    return f"Edition {number}. {SYSTEM}"
 
 
 def shared_tokens(url: str) -> int:

@@ -40,3 +40,18 @@ def test_shapes_beyond_the_bound_cost_nothing() -> None:
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():  # elsewhere torch does not ask oneDNN for these
         assert free > 40, "oneDNN keeps little by itself: the bound can go"
     assert bounded < max(10, free / 3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for a session's share")
+def test_a_process_that_gives_way_lets_other_sessions_go_first() -> None:
+    """What is nice within its own session alone is not nice to the server's other processes."""
+    program = (
+        "import os, pathlib; from tunery.kernels import process; process.give_way(); print(os.nice(0)); "
+        "share = pathlib.Path('/proc/self/autogroup'); print(share.read_text() if share.exists() else 'nice 19')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], start_new_session=True, capture_output=True, text=True, check=True
+    )
+    nice, share = done.stdout.splitlines()
+    assert nice == "19"
+    assert share.endswith("nice 19")

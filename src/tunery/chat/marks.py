@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import orjson
 from tokenizers import Encoding, Tokenizer
 
 _ESCAPE = "\ufdd0"  # a noncharacter: meant for use inside a program, in no text that is meant to be exchanged
@@ -215,7 +216,7 @@ def aliases_of(texts: Iterable[str]) -> dict[str, str]:
 def under_aliases(tokenizer: Tokenizer, aliases: dict[str, str]) -> Tokenizer:
     """The same tokenizer with each mark under its alias: in its vocabulary too, from which Unigram would take a mark
     that is spelt out, and without the merges that would lead to one."""
-    document = json.loads(tokenizer.to_str())
+    document = orjson.loads(tokenizer.to_str())
     model = document["model"]
     for token in document["added_tokens"]:
         if token["content"] in aliases:
@@ -228,7 +229,7 @@ def under_aliases(tokenizer: Tokenizer, aliases: dict[str, str]) -> Tokenizer:
         model["unk_token"] = aliases[model["unk_token"]]
     if model.get("merges"):
         model["merges"] = [pair for pair in model["merges"] if not _leads_to_mark(pair, aliases)]
-    renamed = Tokenizer.from_str(json.dumps(document))
+    renamed = Tokenizer.from_str(orjson.dumps(document).decode())
     for text, alias in aliases.items():
         if renamed.token_to_id(alias) != tokenizer.token_to_id(text):
             raise ValueError(f"The tokenizer gives {text!r} another number under another name.")

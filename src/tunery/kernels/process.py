@@ -3,6 +3,8 @@
 import os
 import platform
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 _HUGE_PAGES = "glibc.malloc.hugetlb"
 # A second cache of oneDNN's, of descriptions, lies before the first. It needs as many as a layer has matmuls of one
@@ -56,6 +58,16 @@ def use_huge_pages() -> None:
     if sys.platform == "linux" and _HUGE_PAGES not in given:
         os.environ["GLIBC_TUNABLES"] = f"{given}:{_HUGE_PAGES}=1".removeprefix(":")
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - the same program again
+
+
+def give_way() -> None:
+    """Let every other process go first, in this one and those that it starts. Its session must be its own.
+
+    Linux shares the processor among sessions before it looks at what is nice within one (autogroup, sched(7)).
+    """
+    os.nice(19)
+    with suppress(OSError):  # a kernel without sessions' shares, or another system
+        Path("/proc/self/autogroup").write_text("19")
 
 
 def keep_matmuls(count: int) -> None:

@@ -10,8 +10,6 @@ import subprocess
 import sys
 import threading
 
-import psutil
-
 from tunery import logs, private, tracing
 from tunery.jobs.identity import this_worker
 from tunery.jobs.worker import Worker
@@ -59,8 +57,7 @@ def main() -> None:
 def _warm_up(stop: threading.Event) -> None:
     """So that a first job need not wait for the trainer's loops to be compiled."""
     command = [sys.executable, "-m", "tunery.launch.tether", str(os.getpid()), "tunery.training.warm_up"]
-    with subprocess.Popen(command) as process:
-        psutil.Process(process.pid).nice(19)  # what the server does meanwhile goes first
+    with subprocess.Popen(command, start_new_session=True) as process:
         while process.poll() is None and not stop.wait(1):
             pass
         process.terminate()

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import sha256
 
@@ -38,7 +39,9 @@ def build_service(settings: EngineSettings, loop: asyncio.AbstractEventLoop) -> 
     torch.set_num_threads(1)
     config = read_config(settings.model_dir)
     renderer = Renderer.from_dir(settings.model_dir)
-    grammars = Grammars(settings.model_dir, config.vocab_size, renderer.eos_ids)
+    beside = ThreadPoolExecutor(1)  # while the weights are packed, for which the interpreter is not needed
+    grammars = beside.submit(Grammars, settings.model_dir, config.vocab_size, renderer.eos_ids)
+    table = beside.submit(TokenTable, renderer.tokenizer, config.vocab_size)
     runner = Runner(
         settings.model_dir,
         config,
@@ -53,9 +56,9 @@ def build_service(settings: EngineSettings, loop: asyncio.AbstractEventLoop) -> 
         BlockPool(runner.num_blocks, settings.block_size),
         AdapterSlots(settings.max_adapters),
     )
-    table = TokenTable(renderer.tokenizer, config.vocab_size)
     broker = Broker(loop)
-    engine = Engine(runner, scheduler, table, renderer.eos_ids, broker.sink)
+    engine = Engine(runner, scheduler, table.result(), renderer.eos_ids, broker.sink)
+    beside.shutdown()
     weights, form = runner.precision, eight_bit.FORM
     used = form.name if form and weights == "8bit" else torch.backends.cpu.get_cpu_capability()
     engine.metrics.describe(base=settings.served_names[0], weights=weights, instructions=used)
@@ -64,8 +67,8 @@ def build_service(settings: EngineSettings, loop: asyncio.AbstractEventLoop) -> 
         engine=engine,
         broker=broker,
         renderer=renderer,
-        table=table,
-        grammars=grammars,
+        table=table.result(),
+        grammars=grammars.result(),
         embeddings=Embeddings(engine, settings.embedding_models, partial(_load_embedding_model, settings)),
         base_names=settings.served_names,
         fingerprint=_fingerprint(settings, runner),

@@ -9,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tunery.kernels import process
+
 # The smallest model of the shape that the loops are compiled for; they are the same for every size.
 _CONFIG = {
     "model_type": "llama",
@@ -27,6 +29,7 @@ _CONFIG = {
 
 def main() -> int:
     """The exit status."""
+    process.give_way()
     with tempfile.TemporaryDirectory(prefix="tunery-warm-up-") as folder:
         _write_model(Path(folder))
         _train(Path(folder))
