@@ -65,7 +65,7 @@ def give_way() -> None:
 
     Linux shares the processor among sessions before it looks at what is nice within one (autogroup, sched(7)).
     """
-    os.nice(19)
+    os.setpriority(os.PRIO_PROCESS, 0, 19)
     with suppress(OSError):  # a kernel without sessions' shares, or another system
         Path("/proc/self/autogroup").write_text("19")
 
