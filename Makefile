@@ -21,12 +21,13 @@ demo: $(VENV)/.runtime  ## train a model on examples/marv.jsonl and compare it w
 serve: $(VENV)/.runtime  ## start the server on 127.0.0.1:8000
 	$(BIN)/tunery serve
 
+# Files as they come: by the number of their tests, those of one long test would come last and alone.
 test: $(VENV)/.dev  ## every test
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 faults: $(VENV)/.dev  ## ways out of the sandbox, as root and as an ordinary user, and processes killed at work
 	@test "$$(id -u)" = 0 || echo "As you are, the ways out are tried as an ordinary user alone; as root: sudo make faults"
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(FAULTS) $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(FAULTS) $(ARGS)
 
 check: $(VENV)/.dev  ## format, lint and types
 	$(BIN)/ruff format --check .
