@@ -72,6 +72,50 @@ def test_jobs_are_found_by_their_display_name_and_models_show_theirs(api: Api) -
     assert [each["display_name"] for each in entries if each["name"] == model.name] == ["The best so far"]
 
 
+def test_a_jobs_words_are_kept_changed_one_by_one_and_found(api: Api) -> None:
+    job = create(api, metadata={"team": "support", "early_stopping": "true"})
+    create(api, metadata={"team": "sales"})
+    route = f"/tunery/v1/jobs/{job['id']}"
+    words = {"notes": "Labels of 第3週 mended.\n50 % more rows", "tags": [" nightly ", "請求"]}
+    assert api.client.post(route, json=words).json()["tags"] == ["nightly", "請求"]
+    kept = api.client.post(route, json={"metadata": {"team": "support", "ticket": "T=1"}}).json()
+    assert kept["notes"] == words["notes"] and kept["tags"] == ["nightly", "請求"]
+    assert kept["metadata"] == {"early_stopping": "true", "team": "support", "ticket": "T=1"}
+    assert kept["request"]["metadata"] == kept["metadata"]
+    assert api.client.get(f"/v1/fine_tuning/jobs/{job['id']}").json()["metadata"] == kept["metadata"]
+
+    def found(**query: str) -> list[str]:
+        path = "/tunery/v1/jobs" if "search" in query else "/v1/fine_tuning/jobs"
+        return [each["id"] for each in api.client.get(path, params=query).json()["data"]]
+
+    for text in ("第3週", "NIGHTLY", "請求", "50 %", "team=support", "ticket=T=1"):
+        assert found(search=text) == [job["id"]], text
+    assert found(search="team=purchase") == [] and len(found(search="team")) == 0
+    assert found(**{"metadata[ticket]": "T=1"}) == [job["id"]]
+    assert api.client.post(route, json={"tags": [], "notes": None}).json()["tags"] == []
+    assert found(search="nightly") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "param"),
+    [
+        ({"metadata": {"early_stopping": "false"}}, "metadata.early_stopping"),
+        ({"metadata": {"run_eval": "eval_1"}}, "metadata.run_eval"),
+        ({"metadata": {str(n): "" for n in range(16)}}, "metadata"),
+        ({"metadata": {"k": "x" * 513}}, "metadata.k"),
+        ({"tags": ["two\nlines"]}, "tags[0]"),
+        ({"tags": ["x"] * 17}, "tags"),
+        ({"notes": "x" * 20_001}, "notes"),
+        ({"note": "x"}, "note"),
+    ],
+)
+def test_words_out_of_bounds_are_refused(api: Api, words: dict[str, Any], param: str) -> None:
+    route = f"/tunery/v1/jobs/{create(api, metadata={'early_stopping': 'true'})['id']}"
+    answer = api.client.post(route, json=words)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == param
+    assert api.client.get(route).json()["metadata"] == {"early_stopping": "true"}
+
+
 @pytest.mark.parametrize("name", ["n_epochs", "batch_size"])
 @pytest.mark.parametrize("form", ["hyperparameters", "supervised", "dpo"])
 def test_a_whole_number_may_come_as_a_float(api: Api, form: str, name: str) -> None:

@@ -28,7 +28,7 @@ from tunery.dashboard.files import dataset
 from tunery.dashboard.files import page as files
 from tunery.dashboard.guard import Guard, give_nonces_to_the_framework
 from tunery.dashboard.improve import page as improve
-from tunery.dashboard.jobs import create, job
+from tunery.dashboard.jobs import create, job, overlay
 from tunery.dashboard.jobs import page as jobs
 from tunery.dashboard.move import page as move
 from tunery.dashboard.move import report
@@ -55,6 +55,7 @@ RECONNECT_S = 60.0  # a laptop that slept for less finds its page as it was
 PAGES = (
     PageSpec("/", "jobs.title", jobs.build, section="jobs"),
     PageSpec("/jobs/new", "create.title", create.build, section="jobs"),
+    PageSpec("/jobs/overlay", "overlay.title", overlay.build, section="jobs"),
     PageSpec("/jobs/{job_id}", "job.title", job.build, section="jobs"),
     PageSpec("/jobs/{job_id}/improve", "improve.title", improve.build, section="jobs"),
     PageSpec("/playground", "playground.title", playground.build, section="playground"),

@@ -13,6 +13,8 @@ METHODS: tuple[Method, ...] = get_args(Method)
 EARLY_STOPPING = "early_stopping"  # a key of a job's metadata, as those below
 RUN_EVAL = "run_eval"  # an eval's id: its models answer it when the job has succeeded
 RUN_EVAL_FILE = "run_eval_file"  # the id of the file with the rows
+IMPROVE_OF, IMPROVE_PART = "improve_of", "improve_part"  # the job that this one is to improve, and as what
+OBEYED = frozenset({EARLY_STOPPING, RUN_EVAL, RUN_EVAL_FILE, IMPROVE_OF, IMPROVE_PART})  # all others are the client's
 Level = Literal["info", "warn", "error"]
 EventType = Literal["message", "metrics"]
 
@@ -40,6 +42,11 @@ ALLOWED: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.FAILED: frozenset({JobStatus.QUEUED}),  # resumed, where what it had reached was kept
     JobStatus.CANCELLED: frozenset(),
 }
+
+
+def is_wanted(metadata: dict[str, Any] | None, key: str) -> bool:
+    """Metadata values are strings: `true`, `1`, `yes` and `on` switch something on."""
+    return str((metadata or {}).get(key, "")).strip().lower() in ("true", "1", "yes", "on")
 
 
 def sources_of(target: JobStatus) -> frozenset[JobStatus]:
@@ -75,6 +82,8 @@ class FineTuningJob:
     seed: int
     suffix: str | None = None  # as sent; names.suffix_in_name tells how it stands in the model's name
     display_name: str | None = None  # its owner's own words for the job, free and changeable; models begin with it
+    notes: str | None = None  # as the name: its owner's own words, beside the job and changeable
+    tags: tuple[str, ...] = ()
     created_by: str | None = None  # the id of the key's owner; receives the mail
     finished_at: int | None = None
     started_at: int | None = None

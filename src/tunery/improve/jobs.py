@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunery.datasets.lines import Line, read_lines
 from tunery.domain.errors import InvalidRequest
-from tunery.domain.jobs import EARLY_STOPPING
+from tunery.domain.jobs import EARLY_STOPPING, IMPROVE_OF, IMPROVE_PART
 from tunery.texts import say
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-OF, PART = "improve_of", "improve_part"  # keys of the metadata
 WHOLE = say("improve.all_rows")  # the part that is the job again, without the rows that are held back
 HELD_BACK = 0.2  # of the rows, where the job had no validation file
 MIN_ROWS = 10  # that a job takes
@@ -127,7 +126,7 @@ def halves(count: int) -> list[tuple[int, ...]]:
 
 def find(subject: Subject, part: str) -> "FineTuningJob | None":
     """The newest job for this part that did not fail."""
-    wanted = {OF: subject.job.id, PART: part}
+    wanted = {IMPROVE_OF: subject.job.id, IMPROVE_PART: part}
     found = subject.server.client.fine_tuning.jobs.list(limit=10, metadata=wanted).data
     return next((job for job in found if job.status not in LEFT_OUT), None)
 
@@ -170,7 +169,7 @@ def _create(subject: Subject, part: Part, files: Json) -> "FineTuningJob":
     method = subject.recipe["method"]["type"]
     given = subject.job.metadata or {}
     stopping = {EARLY_STOPPING: "true"} if part.stops_early else {k: v for k, v in given.items() if k == EARLY_STOPPING}
-    metadata = {OF: subject.job.id, PART: part.name, **stopping}
+    metadata = {IMPROVE_OF: subject.job.id, IMPROVE_PART: part.name, **stopping}
     body: Json = {
         **subject.recipe,
         **files,

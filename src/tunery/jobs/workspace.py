@@ -12,7 +12,7 @@ from tunery.datasets.report import Role
 from tunery.domain.errors import InvalidRequest, NotFound
 from tunery.domain.hyperparameters import Hyperparameters, ResolvedHyperparameters, resolve
 from tunery.domain.job_details import SavedState
-from tunery.domain.jobs import EARLY_STOPPING, FineTuningJob
+from tunery.domain.jobs import EARLY_STOPPING, FineTuningJob, is_wanted
 from tunery.domain.models import FineTunedModel
 from tunery.jobs.resources import Resources
 from tunery.models.adapter_config import LoraConfig
@@ -181,8 +181,3 @@ def _spec(
         threads=max(1, (os.cpu_count() or 1) // settings.worker_concurrency),
     )
     return spec if job.model == job.base_model else replace(spec, init_adapter_dir=workspace.init_adapter)
-
-
-def is_wanted(metadata: dict[str, Any] | None, key: str) -> bool:
-    """Metadata values are strings: `true`, `1`, `yes` and `on` switch something on."""
-    return str((metadata or {}).get(key, "")).strip().lower() in ("true", "1", "yes", "on")

@@ -21,7 +21,10 @@ from tunery.store.tables import files, idempotency_keys, jobs, models
 from tunery.texts import say
 
 NO_WORKER: dict[str, Any] = {"worker_id": None, "lease_expires_at": None}
-SEARCHED = (jobs.c.id, jobs.c.display_name, jobs.c.suffix, jobs.c.fine_tuned_model, jobs.c.model, jobs.c.training_file)
+SEARCHED = (
+    *(jobs.c.id, jobs.c.display_name, jobs.c.notes, jobs.c.tags, jobs.c.suffix),
+    *(jobs.c.fine_tuned_model, jobs.c.model, jobs.c.training_file),
+)
 NULL_METADATA = "null"  # the literal that a client sends to find jobs without metadata
 
 
@@ -56,10 +59,13 @@ def list_jobs(
     text: str = "",
 ) -> Page[FineTuningJob]:
     """Newest first. `metadata`: pairs that must all match, or "null" for jobs that have none. `text` may stand anywhere
-    in a job's id, names, suffix, models or training file, in either case."""
+    in a job's id, names, notes, tags, suffix, models or training file, in either case; `key=value` finds a pair of its
+    metadata as well."""
     query = select(jobs).where(jobs.c.project_id == project_id)
     if text:
-        query = query.where(holds_text(text, *SEARCHED))
+        key, equals, value = text.partition("=")
+        found = holds_text(text, *SEARCHED)
+        query = query.where(found | has_pair(conn, jobs.c.metadata, key, value) if equals else found)
     if metadata == NULL_METADATA:
         query = query.where(jobs.c.metadata.is_(None))
     elif isinstance(metadata, dict):
@@ -134,9 +140,12 @@ def is_file_in_use(conn: Connection, file_id: str, project_id: str) -> bool:
     return exists(conn, query)
 
 
-def set_display_name(conn: Connection, job_id: str, project_id: str, display_name: str | None) -> FineTuningJob:
-    """In any state. Models that the job makes afterwards begin with it. Raises no_such_job."""
-    row = update_row(conn, jobs, *own(jobs, job_id, project_id), display_name=display_name)
+def describe_job(conn: Connection, job_id: str, project_id: str, **words: Any) -> FineTuningJob:
+    """Its owner's words for it, in any state: `display_name`, with which the models begin that it makes afterwards,
+    `notes`, `tags` and `metadata`; those that are given. Raises no_such_job."""
+    if "tags" in words:
+        words["tags"] = "\n".join(words["tags"])
+    row = update_row(conn, jobs, *own(jobs, job_id, project_id), **words)
     if row is None:
         raise no_such_job(job_id)
     return to_job(row)
@@ -232,6 +241,7 @@ def to_row(job: FineTuningJob) -> dict[str, Any]:
         "status": job.status.value,
         "details": job.details.to_json(),
         "result_files": list(job.result_files),
+        "tags": "\n".join(job.tags),
         "validated": job.status not in (JobStatus.VALIDATING_FILES, JobStatus.PAUSED),
     }
 
@@ -244,6 +254,7 @@ def to_job(row: Row[Any]) -> FineTuningJob:
             status=JobStatus(row.status),
             hyperparameters=Hyperparameters(**row.hyperparameters),
             result_files=tuple(row.result_files),
+            tags=tuple(row.tags.split("\n")) if row.tags else (),
             error=None if row.error is None else JobError(**row.error),
             details=JobDetails.of(row.details),
         )

@@ -136,7 +136,8 @@ jobs = table(
     strings("method"),
     jsons("hyperparameters"),
     integers("seed"),
-    strings("suffix", "display_name", "created_by", null=True),
+    strings("suffix", "display_name", "notes", "created_by", null=True),
+    Column("tags", String, nullable=False, server_default=""),  # one a line, so that they are searched as they read
     integers("finished_at", "started_at", "estimated_finish", null=True),
     strings("fine_tuned_model", null=True),
     integers("trained_tokens", null=True),

@@ -10,7 +10,10 @@ LEAST_S = 1.0  # between two looks
 
 class Poll:
     """`look` says whether anything may still change; one look at a time. A hidden tab waits. Shown again it looks at
-    once, also when nothing was to change: it may have been changed elsewhere."""
+    once, also when nothing was to change: it may have been changed elsewhere. With `looks_hidden` it looks on in a
+    hidden tab, for somebody who waits to be told."""
+
+    looks_hidden = False
 
     def __init__(self, look: Callable[[], Awaitable[bool]], *, every_s: float = LEAST_S) -> None:
         self.look, self.is_looking, self.is_over, self.is_shown = look, False, False, True
@@ -34,10 +37,13 @@ class Poll:
             self.is_over = not await self.look()
         finally:
             self.is_looking = False
-        self.timer.active = self.is_shown and not self.is_over
+        self._settle()
 
     async def _on_tab(self, event: GenericEventArguments) -> None:
         self.is_shown = bool(event.args)
-        self.timer.active = self.is_shown and not self.is_over
+        self._settle()
         if self.is_shown:
             await self._tick()
+
+    def _settle(self) -> None:
+        self.timer.active = (self.is_shown or self.looks_hidden) and not self.is_over

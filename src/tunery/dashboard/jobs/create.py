@@ -13,10 +13,12 @@ from tunery.dashboard.components.drop import Drop
 from tunery.dashboard.components.report import check_file, show_advice, show_report
 from tunery.dashboard.connection import Connection, Failure
 from tunery.dashboard.jobs.parts import hyperparameter_rows
+from tunery.dashboard.jobs.words import WordFields
 from tunery.dashboard.models import list_models, trainable
-from tunery.dashboard.visit import Visit
+from tunery.dashboard.visit import Visit, notify
 from tunery.datasets.examine import ACCEPTS
-from tunery.domain.jobs import METHODS, RUN_EVAL
+from tunery.domain.hyperparameters import AUTO
+from tunery.domain.jobs import EARLY_STOPPING, METHODS, OBEYED, RUN_EVAL, RUN_EVAL_FILE, is_wanted
 
 HYPERPARAMETERS = {"n_epochs": (1, 50), "batch_size": (1, 256), "learning_rate_multiplier": (0.01, 20)}
 VALIDATION_SHARE = 0.1
@@ -24,24 +26,50 @@ NONE, SPLIT = "none", "split"
 
 
 async def build(visit: Visit) -> None:
+    earlier = await visit.connection.get(f"/tunery/v1/jobs/{again}") if (again := visit.query("again")) else None
+    queried = {"training_file": "file", "validation_file": "validation", "model": "model"}
+    given = earlier["request"] if earlier else {name: visit.query(short) for name, short in queried.items()}
     models = Models(visit, trainable(await list_models(visit.connection, limit=FIRST)), wanted=lambda m: m.training)
-    if (named := visit.query("model")) and named not in models.known:
+    if (named := given["model"]) and named not in models.known:
         await models.find(named)
     files = Files(visit)
     await files.find()
-    for name in ("file", "validation"):
-        if (file_id := visit.query(name)) and file_id not in files.known:
+    named_files = [file_id for name in ("training_file", "validation_file") if (file_id := given.get(name))]
+    for file_id in named_files:
+        if file_id not in files.known:
             await files.fetch(file_id)
     blocks.heading(visit.t("create.title"), visit.t("create.subtitle"))
-    form = CreateForm(visit, models, files, await find_evals(visit))
+    if earlier:
+        missing = [name for name in named_files if name not in files.known]
+        missing += [given["model"]] if given["model"] not in models.known else []
+        _tell_of_earlier(visit, earlier, missing)
+    form = CreateForm(visit, models, files, await find_evals(visit), given, earlier or {})
     form.draw()
     await form.show_name()
     ui.timer(0, form.check, once=True)  # a large file takes its time: the form is there before the report
 
 
+def _tell_of_earlier(visit: Visit, earlier: dict[str, Any], missing: list[str]) -> None:
+    name = earlier["display_name"] or earlier["fine_tuned_model"] or earlier["suffix"] or earlier["id"]
+    blocks.note(visit.t("create.again_of", name=name))
+    if missing:
+        blocks.note(visit.t("create.again_gone", names=", ".join(missing)), kind="warn")
+
+
 class CreateForm:
-    def __init__(self, visit: Visit, models: Models, files: Files, evals: dict[str, str]) -> None:
+    def __init__(
+        self,
+        visit: Visit,
+        models: Models,
+        files: Files,
+        evals: dict[str, str],
+        given: dict[str, Any],
+        earlier: dict[str, Any],
+    ) -> None:
+        """`given`: of a request what the fields hold at first, and all of it for the job `earlier` once more."""
         self.visit, self.t, self.models, self.files, self.evals = visit, visit.t, models, files, evals
+        self.given, self.earlier = given, earlier
+        self.metadata: dict[str, str] = given.get("metadata") or {}
         self.checking: asyncio.Task[None] | None = None
         self.followed: str | None = None  # the training file that the method was set after
 
@@ -52,6 +80,8 @@ class CreateForm:
                 self._draw_data()
                 self._draw_model()
                 self._draw_hyperparameters()
+                with blocks.panel(self.t("job.words")):
+                    self.words = WordFields(self.t, {**self.earlier, "metadata": self.metadata})
             with blocks.panel(self.t("create.before"), css="report"):
                 self.report = ui.element("div").classes("stack").props("aria-live=polite")
                 with ui.element("div").classes("buttons"):
@@ -62,23 +92,28 @@ class CreateForm:
 
     def _draw_data(self) -> None:
         t = self.t
-        wanted = self.visit.query("file")
+        wanted = self.given["training_file"]
         with blocks.panel(t("create.data")):
             Drop(t, t("upload.drop"), self.on_upload)
             self.training = self._file_choice(t("create.training"), wanted if wanted in self.files.known else None)
             choices = {NONE: t("create.no_validation"), SPLIT: t("create.split")}
-            held_out = self.visit.query("validation")
+            held_out = self.given.get("validation_file") or ""
             self.validation = self._file_choice(
                 t("create.validation"), held_out if held_out in {*choices, *self.files.known} else NONE, choices
             )
-            self.evaluation = ui.select({NONE: t("create.no_eval"), **self.evals}, value=NONE, label=t("create.eval"))
+            asked = self.metadata.get(RUN_EVAL, NONE)
+            self.evaluation = ui.select(
+                {NONE: t("create.no_eval"), **self.evals},
+                value=asked if asked in self.evals else NONE,
+                label=t("create.eval"),
+            )
             self.evaluation.props(f'outlined dense options-dense hint="{t("create.eval_text")}"')
             self.evaluation.visible = bool(self.evals)
 
     def _draw_model(self) -> None:
         t = self.t
         labels = self.models.labels()
-        wanted = self.visit.query("model")
+        wanted, request = self.given["model"], self.given
         with blocks.panel(t("create.model")):
             self.model = Choice(
                 self.visit,
@@ -90,13 +125,15 @@ class CreateForm:
             )
             self.weights = html.show("").classes("muted small")
             methods = {method: t(f"method.{method}") for method in METHODS}
-            self.method = self._select(t("create.method"), methods, METHODS[0])
+            chosen = request["method"]["type"] if self.earlier else METHODS[0]
+            self.method = self._select(t("create.method"), methods, chosen)
             with ui.element("div").classes("fields"):
-                self.suffix = ui.input(t("create.suffix"), placeholder=t("create.suffix_hint"))
+                suffix = request.get("suffix") or ""
+                self.suffix = ui.input(t("create.suffix"), value=suffix, placeholder=t("create.suffix_hint"))
                 self.suffix.props("outlined dense maxlength=64 debounce=300").on_value_change(self.show_name)
-                self.seed = ui.number(t("create.seed"), min=0, max=2**31 - 1, step=1).props("outlined dense")
-                self.display_name = ui.input(t("create.display_name"), placeholder=t("create.display_name_hint"))
-                self.display_name.props("outlined dense maxlength=200")
+                seed = request.get("seed")
+                self.seed = ui.number(t("create.seed"), value=seed, min=0, max=2**31 - 1, step=1)
+                self.seed.props("outlined dense")
             self.name = html.show("").classes("muted small").props("aria-live=polite")
 
     def _draw_hyperparameters(self) -> None:
@@ -109,10 +146,15 @@ class CreateForm:
                 }
                 self.beta = self._hyperparameter("beta", 0.01, 2)
                 self.beta.bind_visibility_from(self.method, "value", lambda method: method == "dpo")
+            self.early = ui.checkbox(t("create.early_stopping"), value=is_wanted(self.metadata, EARLY_STOPPING))
 
     def _hyperparameter(self, name: str, low: float, high: float) -> ui.number:
         """Empty means auto."""
-        field = ui.number(self.t(f"create.{name}"), min=low, max=high, placeholder="auto", on_change=self.recheck)
+        method = self.given.get("method") or {"type": ""}
+        value = method.get(method["type"], {}).get("hyperparameters", {}).get(name)
+        value = None if value == AUTO else value
+        label = self.t(f"create.{name}")
+        field = ui.number(label, value=value, min=low, max=high, placeholder="auto", on_change=self.recheck)
         return field.props("outlined dense clearable stack-label debounce=400")
 
     def _select(self, label: str, options: dict[str, str], value: str | None) -> ui.select:
@@ -230,11 +272,27 @@ class CreateForm:
         if self.seed.value is not None:
             body["seed"] = int(self.seed.value)
         body["method"] = {"type": method, method: {"hyperparameters": chosen}}
-        if self.evaluation.value != NONE:
-            body["metadata"] = {RUN_EVAL: str(self.evaluation.value)}
+        if metadata := self._metadata():
+            body["metadata"] = metadata
+        if integrations := self.given.get("integrations"):
+            body["integrations"] = integrations
         return body
 
+    def _metadata(self) -> dict[str, str]:
+        """What the server acts on, and the client's own pairs."""
+        made = {name: value for name, value in self.words.kept.items() if name not in OBEYED}
+        if self.evaluation.value != NONE:
+            made[RUN_EVAL] = str(self.evaluation.value)
+            if made[RUN_EVAL] == self.metadata.get(RUN_EVAL) and RUN_EVAL_FILE in self.metadata:
+                made[RUN_EVAL_FILE] = self.metadata[RUN_EVAL_FILE]
+        if self.early.value:
+            made[EARLY_STOPPING] = "true"
+        return made | self.words.pairs()
+
     async def create(self) -> None:
+        if problem := self.words.problem():
+            notify(problem, bad=True)
+            return
         made: list[str] = []
 
         async def make() -> None:
@@ -244,11 +302,13 @@ class CreateForm:
             else:
                 job_id = (await self.visit.connection.client.fine_tuning.jobs.create(**body)).id
             made.append(job_id)
-            if name := (self.display_name.value or "").strip():
-                await self.visit.connection.post(f"/tunery/v1/jobs/{job_id}", {"display_name": name})
+            words = {name: value for name, value in self.words.words().items() if value}
+            if words:
+                await self.visit.connection.post(f"/tunery/v1/jobs/{job_id}", words)
 
         if await self.visit.attempt(make()) or made:
-            ui.navigate.to(f"/jobs/{made[0]}")
+            beside = f"?beside={self.earlier['id']}" if self.earlier else ""
+            ui.navigate.to(f"/jobs/{made[0]}{beside}")
 
     def show_code(self) -> None:
         if not self.training.value:

@@ -1,9 +1,11 @@
 """One job: curves, events, checkpoints, what was chosen and why, what it costs; pause, resume, cancel."""
 
+import json
 from typing import Any
 
 from markupsafe import Markup
 from nicegui import ui
+from nicegui.events import GenericEventArguments
 from openai.types.fine_tuning import FineTuningJob
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
@@ -21,8 +23,10 @@ from tunery.dashboard.jobs.parts import (
     failure,
     hyperparameter_rows,
 )
+from tunery.dashboard.jobs.overlay import overlay_path
+from tunery.dashboard.jobs.words import WordFields, tag_line, words_of
 from tunery.dashboard.models import Model, list_models, playground_path
-from tunery.dashboard.visit import BASE, Visit
+from tunery.dashboard.visit import BASE, Visit, notify
 from tunery.dashboard.weights.exports import Exports
 from tunery.domain.jobs import RUN_EVAL, TERMINAL, JobStatus
 
@@ -53,6 +57,7 @@ class JobPage:
         self.file_names: dict[str, str | None] = {}  # by id; a deleted file has none
         self.evaluation: dict[str, Any] | None = None
         self.poll: Poll | None = None
+        self.is_waited_for = False  # by somebody who is to be told by the browser
 
     async def load(self) -> None:
         view = await self.visit.connection.get(
@@ -85,6 +90,8 @@ class JobPage:
     def draw(self) -> None:
         self._draw_head()
         self.failure = ui.element("div").classes("stack")
+        with blocks.panel(self.t("job.words")) as self.words_panel:
+            self.words = html.show("")
         self.tiles = html.show("").classes("tiles")
         with blocks.panel(self.t("job.loss")) as self.loss_panel:
             self.loss = Curves(self.t("job.loss"), x_name=self.t("job.step"))
@@ -122,6 +129,11 @@ class JobPage:
             with ui.element("div").classes("buttons"):
                 jobs = self.visit.connection.client.fine_tuning.jobs
                 self.play = html.show("")
+                self.again = html.show(
+                    html.button_link(f"{BASE}/jobs/new?again={self.job_id}", self.t("job.again"), symbol="replay")
+                )
+                beside = overlay_path(*filter(None, (self.visit.query("beside"), self.job_id)))
+                html.show(html.button_link(f"{BASE}{beside}", self.t("jobs.overlay"), symbol="show_chart"))
                 self.improve = html.show(
                     html.button_link(f"{BASE}/jobs/{self.job_id}/improve", self.t("improve.button"), symbol="insights")
                 )
@@ -131,6 +143,10 @@ class JobPage:
                 self.resume = blocks.button(
                     self.t("job.resume"), lambda: self.act(jobs.resume(self.job_id), "job.resumed"), symbol="play_arrow"
                 )
+                self.bell = ui.button(self.t("job.notify"), icon="notifications", color=None)
+                self.bell.props("unelevated no-caps dense").classes("btn")
+                # Asked in the click itself: a browser takes the question for unasked otherwise.
+                self.bell.on("click", self.on_asked, js_handler="() => askToNotify().then(emit)")
                 self.export = blocks.button(self.t("export.button"), lambda: self.exports.ask(), symbol="download")
                 blocks.button(self.t("job.rename"), self.ask_name, symbol="edit")
                 self.cancel = blocks.danger_button(
@@ -155,10 +171,19 @@ class JobPage:
         state = t("job.is_pausing") if facts["pausing"] else ""
         self.title.set_content(
             Markup(
-                '<h1>{}</h1><p class="buttons">{} <code>{}</code> <span class="muted">{}</span></p>'
+                '<h1>{}</h1><p class="buttons">{} <code>{}</code> {}<span class="muted">{}</span></p>'
                 '<p class="muted small">{}</p>'
-            ).format(html.model_name(name), html.status_chip(status, t), job.id, state, self._standing())
+            ).format(
+                html.model_name(name),
+                html.status_chip(status, t),
+                job.id,
+                tag_line(facts["tags"]),
+                state,
+                self._standing(),
+            )
         )
+        self.words.set_content(words_of(facts, t))
+        self.words_panel.visible = bool(facts["notes"] or facts["metadata"])
         play = playground_path(job.model, job.fine_tuned_model) if job.fine_tuned_model else ""
         self.play.set_content(html.button_link(play, t("job.play"), primary=True, symbol="forum") if play else "")
         self.improve.visible = status == JobStatus.SUCCEEDED
@@ -169,6 +194,7 @@ class JobPage:
         )
         self.resume.visible = facts["resumable"]
         self.cancel.visible = not self.is_over
+        self.bell.visible = not self.is_over and not self.is_waited_for
         self.export.visible = bool(self.models)
         self.tiles.set_content(facts_of(facts, t))
         self.loss.update({t(f"metric.{name}"): self.curves.get(name, []) for name in LOSSES})
@@ -227,7 +253,29 @@ class JobPage:
         await self.exports.show(self.models)
         if self.facts["status"] != before:
             await self.show_failure()
+            self.tell_end()
         return self.may_change
+
+    def on_asked(self, event: GenericEventArguments) -> None:
+        if event.args != "granted":
+            notify(self.t(f"job.notify_{'denied' if event.args == 'denied' else 'unsupported'}"), bad=True)
+            return
+        self.is_waited_for = True
+        if self.poll is not None:
+            self.poll.looks_hidden = True
+        self.show()
+        notify(self.t("job.notify_granted"))
+
+    def tell_end(self) -> None:
+        """By the browser, to whoever asked for it."""
+        if not (self.is_waited_for and self.is_over):
+            return
+        self.is_waited_for = False
+        if self.poll is not None:
+            self.poll.looks_hidden = False
+        name = self.facts["display_name"] or self.job.fine_tuned_model or self.facts["suffix"] or self.job.id
+        told = self.t("job.notify_title", status=self.t(f"status.{self.facts['status']}"))
+        ui.run_javascript(f"tellEnd({json.dumps(told)}, {json.dumps(name)})")
 
     async def load_older(self) -> None:
         jobs = self.visit.connection.client.fine_tuning.jobs
@@ -251,20 +299,27 @@ class JobPage:
             self.poll.again()
 
     async def ask_name(self) -> None:
+        """The dialog stays, with what was typed, until the server has it."""
         model = await self._find_model()
         with blocks.dialog_box(self.t("job.rename")) as dialog:
             ui.label(self.t("job.rename_text")).classes("muted")
-            field = ui.input(self.t("create.display_name"), value=self.facts["display_name"] or "")
-            field.props("outlined dense maxlength=200")
-            named = {f"/tunery/v1/jobs/{self.job_id}": field}
+            fields = WordFields(self.t, self.facts)
+            of_model = None
             if model is not None:
                 of_model = ui.input(self.t("job.model_display_name"), value=model.display_name or "")
                 of_model.props("outlined dense maxlength=200")
-                named[f"/tunery/v1/models/{model.name}"] = of_model
 
             async def save() -> None:
-                dialog.close()
-                await self.act(self._set_names(named), "action.saved")
+                if problem := fields.problem():
+                    notify(problem, bad=True)
+                    return
+                words = {**fields.words(), "metadata": {**fields.kept, **fields.pairs()}}
+                posted = {f"/tunery/v1/jobs/{self.job_id}": words}
+                if model is not None and of_model is not None:
+                    posted[f"/tunery/v1/models/{model.name}"] = {"display_name": (of_model.value or "").strip() or None}
+                if await self.visit.attempt(self._post(posted), done=self.t("action.saved")):
+                    dialog.close()
+                    await self.refresh()
 
             with ui.element("div").classes("buttons end"):
                 blocks.button(self.t("action.back"), dialog.close)
@@ -281,7 +336,6 @@ class JobPage:
             return None  # the job itself can be named all the same
         return next((model for model in found if model.name == name), None)
 
-    async def _set_names(self, fields: dict[str, ui.input]) -> None:
-        """Of each address the display name; an empty one takes it away."""
-        for path, field in fields.items():
-            await self.visit.connection.post(path, {"display_name": (field.value or "").strip() or None})
+    async def _post(self, bodies: dict[str, dict[str, Any]]) -> None:
+        for path, body in bodies.items():
+            await self.visit.connection.post(path, body)

@@ -10,6 +10,8 @@ from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.start import first_steps
 from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.connection import Failure
+from tunery.dashboard.jobs.overlay import MAX_RUNS, overlay_path
+from tunery.dashboard.jobs.words import tag_line
 from tunery.dashboard.visit import BASE, Visit
 from tunery.domain.jobs import TERMINAL, JobStatus
 
@@ -37,6 +39,7 @@ class JobList:
             choices = {"": self.t("jobs.all")} | {s.value: self.t(f"status.{s.value}") for s in JobStatus}
             self.status = ui.select(choices, value="", label=self.t("jobs.status"), on_change=self.refilter)
             self.status.props("outlined dense")
+            self.beside = blocks.button(self.t("jobs.overlay"), self.overlay, symbol="show_chart")
         columns = [
             Column(self.t("jobs.status")),
             Column(self.t("jobs.model"), wide=True),
@@ -44,7 +47,10 @@ class JobList:
             Column(self.t("job.progress")),
             Column(self.t("job.cost"), numeric=True),
             Column(self.t("jobs.created")),
+            Column(self.t("jobs.choose")),
         ]
+        self.ticked: dict[str, None] = {}  # in the order in which they were
+        self.show_ticked()
         self.table = Table(self.t("jobs.title"), columns, self.rows())
         self.nothing = ui.label(self.t("jobs.none")).classes("muted")
         self.nothing.visible = False
@@ -55,7 +61,27 @@ class JobList:
             self.poll.stop()
 
     def rows(self) -> list[Row]:
-        return [Row(job["id"], job_cells(self.visit, job)) for job in self.shown]
+        return [self.row(job) for job in self.shown]
+
+    def row(self, job: dict[str, Any]) -> Row:
+        return Row(job["id"], job_cells(self.visit, job), actions=lambda: self.tick_box(job))
+
+    def tick_box(self, job: dict[str, Any]) -> None:
+        def tick(is_on: bool) -> None:
+            self.ticked.pop(job["id"], None)
+            if is_on:
+                self.ticked[job["id"]] = None
+            self.show_ticked()
+
+        box = ui.checkbox(value=job["id"] in self.ticked, on_change=lambda event: tick(bool(event.value)))
+        name = job["display_name"] or job["fine_tuned_model"] or job["suffix"] or job["id"]
+        box.props["aria-label"] = self.t("jobs.tick", name=name)
+
+    def show_ticked(self) -> None:
+        self.beside.set_enabled(2 <= len(self.ticked) <= MAX_RUNS)
+
+    def overlay(self) -> None:
+        ui.navigate.to(overlay_path(*self.ticked))
 
     async def refilter(self) -> None:
         page = await self.fetch()
@@ -71,7 +97,7 @@ class JobList:
         page = await self.fetch(after=self.shown[-1]["id"])
         if page is not None:
             self.shown += page["data"]
-            self.table.extend([Row(job["id"], job_cells(self.visit, job)) for job in page["data"]])
+            self.table.extend([self.row(job) for job in page["data"]])
             self.more.visible = page["has_more"]
 
     async def refresh(self) -> bool:
@@ -102,7 +128,7 @@ def job_cells(visit: Visit, job: dict[str, Any]) -> list[str | Markup]:
     title = Markup('{}<span class="sub">{}</span>').format(
         html.link(f"{BASE}/jobs/{job['id']}", html.model_name(name)),
         Markup("<br>").join(html.model_name(other) for other in others),
-    )
+    ) + tag_line(job["tags"])
     return [
         html.status_chip(job["status"], visit.t),
         title,

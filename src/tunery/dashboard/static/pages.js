@@ -7,3 +7,15 @@ document.addEventListener("change", (event) => {
 
 // The server asks for nothing on behalf of a tab that nobody sees.
 document.addEventListener("visibilitychange", () => window.emitEvent?.("tab", !document.hidden));
+
+// Told when a job has ended, by the browser itself: asked for by a click, never unasked. "granted", "denied", or
+// "unsupported" where the browser has no notifications, as on an address that is neither https nor this machine.
+async function askToNotify() {
+  if (!window.isSecureContext || !("Notification" in window)) return "unsupported";
+  return Notification.permission === "default" ? Notification.requestPermission() : Notification.permission;
+}
+
+function tellEnd(title, body) {
+  const told = new Notification(title, { body, tag: location.pathname });
+  told.onclick = () => { window.focus(); told.close(); };
+}

@@ -1,4 +1,4 @@
-"""What the dashboard asks of jobs and models. Reads what others wrote; changes nothing but display names."""
+"""What the dashboard asks of jobs and models. Reads what others wrote; changes nothing but their owner's words for them."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -20,13 +20,14 @@ from tunery.api.tunery.console.schemas import (
     CatalogEntry,
     CatalogOut,
     Curves,
-    DisplayName,
     JobDetail,
     JobList,
     JobSummary,
     JobView,
+    JobWords,
     LearnedFile,
     ModelName,
+    ModelWords,
     PriceOut,
     ProjectRef,
     ScoreOut,
@@ -34,19 +35,21 @@ from tunery.api.tunery.console.schemas import (
     SessionOut,
     Weights,
 )
-from tunery.domain.errors import NotFound
-from tunery.domain.jobs import RUN_EVAL, RUN_EVAL_FILE, FineTuningJob, JobStatus
+from tunery.domain.errors import InvalidRequest, NotFound
+from tunery.domain.jobs import IMPROVE_OF, IMPROVE_PART, OBEYED, FineTuningJob, JobStatus
 from tunery.domain.models import Alias, FineTunedModel
 from tunery.domain.names import check_suffix, new_name, parse_name
 from tunery.domain.tenants import Caller, Project, Scope, grants
 from tunery.domain.usage import MICRO, PICO
 from tunery.engines.pool import resolve
+from tunery.jobs.requests import MAX_METADATA
 from tunery.jobs.verbs import trainable
 from tunery.models.catalog import CatalogModel
 from tunery.store import events as events_store
 from tunery.store import files, jobs, models, tenants
 from tunery.store.audit import record
 from tunery.store.database import read, write
+from tunery.texts import say
 
 router = Router(prefix="/tunery/v1", tags=["Console"])
 
@@ -96,7 +99,12 @@ def search_jobs(
     limit: Limit = 20,
     status: JobStatus | None = None,
     search: Annotated[
-        str, Query(max_length=200, description="Text in the id, names, suffix, models or training file.")
+        str,
+        Query(
+            max_length=600,
+            description="Text in the id, names, notes, tags, suffix, models or training file, or a pair of the metadata "
+            "as `key=value`.",
+        ),
     ] = "",
 ) -> JobList:
     """Jobs with progress and cost, newest first."""
@@ -113,13 +121,29 @@ def get_job(job_id: str, caller: JobsReader, context: ContextDep) -> JobDetail:
 
 
 @router.post("/jobs/{job_id}")
-def name_job(job_id: str, body: DisplayName, caller: JobsWriter, context: ContextDep) -> JobDetail:
-    """Give a job a display name, whatever its state; models that it makes afterwards begin with it."""
+def describe_job(job_id: str, body: JobWords, caller: JobsWriter, context: ContextDep) -> JobDetail:
+    """Its owner's words for a job, whatever its state; models that it makes afterwards begin with its display name."""
     with write(context.database) as conn:
-        job = jobs.set_display_name(conn, job_id, caller.project_id, body.display_name)
-        changed = {"display_name": job.display_name}
-        record(conn, caller, "fine_tuning.job.renamed", now=context.clock(), resource_id=job_id, changed=changed)
+        words = body.model_dump(include=body.model_fields_set)
+        if "metadata" in words:
+            before = jobs.get_job(conn, job_id, caller.project_id).metadata
+            words["metadata"] = _with_what_is_obeyed(before or {}, body.metadata or {})
+        job = jobs.describe_job(conn, job_id, caller.project_id, **words)
+        record(conn, caller, "fine_tuning.job.renamed", now=context.clock(), resource_id=job_id, changed=words)
     return _detail(context, job)
+
+
+def _with_what_is_obeyed(before: dict[str, str], wanted: dict[str, str]) -> dict[str, str] | None:
+    """Raises InvalidRequest where the client would change what the server acts on, or has acted on."""
+    for name in wanted.keys() & OBEYED:
+        if wanted[name] != before.get(name):
+            param = f"metadata.{name}"
+            raise InvalidRequest(say("error.metadata_obeyed", name=name), param=param, code="invalid_value")
+    made = {name: value for name, value in before.items() if name in OBEYED} | wanted
+    if len(made) > MAX_METADATA:
+        problem = say("error.too_many_properties", param="metadata", bound=MAX_METADATA, size=len(made))
+        raise InvalidRequest(problem, param="metadata", code="object_above_max_properties")
+    return made or None
 
 
 @router.get("/jobs/{job_id}/view")
@@ -210,16 +234,24 @@ def recipe(job: FineTuningJob) -> dict[str, Any]:
         body["validation_file"] = job.validation_file
     if job.suffix:
         body["suffix"] = job.suffix
-    if wished := {name: value for name, value in (job.metadata or {}).items() if name in (RUN_EVAL, RUN_EVAL_FILE)}:
-        body["metadata"] = wished
+    if given := {name: value for name, value in (job.metadata or {}).items() if name not in (IMPROVE_OF, IMPROVE_PART)}:
+        body["metadata"] = given
+    if job.integrations:
+        body["integrations"] = [_without_run(entry) for entry in job.integrations]
     body["seed"] = job.seed
     body["method"] = {"type": job.method, job.method: {"hyperparameters": chosen}}
     return body
 
 
+def _without_run(integration: dict[str, Any]) -> dict[str, Any]:
+    """As it was asked for: the run's id is the job's own."""
+    kind = integration["type"]
+    return {**integration, kind: {name: value for name, value in integration[kind].items() if name != "run_id"}}
+
+
 # ---- models
 @router.post("/models/{model:path}")
-def name_model(model: str, body: DisplayName, caller: ModelsWriter, context: ContextDep) -> CatalogEntry:
+def name_model(model: str, body: ModelWords, caller: ModelsWriter, context: ContextDep) -> CatalogEntry:
     """Give a model a display name. Its name, which requests use, stays as it is."""
     with write(context.database) as conn:
         named = models.set_display_name(conn, model, caller.project_id, body.display_name)

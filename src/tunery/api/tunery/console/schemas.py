@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from tunery.api.body import Body, Texts
 from tunery.api.fine_tuning.schemas import CheckpointOut, Event, Job
+from tunery.api.metadata import Metadata
 from tunery.api.paging import Resource
 from tunery.domain.jobs import Method
 
@@ -40,6 +41,8 @@ class JobSummary(Resource):
     pausing: bool = Field(description="Asked to pause while running; it will have paused within seconds.")
     resumable: bool = Field(description="May be resumed: it is paused, or has failed and what it had reached is kept.")
     display_name: str | None = Field(description="Its owner's own words for it.")
+    tags: list[str] = Field(description="Its owner's as well.")
+    metadata: dict[str, str] | None
     model: str
     weights: str = Field(description="What the model stands on: the base weights' name and hash.")
     fine_tuned_model: str | None
@@ -59,6 +62,7 @@ class JobList(BaseModel):
 
 
 class JobDetail(JobSummary):
+    notes: str | None = Field(description="Its owner's, beside the job.")
     hyperparameters: dict[str, int | float | str]
     reasons: dict[str, str] = Field(description="Why each hyperparameter has its value, in a sentence.")
     details: dict[str, Any] = Field(description="What the worker noted: advice, parity with the engine, timings.")
@@ -78,9 +82,22 @@ class JobView(BaseModel):
     files: dict[str, str | None] = Field(description="Names of its files by id; null for one that is no more.")
 
 
-class DisplayName(Body):
-    display_name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)] | None = Field(
-        description="At most 200 characters; null removes it."
+DisplayName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64, pattern=r"^[^\n]*$")]
+
+
+class ModelWords(Body):
+    display_name: DisplayName | None = Field(description="At most 200 characters; null removes it.")
+
+
+class JobWords(Body):
+    """What is left out stays as it is."""
+
+    display_name: DisplayName | None = Field(None, description="At most 200 characters; null removes it.")
+    notes: str | None = Field(None, max_length=20_000, description="Null removes them.")
+    tags: list[Tag] = Field([], max_length=16, description="In place of those that it has.")
+    metadata: Metadata | None = Field(
+        None, description="In place of what it has, but for what the server acts on, such as `run_eval`: that stays."
     )
 
 
