@@ -83,6 +83,10 @@ def _read_the_report(visitor: Visitor, marv: Path) -> None:
 def _create_the_job(page: Page) -> str:
     page.get_by_label("Suffix").fill("story")
     page.get_by_label("Epochs").fill("4")
+    page.get_by_role("button", name="Take from the file").click()
+    expect(page.get_by_label("System message")).to_have_value("Marv is a factual chatbot that is also sarcastic.")
+    page.get_by_label("Questions").fill("What's the capital of France?\n\nHow many legs\nhas a spider?")
+    expect(page.locator(".report")).to_contain_text("8 answers to sample prompts")
     expect(page.locator(".report")).to_contain_text("chosen by you")
     page.get_by_role("button", name="Start fine-tuning").click()
     page.wait_for_url("**/jobs/ftjob-*")
@@ -97,6 +101,11 @@ def _close_the_tab_and_find_it_finished(visitor: Visitor, address: str) -> None:
     visitor.page.goto(address)
     expect(visitor.page.locator(".chip").first).to_have_text("Succeeded", timeout=120_000)
     expect(visitor.page.locator("h1")).to_contain_text("ft:tiny:personal:story:")
+    expect(visitor.page.locator(".samples")).to_have_count(2)
+    for answers in visitor.page.locator(".samples .answers").all():
+        expect(answers.locator(".message")).to_have_count(4)  # a checkpoint an epoch, the newest first
+        expect(answers.locator(".message .role").first).to_have_text("Step 12")
+    assert violations(visitor.page) == []
 
 
 def _chat_side_by_side(visitor: Visitor) -> None:

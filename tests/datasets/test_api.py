@@ -140,6 +140,13 @@ def test_estimate_creates_nothing_and_gives_reasons(client: TestClient, file_id:
     assert set(found["reasons"]) >= {"n_epochs", "batch_size", "learning_rate_multiplier"}
     assert found["advice"][-1]["code"] == "no_validation_file"
     assert client.get("/v1/fine_tuning/jobs").json()["data"] == []
+    assert found["samples"] is None
+    prompts = {"sample_prompts": ["How much is 2 plus 2?", "And 3 plus 3?"]}
+    more = client.post("/tunery/v1/estimates", json={"model": MODEL, "training_file": file_id, **prompts}).json()
+    assert more["cost"] == found["cost"] and more["samples"]["num_answers"] == 6  # two an epoch
+    read = more["samples"]["num_tokens"] - 6 * 128  # what is written is 128 tokens at most
+    assert 3 * 2 * 10 < read < 3 * 2 * 40
+    assert more["samples"]["cost"] == pytest.approx((read * 0.30 + 6 * 128 * 1.20) / 1e6)
 
 
 def test_estimate_of_a_file_that_would_fail_says_what_the_job_would_say(client: TestClient) -> None:

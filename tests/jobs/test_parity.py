@@ -5,17 +5,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from tests.engine_process import start_engine
 from tests.jobs.conftest import Site
 from tunery.domain.hyperparameters import Hyperparameters
-from tunery.domain.jobs import JobStatus
+from tunery.domain.jobs import MAX_SAMPLE_TOKENS, JobStatus
 from tunery.engines.scoring import EngineScorer
+from tunery.jobs import endings
 from tunery.jobs.endings import ParityBroken, check_parity, compare
 from tunery.jobs.hold import TRAINER
-from tunery.store import models
+from tunery.store import events, models
 from tunery.store.database import read
+from tunery.store.tables import usage_records
 from tunery.training.protocol import Sample, write_samples
+
+
+QUESTION = [{"role": "user", "content": "Say number 7."}]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +63,9 @@ def test_job_ends_with_proof_that_the_engine_serves_what_was_trained(
     site: Site, engine_url: str, tmp_path: Path
 ) -> None:
     site.settings = site.settings.model_copy(update={"engine_urls": [engine_url]})
-    job = site.create(hyperparameters=Hyperparameters(n_epochs=6, batch_size=4), seed=1)
+    prompts = [[{"role": "system", "content": "Count."}, {"role": "user", "content": "Say number 3."}], QUESTION]
+    chosen = Hyperparameters(n_epochs=6, batch_size=4)
+    job = site.create(hyperparameters=chosen, seed=1, sample_prompts=prompts)
     with site.worker(TRAINER):
         done = site.wait(job.id, timeout_s=90)
     assert done.status is JobStatus.SUCCEEDED, done.error
@@ -67,7 +75,39 @@ def test_job_ends_with_proof_that_the_engine_serves_what_was_trained(
     told = site.messages(job.id)
     evaluated = next(index for index, message in enumerate(told) if "usage policies" in message)
     assert told[evaluated + 1].startswith("Served and trained model agree")
+    _check_samples(site, job.id, engine_url)
     _prove_that_a_wrong_scale_is_noticed(site, job.id, engine_url, tmp_path)
+
+
+def _check_samples(site: Site, job_id: str, engine_url: str) -> None:
+    """Both prompts at each of six epochs; the last answers are the model's; paid as a tuned model's, once a step."""
+    with read(site.engine) as conn:
+        answers = events.list_samples(conn, job_id)
+        model = models.list_models_of_job(conn, job_id)[0]
+        records = [row for row in conn.execute(select(usage_records)) if "-samples-" in row.request_id]
+    assert [(answer.step, answer.prompt) for answer in answers] == [(3 * n, at) for n in range(1, 7) for at in (0, 1)]
+    assert sum("Answered 2 sample prompts" in message for message in site.messages(job_id)) == 6
+    assert [row.output_tokens for row in records] == [
+        sum(answer.completion_tokens for answer in answers[at : at + 2]) for at in range(0, 12, 2)
+    ]
+    engine, folder = EngineScorer(engine_url), site.settings.home / "last"
+    site.blobs.download_dir(model.blob, folder)
+    with engine.adapter("last", folder):
+        again = engine.answer("last", QUESTION, max_tokens=MAX_SAMPLE_TOKENS)
+    assert answers[-1].answer == again["choices"][0]["message"]["content"] != answers[1].answer
+
+
+def test_an_engine_that_is_away_costs_the_samples_and_not_the_job(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endings, "WAIT_FOR_ENGINE_S", 0.0)
+    site.settings = site.settings.model_copy(update={"engine_urls": ["http://127.0.0.1:9"]})
+    job = site.create(sample_prompts=[QUESTION])
+    with site.worker(SCRIPTED):
+        done = site.wait(job.id)
+    assert done.status is JobStatus.SUCCEEDED, done.error
+    warned = [event.level for event in site.events(job.id) if "were not answered" in event.message]
+    assert warned == ["warn"] * 3  # a checkpoint an epoch
+    with read(site.engine) as conn:
+        assert events.list_samples(conn, job.id) == []
 
 
 def _prove_that_a_wrong_scale_is_noticed(site: Site, job_id: str, engine_url: str, folder: Path) -> None:

@@ -242,6 +242,9 @@ def test_trainer_that_always_dies_fails_the_job_with_its_last_words(
     assert done.error.code == "training_failed"
     assert "5 times" in done.error.message
     assert "free lunch" in done.error.message
+    with read(site.engine) as conn:
+        log, _ = events.find_trainer_log(conn, job.id) or ("", 0)
+    assert log.count("free lunch") == 5
 
 
 def test_failure_that_the_trainer_explains_is_the_jobs_and_keeps_the_checkpoints(

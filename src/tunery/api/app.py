@@ -26,6 +26,7 @@ from tunery.api.evals.routes import router as evals
 from tunery.api.files.routes import router as files
 from tunery.api.fine_tuning.permissions import router as permissions
 from tunery.api.fine_tuning.progress import router as progress
+from tunery.api.fine_tuning.traces import router as traces
 from tunery.api.fine_tuning.routes import router as jobs
 from tunery.api.graders.routes import router as graders
 from tunery.api.graders.similarity import Comparers
@@ -65,6 +66,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     jobs,
     permissions,
     progress,
+    traces,
     graders,
     evals,
     evaluations,

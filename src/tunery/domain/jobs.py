@@ -15,6 +15,7 @@ RUN_EVAL = "run_eval"  # an eval's id: its models answer it when the job has suc
 RUN_EVAL_FILE = "run_eval_file"  # the id of the file with the rows
 IMPROVE_OF, IMPROVE_PART = "improve_of", "improve_part"  # the job that this one is to improve, and as what
 OBEYED = frozenset({EARLY_STOPPING, RUN_EVAL, RUN_EVAL_FILE, IMPROVE_OF, IMPROVE_PART})  # all others are the client's
+MAX_SAMPLE_TOKENS = 128  # of an answer to one of a job's sample prompts
 Level = Literal["info", "warn", "error"]
 EventType = Literal["message", "metrics"]
 
@@ -94,6 +95,7 @@ class FineTuningJob:
     error: JobError | None = None
     metadata: dict[str, str] | None = None
     integrations: list[dict[str, Any]] | None = None
+    sample_prompts: list[list[dict[str, str]]] | None = None  # messages; answered at each checkpoint while it trains
     cancel_requested: bool = False  # by version 0.1, of a running job; since then a cancel takes effect at once
     pause_requested: bool = False  # of a running job, which pauses within seconds
     paused_at: int | None = None  # set while the job is paused
@@ -138,6 +140,20 @@ class JobEvent:
     data: dict[str, Any] | None = None
     sequence: int = 0  # grows with each event: created_at alone does not order events of one second
     text: Reference | None = None  # what the message was made from; None in events of others and of older versions
+
+
+@dataclass(frozen=True)
+class SampleAnswer:
+    """What the checkpoint of a step answered to one of the job's sample prompts."""
+
+    job_id: str
+    step: int
+    prompt: int  # its place among the job's
+    created_at: int
+    answer: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
 
 
 @dataclass(frozen=True)

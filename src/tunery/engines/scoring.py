@@ -1,4 +1,4 @@
-"""How likely a model finds a text, asked of one engine: nothing is generated. For the worker, without an event loop."""
+"""What a worker asks of one engine, without an event loop: how likely a model finds a text, and short answers."""
 
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
@@ -15,6 +15,7 @@ from tunery.texts import say
 
 REQUEST_TIMEOUT_S = 120.0
 LOOK_TIMEOUT_S = 5.0
+COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 
 
 def prompt_logprobs(answer: dict[str, Any], num_tokens: int) -> list[Any] | None:
@@ -43,11 +44,16 @@ class EngineScorer:
             "temperature": 0,
             "prompt_logprobs": 0,  # vLLM: the prompt's own token only
         }
-        answer = self._post("/v1/completions", request)
+        answer = self._post(COMPLETIONS, request)
         entries = prompt_logprobs(answer, len(token_ids))
         if entries is None:
             raise EngineUnreachable(say("event.parity.no_logprobs"))
         return [_logprob(entry, token) for entry, token in zip(entries[1:], token_ids[1:], strict=True)]
+
+    def answer(self, model: str, messages: list[dict[str, str]], *, max_tokens: int) -> dict[str, Any]:
+        """A chat completion, the likeliest token each time. Raises EngineUnreachable."""
+        asked = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
+        return self._post(CHAT, asked)
 
     @contextmanager
     def adapter(self, name: str, folder: Path) -> Generator[None]:
@@ -75,7 +81,7 @@ class EngineScorer:
             answer = content.decode(errors="replace")[:300]
             raise EngineUnreachable(say("event.parity.answered", path=path, status=status, answer=answer))
         # vLLM answers the adapter endpoints with plain text.
-        return orjson.loads(content) if path == "/v1/completions" else {}
+        return orjson.loads(content) if path in (COMPLETIONS, CHAT) else {}
 
     def _ask(self, send: Callable[[EngineHttp], Awaitable[tuple[int, bytes]]]) -> tuple[int, bytes]:
         async def asked() -> tuple[int, bytes]:

@@ -27,7 +27,7 @@ from tunery.domain.job_details import StoredCheckpoint
 from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
 from tunery.jobs import endings
 from tunery.jobs.endings import ParityBroken, ParityReport
-from tunery.jobs.hold import Lease, LeaseLost, TrainerProcess, WorkdirBusy, lock_workdir, why_it_ended
+from tunery.jobs.hold import Lease, LeaseLost, TrainerProcess, WorkdirBusy, lock_workdir, tail, why_it_ended
 from tunery.jobs.recorder import Recorder, Reports, remember_speed
 from tunery.jobs.resources import Resources
 from tunery.jobs.workspace import Prepared, Workspace, prepare
@@ -46,6 +46,7 @@ MAX_DEATHS = 5  # of the trainer without progress: what kills every trainer must
 SHUTDOWN_PATIENCE_S = 15.0  # the supervisor kills a worker that has not stopped after 25 s
 PAUSE_PATIENCE_S = 5.0  # a step may take minutes: then the trainer is killed, and the last saved state counts
 PAUSE_WITHIN_S = 8.0  # of the request, whatever the job waits for: a download, an upload, the engine
+MAX_KEPT_LOG_BYTES = 64 * 1024  # of a trainer that failed, for the job's owners
 EXIT_TIMEOUT_S = 60.0  # a trainer that has said its last word must end within this
 
 # Failures after which another start may go better: the state is kept, and the job can be resumed.
@@ -138,6 +139,7 @@ class Attempt:
             # The database is away, most likely: the lease runs out and another attempt follows.
             log.exception("the end of %s could not be written down", self._job.id)
         finally:
+            self._recorder.sampler.stop()
             if self._trainer is not None:
                 self._trainer.kill()
             if self._lock is not None:
@@ -204,6 +206,7 @@ class Attempt:
     def _check(self, prepared: Prepared, finished: Finished) -> Succeeded:
         """Raises ParityBroken."""
         settings, folder = self._resources.settings, prepared.workspace.checkpoint(finished.step)
+        self._recorder.sampler.wait(lambda: self._must_stop() or self._lease.lost)
         # Stopped early, the best checkpoint is the model, and not the last.
         final = self._recorder.final_checkpoint(finished.step, folder)
         parity = endings.check_parity(
@@ -251,20 +254,23 @@ class Attempt:
         LeaseLost when the job was cancelled, or is another worker's."""
         if isinstance(outcome, Failed) and outcome.is_resumable:
             self._save_what_is_here()
+        trainer_log = tail(Workspace.of(self._resources.settings.home, self._job.id).log, MAX_KEPT_LOG_BYTES)
         self._lease.stop()
         with write(self._resources.engine) as conn:
             self._lease.renew(conn)
             if isinstance(outcome, HandedBack | TryAgain) and self._lease.pause_requested:
                 outcome = Paused()
-            self._write_down(conn, outcome, now=self._resources.clock())
+            self._write_down(conn, outcome, trainer_log, now=self._resources.clock())
         return outcome
 
-    def _write_down(self, conn: Connection, outcome: Outcome, *, now: float) -> None:
+    def _write_down(self, conn: Connection, outcome: Outcome, trainer_log: str, *, now: float) -> None:
         job_id, worker_id = self._job.id, self._worker_id
         match outcome:
             case Succeeded():
                 self._publish(conn, outcome)
             case Failed(error, publish):
+                if trainer_log:
+                    events.keep_trainer_log(conn, job_id, trainer_log.replace("\0", "\ufffd"), now=now)
                 resumable = outcome.is_resumable
                 endings.fail(conn, job_id, worker_id, error, now=now, resumable=resumable, publish=publish)
             case Paused():

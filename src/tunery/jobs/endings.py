@@ -121,7 +121,7 @@ def check_parity(
     """
     if samples_file is None or not engines:
         return _unchecked(say("event.parity.no_engine") if not engines else say("event.parity.no_examples"))
-    engine = _find_engine([EngineScorer(url, key) for url in engines], source, catalog)
+    engine = find_engine([EngineScorer(url, key) for url in engines], source, catalog)
     if engine is None:
         return _unchecked(say("event.parity.no_answer", source=source, seconds=WAIT_FOR_ENGINE_S))
     name = f"{model_id}-parity"
@@ -142,7 +142,7 @@ def check_parity(
     )
 
 
-def _find_engine(engines: list[EngineScorer], source: str, catalog: Catalog) -> EngineScorer | None:
+def find_engine(engines: list[EngineScorer], source: str, catalog: Catalog) -> EngineScorer | None:
     """The first that has the base; an engine may be starting."""
     deadline = time.monotonic() + WAIT_FOR_ENGINE_S
     while True:

@@ -142,11 +142,11 @@ def why_it_ended(status: int, log_tail: str) -> str:
     return say("event.why.last_line", status=status, line=lines[-1][:200])
 
 
-def tail(path: Path) -> str:
-    """The last few thousand bytes of a log, or nothing."""
+def tail(path: Path, num_bytes: int = LOG_TAIL_BYTES) -> str:
+    """The last bytes of a log, or nothing."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL_BYTES))
+            file.seek(max(0, os.fstat(file.fileno()).st_size - num_bytes))
             return file.read().decode(errors="replace")
     except OSError:
         return ""

@@ -16,6 +16,7 @@ from tunery.domain.job_details import StoredCheckpoint
 from tunery.domain.jobs import FineTuningJob
 from tunery.jobs.hold import Lease, LeaseLost
 from tunery.jobs.resources import Resources
+from tunery.jobs.samples import Sampler
 from tunery.jobs.wandb import IntegrationFailed, WandbRun
 from tunery.jobs.workspace import Prepared, Workspace
 from tunery.models.config import read_sizes
@@ -60,6 +61,7 @@ class Recorder:
         self._saved = job.details.state
         self._pace = Pace(resources.settings.state_interval_s)  # of uploads; the trainer keeps its own
         self.checkpoints = job.details.checkpoints
+        self.sampler = Sampler(job, resources, lease)
         self.has_started = False
         self._started_s = time.monotonic()
         self.training_s = 0.0  # from the first step to the last word
@@ -83,7 +85,7 @@ class Recorder:
             case Started():
                 self._record_start(message, prepared)
             case CheckpointSaved():
-                self._store_checkpoint(message, prepared.workspace)
+                self._store_checkpoint(message, prepared)
             case StateSaved():
                 if self._pace.is_due():
                     self.save_state(prepared.workspace)
@@ -166,7 +168,7 @@ class Recorder:
                 advice = {"message": note.message, "texts": {"message": note.text}}
                 jobs.update_details(conn, self._job.id, training_advice=advice | data)
 
-    def _store_checkpoint(self, message: CheckpointSaved, workspace: Workspace) -> None:
+    def _store_checkpoint(self, message: CheckpointSaved, prepared: Prepared) -> None:
         """Safe in the blobs from now on. A model once the job has ended or is paused, as OpenAI does."""
         known = {checkpoint.step: checkpoint for checkpoint in self.checkpoints}
         step = message.step
@@ -174,7 +176,8 @@ class Recorder:
             return  # a model's weights stay as they are, also where a resumed job comes to the same step again
         model_id = known[step].model_id if step in known else new_id("model")
         fresh = StoredCheckpoint(step, model_id, message.metrics)
-        fresh = replace(fresh, num_bytes=self._upload(fresh, workspace.checkpoint(step)))
+        folder = prepared.workspace.checkpoint(step)
+        fresh = replace(fresh, num_bytes=self._upload(fresh, folder))
         is_new = step not in known
         known[step] = fresh
         newest = sorted(known.values(), key=lambda checkpoint: checkpoint.step)
@@ -190,6 +193,7 @@ class Recorder:
         for dropped in newest[:-KEEP]:
             if not dropped.published:
                 self._resources.blobs.delete_dir(dropped.blob)
+        self.sampler.ask(fresh, folder, prepared.source)
 
     def _upload(self, checkpoint: StoredCheckpoint, folder: Path) -> int:
         """How many bytes it has."""

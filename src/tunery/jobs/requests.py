@@ -15,6 +15,7 @@ MAX_SEED = 2**31 - 1
 MAX_EPOCHS = 50
 MAX_BATCH_SIZE = 256
 MAX_BETA = 2.0
+MAX_SAMPLE_PROMPTS = 8
 MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
 
 
@@ -31,6 +32,7 @@ class JobRequest:
     seed: int | None = None
     integrations: list[dict[str, Any]] | None = None
     metadata: dict[str, str] | None = None
+    sample_prompts: list[list[dict[str, str]]] | None = None
     is_flat: bool = False  # the hyperparameters came beside `method`, as the first clients send them
 
 
@@ -44,6 +46,10 @@ def check(request: JobRequest) -> Method:
     if request.suffix is not None:
         check_suffix(request.suffix)
     _check_metadata(request.metadata)
+    for index, messages in enumerate(request.sample_prompts or ()):
+        if messages[-1]["role"] != "user":
+            param = f"sample_prompts[{index}]"
+            raise InvalidRequest(say("error.sample_without_question", param=param), param=param, code="invalid_value")
     return method
 
 

@@ -66,6 +66,11 @@ def _new_job(
     """What is asked for, after every check that needs neither the files' content nor a worker."""
     method = check(request)
     model, base_model = trainable(conn, request.model, caller.project_id, catalog)
+    base = catalog.find(base_model)
+    if request.sample_prompts and base is not None and base.completes:
+        raise InvalidRequest(
+            say("error.samples_need_chat", name=base_model), param="sample_prompts", code="unsupported_value"
+        )
     training = _check_file(conn, request.training_file, caller.project_id, "training_file")
     if request.validation_file is not None:
         _check_file(conn, request.validation_file, caller.project_id, "validation_file")
@@ -89,6 +94,7 @@ def _new_job(
         created_by=caller.user_id,
         metadata=request.metadata,
         integrations=_integrations(request, job_id, settings),
+        sample_prompts=request.sample_prompts or None,
         details=JobDetails(
             training_sha256=training.sha256,
             training_split_from=list(training.split_from),

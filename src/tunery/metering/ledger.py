@@ -79,3 +79,22 @@ def record_training(
     )
     store.record_usage(conn, record)
     return record
+
+
+def record_samples(
+    conn: Connection, job: FineTuningJob, *, step: int, usage: TokenUsage, prices: PriceTable, now: float
+) -> None:
+    """Count what a checkpoint answered to the job's sample prompts, once, as a tuned model's answers are."""
+    record = UsageRecord(
+        request_id=f"{job.id}-samples-{step}",
+        kind="completion",
+        project_id=job.project_id,
+        user_id=job.created_by or "",
+        api_key_id="",
+        model=job.base_model,
+        created_at=int(now),
+        usage=usage,
+        cost=prices.tuned_price(job.base_model, now).cost(usage),
+        currency=prices.currency,
+    )
+    store.record_usage(conn, record)

@@ -1,14 +1,17 @@
-"""A job's events and checkpoints: append-only, read newest first."""
+"""What a job leaves behind: events and checkpoints, append-only, read newest first; what its checkpoints answered to its
+sample prompts; the log of its trainer."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select
 
 from tunery.domain.ids import new_id
-from tunery.domain.jobs import Checkpoint, EventType, JobEvent, Level
+from tunery.domain.jobs import Checkpoint, EventType, JobEvent, Level, SampleAnswer
 from tunery.store.paging import Page, fetch_page, values_of
-from tunery.store.tables import checkpoints, job_events
+from tunery.store.tables import checkpoints, job_events, job_samples, trainer_logs
+from tunery.store.upsert import insert_or
 from tunery.texts import Reference, reference
 
 
@@ -96,3 +99,30 @@ def _to_event(row: Row[Any]) -> JobEvent:
 
 def _to_checkpoint(row: Row[Any]) -> Checkpoint:
     return Checkpoint(**values_of(row))
+
+
+def add_samples(conn: Connection, answers: Sequence[SampleAnswer]) -> None:
+    """A step that a resumed job trains again keeps its first answers."""
+    if answers:
+        rows = [asdict(answer) for answer in answers]
+        conn.execute(insert_or(conn, job_samples).values(rows).on_conflict_do_nothing())
+
+
+def list_samples(conn: Connection, job_id: str, *, after_step: int = -1) -> list[SampleAnswer]:
+    """In the order of steps, then of prompts."""
+    table = job_samples
+    query = select(table).where(table.c.job_id == job_id, table.c.step > after_step)
+    return [SampleAnswer(**values_of(row)) for row in conn.execute(query.order_by(table.c.step, table.c.prompt))]
+
+
+def keep_trainer_log(conn: Connection, job_id: str, log: str, *, now: float) -> None:
+    """In place of that of an earlier trainer of the job."""
+    values = {"log": log, "created_at": int(now)}
+    statement = insert_or(conn, trainer_logs).values(job_id=job_id, **values)
+    conn.execute(statement.on_conflict_do_update(index_elements=["job_id"], set_=values))
+
+
+def find_trainer_log(conn: Connection, job_id: str) -> tuple[str, int] | None:
+    """The log and when it was kept."""
+    row = conn.execute(select(trainer_logs).where(trainer_logs.c.job_id == job_id)).first()
+    return None if row is None else (row.log, row.created_at)

@@ -142,7 +142,7 @@ jobs = table(
     strings("fine_tuned_model", null=True),
     integers("trained_tokens", null=True),
     jsons("result_files"),
-    jsons("error", "metadata", "integrations", null=True),
+    jsons("error", "metadata", "integrations", "sample_prompts", null=True),
     flags("cancel_requested", "pause_requested"),
     integers("paused_at", null=True),
     counts("paused_s"),
@@ -179,6 +179,23 @@ checkpoints = table(
     strings("fine_tuned_model_checkpoint"),
     jsons("metrics"),
     UniqueConstraint("job_id", "step_number"),
+)
+
+job_samples = table(
+    "job_samples",
+    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("step", BigInteger, primary_key=True, autoincrement=False),
+    Column("prompt", BigInteger, primary_key=True, autoincrement=False),  # its place among the job's
+    created_at(),
+    strings("answer", "finish_reason"),
+    integers("prompt_tokens", "completion_tokens"),
+)
+
+trainer_logs = table(
+    "trainer_logs",  # the end of the log of a job's newest trainer that failed
+    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    created_at(),
+    strings("log"),
 )
 
 idempotency_keys = table(

@@ -10,7 +10,7 @@ from tunery.api.paging import Resource
 from tunery.domain.hyperparameters import AUTO, Hyperparameters
 from tunery.domain.jobs import FineTuningJob, JobEvent, JobStatus
 from tunery.domain.numbers import Int
-from tunery.jobs.requests import JobRequest
+from tunery.jobs.requests import MAX_SAMPLE_PROMPTS, JobRequest
 from tunery.settings import Settings
 
 AutoInt = Literal["auto"] | Int
@@ -56,6 +56,17 @@ class IntegrationIn(Body):
     wandb: WandbIn
 
 
+class PromptMessage(Body):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str = Field(min_length=1, max_length=20_000)
+
+
+SamplePrompt = (
+    Annotated[str, Field(min_length=1, max_length=20_000)]
+    | Annotated[list[PromptMessage], Field(min_length=1, max_length=50)]
+)
+
+
 class JobCreate(Body):
     model: str = Field(min_length=1, max_length=256)
     training_file: str = Field(min_length=1, max_length=200)
@@ -66,6 +77,12 @@ class JobCreate(Body):
     seed: Int | None = Field(None, description="0 to 2147483647.")
     integrations: list[IntegrationIn] | None = Field(None, max_length=5)
     metadata: dict[str, str] | None = Field(None, description="At most 16 pairs.")
+    sample_prompts: list[SamplePrompt] | None = Field(
+        None,
+        max_length=MAX_SAMPLE_PROMPTS,
+        description="Ours: questions, or conversations that end with one, which each checkpoint answers while the job "
+        "trains, at the price of the tuned model.",
+    )
 
     def to_request(self) -> JobRequest:
         own = self._of_method()
@@ -81,6 +98,7 @@ class JobCreate(Body):
             seed=self.seed,
             integrations=[entry.model_dump(exclude_none=True) for entry in self.integrations or ()] or None,
             metadata=self.metadata,
+            sample_prompts=[_messages(prompt) for prompt in self.sample_prompts or ()] or None,
         )
 
     def _of_method(self) -> HyperparametersIn | None:
@@ -89,6 +107,10 @@ class JobCreate(Body):
             return None
         selected = self.method.dpo if self.method.type == "dpo" else self.method.supervised
         return selected.hyperparameters if selected else None
+
+
+def _messages(prompt: SamplePrompt) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [each.model_dump() for each in prompt]
 
 
 class JobErrorOut(Resource):

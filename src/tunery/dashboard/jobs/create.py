@@ -13,6 +13,7 @@ from tunery.dashboard.components.drop import Drop
 from tunery.dashboard.components.report import check_file, show_advice, show_report
 from tunery.dashboard.connection import Connection, Failure
 from tunery.dashboard.jobs.parts import hyperparameter_rows
+from tunery.dashboard.jobs.samples import SampleFields
 from tunery.dashboard.jobs.words import WordFields
 from tunery.dashboard.models import list_models, trainable
 from tunery.dashboard.visit import Visit, notify
@@ -80,6 +81,10 @@ class CreateForm:
                 self._draw_data()
                 self._draw_model()
                 self._draw_hyperparameters()
+                with blocks.panel(self.t("samples.title")):
+                    self.samples = SampleFields(self.visit, self.given.get("sample_prompts") or [])
+                    self.samples.questions.props("debounce=600").on_value_change(self.recheck)
+                    blocks.button(self.t("samples.take"), self.take_samples)
                 with blocks.panel(self.t("job.words")):
                     self.words = WordFields(self.t, {**self.earlier, "metadata": self.metadata})
             with blocks.panel(self.t("create.before"), css="report"):
@@ -187,6 +192,14 @@ class CreateForm:
         name = html.model_name(found["name"])
         self.name.set_content(Markup("{} <code>{}</code>").format(self.t("create.name_becomes"), name))
 
+    async def take_samples(self) -> None:
+        """From the validation file, where there is one: the model has not learned its rows."""
+        held_out = self.validation.value if self.validation.value not in (None, NONE, SPLIT) else None
+        if file_id := held_out or self.training.value:
+            await self.visit.attempt(self.samples.take_from(str(file_id)))
+        else:
+            notify(self.t("create.choose_file"), bad=True)
+
     # ---- the report beside it
     def recheck(self) -> None:
         """Only the latest choice is checked: an older check that still runs is dropped."""
@@ -240,6 +253,10 @@ class CreateForm:
                 (t("create.steps"), html.number(forecast["num_steps"]), t("create.steps_text")),
             ]
         )
+        if samples := forecast["samples"]:
+            cost = html.money(samples["cost"], forecast["currency"])
+            figures = {name: html.number(samples[name]) for name in ("num_answers", "num_tokens")}
+            blocks.note(t("samples.cost", cost=cost, **figures))
         show_advice(forecast["advice"], t)  # the report's, and what only the whole job shows
         used = {*HYPERPARAMETERS, *(["beta"] if self.method.value == "dpo" else [])}
         chosen = {name: value for name, value in forecast["hyperparameters"].items() if name in used}
@@ -274,6 +291,8 @@ class CreateForm:
         body["method"] = {"type": method, method: {"hyperparameters": chosen}}
         if metadata := self._metadata():
             body["metadata"] = metadata
+        if prompts := self.samples.prompts():
+            body["sample_prompts"] = prompts
         if integrations := self.given.get("integrations"):
             body["integrations"] = integrations
         return body
@@ -300,7 +319,7 @@ class CreateForm:
             if share := self._share():
                 job_id = await create_split(self.visit.connection, body, share)
             else:
-                job_id = (await self.visit.connection.client.fine_tuning.jobs.create(**body)).id
+                job_id = await create_job(self.visit.connection, body)
             made.append(job_id)
             words = {name: value for name, value in self.words.words().items() if value}
             if words:
@@ -332,8 +351,15 @@ async def create_split(connection: Connection, job: dict[str, Any], share: float
     """The id of a job on the two parts of its training file. When it cannot be created the parts go again."""
     parts: dict[str, Any] = await split(connection, job["training_file"], share)
     try:
-        return (await connection.client.fine_tuning.jobs.create(**{**job, **parts})).id
+        return await create_job(connection, {**job, **parts})
     except BaseException:
         for file_id in parts.values():
             await asyncio.shield(connection.client.files.delete(file_id))
         raise
+
+
+async def create_job(connection: Connection, body: dict[str, Any]) -> str:
+    """Its id. What OpenAI's request does not know goes beside it."""
+    own = {name: value for name, value in body.items() if name == "sample_prompts"}
+    known = {name: value for name, value in body.items() if name not in own}
+    return (await connection.client.fine_tuning.jobs.create(**known, extra_body=own)).id

@@ -22,8 +22,10 @@ from tunery.dashboard.jobs.parts import (
     facts_of,
     failure,
     hyperparameter_rows,
+    trainer_log,
 )
 from tunery.dashboard.jobs.overlay import overlay_path
+from tunery.dashboard.jobs.samples import SampleAnswers
 from tunery.dashboard.jobs.words import WordFields, tag_line, words_of
 from tunery.dashboard.models import Model, list_models, playground_path
 from tunery.dashboard.visit import BASE, Visit, notify
@@ -56,6 +58,7 @@ class JobPage:
         self.checkpoints: list[Any] = []
         self.file_names: dict[str, str | None] = {}  # by id; a deleted file has none
         self.evaluation: dict[str, Any] | None = None
+        self.samples = SampleAnswers(visit, self.job_id)
         self.poll: Poll | None = None
         self.is_waited_for = False  # by somebody who is to be told by the browser
 
@@ -72,6 +75,9 @@ class JobPage:
         if RUN_EVAL in (self.job.metadata or {}):
             found = await self.visit.ask(self.visit.connection.get(f"/tunery/v1/jobs/{self.job_id}/evaluation"))
             self.evaluation = None if isinstance(found, Failure) else found
+
+        if self.facts["sample_prompts"]:
+            await self.visit.ask(self.samples.load())
 
     @property
     def may_change(self) -> bool:
@@ -101,6 +107,7 @@ class JobPage:
             with blocks.panel(self.t("job.events")):
                 self.event_list = html.show("")
                 self.more_events = blocks.button(self.t("action.more"), self.load_older)
+        self.samples.draw()
         with blocks.panel(self.t("job.evaluation")) as self.evaluation_panel:
             self.evaluation_part = html.show("")
         with blocks.panel(self.t("job.checkpoints")) as self.checkpoint_panel:
@@ -205,6 +212,7 @@ class JobPage:
         self.more_events.visible = self.has_older
         self.checkpoint_table.update(checkpoint_rows(self.checkpoints, job, self._standing(), t))
         self.checkpoint_panel.visible = bool(self.checkpoints)
+        self.samples.show()
         self.evaluation_panel.visible = self.evaluation is not None
         if self.evaluation is not None:
             self.evaluation_part.set_content(evaluation_of(self.evaluation, t))
@@ -291,6 +299,7 @@ class JobPage:
         if self.job.error is not None and self.facts["status"] == JobStatus.FAILED:
             with self.failure:
                 await failure(self.visit, self.job, self.facts["texts"])
+                await trainer_log(self.visit, self.job_id)
 
     async def act(self, call: Any, done: str) -> None:
         """A second tab may have been quicker: the server's answer is shown and the page looks again."""

@@ -161,3 +161,15 @@ async def failure(visit: Visit, job: FineTuningJob, texts: Mapping[str, Any]) ->
     with blocks.panel(visit.t("report.problems")):
         problem_list(report, visit.t, most=MAX_PROBLEMS)
         html.show(html.link(f"{BASE}/datasets/{file_id}", visit.t("report.open_file")))
+
+
+async def trainer_log(visit: Visit, job_id: str) -> None:
+    """For an owner, where the trainer left one: nobody else asks for what would be refused."""
+    who = await visit.ask(visit.connection.get("/tunery/v1/session"))
+    if isinstance(who, Failure) or not who["is_owner"]:
+        return
+    found = await visit.ask(visit.connection.get(f"/tunery/v1/jobs/{job_id}/log"))
+    if not isinstance(found, Failure):
+        name = visit.t("job.trainer_log")
+        log = Markup('<pre class="raw log" tabindex="0" aria-label="{}">{}</pre>').format(name, found["log"])
+        html.show(Markup("<details><summary>{}</summary>{}</details>").format(name, log)).classes("panel")

@@ -219,6 +219,8 @@ def _detail(context: Context, job: FineTuningJob) -> JobDetail:
         hyperparameters=request["method"][job.method]["hyperparameters"],
         reasons=job.details.hyperparameter_reasons,
         details=job.details.to_json(),
+        notes=job.notes,
+        sample_prompts=job.sample_prompts,
         request=request,
         texts=job.details.texts | ({"error": job.error.text} if job.error and job.error.text else {}),
     )
@@ -236,6 +238,8 @@ def recipe(job: FineTuningJob) -> dict[str, Any]:
         body["suffix"] = job.suffix
     if given := {name: value for name, value in (job.metadata or {}).items() if name not in (IMPROVE_OF, IMPROVE_PART)}:
         body["metadata"] = given
+    if job.sample_prompts:
+        body["sample_prompts"] = job.sample_prompts
     if job.integrations:
         body["integrations"] = [_without_run(entry) for entry in job.integrations]
     body["seed"] = job.seed

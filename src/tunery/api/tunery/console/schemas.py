@@ -62,11 +62,12 @@ class JobList(BaseModel):
 
 
 class JobDetail(JobSummary):
-    notes: str | None = Field(description="Its owner's, beside the job.")
+    notes: str | None = Field(description="Its owner's.")
     hyperparameters: dict[str, int | float | str]
     reasons: dict[str, str] = Field(description="Why each hyperparameter has its value, in a sentence.")
     details: dict[str, Any] = Field(description="What the worker noted: advice, parity with the engine, timings.")
     request: dict[str, Any] = Field(description="The body that creates this job again.")
+    sample_prompts: list[list[dict[str, str]]] | None = Field(description="The messages of each.")
     texts: Texts
 
 

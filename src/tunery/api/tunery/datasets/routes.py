@@ -29,6 +29,7 @@ from tunery.api.tunery.datasets.schemas import (
     ReportOut,
     RowList,
     RowOut,
+    SamplesEstimate,
     SplitCreate,
     SplitOut,
     ValidationCreate,
@@ -43,9 +44,10 @@ from tunery.datasets.split import split_file as split_content
 from tunery.datasets.validate import validation_steps
 from tunery.domain.errors import InvalidRequest, TuneryError
 from tunery.domain.files import File, FilePurpose
-from tunery.domain.jobs import Method
+from tunery.domain.jobs import MAX_SAMPLE_TOKENS, Method
 from tunery.domain.tenants import Caller, Scope
-from tunery.jobs.requests import check
+from tunery.domain.usage import PICO, TokenUsage
+from tunery.jobs.requests import JobRequest, check
 from tunery.models.catalog import BaseLanguages, CatalogModel
 from tunery.store import files as store
 from tunery.store import models
@@ -130,7 +132,24 @@ def create_estimate(body: EstimateCreate, caller: JobsReader, context: ContextDe
         currency=context.prices.currency,
         has_validation=request.validation_file is not None or share is not None,
     )
-    return EstimateOut(model=base.name, method=method, **found.to_dict())
+    samples = _samples(context, base, request, found.hyperparameters.n_epochs)
+    return EstimateOut(model=base.name, method=method, samples=samples, **found.to_dict())
+
+
+def _samples(context: Context, base: Base, request: JobRequest, n_epochs: int) -> SamplesEstimate | None:
+    prompts = request.sample_prompts
+    if not prompts:
+        return None
+    usage = TokenUsage(
+        input_tokens=n_epochs * sum(len(base.renderer.prompt_ids([*messages])) for messages in prompts),
+        output_tokens=n_epochs * len(prompts) * MAX_SAMPLE_TOKENS,
+    )
+    cost = context.prices.tuned_price(base.catalog.name, context.clock()).cost(usage)
+    return SamplesEstimate(
+        num_answers=n_epochs * len(prompts),
+        num_tokens=usage.input_tokens + usage.output_tokens,
+        cost=cost.total / PICO,
+    )
 
 
 @router.get("/files")

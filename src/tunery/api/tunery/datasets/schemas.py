@@ -117,6 +117,14 @@ class ResolvedOut(BaseModel):
     beta: float
 
 
+class SamplesEstimate(BaseModel):
+    """Of the answers to `sample_prompts`, which are paid whether or not the job succeeds."""
+
+    num_answers: int = Field(description="A prompt an epoch.")
+    num_tokens: int = Field(description="Read and written, at most.")
+    cost: float = Field(description="At most.")
+
+
 class EstimateOut(BaseModel):
     object: Literal["tunery.estimate"] = "tunery.estimate"
     model: str
@@ -127,6 +135,7 @@ class EstimateOut(BaseModel):
     hyperparameters: ResolvedOut
     reasons: dict[str, str] = Field(description="Why each hyperparameter has its value.")
     cost: float
+    samples: SamplesEstimate | None = Field(description="Null without `sample_prompts`; not part of `cost`.")
     currency: str
     min_s: float = Field(description="Seconds the job will run at least, its place in the queue aside.")
     max_s: float
