@@ -1,12 +1,19 @@
 """Models, checkpoint permissions and who sees what."""
 
 from collections.abc import Callable
+from hashlib import sha256
 from urllib.parse import quote
 
 import pytest
 
-from tests.api.conftest import BASE, NOW, Api
-from tunery.domain.tenants import Role
+from tests.api.conftest import BASE, EXAMPLE, NOW, Api, an_eval
+from tunery.domain.evals import EvalRun, RunStatus
+from tunery.domain.job_details import JobDetails, StoredCheckpoint
+from tunery.domain.jobs import JobStatus
+from tunery.domain.tenants import Caller, Role
+from tunery.domain.usage import TokenUsage
+from tunery.metering.ledger import RequestIds, record_completion
+from tunery.store import evals
 from tunery.store.database import write
 from tunery.store.models import set_alias
 
@@ -125,3 +132,75 @@ def test_a_price_for_what_is_read_alone_is_one_for_embeddings_only(make_api: Cal
     assert (
         api.client.post("/v1/embeddings", json={"model": "vectors", "input": "Hi"}).status_code == 503
     )  # it was asked
+
+
+def test_a_tuned_model_tells_what_it_was_made_of_and_what_depends_on_it(api: Api) -> None:
+    data = api.make_file()
+    checkpoint = StoredCheckpoint(3, "model_3", {"train_loss": 0.5}, published=True)
+    job = api.make_job(
+        status=JobStatus.SUCCEEDED,
+        training_file=data["id"],
+        validation_file="file-gone",
+        details=JobDetails(metrics={"train_loss": 0.25}, checkpoints=(checkpoint,)),
+    )
+    base_sha256 = {"model.safetensors": "ab" * 32}
+    model = api.make_model(NAMES[2], job_id=job.id, step_number=6, base_sha256=base_sha256, num_bytes=7)
+    sibling = api.make_model(f"{NAMES[2]}:ckpt-step-3", job_id=job.id, step_number=3)
+    going_on = api.make_job(model=model.name, display_name="Goes on")
+    api.client.post("/tunery/v1/aliases", json={"name": "support", "target": model.name})
+    eval_id = api.client.post("/v1/evals", json={**an_eval(), "name": "Held out"}).json()["id"]
+    run = EvalRun(
+        "evalrun_1", eval_id, api.project_id, 1, RunStatus.QUEUED, "", model.name, {}, num_passed=3, num_failed=1
+    )
+    with write(api.engine) as conn:
+        evals.insert_run(conn, run)
+        caller = Caller(None, api.project_id, api.organization_id, "key_1", Role.OWNER)
+        used = TokenUsage(input_tokens=9, cached_tokens=4, output_tokens=2)
+        for days, request in ((0, "r1"), (29, "r2"), (31, "r3")):
+            record_completion(
+                conn, caller, RequestIds(request), prices=api.context.prices, model=model.name, usage=used,
+                now=NOW - days * 86_400,
+            )  # fmt: skip
+    route = f"/tunery/v1/models/{quote(model.name, safe=':')}"
+    card = {"card": "# For support", "display_name": "Support"}
+    assert api.client.post(route, json=card).status_code == 200
+    assert api.client.post(route, json={"card": "# For support, too"}).json()["display_name"] == "Support"
+    told = api.client.get(route).json()
+    assert (told["card"], told["is_own"], told["num_bytes"]) == ("# For support, too", True, 7)
+    assert (told["base_sha256"], told["aliases"]) == (base_sha256, ["support"])
+    made = told["made_by"]
+    assert made["training_file"] == {
+        "id": data["id"],
+        "filename": "train.jsonl",
+        "sha256": sha256(EXAMPLE * 12).hexdigest(),
+    }
+    assert made["validation_file"] == {"id": "file-gone", "filename": None, "sha256": None}
+    assert (made["metrics"], "beta" in made["hyperparameters"]) == ({"train_loss": 0.25}, False)
+    assert [each["name"] for each in told["checkpoints"]] == [sibling.name]
+    (evaluation,) = told["evaluations"]
+    assert (evaluation["eval_name"], evaluation["passed"], evaluation["graded"]) == ("Held out", 3, 4)
+    assert evaluation["share"]["low"] < 0.75 < evaluation["share"]["high"]
+    assert [(day["num_requests"], day["input_tokens"], day["cached_tokens"]) for day in told["usage"]] == [
+        (1, 9, 4)
+    ] * 2
+    jobs = [{"id": going_on.id, "display_name": "Goes on", "status": "queued"}]
+    depends = {"aliases": ["support"], "jobs": jobs, "num_unfinished_runs": 1, "num_projects": 0}
+    assert told["dependents"] == depends
+    of_checkpoint = api.client.get(f"/tunery/v1/models/{quote(sibling.name, safe=':')}").json()
+    assert of_checkpoint["made_by"]["metrics"] == {"train_loss": 0.5}
+
+
+def test_a_shared_model_tells_its_user_nothing_of_its_owner(api: Api) -> None:
+    job = api.make_job(status=JobStatus.SUCCEEDED)
+    model = api.make_model(job_id=job.id)
+    other = api.make_project(organization_id=api.organization_id)
+    reader = api.as_key(api.make_key(project_id=other))
+    route = f"/tunery/v1/models/{model.name}"
+    assert api.client.get(route, headers=reader).status_code == 404
+    api.client.post(f"/v1/fine_tuning/checkpoints/{model.name}/permissions", json={"project_ids": [other]})
+    told = api.client.get(route, headers=reader).json()
+    hidden = (told["is_own"], told["made_by"], told["dependents"], told["checkpoints"])
+    assert hidden == (False, None, None, [])
+    assert api.client.post(route, json={"card": "Mine."}, headers=reader).status_code == 404
+    assert api.client.get(route).json()["dependents"]["num_projects"] == 1
+    assert api.client.get(f"/tunery/v1/models/{BASE}").status_code == 404

@@ -166,7 +166,9 @@ def test_the_browser_tells_of_the_end_to_whoever_asked(signed_in: Visitor, stand
     expect(page.locator(".q-notification")).to_contain_text("will tell you")
     page.evaluate("window.emitEvent('tab', false)")  # as when another tab is looked at
     with write(stand.database) as conn:
-        ended = job_table.update().where(job_table.c.id == job.id).values(status="cancelled", finished_at=job.created_at)
+        ended = (
+            job_table.update().where(job_table.c.id == job.id).values(status="cancelled", finished_at=job.created_at)
+        )
         conn.execute(ended)
     page.wait_for_function("window.told.length > 0")
     assert page.evaluate("window.told") == [["Fine-tuning job: Cancelled", "Nightly"]]

@@ -102,9 +102,9 @@ def _close_the_tab_and_find_it_finished(visitor: Visitor, address: str) -> None:
     expect(visitor.page.locator(".chip").first).to_have_text("Succeeded", timeout=120_000)
     expect(visitor.page.locator("h1")).to_contain_text("ft:tiny:personal:story:")
     expect(visitor.page.locator(".samples")).to_have_count(2)
-    for answers in visitor.page.locator(".samples .answers").all():
-        expect(answers.locator(".message")).to_have_count(4)  # a checkpoint an epoch, the newest first
-        expect(answers.locator(".message .role").first).to_have_text("Step 12")
+    for told in visitor.page.locator(".samples .answers").all():
+        expect(told.locator(".message")).to_have_count(4)  # a checkpoint an epoch, the newest first
+        expect(told.locator(".message .role").first).to_have_text("Step 12")
     assert violations(visitor.page) == []
 
 

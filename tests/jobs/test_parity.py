@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from tests.engine_process import start_engine
 from tests.jobs.conftest import Site
+from tests.jobs.test_worker import SCRIPTED
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.jobs import MAX_SAMPLE_TOKENS, JobStatus
 from tunery.engines.scoring import EngineScorer
@@ -19,7 +20,6 @@ from tunery.store import events, models
 from tunery.store.database import read
 from tunery.store.tables import usage_records
 from tunery.training.protocol import Sample, write_samples
-
 
 QUESTION = [{"role": "user", "content": "Say number 7."}]
 

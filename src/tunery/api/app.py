@@ -26,8 +26,8 @@ from tunery.api.evals.routes import router as evals
 from tunery.api.files.routes import router as files
 from tunery.api.fine_tuning.permissions import router as permissions
 from tunery.api.fine_tuning.progress import router as progress
-from tunery.api.fine_tuning.traces import router as traces
 from tunery.api.fine_tuning.routes import router as jobs
+from tunery.api.fine_tuning.traces import router as traces
 from tunery.api.graders.routes import router as graders
 from tunery.api.graders.similarity import Comparers
 from tunery.api.keys.routes import router as keys
@@ -41,6 +41,7 @@ from tunery.api.responses.routes import router as responses
 from tunery.api.tunery.aliases import router as aliases
 from tunery.api.tunery.answers.batches import router as batch_datasets
 from tunery.api.tunery.answers.routes import router as answers
+from tunery.api.tunery.console.models import router as catalog
 from tunery.api.tunery.console.routes import router as console
 from tunery.api.tunery.datasets.routes import router as data
 from tunery.api.tunery.mail import router as mail
@@ -75,7 +76,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     conversations,
     webhooks,
     aliases,
-    transfers,  # before console, whose `/models/{model}` takes any path
+    transfers,  # before catalog, whose `/models/{model}` takes any path
+    catalog,
     console,
     answers,
     batch_datasets,

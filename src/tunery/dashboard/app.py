@@ -39,6 +39,8 @@ from tunery.dashboard.settings import audit, keys, limits, mail, members, webhoo
 from tunery.dashboard.stored import answer as stored_answer
 from tunery.dashboard.stored import dataset as stored_dataset
 from tunery.dashboard.stored import page as stored
+from tunery.dashboard.tuned import model
+from tunery.dashboard.tuned import page as tuned
 from tunery.dashboard.usage import page as usage
 from tunery.dashboard.visit import BASE, PageSpec, Visit
 from tunery.dashboard.weights import page as weights
@@ -58,6 +60,8 @@ PAGES = (
     PageSpec("/jobs/overlay", "overlay.title", overlay.build, section="jobs"),
     PageSpec("/jobs/{job_id}", "job.title", job.build, section="jobs"),
     PageSpec("/jobs/{job_id}/improve", "improve.title", improve.build, section="jobs"),
+    PageSpec("/models", "models.title", tuned.build, section="models"),
+    PageSpec("/models/{name:path}", "models.model", model.build, section="models"),
     PageSpec("/playground", "playground.title", playground.build, section="playground"),
     PageSpec("/datasets", "datasets.title", files.build, section="datasets"),
     PageSpec("/datasets/{file_id}", "dataset.title", dataset.build, section="datasets"),

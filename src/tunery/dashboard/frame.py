@@ -20,6 +20,7 @@ from tunery.texts import LANGUAGES, Translator
 
 WORK = (
     ("jobs", "/", "tune"),
+    ("models", "/models", "psychology"),
     ("playground", "/playground", "forum"),
     ("stored", "/stored", "history"),
     ("batches", "/batches", "layers"),

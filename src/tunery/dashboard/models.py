@@ -20,6 +20,7 @@ class Model:
     max_example_tokens: int
     display_name: str | None
     job_id: str | None
+    created_at: int | None  # of a tuned one
     weights: dict[str, Any]  # name, source, adapter
     answered_by: dict[str, Any] | None  # weights: the project's alias of this name leads to them
     aliases: list[str]

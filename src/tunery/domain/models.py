@@ -17,6 +17,7 @@ class FineTunedModel:
     owned_by: str
     trained_tokens: int = 0
     display_name: str | None = None  # its owner's own words for it; the name stays what calls it
+    card: str | None = None  # as well: what it is for, how it was made, what it cannot; Markdown
     num_bytes: int = 0  # of the adapter; 0 for a model of a version that did not count them
     base_sha256: dict[str, str] | None = None  # of the base's files of weights, by name; None: not known
 

@@ -1,5 +1,5 @@
-"""What each checkpoint answers to a job's sample prompts, while the job trains: the engine is asked, in a thread of its
-own, so that neither the trainer nor what it says waits. An engine that does not answer costs the samples, not the job."""
+"""What each checkpoint answers to a job's sample prompts, while the job trains. The engine is asked in a thread of its
+own, so that neither the trainer nor what it says waits. One that does not answer costs the samples, not the job."""
 
 import logging
 import queue
@@ -101,9 +101,12 @@ class Sampler:
         )
 
     def _keep(self, step: int, answers: list[SampleAnswer]) -> None:
-        now, usage = self._resources.clock(), TokenUsage(
-            input_tokens=sum(answer.prompt_tokens for answer in answers),
-            output_tokens=sum(answer.completion_tokens for answer in answers),
+        now, usage = (
+            self._resources.clock(),
+            TokenUsage(
+                input_tokens=sum(answer.prompt_tokens for answer in answers),
+                output_tokens=sum(answer.completion_tokens for answer in answers),
+            ),
         )
         told = say("event.samples", count=len(answers), step=step)
         with write(self._resources.engine) as conn:
@@ -113,11 +116,11 @@ class Sampler:
             events.add_event(conn, self._job.id, told, now=now, data={"step": step, "samples": len(answers)})
 
     def _tell_trouble(self, step: int, reason: str) -> None:
-        told = say("event.samples_unanswered", step=step, reason=reason)
+        told, now = say("event.samples_unanswered", step=step, reason=reason), self._resources.clock()
         try:
             with write(self._resources.engine) as conn:
                 self._lease.renew(conn)
-                events.add_event(conn, self._job.id, told, now=self._resources.clock(), level="warn", data={"step": step})
+                events.add_event(conn, self._job.id, told, now=now, level="warn", data={"step": step})
         except LeaseLost:
             pass
         except Exception:

@@ -5,7 +5,6 @@ import os
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tunery import atomic
 from tunery.datasets.report import Role

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import orjson
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from tunery.domain.errors import InvalidTransition, NotFound
 from tunery.domain.evals import UNFINISHED, Eval, EvalRun, OutputItem, RunStatus
@@ -110,6 +110,19 @@ def newest_asking_run(conn: Connection, eval_id: str) -> EvalRun | None:
     query = select(runs).where(runs.c.eval_id == eval_id, runs.c.model != "", runs.c.job_id.is_(None))
     row = conn.execute(query.order_by(runs.c.seq.desc()).limit(1)).first()
     return None if row is None else _to_run(row)
+
+
+def runs_of_model(conn: Connection, project_id: str, model: str, *, limit: int) -> list[tuple[EvalRun, str]]:
+    """Each with its eval's name, newest first."""
+    query = select(runs, evals.c.name.label("eval_name")).join(evals, evals.c.id == runs.c.eval_id)
+    query = query.where(runs.c.project_id == project_id, runs.c.model == model).order_by(runs.c.seq.desc())
+    return [(_to_run(row, "eval_name"), row.eval_name) for row in conn.execute(query.limit(limit))]
+
+
+def num_unfinished_runs(conn: Connection, project_id: str, model: str) -> int:
+    """That ask the model."""
+    mine = runs.c.project_id == project_id, runs.c.model == model, runs.c.status.in_(UNFINISHED)
+    return conn.execute(select(func.count()).select_from(runs).where(*mine)).scalar_one()
 
 
 def runs_of_job(conn: Connection, job_id: str, *, hold: bool = False) -> list[EvalRun]:
@@ -243,8 +256,9 @@ def _to_eval(row: Row[Any]) -> Eval:
     return Eval(**values_of(row, "bytes"))
 
 
-def _to_run(row: Row[Any]) -> EvalRun:
-    return EvalRun(**values_of(row, "bytes", *NO_WORKER, status=RunStatus(row.status)))
+def _to_run(row: Row[Any], *beside: str) -> EvalRun:
+    """`beside`: columns that are not the run's."""
+    return EvalRun(**values_of(row, "bytes", *beside, *NO_WORKER, status=RunStatus(row.status)))
 
 
 def _to_item(row: Row[Any]) -> OutputItem:

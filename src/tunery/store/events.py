@@ -1,5 +1,5 @@
-"""What a job leaves behind: events and checkpoints, append-only, read newest first; what its checkpoints answered to its
-sample prompts; the log of its trainer."""
+"""What a job leaves behind: events and checkpoints, append-only, read newest first; what its checkpoints answered to
+its sample prompts; the log of its trainer."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

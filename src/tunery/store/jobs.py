@@ -106,6 +106,12 @@ def makers(conn: Connection, names: Iterable[str]) -> dict[str, str | None]:
     return {name: kept.get(name) or made.get(named) for name, named in whole.items()}
 
 
+def jobs_from_model(conn: Connection, project_id: str, model: str, *, limit: int) -> list[FineTuningJob]:
+    """Those that go on from it, newest first."""
+    query = select(jobs).where(jobs.c.project_id == project_id, jobs.c.model == model)
+    return [to_job(row) for row in conn.execute(query.order_by(jobs.c.seq.desc()).limit(limit))]
+
+
 def list_unfinished(conn: Connection, project_id: str) -> tuple[str, ...]:
     """The ids of the project's jobs that have not ended."""
     query = select(jobs.c.id).where(jobs.c.project_id == project_id, jobs.c.status.not_in(TERMINAL))

@@ -54,9 +54,10 @@ def list_models_of_job(conn: Connection, job_id: str) -> tuple[FineTunedModel, .
     return tuple(_to_model(row) for row in conn.execute(query))
 
 
-def set_display_name(conn: Connection, name: str, project_id: str, display_name: str | None) -> FineTunedModel:
-    """Raises no_such_model, also for a model that is only shared with the project."""
-    return _found(update_row(conn, models, *_own(name, project_id), display_name=display_name), name)
+def describe_model(conn: Connection, name: str, project_id: str, **words: str | None) -> FineTunedModel:
+    """Its owner's words for it: `display_name` and `card`, those that are given. Raises no_such_model, also for a model
+    that is only shared with the project."""
+    return _found(update_row(conn, models, *_own(name, project_id), **words), name)
 
 
 def delete_model(conn: Connection, name: str, project_id: str) -> FineTunedModel:

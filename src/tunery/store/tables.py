@@ -220,7 +220,7 @@ models = table(
     integers("step_number", null=True),
     strings("blob", "owned_by"),
     counts("trained_tokens", "num_bytes"),
-    strings("display_name", null=True),
+    strings("display_name", "card", null=True),
     jsons("base_sha256", null=True),
     Index(None, "project_id", "created_at", "seq"),
 )

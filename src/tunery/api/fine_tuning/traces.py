@@ -1,5 +1,5 @@
-"""What a job leaves behind beside OpenAI's events: what its checkpoints answered to its sample prompts, and, for owners,
-the log of a trainer that failed."""
+"""What a job leaves behind beside OpenAI's events: what its checkpoints answered to its sample prompts, and, for
+owners, the log of a trainer that failed."""
 
 from typing import Annotated, Any, Literal
 

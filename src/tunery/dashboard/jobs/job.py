@@ -12,9 +12,11 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from tunery.dashboard.components import blocks, code, html
 from tunery.dashboard.components.chart import Curves
 from tunery.dashboard.components.choices import weights_text
+from tunery.dashboard.components.metrics import ACCURACIES, LOSSES
 from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.table import Column, Table
 from tunery.dashboard.connection import Failure
+from tunery.dashboard.jobs.overlay import overlay_path
 from tunery.dashboard.jobs.parts import (
     checkpoint_rows,
     evaluation_of,
@@ -24,7 +26,6 @@ from tunery.dashboard.jobs.parts import (
     hyperparameter_rows,
     trainer_log,
 )
-from tunery.dashboard.jobs.overlay import overlay_path
 from tunery.dashboard.jobs.samples import SampleAnswers
 from tunery.dashboard.jobs.words import WordFields, tag_line, words_of
 from tunery.dashboard.models import Model, list_models, playground_path
@@ -34,8 +35,6 @@ from tunery.domain.jobs import RUN_EVAL, TERMINAL, JobStatus
 
 CURVE_POINTS = 500
 NUM_EVENTS = 100
-LOSSES = ("train_loss", "valid_loss", "full_valid_loss")
-ACCURACIES = ("train_mean_token_accuracy", "valid_mean_token_accuracy", "full_valid_mean_token_accuracy")
 
 
 async def build(visit: Visit) -> None:

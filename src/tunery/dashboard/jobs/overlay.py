@@ -10,6 +10,7 @@ from nicegui import ui
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.chart import COLORS, Curves
 from tunery.dashboard.components.choices import FIRST, Choice
+from tunery.dashboard.components.metrics import LOSSES, METRICS, metric_label
 from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.connection import Failure
@@ -20,10 +21,6 @@ from tunery.texts import Translator
 MAX_RUNS = len(COLORS)
 POINTS = 300
 POLL_S = 2.0
-METRICS = (
-    *("train_loss", "valid_loss", "full_valid_loss"),
-    *("train_mean_token_accuracy", "valid_mean_token_accuracy", "full_valid_mean_token_accuracy"),
-)
 
 
 def overlay_path(*job_ids: str) -> str:
@@ -66,7 +63,7 @@ class Run:
     def properties(self, t: Translator) -> dict[str, str]:
         """What a run was made of and what it came to, by the name of each: the wording is the reader's."""
         detail, job = self.detail, self.view["job"]
-        losses = {name: [value for _, value in self.curves[name]] for name in METRICS[:3]}
+        losses = {name: [value for _, value in self.curves[name]] for name in LOSSES}
         found = {
             t("jobs.base"): job["model"],
             t("overlay.weights"): detail["weights"],
@@ -93,10 +90,6 @@ class Run:
     def _file(self, file_id: str | None) -> str:
         """Name and id: two versions of a file often have one name."""
         return html.DASH if not file_id else f"{self.view['files'].get(file_id) or ''} {file_id}".strip()
-
-
-def metric_label(name: str, t: Translator) -> str:
-    return f"{t('job.loss' if name.endswith('loss') else 'job.accuracy')}: {t(f'metric.{name}')}"
 
 
 def _shown(value: Any) -> str:

@@ -24,7 +24,8 @@ class SampleFields:
         questions = [_question(prompt, system) for prompt in given]
         self.kept = [prompt for prompt, question in zip(given, questions, strict=True) if not question]
         ui.label(self.t("samples.text")).classes("muted small")
-        self.system = ui.textarea(self.t("samples.system"), value=system).props("outlined dense autogrow maxlength=20000")
+        self.system = ui.textarea(self.t("samples.system"), value=system)
+        self.system.props("outlined dense autogrow maxlength=20000")
         self.questions = ui.textarea(self.t("samples.questions"), value="\n\n".join(filter(None, questions)))
         self.questions.props(f"outlined dense autogrow hint='{self.t('samples.hint')}'")
         if self.kept:
@@ -95,7 +96,8 @@ def _answered(number: int, prompt: Prompt, answers: list[dict[str, Any]], t: Tra
     parts = [message("assistant", t("samples.step", step=each["step"]), _text(each, t)) for each in own]
     waiting = Markup('<p class="muted">{}</p>').format(t("samples.waiting"))
     return Markup(
-        '<div class="samples">{}<div class="conversation answers" tabindex="0" role="region" aria-label="{}">{}</div></div>'
+        '<div class="samples">{}'
+        '<div class="conversation answers" tabindex="0" role="region" aria-label="{}">{}</div></div>'
     ).format(
         conversation(prompt, t, mark_trained=False),
         t("samples.answers_to", n=number + 1),

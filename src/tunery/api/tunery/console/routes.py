@@ -1,14 +1,12 @@
-"""What the dashboard asks of jobs and models. Reads what others wrote; changes nothing but their owner's words for them."""
+"""What the dashboard asks of a session and of jobs. Reads what others wrote; changes nothing but owners' words."""
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import Query, Request
 from sqlalchemy import Connection
 
-from tunery.api.access import JobsReader, JobsWriter, ModelsReader, ModelsUser, ModelsWriter
+from tunery.api.access import JobsReader, JobsWriter, ModelsReader, ModelsUser
 from tunery.api.body import MAX_PROMPT_BYTES, takes_up_to
 from tunery.api.context import Context, ContextDep
 from tunery.api.fine_tuning.routes import kept_checkpoints
@@ -17,36 +15,24 @@ from tunery.api.paging import After, Limit
 from tunery.api.routing import Router
 from tunery.api.tunery.console import scoring
 from tunery.api.tunery.console.schemas import (
-    CatalogEntry,
-    CatalogOut,
     Curves,
     JobDetail,
     JobList,
     JobSummary,
     JobView,
     JobWords,
-    LearnedFile,
-    ModelName,
-    ModelWords,
-    PriceOut,
     ProjectRef,
     ScoreOut,
     ScoreRequest,
     SessionOut,
-    Weights,
 )
-from tunery.domain.errors import InvalidRequest, NotFound
+from tunery.domain.errors import InvalidRequest
 from tunery.domain.jobs import IMPROVE_OF, IMPROVE_PART, OBEYED, FineTuningJob, JobStatus
-from tunery.domain.models import Alias, FineTunedModel
-from tunery.domain.names import check_suffix, new_name, parse_name
 from tunery.domain.tenants import Caller, Project, Scope, grants
-from tunery.domain.usage import MICRO, PICO
-from tunery.engines.pool import resolve
+from tunery.domain.usage import PICO
 from tunery.jobs.requests import MAX_METADATA
-from tunery.jobs.verbs import trainable
-from tunery.models.catalog import CatalogModel
 from tunery.store import events as events_store
-from tunery.store import files, jobs, models, tenants
+from tunery.store import files, jobs, tenants
 from tunery.store.audit import record
 from tunery.store.database import read, write
 from tunery.texts import say
@@ -54,9 +40,7 @@ from tunery.texts import say
 router = Router(prefix="/tunery/v1", tags=["Console"])
 
 PROJECTS = 1_000  # in one look; all are listed
-MAX_MODELS = 1_000
 MAX_CHECKPOINTS = 100  # one an epoch, of which a job has 50 at most
-NOTHING = "–"  # under a name whose model was deleted
 
 Points = Annotated[int, Query(ge=10, le=2000)]
 
@@ -102,8 +86,8 @@ def search_jobs(
         str,
         Query(
             max_length=600,
-            description="Text in the id, names, notes, tags, suffix, models or training file, or a pair of the metadata "
-            "as `key=value`.",
+            description="Text in the id, names, notes, tags, suffix, models or training file; as `key=value` also a "
+            "pair of the metadata.",
         ),
     ] = "",
 ) -> JobList:
@@ -198,13 +182,13 @@ def _summary(context: Context, job: FineTuningJob) -> JobSummary:
         "pausing": job.is_pausing,
         "resumable": job.can_be_resumed,
         "weights": context.catalog.weights_of(source),
-        "cost": _cost(context, job),
+        "cost": training_cost(context, job),
         "currency": context.prices.currency,
     }
     return JobSummary.of({**vars(job), **more})
 
 
-def _cost(context: Context, job: FineTuningJob) -> float | None:
+def training_cost(context: Context, job: FineTuningJob) -> float | None:
     """At the price of the day it ended. Null unless it has succeeded: nothing else is charged."""
     if job.status is not JobStatus.SUCCEEDED or job.trained_tokens is None:
         return None
@@ -251,173 +235,6 @@ def _without_run(integration: dict[str, Any]) -> dict[str, Any]:
     """As it was asked for: the run's id is the job's own."""
     kind = integration["type"]
     return {**integration, kind: {name: value for name, value in integration[kind].items() if name != "run_id"}}
-
-
-# ---- models
-@router.post("/models/{model:path}")
-def name_model(model: str, body: ModelWords, caller: ModelsWriter, context: ContextDep) -> CatalogEntry:
-    """Give a model a display name. Its name, which requests use, stays as it is."""
-    with write(context.database) as conn:
-        named = models.set_display_name(conn, model, caller.project_id, body.display_name)
-        learned = _learned_files(conn, caller.project_id, [named])
-        changed = {"display_name": named.display_name}
-        record(conn, caller, "model.renamed", now=context.clock(), resource_id=model, changed=changed)
-    return _own_entry(context, named, learned[named.name])
-
-
-@router.get("/model_name")
-def preview_model_name(
-    caller: JobsReader,
-    context: ContextDep,
-    model: Annotated[str, Query(min_length=1, max_length=256, description="What the job will be created on.")],
-    suffix: Annotated[str | None, Query(max_length=1000)] = None,
-) -> ModelName:
-    """The name that a job's model will have, before the job is created."""
-    with read(context.database) as conn:
-        _, base = trainable(conn, model, caller.project_id, context.catalog)
-        organization = tenants.get_organization(conn, caller.organization_id)
-    if suffix:
-        check_suffix(suffix)
-    named = new_name(base=base, organization=organization.slug, suffix=suffix or None)
-    return ModelName(name=str(replace(named, id="…")), suffix=named.suffix)
-
-
-@router.get("/catalog")
-def get_catalog(
-    caller: ModelsReader,
-    context: ContextDep,
-    search: Annotated[str, Query(max_length=200, description="Text in the name, the display name or an alias.")] = "",
-    limit: Annotated[int, Query(ge=1, le=MAX_MODELS, description="Fine-tuned models at most.")] = MAX_MODELS,
-) -> CatalogOut:
-    """Every model this project may use, with limits, prices and weights; fine-tuned ones first, newest first."""
-    wanted = search.casefold()
-    with read(context.database) as conn:
-        aliases = models.list_aliases(conn, caller.project_id)
-        called = [alias.target for alias in aliases if wanted in alias.name.casefold()]
-        own = models.list_models(conn, caller.project_id, text=search, also=called, limit=limit + 1)
-        learned = _learned_files(conn, caller.project_id, own[:limit])
-        tuned = [_own_entry(context, model, learned[model.name]) for model in own[:limit]]
-        bases = [_base_entry(context, base) for base in context.catalog if base.serving or base.training]
-        for entry in tuned + bases:
-            _rename(conn, context, caller.project_id, entry, aliases)
-    found = [base for base in _compared(bases) if any(wanted in name.casefold() for name in (base.name, *base.aliases))]
-    return CatalogOut(data=tuned + found, has_more=len(own) > limit)
-
-
-def _rename(conn: Connection, context: Context, project_id: str, entry: CatalogEntry, aliases: Sequence[Alias]) -> None:
-    """By the project's own names, which come before all others: they may add to a model's names, or take one away."""
-    taken = {alias.name for alias in aliases}
-    names = (entry.name, *entry.aliases)
-    kept = [name for name in entry.aliases if name not in taken]
-    entry.aliases = kept + [alias.name for alias in aliases if alias.target in names]
-    if entry.name in taken:
-        entry.answered_by, learned = _answering(conn, context, project_id, entry.name)
-        entry.learned_from += learned
-
-
-def _answering(conn: Connection, context: Context, project_id: str, alias: str) -> tuple[Weights, list[LearnedFile]]:
-    """What stands under a name of the project's own, and what it was trained on."""
-    try:
-        found = resolve(conn, context.catalog, alias, project_id)
-    except NotFound:
-        return Weights(name=NOTHING, source="", adapter=None), []
-    if found.upstream is not None:
-        return Weights(name=f"{found.source}{found.upstream}", source=found.source, adapter=None), []
-    weights = Weights(name=context.catalog.weights_of(found.source), source=found.source, adapter=None)
-    if found.adapter is None:
-        return weights, []
-    weights.adapter = found.adapter.id
-    return weights, _learned_files(conn, project_id, [found.adapter])[found.adapter.name]
-
-
-def _learned_files(conn: Connection, project_id: str, found: Sequence[FineTunedModel]) -> dict[str, list[LearnedFile]]:
-    """By model name: what each was trained on, and what the models were that it goes on from."""
-    made_by = jobs.training_files(conn, [model.job_id for model in found if model.job_id])
-    known = {model.name: model.job_id for model in found}
-    while missing := {job.model for job in made_by.values() if job.model.startswith("ft:")} - known.keys():
-        before = jobs.makers(conn, missing)
-        known |= before
-        made_by |= jobs.training_files(conn, [job_id for job_id in before.values() if job_id])
-
-    def files_of(name: str) -> list[LearnedFile]:
-        learned: list[LearnedFile] = []
-        while (job := made_by.get(known.get(name) or "")) is not None:
-            own = job.project_id == project_id
-            learned.append(LearnedFile(id=job.training_file if own else None, sha256=job.sha256))
-            learned += [LearnedFile(id=None, sha256=sha256) for sha256 in job.split_from]
-            name = job.model
-        return learned
-
-    return {model.name: files_of(model.name) for model in found}
-
-
-def _compared(bases: list[CatalogEntry]) -> list[CatalogEntry]:
-    """With which of them are the same weights under other names. Every fine-tuned model has its own."""
-    alike: defaultdict[tuple[str, str | None], list[str]] = defaultdict(list)
-    for entry in bases:
-        answering = entry.answered_by or entry.weights
-        alike[answering.source, answering.adapter].append(entry.name)
-    for entry in bases:
-        answering = entry.answered_by or entry.weights
-        entry.same_weights = [name for name in alike[answering.source, answering.adapter] if name != entry.name]
-    return bases
-
-
-def _own_entry(context: Context, model: FineTunedModel, learned: list[LearnedFile]) -> CatalogEntry:
-    base = context.catalog.find(model.base_model)
-    name = parse_name(model.name)
-    return CatalogEntry(
-        name=model.name,
-        aliases=[],
-        kind="fine-tuned",
-        base=model.base_model,
-        training=base is not None and base.training,
-        context_length=base.context_length if base else 0,
-        max_example_tokens=base.max_example_tokens if base else 0,
-        price=_price(context, model.name, model.base_model),
-        weights=Weights(name=context.catalog.weights_of(model.source), source=model.source, adapter=model.id),
-        answered_by=None,
-        same_weights=[],
-        learned_from=learned,
-        display_name=model.display_name,
-        job_id=model.job_id,
-        step_number=name.step if name else None,
-        created_at=model.created_at,
-    )
-
-
-def _base_entry(context: Context, base: CatalogModel) -> CatalogEntry:
-    return CatalogEntry(
-        name=base.name,
-        aliases=list(base.aliases),
-        kind="embedding" if base.embeds else "base",
-        base=base.name,
-        training=base.training,
-        context_length=base.context_length,
-        max_example_tokens=base.max_example_tokens,
-        price=_price(context, base.name, base.name),
-        weights=Weights(name=context.catalog.weights_of(base.source), source=base.source, adapter=None),
-        answered_by=None,
-        same_weights=[],
-        learned_from=[],
-        display_name=None,
-        job_id=None,
-        step_number=None,
-        created_at=None,
-    )
-
-
-def _price(context: Context, model: str, base: str) -> PriceOut:
-    """Plain numbers of the table's currency."""
-    now = context.clock()
-    price = context.prices.price_of(model, now)
-    return PriceOut(
-        training=context.prices.training_price(base, now) / MICRO,
-        input=price.input / MICRO,
-        cached_input=price.cached_input / MICRO,
-        output=price.output / MICRO,
-        currency=context.prices.currency,
-    )
 
 
 @router.post("/scores")

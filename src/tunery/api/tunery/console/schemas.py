@@ -8,7 +8,9 @@ from tunery.api.body import Body, Texts
 from tunery.api.fine_tuning.schemas import CheckpointOut, Event, Job
 from tunery.api.metadata import Metadata
 from tunery.api.paging import Resource
-from tunery.domain.jobs import Method
+from tunery.domain.evals import RunStatus
+from tunery.domain.intervals import Interval
+from tunery.domain.jobs import JobStatus, Method
 
 Curve = list[tuple[int, float]]
 
@@ -88,7 +90,14 @@ Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_
 
 
 class ModelWords(Body):
-    display_name: DisplayName | None = Field(description="At most 200 characters; null removes it.")
+    """What is left out stays as it is."""
+
+    display_name: DisplayName | None = Field(None, description="At most 200 characters; null removes it.")
+    card: str | None = Field(
+        None,
+        max_length=50_000,
+        description="What it is for and what it cannot, in Markdown; null removes it.",
+    )
 
 
 class JobWords(Body):
@@ -169,6 +178,81 @@ class CatalogOut(BaseModel):
     object: Literal["list"] = "list"
     data: list[CatalogEntry]
     has_more: bool = Field(description="Whether there are more fine-tuned models than were asked for.")
+
+
+class FileRef(BaseModel):
+    id: str
+    filename: str | None = Field(description="Null: it is no more.")
+    sha256: str | None
+
+
+class MadeBy(BaseModel):
+    """The job that made a model."""
+
+    id: str
+    display_name: str | None
+    model: str = Field(description="What it started from.")
+    method: Method
+    hyperparameters: dict[str, int | float | str]
+    training_file: FileRef
+    validation_file: FileRef | None
+    trained_tokens: int | None
+    cost: float | None
+    metrics: dict[str, float] = Field(description="Measured where the model's checkpoint was made.")
+
+
+class RunOfModel(BaseModel):
+    eval_id: str
+    eval_name: str
+    run_id: str
+    created_at: int
+    status: RunStatus
+    passed: int
+    graded: int
+    share: Interval = Field(description="Of the graded rows that passed, with its 95 % interval.")
+
+
+class UsageDay(BaseModel):
+    start_time: int
+    num_requests: int
+    input_tokens: int
+    cached_tokens: int = Field(description="Of the input tokens.")
+    output_tokens: int
+    cost: float
+
+
+class ModelSibling(BaseModel):
+    name: str
+    step_number: int | None
+    created_at: int
+
+
+class JobRef(BaseModel):
+    id: str
+    display_name: str | None
+    status: JobStatus
+
+
+class Dependents(BaseModel):
+    """What would miss the model: names that lead to it, jobs that go on from it, runs that ask it, projects."""
+
+    aliases: list[str]
+    jobs: list[JobRef] = Field(description="The newest that go on from it.")
+    num_unfinished_runs: int
+    num_projects: int = Field(description="That it is shared with.")
+
+
+class ModelDetail(CatalogEntry):
+    object: Literal["tunery.model"] = "tunery.model"
+    card: str | None
+    is_own: bool = Field(description="False for a model that another project shares with this one.")
+    num_bytes: int = Field(description="Of the adapter; 0 where that is not known.")
+    base_sha256: dict[str, str] | None = Field(description="Of the base's files of weights that it was trained on.")
+    made_by: MadeBy | None = Field(description="Null for a model that was imported, and for one of another project.")
+    checkpoints: list[ModelSibling] = Field(description="The other models of its job, highest step first.")
+    evaluations: list[RunOfModel] = Field(description="The newest runs that asked it.")
+    usage: list[UsageDay] = Field(description="Of this project, the last 30 days, those without requests left out.")
+    dependents: Dependents | None = Field(description="Null for a model that is only shared with this project.")
 
 
 class ScoreRequest(BaseModel):

@@ -1,4 +1,4 @@
-"""Notes and tags of jobs, answers to their sample prompts, and the log of a trainer that failed."""
+"""Notes and tags of jobs, cards of models, answers to their sample prompts, and the log of a trainer that failed."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -16,6 +16,7 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("notes", sa.String(), nullable=True))
     op.add_column("jobs", sa.Column("tags", sa.String(), server_default="", nullable=False))
     op.add_column("jobs", sa.Column("sample_prompts", JSON, nullable=True))
+    op.add_column("models", sa.Column("card", sa.String(), nullable=True))
     op.create_table(
         "job_samples",
         sa.Column("job_id", sa.String(), nullable=False),
