@@ -149,12 +149,12 @@ def test_a_tuned_model_tells_what_it_was_made_of_and_what_depends_on_it(api: Api
     going_on = api.make_job(model=model.name, display_name="Goes on")
     api.client.post("/tunery/v1/aliases", json={"name": "support", "target": model.name})
     eval_id = api.client.post("/v1/evals", json={**an_eval(), "name": "Held out"}).json()["id"]
-    run = EvalRun(
-        "evalrun_1", eval_id, api.project_id, 1, RunStatus.QUEUED, "", model.name, {}, num_passed=3, num_failed=1
-    )
+    asks = {"name": "", "model": model.name, "data_source": {}, "api_key_id": "key_1", "created_by": None}
+    counts = {"num_passed": 3, "num_failed": 1}
+    run = EvalRun("evalrun_1", eval_id, api.project_id, 1, RunStatus.QUEUED, **asks, **counts)  # type: ignore[arg-type]
     with write(api.engine) as conn:
         evals.insert_run(conn, run)
-        caller = Caller(None, api.project_id, api.organization_id, "key_1", Role.OWNER)
+        caller = Caller("key_1", api.organization_id, api.project_id, None, Role.OWNER)
         used = TokenUsage(input_tokens=9, cached_tokens=4, output_tokens=2)
         for days, request in ((0, "r1"), (29, "r2"), (31, "r3")):
             record_completion(

@@ -1,4 +1,4 @@
-"""A right that is taken away while it is in use: running answers end, comparisons end, other people's go on."""
+"""A right that is taken away while it is in use: running answers end, other people's go on."""
 
 import asyncio
 import json
@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-from openai import AuthenticationError, PermissionDeniedError
 
 from tests.api.conftest import BASE, NOW, SECRET, Api
 from tests.api.test_broken_off import CHAT, LONG, computed, listening, records
@@ -19,16 +18,12 @@ from tests.api.test_rights import ORGANIZATION, Person, delete, post
 from tests.loops import run
 from tunery.api import delivery
 from tunery.api.delivery import Running
-from tunery.dashboard.comparison import Comparison, Contestant, Plan, Runner
-from tunery.dashboard.connection import Connection
-from tunery.dashboard.models import list_models
 from tunery.domain.responses import StoredResponse
 from tunery.store.blobs import Blobs
 from tunery.store.database import read, write
 from tunery.store.files import list_files
 from tunery.store.responses import add_events, find_response, insert_response
 from tunery.store.storage import stored_bytes
-from tunery.texts import translator
 
 ASKED = LONG | {"messages": [{"role": "user", "content": "Say something."}]}
 
@@ -144,42 +139,6 @@ def test_an_admin_keys_stream_ends_when_the_project_it_named_is_archived(api: Ap
     while running.callers and time.monotonic() < deadline:  # the engine is told, and says what it came to
         time.sleep(0.02)
     assert running.callers == set()
-
-
-@pytest.mark.parametrize("how", ["revoked", "narrowed", "made a reader", "archived"])
-def test_a_comparison_ends_when_its_key_loses_the_right(api: Api, url: str, how: str) -> None:
-    person = person_of(api)
-    rows = "".join(
-        json.dumps({"messages": [{"role": "user", "content": f"{n}"}, {"role": "assistant", "content": "1"}]}) + "\n"
-        for n in range(200)
-    )
-    uploaded = api.client.post(
-        "/v1/files",
-        files={"file": ("held.jsonl", rows.encode())},
-        data={"purpose": "fine-tune"},
-        headers=api.as_key(person.secret),
-    ).json()
-
-    async def compare() -> tuple[Comparison, BaseException]:
-        connection = Connection(url, person.secret)
-        async with connection.client:
-            models = {model.name: model for model in await list_models(connection)}
-            bare = Contestant(model=BASE, shots=0)
-            plan = Plan(file_id=uploaded["id"], filename="held.jsonl", contestants=(bare, bare), max_rows=200)
-            comparison = Comparison("run-1", plan, 0.0)
-            running = asyncio.create_task(Runner(connection, models, comparison, translator("en")).run())
-            while comparison.done < 3 and not running.done():
-                await asyncio.sleep(0.01)
-            await asyncio.to_thread(TAKEN[how][0], person)
-            try:
-                await running
-            except BaseExceptionGroup as errors:
-                return comparison, errors.exceptions[0]
-            raise AssertionError("it came to its end")
-
-    comparison, error = run(compare())
-    assert isinstance(error, AuthenticationError | PermissionDeniedError)
-    assert comparison.done < 100 and comparison.stored_as == ""
 
 
 # ---- long work on files

@@ -6,6 +6,7 @@ everything. Pictures go to .cache/screenshots; with --readme four small ones a l
 """
 
 import argparse
+import asyncio
 import subprocess
 import sys
 import time
@@ -19,8 +20,13 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tests.dashboard.browsing import find_chromium, launch
 from tests.dashboard.rows import BASE, every_state
 from tests.dashboard.stand import Stand
+from tests.loops import run
 from tests.rows import store_completion, store_response
+from tunery.dashboard.compare import running
+from tunery.dashboard.comparison import Contestant, Plan
+from tunery.dashboard.connection import Connection
 from tunery.dashboard.models import playground_path
+from tunery.dashboard.tuned.page import model_path
 from tunery.domain.clock import system_clock
 from tunery.migrate.capture import ModelAnswer, read_prompts, write_answers
 from tunery.models.catalog import Catalog
@@ -84,6 +90,8 @@ def prepare(stand: Stand) -> None:
     for suffix, path in (("marv", "marv.jsonl"), ("tickets", "tickets_train.jsonl")):
         if suffix not in done:
             train(client, stand.url, suffix, REPOSITORY / "examples" / path)
+    jobs = client.fine_tuning.jobs.list(limit=100).data
+    compare(stand, next(str(job.fine_tuned_model) for job in jobs if job.user_provided_suffix == "tickets"))  # type: ignore[attr-defined]
     stand.stop("worker")  # or it would take the rows below for jobs
     who = client.get(f"{stand.url}/tunery/v1/session", cast_to=dict)
     every_state(stand.database)
@@ -117,8 +125,7 @@ def photograph(browser: Browser, stand: Stand, *, with_readme: bool) -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
     pages = addresses(stand)
     take_all(browser, stand, {"start": "/", "move-empty": "/move"}, key=stand.new_project("new")[1])
-    pages["comparison"] = prepare_in_browser(browser, stand)
-    pages |= {"move": "/move", "parity": prepare_report(stand)}
+    pages |= {"comparison": comparison(stand), "move": "/move", "parity": prepare_report(stand)}
     take_all(browser, stand, pages)
     if with_readme:
         README_PICTURES.mkdir(parents=True, exist_ok=True)
@@ -162,6 +169,10 @@ def addresses(stand: Stand) -> dict[str, str]:
         "create": f"/jobs/new?file={tickets.training_file}&validation={tickets.validation_file}",
         "job": f"/jobs/{tickets.id}",
         "job-failed": f"/jobs/{failed.id}",
+        "overlay": f"/jobs/overlay?jobs={marv.id},{tickets.id}",
+        "again": f"/jobs/new?again={tickets.id}",
+        "models": "/models",
+        "model": model_path(str(tickets.fine_tuned_model)).removeprefix("/dashboard"),
         "playground": playground_path(BASE, str(marv.fine_tuned_model)).removeprefix("/dashboard"),
         "stored": "/stored",
         "batches": "/batches",
@@ -199,22 +210,32 @@ def stored_answers(stand: Stand) -> str:
     return kept[0]["id"]
 
 
-def prepare_in_browser(browser: Browser, stand: Stand) -> str:
-    """Runs a comparison, unless there is one. Returns the path of its page."""
+def compare(stand: Stand, tuned: str) -> None:
+    """The tuned model against its base, bare and with examples; carried out by the worker."""
     client = stand.client()
-    stored = evals(stand, "comparison-")
-    if not stored:
-        with (REPOSITORY / "examples" / "tickets_test.jsonl").open("rb") as file:
-            client.files.create(file=file, purpose="fine-tune")
-        page = sign_in(browser, stand, "light", SIZES["wide"])
-        open_page(page, stand, "/compare")
-        page.get_by_role("combobox", name="Examples at most").click()
-        page.get_by_role("option", name="50", exact=True).click()
-        page.get_by_role("button", name="Compare", exact=True).click()
-        page.get_by_text("Answers, differing ones first").wait_for(timeout=LONG_MS)
-        page.context.close()
-        stored = evals(stand, "comparison-")
-    return f"/compare/{stored[0]}"
+    with (REPOSITORY / "examples" / "tickets_test.jsonl").open("rb") as file:
+        held_out = client.files.create(file=file, purpose="fine-tune")
+    examples = next(job for job in client.fine_tuning.jobs.list(limit=100) if job.fine_tuned_model == tuned)
+    plan = Plan(
+        file_id=held_out.id,
+        filename=held_out.filename,
+        contestants=tuple(Contestant(model=model, shots=n) for model, n in ((tuned, 0), (BASE, 0), (BASE, 5))),
+        max_rows=50,
+        shots_file=examples.training_file,
+    )
+
+    async def carry_out() -> None:
+        connection = Connection(stand.url, stand.key)
+        eval_id = await running.start(connection, plan)
+        while not (await running.look(connection, eval_id)).is_over:
+            await asyncio.sleep(1)
+
+    run(carry_out())
+
+
+def comparison(stand: Stand) -> str:
+    found = stand.client().get(f"{stand.url}/v1/evals", cast_to=dict, options={"params": {"order": "desc"}})["data"]
+    return f"/compare/{next(each['id'] for each in found if running.MARK in (each['metadata'] or {}))}"
 
 
 def evals(stand: Stand, prefix: str) -> list[str]:

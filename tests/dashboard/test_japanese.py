@@ -344,12 +344,13 @@ def refused_hyperparameter(page: Page) -> None:
     page.locator(".report .note.bad").wait_for()
 
 
-def failed_comparison(page: Page) -> None:
-    """Nobody answers: there is no engine."""
+def cancelled_comparison(page: Page) -> None:
+    """Nobody answers: there is no worker."""
     press(page, "compare.start")
-    page.wait_for_url("**/compare/run-*")
-    page.locator(".note.bad").wait_for()
-    expect(page.locator(".example").first).to_be_visible()
+    page.wait_for_url("**/compare/eval_*")
+    page.locator(".big-progress progress, .big-progress").first.wait_for()
+    press(page, "evals.cancel")
+    page.locator(".note.warn").wait_for()
 
 
 def ask_to_cancel(page: Page) -> None:
@@ -381,7 +382,7 @@ def talk_without_an_engine(page: Page) -> None:
         ("/jobs/new?file={0.poor}", wait_for_report),
         ("/jobs/new?file={0.good}", refused_hyperparameter),
         ("/jobs/new", open_choices),
-        ("/compare", failed_comparison),
+        ("/compare", cancelled_comparison),
         ("/compare", open_choices),
         ("/jobs/{0.jobs[running].id}", ask_to_cancel),
         ("/playground", talk_without_an_engine),

@@ -32,10 +32,10 @@ def signed_in(visitor: Visitor, stand: Stand) -> Visitor:
 def runs(stand: Stand) -> Iterator[tuple[FineTuningJob, FineTuningJob]]:
     """Two that differ in one number."""
     organization, project = organization_and_project(stand.database)
-    first = finished_job(project, organization, display_name="Careful", hyperparameters=Hyperparameters(3, 4, 1.8))
-    second = replace(
-        first, id=first.id[:-4] + "next", display_name="Bold", hyperparameters=Hyperparameters(3, 4, 3.6), suffix="bold"
+    first = finished_job(
+        project, organization, suffix="careful", display_name="Careful", hyperparameters=Hyperparameters(3, 4, 1.8)
     )
+    second = replace(first, id=first.id[:-4] + "next", display_name="Bold", hyperparameters=Hyperparameters(3, 4, 3.6))
     insert_jobs(stand.database, [first, second])
     for job in (first, second):
         insert_curve(stand.database, job, 54)
@@ -48,9 +48,9 @@ def set_value(page: Page, label: str, value: str) -> None:
 
 def test_a_job_is_created_again_with_changes(signed_in: Visitor, stand: Stand) -> None:
     client = stand.client()
-    content = "".join(ROW % (n, n) for n in range(12)).encode()
+    content, others = ("".join(ROW % (n, n) for n in rows).encode() for rows in (range(12), range(20, 31)))
     training = client.files.create(file=("week3.jsonl", content), purpose="fine-tune")
-    held_out = client.files.create(file=("held-out.jsonl", content[: len(ROW) * 10]), purpose="fine-tune")
+    held_out = client.files.create(file=("held-out.jsonl", others), purpose="fine-tune")
     first = client.fine_tuning.jobs.create(
         model="gpt-4o-mini-2024-07-18",
         training_file=training.id,
@@ -88,10 +88,9 @@ def test_a_job_is_created_again_with_changes(signed_in: Visitor, stand: Stand) -
     assert (chosen.n_epochs, chosen.batch_size, chosen.learning_rate_multiplier) == (2, 4, 3)
     page.get_by_role("link", name="In one chart").click()
     expect(page.locator("tbody")).to_contain_text("Learning rate multiplier")
-    client.files.delete(held_out.id)  # what is gone is told, and the rest filled in
     for job in (first, again):
         client.fine_tuning.jobs.cancel(job.id)
-    client.files.delete(held_out.id)
+    client.files.delete(held_out.id)  # what is gone is told, and the rest filled in
     page = signed_in.go(f"/jobs/new?again={first.id}")
     expect(page.locator(".note.warn").first).to_contain_text(held_out.id)
 
@@ -107,7 +106,7 @@ def test_words_are_written_found_and_kept_until_the_server_has_them(signed_in: V
     dialog.get_by_label("Tags").fill("quarterly")
     dialog.get_by_label("Notes").fill("Too bold.")
     dialog.get_by_label("Metadata").fill(f"team={'x' * 513}")
-    page.wait_for_timeout(500)
+    page.wait_for_function("document.getAnimations().length === 0")  # the dialog opens with a transition
     assert violations(page) == []
     dialog.get_by_role("button", name="Save").click()
     expect(page.locator(".q-notification")).to_contain_text("512")

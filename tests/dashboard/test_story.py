@@ -18,6 +18,7 @@ from tests.dashboard.conftest import visit
 from tests.dashboard.latin import sentences
 from tests.dashboard.stand import Stand
 from tests.migrate.reports import OLD, answers
+from tunery.dashboard.comparison import read_result, verdicts
 from tunery.migrate.capture import write_answers
 from tunery.texts import translator
 
@@ -62,7 +63,9 @@ def test_from_a_file_to_a_comparison(browser: Browser, server: Stand, marv: Path
         address = _create_the_job(page)
         _close_the_tab_and_find_it_finished(visitor, address)
         _chat_side_by_side(visitor)
-        _compare(visitor)
+        _compare(visitor, server)
+        _write_the_card(visitor)
+        _again_with_changes(visitor, address)
         _see_the_cost(visitor)
 
 
@@ -128,15 +131,57 @@ def _chat_side_by_side(visitor: Visitor) -> None:
     assert violations(page) == []
 
 
-def _compare(visitor: Visitor) -> None:
+def _compare(visitor: Visitor, server: Stand) -> None:
+    """Goes on over a restart of the server; what is downloaded is the same comparison."""
     page = visitor.go("/compare")
     page.get_by_role("button", name="Compare", exact=True).click()
-    expect(page.get_by_text("Token accuracy")).to_be_visible(timeout=120_000)
+    page.wait_for_url("**/compare/eval_*")
+    server.stop("web", kill=True)
+    server.start_web()
+    expect(page.get_by_text("Similarity", exact=True)).to_be_visible(timeout=120_000)
+    visitor.errors.clear()  # Chromium logs each refused connection itself
     expect(page.locator("tbody tr")).to_have_count(3)
     expect(page.get_by_text("prompt tokens fewer in every request")).to_be_visible()
+    expect(page.locator(".note .lead")).to_have_count(2)  # the tuned model against either other
+    expect(page.locator(".note .lead").first).to_contain_text("instead of")
+    expect(page.locator(".note").first).to_contain_text("95 % interval")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download").click()
+    kept = read_result("file-x", download.value.path().read_text())
+    assert [len(row["answers"]) for row in kept.rows] == [3] * NUM_EXAMPLES
+    assert [contestant.shots for contestant in kept.plan.contestants] == [0, 0, 5]
+    assert verdicts(kept)[0].rows == NUM_EXAMPLES
     page = visitor.go("/compare")
     page.locator("table").get_by_role("link", name="marv.jsonl").click()
     expect(page.get_by_text("Answers, differing ones first")).to_be_visible()
+    assert violations(page) == []
+
+
+def _write_the_card(visitor: Visitor) -> None:
+    page = visitor.go("/models")
+    page.locator("tbody tr", has_text="story").locator("a").first.click()
+    expect(page.locator(".tiles")).to_contain_text("last 30 days")
+    expect(page.locator("#main canvas")).to_be_visible()  # it was asked: its tokens by day
+    page.get_by_role("button", name="Write the card").click()
+    page.get_by_label("Card", exact=True).fill("## Marv\n\nSarcastic, *mostly* right.")
+    page.locator(".dialog").get_by_role("button", name="Save").click()
+    expect(page.locator(".card em")).to_have_text("mostly")
+
+
+def _again_with_changes(visitor: Visitor, address: str) -> None:
+    """By the keys alone, then both runs in one chart."""
+    page = visitor.page
+    page.goto(address)
+    page.get_by_role("link", name="Again with changes").press("Enter")
+    page.get_by_label("Epochs").fill("2")
+    expect(page.locator(".report")).to_contain_text("4 answers to sample prompts")
+    page.get_by_role("button", name="Start fine-tuning").press("Enter")
+    page.wait_for_url("**/jobs/ftjob-*beside=*")
+    expect(page.locator(".chip").first).to_have_text("Succeeded", timeout=120_000)
+    page.get_by_role("link", name="In one chart").press("Enter")
+    expect(page.locator("tbody")).to_contain_text("Epochs")
+    names = "Number(document.querySelector('.chart').id.slice(1))"
+    page.wait_for_function(f"getElement({names})?.chart?.getOption().series.length === 2")
     assert violations(page) == []
 
 

@@ -30,12 +30,14 @@ class Model:
 
     def cost(self, usage: CompletionUsage) -> float | None:
         """Of one answer, in the price's currency."""
+        cached = (usage.prompt_tokens_details and usage.prompt_tokens_details.cached_tokens) or 0
+        return self.cost_of(usage.prompt_tokens, cached, usage.completion_tokens)
+
+    def cost_of(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> float | None:
         if self.price is None:
             return None
-        cached = (usage.prompt_tokens_details and usage.prompt_tokens_details.cached_tokens) or 0
-        fresh = usage.prompt_tokens - cached
-        total = fresh * self.price["input"] + cached * self.price["cached_input"]
-        return (total + usage.completion_tokens * self.price["output"]) / 1e6
+        total = (prompt_tokens - cached_tokens) * self.price["input"] + cached_tokens * self.price["cached_input"]
+        return (total + completion_tokens * self.price["output"]) / 1e6
 
     def learned(self, file: dict[str, Any]) -> bool:
         """Whether it was trained on this file, or on one with the same content."""

@@ -139,7 +139,8 @@ class Attempt:
             # The database is away, most likely: the lease runs out and another attempt follows.
             log.exception("the end of %s could not be written down", self._job.id)
         finally:
-            self._recorder.sampler.stop()
+            if self._recorder.sampler is not None:
+                self._recorder.sampler.stop()
             if self._trainer is not None:
                 self._trainer.kill()
             if self._lock is not None:
@@ -206,7 +207,8 @@ class Attempt:
     def _check(self, prepared: Prepared, finished: Finished) -> Succeeded:
         """Raises ParityBroken."""
         settings, folder = self._resources.settings, prepared.workspace.checkpoint(finished.step)
-        self._recorder.sampler.wait(lambda: self._must_stop() or self._lease.lost)
+        if self._recorder.sampler is not None:
+            self._recorder.sampler.wait(lambda: self._must_stop() or self._lease.lost)
         # Stopped early, the best checkpoint is the model, and not the last.
         final = self._recorder.final_checkpoint(finished.step, folder)
         parity = endings.check_parity(

@@ -61,7 +61,7 @@ class Recorder:
         self._saved = job.details.state
         self._pace = Pace(resources.settings.state_interval_s)  # of uploads; the trainer keeps its own
         self.checkpoints = job.details.checkpoints
-        self.sampler = Sampler(job, resources, lease)
+        self.sampler = Sampler(job, resources, lease) if job.sample_prompts else None
         self.has_started = False
         self._started_s = time.monotonic()
         self.training_s = 0.0  # from the first step to the last word
@@ -193,7 +193,8 @@ class Recorder:
         for dropped in newest[:-KEEP]:
             if not dropped.published:
                 self._resources.blobs.delete_dir(dropped.blob)
-        self.sampler.ask(fresh, folder, prepared.source)
+        if self.sampler is not None:
+            self.sampler.ask(fresh, folder, prepared.source)
 
     def _upload(self, checkpoint: StoredCheckpoint, folder: Path) -> int:
         """How many bytes it has."""

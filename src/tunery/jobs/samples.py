@@ -36,8 +36,6 @@ class Sampler:
 
     def ask(self, checkpoint: StoredCheckpoint, folder: Path, source: str) -> None:
         """`folder`: the adapter's; `source`: the base that it stands on, as in the catalog."""
-        if not self._job.sample_prompts:
-            return
         self._asked.put((checkpoint, folder, source))
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=f"samples-{self._job.id}", daemon=True)

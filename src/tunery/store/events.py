@@ -9,8 +9,9 @@ from sqlalchemy import Connection, Row, delete, func, insert, select
 
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import Checkpoint, EventType, JobEvent, Level, SampleAnswer
+from tunery.store.job_tables import job_samples, trainer_logs
 from tunery.store.paging import Page, fetch_page, values_of
-from tunery.store.tables import checkpoints, job_events, job_samples, trainer_logs
+from tunery.store.tables import checkpoints, job_events
 from tunery.store.upsert import insert_or
 from tunery.texts import Reference, reference
 

@@ -5,7 +5,7 @@ Migrations, not this file, make the schema; a test holds the two equal.
 
 from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, String, UniqueConstraint, text
 
-from tunery.store import eval_tables
+from tunery.store import eval_tables, job_tables
 from tunery.store.columns import (
     counts,
     created_at,
@@ -179,23 +179,6 @@ checkpoints = table(
     strings("fine_tuned_model_checkpoint"),
     jsons("metrics"),
     UniqueConstraint("job_id", "step_number"),
-)
-
-job_samples = table(
-    "job_samples",
-    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
-    Column("step", BigInteger, primary_key=True, autoincrement=False),
-    Column("prompt", BigInteger, primary_key=True, autoincrement=False),  # its place among the job's
-    created_at(),
-    strings("answer", "finish_reason"),
-    integers("prompt_tokens", "completion_tokens"),
-)
-
-trainer_logs = table(
-    "trainer_logs",  # the end of the log of a job's newest trainer that failed
-    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
-    created_at(),
-    strings("log"),
 )
 
 idempotency_keys = table(
@@ -514,5 +497,4 @@ audit_log = table(
     Index(None, "organization_id", "created_at", "seq"),
     Index(None, "project_id"),
 )
-
-metadata = eval_tables.evals.metadata  # of all tables, those of evals included
+metadata = (eval_tables.evals, job_tables.job_samples)[0].metadata  # of all tables, those of both files included

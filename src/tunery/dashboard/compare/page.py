@@ -1,5 +1,6 @@
 """Setting up a comparison, and those that were run before."""
 
+import asyncio
 import itertools
 from collections.abc import Iterable
 from typing import Any
@@ -8,11 +9,13 @@ from markupsafe import Markup
 from nicegui import ui
 
 from tunery.dashboard.compare import running
-from tunery.dashboard.comparison import PREFIX, PURPOSE, Comparison, Contestant, Plan
+from tunery.dashboard.comparison import PREFIX, PURPOSE, Contestant, Plan
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.choices import FIRST, MAX_HELD_BYTES, Choice, Files, Models, weights_line
 from tunery.dashboard.components.shots import shot_choices
 from tunery.dashboard.components.table import Column, Page, PagedTable, Row
+from tunery.dashboard.connection import Failure
+from tunery.dashboard.evals.parts import PATH
 from tunery.dashboard.models import list_models
 from tunery.dashboard.visit import BASE, Visit, notify
 from tunery.texts.amounts import size
@@ -20,6 +23,7 @@ from tunery.texts.amounts import size
 PAGE = 20
 ROWS = (20, 50, 100, 500)
 NO_MODEL = ""
+FILES = "/tunery/v1/files"
 
 
 async def build(visit: Visit) -> None:
@@ -140,50 +144,69 @@ class CompareForm:
             shots_file=str(self.shots_file.value) if needs_shots and self.shots_file.value else None,
         )
 
-        async def begin() -> None:
-            comparison = running.start(self.visit.connection, self.models.known, plan, self.t)
-            ui.navigate.to(f"/compare/{comparison.id}")
-
-        await self.visit.attempt(begin())
+        try:
+            made = await self.visit.result_of(running.start(self.visit.connection, plan))
+        except running.Unaskable as problem:
+            notify(self.t(problem.args[0]), bad=True)
+            return
+        if not isinstance(made, Failure):
+            ui.navigate.to(f"/compare/{made}")
 
 
 class Earlier:
-    """Those that run, and the files of those that have ended, in pages."""
+    """Those that run and those that have ended, in pages; below them the files that earlier versions left."""
 
     def __init__(self, visit: Visit) -> None:
         self.visit, self.t = visit, visit.t
-        self.last_id = ""
+        self.last_id = {PATH: "", FILES: ""}
 
     async def draw(self) -> None:
-        stored, has_more = await self.fetch()
-        live = [self.live_row(item) for item in running.of(self.visit.connection)]
-        blocks.show_heading(self.t("compare.earlier"))
-        if not live and not stored:
-            html.show(Markup('<p class="muted">{}</p>').format(self.t("compare.none")))
+        t = self.t
+        first, files = await self.fetch(), await self.fetch_files()
+        blocks.show_heading(t("compare.earlier"))
+        if not first[0] and not files[0]:
+            html.show(Markup('<p class="muted">{}</p>').format(t("compare.none")))
             return
-        columns = [
-            Column(self.t("compare.file"), wide=True),
-            Column(self.t("compare.result")),
-            Column(self.t("jobs.created")),
-        ]
-        PagedTable(self.visit, self.t("compare.earlier"), columns, (live + stored, has_more), self.fetch)
+        columns = [Column(t("compare.file"), wide=True), Column(t("compare.result")), Column(t("jobs.created"))]
+        if first[0]:
+            PagedTable(self.visit, t("compare.earlier"), columns, first, self.fetch)
+        if files[0]:
+            PagedTable(self.visit, t("compare.as_files"), columns, files, self.fetch_files)
 
     async def fetch(self, _: str = "") -> Page:
+        """After the last evaluation that was looked at, whether it is a comparison or another one."""
+        get, rows, has_more = self.visit.connection.get, list[Row](), True
+        while has_more and not rows:
+            page = await get(PATH, order="desc", after=self.last_id[PATH], limit=PAGE)
+            has_more = page["has_more"]
+            if page["data"]:
+                self.last_id[PATH] = page["data"][-1]["id"]
+            marked = [each["id"] for each in page["data"] if running.MARK in (each["metadata"] or {})]
+            found = await asyncio.gather(*(running.look(self.visit.connection, eval_id) for eval_id in marked))
+            rows = [self.row(each) for each in found if each.runs]
+        return rows, has_more
+
+    def row(self, found: running.Running) -> Row:
+        t = self.t
+        unhappy = next(
+            (run["status"] for run in found.runs if run["status"] not in ("completed", "queued")), "completed"
+        )
+        state = html.status_chip(unhappy, t) if found.is_over else html.progress(found.done, found.total, t)
+        link = html.link(f"{BASE}/compare/{found.id}", html.model_name(found.evaluation["metadata"]["filename"]))
+        models = " · ".join(contestant.label for contestant in found.plan.contestants)
+        return Row(found.id, [html.two_lines(link, models), state, html.when(found.evaluation["created_at"], t)])
+
+    async def fetch_files(self, _: str = "") -> Page:
         """After the last file that was looked at, whether it is a comparison or only called like one."""
         page = await self.visit.connection.get(
-            "/tunery/v1/files", purpose=PURPOSE, search=PREFIX, after=self.last_id, limit=PAGE
+            FILES, purpose=PURPOSE, search=PREFIX, after=self.last_id[FILES], limit=PAGE
         )
         if page["data"]:
-            self.last_id = page["data"][-1]["id"]
-        rows = [self.row(file) for file in page["data"] if file["filename"].startswith(PREFIX)]
+            self.last_id[FILES] = page["data"][-1]["id"]
+        rows = [self.file_row(file) for file in page["data"] if file["filename"].startswith(PREFIX)]
         return rows, page["has_more"]
 
-    def live_row(self, item: Comparison) -> Row:
-        state = html.status_chip("failed", self.t) if item.error else html.progress(item.done, item.total, self.t)
-        link = html.link(f"{BASE}/compare/{item.id}", item.plan.filename)
-        return Row(item.id, [link, state, html.when(item.created_at, self.t)])
-
-    def row(self, file: dict[str, Any]) -> Row:
+    def file_row(self, file: dict[str, Any]) -> Row:
         return Row(
             file["id"],
             [

@@ -155,7 +155,7 @@ class CreateForm:
 
     def _hyperparameter(self, name: str, low: float, high: float) -> ui.number:
         """Empty means auto."""
-        method = self.given.get("method") or {"type": ""}
+        method: dict[str, Any] = self.given.get("method") or {"type": ""}
         value = method.get(method["type"], {}).get("hyperparameters", {}).get(name)
         value = None if value == AUTO else value
         label = self.t(f"create.{name}")

@@ -265,7 +265,8 @@ class JobPage:
 
     def on_asked(self, event: GenericEventArguments) -> None:
         if event.args != "granted":
-            notify(self.t(f"job.notify_{'denied' if event.args == 'denied' else 'unsupported'}"), bad=True)
+            told = self.t("job.notify_denied") if event.args == "denied" else self.t("job.notify_unsupported")
+            notify(told, bad=True)
             return
         self.is_waited_for = True
         if self.poll is not None:

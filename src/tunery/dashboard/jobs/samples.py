@@ -27,7 +27,7 @@ class SampleFields:
         self.system = ui.textarea(self.t("samples.system"), value=system)
         self.system.props("outlined dense autogrow maxlength=20000")
         self.questions = ui.textarea(self.t("samples.questions"), value="\n\n".join(filter(None, questions)))
-        self.questions.props(f"outlined dense autogrow hint='{self.t('samples.hint')}'")
+        self.questions.props(f'outlined dense autogrow hint="{self.t("samples.hint")}"')
         if self.kept:
             ui.label(self.t("samples.kept", n=len(self.kept))).classes("muted small")
 

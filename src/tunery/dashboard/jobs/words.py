@@ -26,11 +26,11 @@ class WordFields:
             self.name = ui.input(t("create.display_name"), value=known.get("display_name") or "")
             self.name.props(f"outlined dense maxlength={MAX_NAME}")
             self.tags = ui.input(t("job.tags"), value=", ".join(known.get("tags") or []))
-            self.tags.props(f"outlined dense maxlength={MAX_TAGS} hint='{t('job.tags_hint')}'")
+            self.tags.props(f'outlined dense maxlength={MAX_TAGS} hint="{t("job.tags_hint")}"')
         self.notes = ui.textarea(t("job.notes"), value=known.get("notes") or "")
         self.notes.props(f"outlined dense autogrow maxlength={MAX_NOTES}")
         self.metadata = ui.textarea(t("job.metadata"), value="\n".join(f"{key}={lines[key]}" for key in lines))
-        self.metadata.props(f"outlined dense autogrow maxlength={MAX_METADATA} hint='{t('job.metadata_hint')}'")
+        self.metadata.props(f'outlined dense autogrow maxlength={MAX_METADATA} hint="{t("job.metadata_hint")}"')
 
     def words(self) -> dict[str, Any]:
         """All but the metadata, which goes with the request that creates a job."""

@@ -275,10 +275,13 @@ class ModelPage:
     def _what_depends(self) -> list[str]:
         t, known = self.t, self.facts["dependents"]
         going_on = [job["display_name"] or job["id"] for job in known["jobs"]]
-        counted = {"runs": known["num_unfinished_runs"], "projects": known["num_projects"]}
-        named = {"aliases": known["aliases"], "jobs": going_on}
-        told = [t(f"models.depend_{name}", names=", ".join(names)) for name, names in named.items() if names]
-        return told + [t(f"models.depend_{name}", n=n) for name, n in counted.items() if n]
+        told = {
+            "models.depend_aliases": ", ".join(known["aliases"]),
+            "models.depend_jobs": ", ".join(going_on),
+            "models.depend_runs": html.number(known["num_unfinished_runs"] or None),
+            "models.depend_projects": html.number(known["num_projects"] or None),
+        }
+        return [t(key, names=what) for key, what in told.items() if what not in ("", html.DASH)]
 
 
 def _file(file: dict[str, Any] | None) -> str | Markup:
