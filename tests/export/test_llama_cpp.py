@@ -13,10 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from tests.export.conftest import Change
 from tests.tiny_model import CHATML
-from tunery.chat.render import Renderer
 from tunery.domain.errors import InvalidRequest
 from tunery.export import llama_cpp, lora_gguf, proof, write
-from tunery.export.llama_cpp import frames_of
 from tunery.export.proof import places_of
 from tunery.export.tensors import StoredTensor
 from tunery.models.config import read_config
@@ -159,39 +157,3 @@ def test_a_tokenizer_without_a_name_in_llama_cpp_is_refused(
     (base / "tokenizer.json").write_text(json.dumps(document))
     with pytest.raises(InvalidRequest, match="not known here"):
         llama_cpp.write_gguf(changed(format="gguf", model_dir=base), None, tmp_path, quiet)
-
-
-LLAMA3 = (
-    "{{ '<|endoftext|>' }}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n\n'"
-    " + message['content'] + '<|im_end|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n\n' }}{% endif %}"
-)
-WITH_DEFAULT = (
-    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}" + CHATML
-)
-
-
-def renderer_with(template: str, given: Path, folder: Path) -> Renderer:
-    shutil.copytree(given, folder)
-    (folder / "chat_template.jinja").write_text(template)
-    return Renderer.from_dir(folder)
-
-
-@pytest.mark.parametrize("template", [CHATML, LLAMA3, WITH_DEFAULT], ids=["chatml", "llama 3", "default system"])
-def test_the_modelfile_writes_what_the_template_writes(template: str, tiny_model_dir: Path, tmp_path: Path) -> None:
-    renderer = renderer_with(template, tiny_model_dir, tmp_path / "base")
-    frames = frames_of(renderer)
-    said = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "b"), ("user", "c"))]
-    for messages in (said, said[:1], [{"role": "system", "content": "s"}, *said]):
-        assert frames.render(messages) == renderer.template.render(messages, add_generation_prompt=True)
-    assert "{{ .Content }}" in llama_cpp.modelfile(renderer, read_config(tiny_model_dir))
-
-
-def test_a_template_that_changes_texts_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
-    renderer = renderer_with(
-        "{% for message in messages %}{{ loop.index }}{{ message['content'] }}<|im_end|>{% endfor %}",
-        tiny_model_dir,
-        tmp_path / "base",
-    )
-    with pytest.raises(InvalidRequest, match="Ollama"):
-        frames_of(renderer)

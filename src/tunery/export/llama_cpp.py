@@ -1,4 +1,4 @@
-"""The GGUF file that llama.cpp, Ollama and LM Studio load, and Ollama's Modelfile.
+"""The GGUF file that llama.cpp, Ollama and LM Studio load.
 
 The adapter is part of the weights. What makes an answer right beside them lies in the file's metadata: how text is
 split into tokens, which tokens end an answer, and the chat template. Tensors pass one at a time.
@@ -6,7 +6,6 @@ split into tokens, which tokens end an answer, and the chat template. Tensors pa
 
 import ctypes
 import json
-from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,10 +17,9 @@ import torch
 from gguf.constants import GGMLQuantizationType as Kind
 from gguf.constants import LlamaFileType
 
-from tunery.chat.examples import Message
 from tunery.chat.render import Renderer
-from tunery.chat.template import RenderError
 from tunery.domain.errors import InvalidRequest
+from tunery.export.modelfile import modelfile
 from tunery.export.spec import ExportSpec
 from tunery.export.tensors import StoredTensor, stored_tensors
 from tunery.models.adapter_files import AdapterFiles
@@ -78,7 +76,7 @@ def write_gguf(spec: ExportSpec, adapter: AdapterFiles | None, target: Path, pro
         done += each.num_bytes
     writer.close()
     if spec.format == "ollama":
-        (target / "Modelfile").write_text(modelfile(Renderer.from_dir(model_dir), config), "utf-8")
+        (target / "Modelfile").write_text(modelfile(Renderer.from_dir(model_dir), config, FILE), "utf-8")
 
 
 _SMALLER_BLOCKS = {Kind.Q4_K: Kind.Q5_0, Kind.Q6_K: Kind.Q8_0}
@@ -241,94 +239,3 @@ def _split_of(document: dict[str, Any]) -> str:
         "'merged': llama.cpp's own convert_hf_to_gguf.py may know it.",
         param="format",
     )
-
-
-# ---- Ollama
-
-DEFAULT_CONTEXT = 8192  # tokens; more memory is asked for where somebody wants more
-
-
-def modelfile(renderer: Renderer, config: ModelConfig) -> str:
-    """Ollama reads a GGUF file's template only where it knows it already, so the Modelfile spells it out in Ollama's
-    own language. Raises InvalidRequest where it cannot be said in that."""
-    stops = {renderer.tokenizer.id_to_token(index) for index in renderer.eos_ids} | {renderer.end_of_turn}
-    lines = [f"FROM ./{FILE}", f'TEMPLATE """{frames_of(renderer).as_go_template()}"""']
-    lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in sorted(filter(None, stops))]
-    lines += [f"PARAMETER num_ctx {min(config.context_length, DEFAULT_CONTEXT)}", "PARAMETER temperature 1"]
-    lines += ["PARAMETER top_p 1", "PARAMETER top_k 0", "PARAMETER repeat_penalty 1"]  # as the API answers by default
-    return "\n".join(lines) + "\n"
-
-
-@dataclass(frozen=True)
-class Frames:
-    """What a template writes around the text of each message."""
-
-    with_system: str  # at the beginning of a conversation, before the text of its system message
-    without_system: str  # at the beginning of one that has none
-    before: dict[str, str]  # by role
-    behind: dict[str, str]
-    answer: str  # before the answer that is asked for
-
-    def render(self, messages: list[Message]) -> str:
-        """What `as_go_template` makes of them."""
-        text = "" if messages[0]["role"] == "system" else self.without_system
-        for message in messages:
-            role = message["role"]
-            text += self.before.get(role, self.with_system) + message["content"] + self.behind[role]
-        return text + self.answer
-
-    def as_go_template(self) -> str:
-        """In one line, each text as a string of Go: blanks between actions would be written, too."""
-
-        def turn(role: str) -> str:
-            before = self.before.get(role, self.with_system)
-            return f'if eq .Role "{role}" }}}}{_go(before)}{{{{ .Content }}}}{_go(self.behind[role])}'
-
-        first = f'{{{{ if and (eq $i 0) (ne .Role "system") }}}}{_go(self.without_system)}{{{{ end }}}}'
-        turns = "{{ else ".join(turn(role) for role in ("system", "user", "assistant"))
-        return f"{{{{ range $i, $m := .Messages }}}}{first}{{{{ {turns}{{{{ end }}}}{{{{ end }}}}{_go(self.answer)}"
-
-
-def _go(text: str) -> str:
-    return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if text else ""
-
-
-def frames_of(renderer: Renderer) -> Frames:
-    """Read off what the template writes, and held against it. Raises InvalidRequest where it does not write frames."""
-    render, end = renderer.template.render, renderer.end_of_turn
-    system, user, answer = ({"role": role, "content": f"@{role}@"} for role in ("system", "user", "assistant"))
-    try:
-        text, alone = render([system, user, answer, user]), render([user])
-        head, rest = text.split(system["content"])
-        behind_system, rest = rest.split(user["content"], 1)
-        behind_user, rest = rest.split(answer["content"])
-        behind_system, before_user = _split(behind_system, end)
-        behind_user, before_answer = _split(behind_user, end)
-        frames = Frames(
-            with_system=head,
-            without_system=alone.split(user["content"])[0].removesuffix(before_user),
-            before={"user": before_user, "assistant": before_answer},
-            behind={
-                "system": behind_system,
-                "user": behind_user,
-                "assistant": _split(rest.split(user["content"])[0], end)[0],
-            },
-            answer=render([user], add_generation_prompt=True)[len(alone) :],
-        )
-        for turns in ([user], [system, user], [user, answer, user], [system, user, answer, user]):
-            if frames.render(turns) != render(turns, add_generation_prompt=True):
-                raise ValueError("it writes more than a frame around each message")
-    except (ValueError, RenderError) as exc:
-        raise InvalidRequest(
-            f"The base's template cannot be said in Ollama's language: {exc}. Export the model as 'gguf'.",
-            param="format",
-        ) from exc
-    return frames
-
-
-def _split(gap: str, end: str) -> tuple[str, str]:
-    """What stands between two messages: behind the first up to its closing token and blanks, before the second."""
-    behind = gap.index(end) + len(end)
-    while behind < len(gap) and gap[behind].isspace():
-        behind += 1
-    return gap[:behind], gap[behind:]
