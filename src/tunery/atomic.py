@@ -27,10 +27,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: Path, *, unless_there: bool = False) -> Iterator[Path]:
+def replacing_folder(path: Path, *, unless_there: bool = False, part: Path | None = None) -> Iterator[Path]:
     """The same for a folder, which is there and empty when the block begins. What stood at `path` is removed just
-    before the new one gets its name; with `unless_there` it stays, and the new one is dropped."""
-    part = _beside(path)
+    before the new one gets its name; with `unless_there` it stays, and the new one is dropped. `part`: where it lies
+    meanwhile, for whoever holds a lock on it: what a killed process left there is removed first."""
+    if part is None:
+        part = _beside(path)
+    elif part.exists():
+        shutil.rmtree(part)
     part.mkdir(parents=True)
     try:
         yield part

@@ -2,8 +2,10 @@
 
 import errno
 import json
+import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,7 @@ def test_both_forms_load_elsewhere_with_the_same_greedy_answer(
 ) -> None:
     assert answer(base_model(tiny_model_dir)) != served, "the adapter does nothing: this would prove nothing"
     seen: list[str] = []
+    (tmp_path / ".merged.part" / "left").mkdir(parents=True)  # by one that was killed
     for form in ("merged", "adapter"):
         report = export_model(changed(format=form), tmp_path / form, lambda what, *_: seen.append(what))
         assert report["proof"]["agrees"]
@@ -168,6 +171,24 @@ def test_a_folder_that_is_there_and_one_that_is_being_written_are_left_alone(spe
     gone.set()
     other.join()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 160 kB, on which half of the tiny model has room."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", disk], capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"no disk can be mounted here: {done.stderr}")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_disk_that_is_full_in_the_middle_has_nothing_on_it_afterwards(spec: ExportSpec, small_disk: Path) -> None:
+    with pytest.raises(ExportFailed, match="no room on the disk"):
+        export_model(spec, small_disk / "out", quiet)
+    assert list(small_disk.iterdir()) == []
 
 
 @pytest.mark.parametrize(("form", "told"), [("merged", "File too large"), ("gguf", "no room on the disk")])

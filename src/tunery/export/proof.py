@@ -10,9 +10,10 @@ Our side is the engine's own forward pass, a layer in memory at a time.
 
 import gc
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tunery.domain.errors import InvalidRequest
 from tunery.export.llama_cpp import FILE, write_gguf
 from tunery.export.lora_gguf import LORA_FILE
 from tunery.export.spec import ExportSpec
+from tunery.export.tensors import CHUNK_NUMBERS
 from tunery.models.config import read_config
 from tunery.serving.forward.adapters import load_adapter
 from tunery.serving.forward.kv import KeyValueCache
@@ -36,6 +38,7 @@ from tunery.training.examples import UnusableFile, read
 NUM_SAMPLES = 4
 MAX_SAMPLE_TOKENS = 512
 BLOCK = 16
+ROWS_AT_ONCE = 64  # of logits, a number for each word of the vocabulary
 QUESTIONS = ("What can you do for me?", "Write one sentence about the sea.", "How many days has a week?")
 """Asked when the job's rows are gone: then the tokens of the prompts themselves are compared."""
 
@@ -120,7 +123,7 @@ def prove(spec: ExportSpec, target: Path) -> Proof:
             samples, theirs, rendered, program = _ask_llama_cpp(file, lora, samples, asked)
     else:
         model, program = _load(spec, target)
-        theirs = [_read_off(model(sample.token_ids), sample) for sample in samples]
+        theirs = [_read_off(model(sample).split(ROWS_AT_ONCE), sample)[0] for sample in samples]
         del model
         gc.collect()  # its modules know each other: before ours is read, or both are held
         rendered = _render(target, asked)
@@ -228,47 +231,63 @@ def read_here(spec: ExportSpec, samples: list[Sample], theirs: list[list[int]]) 
     hidden = model.prefill(runs, exact=True).split([len(sample.token_ids) for sample in samples])
     readings, gaps = [], []
     for sample, states, best in zip(samples, hidden, theirs, strict=True):
-        logits = model.exact_logits(states[sample.start - 1 : -1])
-        readings.append(_read_off(logits, sample))
-        chosen = logits.gather(1, torch.tensor(best).unsqueeze(1)).squeeze(1)
-        gaps += (logits.max(dim=1).values - chosen).tolist()
+        pieces = states[sample.start - 1 : -1].split(ROWS_AT_ONCE)
+        reading, others = _read_off(map(model.exact_logits, pieces), sample, best)
+        readings.append(reading)
+        gaps += others
     return readings, gaps
 
 
-def _read_off(logits: torch.Tensor, sample: Sample) -> Reading:
-    """logits [tokens, V], of all places of the sample or of those from its start on."""
-    asked = sample.token_ids[sample.start :]
-    logits = logits if len(logits) == len(asked) else logits[sample.start - 1 : -1]
-    logprobs = logits.float().log_softmax(dim=1).gather(1, torch.tensor(asked).unsqueeze(1)).squeeze(1)
-    return Reading(logits.argmax(dim=1).tolist(), logprobs.tolist())
+def _read_off(
+    pieces: Iterable[torch.Tensor], sample: Sample, others: Sequence[int] = ()
+) -> tuple[Reading, list[float]]:
+    """What the logits of the sample's places from its start on say, and by how much `others` are less likely than
+    their best. pieces: of [places, V], some rows each."""
+    asked, best, logprobs, gaps = sample.token_ids[sample.start :], list[int](), list[float](), list[float]()
+    for piece in pieces:
+        logits, rows = piece.float(), slice(len(best), len(best) + len(piece))
+        highest = logits.max(dim=1)
+        logprobs += (_picked(logits, asked[rows]) - logits.logsumexp(dim=1)).tolist()
+        if others:
+            gaps += (highest.values - _picked(logits, others[rows])).tolist()
+        best += highest.indices.tolist()
+    return Reading(best, logprobs), gaps
 
 
-Logits = Callable[[list[int]], torch.Tensor]
-"""Token ids to [tokens, V]."""
+def _picked(logits: torch.Tensor, token_ids: Sequence[int]) -> torch.Tensor:
+    """logits [rows, V] → [rows], each of the token of its row."""
+    return logits.gather(1, torch.tensor(token_ids).unsqueeze(1)).squeeze(1)
+
+
+Logits = Callable[[Sample], torch.Tensor]
+"""[places, V]: of the places before each token from the sample's start on."""
 
 
 def _load(spec: ExportSpec, target: Path) -> tuple[Logits, str]:
     """The export as transformers or PEFT loads it, and the program's name."""
-    import peft
     import transformers
 
     folder = spec.model_dir if spec.format == "adapter" else target
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     program = f"transformers {transformers.__version__}"
     if spec.format == "adapter":
+        import peft  # it takes a second or two, which merged weights need not
+
         model, program = peft.PeftModel.from_pretrained(model, str(target)), f"peft {peft.__version__} on {program}"
     _widen(model.eval())
 
-    def logits(token_ids: list[int]) -> torch.Tensor:
-        """[tokens, V]."""
+    def logits(sample: Sample) -> torch.Tensor:
+        """[places, V]."""
+        places = torch.arange(sample.start - 1, len(sample.token_ids) - 1)
         with torch.inference_mode():
-            return model(input_ids=torch.tensor([token_ids])).logits[0]
+            return model(input_ids=torch.tensor([sample.token_ids]), logits_to_keep=places).logits[0]
 
     return logits, program
 
 
 def _widen(model: torch.nn.Module) -> None:
-    """Have each layer compute in fp32, its weights widened while it computes: whole, they might not fit."""
+    """Have each layer compute in fp32, of its weights some rows widened while it computes: whole, they might not
+    fit."""
 
     def before(module: torch.nn.Module, _: Any) -> None:
         for parameter in module.parameters(recurse=False):
@@ -283,9 +302,22 @@ def _widen(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Embedding):
             module.register_forward_hook(lambda _, __, output: output.float())
+        elif isinstance(module, torch.nn.Linear):
+            module.forward = partial(_linear, module)  # pyright: ignore[reportAttributeAccessIssue] - named otherwise
         elif next(module.parameters(recurse=False), None) is not None:
             module.register_forward_pre_hook(before)
             module.register_forward_hook(after)
+
+
+def _linear(module: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """x [..., in] → [..., out]."""
+    y = x.new_empty(*x.shape[:-1], module.out_features)
+    step = max(1, CHUNK_NUMBERS // module.in_features)
+    for begin in range(0, module.out_features, step):
+        part = slice(begin, begin + step)
+        bias = None if module.bias is None else module.bias[part].float()
+        y[..., part] = torch.nn.functional.linear(x, module.weight[part].float(), bias)
+    return y
 
 
 def _render(target: Path, asked: list[tuple[list[Message], list[int]]]) -> list[tuple[list[int], list[int]]]:

@@ -179,7 +179,7 @@ def export_model(spec: ExportSpec, to: Path, progress: Progress, watch: Watch = 
             try:
                 if to.exists():
                     raise InvalidRequest(f"{to} is there already; choose another folder, or remove it.", param="to")
-                with atomic.replacing_folder(to) as part:
+                with atomic.replacing_folder(to, part=to.with_name(f".{to.name}.part")) as part:
                     return run(spec, part, progress, watch)
             finally:
                 lock.unlink(missing_ok=True)

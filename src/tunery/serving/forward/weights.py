@@ -69,7 +69,12 @@ def load_weights(
     matmul_dtype = choose_matmul_dtype(dtype, "cpu") if precision == "8bit" else dtype
     linear = partial(PackedLinear, precision=precision, matmul_dtype=matmul_dtype)
     embedding, head = tensors.embedding_and_head(config)
-    layers = StreamedLayers(lambda index: _layer(tensors, config, index, linear), config.num_layers)
+
+    def layer(index: int) -> LayerWeights:
+        # Files that stay open keep all that was read of them in memory.
+        return _layer(WeightFiles(model_dir, dtype) if streamed else tensors, config, index, linear)
+
+    layers = StreamedLayers(layer, config.num_layers)
     return ModelWeights(
         embedding=embedding,
         layers=layers if streamed else list(layers),
