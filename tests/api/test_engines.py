@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import json
 import re
+import shutil
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -21,6 +23,7 @@ from tunery.domain.errors import TEXT_HEADER, text_of
 from tunery.engines import pool
 from tunery.engines.pool import Target, engine_error
 from tunery.engines.scoring import EngineScorer
+from tunery.models.sources import cache
 from tunery.texts import translator
 from tunery.wire.stream import DONE, read_events, write_event
 
@@ -42,6 +45,32 @@ def test_request_goes_to_the_next_engine_when_one_is_gone(
     api.context.blobs.upload_dir(model.blob, tiny_adapter_dir)
     assert ask(api).status_code == 200
     assert ask(api, model.name).status_code == 200
+
+
+def test_an_adapter_of_another_base_is_told_of_when_it_is_loaded(
+    make_api: Callable[..., Api],
+    engine_url: str,
+    tiny_model_dir: Path,
+    tiny_adapter_dir: Path,
+    home: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In the log, and the answer comes all the same; nothing is said of one on the same weights."""
+    api = make_api(engine_urls=[engine_url], model_cache=home / "bases")
+    source = api.context.catalog.resolve(BASE).source
+    (home / "bases").mkdir()
+    folder = cache._make(source, home / "bases", lambda to: shutil.copytree(tiny_model_dir, to, dirs_exist_ok=True))
+    hashes = {"same": cache.hashes_of(folder), "other": {"model.safetensors": "0" * 64}}
+    for suffix, known in hashes.items():
+        model = api.make_model(f"ft:{BASE}:personal:{suffix}:AbCd1234", source=source, base_sha256=known)
+        api.context.blobs.upload_dir(model.blob, tiny_adapter_dir)
+        assert ask(api, model.name).status_code == 200
+    deadline = time.monotonic() + 60
+    while "was trained on other weights" not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.05)
+    told = [record.getMessage() for record in caplog.records if "was trained on other weights" in record.getMessage()]
+    assert len(told) == 1
+    assert ":other:" in told[0]
 
 
 def test_engine_that_dies_is_left_out(

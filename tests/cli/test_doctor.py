@@ -5,15 +5,23 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
+from sqlalchemy import select
 
+from tests.rows import fine_tuned_model
 from tunery.cli.doctor import LOOKS, Finding
 from tunery.kernels import int8, rates
+from tunery.models.sources import cache
 from tunery.settings import Settings
+from tunery.store.bootstrap import bootstrap
+from tunery.store.database import migrate, open_database, write
+from tunery.store.models import insert_model
+from tunery.store.tables import projects
 
 
 @pytest.fixture
@@ -97,6 +105,26 @@ def test_what_is_not_there(home: Path, closed: int, what: str, values: dict[str,
     assert found.state == "problem"
     assert says in found.advice
     assert "secret" not in found.found + found.advice
+
+
+def test_a_model_whose_base_has_changed_is_named(home: Path, tiny_model_dir: Path) -> None:
+    """And one on the same weights is not; without a database nothing is made."""
+    assert look("models", home).found == "None yet"
+    settings = Settings(home=home)
+    assert not Path(settings.resolved_database_url.removeprefix("sqlite:///")).exists()
+    source = f"path:{tiny_model_dir}"
+    hashes = cache.hashes_of(cache.ensure(source, settings.models_dir))
+    engine = open_database(settings)
+    migrate(engine)
+    with write(engine) as conn:
+        bootstrap(conn, clock=time.time, key=None)
+        owned = {"source": source, "project_id": conn.execute(select(projects.c.id)).scalar_one()}
+        for name, known in (("ft:same", hashes), ("ft:other", {"model.safetensors": "0" * 64}), ("ft:unknown", None)):
+            insert_model(conn, fine_tuned_model(name=name, base_sha256=known, **owned))
+    engine.dispose()
+    found = look("models", home)
+    assert (found.state, found.details) == ("note", {"changed": ["ft:other"]})
+    assert "1 of 3" in found.found
 
 
 def test_a_server_that_takes_mail(home: Path, closed: int) -> None:

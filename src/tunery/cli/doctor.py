@@ -150,6 +150,38 @@ def _base(settings: Settings) -> Finding:
     return Finding("base model", "note", f"{source} is not here yet", advice, {"source": source, "path": None})
 
 
+def _models(settings: Settings) -> Finding:
+    """Whether the tuned models stand on the weights that they were trained on."""
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from tunery.models.sources.cache import cached, is_changed
+    from tunery.store import models
+    from tunery.store.database import connect, read
+
+    url = make_url(settings.resolved_database_url)
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
+        return Finding("models", "ok", "None yet")
+    engine = connect(settings.resolved_database_url)
+    try:
+        with read(engine) as conn:
+            found = models.list_all_models(conn)
+    except SQLAlchemyError:  # it is away, which the line on the database says, or of an older version
+        return Finding("models", "ok", "They are known when a server of this version has opened the database")
+    finally:
+        engine.dispose()
+    changed: list[str] = []
+    for each in found:
+        folder = cached(each.source, settings.models_dir)
+        if folder is not None and is_changed(folder, each.base_sha256):
+            changed.append(each.name)
+    if changed:
+        told = f"{len(changed)} of {len(found)} stand on another base than they were trained on: {', '.join(changed)}"
+        advice = "Put their base back (an `hf:` source stays what it is with @REVISION), or train them again."
+        return Finding("models", "note", told, advice, {"changed": changed})
+    return Finding("models", "ok", f"{len(found)} tuned, none on a base that has changed since", "", {"changed": []})
+
+
 def _hub(_: Settings) -> Finding:
     from huggingface_hub import constants
 
@@ -274,6 +306,7 @@ LOOKS: dict[str, Callable[[Settings], Finding]] = {
     "home": _home,
     "address": _address,
     "base model": _base,
+    "models": _models,
     "model hub": _hub,
     "packages": _packages,
     "sandbox": _sandbox,

@@ -35,6 +35,7 @@ from tunery.engines.http import (
     until_the_end,
 )
 from tunery.models.catalog import Catalog, CatalogModel
+from tunery.models.sources import cache as sources
 from tunery.settings import Settings
 from tunery.store import models
 from tunery.store.blobs import Blobs
@@ -104,6 +105,8 @@ class Engines:
         self._asked: dict[str, str] = {}  # request_id -> the url that works on it
         self._down_until: dict[str, float] = {}  # url -> time.monotonic()
         self._loading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._models_dir = settings.models_dir
+        self._looks: dict[str, asyncio.Task[None]] = {}  # whether a model's base is still the one, by its id
 
     async def close(self) -> None:
         await self._http.close()
@@ -236,6 +239,16 @@ class Engines:
             if status >= 400 and b"already" not in content:
                 log.error("%s could not be loaded by %s: %s", folder, url, content[:1000].decode(errors="replace"))
                 raise ServerFault(say("error.weights_not_loaded", name=model.name))
+        # A large base takes seconds to be hashed: the answer does not wait for it.
+        self._looks[model.id] = asyncio.create_task(asyncio.to_thread(self._tell_of_changed_base, model))
+
+    def _tell_of_changed_base(self, model: FineTunedModel) -> None:
+        folder = sources.cached(model.source, self._models_dir)
+        if folder is not None and sources.is_changed(folder, model.base_sha256):
+            log.warning(
+                "%s was trained on other weights of %s than those that are in %s now: it may answer otherwise",
+                model.name, model.source, folder,
+            )  # fmt: skip
 
     def _adapter_folder(self, model: FineTunedModel) -> Path:
         """A folder that the engine can read: the blob store's own where it is one, else a copy, whole or absent."""

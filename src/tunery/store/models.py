@@ -31,6 +31,11 @@ def find_any_model(conn: Connection, name: str) -> FineTunedModel | None:
     return None if row is None else _to_model(row)
 
 
+def list_all_models(conn: Connection) -> tuple[FineTunedModel, ...]:
+    """Of all projects, oldest first: for whoever works on the database's own machine."""
+    return tuple(_to_model(row) for row in conn.execute(select(models).order_by(models.c.seq)))
+
+
 def get_own_model(conn: Connection, name: str, project_id: str) -> FineTunedModel:
     """Shared ones do not count: to delete or to share needs ownership. Raises no_such_model."""
     return _found(conn.execute(select(models).where(*_own(name, project_id))).first(), name)
