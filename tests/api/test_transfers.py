@@ -257,6 +257,38 @@ def test_a_worker_that_stops_gives_its_transfer_back(api: Api, tuned: str, monke
         assert ended(api, made)["status"] == "succeeded"
 
 
+def test_what_is_cancelled_ends_at_once_and_leaves_nothing(
+    api: Api, tuned: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is being written, one that waits with the rest of a dead worker's attempt, an import; none twice."""
+    writing = 'echo \'{"doing": "writing", "done": 1, "total": 2}\'; exec sleep 600'
+    monkeypatch.setattr(spec, "EXPORTER", ("/bin/sh", "-c", writing))
+    sent = upload(api, "a.tar", b"x")
+    made = [create(api, f"models/{tuned}/exports", format="adapter") for _ in range(2)]
+    made.append(create(api, "imports", files=[sent], base=BASE))
+    with write(api.engine) as conn:
+        row = conn.execute(select(tables.transfers).where(tables.transfers.c.id == made[1]["id"])).one()
+    api.context.blobs.put(f"files/{row.asked['result_id']}", b"half")
+    blobs = {*api.context.blobs.list("files"), *api.context.blobs.list("adapters")}
+    with worker(api.context):
+        deadline = time.monotonic() + 60
+        while (get(api, made[0])["progress"] or {}).get("doing") != "writing":
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        for each in made:
+            kind = each["object"].rpartition("_")[2] + "s"
+            ended = api.client.post(f"{OWN}/{kind}/{each['id']}/cancel").json()
+            assert (ended["status"], ended["progress"], ended["error"]) == ("cancelled", None, None)
+            again = api.client.post(f"{OWN}/{kind}/{each['id']}/cancel")
+            assert again.status_code == 400, again.text
+            assert "cannot be cancelled" in again.json()["error"]["message"]
+        assert create(api, f"models/{tuned}/exports", format="adapter")["status"] == "queued", "none counts any more"
+    assert {get(api, each)["status"] for each in made} == {"cancelled"}
+    left = {*api.context.blobs.list("files"), *api.context.blobs.list("adapters")}
+    assert left == blobs - {f"files/{row.asked['result_id']}"}
+    assert api.client.get(f"/v1/files/{sent}").status_code == 200
+
+
 def test_what_an_archived_project_has_under_way_ends(api: Api, tuned: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is being written, one that waits, and an import; the process of the first is ended."""
     writing = 'echo \'{"doing": "writing", "done": 1, "total": 2}\'; exec sleep 600'

@@ -143,8 +143,8 @@ def import_(
         template = BASE_TEMPLATE
     body = {"base": base, "suffix": suffix, "chat_template": template}
     done = _import(client, path, body)
-    if done["status"] == "failed":
-        raise CommandFailed(done["error"]["message"])
+    if done["status"] != "succeeded":
+        raise CommandFailed(done["error"]["message"] if done["error"] else "The import was cancelled.")
     if as_json:
         return emit_json(done)
     for warning in done["warnings"]:
@@ -161,7 +161,7 @@ def _has_template(path: Path) -> bool:
 
 
 def _import(client: "OpenAI", path: Path, body: dict) -> dict:
-    """The import when it has ended; what was uploaded for it is deleted."""
+    """The import when it has ended; what was uploaded for it is deleted. Ctrl-C cancels it."""
     with doing() as tell, tempfile.TemporaryDirectory(prefix="tunery-import-") as folder:
         sent = _packed(path, Path(folder) / "adapter.tar") if path.is_dir() else path
         tell("Uploading", path.name)
@@ -169,9 +169,13 @@ def _import(client: "OpenAI", path: Path, body: dict) -> dict:
         try:
             made = post_own(client, "/imports", {"files": [file_id], **body})
             tell("Checking", path.name)
-            while made["status"] in ("queued", "running"):
-                time.sleep(POLL_S)
-                made = get_own(client, f"/imports/{made['id']}")
+            try:
+                while made["status"] in ("queued", "running"):
+                    time.sleep(POLL_S)
+                    made = get_own(client, f"/imports/{made['id']}")
+            except KeyboardInterrupt:
+                post_own(client, f"/imports/{made['id']}/cancel", {})
+                raise
         finally:
             client.files.delete(file_id)
     return made

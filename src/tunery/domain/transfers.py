@@ -15,12 +15,13 @@ MAX_ATTEMPTS = 3  # a transfer that its worker died of so often has failed
 
 
 class TransferStatus(StrEnum):
-    """queued → running → succeeded or failed."""
+    """queued → running → succeeded, failed or cancelled."""
 
     QUEUED = "queued"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 UNFINISHED = (TransferStatus.QUEUED, TransferStatus.RUNNING)

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
-from tunery.domain.errors import NotFound
+from tunery.domain.errors import InvalidTransition, NotFound
 from tunery.domain.transfers import UNFINISHED, Transfer, TransferKind, TransferStatus
 from tunery.store.leases import NO_WORKER, Leases
 from tunery.store.paging import Page, fetch_page, own, update_row, values_of
@@ -42,6 +42,16 @@ def num_unfinished(conn: Connection, project_id: str) -> int:
     ).scalar_one()
 
 
+def cancel_transfer(conn: Connection, transfer_id: str, project_id: str, kind: TransferKind, now: float) -> Transfer:
+    """→ cancelled: whoever works on it leaves off. Raises InvalidTransition when it has ended."""
+    transfer = get_transfer(conn, transfer_id, project_id, kind)
+    unfinished = transfers.c.id == transfer_id, transfers.c.status.in_(UNFINISHED)
+    row = update_row(conn, transfers, *unfinished, **_ended(TransferStatus.CANCELLED, now))
+    if row is None:
+        raise InvalidTransition(say("error.transfer_has_ended", transfer_id=transfer_id, status=transfer.status))
+    return _to_transfer(row)
+
+
 # ---- for the worker
 
 
@@ -58,15 +68,17 @@ def finish(
 ) -> bool:
     """False, and nothing is written: it is no longer this worker's."""
     mine = transfers.c.id == transfer_id, transfers.c.worker_id == worker_id
-    ended = {"status": status, "finished_at": int(now), "progress": None, **NO_WORKER}
-    return update_row(conn, transfers, *mine, **ended, **values) is not None
+    return update_row(conn, transfers, *mine, **_ended(status, now), **values) is not None
 
 
 def end_all(conn: Connection, project_id: str, now: float, error: dict[str, Any]) -> None:
     """Those of the project that have not ended fail: whoever works on one leaves off."""
     theirs = transfers.c.project_id == project_id, transfers.c.status.in_(UNFINISHED)
-    ended = {"status": TransferStatus.FAILED, "finished_at": int(now), "progress": None, **NO_WORKER}
-    conn.execute(update(transfers).where(*theirs).values(**ended, error=error))
+    conn.execute(update(transfers).where(*theirs).values(**_ended(TransferStatus.FAILED, now), error=error))
+
+
+def _ended(status: TransferStatus, now: float) -> dict[str, Any]:
+    return {"status": status, "finished_at": int(now), "progress": None, **NO_WORKER}
 
 
 def _to_transfer(row: Row[Any]) -> Transfer:

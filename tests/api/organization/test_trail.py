@@ -46,7 +46,9 @@ LOGGED = {
     ("POST", "/tunery/v1/jobs/{job_id}"): ["fine_tuning.job.renamed"],
     ("POST", "/tunery/v1/models/{model}"): ["model.renamed"],
     ("POST", "/tunery/v1/models/{model}/exports"): ["model.export.created"],
+    ("POST", "/tunery/v1/exports/{export_id}/cancel"): ["model.export.cancelled"],
     ("POST", "/tunery/v1/imports"): ["model.import.created"],
+    ("POST", "/tunery/v1/imports/{import_id}/cancel"): ["model.import.cancelled"],
     ("DELETE", "/v1/models/{model}"): ["model.deleted"],
     ("POST", PERMISSIONS): ["checkpoint.permission.created"],
     ("DELETE", PERMISSIONS + "/{permission_id}"): ["checkpoint.permission.deleted"],
@@ -181,9 +183,11 @@ def test_every_change_is_in_the_log_with_who_made_it_and_from_where(api: Api) ->
     model = {"model": api.make_model().name}
     model["checkpoint"] = model["model"]
     changes.make("POST", "/tunery/v1/models/{model}", model, json={"display_name": "mine"})
-    changes.make("POST", "/tunery/v1/models/{model}/exports", model, json={"format": "adapter"})
+    export = changes.make("POST", "/tunery/v1/models/{model}/exports", model, json={"format": "adapter"})
+    changes.make("POST", "/tunery/v1/exports/{export_id}/cancel", {"export_id": export["id"]})
     asked = {"files": [requests], "base": "gpt-4o-mini"}
-    changes.make("POST", "/tunery/v1/imports", json=asked)
+    taken = changes.make("POST", "/tunery/v1/imports", json=asked)
+    changes.make("POST", "/tunery/v1/imports/{import_id}/cancel", {"import_id": taken["id"]})
     shared = changes.make("POST", PERMISSIONS, model, json={"project_ids": [api.make_project()]})["data"][0]["id"]
     changes.make("DELETE", PERMISSIONS + "/{permission_id}", model | {"permission_id": shared})
     alias = {"name": "old", "target": model["model"]}

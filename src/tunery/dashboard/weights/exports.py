@@ -1,5 +1,7 @@
 """Taking models elsewhere: the four forms and what each is for, how far an export is, and its file."""
 
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup
@@ -29,6 +31,32 @@ def progress(transfer: dict[str, Any], t: Translator) -> str:
     return t.named("export.doing", told["doing"]) + amount
 
 
+def is_under_way(transfer: dict[str, Any]) -> bool:
+    return transfer["status"] in ("queued", "running")
+
+
+class Cancels:
+    """The buttons that end exports or imports, each there as long as its own is under way."""
+
+    def __init__(self, visit: Visit, path: str, refresh: Callable[[], Awaitable[bool]]) -> None:
+        self._visit, self._path, self._refresh = visit, path, refresh
+        self._buttons: dict[str, ui.button] = {}
+
+    def button(self, transfer: dict[str, Any]) -> None:
+        made = blocks.button(self._visit.t("export.cancel"), partial(self._cancel, transfer["id"]), symbol="stop")
+        self._buttons[transfer["id"]] = made
+        made.visible = is_under_way(transfer)
+
+    def update(self, transfers: Iterable[dict[str, Any]]) -> None:
+        for each in transfers:
+            if each["id"] in self._buttons:
+                self._buttons[each["id"]].visible = is_under_way(each)
+
+    async def _cancel(self, transfer_id: str) -> None:
+        await self._visit.attempt(self._visit.connection.post(f"{self._path}/{transfer_id}/cancel"))
+        await self._refresh()
+
+
 class Exports:
     """A panel of what was exported, there once something was, and the dialog that asks for more. Of some models, or of
     all that the project has."""
@@ -44,8 +72,10 @@ class Exports:
                 Column(self.t("jobs.status")),
                 Column(self.t("export.proof")),
                 Column(self.t("action.open")),
+                Column(self.t("action.actions"), numeric=True),
             ]
             self.table = Table(self.t("export.title"), columns)
+        self.cancels = Cancels(visit, "/tunery/v1/exports", self.refresh)
         self.panel.visible = False
         self.poll = Poll(self.refresh)
         self.poll.stop()
@@ -65,8 +95,9 @@ class Exports:
             return True
         self.found = [each for each in answer["data"] if self.of_all or each["model"] in self.models]
         self.table.update([self._row(each) for each in self.found])
+        self.cancels.update(self.found)
         self.panel.visible = bool(self.found)
-        return any(each["status"] in ("queued", "running") for each in self.found)
+        return any(map(is_under_way, self.found))
 
     def _row(self, export: Export) -> Row:
         t, status = self.t, export["status"]
@@ -75,7 +106,8 @@ class Exports:
         file = export["file_id"]
         link = html.link(f"{BASE}/download/{file}", t("export.download")) if file else html.DASH
         state = html.two_lines(html.status_chip(status, t), progress(export, t))
-        return Row(export["id"], [kind, html.model_name(export["model"]), state, self._proof(export), link])
+        cells = [kind, html.model_name(export["model"]), state, self._proof(export), link]
+        return Row(export["id"], cells, actions=partial(self.cancels.button, export))
 
     def _proof(self, export: Export) -> str | Markup:
         proof = export["proof"]

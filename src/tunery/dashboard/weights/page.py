@@ -14,7 +14,7 @@ from tunery.dashboard.components.table import Column, Page, PagedTable, Row
 from tunery.dashboard.connection import Failure
 from tunery.dashboard.models import Model, list_models, playground_path
 from tunery.dashboard.visit import Visit, notify
-from tunery.dashboard.weights.exports import Exports, progress
+from tunery.dashboard.weights.exports import Cancels, Exports, is_under_way, progress
 
 PAGE = 20
 ACCEPTS = ".tar,.gz,.tgz,.gguf,.safetensors,.json,.jinja"
@@ -41,10 +41,12 @@ class ImportsPage:
         self.visit, self.t, self.models = visit, visit.t, models
         self.files: dict[str, str] = {}  # what is uploaded for the next import: names by id
         self.may_change = False
+        self.cancels = Cancels(visit, "/tunery/v1/imports", self.refresh)
 
     async def fetch(self, after: str = "") -> Page:
         page = await self.visit.connection.get("/tunery/v1/imports", after=after, limit=PAGE)
-        self.may_change = any(each["status"] in ("queued", "running") for each in page["data"])
+        self.cancels.update(page["data"])
+        self.may_change = any(map(is_under_way, page["data"]))
         return [self.row(each) for each in page["data"]], page["has_more"]
 
     def draw(self, first: Page) -> None:
@@ -61,6 +63,7 @@ class ImportsPage:
             Column(t("jobs.model"), wide=True),
             Column(t("jobs.base")),
             Column(t("jobs.created")),
+            Column(t("action.actions"), numeric=True),
         ]
         with blocks.panel(t("weights.imports")) as self.panel:
             self.table = PagedTable(self.visit, t("weights.imports"), columns, first, self.fetch)
@@ -135,4 +138,5 @@ class ImportsPage:
         )
         shown = html.link(playground_path(name), html.model_name(name)) if name else escape(made["suffix"] or html.DASH)
         state = html.two_lines(html.status_chip(made["status"], t), progress(made, t))
-        return Row(made["id"], [state, shown + told, html.model_name(made["base"]), html.when(made["created_at"], t)])
+        cells = [state, shown + told, html.model_name(made["base"]), html.when(made["created_at"], t)]
+        return Row(made["id"], cells, actions=partial(self.cancels.button, made))

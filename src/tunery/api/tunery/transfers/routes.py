@@ -11,12 +11,13 @@ from tunery.api.body import Body, Texts, takes_up_to
 from tunery.api.context import Context, ContextDep
 from tunery.api.paging import After, CursorListing, Limit, Resource
 from tunery.api.routing import Router
+from tunery.api.tunery.transfers.runner import remove_rest
 from tunery.domain.audit import EventType
 from tunery.domain.errors import InvalidRequest, RateLimited
 from tunery.domain.ids import new_id
 from tunery.domain.names import check_suffix
 from tunery.domain.tenants import Caller, Scope
-from tunery.domain.transfers import MAX_UNFINISHED, Format, NumberType, Transfer, TransferStatus
+from tunery.domain.transfers import MAX_UNFINISHED, Format, NumberType, Transfer, TransferKind, TransferStatus
 from tunery.export.spec import check_form
 from tunery.metering.limits import project_limits
 from tunery.metering.storage import check_not_full
@@ -149,6 +150,12 @@ def retrieve_import(import_id: str, caller: ModelsReader, context: ContextDep) -
         return wire_import(transfers.get_transfer(conn, import_id, caller.project_id, "import"))
 
 
+@router.post("/imports/{import_id}/cancel")
+def cancel_import(import_id: str, caller: ModelsWriter, context: ContextDep) -> ImportOut:
+    """Nothing is left of it, and its files stay."""
+    return wire_import(_cancel(context, caller, import_id, "import", "model.import.cancelled"))
+
+
 @router.get("/exports")
 def list_exports(
     caller: ModelsReader,
@@ -169,6 +176,12 @@ def retrieve_export(export_id: str, caller: ModelsReader, context: ContextDep) -
         return wire_export(transfers.get_transfer(conn, export_id, caller.project_id, "export"))
 
 
+@router.post("/exports/{export_id}/cancel")
+def cancel_export(export_id: str, caller: ModelsWriter, context: ContextDep) -> ExportOut:
+    """Nothing is left of it."""
+    return wire_export(_cancel(context, caller, export_id, "export", "model.export.cancelled"))
+
+
 @router.post("/models/{model:path}/exports")
 def create_export(model: str, body: ExportCreate, caller: ModelsWriter, context: ContextDep) -> ExportOut:
     """Write a fine-tuned model for other programs. The worker proves that it answers there as it does here; the result
@@ -182,7 +195,16 @@ def create_export(model: str, body: ExportCreate, caller: ModelsWriter, context:
     return wire_export(transfer)
 
 
-def _new(context: Context, caller: Caller, kind: Literal["export", "import"], asked: Any, model: str = "") -> Transfer:
+def _cancel(context: Context, caller: Caller, transfer_id: str, kind: TransferKind, event: EventType) -> Transfer:
+    now = context.clock()
+    with write(context.database) as conn:
+        transfer = transfers.cancel_transfer(conn, transfer_id, caller.project_id, kind, now)
+        record(conn, caller, event, now=now, resource_id=transfer.model or transfer.id)
+    remove_rest(context.blobs, transfer)
+    return transfer
+
+
+def _new(context: Context, caller: Caller, kind: TransferKind, asked: Any, model: str = "") -> Transfer:
     return Transfer(
         id=new_id(kind),
         project_id=caller.project_id,

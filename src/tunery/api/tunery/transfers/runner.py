@@ -26,6 +26,7 @@ from tunery.jobs.identity import WorkerIdentity, is_dead_here
 from tunery.metering.storage import Room
 from tunery.models.sources import cache as sources
 from tunery.store import files, models, tenants, transfers
+from tunery.store.blobs import Blobs
 from tunery.store.database import read, write
 from tunery.texts import say
 
@@ -113,7 +114,7 @@ class _Work:
             message = explain(exc)
             texts = {"message": exc.text} if isinstance(exc, TuneryError) and exc.message == message else {}
             error = {"code": code, "message": message, "texts": texts}
-            self._remove_rest()
+            remove_rest(self._context.blobs, self._transfer)
             with write(self._context.database) as conn:
                 self._finish(conn, TransferStatus.FAILED, error=error)
             log.info("%s failed: %s", transfer.id, error["message"])
@@ -124,14 +125,6 @@ class _Work:
         asked = {**transfer.asked, **({"chat_template": None} if transfer.kind == "import" else {})}  # it may be large
         if not transfers.finish(conn, transfer.id, self._worker_id, status, now, asked=asked, **values):
             raise _LetGo
-
-    def _remove_rest(self) -> None:
-        """What an attempt whose worker died had put into the blobs: it has the same names at each."""
-        asked = self._transfer.asked
-        if self._transfer.kind == "export":
-            self._context.blobs.delete(blob_path(asked["result_id"]))
-        else:
-            self._context.blobs.delete_dir(f"adapters/{asked['model_id']}")
 
     # ---- while it runs
 
@@ -237,7 +230,7 @@ class _Work:
         spec = ImportSpec(
             files=self._fetch(),
             source=base.source,
-            base=base.name,
+            base=base.weights,
             model_dir=sources.ensure(base.source, context.settings.models_dir, self._tell),
             completes=base.completes,
             template=asked["chat_template"],
@@ -292,6 +285,14 @@ class _Work:
             except BaseException:
                 context.blobs.delete_dir(blob)
                 raise
+
+
+def remove_rest(blobs: Blobs, transfer: Transfer) -> None:
+    """What an attempt whose worker died had put into the blobs: it has the same names at each."""
+    if transfer.kind == "export":
+        blobs.delete(blob_path(transfer.asked["result_id"]))
+    else:
+        blobs.delete_dir(f"adapters/{transfer.asked['model_id']}")
 
 
 def as_tar(folder: Path, name: str) -> Iterator[bytes]:
