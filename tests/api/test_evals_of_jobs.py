@@ -358,6 +358,35 @@ def test_the_mail_comes_also_when_the_last_run_is_ended_by_hand(make_each_api: C
     assert topics.count("fine_tuning.evaluation") == 1
 
 
+def test_whoever_waits_for_an_eval_that_is_deleted_is_told(make_each_api: Callable[..., Api]) -> None:
+    """By the job's events and by the mail; nobody is, where all runs had ended."""
+    api = make_each_api()
+    with write(api.engine) as conn:
+        conn.execute(update(users).values(email="owner@example.com"))
+    file_id = api.make_file()["id"]
+    jobs = []
+    for _ in range(2):
+        job = created(api, {"run_eval": make(api, EXPECTED, config=OPEN), "run_eval_file": file_id})
+        end(api, job)
+        jobs.append(job)
+    waiting, over = (runs_of(api, job) for job in jobs)
+    answered(api, waiting["base"], [True])
+    for run in over.values():
+        answered(api, run, [True])
+    for runs in (waiting, over):
+        assert api.client.delete(f"/v1/evals/{runs['new'].eval_id}").status_code == 200
+    with read(api.engine) as conn:
+        mails = [each for each in notices(conn, api.project_id) if each.topic == "fine_tuning.evaluation"]
+    assert len(mails) == 2
+    told = [mail for mail in mails if "was deleted" in mail.payload["text"]]
+    assert len(told) == 1
+    assert jobs[0]["id"] in told[0].payload["text"] and "削除" in translator("ja").word(told[0].payload, "text")
+    events = api.client.get(f"/v1/fine_tuning/jobs/{jobs[0]['id']}/events").json()["data"]
+    assert any("was deleted before its runs had ended" in each["message"] for each in events)
+    evaluation = api.client.get(f"/tunery/v1/jobs/{jobs[0]['id']}/evaluation").json()
+    assert (evaluation["is_over"], evaluation["models"]) == (True, [])
+
+
 def test_the_command_line_makes_such_a_job_and_shows_what_came_of_it(api: Api, tmp_path: Any) -> None:
     context = api.context
     here = Installation(context.settings, api.engine, context.blobs, api.project_id, api.organization_id, SECRET)

@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +10,7 @@ import typer
 from tunery.cli.connection import CommandFailed, client_of, get_own, post_own
 from tunery.cli.output import Json, console, duration, emit_json, notes, table
 from tunery.cli.watch import watch
+from tunery.domain.errors import InvalidRequest
 from tunery.improve.proposals import Forecast, What, act_of, forecasts
 
 if TYPE_CHECKING:
@@ -40,13 +41,15 @@ def improve(
     as_json: Json = False,
 ) -> None:
     """Find out what would make a finished job's model better. What is trained for it are ordinary jobs."""
+    from tunery.improve.asking import seconds_a_token
     from tunery.improve.jobs import Server, open_job
 
     client = client_of(ctx)
     subject = open_job(Server(client, partial(get_own, client), partial(post_own, client)), job_id)
+    pace = cache(partial(seconds_a_token, subject))
     if what is None:
-        return _overview(subject, as_json)
-    forecast = forecasts(subject, [what])[what]
+        return _overview(subject, forecasts(subject, pace), as_json)
+    forecast = forecasts(subject, pace, [what])[what]
     if not isinstance(forecast, Forecast):
         raise forecast
     _agree(forecast, yes)
@@ -62,9 +65,9 @@ def improve(
         SHOWN[what](result)
 
 
-def _overview(subject: "Subject", as_json: bool) -> None:
+def _overview(subject: "Subject", found: dict[What, Forecast | InvalidRequest], as_json: bool) -> None:
     rows, documents = [], []
-    for what, forecast in forecasts(subject).items():
+    for what, forecast in found.items():
         if not isinstance(forecast, Forecast):
             documents.append({"what": what, "refused": forecast.message})
             rows.append((what, ASKS[what], "", forecast.message, ""))

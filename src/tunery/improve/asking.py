@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 AT_ONCE = 8  # the engine computes them in one batch
+NUM_ASKED = AT_ONCE + 1  # questions, to know how long one takes
 UNEVEN = (0.5, 2.0)  # how long many rows may take against so many times the first few
 
 Asked = TypeVar("Asked")
@@ -107,19 +108,24 @@ def likelihood(server: Server, model: str, row: Row, answer: Message | None = No
     return Likelihood(score["mean_logprob"] * score["num_tokens"], score["num_tokens"])
 
 
-def price_of_asking(subject: Subject, num_tokens: int, pace: Callable[[], float]) -> Price:
-    """Of so many prompt tokens, at `pace` seconds each."""
+def price_of_asking(subject: Subject, num_tokens: int, pace: Callable[[], float] | None) -> Price:
+    """Of so many prompt tokens, at `pace` seconds each; no time where that is not known."""
     if not num_tokens:
         return Price(0.0, subject.estimate["currency"], 0.0, 0.0)
     model = subject.job.fine_tuned_model or subject.job.model
     entries = subject.server.get("/catalog")["data"]
     price = next(entry["price"] for entry in entries if model in (entry["name"], *entry["aliases"]))
-    low, high = (uneven * num_tokens * pace() for uneven in UNEVEN)
+    low, high = (uneven * num_tokens * pace() if pace else 0.0 for uneven in UNEVEN)
     return Price(price["input"] * num_tokens / MICRO, price["currency"], low, high)
 
 
+def price_of_pace(subject: Subject) -> Price:
+    """Of what `seconds_a_token` asks."""
+    return price_of_asking(subject, round(subject.tokens_a_row * NUM_ASKED), None)
+
+
 def seconds_a_token(subject: Subject) -> float:
-    """Of a prompt: that of the first few rows, which are asked for it."""
+    """Of a prompt: that of the first few rows, which are asked for it, the first of them twice."""
     some = readable_rows(subject.rows)[:AT_ONCE]
     ask = partial(likelihood, subject.server, subject.job.fine_tuned_model or subject.job.model)
     if some:

@@ -3,10 +3,9 @@
 Those modules are imported late, with numpy: the command line's help needs the names alone.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache, partial
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -28,6 +27,7 @@ class What(StrEnum):
 class Forecast:
     parts: "list[Part]"  # the jobs that are still to be made
     price: "Price"  # of those and of what models are asked
+    is_timed: bool = True  # False: the time of what models are asked is not in it
 
 
 def act_of(what: What) -> ModuleType:
@@ -35,19 +35,22 @@ def act_of(what: What) -> ModuleType:
     return import_module(f"tunery.improve.{what}")
 
 
-def forecasts(subject: "Subject", wanted: Iterable[What] = What) -> "dict[What, Forecast | InvalidRequest]":
-    """Of each what it would take, or why it cannot be. A few rows are asked, once for all, for the time they take."""
-    from tunery.improve.asking import price_of_asking, seconds_a_token
+def forecasts(
+    subject: "Subject", pace: Callable[[], float] | None, wanted: Iterable[What] = What
+) -> "dict[What, Forecast | InvalidRequest]":
+    """Of each what it would take, or why it cannot be. `pace`: seconds a token of a prompt, asked for where models are
+    asked; None: it is not known, and nobody is asked."""
+    from tunery.improve.asking import price_of_asking
     from tunery.improve.jobs import missing, price_of
 
-    pace = cache(partial(seconds_a_token, subject))
     found: dict[What, Forecast | InvalidRequest] = {}
     for what in wanted:
         act = act_of(what)
         try:
             parts = missing(subject, act.plan(subject))
-            asking = price_of_asking(subject, act.num_tokens(subject), pace)
-            found[what] = Forecast(parts, price_of(subject, parts) + asking)
+            num_tokens = act.num_tokens(subject)
+            asking = price_of_asking(subject, num_tokens, pace)
+            found[what] = Forecast(parts, price_of(subject, parts) + asking, pace is not None or not num_tokens)
         except InvalidRequest as refused:
             found[what] = refused
     return found

@@ -125,6 +125,12 @@ def num_unfinished_runs(conn: Connection, project_id: str, model: str) -> int:
     return conn.execute(select(func.count()).select_from(runs).where(*mine)).scalar_one()
 
 
+def jobs_under_way(conn: Connection, eval_id: str) -> list[str]:
+    """Whose runs of this eval have not all ended."""
+    theirs = runs.c.eval_id == eval_id, runs.c.job_id.is_not(None), runs.c.status.in_(UNFINISHED)
+    return [*conn.execute(select(runs.c.job_id).where(*theirs).distinct()).scalars()]
+
+
 def runs_of_job(conn: Connection, job_id: str, *, hold: bool = False) -> list[EvalRun]:
     """In the order in which they were made. `hold`: until the transaction ends, so that of two that end together one is
     the last."""

@@ -11,12 +11,12 @@ from tunery.api.access import EvalsReader, check_scope
 from tunery.api.context import Context, ContextDep
 from tunery.api.routing import Router
 from tunery.domain.errors import NotFound
-from tunery.domain.evals import UNFINISHED, EvalRun, JobRole, RunStatus
+from tunery.domain.evals import UNFINISHED, Eval, EvalRun, JobRole, RunStatus
 from tunery.domain.intervals import Interval, bootstrap_counts, share
 from tunery.domain.jobs import RUN_EVAL
 from tunery.domain.tenants import Scope
 from tunery.notify.announce import announce_evaluation
-from tunery.store import evals, jobs
+from tunery.store import evals, events, jobs
 from tunery.store.database import read
 from tunery.texts import Text, say, with_texts
 
@@ -147,6 +147,17 @@ def tell_when_last(conn: Connection, context: Context, job_id: str | None, *, no
     )
     payload = with_texts({"subject": say("mail.evaluation.subject", name=name), "text": text})
     announce_evaluation(conn, job, payload, now=now)
+
+
+def tell_of_deletion(conn: Connection, context: Context, asked: Eval, job_id: str, *, now: float) -> None:
+    """The eval was deleted while the job's runs were under way, which went with it: the job's events say so, and the
+    mail that its creator waits for."""
+    job, name = jobs.get_job(conn, job_id), asked.name or asked.id
+    events.add_event(conn, job_id, say("event.evaluation_deleted", name=name), now=now, level="warn", data={})
+    link = f"{context.settings.base_url}/dashboard/jobs/{job_id}"
+    subject = say("mail.evaluation.subject", name=job.display_name or job.fine_tuned_model or job_id)
+    text = say("mail.evaluation.deleted", name=name, job=job_id, link=link)
+    announce_evaluation(conn, job, with_texts({"subject": subject, "text": text}), now=now)
 
 
 def _lines(lines: list[Text]) -> Text | str:

@@ -18,7 +18,7 @@ from tunery.api.evals.checks import (
     wire_criterion,
     wire_data_source,
 )
-from tunery.api.evals.of_job import tell_when_last
+from tunery.api.evals.of_job import tell_of_deletion, tell_when_last
 from tunery.api.evals.schemas import (
     CriterionCounts,
     DataSource,
@@ -132,9 +132,14 @@ def update_eval(eval_id: str, body: EvalUpdate, caller: EvalsWriter, context: Co
 @router.delete("/{eval_id}")
 def delete_eval(eval_id: str, caller: EvalsWriter, context: ContextDep) -> DeletedEval:
     """With its runs; those under way end."""
+    now = context.clock()
     with write(context.database) as conn:
+        asked = store.get_eval(conn, eval_id, caller.project_id)
+        waiting = store.jobs_under_way(conn, eval_id)
         store.delete_eval(conn, eval_id, caller.project_id)
-        record(conn, caller, "eval.deleted", now=context.clock(), resource_id=eval_id)
+        record(conn, caller, "eval.deleted", now=now, resource_id=eval_id)
+        for job_id in waiting:
+            tell_of_deletion(conn, context, asked, job_id, now=now)
     return DeletedEval(eval_id=eval_id)
 
 

@@ -16,6 +16,7 @@ from tunery.dashboard.improve.running import Improvement, Proposal
 from tunery.dashboard.visit import BASE, Visit
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.jobs import TERMINAL, JobStatus
+from tunery.improve.asking import NUM_ASKED
 from tunery.improve.proposals import Forecast, What
 
 Json = dict[str, Any]
@@ -30,7 +31,7 @@ async def build(visit: Visit) -> None:
         blocks.empty("auto_awesome", t("improve.too_early"), t("improve.too_early_text"))
         return
     page = ImprovePage(visit, running.of(visit.connection, job_id), job)
-    ui.timer(0, page.forecast, once=True)  # a few rows are asked for it: the page is there before
+    ui.timer(0, page.forecast, once=True)  # files are read for it: the page is there before
 
 
 def _name(job: Json) -> str:
@@ -40,6 +41,10 @@ def _name(job: Json) -> str:
 class ImprovePage:
     def __init__(self, visit: Visit, improvement: Improvement, job: Json) -> None:
         self.visit, self.t, self.improvement, self.job = visit, visit.t, improvement, job
+        with ui.element("div").classes("stack") as self.pace:
+            self.pace_text = ui.label().classes("muted")
+            self.measure_button = blocks.button(self.t("improve.measure"), self.measure, symbol="timer")
+        self.pace.visible = False
         self.panels = {what: Panel(self, what) for what in What}
         self.poll = Poll(self.look)
         self.poll.stop()
@@ -53,8 +58,25 @@ class ImprovePage:
             return
         for what, panel in self.panels.items():
             panel.tell(found[what])
+        await self._offer(any(isinstance(each, Forecast) and not each.is_timed for each in found.values()))
         if await self.look():
             self.poll.again()
+
+    async def _offer(self, is_unknown: bool) -> None:
+        """To measure how long models take, which costs a little."""
+        self.pace.visible = False
+        if is_unknown:
+            price = await self.visit.ask(self.improvement.price_of_pace())
+            if not isinstance(price, Failure):
+                cost = html.money(price.cost, price.currency)
+                self.pace_text.set_text(self.t("improve.measure_text", n=NUM_ASKED, cost=cost))
+                self.pace.visible = True
+
+    async def measure(self) -> None:
+        self.measure_button.disable()
+        await self.visit.attempt(self.improvement.measure())
+        self.measure_button.enable()
+        await self.forecast()
 
     async def start(self, what: What) -> None:
         self.improvement.start(what)
@@ -100,9 +122,15 @@ class Panel:
         jobs = t("improve.new_jobs", n=len(parts), names=names) if parts else t("improve.no_new_jobs")
         cost = t("improve.at_most", cost=html.money(price.cost, price.currency))
         facts = [(t("improve.jobs"), jobs), (t("improve.price"), cost)]
-        facts.append((t("job.time"), html.time_range(price.min_s, price.max_s, t)))
+        facts.append((t("job.time"), self._time(forecast)))
         self.price.set_content(html.facts(list(facts)))
         self.button.enable()
+
+    def _time(self, forecast: Forecast) -> str:
+        time = html.time_range(forecast.price.min_s, forecast.price.max_s, self.t)
+        if forecast.is_timed:
+            return time
+        return self.t("improve.untimed", time=time) if forecast.parts else self.t("improve.only_questions")
 
     def refuse(self, failure: Failure) -> None:
         self.price.set_content(Markup("<p>{}</p>").format(failure.message(self.t)))

@@ -12,7 +12,8 @@ from nicegui import background_tasks
 from tunery.dashboard.connection import Connection, Failure, Owner, SessionEnded, ask
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.jobs import TERMINAL
-from tunery.improve.jobs import WHOLE, Server, Subject, open_job
+from tunery.improve.asking import price_of_pace, seconds_a_token
+from tunery.improve.jobs import WHOLE, Price, Server, Subject, open_job
 from tunery.improve.proposals import Forecast, What, act_of, forecasts
 
 MAX_KEPT = 50
@@ -48,11 +49,21 @@ class Improvement:
     def __init__(self, connection: Connection, job_id: str) -> None:
         self._connection, self._job_id = connection.for_background(), job_id
         self._subject: Subject | None = None
+        self._pace: float | None = None  # seconds a token of a prompt; None: not measured
         self._making = asyncio.Lock()  # two that need the same job are not to make it twice
         self.proposals: dict[What, Proposal] = {}
 
     async def forecasts(self) -> dict[What, Forecast | InvalidRequest]:
-        return await _in_thread(forecasts, await self._open())
+        """Nobody is asked for it."""
+        pace = self._pace
+        return await _in_thread(forecasts, await self._open(), None if pace is None else lambda: pace)
+
+    async def price_of_pace(self) -> Price:
+        return await _in_thread(price_of_pace, await self._open())
+
+    async def measure(self) -> None:
+        """How long a model takes, for the price that `price_of_pace` tells."""
+        self._pace = await _in_thread(seconds_a_token, await self._open())
 
     def start(self, what: What) -> None:
         """Unless it is under way."""
