@@ -7,6 +7,7 @@ import pickle
 import shutil
 import tarfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 
 from tests.export.conftest import ALL
+from tests.export.folders import UNSLOTH_EXPRESSION, as_axolotl_writes, as_unsloth_writes
 from tests.serving.conftest import make_settings
 from tests.serving.peft_adapters import base_model, model_with
 from tests.serving.running import LocalEngine, generation
@@ -165,6 +167,35 @@ def test_what_another_trainer_really_left_answers_here_as_in_transformers(
         engine.engine.load("theirs", tmp_path / "taken").result(30)
         assert served_logprobs(engine, "theirs") == pytest.approx(expected, abs=1e-3)
         engine.engine.unload("theirs").result(30)
+
+
+@pytest.mark.parametrize(
+    ("write", "base", "told"),
+    [
+        (as_unsloth_writes, "unsloth/Tiny-unsloth-bnb-4bit", False),
+        (as_unsloth_writes, "unsloth/other-1b-instruct-bnb-4bit", True),
+        (partial(as_unsloth_writes, target_modules=UNSLOTH_EXPRESSION), "unsloth/tiny", False),
+        (as_axolotl_writes, "someone/Tiny", False),
+        (as_axolotl_writes, "NousResearch/Llama-3.2-1B", True),
+    ],
+    ids=["unsloth", "unsloth, another base", "unsloth's expression", "axolotl", "axolotl, another base"],
+)
+def test_folders_of_unsloth_and_axolotl_are_taken_as_they_lie(
+    write: Callable[..., Path],
+    base: str,
+    told: bool,
+    taken: Import,
+    tuned_dir: Path,
+    tiny_model_dir: Path,
+    tmp_path: Path,
+) -> None:
+    """File by file, and whole as an archive."""
+    folder = write(tuned_dir, tiny_model_dir, tmp_path / "outputs", base)
+    expected = logprobs(model_with(tiny_model_dir, tuned_dir))
+    for sent in (folder, packed(folder, tmp_path / "outputs.tar.gz", mode="w:gz")):
+        warnings = taken(sent, template=None)["warnings"]
+        assert [base in each for each in warnings] == [True] * told
+        assert logprobs(model_with(tiny_model_dir, tmp_path / "taken")) == pytest.approx(expected, abs=1e-5)
 
 
 def _truncate(folder: Path) -> None:

@@ -6,6 +6,7 @@ else lies in a folder of TRL, LLaMA-Factory or Unsloth (optimizer states, checkp
 
 import gzip
 import json
+import re
 import shutil
 import tarfile
 import tempfile
@@ -40,6 +41,7 @@ READ_BYTES = 1024 * 1024
 _DOCUMENTS = {CONFIG_FILE, REPORT, "chat_template.jinja", "tokenizer_config.json", "tokenizer.json"}
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _GGUF = "adapter.gguf"
+_ROUNDED = re.compile("(-unsloth)?-bnb-4bit$")  # Unsloth's name for the same base in 4 bits, to train beside
 
 
 def take_in(spec: ImportSpec, target: Path) -> dict[str, Any]:
@@ -210,8 +212,12 @@ def _base_warnings(spec: ImportSpec, root: Path) -> list[str]:
     if not named or _read_json(root / REPORT).get("base"):
         return []
     places = {spec.source, spec.source.partition(":")[2].partition("@")[0], spec.base}
-    is_same = any(named.lower().rpartition("/")[2] == place.lower().rpartition("/")[2] for place in places)
-    return [] if is_same else [say("warning.import_base", named=named[:200], base=spec.base, source=spec.source)]
+    own = _ROUNDED.sub("", named.lower().rpartition("/")[2])
+    return (
+        []
+        if own in {place.lower().rpartition("/")[2] for place in places}
+        else [say("warning.import_base", named=named[:200], base=spec.base, source=spec.source)]
+    )
 
 
 def _template_warnings(spec: ImportSpec, root: Path) -> list[str]:
