@@ -5,6 +5,7 @@ which wait for memory, use 4 bits where those lose nothing, as with base weights
 prompts the weights as they were given. So does everywhere what is to be compared with a trainer's numbers.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -49,10 +50,11 @@ class PackedLinear:
         *,
         precision: Precision = "full",
         matmul_dtype: torch.dtype | None = None,
+        members: Sequence[torch.Tensor] = (),
     ) -> None:
         """matmul_dtype: of exact products beside those in int8, see kernels.matmul_dtype; None: the weights' own.
 
-        weight [out, in], bias [out].
+        weight [out, in], bias [out]; members [part of out, in] each: where the weights lie already, in turn.
         """
         self.out_features, self.in_features = weight.shape
         self.bias = bias
@@ -66,7 +68,8 @@ class PackedLinear:
         # To widen weights for a few rows takes longer than their product.
         self._matmul_dtype = matmul_dtype if matmul_dtype and self._eight_bit else weight.dtype
         self._packed = _pack(weight) if self._matmul_dtype is weight.dtype else None
-        self._dense = weight if self._packed is None else None
+        # Where they lie they are pages of a file, which the system can take back: exact products are rare.
+        self._dense = (list(members) or [weight]) if self._packed is None else []
 
     def __call__(self, x: Shared, dtype: type[np.generic] | None = None, *, plus: Array | None = None) -> Array:
         """For a decode step: x [N, in] → [N, out] of that type, as the loops read it; None: that of x."""
@@ -106,11 +109,14 @@ class PackedLinear:
             return torch.ops.mkldnn._linear_pointwise.binary(x, more, self._packed, self.bias, "add")
         if self._packed is not None:
             return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
-        assert self._dense is not None
         wide = self._matmul_dtype if more is None else torch.float32  # to be rounded after the sum
-        bias = None if self.bias is None else self.bias.to(wide)
-        y = nn.functional.linear(x.to(wide), self._dense.to(wide), bias)
-        return (y if more is None else y.add_(more)).to(x.dtype)
+        x_wide, sizes = x.to(wide), [len(part) for part in self._dense]
+        biases = [None] * len(sizes) if self.bias is None else self.bias.to(wide).split(sizes)
+        parts = zip(self._dense, biases, strict=True)
+        y = torch.cat([nn.functional.linear(x_wide, part.to(wide), bias) for part, bias in parts], 1)
+        if more is not None:
+            y.add_(more)
+        return y.to(x.dtype)
 
 
 def _pack(weight: torch.Tensor) -> torch.Tensor | None:

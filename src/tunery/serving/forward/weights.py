@@ -105,7 +105,7 @@ def _layer(
     tensors: WeightFiles,
     config: ModelConfig,
     index: int,
-    linear: Callable[[torch.Tensor, torch.Tensor | None], PackedLinear],
+    linear: Callable[..., PackedLinear],
 ) -> LayerWeights:
     """linear: from weight [out, in] and bias [out]."""
     prefix = f"model.layers.{index}."
@@ -114,7 +114,7 @@ def _layer(
         weights = [tensors.get(f"{prefix}{module}.weight") for module in FUSED[name]]
         has_bias = FUSED[name][0].rpartition(".")[2] in config.biased
         bias = torch.cat([tensors.get(f"{prefix}{module}.bias") for module in FUSED[name]]) if has_bias else None
-        return linear(torch.cat(weights), bias)
+        return linear(torch.cat(weights), bias, members=weights)
 
     return LayerWeights(
         input_norm=tensors.get(f"{prefix}input_layernorm.weight"),
