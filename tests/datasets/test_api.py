@@ -215,3 +215,44 @@ def test_preference_pairs_are_estimated_for_dpo(client: TestClient) -> None:
 def test_nobody_gets_in_without_a_key(client: TestClient, path: str) -> None:
     answer = client.post(f"/tunery/v1/{path}", json={}, headers={"authorization": "Bearer wrong"})
     assert answer.status_code == 401
+
+
+# ---- tables
+def table(client: TestClient, content: bytes, name: str = "faq.csv") -> str:
+    answer = client.post("/v1/files", files={"file": (name, content)}, data={"purpose": "user_data"})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["id"]
+
+
+CSV = "question,answer,tone\n" + "".join(f"{n}+{n}?,{2 * n},kind\n" for n in range(40)) + "why?,,kind\n"
+
+
+def test_a_table_is_looked_at_and_becomes_a_training_file(client: TestClient) -> None:
+    file_id = table(client, CSV.encode())
+    found = client.post("/tunery/v1/tables/preview", json={"file": file_id, "limit": 10}).json()
+    assert (found["num_rows"], found["is_whole"], found["mapping"]["assistant"]) == (10, False, "answer")
+    assert found["rows"][3]["example"]["messages"][1]["content"] == "6"
+    body = {"file": file_id, "columns": {**found["mapping"], "system": "tone"}, "stream": True}
+    answer = client.post("/tunery/v1/tables/dataset", json=body)
+    made = json.loads(answer.text.strip().splitlines()[-1].removeprefix("data: "))
+    assert (made["num_examples"], made["num_left_out"], made["created"]["filename"]) == (40, 1, "faq-chat.jsonl")
+    assert made["problems"][0]["problems"][0]["texts"]["message"]["key"] == "table.empty_cell"
+    rows = client.get(f"/v1/files/{made['created']['id']}/content").text.splitlines()
+    assert json.loads(rows[0])["messages"][0] == {"role": "system", "content": "kind"}
+
+
+def test_columns_that_cannot_be_told_are_listed_and_wrong_wishes_refused(client: TestClient) -> None:
+    file_id = table(client, b"a,b,c\none two,three,four\n")
+    found = client.post("/tunery/v1/tables/preview", json={"file": file_id}).json()
+    assert found["mapping"] is None and [column["name"] for column in found["columns"]] == ["a", "b", "c"]
+    assert found["rows"][0]["cells"] == {"a": "one two", "b": "three", "c": "four"}
+    for more, param in (
+        ({"columns": {"user": "a"}}, "columns"),
+        ({"columns": {"user": "a", "assistant": "z"}}, "columns"),
+        ({"encoding": "no-such"}, "encoding"),
+        ({"header_row": 900}, "header_row"),
+    ):
+        answer = client.post("/tunery/v1/tables/preview", json={"file": file_id, **more})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+    answer = client.post("/tunery/v1/tables/dataset", json={"file": file_id})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "columns")

@@ -14,7 +14,7 @@ from tunery.datasets.lines import read_chunks, read_lines
 from tunery.datasets.parse import parse_line
 from tunery.datasets.prepare import Mapping, UnclearColumns, guess_mapping, prepare
 from tunery.datasets.split import Split, split_file
-from tunery.datasets.tables import encoding_of, read_table
+from tunery.datasets.tables import Record, open_table
 from tunery.domain.errors import InvalidRequest
 
 Write = Callable[..., Path]
@@ -23,6 +23,11 @@ EXPECTED = [
     {"messages": [{"role": "user", "content": r["question"]}, {"role": "assistant", "content": r["answer"]}]}
     for r in RECORDS
 ]
+
+
+def records_of(path: Path, encoding: str = "", **wished: Any) -> list[Record]:
+    with open_table(path, encoding=encoding, **wished) as table:
+        return list(table.records)
 
 
 def write_csv(path: Path, delimiter: str) -> None:
@@ -66,7 +71,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
 def test_every_kind_of_table_becomes_the_same_chat(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     WRITERS[name](path)
-    assert list(prepare(read_table(path))) == EXPECTED
+    assert list(prepare(records_of(path))) == EXPECTED
 
 
 @pytest.mark.parametrize(
@@ -92,7 +97,7 @@ def test_tables_that_cannot_be_used_are_refused_in_words(name: str, content: byt
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(InvalidRequest):
-        list(prepare(read_table(path)))
+        list(prepare(records_of(path)))
 
 
 def test_instructions_stand_before_rows_that_bring_none() -> None:
@@ -212,7 +217,7 @@ def test_columns_that_tell_nothing_are_listed_with_what_they_hold() -> None:
 def test_tables_in_the_encodings_that_people_save(encoding: str, question: str, answer: str, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(f" question ,answer\r\n{question},{answer}\r\n".encode(encoding))
-    (row,) = prepare(read_table(path, encoding_of(path)))
+    (row,) = prepare(records_of(path))
     assert [message["content"] for message in row["messages"]] == [question, answer]
 
 
@@ -232,9 +237,9 @@ def test_an_encoding_that_cannot_be_told_is_asked_for(
     encoding: str, question: str, answer: str, tmp_path: Path
 ) -> None:
     (path := tmp_path / "a.csv").write_bytes(f"question,answer\r\n{question},{answer}\r\n".encode(encoding))
-    with pytest.raises(InvalidRequest, match="--encoding"):
-        encoding_of(path)
-    (row,) = prepare(read_table(path, encoding))
+    with pytest.raises(InvalidRequest, match="name its encoding"):
+        records_of(path)
+    (row,) = prepare(records_of(path, encoding))
     assert [message["content"] for message in row["messages"]] == [question, answer]
 
 
@@ -267,14 +272,14 @@ def test_chat_rows_keep_their_tools() -> None:
 
 def test_cells_may_be_long_and_lists_may_be_called_jsonl(tmp_path: Path) -> None:
     (long := tmp_path / "a.csv").write_text("question,answer\n" + "x" * 400_000 + ",b\n")
-    (row,) = prepare(read_table(long))
+    (row,) = prepare(records_of(long))
     assert len(row["messages"][0]["content"]) == 400_000
     (listed := tmp_path / "b.jsonl").write_text(json.dumps(RECORDS))
-    assert list(prepare(read_table(listed))) == EXPECTED
+    assert list(prepare(records_of(listed))) == EXPECTED
     (separators := tmp_path / "c.jsonl").write_text(
         json.dumps({"question": "a\u2028b", "answer": "c\x85d"}, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    (row,) = prepare(read_table(separators))
+    (row,) = prepare(records_of(separators))
     assert row["messages"][0]["content"] == "a\u2028b"
 
 
@@ -310,13 +315,13 @@ def test_tables_as_programs_export_them(content: str, tmp_path: Path) -> None:
 )
 def test_objects_are_found_however_they_are_laid_out(name: str, text: str, tmp_path: Path) -> None:
     (path := tmp_path / name).write_text(text, encoding="utf-8")
-    assert list(prepare(read_table(path, encoding_of(path)))) == EXPECTED
+    assert list(prepare(records_of(path))) == EXPECTED
 
 
 def test_one_chat_in_a_json_file_is_one_row(tmp_path: Path) -> None:
     row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
     (path := tmp_path / "a.json").write_text(json.dumps(row, indent=1))
-    assert list(prepare(read_table(path))) == [row]
+    assert list(prepare(records_of(path))) == [row]
 
 
 def test_answers_that_are_no_text_are_written_as_people_write_them(tmp_path: Path) -> None:
@@ -343,7 +348,7 @@ def test_a_workbook_is_read_where_its_table_is(tmp_path: Path) -> None:
     for cells in (["Tickets"], [], [None, "Question", "Answer", "Answer"], [None, "a", "b", None], [None, None, "c"]):
         sheet.append(cells)
     book.save(path := tmp_path / "a.xlsx")
-    prepared = prepare(read_table(path))
+    prepared = prepare(records_of(path))
     assert [[m["content"] for m in row["messages"]] for row in prepared] == [["a", "b"]]
     assert [each.row for each in prepared.skipped] == [2]
 
@@ -364,7 +369,7 @@ def test_japanese_without_a_mark_is_told_by_its_bytes(encoding: str, tmp_path: P
 
 
 def contents(path: Path) -> list[list[str]]:
-    return [[m["content"] for m in row["messages"]] for row in prepare(read_table(path, encoding_of(path)))]
+    return [[m["content"] for m in row["messages"]] for row in prepare(records_of(path))]
 
 
 # ---- pairs

@@ -44,6 +44,7 @@ from tunery.api.tunery.answers.routes import router as answers
 from tunery.api.tunery.console.models import router as catalog
 from tunery.api.tunery.console.routes import router as console
 from tunery.api.tunery.datasets.routes import router as data
+from tunery.api.tunery.datasets.tables import router as tables
 from tunery.api.tunery.mail import router as mail
 from tunery.api.tunery.transfers.routes import router as transfers
 from tunery.api.uploads import router as uploads
@@ -82,6 +83,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     answers,
     batch_datasets,
     data,
+    tables,
     projects,
     keys,
     limits,

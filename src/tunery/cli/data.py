@@ -6,7 +6,7 @@ Most imports stand inside the commands: numpy and the tokenizer take half a seco
 import json
 import sys
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -18,6 +18,7 @@ from tunery.domain.jobs import METHODS, Method
 
 if TYPE_CHECKING:
     from tunery.datasets.prepare import Mapping, Prepared
+    from tunery.datasets.tables import Table
 
 app = typer.Typer(no_args_is_help=True, help="Prepare, check, price and split training files, on this machine.")
 
@@ -90,23 +91,29 @@ def prepare_file(
     rejected: Annotated[str, typer.Option(help="The column of worse answers, which makes pairs for DPO.")] = "",
     system: Annotated[str, typer.Option(help="A system message for every row that has none.")] = "",
     system_column: Annotated[str, typer.Option(help="The column of system messages.")] = "",
+    history: Annotated[str, typer.Option(help="The column of earlier turns: messages, pairs or a transcript.")] = "",
     encoding: Annotated[str, typer.Option(help="Such as cp932; found out from the file when not given.")] = "",
+    sheet: Annotated[str, typer.Option(help="Of a workbook; the first with a table unless told otherwise.")] = "",
+    header_row: Annotated[int, typer.Option(min=0, help="The row of the columns' names; found out when 0.")] = 0,
     force: Force = False,
 ) -> None:
     """Turn a table into chat JSONL, or pairs of answers for DPO. Rows that lack one are left out and counted."""
     from tunery.datasets.prepare import Mapping
+    from tunery.datasets.tables import open_table
 
     if bool(user) != bool(assistant):
         raise typer.BadParameter("--user and --assistant go together")
-    mapping = Mapping(user, assistant, system_column, rejected=rejected)
+    mapping = Mapping(user, assistant, system_column, rejected=rejected, history=history)
     target = output or file.with_name(f"{file.stem}-chat.jsonl")
     refuse_overwriting(file, target, force=force)
-    prepared = _prepared(file, mapping, system, _encoding(file, encoding))
     num_rows = 0
-    with whole_file(target) as out:
-        for row in prepared:
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
-            num_rows += 1
+    with open_table(file, encoding=encoding, sheet=sheet, header_row=header_row) as table:
+        _tell_how_read(table, encoding, sheet)
+        prepared = _prepared(table, mapping, system)
+        with whole_file(target) as out:
+            for row in prepared:
+                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+                num_rows += 1
     if prepared.skipped:
         rows = ", ".join(str(each.row) for each in prepared.skipped[:MAX_SHOWN])
         more = " …" if len(prepared.skipped) > MAX_SHOWN else ""
@@ -121,36 +128,39 @@ def prepare_file(
     )
 
 
-def _encoding(file: Path, given: str) -> str:
+def _tell_how_read(table: "Table", encoding: str, sheet: str) -> None:
+    """What was found out."""
     from tunery.datasets.encodings import UTF_8
-    from tunery.datasets.tables import encoding_of, is_text
 
-    if given or not is_text(file):
-        return given or UTF_8
-    found = encoding_of(file)
-    if found != UTF_8:
-        notes.print(f"{file.name} is read as {found}; --encoding says otherwise.")
-    return found
+    if table.encoding not in (encoding, UTF_8):
+        notes.print(f"{table.name} is read as {table.encoding}; --encoding says otherwise.")
+    if len(table.sheets) > 1 and not sheet:
+        others = ", ".join(repr(name) for name in table.sheets if name != table.sheet)
+        notes.print(f"Sheet {table.sheet!r} is read; --sheet takes another: {others}.")
+    for note in table.notes:
+        notes.print(str(note))
 
 
-def _prepared(file: Path, mapping: "Mapping", system: str, encoding: str) -> "Prepared":
+def _prepared(table: "Table", mapping: "Mapping", system: str) -> "Prepared":
     """Asks for the columns when none is telling and somebody is there to answer."""
-    from tunery.datasets.prepare import UnclearColumns, prepare
-    from tunery.datasets.tables import read_table
+    from tunery.datasets.prepare import SAMPLE, UnclearColumns, prepare
 
-    try:
-        prepared = prepare(read_table(file, encoding), mapping, system=system)
-    except UnclearColumns as exc:
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            raise
-        question, answer = _ask_columns(exc.columns)
-        mapping = replace(mapping, user=question, assistant=answer)
-        return prepare(read_table(file, encoding), mapping, system=system)
-    if not mapping.user and prepared.mapping.assistant:
-        chosen = prepared.mapping
+    sample = list(islice(table.records, SAMPLE))
+    records = chain(sample, table.records)
+    if not mapping.user:
+        try:
+            chosen = prepare(sample, mapping).mapping
+        except UnclearColumns as exc:
+            if not (sys.stdin.isatty() and sys.stderr.isatty()):
+                notes.print("Name them with --user and --assistant.")
+                raise
+            question, answer = _ask_columns(exc.columns)
+            return prepare(records, replace(mapping, user=question, assistant=answer), system=system)
         parts = {"Question": chosen.user, "Answer": chosen.assistant, "Worse answer": chosen.rejected}
-        notes.print(" ".join(f"{part}: column {name!r}." for part, name in parts.items() if name))
-    return prepared
+        parts |= {"Earlier turns": chosen.history}
+        if chosen.assistant:
+            notes.print(" ".join(f"{part}: column {name!r}." for part, name in parts.items() if name))
+    return prepare(records, mapping, system=system)
 
 
 def _ask_columns(columns: dict[str, str]) -> tuple[str, str]:

@@ -35,7 +35,7 @@ def late_bar(title: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
     """The file appears when it is complete; a command that breaks off leaves nothing half-written."""
-    with atomic.replacing(path) as part, part.open("w", encoding="utf-8") as out:
+    with atomic.replacing(path) as part, part.open("w", encoding="utf-8", errors="backslashreplace") as out:
         yield out
 
 

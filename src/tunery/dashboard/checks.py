@@ -37,7 +37,7 @@ async def report_from(
     """Of an endpoint that tells how far it is before it gives the report."""
     report: dict[str, Any] = {}
     async for event in await connection.events(path, body):
-        if "valid" in event:
+        if "total_bytes" not in event:
             report = event
         elif on_progress is not None:
             on_progress(event["num_bytes"], event["total_bytes"])

@@ -19,11 +19,14 @@ from tunery.dashboard.guard import Throttle, is_same_origin
 from tunery.dashboard.open_pages import end_pages
 from tunery.dashboard.sessions import COOKIE, LIFETIME_S, Session, Sessions
 from tunery.dashboard.visit import BASE
+from tunery.datasets.tables import looks_like_table
 from tunery.domain.files import MAX_FILE_BYTES
 from tunery.texts import LANGUAGES, Translator, choose_language, translator
 
 THEMES = ("auto", "light", "dark")
 KEY_START = 10  # characters of a key by which tries at it are counted
+HEAD_BYTES = 64 * 1024
+FOR_A_DAY = {"anchor": "created_at", "seconds": 86_400}  # a table: what is made of it stays
 SPOOL_BYTES = 8 * 1024 * 1024  # larger uploads go to a temporary file
 
 
@@ -109,15 +112,19 @@ def _upload_routes(router: APIRouter, sessions: Sessions, connections: Connectio
             async for chunk in request.stream():
                 file.write(chunk)
             file.seek(0)
+            is_table = purpose == "fine-tune" and looks_like_table(name, file.read(HEAD_BYTES))
+            file.seek(0)
+            kept = {"purpose": "user_data", "expires_after": FOR_A_DAY} if is_table else {"purpose": purpose}
             client = connections.for_session(request, session).client
-            stored = await ask(client.files.create(file=(name, file), purpose=purpose))  # pyright: ignore
+            stored = await ask(client.files.create(file=(name, file), **kept))  # type: ignore[arg-type]
             if isinstance(stored, Failure):
                 answer: dict[str, object] = {"message": stored.message(t)}
                 error = stored.error
                 if purpose == "fine-tune" and isinstance(error, BadRequestError) and error.param == "file":
                     answer["report"] = await report_of(file)
                 return JSONResponse(answer, status_code=400)
-        return JSONResponse({"id": stored.id, "filename": stored.filename, "bytes": stored.bytes})
+        about = {"id": stored.id, "filename": stored.filename, "bytes": stored.bytes}
+        return JSONResponse(about | {"is_table": is_table})
 
     @router.post(f"{BASE}/example")
     async def use_example(request: Request) -> Response:

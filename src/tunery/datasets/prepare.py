@@ -4,33 +4,35 @@ is asked, which answers, which instructions stand before them.
 
 import json
 import re
-import tomllib
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, time
-from functools import cache
-from importlib.resources import files
 from itertools import chain, islice
 from typing import Any
 
 from tunery.chat.examples import Message
+from tunery.datasets.columns import has_word, is_part, known_names, plain
 from tunery.datasets.message_rules import KEYS
 from tunery.datasets.tables import Record
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.json_body import as_object
+from tunery.texts import Text, say
 
 _ABBREVIATED = ("q", "a")  # too short to tell anything but side by side
 _SAID = re.compile(r"(?:^|\n\n)(Human|Assistant):")
-# The dialect of ShareGPT.
+# ShareGPT's names of speakers, and those of transcripts.
 _SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_SPEAKERS |= dict.fromkeys(("customer", "client", "q", "ユーザー", "お客様", "顧客", "質問", "用户", "客户"), "user")
+_SPEAKERS |= dict.fromkeys(
+    ("agent", "ai", "bot", "support", "a", "アシスタント", "担当者", "回答", "助手"), "assistant"
+)
+_SPEAKER = re.compile(rf"(?im)^({'|'.join(map(re.escape, _SPEAKERS))})[:：]")
 _BESIDE_MESSAGES = ("tools", "parallel_tool_calls", "functions")  # what else a chat row may hold
-_SAMPLE = 50  # records that are looked at before a column is chosen
+SAMPLE = 50  # records that are looked at before a column is chosen
 _MAX_SHOWN = 40
 _LEAST_WORDS = 3  # of a cell that says something; where no spaces stand, so many letters:
 _LEAST_LETTERS = 6
-_WITHIN_OTHERS = 5  # letters of a word that languages put together with others: `Kundenanfrage`
 _QUESTION_MARKS = ("?", "？", "؟", "か。", "か")
 
 
@@ -43,12 +45,13 @@ class Mapping:
     system: str = ""  # a column; "" when there is none
     context: str = ""  # a column that follows the user's text: `input` of instruction data
     rejected: str = ""  # a column of worse answers, which makes pairs; the others then may hold whole conversations
+    history: str = ""  # a column of earlier turns, between the instructions and the question
 
 
 @dataclass(frozen=True)
 class Skipped:
     row: int  # 1-based, the header not counted
-    reason: str
+    reason: Text
 
 
 class UnclearColumns(InvalidRequest):
@@ -57,10 +60,7 @@ class UnclearColumns(InvalidRequest):
     def __init__(self, columns: dict[str, str]) -> None:
         self.columns = columns
         shown = ", ".join(f"{name!r} ({value})" if value else repr(name) for name, value in columns.items())
-        super().__init__(
-            "Which column is the question and which the answer? Name them with --user and --assistant. "
-            f"Columns: {shown}."
-        )
+        super().__init__(say("table.unclear", columns=shown), param="columns")
 
 
 @dataclass
@@ -75,18 +75,30 @@ class Prepared:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         num_rows = 0
-        for number, record in enumerate(self._records, 1):
-            try:
-                make = _pair if self.mapping.rejected else _row
-                row = make(record, self.mapping, self._system)
-            except _Incomplete as exc:
-                self.skipped.append(Skipped(number, str(exc)))
+        for _, made in self.outcomes():
+            if isinstance(made, Skipped):
+                self.skipped.append(made)
                 continue
             num_rows += 1
-            yield row
+            yield made
         if not num_rows:
-            why = f" Row {self.skipped[0].row}: {self.skipped[0].reason}" if self.skipped else ""
-            raise InvalidRequest(f"The table has no row with a question and an answer.{why}")
+            raise no_rows(self.skipped[0] if self.skipped else None)
+
+    def outcomes(self) -> Iterator[tuple[Record, dict[str, Any] | Skipped]]:
+        """Each row of the table with what it makes, or why it makes nothing. Nothing is counted."""
+        make = _pair if self.mapping.rejected else _row
+        for number, record in enumerate(self._records, 1):
+            try:
+                yield record, make(record, self.mapping, self._system)
+            except _Incomplete as exc:
+                yield record, Skipped(number, exc.reason)
+
+
+def no_rows(first: Skipped | None) -> InvalidRequest:
+    """`first`: of those that were left out."""
+    if first is None:
+        return InvalidRequest(say("table.no_rows"), code="no_rows")
+    return InvalidRequest(say("table.no_rows_because", row=first.row, reason=first.reason), code="no_rows")
 
 
 def prepare(records: Iterable[Record], mapping: Mapping | None = None, *, system: str = "") -> Prepared:
@@ -94,15 +106,16 @@ def prepare(records: Iterable[Record], mapping: Mapping | None = None, *, system
     records. `system` stands before every row that brings no system message of its own. Raises InvalidRequest for a
     column that is not there, and UnclearColumns."""
     rest = iter(records)
-    sample = list(islice(rest, _SAMPLE))
+    sample = list(islice(rest, SAMPLE))
     mapping = mapping or Mapping()
     if not mapping.user:
         guessed = guess_mapping(sample)
-        kept = {"system": mapping.system or guessed.system, "rejected": mapping.rejected or guessed.rejected}
-        mapping = replace(guessed, **kept)
-    for name in (mapping.user, mapping.assistant, mapping.system, mapping.rejected):
+        kept = {name: getattr(mapping, name) for name in ("system", "rejected", "history")}
+        mapping = replace(guessed, **{name: value for name, value in kept.items() if value})
+    for name in vars(mapping).values():
         if name and sample and not any(name in record for record in sample):
-            raise InvalidRequest(f"There is no column {name!r}; there are {', '.join(map(repr, sample[0]))}.")
+            known = ", ".join(map(repr, sample[0]))
+            raise InvalidRequest(say("table.no_column", column=name, columns=known), param="columns")
     return Prepared(mapping, chain(sample, rest), system)
 
 
@@ -110,19 +123,21 @@ def guess_mapping(sample: Sequence[Record]) -> Mapping:
     """By the columns' names first, then by what they hold: which one asks, which ones say more than a word, and where
     two are left, the left one asks."""
     columns = list(dict.fromkeys(name for record in sample for name in record))
+    history = next((name for name in columns if _holds_history(name, sample)), "")
+    columns = [name for name in columns if name != history]
     texts = [name for name in columns if _holds_text(name, sample)]
     sayings = [name for name in texts if _share(_says_something, name, sample) > 0.5]
     chosen, rejected = (
-        next((name for name in columns if _plain(name) in _known_names()[role]["telling"]), "")
+        next((name for name in columns if plain(name) in known_names()[role]["telling"]), "")
         for role in ("chosen", "rejected")
     )
     if chosen and rejected:
         left = [name for name in columns if name not in (chosen, rejected)]
         question, system = (_named(role, left, texts, sayings) for role in ("question", "system"))
-        return Mapping(question, chosen, system, _context(question, left), rejected)
+        return Mapping(question, chosen, system, _context(question, left), rejected, history)
     if not columns or "messages" in columns or "conversations" in columns:
         return Mapping()
-    question, answer = (next((name for name in columns if _plain(name) == each), "") for each in _ABBREVIATED)
+    question, answer = (next((name for name in columns if plain(name) == each), "") for each in _ABBREVIATED)
     if not question or not answer:
         answer = _named("answer", columns, texts, sayings)
         question = _named("question", [name for name in columns if name != answer], texts, sayings)
@@ -140,49 +155,27 @@ def guess_mapping(sample: Sequence[Record]) -> Mapping:
     if not question or not answer:
         raise UnclearColumns({name: _first(name, sample) for name in columns})
     context = _context(question, columns)
-    return Mapping(question, answer, system, "" if context == answer else context)
+    return Mapping(question, answer, system, "" if context == answer else context, history=history)
 
 
 def _context(question: str, columns: Sequence[str]) -> str:
     """`input` of instruction data."""
-    return next((name for name in columns if _plain(name) == "input" and _plain(question) == "instruction"), "")
+    return next((name for name in columns if plain(name) == "input" and plain(question) == "instruction"), "")
 
 
 def _named(role: str, columns: Sequence[str], texts: Sequence[str], sayings: Sequence[str]) -> str:
     """A column that is called so; else one of text whose name holds such a word. See columns.toml."""
-    known, plain = _known_names()[role], {name: _plain(name) for name in columns}
+    known, plainly = known_names()[role], {name: plain(name) for name in columns}
     tries = [("telling", columns, str.__eq__)]
-    tries += [("telling", pool, fits) for fits in (_has_word, _is_part) for pool in (sayings, texts)]
-    tries += [("others", sayings, fits) for fits in (str.__eq__, _has_word, _is_part)]
-    tries += [("short", texts, fits) for fits in (str.__eq__, _has_word)]
+    tries += [("telling", pool, fits) for fits in (has_word, is_part) for pool in (sayings, texts)]
+    tries += [("others", sayings, fits) for fits in (str.__eq__, has_word, is_part)]
+    tries += [("short", texts, fits) for fits in (str.__eq__, has_word)]
     for kind, pool, fits in tries:
         for word in known.get(kind, ()):
             for name in columns:
-                if name in pool and fits(plain[name], word):
+                if name in pool and fits(plainly[name], word):
                     return name
     return ""
-
-
-@cache
-def _known_names() -> dict[str, dict[str, list[str]]]:
-    document = tomllib.loads(files("tunery.datasets").joinpath("columns.toml").read_text("utf-8"))
-    return {role: {kind: [*map(_plain, words)] for kind, words in kinds.items()} for role, kinds in document.items()}
-
-
-def _has_word(name: str, word: str) -> bool:
-    return f" {word} " in f" {name} "
-
-
-def _is_part(name: str, word: str) -> bool:
-    return word in name and (not word.isascii() or len(word) >= _WITHIN_OTHERS)
-
-
-def _plain(name: str) -> str:
-    """`User_Entrée` → `user entree`; full-width letters become ordinary ones."""
-    parts = unicodedata.normalize("NFKD", name).casefold()
-    folded = unicodedata.normalize("NFC", "".join(each for each in parts if not "\u0300" <= each <= "\u036f"))
-    kept = (each if each.isalnum() or unicodedata.category(each)[0] == "M" else " " for each in folded)
-    return " ".join("".join(kept).split())
 
 
 def _share(is_so: Callable[[str], bool], column: str, sample: Sequence[Record]) -> float:
@@ -216,7 +209,8 @@ def _first(column: str, sample: Sequence[Record]) -> str:
 
 
 class _Incomplete(Exception):
-    pass
+    def __init__(self, key: str, **values: str) -> None:
+        self.reason = say(f"table.{key}", **values)
 
 
 def _row(record: Record, mapping: Mapping, system: str) -> dict[str, Any]:
@@ -229,11 +223,11 @@ def _pair(record: Record, mapping: Mapping, system: str) -> dict[str, Any]:
     answers = (mapping.assistant, mapping.rejected)
     (*asked, chosen), (*also_asked, rejected) = (_messages(record, mapping, name, system) for name in answers)
     if asked != also_asked:
-        raise _Incomplete("the two answers do not answer the same conversation.")
+        raise _Incomplete("two_conversations")
     if not asked or asked[-1].get("role") not in ("user", "tool"):
-        raise _Incomplete("there is no question before the answers.")
+        raise _Incomplete("no_question")
     if not chosen.get("role") == rejected.get("role") == "assistant":
-        raise _Incomplete("one of the answers is no answer of an assistant.")
+        raise _Incomplete("no_assistant")
     given = _decoded(record.get(mapping.user))
     beside = {**record, **(given if isinstance(given, dict) else {})}
     tools = {name: beside[name] for name in _BESIDE_MESSAGES if name in beside}
@@ -249,7 +243,8 @@ def _messages(record: Record, mapping: Mapping, answer: str, system: str) -> lis
     if mapping.user or mapping.rejected:
         messages = _conversation(record, answer, "assistant")
         if len(messages) == 1 and mapping.user:
-            messages = [*_conversation(record, mapping.user, "user"), *messages]
+            asked = _conversation(record, mapping.user, "user")
+            messages = [*_history(record.get(mapping.history), mapping.history), *asked, *messages]
         context = _text(record.get(mapping.context)) if mapping.context else ""
         if context:
             question = messages[-2]
@@ -269,8 +264,41 @@ def _conversation(record: Record, column: str, role: str) -> list[Message]:
     if isinstance(turns, list) and turns and all(map(_is_turn if role else as_object, turns)):
         return [turn if "role" in turn else _from_sharegpt(turn) for turn in turns]
     if not role:
-        raise _Incomplete(f"{column!r} holds no list of messages.")
+        raise _Incomplete("no_messages", column=column)
     return [{"role": role, "content": _cell(record, column)}]
+
+
+def _history(cell: Any, column: str) -> list[Message]:
+    """A list of messages or of pairs, as JSON or as it is, or a transcript with a name before each turn."""
+    if not _text(cell):
+        return []
+    value = _decoded(cell)
+    if isinstance(value, list):
+        if all(map(_is_pair, value)):
+            roles = ("user", "assistant")
+            turns = [{"role": role, "content": said} for pair in value for role, said in zip(roles, pair, strict=True)]
+            return [turn for turn in turns if turn["content"]]
+        if all(map(_is_turn, value)):
+            return [turn if "role" in turn else _from_sharegpt(turn) for turn in value]
+    first, *said = _SPEAKER.split(value.strip()) if isinstance(value, str) else ("?",)
+    if first or not said:
+        raise _Incomplete("no_history", column=column)
+    turns = zip(said[::2], said[1::2], strict=True)
+    return [{"role": _SPEAKERS[who.casefold()], "content": what.strip()} for who, what in turns if what.strip()]
+
+
+def _holds_history(column: str, sample: Sequence[Record]) -> bool:
+    if plain(column) not in known_names()["history"]["telling"]:
+        return False
+    cells = [cell for record in sample if _text(cell := record.get(column))]
+    try:
+        return bool(cells) and all(_history(cell, column) for cell in cells)
+    except _Incomplete:
+        return False
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(each, str) for each in value)
 
 
 def _is_turn(value: Any) -> bool:
@@ -293,14 +321,14 @@ def _decoded(value: Any) -> Any:
 def _from_sharegpt(turn: Message) -> Message:
     speaker = turn.get("from")
     if not isinstance(speaker, str) or speaker not in _SPEAKERS or not isinstance(turn.get("value"), str):
-        raise _Incomplete(f"this turn is not {{'from': ..., 'value': ...}}: {str(turn)[:60]}")
+        raise _Incomplete("odd_turn", turn=str(turn)[:60])
     return {"role": _SPEAKERS[speaker], "content": turn["value"]}
 
 
 def _cell(record: Record, column: str) -> str:
     text = _text(record.get(column))
     if not text:
-        raise _Incomplete(f"the column {column!r} is empty.")
+        raise _Incomplete("empty_cell", column=column)
     return text
 
 

@@ -63,6 +63,16 @@ def reference(value: Any) -> Any:
     return None
 
 
+def restored(known: Reference) -> Text:
+    """The sentence of a Reference that another process of ours has written."""
+    params = known["params"]
+    return say(known["key"], **{name: restored(it) if _is_reference(it) else it for name, it in params.items()})
+
+
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, Mapping) and "key" in value
+
+
 def with_texts(document: dict[str, Any]) -> dict[str, Any]:
     """The document, and under `texts` the references of the sentences that stand in its fields. Documents inside it
     have their own."""

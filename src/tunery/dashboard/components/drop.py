@@ -14,7 +14,7 @@ from tunery.texts import Translator
 
 class Drop(ui.element, component="drop.js"):
     """Calls `on_stored` with the stored file's `id`, `filename` and `bytes`. What is wrong with a file that was not
-    taken stands below the field."""
+    taken stands below the field. A table leads to the page where its columns are chosen."""
 
     def __init__(
         self,
@@ -23,7 +23,7 @@ class Drop(ui.element, component="drop.js"):
         on_stored: Callable[[dict[str, Any]], Awaitable[None] | None],
         *,
         purpose: str = "fine-tune",
-        accept: str = ".jsonl,.json,.txt",
+        accept: str = ".jsonl,.json,.txt,.csv,.tsv,.xlsx,.parquet",
         hint: str = "",
     ) -> None:
         super().__init__()
@@ -41,6 +41,9 @@ class Drop(ui.element, component="drop.js"):
         }
 
         async def stored(event: GenericEventArguments) -> None:
+            if event.args.get("is_table"):
+                ui.navigate.to(f"/datasets/table/{event.args['id']}")
+                return
             result = on_stored(event.args)
             if isinstance(result, Awaitable):
                 await result

@@ -1,5 +1,6 @@
 """Files: dropped in, listed, searched, deleted. Training files lead to their rows; others can be downloaded."""
 
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -11,6 +12,7 @@ from tunery.dashboard.components.start import first_steps
 from tunery.dashboard.components.table import Column, Page, PagedTable, Row
 from tunery.dashboard.connection import Failure
 from tunery.dashboard.visit import BASE, Visit
+from tunery.datasets.tables import TABLES
 from tunery.texts.amounts import size
 
 PAGE = 50
@@ -55,7 +57,9 @@ class FilesPage:
 
     def row(self, file: dict[str, Any]) -> Row:
         is_dataset = file["purpose"] == "fine-tune"
-        href = f"{BASE}/datasets/{file['id']}" if is_dataset else f"{BASE}/download/{file['id']}"
+        is_table = file["purpose"] == "user_data" and Path(file["filename"]).suffix.lower() in TABLES
+        place = "datasets" if is_dataset else "datasets/table" if is_table else "download"
+        href = f"{BASE}/{place}/{file['id']}"
         return Row(
             file["id"],
             [

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from cachetools import LRUCache
 
@@ -92,15 +92,16 @@ def drain(steps: Generator[Any, None, T]) -> T:
             return done.value
 
 
-class Running:
-    """A validation in a thread of its own: whoever watches it slowly, or leaves, does not hold it up."""
+class Running(Generic[T]):
+    """A validation, or other steps that give something at the end, in a thread of its own: whoever watches it slowly,
+    or leaves, does not hold it up."""
 
-    def __init__(self, steps: Steps) -> None:
+    def __init__(self, steps: Generator[int, None, T]) -> None:
         self._steps = steps
         self._left = threading.Event()
         self._done = threading.Event()
         self.num_bytes = 0
-        self.report: Report | None = None
+        self.report: T | None = None
         self.error: Exception | None = None
         threading.Thread(target=self._run, daemon=True).start()
 

@@ -8,10 +8,11 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Query
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
 
 from tunery.api.access import FilesReader, FilesWriter, JobsReader
 from tunery.api.context import Context, ContextDep
@@ -56,6 +57,8 @@ from tunery.texts import say
 from tunery.wire.stream import write_event
 
 router = Router(prefix="/tunery/v1", tags=["Datasets"])
+
+T = TypeVar("T")
 
 Watched = Callable[[Generator[Any, None, Any]], Generator[Any, None, Any]]
 """The same steps, as long as whoever asked for them may."""
@@ -342,9 +345,9 @@ def _wire_row(row: Row) -> RowOut:
     )
 
 
-def told(steps: Steps, total_bytes: int, wire: Callable[[Report], ReportOut]) -> Iterator[bytes]:
-    """A validation as events, its progress first. An error after the status line has gone out follows as an event, like
-    everything else."""
+def told(steps: Generator[int, None, T], total_bytes: int, wire: Callable[[T], BaseModel]) -> Iterator[bytes]:
+    """A validation, or other steps that give a report, as events, their progress first. An error after the status line
+    has gone out follows as an event, like everything else."""
     running = Running(steps)
     try:
         while not running.wait(PROGRESS_EVERY_S):
