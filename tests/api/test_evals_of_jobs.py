@@ -377,13 +377,13 @@ def test_whoever_waits_for_an_eval_that_is_deleted_is_told(make_each_api: Callab
         assert api.client.delete(f"/v1/evals/{runs['new'].eval_id}").status_code == 200
     with read(api.engine) as conn:
         mails = [each for each in notices(conn, api.project_id) if each.topic == "fine_tuning.evaluation"]
-    assert len(mails) == 2
-    told = [mail for mail in mails if "was deleted" in mail.payload["text"]]
-    assert len(told) == 1
-    assert jobs[0]["id"] in told[0].payload["text"] and "削除" in translator("ja").word(told[0].payload, "text")
-    events = api.client.get(f"/v1/fine_tuning/jobs/{jobs[0]['id']}/events").json()["data"]
+    assert len(mails) == 1
+    told = mails[0].payload
+    assert "was deleted" in told["text"] and jobs[0].id in told["text"]
+    assert "削除" in translator("ja").word(told, "text")
+    events = api.client.get(f"/v1/fine_tuning/jobs/{jobs[0].id}/events").json()["data"]
     assert any("was deleted before its runs had ended" in each["message"] for each in events)
-    evaluation = api.client.get(f"/tunery/v1/jobs/{jobs[0]['id']}/evaluation").json()
+    evaluation = api.client.get(f"/tunery/v1/jobs/{jobs[0].id}/evaluation").json()
     assert (evaluation["is_over"], evaluation["models"]) == (True, [])
 
 

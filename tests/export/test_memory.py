@@ -42,7 +42,7 @@ from transformers.models.llama import modeling_llama
 spec, to = map(pathlib.Path, sys.argv[1:3])
 before = begin()
 report = write.export(load_spec(spec), to, lambda *_: None)
-assert report["proof"]["num_tokens"] > 1_500
+assert report["proof"]["num_tokens"] > 100
 print(memory("VmHWM") - before)
 """
 
@@ -101,7 +101,10 @@ def test_a_merged_export_with_its_proof_takes_less_memory_than_twice_the_weights
     layers = range(config.num_layers)
     random_adapter({f"model.layers.{n}.{name}": size for n in layers for name, size in sizes.items()}, adapter)
     rows = tmp_path / "rows.jsonl"
-    said = [{"role": "user", "content": "Count."}, {"role": "assistant", "content": " ".join(map(str, range(600)))}]
+    said = [
+        {"role": role, "content": " ".join(map(str, range(count)))}
+        for role, count in (("user", 150), ("assistant", 90))
+    ]
     rows.write_text("\n".join([json.dumps({"messages": said})] * 4))
     spec = ExportSpec(
         "ft:x", "merged", "pypi:x", "smollm2", base_model_dir, adapter, 8192, completes=False, rows=rows,

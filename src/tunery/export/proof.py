@@ -10,7 +10,7 @@ Our side is the engine's own forward pass, a layer in memory at a time.
 
 import gc
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -37,8 +37,8 @@ from tunery.training.examples import UnusableFile, read
 
 NUM_SAMPLES = 4
 MAX_SAMPLE_TOKENS = 512
+MAX_PLACES = 64  # of an answer that are compared: each has a number for each word of the vocabulary
 BLOCK = 16
-ROWS_AT_ONCE = 64  # of logits, a number for each word of the vocabulary
 QUESTIONS = ("What can you do for me?", "Write one sentence about the sea.", "How many days has a week?")
 """Asked when the job's rows are gone: then the tokens of the prompts themselves are compared."""
 
@@ -123,7 +123,7 @@ def prove(spec: ExportSpec, target: Path) -> Proof:
             samples, theirs, rendered, program = _ask_llama_cpp(file, lora, samples, asked)
     else:
         model, program = _load(spec, target)
-        theirs = [_read_off(model(sample).split(ROWS_AT_ONCE), sample)[0] for sample in samples]
+        theirs = [_read_off(model(sample), sample) for sample in samples]
         del model
         gc.collect()  # its modules know each other: before ours is read, or both are held
         rendered = _render(target, asked)
@@ -199,7 +199,7 @@ def _from_rows(spec: ExportSpec, renderer: Renderer) -> Iterator[Sample]:
         row = example.rows[0]
         start = next((index for index in range(1, len(row.token_ids)) if row.loss_weights[index]), None)
         if start is not None:
-            yield Sample(row.token_ids, start)
+            yield Sample(row.token_ids[: start + MAX_PLACES], start)
 
 
 def conversations(renderer: Renderer) -> Iterator[tuple[list[Message], list[int]]]:
@@ -231,27 +231,16 @@ def read_here(spec: ExportSpec, samples: list[Sample], theirs: list[list[int]]) 
     hidden = model.prefill(runs, exact=True).split([len(sample.token_ids) for sample in samples])
     readings, gaps = [], []
     for sample, states, best in zip(samples, hidden, theirs, strict=True):
-        pieces = states[sample.start - 1 : -1].split(ROWS_AT_ONCE)
-        reading, others = _read_off(map(model.exact_logits, pieces), sample, best)
-        readings.append(reading)
-        gaps += others
+        logits = model.exact_logits(states[sample.start - 1 : -1])
+        readings.append(_read_off(logits, sample))
+        gaps += (logits.max(dim=1).values - _picked(logits, best)).tolist()
     return readings, gaps
 
 
-def _read_off(
-    pieces: Iterable[torch.Tensor], sample: Sample, others: Sequence[int] = ()
-) -> tuple[Reading, list[float]]:
-    """What the logits of the sample's places from its start on say, and by how much `others` are less likely than
-    their best. pieces: of [places, V], some rows each."""
-    asked, best, logprobs, gaps = sample.token_ids[sample.start :], list[int](), list[float](), list[float]()
-    for piece in pieces:
-        logits, rows = piece.float(), slice(len(best), len(best) + len(piece))
-        highest = logits.max(dim=1)
-        logprobs += (_picked(logits, asked[rows]) - logits.logsumexp(dim=1)).tolist()
-        if others:
-            gaps += (highest.values - _picked(logits, others[rows])).tolist()
-        best += highest.indices.tolist()
-    return Reading(best, logprobs), gaps
+def _read_off(logits: torch.Tensor, sample: Sample) -> Reading:
+    """logits [places, V], of the places before each token from the sample's start on."""
+    logprobs = _picked(logits, sample.token_ids[sample.start :]) - logits.logsumexp(dim=1)
+    return Reading(logits.argmax(dim=1).tolist(), logprobs.tolist())
 
 
 def _picked(logits: torch.Tensor, token_ids: Sequence[int]) -> torch.Tensor:
@@ -280,7 +269,7 @@ def _load(spec: ExportSpec, target: Path) -> tuple[Logits, str]:
         """[places, V]."""
         places = torch.arange(sample.start - 1, len(sample.token_ids) - 1)
         with torch.inference_mode():
-            return model(input_ids=torch.tensor([sample.token_ids]), logits_to_keep=places).logits[0]
+            return model(input_ids=torch.tensor([sample.token_ids]), logits_to_keep=places).logits[0].float()
 
     return logits, program
 
