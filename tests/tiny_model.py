@@ -14,6 +14,27 @@ CHATML = (
 )
 
 
+def write_byte_tokenizer(
+    folder: Path,
+    special: list[str],
+    names: dict[str, str],
+    template: str,
+    merges: tuple[tuple[str, str], ...] = (),
+) -> int:
+    """A tokenizer of bytes behind the special tokens, which begin at 0, its template and its settings; how many tokens
+    it has. `names`: bos_token and the like."""
+    alphabet = special + sorted(pre_tokenizers.ByteLevel.alphabet()) + [a + b for a, b in merges]
+    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(alphabet)}, merges=[*merges]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 2048, **names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "chat_template.jinja").write_text(template)
+    return len(alphabet)
+
+
 def write_tiny_model(
     folder: Path, merges: tuple[tuple[str, str], ...] = (), *, template: str = CHATML, can_end: bool = False
 ) -> Path:
@@ -24,19 +45,11 @@ def write_tiny_model(
     pads, is a row of zeros.
     """
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    alphabet = special + sorted(pre_tokenizers.ByteLevel.alphabet()) + [a + b for a, b in merges]
-    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(alphabet)}, merges=[*merges]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
-    tokenizer.save(str(folder / "tokenizer.json"))
     names = {"bos_token": special[1], "eos_token": special[2], "pad_token": special[2], "unk_token": special[0]}
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 2048, **names}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    (folder / "chat_template.jinja").write_text(template)
+    num_tokens = write_byte_tokenizer(folder, special, names, template, merges)
     (folder / "tunery.json").write_text(json.dumps({"source": f"path:{folder}", "layout": 1}))
     config = LlamaConfig(
-        vocab_size=len(alphabet), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=num_tokens, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=16, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=1,
         eos_token_id=2, pad_token_id=2, initializer_range=0.2 if can_end else 0.1,
     )  # fmt: skip

@@ -11,6 +11,7 @@ from tests.serving.peft_adapters import write_adapter
 from tests.serving.test_forward import make_model
 from tunery.kernels import decode as kernels
 from tunery.kernels.compile import as_array
+from tunery.kernels.layers import ALL
 from tunery.serving.forward.adapters import load_adapter
 from tunery.serving.forward.model import Run, rotate_
 
@@ -34,28 +35,23 @@ def seed() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_add_norm(dtype: torch.dtype) -> None:
     x, delta, weight = (torch.randn(shape).to(dtype) for shape in ((ROWS, 48), (ROWS, 48), (48,)))
-    total, out = x + delta, torch.empty_like(x)
-    kernels.add_norm(as_array(x), as_array(delta), as_array(weight), np.float32(1e-5), as_array(out))
-    assert torch.equal(x, total)  # one addition, rounded as torch rounds it
+    for share in (1.0, 0.22):
+        total, out = torch.add(x, delta, alpha=share), torch.empty_like(x)
+        numbers = np.float32(share), as_array(weight), np.float32(1e-5)
+        kernels.add_norm(as_array(x), as_array(delta), *numbers, as_array(out))
+        assert torch.equal(x, total) if share == 1 else close(x, total, dtype)  # an addition, rounded as by torch
     assert close(out, functional.rms_norm(total.float(), (48,), weight.float(), 1e-5), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_norm_heads(dtype: torch.dtype) -> None:
-    heads, weight = torch.randn(ROWS, HEADS, HEAD_DIM).to(dtype), torch.randn(HEAD_DIM).to(dtype)
-    expected = functional.rms_norm(heads.float(), (HEAD_DIM,), weight.float(), 1e-5)
-    kernels.norm_heads(as_array(heads), as_array(weight), np.float32(1e-5))
-    assert close(heads, expected, dtype)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_rotate_and_keep(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("width", [HEAD_DIM, 12, 0])
+def test_rotate_and_keep(dtype: torch.dtype, width: int) -> None:
     qkv = torch.randn(ROWS, HEADS + 2 * KV_HEADS, HEAD_DIM).to(dtype)
-    cos, sin = torch.rand(64, 1, HEAD_DIM).to(dtype), torch.rand(64, 1, HEAD_DIM).to(dtype)
+    cos, sin = torch.rand(64, 1, width).to(dtype), torch.rand(64, 1, width).to(dtype)
     positions, tables = torch.tensor([0, 3, 63, 7, 16]), torch.randperm(BLOCKS).view(ROWS, -1)
     cache = torch.zeros(CACHE, dtype=dtype)
     expected = qkv.float()
-    rotate_(expected[:, : HEADS + KV_HEADS], cos[positions].float(), sin[positions].float())
+    rotate_(expected[:, : HEADS + KV_HEADS, :width], cos[positions].float(), sin[positions].float())
     turns = (as_array(cos.squeeze(1)), as_array(sin.squeeze(1)))
     kernels.rotate_and_keep(as_array(qkv), *turns, positions.numpy(), tables.numpy(), as_array(cache), LAYER)
     assert close(qkv, expected, dtype)
@@ -65,17 +61,21 @@ def test_rotate_and_keep(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_attend(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("window", [ALL, 16, 17, 5, 1])
+def test_attend(dtype: torch.dtype, window: int) -> None:
     qkv = torch.randn(ROWS, HEADS + 2 * KV_HEADS, HEAD_DIM).to(dtype)
     cache = torch.randn(CACHE).to(dtype)
     tables = torch.stack([torch.randperm(BLOCKS)[:4] for _ in range(ROWS)])
     lengths = torch.tensor([1, 15, 16, 17, 64])
     out = torch.empty(ROWS, HEADS, HEAD_DIM, dtype=dtype)
-    kernels.attend(as_array(qkv), as_array(cache), LAYER, tables.numpy(), lengths.numpy(), as_array(out))
+    how = LAYER, tables.numpy(), lengths.numpy(), window, np.float32(0.3)
+    kernels.attend(as_array(qkv), as_array(cache), *how, as_array(out))
     for row in range(ROWS):
-        heads = cache[tables[row], LAYER].float().transpose(0, 1).flatten(1, 2)[:, : lengths[row]]
+        heads = cache[tables[row], LAYER].float().transpose(0, 1).flatten(1, 2)
+        heads = heads[:, max(int(lengths[row]) - window, 0) : lengths[row]]
         keys, values = heads.repeat_interleave(HEADS // KV_HEADS, 0).chunk(2)
-        expected = functional.scaled_dot_product_attention(qkv[row, :HEADS].float().unsqueeze(1), keys, values)
+        queries = qkv[row, :HEADS].float().unsqueeze(1)
+        expected = functional.scaled_dot_product_attention(queries, keys, values, scale=0.3)
         assert close(out[row], expected.squeeze(1), dtype)
 
 
@@ -98,7 +98,8 @@ def test_what_is_no_number_stays_so() -> None:
     qkv[0, 0, 3] = float("nan")
     cache = torch.randn(CACHE).to(torch.bfloat16)
     out = torch.empty(1, HEADS, HEAD_DIM, dtype=torch.bfloat16)
-    kernels.attend(as_array(qkv), as_array(cache), LAYER, np.array([[0]]), np.array([5]), as_array(out))
+    how = LAYER, np.array([[0]]), np.array([5]), ALL, np.float32(0.25)
+    kernels.attend(as_array(qkv), as_array(cache), *how, as_array(out))
     assert out[0, 0].isnan().all()
     assert out[0, 1:].isfinite().all()
 

@@ -35,17 +35,18 @@ def lay_out(
     *,
     generation_prompt: str,
     end_of_turn: str,
+    ending: str = "",
 ) -> Layout:
-    """Render and find the assistant's spans. `messages` are prepared; `weights` has one for each assistant message.
+    """Render and find the assistant's spans. `messages` are prepared; `weights` has one for each assistant message;
+    `ending`: what the template writes behind a conversation that is not to be answered.
 
     Raises RenderError when the template rewrites earlier turns, so that they cannot be found again.
     """
     text = template.render(messages, tools)
     spans = find_spans(text, messages, generation_prompt, end_of_turn)
     if spans is None:
-        spans = replay_spans(
-            template, text, messages, tools, generation_prompt=generation_prompt, end_of_turn=end_of_turn
-        )
+        known = {"generation_prompt": generation_prompt, "end_of_turn": end_of_turn, "ending": ending}
+        spans = replay_spans(template, text, messages, tools, **known)
     return Layout(text, tuple(Span(start, end, weight) for (start, end), weight in zip(spans, weights, strict=True)))
 
 
@@ -82,13 +83,14 @@ def replay_spans(
     *,
     generation_prompt: str,
     end_of_turn: str,
+    ending: str,
 ) -> list[tuple[int, int]]:
     """Render the conversation as it was before and after each answer: slower, true for any template."""
     spans: list[tuple[int, int]] = []
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        after = template.render(messages[: index + 1], tools)
+        after = template.render(messages[: index + 1], tools).removesuffix(ending)
         if index:
             before = template.render(messages[:index], tools, add_generation_prompt=True)
             start = len(before) if text.startswith(before) else -1

@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +122,16 @@ class Renderer:
         return ""
 
     @cached_property
-    def _generation_prompt(self) -> str:
+    def _tails(self) -> tuple[str, str]:
+        """What the template writes behind a conversation: the generation prompt, and an end where none is asked for
+        (Phi's writes one, most write nothing)."""
         asked = [{"role": "user", "content": "."}]
-        before = self.template.render(asked)
-        return self.template.render(asked, add_generation_prompt=True)[len(before) :]
+        whole, prompt = self.template.render(asked), self.template.render(asked, add_generation_prompt=True)
+        same = len(commonprefix((whole, prompt)))
+        for token in self.control_tokens if same < len(whole) else ():  # two may begin alike: "<|"
+            start = prompt.find(token, max(0, same - len(token) + 1))
+            same = start if 0 <= start < same else same
+        return prompt[same:], whole[same:]
 
     def prepare(self, messages: list[Message], tools: list[Tool] | None) -> tuple[list[Message], list[Tool] | None]:
         """Messages and tools as the template receives them, guarded. Raises RenderError when a message lacks a part."""
@@ -193,8 +200,9 @@ class Renderer:
             prepared,
             tools,
             weights,
-            generation_prompt=self._generation_prompt,
+            generation_prompt=self._tails[0],
             end_of_turn=self.end_of_turn,
+            ending=self._tails[1],
         )
         settled = self.marks.settle(guarded.text)
         spans = (Span(settled.position(each.start), settled.position(each.end), each.weight) for each in guarded.spans)

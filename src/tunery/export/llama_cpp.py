@@ -36,6 +36,8 @@ TYPES = {
     "q8_0": (Kind.Q8_0, LlamaFileType.MOSTLY_Q8_0),
     "q4_k_m": (Kind.Q4_K, LlamaFileType.MOSTLY_Q4_K_M),
 }
+_ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+_ROPES = ("default", "linear", "llama3")
 _HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}  # Qwen 3
 _NAMES = {theirs: ours for ours, theirs in {**LAYER_NAMES, **_HEAD_NORMS}.items()}
 _TOPS = {theirs: ours for ours, theirs in TOP_NAMES.items()}
@@ -48,7 +50,7 @@ def write_gguf(spec: ExportSpec, adapter: AdapterFiles | None, target: Path, pro
     """`model.gguf`, and for Ollama `Modelfile`. Raises InvalidRequest for a tokenizer that has no name in llama.cpp."""
     model_dir = spec.model_dir
     config = read_config(model_dir)
-    writer = gguf.GGUFWriter(target / FILE, "llama" if config.model_type == "mistral" else config.model_type)
+    writer = gguf.GGUFWriter(target / FILE, architecture_of(config))
     kind, file_type = TYPES[spec.type]
     writer.add_name(spec.name)
     writer.add_file_type(file_type)
@@ -77,6 +79,18 @@ def write_gguf(spec: ExportSpec, adapter: AdapterFiles | None, target: Path, pro
     writer.close()
     if spec.format == "ollama":
         (target / "Modelfile").write_text(modelfile(Renderer.from_dir(model_dir), config, FILE), "utf-8")
+
+
+def architecture_of(config: ModelConfig) -> str:
+    """llama.cpp's name. Raises InvalidRequest for what is not written here."""
+    name = _ARCHITECTURES.get(config.model_type)
+    if name is None or any(rope["rope_type"] not in _ROPES for rope in config.ropes):
+        raise InvalidRequest(
+            f"A model of the architecture {config.model_type!r}, or with its rotary embedding, is not exchanged as "
+            "GGUF yet. Export it as 'merged': llama.cpp's own convert_hf_to_gguf.py makes a GGUF file of that.",
+            param="format",
+        )
+    return name
 
 
 _SMALLER_BLOCKS = {Kind.Q4_K: Kind.Q5_0, Kind.Q6_K: Kind.Q8_0}
@@ -167,14 +181,17 @@ def as_stored(name: str, values: np.ndarray[Any, Any], config: ModelConfig) -> n
 
 def _rope_factors(config: ModelConfig) -> list[float]:
     """By how much Llama 3's rule slows each frequency; none for other rules."""
-    if config.rope["rope_type"] != "llama3":
+    (rope,) = config.ropes
+    if rope["rope_type"] != "llama3":
         return []
-    plain = rope_frequencies({**config.rope, "rope_type": "default"}, config.head_dim)
-    return (plain / rope_frequencies(config.rope, config.head_dim)).tolist()
+    return (rope_frequencies({**rope, "rope_type": "default"}) / rope_frequencies(rope)).tolist()
 
 
 def _add_shape(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
-    writer.add_context_length(config.context_length)
+    (rope,) = config.ropes
+    # llama.cpp has no windows here: up to the length of one, both attentions are the same.
+    windows = (kind.window for kind in config.layers if kind.window is not None)
+    writer.add_context_length(min([config.context_length, *windows]))
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_layers)
     writer.add_feed_forward_length(config.intermediate_size)
@@ -183,10 +200,10 @@ def _add_shape(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
     writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope["rope_theta"])
-    if config.rope["rope_type"] == "linear":
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if rope["rope_type"] == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(config.rope["factor"])
+        writer.add_rope_scaling_factor(rope["factor"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
 

@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 import torch
 
-from tunery.export.llama_cpp import as_stored, name_of
+from tunery.export.llama_cpp import architecture_of, as_stored, name_of
 from tunery.models.adapter_config import LoraConfig, UnsupportedAdapter
 from tunery.models.adapter_files import AdapterFiles, Matrices
 from tunery.models.config import ModelConfig
@@ -45,10 +45,10 @@ def _read(reader: gguf.GGUFReader, config: ModelConfig) -> AdapterFiles:
 
     if (value("general.type"), value("adapter.type")) != ("adapter", "lora"):
         raise UnsupportedAdapter("The GGUF file holds a model and no LoRA adapter.")
-    if value("general.architecture") != _architecture(config):
+    if value("general.architecture") != architecture_of(config):
         raise UnsupportedAdapter(
             f"The adapter was made for another base model: of the architecture {value('general.architecture')!r}, "
-            f"this base is {_architecture(config)!r}."
+            f"this base is {architecture_of(config)!r}."
         )
     halves: dict[str, dict[str, torch.Tensor]] = {}
     for tensor in reader.tensors:
@@ -92,7 +92,7 @@ def _config(modules: dict[str, Matrices], alpha: float) -> LoraConfig:
 
 def write_lora(adapter: AdapterFiles, config: ModelConfig, path: Path, name: str) -> None:
     """In fp32. The file has one alpha for all modules: what an adapter scales otherwise is part of its matrices."""
-    writer = gguf.GGUFWriter(path, _architecture(config))
+    writer = gguf.GGUFWriter(path, architecture_of(config))
     writer.add_type("adapter")
     writer.add_name(name)
     writer.add_string("adapter.type", "lora")
@@ -107,7 +107,3 @@ def write_lora(adapter: AdapterFiles, config: ModelConfig, path: Path, name: str
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def _architecture(config: ModelConfig) -> str:
-    return "llama" if config.model_type == "mistral" else config.model_type

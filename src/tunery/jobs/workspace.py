@@ -16,6 +16,7 @@ from tunery.domain.models import FineTunedModel
 from tunery.jobs.resources import Resources
 from tunery.models.adapter_config import LoraConfig
 from tunery.models.catalog import CatalogModel
+from tunery.models.config import read_sizes
 from tunery.models.sources import cache as sources
 from tunery.store import files, models
 from tunery.store.blobs import Blobs
@@ -173,7 +174,7 @@ def _spec(
         seed=job.seed,
         max_example_tokens=base.max_example_tokens,
         completes=base.completes,
-        lora=LoraConfig(rank=base.lora_rank, alpha=float(base.lora_alpha)),
+        lora=LoraConfig(base.lora_rank, float(base.lora_alpha), target_modules=read_sizes(model_dir).linear_modules),
         state_interval_s=settings.state_interval_s,
         early_stopping=is_wanted(job.metadata, EARLY_STOPPING),
         # Jobs that run side by side share the cores.

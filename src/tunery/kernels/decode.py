@@ -12,7 +12,7 @@ from numba import carray as matrix_at  # pyright: ignore[reportPrivateImportUsag
 from numba import get_num_threads, prange, types
 from numba.extending import intrinsic
 
-from tunery.kernels.compile import ONE, ZERO, Array, exp, inline, kernel, largest, load, parallel, store
+from tunery.kernels.compile import ZERO, Array, exp, inline, largest, load, parallel, store
 from tunery.kernels.layers import norm_row
 
 # Starts numba's threads in the thread that imports this, as torch's are, and not in the middle of a first answer.
@@ -34,21 +34,13 @@ _pointer = _to_pointer()
 
 
 @parallel
-def add_norm(x: Array, delta: Array, weight: Array, eps: np.float32, out: Array) -> None:
-    """x += delta, out = rms_norm(x). x, delta, out [B, H]; weight [H]; eps float32."""
+def add_norm(x: Array, delta: Array, share: np.float32, weight: Array, eps: np.float32, out: Array) -> None:
+    """x += share · delta, out = rms_norm(x). x, delta, out [B, H]; weight [H]; share and eps float32."""
     for row in prange(x.shape[0]):
         x_row, delta_row = x[row], delta[row]
         for i in range(x.shape[1]):
-            store(x_row, i, load(x_row[i]) + load(delta_row[i]))
+            store(x_row, i, load(x_row[i]) + share * load(delta_row[i]))
         norm_row(x_row, weight, eps, out[row])
-
-
-@kernel
-def norm_heads(heads: Array, weight: Array, eps: np.float32) -> None:
-    """rms_norm of each head in place, for models that have one. heads [B, H, D]; weight [D]; eps float32."""
-    for row in range(heads.shape[0]):
-        for index in range(heads.shape[1]):
-            norm_row(heads[row, index], weight, eps, heads[row, index])
 
 
 @parallel
@@ -57,12 +49,12 @@ def rotate_and_keep(
 ) -> None:
     """Rotate queries and keys in place, and write keys and values to the cache.
 
-    qkv [B, H + 2K, D]; cos and signed sin [T, D], see models.rope; positions [B]; tables [B, blocks]; cache as
+    qkv [B, H + 2K, D]; cos and signed sin [T, rotary_dim], see models.rope; positions [B]; tables [B, blocks]; cache as
     in kv.py.
     """
     num_kv, block_size = cache.shape[2] // 2, cache.shape[3]
     num_rotated = qkv.shape[1] - num_kv
-    half = qkv.shape[2] // 2
+    half = cos.shape[1] // 2
     for row in prange(qkv.shape[0]):
         position = positions[row]
         c, s = cos[position], sin[position]
@@ -78,38 +70,43 @@ def rotate_and_keep(
 
 
 @parallel
-def attend(qkv: Array, cache: Array, layer: int, tables: Array, lengths: Array, out: Array) -> None:
+def attend(
+    qkv: Array, cache: Array, layer: int, tables: Array, lengths: Array, window: int, scale: np.float32, out: Array
+) -> None:
     """Each row's queries over its own blocks.
 
     qkv [B, H + 2K, D], of which the queries are read; cache as in kv.py; tables [B, blocks]; lengths [B]: positions to
-    see; out [B, H, D].
+    see, of which the last `window` only; scale float32: of the scores; out [B, H, D].
     """
     num_kv, block_size, head_dim = cache.shape[2] // 2, cache.shape[3], cache.shape[4]
     group = out.shape[1] // num_kv
-    scale = ONE / np.sqrt(np.float32(head_dim))
     for item in prange(out.shape[0] * num_kv):
         row, kv = item // num_kv, item % num_kv
         length = lengths[row]
-        scores = np.empty((group, length), np.float32)
+        hidden = max(length - window, 0)
+        first_block = hidden - hidden % block_size
+        scores = np.empty((group, length - hidden), np.float32)
         queries, sums = np.empty((group, head_dim), np.float32), np.zeros((group, head_dim), np.float32)
         for g in range(group):  # the queries that share a key head
             for i in range(head_dim):
                 queries[g, i] = load(qkv[row, kv * group + g, i]) * scale
-        for first in range(0, length, block_size):
-            keys = cache[tables[row, first // block_size], layer, kv, : length - first]
-            _score(queries, keys, scores, first)
+        for first in range(first_block, length, block_size):
+            low = max(hidden - first, 0)
+            keys = cache[tables[row, first // block_size], layer, kv, low : length - first]
+            _score(queries, keys, scores, first + low - hidden)
         for g in range(group):
             _softmax(scores[g])
-        for first in range(0, length, block_size):
-            values = cache[tables[row, first // block_size], layer, num_kv + kv, : length - first]
-            _mix(scores, first, values, sums)
+        for first in range(first_block, length, block_size):
+            low = max(hidden - first, 0)
+            values = cache[tables[row, first // block_size], layer, num_kv + kv, low : length - first]
+            _mix(scores, first + low - hidden, values, sums)
         for g in range(group):
             for i in range(head_dim):
                 store(out[row, kv * group + g], i, sums[g, i])
 
 
 @inline
-def _score(queries: Array, keys: Array, scores: Array, first: int) -> None:
+def _score(queries: Array, keys: Array, scores: Array, first: Any) -> None:
     """The scores of a block. queries [G, D], keys [at most a block, D], scores [G, positions]."""
     for t in range(len(keys)):
         key = keys[t]
@@ -132,7 +129,7 @@ def _softmax(scores: Array) -> None:
 
 
 @inline
-def _mix(shares: Array, first: int, values: Array, sums: Array) -> None:
+def _mix(shares: Array, first: Any, values: Array, sums: Array) -> None:
     """What a block adds. shares [G, positions], values [at most a block, D], sums [G, D]."""
     whole = len(values) // 4 * 4
     for g in range(len(sums)):

@@ -11,10 +11,21 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
+from tunery.models.architecture import ARCHITECTURES
+
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# Of any architecture: what "all-linear" means where nobody says of which.
+_ALL_LINEAR = tuple(
+    dict.fromkeys(
+        name.rpartition(".")[2]
+        for architecture in ARCHITECTURES.values()
+        for members in architecture.linears.values()
+        for name in members
+    )
+)
 
 _READ = {
     "peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "rank_pattern",
@@ -133,7 +144,7 @@ def _read(document: dict[str, Any]) -> LoraConfig:
         rank=int(document["r"]),
         alpha=float(document["lora_alpha"]),
         dropout=float(document.get("lora_dropout") or 0.0),
-        target_modules=LINEAR_MODULES if targets in (None, "all-linear") else _modules(targets),
+        target_modules=_ALL_LINEAR if targets in (None, "all-linear") else _modules(targets),
         exclude_modules=_modules(document.get("exclude_modules") or ()),
         layers_to_transform=tuple([layers] if isinstance(layers, int) else layers or ()) or None,
         rank_pattern={str(key): int(rank) for key, rank in (document.get("rank_pattern") or {}).items()},

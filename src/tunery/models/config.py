@@ -1,15 +1,25 @@
-"""The shape of a Llama-like model, read from its config.json: what the engine serves and the trainer's own decoder
-trains. Imports no torch."""
+"""A model's shape, read from its config.json: what the engine serves and the trainer's own decoder trains. What differs
+between kinds of models is described in `architecture`. Imports no torch."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tunery.domain.errors import InvalidRequest
-
-ARCHITECTURES = {"llama", "mistral", "qwen2", "qwen3"}
+from tunery.models.architecture import (
+    ACTIVATIONS,
+    APART,
+    ARCHITECTURES,
+    BIASED,
+    Activation,
+    Architecture,
+    LayerKind,
+    Linears,
+    Norms,
+    Scales,
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +32,7 @@ class Sizes:
     head_dim: int
     vocab_size: int
     tie_word_embeddings: bool
+    linears: Linears = field(kw_only=True, default_factory=lambda: APART)
 
     @property
     def body_parameters(self) -> int:
@@ -41,21 +52,33 @@ class Sizes:
         """Of LoRA on all linear layers: rank × (in + out) of each."""
         return self.num_layers * rank * sum(map(sum, module_sizes(self).values()))
 
+    @property
+    def linear_modules(self) -> tuple[str, ...]:
+        """The last parts of the names of all linear layers, as an adapter names what it is for."""
+        return tuple(name.rpartition(".")[2] for name in module_sizes(self))
+
 
 @dataclass(frozen=True)
 class ModelConfig(Sizes):
     model_type: str
     context_length: int
     rms_norm_eps: float
-    rope: dict[str, Any]  # rope_theta, rope_type and what that type needs
-    has_qk_norm: bool
+    activation: Activation
+    norms: Norms
+    norm_offset: float
+    scales: Scales
+    ropes: tuple[dict[str, Any], ...]  # each: rope_theta, rope_type, rotary_dim, and what that type needs
+    layers: tuple[LayerKind, ...]
     biased: frozenset[str]  # linear layers with a bias, by the last part of their names
-    is_windowed: bool  # the context is that of a sliding window, up to whose length both attentions are the same
 
     @property
     def kv_width(self) -> int:
         """Numbers that one token keeps in one layer: its keys and its values."""
         return 2 * self.num_kv_heads * self.head_dim
+
+    @property
+    def attention_scale(self) -> float:
+        return self.head_dim**-0.5 if self.scales.attention is None else self.scales.attention
 
 
 def read_sizes(model_dir: Path) -> Sizes:
@@ -76,62 +99,67 @@ def _read(model_dir: Path) -> dict[str, Any]:
 
 def sizes_of(raw: Mapping[str, Any]) -> Sizes:
     """From a configuration by transformers' names. Raises KeyError for what it does not say."""
+    architecture = ARCHITECTURES.get(str(raw.get("model_type")), Architecture())
+    raw = {**architecture.assumed, **raw}
     heads = raw["num_attention_heads"]
     return Sizes(
         hidden_size=raw["hidden_size"],
-        intermediate_size=raw["intermediate_size"],
+        intermediate_size=raw[architecture.inner],
         num_layers=raw["num_hidden_layers"],
         num_heads=heads,
         num_kv_heads=raw.get("num_key_value_heads") or heads,
         head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
         vocab_size=raw["vocab_size"],
         tie_word_embeddings=bool(raw.get("tie_word_embeddings")),
+        linears=architecture.linears,
     )
 
 
 def read_config(model_dir: Path) -> ModelConfig:
     """Raises InvalidRequest for an architecture or a variant that is not computed here."""
-    raw = _read(model_dir)
-    kind = raw.get("model_type")
-    if kind not in ARCHITECTURES:
-        raise InvalidRequest(
-            f"The engine serves {', '.join(sorted(ARCHITECTURES))}; {str(model_dir)!r} is a {kind!r} model."
-        )
-    if raw.get("hidden_act", "silu") != "silu":
-        raise InvalidRequest(f"The engine computes SiLU; {str(model_dir)!r} asks for {raw['hidden_act']!r}.")
+    raw, name = _read(model_dir), str(model_dir)
+    architecture = ARCHITECTURES.get(str(raw.get("model_type")))
+    if architecture is None:
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise InvalidRequest(f"The engine serves {known}; {name!r} is a {raw.get('model_type')!r} model.")
     if raw.get("quantization_config"):
-        raise InvalidRequest(f"The weights of {str(model_dir)!r} are quantised; the engine reads plain ones.")
+        raise InvalidRequest(f"The weights of {name!r} are quantised; the engine reads plain ones.")
+    raw = {**architecture.assumed, **raw}
+    for key, value in architecture.only.items():
+        if raw.get(key) not in (value, None):
+            raise InvalidRequest(f"The engine computes no model whose {key!r} is {raw[key]!r}, as that of {name!r}.")
+    if (activation := raw.get(architecture.activation, "silu")) not in ACTIVATIONS:
+        raise InvalidRequest(f"The engine computes {', '.join(ACTIVATIONS)}; {name!r} asks for {activation!r}.")
     try:
-        return _config(raw, kind)
+        return _config(raw, architecture)
     except KeyError as exc:
-        raise InvalidRequest(f"The config.json of {str(model_dir)!r} does not say {exc.args[0]!r}.") from exc
+        raise InvalidRequest(f"The config.json of {name!r} does not say {exc.args[0]!r}.") from exc
 
 
-def _config(raw: dict[str, Any], kind: str) -> ModelConfig:
-    context = raw["max_position_embeddings"]
-    window = raw.get("sliding_window", 4096 if kind == "mistral" else None)  # what transformers assumes
-    is_windowed = bool(window) and raw.get("use_sliding_window", kind == "mistral")
-    if kind != "llama":
-        raw["num_key_value_heads"]  # what transformers assumes without it is another number
+def _config(raw: dict[str, Any], architecture: Architecture) -> ModelConfig:
+    for key in architecture.required:
+        raw[key]
+    sizes = sizes_of(raw)
+    ropes = [_complete(rope, raw, sizes.head_dim) for rope in architecture.ropes(raw)]
+    context: int = min([raw["max_position_embeddings"], *filter(None, map(_reach, ropes))])
     return ModelConfig(
-        **vars(sizes_of(raw)),
-        model_type=kind,
-        context_length=min(context, window) if is_windowed else context,
+        **vars(sizes),
+        model_type=raw["model_type"],
+        context_length=context,
         rms_norm_eps=raw["rms_norm_eps"],
-        rope=_rope(raw),
-        has_qk_norm=kind == "qwen3",
-        biased=_biased(raw, kind),
-        is_windowed=is_windowed,
+        activation=ACTIVATIONS[raw.get(architecture.activation, "silu")],
+        norms=architecture.norms,
+        norm_offset=architecture.norm_offset,
+        scales=architecture.scales(raw),
+        ropes=tuple(ropes),
+        layers=tuple(_within(kind, context) for kind in architecture.layers(raw, sizes.num_layers)),
+        biased=frozenset(module for key in architecture.biases if raw.get(key) for module in BIASED[key]),
     )
 
 
-def _biased(raw: dict[str, Any], kind: str) -> frozenset[str]:
-    queries, attention, mlp = {"q_proj", "k_proj", "v_proj"}, set[str](), set[str]()
-    if kind in ("llama", "qwen3") and raw.get("attention_bias"):
-        attention = queries | {"o_proj"}
-    if kind == "llama" and raw.get("mlp_bias"):
-        mlp = {"gate_proj", "up_proj", "down_proj"}
-    return frozenset(queries if kind == "qwen2" else attention | mlp)
+def _within(kind: LayerKind, context: int) -> LayerKind:
+    """A window that the context does not fill is none."""
+    return LayerKind(kind.rope, None if kind.window is None or kind.window >= context else kind.window)
 
 
 # What each type of rotary embedding needs to know.
@@ -139,37 +167,49 @@ _ROPE_KEYS = {
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor",),
+    "longrope": ("short_factor",),
 }
 
 
-def _rope(raw: dict[str, Any]) -> dict[str, Any]:
-    """Both spellings: `rope_parameters` (transformers 5), `rope_theta` with `rope_scaling` (before, and preferred)."""
-    rope = dict(raw.get("rope_scaling") or raw.get("rope_parameters") or {})
-    rope.setdefault("rope_theta", raw.get("rope_theta", 10000.0))
+def _complete(given: dict[str, Any], raw: dict[str, Any], head_dim: int) -> dict[str, Any]:
+    """The rope as models.rope reads it. Raises InvalidRequest, KeyError."""
+    rope = dict(given)
     kind = rope["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
     if kind not in _ROPE_KEYS:
         raise InvalidRequest(f"The engine does not compute rotary embeddings of type {kind!r}.")
-    factor = rope.get("partial_rotary_factor", raw.get("partial_rotary_factor"))
-    if (factor or 1) != 1 or any(isinstance(value, dict) for value in rope.values()):
-        raise InvalidRequest("The engine rotates whole heads, in all layers alike.")
+    if any(isinstance(value, dict) for value in rope.values()):
+        raise InvalidRequest("The engine does not compute other rotary embeddings for other layers of this model.")
     for key in _ROPE_KEYS[kind]:
         rope[key]
-    if kind == "llama3":
+    rope["rotary_dim"] = int(head_dim * rope.get("partial_rotary_factor", 1.0))
+    if kind in ("llama3", "yarn", "longrope"):
         own = rope.get("original_max_position_embeddings", raw["max_position_embeddings"])
         rope["original_max_position_embeddings"] = raw.get("original_max_position_embeddings", own)
+        if rope.get("factor") is None:
+            rope["factor"] = raw["max_position_embeddings"] / rope["original_max_position_embeddings"]
     return rope
+
+
+def _reach(rope: dict[str, Any]) -> int | None:
+    """How long a text it is for; None: any. LongRoPE turns longer texts by other frequencies from their first token on:
+    keys that are kept from a prompt, or shared with one, would be those of another model."""
+    return rope["original_max_position_embeddings"] if rope["rope_type"] == "longrope" else None
 
 
 def module_sizes(config: Sizes) -> dict[str, tuple[int, int]]:
     """(in, out) of each module of a layer."""
     hidden, inner = config.hidden_size, config.intermediate_size
     query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    return {
-        "self_attn.q_proj": (hidden, query),
-        "self_attn.k_proj": (hidden, key),
-        "self_attn.v_proj": (hidden, key),
-        "self_attn.o_proj": (query, hidden),
-        "mlp.gate_proj": (hidden, inner),
-        "mlp.up_proj": (hidden, inner),
-        "mlp.down_proj": (inner, hidden),
+    shapes = {
+        "qkv": (hidden, (query, key, key)),
+        "o": (query, (hidden,)),
+        "gate_up": (hidden, (inner, inner)),
+        "down": (inner, (hidden,)),
     }
+    sizes: dict[str, tuple[int, int]] = {}
+    for product, members in config.linears.items():
+        num_in, parts = shapes[product]
+        widths = parts if len(members) == len(parts) else (sum(parts),)
+        sizes |= {member: (num_in, width) for member, width in zip(members, widths, strict=True)}
+    return sizes

@@ -5,21 +5,44 @@ from typing import Any
 
 import torch
 
-from tunery.models.config import ModelConfig
+Rope = dict[str, Any]
+"""As models.config reads it."""
 
 
-def rope_frequencies(rope: dict[str, Any], head_dim: int) -> torch.Tensor:
-    """[D / 2] fp32, radians a token. rope: as models.config reads it."""
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
+def rope_frequencies(rope: Rope) -> torch.Tensor:
+    """[rotary_dim / 2] fp32, radians a token."""
+    width = rope["rotary_dim"]
+    exponents = torch.arange(0, width, 2, dtype=torch.int64).float() / width
     frequencies = 1.0 / (rope["rope_theta"] ** exponents)
     if rope["rope_type"] == "linear":
         return frequencies / rope["factor"]
     if rope["rope_type"] == "llama3":
         return _stretch_llama3(frequencies, rope)
+    if rope["rope_type"] == "yarn":
+        return _stretch_yarn(frequencies, rope)
+    if rope["rope_type"] == "longrope":
+        return frequencies / torch.tensor(rope["short_factor"], dtype=torch.float32)
     return frequencies
 
 
-def _stretch_llama3(frequencies: torch.Tensor, rope: dict[str, Any]) -> torch.Tensor:
+def rope_scale(rope: Rope) -> float:
+    """What cosines and sines are multiplied with."""
+    if rope["rope_type"] not in ("yarn", "longrope"):
+        return 1.0
+    if rope.get("attention_factor") is not None:
+        return rope["attention_factor"]
+    factor, original = rope["factor"], rope["original_max_position_embeddings"]
+    if rope["rope_type"] == "longrope":
+        return math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    above, below = rope.get("mscale"), rope.get("mscale_all_dim")
+    return _yarn_scale(factor, above) / _yarn_scale(factor, below) if above and below else _yarn_scale(factor, 1.0)
+
+
+def _yarn_scale(factor: float, scale: float) -> float:
+    return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+def _stretch_llama3(frequencies: torch.Tensor, rope: Rope) -> torch.Tensor:
     """Llama 3's rule: long waves are slowed by `factor`, short ones stay, those between are blended.
 
     frequencies [D / 2].
@@ -33,14 +56,35 @@ def _stretch_llama3(frequencies: torch.Tensor, rope: dict[str, Any]) -> torch.Te
     return torch.where((waves <= original / low) & (waves >= original / high), blended, slowed)
 
 
-def rope_tables(config: ModelConfig, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and signed sin, each [context_length, 1, D].
+def _stretch_yarn(frequencies: torch.Tensor, rope: Rope) -> torch.Tensor:
+    """YaRN's rule: the first frequencies, which turn often within the original context, stay; the last are slowed by
+    `factor`; a ramp lies between.
+
+    frequencies [D / 2].
+    """
+    width, original = rope["rotary_dim"], rope["original_max_position_embeddings"]
+
+    def place(turns: float) -> float:
+        return width * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(rope["rope_theta"]))
+
+    first, last = place(rope.get("beta_fast") or 32), place(rope.get("beta_slow") or 1)
+    if rope.get("truncate", True):
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, width - 1)
+    places = torch.arange(width // 2, dtype=torch.float32)
+    slowed = ((places - first) / ((last - first) or 0.001)).clamp(0, 1)
+    return frequencies / rope["factor"] * slowed + frequencies * (1 - slowed)
+
+
+def rope_tables(rope: Rope | None, context_length: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and signed sin, each [context_length, 1, rotary_dim]; of no width without a rope.
 
     rotate_half(x) · sin equals roll(x, D/2) · signed sin, the first half of which is negated: one operation less.
     """
-    frequencies = rope_frequencies(config.rope, config.head_dim)
-    angles = torch.outer(torch.arange(config.context_length, dtype=torch.float32), frequencies)
-    cos, sin = angles.cos(), angles.sin()
+    if rope is None:
+        return torch.empty(context_length, 1, 0, dtype=dtype), torch.empty(context_length, 1, 0, dtype=dtype)
+    angles = torch.outer(torch.arange(context_length, dtype=torch.float32), rope_frequencies(rope))
+    cos, sin = angles.cos() * rope_scale(rope), angles.sin() * rope_scale(rope)
     cos_table = torch.cat((cos, cos), dim=-1)
     sin_table = torch.cat((-sin, sin), dim=-1)
     return cos_table.to(dtype).unsqueeze(1), sin_table.to(dtype).unsqueeze(1)

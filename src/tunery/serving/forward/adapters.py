@@ -10,10 +10,10 @@ import torch
 from tunery.domain.errors import InvalidRequest
 from tunery.models.adapter_config import UnsupportedAdapter
 from tunery.models.adapter_files import read_adapter
+from tunery.models.architecture import APART
 from tunery.models.config import ModelConfig, module_sizes
-from tunery.serving.forward.weights import FUSED
 
-MEMBERS = max(len(members) for members in FUSED.values())
+PRODUCTS, MEMBERS = len(APART), 3  # of a layer, and the modules of one at most
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Part:
 @dataclass(frozen=True)
 class Adapter:
     parts: dict[tuple[int, int], list[Part]]  # by layer and index of the fused linear
-    addresses: np.ndarray[Any, Any]  # [layers, len(FUSED), MEMBERS, 3]: where a and b are, and R; zeros for no part
+    addresses: np.ndarray[Any, Any]  # [layers, PRODUCTS, MEMBERS, 3]: where a and b are, and R; zeros for no part
 
     @property
     def num_bytes(self) -> int:
@@ -71,7 +71,7 @@ def _in_one_block(parts: dict[tuple[int, int], list[Part]]) -> dict[tuple[int, i
 
 
 def _addresses(parts: dict[tuple[int, int], list[Part]], config: ModelConfig) -> np.ndarray[Any, Any]:
-    """[layers, len(FUSED), MEMBERS, 3], see Adapter."""
+    """[layers, PRODUCTS, MEMBERS, 3], see Adapter."""
     table = no_adapter(config)
     for (layer, fused), group in parts.items():
         for part in group:
@@ -80,15 +80,15 @@ def _addresses(parts: dict[tuple[int, int], list[Part]], config: ModelConfig) ->
 
 
 def no_adapter(config: ModelConfig) -> np.ndarray[Any, Any]:
-    """The addresses of a row that uses the base. [layers, len(FUSED), MEMBERS, 3], all zero."""
-    return np.zeros((config.num_layers, len(FUSED), MEMBERS, 3), np.int64)
+    """The addresses of a row that uses the base. [layers, PRODUCTS, MEMBERS, 3], all zero."""
+    return np.zeros((config.num_layers, PRODUCTS, MEMBERS, 3), np.int64)
 
 
 def _places(config: ModelConfig) -> dict[str, tuple[int, int, int]]:
     """For each module: the index of the fused linear it is in, its own there, its first column."""
     sizes = module_sizes(config)
     places: dict[str, tuple[int, int, int]] = {}
-    for fused, members in enumerate(FUSED.values()):
+    for fused, members in enumerate(config.linears.values()):
         column = 0
         for index, module in enumerate(members):
             places[module] = (fused, index, column)

@@ -6,6 +6,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,12 +53,14 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Norms:
-    """A layer's norm weights."""
+    """The weights of a layer's norms, see models.weight_files."""
 
-    input: Array
-    post: Array
-    q: Array | None
-    k: Array | None
+    before_attention: Array
+    before_mlp: Array
+    after_attention: Array | None
+    after_mlp: Array | None
+    query: Array | None
+    key: Array | None
 
 
 class DecodePass:
@@ -66,9 +69,9 @@ class DecodePass:
         config: ModelConfig,
         weights: ModelWeights,
         cache: KeyValueCache,
-        rope: tuple[torch.Tensor, torch.Tensor],
+        ropes: list[tuple[torch.Tensor, torch.Tensor]],
     ) -> None:
-        """rope: the tables of models.rope. [context, 1, D] each."""
+        """ropes: of each layer the tables of models.rope. [context, 1, rotary_dim] each."""
         self._config = config
         self._weights = weights
         self._block_size = cache.block_size
@@ -76,7 +79,10 @@ class DecodePass:
         self._norms = [_norms(layer) for layer in weights.layers]
         self._last_norm = as_array(weights.norm)
         self._eps = np.float32(config.rms_norm_eps)
-        self._cos, self._sin = (as_array(table.squeeze(1)) for table in rope)
+        self._turns = [(as_array(cos.squeeze(1)), as_array(sin.squeeze(1))) for cos, sin in ropes]
+        self._windows = [kind.window or layer_loops.ALL for kind in config.layers]
+        self._scale, self._share = np.float32(config.attention_scale), np.float32(config.scales.residual)
+        self._gate = layer_loops.gate if config.activation == "silu" else layer_loops.gate_gelu
         self._lora = Lora(config, weights.matmul_dtype)
 
     def __call__(self, runs: list[Run], should_stop: Callable[[], bool] = never) -> torch.Tensor:
@@ -84,40 +90,46 @@ class DecodePass:
         layer, says so."""
         use_threads(torch.get_num_threads())
         rows = self._rows(runs)
-        embedded = self._weights.embedding[[run.token_ids[0] for run in runs]]
-        x, h, delta = as_array(torch.zeros_like(embedded)), shared(torch.empty_like(embedded)), as_array(embedded)
+        embedded = self._weights.embed([run.token_ids[0] for run in runs])
+        x, h, delta = as_array(embedded), shared(torch.empty_like(embedded)), as_array(torch.zeros_like(embedded))
         config = self._config
         attended = shared(h.tensor.new_empty(len(runs), config.num_heads * config.head_dim))
         inner = shared(h.tensor.new_empty(len(runs), config.intermediate_size))
         for index, (layer, norms) in enumerate(zip(self._weights.layers, self._norms, strict=True)):
             if should_stop():
                 raise Interrupted
-            kernels.add_norm(x, delta, norms.input, self._eps, h.array)
+            kernels.add_norm(x, delta, self._share, norms.before_attention, self._eps, h.array)
             qkv = self._linear(layer.qkv, h, rows, index, 0)
             self._attend(qkv, norms, index, rows, attended.array)
-            delta = self._linear(layer.o, attended, rows, index, 1)
-            kernels.add_norm(x, delta, norms.post, self._eps, h.array)
+            delta = self._normed(self._linear(layer.o, attended, rows, index, 1), norms.after_attention)
+            kernels.add_norm(x, delta, self._share, norms.before_mlp, self._eps, h.array)
             gate_up = self._linear(layer.gate_up, h, rows, index, 2)
-            layer_loops.gate(gate_up, inner.array)
-            delta = self._linear(layer.down, inner, rows, index, 3)
-        kernels.add_norm(x, delta, self._last_norm, self._eps, h.array)
+            self._gate(gate_up, inner.array)
+            delta = self._normed(self._linear(layer.down, inner, rows, index, 3), norms.after_mlp)
+        kernels.add_norm(x, delta, self._share, self._last_norm, self._eps, h.array)
         return h.tensor
 
     def _linear(self, linear: PackedLinear, x: Shared, rows: _Rows, layer: int, fused: int) -> Array:
         """x [B, in] → [B, out], with what each row's adapter adds."""
         return linear(x, plus=None if rows.lora is None else rows.lora(x, layer, fused))
 
+    def _normed(self, delta: Array, weight: Array | None) -> Array:
+        """In place, where there is a norm. delta [B, hidden], weight [hidden]."""
+        if weight is not None:
+            layer_loops.norm(delta, weight, self._eps, delta, np.empty(len(delta), np.float32))
+        return delta
+
     def _attend(self, qkv: Array, norms: _Norms, layer: int, rows: _Rows, out: Array) -> None:
         """qkv [B, (H + 2K) · D], changed in place; out [B, H · D]."""
         config = self._config
         heads = qkv.reshape(len(qkv), -1, config.head_dim)
-        if norms.q is not None and norms.k is not None:
-            num_rotated = config.num_heads + config.num_kv_heads
-            kernels.norm_heads(heads[:, : config.num_heads], norms.q, self._eps)
-            kernels.norm_heads(heads[:, config.num_heads : num_rotated], norms.k, self._eps)
-        kernels.rotate_and_keep(heads, self._cos, self._sin, rows.positions, rows.tables, self._cache, layer)
+        if norms.query is not None and norms.key is not None:
+            num_heads, num_normed = config.num_heads, config.num_heads + config.num_kv_heads
+            layer_loops.norm_heads(heads, norms.query, norms.key, num_heads, num_normed, self._eps)
+        kernels.rotate_and_keep(heads, *self._turns[layer], rows.positions, rows.tables, self._cache, layer)
         out = out.reshape(len(qkv), config.num_heads, config.head_dim)
-        kernels.attend(heads, self._cache, layer, rows.tables, rows.lengths, out)
+        window = self._windows[layer]
+        kernels.attend(heads, self._cache, layer, rows.tables, rows.lengths, window, self._scale, out)
 
     def _rows(self, runs: list[Run]) -> _Rows:
         block_size = self._block_size
@@ -129,5 +141,7 @@ class DecodePass:
 
 
 def _norms(layer: LayerWeights) -> _Norms:
-    q, k = (None if weight is None else as_array(weight) for weight in (layer.q_norm, layer.k_norm))
-    return _Norms(as_array(layer.input_norm), as_array(layer.post_norm), q, k)
+    arrays: dict[str, Any] = {
+        place: None if weight is None else as_array(weight) for place, weight in vars(layer.norms).items()
+    }
+    return _Norms(**arrays)

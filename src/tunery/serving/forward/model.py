@@ -26,11 +26,22 @@ class _Span:
         self.rows = slice(first, first + len(run.token_ids))
         self.num_positions = run.start + len(run.token_ids)
         self.table = torch.tensor([run.block_table[: -(-self.num_positions // block_size)]])
-        self.mask: torch.Tensor | None = None
-        if run.start:
-            queries = torch.arange(run.start, self.num_positions).unsqueeze(1)
-            future = torch.arange(self.num_positions) > queries
-            self.mask = torch.zeros(future.shape, dtype=dtype).masked_fill_(future, float("-inf"))
+        self._start, self._dtype = run.start, dtype
+        self._masks: dict[int | None, torch.Tensor | None] = {}
+
+    def mask(self, window: int | None) -> torch.Tensor | None:
+        """[T, positions], to be added to the scores; None: each token sees all up to itself."""
+        window = window if window is not None and window < self.num_positions else None
+        if window not in self._masks:
+            self._masks[window] = self._mask(window) if window or self._start else None
+        return self._masks[window]
+
+    def _mask(self, window: int | None) -> torch.Tensor:
+        queries, keys = torch.arange(self._start, self.num_positions).unsqueeze(1), torch.arange(self.num_positions)
+        hidden = keys > queries
+        if window is not None:
+            hidden |= keys <= queries - window
+        return torch.zeros(hidden.shape, dtype=self._dtype).masked_fill_(hidden, float("-inf"))
 
 
 class Model:
@@ -38,8 +49,14 @@ class Model:
         self.config = config
         self.weights = weights
         self.cache = cache
-        self._cos, self._sin = rope_tables(config, weights.dtype)
-        self._decode = DecodePass(config, weights, cache, (self._cos, self._sin))
+        ropes = (None, *range(len(config.ropes)))
+        tables = {
+            rope: rope_tables(None if rope is None else config.ropes[rope], config.context_length, weights.dtype)
+            for rope in ropes
+        }
+        self._turns = [tables[kind.rope] for kind in config.layers]
+        self._decode = DecodePass(config, weights, cache, self._turns)
+        self._gate = layer_loops.gate if config.activation == "silu" else layer_loops.gate_gelu
         self._lora = Lora(config, weights.matmul_dtype)
         self._query_width = config.num_heads * config.head_dim
         self._rotated = config.num_heads + config.num_kv_heads
@@ -68,24 +85,27 @@ class Model:
             first = spans[-1].rows.stop
         lora = self._lora.over([(run.adapter, len(run.token_ids)) for run in runs])
         linear = partial(self._linear, lora, exact)
-        ids = torch.tensor([token for run in runs for token in run.token_ids])
         positions = torch.cat([torch.arange(run.start, run.start + len(run.token_ids)) for run in runs])
         places = torch.tensor([place for run in runs for place in _places(run, block_size)])
         blocks, offsets = places.unbind(1)
-        x = self.weights.embedding.index_select(0, ids)
-        cos, sin = self._cos.index_select(0, positions), self._sin.index_select(0, positions)
+        x = self.weights.embed([token for run in runs for token in run.token_ids])
+        turns: dict[int | None, tuple[torch.Tensor, torch.Tensor]] = {}
         for index, layer in enumerate(self.weights.layers):
             if should_stop():
                 raise Interrupted
-            qkv = linear(layer.qkv, self._norm(x, layer.input_norm), index, 0)
-            self._position(qkv, layer, cos, sin)
+            qkv = linear(layer.qkv, self._norm(x, layer.norms.before_attention), index, 0)
+            rope = self.config.layers[index].rope
+            if rope not in turns:
+                cos, sin = self._turns[index]
+                turns[rope] = cos.index_select(0, positions), sin.index_select(0, positions)
+            self._position(qkv, layer, *turns[rope])
             self.cache.write(index, blocks, offsets, qkv[:, self._query_width :])
             h = torch.cat([self._attend_span(index, qkv[span.rows, : self._query_width], span) for span in spans])
-            x = x + linear(layer.o, h, index, 1)
-            gate_up = linear(layer.gate_up, self._norm(x, layer.post_norm), index, 2)
+            x = self._join(x, linear(layer.o, h, index, 1), layer.norms.after_attention)
+            gate_up = linear(layer.gate_up, self._norm(x, layer.norms.before_mlp), index, 2)
             inner = gate_up.new_empty(first, gate_up.shape[1] // 2)
-            layer_loops.gate(as_array(gate_up), as_array(inner))
-            x = x + linear(layer.down, inner, index, 3)
+            self._gate(as_array(gate_up), as_array(inner))
+            x = self._join(x, linear(layer.down, inner, index, 3), layer.norms.after_mlp)
         return self._norm(x, self.weights.norm)
 
     @torch.inference_mode()
@@ -110,6 +130,11 @@ class Model:
         layer_loops.norm(as_array(x), as_array(weight), eps, as_array(out), inverse)
         return out
 
+    def _join(self, x: torch.Tensor, made: torch.Tensor, norm: torch.Tensor | None) -> torch.Tensor:
+        """x + share · made, or what its norm makes of it. x and made [N, E], norm [E] → [N, E]."""
+        made = made if norm is None else self._norm(made, norm)
+        return torch.add(x, made, alpha=self.config.scales.residual)
+
     def _linear(
         self, lora: LoraPass | None, exact: bool, linear: PackedLinear, x: torch.Tensor, layer: int, fused: int
     ) -> torch.Tensor:
@@ -118,28 +143,31 @@ class Model:
         return linear.exact(x, plus) if exact else linear.prompt(x, plus)
 
     def _position(self, qkv: torch.Tensor, layer: LayerWeights, cos: torch.Tensor, sin: torch.Tensor) -> None:
-        """Norm (where the model has one) and rotate queries and keys, in place. qkv [N, (H + 2K) · D].
+        """Norm (where the model has one) and rotate (where the layer does) queries and keys, in place.
 
-        cos, sin [N, 1, D].
+        qkv [N, (H + 2K) · D]; cos, sin [N, 1, rotary_dim].
         """
-        config = self.config
+        config, norms = self.config, layer.norms
         heads = qkv.view(qkv.shape[0], -1, config.head_dim)
-        if layer.q_norm is not None and layer.k_norm is not None:
-            parts = (slice(0, config.num_heads), layer.q_norm), (slice(config.num_heads, self._rotated), layer.k_norm)
-            for part, weight in parts:
-                heads[:, part] = functional.rms_norm(heads[:, part], weight.shape, weight, config.rms_norm_eps)
-        rotate_(heads[:, : self._rotated], cos, sin)
+        if norms.query is not None and norms.key is not None:
+            weights = as_array(norms.query), as_array(norms.key)
+            eps = np.float32(config.rms_norm_eps)
+            layer_loops.norm_heads(as_array(heads), *weights, config.num_heads, self._rotated, eps)
+        if cos.shape[-1]:
+            rotate_(heads[:, : self._rotated, : cos.shape[-1]], cos, sin)
 
     def _attend_span(self, layer: int, query: torch.Tensor, span: _Span) -> torch.Tensor:
         """query [N, H · D] → [N, H · D]."""
         keys, values = self.cache.read(layer, span.table)
         q = query.view(1, query.shape[0], self.config.num_heads, -1).transpose(1, 2)
+        mask = span.mask(self.config.layers[layer].window)
         attended = functional.scaled_dot_product_attention(
             q,
             keys[:, :, : span.num_positions],
             values[:, :, : span.num_positions],
-            attn_mask=span.mask,
-            is_causal=span.mask is None,
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=self.config.attention_scale,
             enable_gqa=True,
         )
         return attended.transpose(1, 2).reshape(query.shape)
@@ -154,6 +182,6 @@ def _places(run: Run, block_size: int) -> list[tuple[int, int]]:
 
 
 def rotate_(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
-    """In place. heads [N, H, D]; cos and sin [N, 1, D]."""
+    """In place. heads [N, H, rotary_dim]; cos and sin [N, 1, rotary_dim]."""
     turned = heads.roll(heads.shape[-1] // 2, -1)
     heads.mul_(cos).addcmul_(turned, sin)

@@ -11,39 +11,34 @@ from tunery.domain.errors import InvalidRequest
 from tunery.kernels import int8 as eight_bit
 from tunery.kernels.matmul_dtype import choose_matmul_dtype
 from tunery.models.config import ModelConfig, module_sizes
-from tunery.models.weight_files import WeightFiles
+from tunery.models.weight_files import LayerNorms, WeightFiles
 from tunery.serving.forward.linear import PackedLinear, Precision, loses_nothing
-
-# The linear layers of a decoder layer as they are computed: each name is one matrix product, its members one module.
-FUSED: dict[str, tuple[str, ...]] = {
-    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "o": ("self_attn.o_proj",),
-    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
-    "down": ("mlp.down_proj",),
-}
 
 
 @dataclass(frozen=True)
 class LayerWeights:
-    input_norm: torch.Tensor
-    post_norm: torch.Tensor
+    norms: LayerNorms
     qkv: PackedLinear
     o: PackedLinear
     gate_up: PackedLinear
     down: PackedLinear
-    q_norm: torch.Tensor | None
-    k_norm: torch.Tensor | None
 
 
 @dataclass(frozen=True)
 class ModelWeights:
     embedding: torch.Tensor  # [V, hidden]
+    embedding_scale: float
     layers: Iterable[LayerWeights]
     norm: torch.Tensor
     head: PackedLinear
     dtype: torch.dtype
     matmul_dtype: torch.dtype  # of products that are not of bytes, see kernels.matmul_dtype
     precision: Precision
+
+    def embed(self, token_ids: list[int]) -> torch.Tensor:
+        """[N, hidden], no view."""
+        x = self.embedding.index_select(0, torch.tensor(token_ids))
+        return x if self.embedding_scale == 1 else x.mul_(torch.tensor(self.embedding_scale, dtype=x.dtype))
 
 
 @dataclass(frozen=True)
@@ -77,8 +72,9 @@ def load_weights(
     layers = StreamedLayers(layer, config.num_layers)
     return ModelWeights(
         embedding=embedding,
+        embedding_scale=config.scales.embedding,
         layers=layers if streamed else list(layers),
-        norm=tensors.get("model.norm.weight"),
+        norm=tensors.last_norm(config),
         # Too large to be widened, and never worth 4 bits.
         head=PackedLinear(head, precision="full" if precision == "4bit" else precision),
         dtype=dtype,
@@ -110,19 +106,12 @@ def _layer(
     """linear: from weight [out, in] and bias [out]."""
     prefix = f"model.layers.{index}."
 
-    def fused(name: str) -> PackedLinear:
-        weights = [tensors.get(f"{prefix}{module}.weight") for module in FUSED[name]]
-        has_bias = FUSED[name][0].rpartition(".")[2] in config.biased
-        bias = torch.cat([tensors.get(f"{prefix}{module}.bias") for module in FUSED[name]]) if has_bias else None
+    def fused(product: str) -> PackedLinear:
+        members = config.linears[product]
+        weights = [tensors.get(f"{prefix}{module}.weight") for module in members]
+        has_bias = members[0].rpartition(".")[2] in config.biased
+        bias = torch.cat([tensors.get(f"{prefix}{module}.bias") for module in members]) if has_bias else None
         return linear(torch.cat(weights), bias, members=weights)
 
-    return LayerWeights(
-        input_norm=tensors.get(f"{prefix}input_layernorm.weight"),
-        post_norm=tensors.get(f"{prefix}post_attention_layernorm.weight"),
-        qkv=fused("qkv"),
-        o=fused("o"),
-        gate_up=fused("gate_up"),
-        down=fused("down"),
-        q_norm=tensors.get(f"{prefix}self_attn.q_norm.weight") if config.has_qk_norm else None,
-        k_norm=tensors.get(f"{prefix}self_attn.k_norm.weight") if config.has_qk_norm else None,
-    )
+    norms = tensors.layer_norms(prefix, config)
+    return LayerWeights(norms, qkv=fused("qkv"), o=fused("o"), gate_up=fused("gate_up"), down=fused("down"))

@@ -1,4 +1,4 @@
-"""The llama family's decoder as the trainer computes it on a CPU.
+"""The decoder of the architectures that are described (models.architecture) as the trainer computes it on a CPU.
 
 transformers computes the same, and this is tested against it (transformers_decoder). But it takes 110 MB and a second
 to import, a tenth of a small job's memory, and knows no layer that computes only what is asked for.
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from tunery.domain.errors import InvalidRequest
 from tunery.kernels.compile import use_threads
 from tunery.models.adapter_config import LoraConfig
+from tunery.models.architecture import LayerKind
 from tunery.models.config import ModelConfig, module_sizes, read_config
-from tunery.models.rope import rope_frequencies
+from tunery.models.rope import rope_frequencies, rope_scale
 from tunery.models.weight_files import WeightFiles
 from tunery.training.forward.attention import AttentionPlan
 from tunery.training.forward.fused_layer import FusedLayer, Positions
@@ -36,7 +37,7 @@ def trainable_config(folder: Path, lora: LoraConfig, device: str) -> ModelConfig
         has_our_names = "model.embed_tokens.weight" in WeightFiles(folder, torch.bfloat16)
     except InvalidRequest:
         return None
-    if config.is_windowed or config.has_qk_norm or not has_our_names:
+    if not has_our_names:
         return None
     modules = (f"model.layers.{layer}.{name}" for layer in range(config.num_layers) for name in module_sizes(config))
     return config if all(map(lora.targets, modules)) else None
@@ -60,7 +61,7 @@ class Decoder:
         self.adapters: dict[str, LoraLinear] = {}  # by transformers' names of the modules
         self.recomputes = False
         self._scratch, self._kept = Scratch(), SavedActivations()
-        self._frequencies = rope_frequencies(config.rope, config.head_dim)
+        self._ropes = [(rope_frequencies(rope), rope_scale(rope)) for rope in config.ropes]
         generator = torch.Generator().manual_seed(seed)
         try:
             files = WeightFiles(folder, dtype)
@@ -68,15 +69,21 @@ class Decoder:
             self._embedding = embedding.clone()
             self.head = Head(self._embedding if head is embedding else head.clone(), matmul_dtype, self._scratch)
             self._layers = [
-                self._layer(files, f"model.layers.{index}.", lora, generator, matmul_dtype)
-                for index in range(config.num_layers)
+                self._layer(files, f"model.layers.{index}.", kind, lora, generator, matmul_dtype)
+                for index, kind in enumerate(config.layers)
             ]
-            self._norm = files.get("model.norm.weight", (config.hidden_size,)).clone()
+            self._norm = files.last_norm(config)
         except InvalidRequest as exc:
             raise UnsupportedModel(str(exc)) from exc
 
     def _layer(
-        self, files: WeightFiles, prefix: str, lora: LoraConfig, generator: torch.Generator, matmul_dtype: torch.dtype
+        self,
+        files: WeightFiles,
+        prefix: str,
+        kind: LayerKind,
+        lora: LoraConfig,
+        generator: torch.Generator,
+        matmul_dtype: torch.dtype,
     ) -> FusedLayer:
         members: dict[str, LoraLinear] = {}
         for name, (num_in, num_out) in module_sizes(self.config).items():
@@ -85,18 +92,15 @@ class Decoder:
             members[name] = self.adapters[prefix + name] = LoraLinear(
                 prefix + name, linear, lora, generator, matmul_dtype
             )
-        before, behind = (
-            files.get(f"{prefix}{name}.weight", (self.config.hidden_size,)).clone()
-            for name in ("input_layernorm", "post_attention_layernorm")
-        )
-        return FusedLayer(members, (before, behind), self.config, self._scratch)
+        return FusedLayer(members, files.layer_norms(prefix, self.config), kind, self.config, self._scratch)
 
     def hidden(self, token_ids: Tensor, position_ids: Tensor, plan: AttentionPlan, predictors: Tensor) -> Tensor:
         """[M, E] after the final norm. token_ids and position_ids [N], predictors [M] places among the N."""
         use_threads(torch.get_num_threads())
         x = self._embedding.index_select(0, token_ids)
-        angles = torch.outer(position_ids.float(), self._frequencies)
-        positions = Positions(angles.cos().to(x.dtype), angles.sin().to(x.dtype), plan)
+        if (scale := self.config.scales.embedding) != 1:
+            x.mul_(torch.tensor(scale, dtype=x.dtype))
+        positions = Positions([_turns(*rope, position_ids, x.dtype) for rope in self._ropes], plan)
         keeps = torch.is_grad_enabled() and not self.recomputes
         self._kept.begin()
         for layer in self._layers:
@@ -113,6 +117,13 @@ class Decoder:
 
     def train(self, mode: bool) -> None:
         """There is no dropout here."""
+
+
+def _turns(frequencies: Tensor, scale: float, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin [N, half] at the positions [N], of frequencies [half]."""
+    angles = torch.outer(position_ids.float(), frequencies)
+    cos, sin = angles.cos(), angles.sin()
+    return (cos.to(dtype), sin.to(dtype)) if scale == 1 else ((cos * scale).to(dtype), (sin * scale).to(dtype))
 
 
 def _linear(files: WeightFiles, name: str, num_in: int, num_out: int, has_bias: bool) -> nn.Linear:

@@ -2,6 +2,9 @@
 
 On a CPU torch's fused attention spends eight times its arithmetic in the backward; explicit batched products with a
 softmax run near the speed of the matrix unit. On CUDA the tree goes to FlexAttention as a block mask.
+
+The columns of a group's scores are its context and its own segment, so a column's number is the position of the token
+that it stands for: a window of positions is one of columns.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from tunery.kernels.compile import as_array
-from tunery.kernels.layers import causal_softmax, causal_softmax_backward
+from tunery.kernels.layers import ALL, causal_softmax, causal_softmax_backward
 from tunery.training.forward.attention import AttentionPlan, Group
 from tunery.training.forward.memory import SavedActivations, Scratch
 
@@ -21,23 +24,25 @@ from tunery.training.forward.memory import SavedActivations, Scratch
 QUERY_BLOCK = 128
 
 
-def packed(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, scaling: float) -> Tensor:
-    """query [1, H, N, D], key and value [1, K, N, D] -> [1, N, H, D]."""
+def packed(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, scaling: float, window: int = ALL) -> Tensor:
+    """query [1, H, N, D], key and value [1, K, N, D] -> [1, N, H, D]. window: positions that a token sees; not on
+    CUDA."""
     if query.is_cuda:
         from tunery.training.forward.flex import flex
 
         return flex(query, key, value, plan, scaling)
     rows = torch.cat([query, key, value], 1)[0].transpose(0, 1).reshape(-1, query.shape[3])
-    out: Tensor = _Packed.apply(rows, plan, scaling)  # type: ignore[assignment]
+    out: Tensor = _Packed.apply(rows, plan, scaling, window)  # type: ignore[assignment]
     return out.view(1, query.shape[2], query.shape[1], query.shape[3])
 
 
 class _Packed(Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, plan: AttentionPlan, scaling: float) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, plan: AttentionPlan, scaling: float, window: int) -> Tensor:
         """rows [N · (H + 2K), D] → [N · H, D]."""
-        out, kept = attend(rows, plan, scaling, Scratch(), SavedActivations(0) if any(ctx.needs_input_grad) else None)
-        ctx.plan, ctx.scaling = plan, scaling
+        memory = SavedActivations(0) if any(ctx.needs_input_grad) else None
+        out, kept = attend(rows, plan, scaling, Scratch(), memory, window)
+        ctx.given = plan, scaling, window
         ctx.save_for_backward(rows, *kept)
         return out
 
@@ -45,21 +50,27 @@ class _Packed(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """grads: one, [N · H, D]. The gradient of the rows [N · (H + 2K), D]."""
         rows, *kept = ctx.saved_tensors
-        return attend_backward(grads[0], rows, ctx.plan, ctx.scaling, Scratch(), kept), None, None
+        plan, scaling, window = ctx.given
+        return attend_backward(grads[0], rows, plan, scaling, Scratch(), kept, window), None, None, None
 
 
 def attend(
-    rows: Tensor, plan: AttentionPlan, scaling: float, scratch: Scratch, memory: SavedActivations | None
+    rows: Tensor,
+    plan: AttentionPlan,
+    scaling: float,
+    scratch: Scratch,
+    memory: SavedActivations | None,
+    window: int = ALL,
 ) -> tuple[Tensor, list[Tensor]]:
     """rows [N * (H + 2K), D] -> [N * H, D], and the probabilities for the backward, in `memory`, where they are small.
 
-    memory None: the backward computes them again.
+    memory None: the backward computes them again. window: positions that a token sees, its own included.
     """
     slots = scratch.take("slots", (plan.num_query_slots, rows.shape[1]), rows.dtype)
     kept: list[Tensor] = []
     memory = memory if plan.keep_probabilities else None
     for group in plan.groups:
-        view = _View(group, plan, rows, scaling, scratch)
+        view = _View(group, plan, rows, scaling, scratch, window)
         out = view.queries(slots[group.slots])
         for block in reversed(view.blocks()):  # in the order of the backward
             probabilities = view.probabilities(block, memory)
@@ -70,7 +81,13 @@ def attend(
 
 
 def attend_backward(
-    grad: Tensor, rows: Tensor, plan: AttentionPlan, scaling: float, scratch: Scratch, kept: Sequence[Tensor]
+    grad: Tensor,
+    rows: Tensor,
+    plan: AttentionPlan,
+    scaling: float,
+    scratch: Scratch,
+    kept: Sequence[Tensor],
+    window: int = ALL,
 ) -> Tensor:
     """The gradient of the rows; grad [N * H, D]. `kept` as `attend` gave it; empty: computed again."""
     counts = [plan.num_query_slots, plan.num_key_slots, plan.num_key_slots]
@@ -78,7 +95,7 @@ def attend_backward(
     query_slots, key_slots, value_slots = slots.split(counts)
     probabilities = iter(kept) if kept else None
     for group in plan.groups:
-        view = _View(group, plan, rows, scaling, scratch)
+        view = _View(group, plan, rows, scaling, scratch, window)
         into = query_slots[group.slots], key_slots[group.key_slots], value_slots[group.key_slots]
         _group_backward(view, group, grad, into, probabilities)
     grad_rows = slots.index_select(0, plan.row_slots)
@@ -89,9 +106,11 @@ def attend_backward(
 class _View:
     """A group's rows in the layout of its products: heads first, then segments, then the G heads of a key head."""
 
-    def __init__(self, group: Group, plan: AttentionPlan, rows: Tensor, scaling: float, scratch: Scratch) -> None:
+    def __init__(
+        self, group: Group, plan: AttentionPlan, rows: Tensor, scaling: float, scratch: Scratch, window: int
+    ) -> None:
         """rows [N · (H + 2K), D] of the whole plan."""
-        self.scaling, self.scratch = scaling, scratch
+        self.scaling, self.scratch, self.window = scaling, scratch, window
         self.per_kv, self.dim = plan.num_heads // plan.num_kv_heads, rows.shape[1]
         self.batch = plan.num_kv_heads * group.num_segments
         self.length, self.context = group.length, group.context_length
@@ -140,13 +159,13 @@ class _View:
         shape = (*query.shape[:2], key.shape[1])
         out = memory.take(shape, query.dtype) if memory else self.scratch.take("probabilities", shape, query.dtype)
         scores = self.scaled(query, key, out)
-        causal_softmax(as_array(scores), block.stop - block.start, self.context + block.start)
+        causal_softmax(as_array(scores), block.stop - block.start, self.context + block.start, self.window)
         return scores
 
     def scores_grad(self, grad: Tensor, probabilities: Tensor, block: slice) -> None:
         """Takes the place of the probabilities' gradient. Both [K · B, G · t, P + stop]."""
-        length = block.stop - block.start
-        causal_softmax_backward(as_array(grad), as_array(probabilities), length, self.context + block.start)
+        length, before = block.stop - block.start, self.context + block.start
+        causal_softmax_backward(as_array(grad), as_array(probabilities), length, before, self.window)
 
     def scaled(self, rows: Tensor, keys: Tensor, out: Tensor) -> Tensor:
         """out = scaling · rows keysᵀ. With beta=0 the first argument is not read.

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging as transformers_logging
 
+from tunery.kernels.layers import ALL
 from tunery.models.adapter_config import LoraConfig
 from tunery.models.config import sizes_of
 from tunery.training.forward.attention import AttentionPlan
@@ -26,7 +27,7 @@ from tunery.training.forward.pointwise import fuse
 
 ATTENTION = "tunery_packed"
 # Models that bend their logits after the head: the chunked cross-entropy does not, so they are refused.
-_LOGIT_TWISTS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+_LOGIT_TWISTS = ("final_logit_softcapping", "logit_scale")
 
 
 class TransformersDecoder:
@@ -48,13 +49,15 @@ class TransformersDecoder:
         fuse(self.model)
         self.head = Head(output.weight, matmul_dtype, self._scratch)
         self.config = sizes_of(config.to_dict())
+        self._divisor: float = getattr(config, "logits_scaling", None) or 1.0  # of logits, and the head is linear
 
     def hidden(self, token_ids: Tensor, position_ids: Tensor, plan: AttentionPlan, predictors: Tensor) -> Tensor:
         """[M, E] after the final norm. token_ids and position_ids [N], predictors [M] places among the N."""
         states = self.model.base_model(
             input_ids=token_ids[None], position_ids=position_ids[None], use_cache=False, plan=plan
         ).last_hidden_state
-        return states[0].index_select(0, predictors)
+        asked = states[0].index_select(0, predictors)
+        return asked if self._divisor == 1 else asked / self._divisor
 
     def recompute(self, wanted: bool) -> None:
         if wanted and not self.model.is_activation_checkpointing:
@@ -88,11 +91,13 @@ def attention_forward(
     if plan is None:
         raise ValueError("Packed attention needs a plan: call the model with plan=…")
     window = kwargs.get("sliding_window")
-    if window is not None and plan.max_position >= window:
-        raise ValueError(f"This model looks back {window} tokens only; longer examples cannot be trained on it yet.")
+    if window is None or plan.max_position <= window:
+        window = ALL
+    elif query.is_cuda:
+        raise ValueError(f"This model looks back {window} tokens only; longer examples are trained on a CPU alone.")
     if dropout or kwargs.get("softcap") is not None:
         raise ValueError("This model's attention uses dropout or a soft cap, which packed attention does not have.")
-    return packed(query, key, value, plan, scaling), None
+    return packed(query, key, value, plan, scaling, window), None
 
 
 def load_model(
