@@ -127,7 +127,7 @@ def gate_gelu(gate_up: Array, out: Array) -> None:
 
 @parallel
 def gate_gelu_backward(grad: Array, gate_up: Array, out: Array) -> None:
-    """As `gate_backward`."""
+    """The gradients of gate and up. grad [N, at least I] of `gate_gelu`'s result, out [N, 2I]."""
     inner = gate_up.shape[1] // 2
     for row in prange(gate_up.shape[0]):
         g, both, own = grad[row], gate_up[row], out[row]

@@ -37,6 +37,7 @@ class _Span:
         return self._masks[window]
 
     def _mask(self, window: int | None) -> torch.Tensor:
+        """[T, positions]."""
         queries, keys = torch.arange(self._start, self.num_positions).unsqueeze(1), torch.arange(self.num_positions)
         hidden = keys > queries
         if window is not None:
