@@ -51,8 +51,6 @@ def test_a_model_is_found_described_named_and_shared(signed_in: Visitor, stand: 
     page.get_by_role("button", name="Write the card").click()
     page.get_by_label("Display name").fill("Support, week 3")
     page.get_by_label("Card", exact=True).fill(CARD)
-    page.wait_for_function("document.getAnimations().length === 0")  # the dialog opens with a transition
-    assert violations(page) == []
     page.get_by_role("button", name="Save").click()
     expect(page.locator("h1")).to_have_text("Support, week 3")
     expect(page.locator(".card h3")).to_have_text("Support")
