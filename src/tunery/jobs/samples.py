@@ -2,7 +2,9 @@
 own, so that neither the trainer nor what it says waits. One that does not answer costs the samples, not the job."""
 
 import logging
+import os
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -36,7 +38,15 @@ class Sampler:
 
     def ask(self, checkpoint: StoredCheckpoint, folder: Path, source: str) -> None:
         """`folder`: the adapter's; `source`: the base that it stands on, as in the catalog."""
-        self._asked.put((checkpoint, folder, source))
+        kept = (
+            folder.parent.parent / "samples" / folder.name
+        )  # the trainer removes old checkpoints, however far this is
+        try:
+            shutil.rmtree(kept, ignore_errors=True)
+            shutil.copytree(folder, kept, copy_function=os.link)
+        except (OSError, shutil.Error):
+            kept = folder
+        self._asked.put((checkpoint, kept, source))
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=f"samples-{self._job.id}", daemon=True)
             self._thread.start()
@@ -66,6 +76,8 @@ class Sampler:
                 log.exception("the sample prompts of %s were not answered", self._job.id)
                 self._tell_trouble(checkpoint.step, say("event.why.internal", name=type(exc).__name__))
             finally:
+                if folder.parent.name == "samples":
+                    shutil.rmtree(folder, ignore_errors=True)
                 self._asked.task_done()
 
     def _answer(self, checkpoint: StoredCheckpoint, folder: Path, source: str) -> None:
