@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     s3_secret_access_key: SecretStr = SecretStr("")
     s3_region: str = "us-east-1"
     model_cache: Path | None = None  # base models; None = <home>/models
-    catalog: Path | None = None  # a TOML file that adds base models
+    catalog: Path | None = None  # a TOML file that adds base models; None = <home>/catalog.toml, where there is one
     prices: Path | None = None  # a TOML file that replaces the shipped price table
 
     # access
@@ -143,6 +143,11 @@ class Settings(BaseSettings):
     @property
     def models_dir(self) -> Path:
         return self.model_cache or self.home / "models"
+
+    @property
+    def own_catalog(self) -> Path:
+        """The owner's file, which need not be there unless `catalog` names it."""
+        return self.catalog or self.home / "catalog.toml"
 
     @property
     def mail_folder(self) -> Path:

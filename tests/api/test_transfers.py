@@ -23,6 +23,7 @@ from tunery.domain.transfers import KINDS, MAX_UNFINISHED
 from tunery.export import spec
 from tunery.jobs.identity import this_worker
 from tunery.models.sources import cache
+from tunery.models.sources.base import Facts
 from tunery.store import models, tables
 from tunery.store.database import read, write
 from tunery.texts import translator
@@ -42,7 +43,12 @@ def api(
     made = make_api(engine_urls=[engine_url], model_cache=home / "bases")
     source = made.context.catalog.resolve(BASE).source
     (home / "bases").mkdir()
-    cache._make(source, home / "bases", lambda to: shutil.copytree(tiny_model_dir, to, dirs_exist_ok=True))
+
+    def copy(to: Path) -> Facts:
+        shutil.copytree(tiny_model_dir, to, dirs_exist_ok=True)
+        return Facts()
+
+    cache._make(source, home / "bases", copy)
     return made
 
 

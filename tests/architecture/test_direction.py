@@ -28,6 +28,7 @@ LEVELS = {
     "notify": 4,
     "jobs": 4,
     "export": 4,
+    "bases": 4,
     "improve": 5,
     "api": 5,
     "dashboard": 6,
@@ -42,11 +43,13 @@ SIDEWAYS = {
     ("notify", "metering"),
     ("jobs", "metering"),
     ("jobs", "notify"),
+    ("bases", "jobs"),
+    ("bases", "metering"),
     ("domain", "texts"),
     ("private", "settings"),
 }
-"""The only arrows within one level: a job's end is paid for and told, an error has its sentence, and a home that cannot
-be used is a setting's fault."""
+"""The only arrows within one level: a job's end is paid for and told, a base is tried as jobs are trained and has its
+price, an error has its sentence, and a home that cannot be used is a setting's fault."""
 
 FORBIDDEN = {
     # what computes knows nothing of requests and rows, so that it runs alone in a child process or on a cluster
@@ -72,6 +75,7 @@ FORBIDDEN = {
             "metering",
             "notify",
             "jobs",
+            "bases",
             "improve",
             "api",
             "dashboard",

@@ -47,7 +47,7 @@ def test_a_removed_original_is_noticed(tiny_model_dir: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("source", "text"),
     [
-        ("ftp:somewhere", "use `pypi:`, `hf:` or `path:`"),
+        ("ftp:somewhere", "use `pypi:`, `hf:`, `path:` or `gguf:`"),
         ("path:/nowhere/at/all", "no config.json"),
         ("pypi:some-package", "must name one version"),
     ],

@@ -41,6 +41,7 @@ from tunery.api.responses.routes import router as responses
 from tunery.api.tunery.aliases import router as aliases
 from tunery.api.tunery.answers.batches import router as batch_datasets
 from tunery.api.tunery.answers.routes import router as answers
+from tunery.api.tunery.bases.routes import router as bases
 from tunery.api.tunery.console.models import router as catalog
 from tunery.api.tunery.console.routes import router as console
 from tunery.api.tunery.datasets.routes import router as data
@@ -77,6 +78,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     conversations,
     webhooks,
     aliases,
+    bases,
     transfers,  # before catalog, whose `/models/{model}` takes any path
     catalog,
     console,

@@ -46,8 +46,8 @@ class Context:
     def open(cls, settings: Settings, clock: Clock = system_clock) -> Self:
         """Everything from the settings; reads and writes nothing yet."""
         database, blobs = open_database(settings), Blobs.open(settings)
-        catalog = Catalog.load(settings.catalog)
-        prices = PriceTable.load(settings.prices, [model.name for model in catalog])
+        catalog = Catalog.of(settings)
+        prices = PriceTable.load(settings.prices, [model.name for model in catalog], catalog=catalog)
         return cls(
             settings=settings,
             database=database,

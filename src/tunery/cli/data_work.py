@@ -39,7 +39,7 @@ class Base:
 def open_base(model: str) -> Base:
     """Fetches the base model when this machine has not got it."""
     settings = load_settings()
-    known = Catalog.load(settings.catalog)
+    known = Catalog.of(settings)
     catalog = known.resolve(model)
     with download_bar() as progress:
         model_dir = sources.ensure(catalog.source, settings.models_dir, progress)
@@ -91,7 +91,7 @@ def estimate_here(
     base = open_base(model)
     reports = make_reports(training, validation, base, checked)
     refuse_unusable(reports, (training, validation))
-    prices = PriceTable.load(base.settings.prices)
+    prices = PriceTable.load(base.settings.prices, catalog=Catalog.of(base.settings))
     return estimate_on(
         base.catalog,
         base.model_dir,

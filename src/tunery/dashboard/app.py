@@ -35,7 +35,7 @@ from tunery.dashboard.move import report
 from tunery.dashboard.playground import page as playground
 from tunery.dashboard.routes import plain_routes
 from tunery.dashboard.sessions import COOKIE, Sessions
-from tunery.dashboard.settings import audit, keys, limits, mail, members, webhooks
+from tunery.dashboard.settings import audit, bases, keys, limits, mail, members, webhooks
 from tunery.dashboard.stored import answer as stored_answer
 from tunery.dashboard.stored import dataset as stored_dataset
 from tunery.dashboard.stored import page as stored
@@ -80,6 +80,7 @@ PAGES = (
     PageSpec("/move", "move.title", move.build, section="move"),
     PageSpec("/move/{file_id}", "move.report", report.build, section="move"),
     PageSpec("/usage", "usage.title", usage.build, section="usage"),
+    PageSpec("/bases", "bases.title", bases.build, section="bases"),
     PageSpec("/keys", "keys.title", keys.build, section="keys"),
     PageSpec("/webhooks", "webhooks.title", webhooks.build, section="webhooks"),
     PageSpec("/mail", "mails.title", mail.build, section="mail"),

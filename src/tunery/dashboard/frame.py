@@ -32,6 +32,7 @@ WORK = (
     ("usage", "/usage", "bar_chart"),
 )
 SETTINGS = (
+    ("bases", "/bases", "memory"),
     ("keys", "/keys", "key"),
     ("webhooks", "/webhooks", "webhook"),
     ("mail", "/mail", "mail"),
@@ -40,7 +41,7 @@ SETTINGS = (
     ("audit", "/audit", "fact_check"),
 )
 PACKS: dict[str, Language] = {"en": "en-US", "ja": "ja"}  # Quasar's: of tables, date pickers, uploads
-FOR_OWNERS = ("usage", "keys", "mail", "members", "limits", "audit")
+FOR_OWNERS = ("bases", "usage", "keys", "mail", "members", "limits", "audit")
 
 
 def add_shared_head(static: Path) -> None:

@@ -14,15 +14,9 @@ from tunery.domain.jobs import Method
 from tunery.domain.usage import PICO
 from tunery.models.catalog import CatalogModel
 from tunery.models.config import Sizes, read_sizes
-from tunery.models.memory import MICRO_BATCH_TOKENS, activation_bytes
+from tunery.models.memory import MICRO_BATCH_TOKENS, training_bytes
 from tunery.texts import say, with_texts
 
-# What a training process holds besides the model: Python, torch, its threads' buffers.
-_RUNTIME_BYTES = 700 * 1024**2
-# Weights, gradient and Adam's two moments of an adapter, 4 bytes each.
-_ADAPTER_BYTES = 16
-# Logits exist for a few positions at a time; their memory is counted as this many rows of the vocabulary, fp32.
-_LOGIT_ROWS = 512
 # The largest of a job's batches against the mean one.
 _UNEVEN = 1.15
 
@@ -162,10 +156,7 @@ def peak_memory(counts: TokenCounts, sizes: Sizes, *, num_examples: int, batch_s
     mean = counts.tokens.total / num_examples - counts.num_prefix_tokens
     batch = int(_UNEVEN * batch_size * mean) + counts.num_prefix_tokens
     tokens = max(counts.tokens.max, min(batch, MICRO_BATCH_TOKENS))
-    activations = tokens * activation_bytes(sizes)
-    adapter = _ADAPTER_BYTES * sizes.adapter_parameters(lora_rank)
-    logits = 4 * _LOGIT_ROWS * sizes.vocab_size
-    return _RUNTIME_BYTES + 2 * sizes.num_parameters + adapter + activations + logits
+    return training_bytes(sizes, lora_rank=lora_rank, tokens=tokens)
 
 
 def time_text(min_s: float, max_s: float) -> str:

@@ -34,6 +34,8 @@ OwnEvent = Literal[
     "model.export.cancelled",
     "model.import.created",
     "model.import.cancelled",
+    "base.added",
+    "base.removed",
     "model.renamed",
     "model.deleted",
     "webhook_endpoint.created",

@@ -35,6 +35,7 @@ PREFIXES = {
     "batch_request": "batch_req_",
     "export": "export_",
     "import": "import_",
+    "base": "base_",
     "eval": "eval_",
     "eval_run": "evalrun_",
     "output_item": "outputitem_",

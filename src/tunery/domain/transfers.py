@@ -1,10 +1,10 @@
-"""Models that go to other programs and adapters that come from them: work of minutes, which the worker does."""
+"""Models that go to other programs, adapters that come from them, bases that are fetched: the worker's, of minutes."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, get_args
 
-TransferKind = Literal["export", "import"]
+TransferKind = Literal["export", "import", "base"]
 KINDS: tuple[TransferKind, ...] = get_args(TransferKind)
 Format = Literal["adapter", "merged", "gguf", "ollama"]
 NumberType = Literal["f16", "bf16", "q8_0", "q4_k_m"]  # of a GGUF file
@@ -29,17 +29,17 @@ UNFINISHED = (TransferStatus.QUEUED, TransferStatus.RUNNING)
 
 @dataclass(frozen=True)
 class Transfer:
-    id: str  # export_…, import_…
+    id: str  # export_…, import_…, base_…
     project_id: str
     created_at: int
     kind: TransferKind
     status: TransferStatus
-    asked: dict[str, Any]  # what the request says: of an export format and type; of an import files, base and suffix
+    asked: dict[str, Any]  # what the request says: an export's format and type; files, base and suffix; source and name
     created_by: str | None  # a user's id
     model: str | None = None  # that is exported, or that came of the import
     progress: dict[str, Any] | None = None  # doing, done and total
     error: dict[str, Any] | None = None  # code and message
-    result: dict[str, Any] | None = None  # an export's proof; an import's warnings
+    result: dict[str, Any] | None = None  # an export's proof; an import's warnings; what was found of a base
     file_id: str | None = None  # of an export that succeeded
     finished_at: int | None = None
     attempts: int = 0

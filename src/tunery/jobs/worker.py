@@ -39,7 +39,7 @@ class Worker:
         identity: WorkerIdentity | None = None,
         clock: Clock = system_clock,
     ) -> None:
-        prices = PriceTable.load(settings.prices, [model.name for model in catalog if model.training])
+        prices = PriceTable.load(settings.prices, [model.name for model in catalog if model.training], catalog=catalog)
         self._resources = Resources(settings, engine, blobs, catalog, prices, runner or ProcessRunner(), clock)
         self._identity = identity or this_worker()
         self._id = str(self._identity)

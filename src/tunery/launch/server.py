@@ -97,7 +97,7 @@ class Server:
         settings = self._settings
         specs = []
         if settings.start_engine:
-            catalog = Catalog.load(settings.catalog)
+            catalog = Catalog.of(settings)
             source = catalog.sources()[0]
             self._tell_what_is_not_served(catalog, source)
             model_dir = sources.ensure(source, settings.models_dir, progress)
@@ -218,8 +218,8 @@ def _adapter_folders(settings: Settings) -> list[Path]:
 
 def _look_into_named_files(settings: Settings) -> None:
     """A fault in what the settings name stops the start here, not in a part that would be started again and again."""
-    catalog = Catalog.load(settings.catalog)
-    PriceTable.load(settings.prices, [model.name for model in catalog])
+    catalog = Catalog.of(settings)
+    PriceTable.load(settings.prices, [model.name for model in catalog], catalog=catalog)
     Blobs.open(settings)
 
 

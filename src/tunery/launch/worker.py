@@ -40,7 +40,7 @@ def main() -> None:
     engine = open_database(settings)
     migrate(engine)
     identity = this_worker()
-    worker = Worker(settings, engine, Blobs.open(settings), Catalog.load(settings.catalog), identity=identity)
+    worker = Worker(settings, engine, Blobs.open(settings), Catalog.of(settings), identity=identity)
     context = Context.open(settings)
     transfers = [TransferRunner(context, identity, kind) for kind in KINDS]
     answering = LeasedRunner(context, identity, (BatchWork, RunWork))

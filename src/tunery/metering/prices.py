@@ -12,6 +12,7 @@ from typing import Any
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.names import parse_name
 from tunery.domain.usage import Price
+from tunery.models.catalog import Catalog
 from tunery.settings import SettingsError
 from tunery.texts import say
 
@@ -40,10 +41,14 @@ class PriceTable:
         self._batch_percent = batch_percent
         self._models = models  # oldest day first
         self._default = default
+        self._catalog: Catalog | None = None  # whose own prices hold where the table names no model
 
     @classmethod
-    def load(cls, path: Path | None = None, models: Iterable[str] = ()) -> "PriceTable":
-        """The file, or the shipped table. Raises PriceTableError, also when one of `models` would have no price."""
+    def load(
+        cls, path: Path | None = None, models: Iterable[str] = (), *, catalog: Catalog | None = None
+    ) -> "PriceTable":
+        """The file, or the shipped table, and below it what `catalog` says of its models. Raises PriceTableError, also
+        when one of `models` would have no price."""
         if path is None:
             source = resources.files("tunery.metering") / "prices.toml"
             table = _Reader(source.read_text(), "the shipped price table").table()
@@ -53,11 +58,12 @@ class PriceTable:
             except OSError as exc:
                 raise PriceTableError(f"The price table {path} cannot be read: {exc.strerror}.") from exc
             table = _Reader(text, str(path)).table()
+        table._catalog = catalog
         table._require(models, where=str(path))
         return table
 
     def _require(self, models: Iterable[str], *, where: str) -> None:
-        missing = sorted(name for name in models if name not in self._models)
+        missing = sorted(name for name in models if name not in self._models and self._of_catalog(name) is None)
         if missing and self._default is None:
             raise PriceTableError(
                 f"{where} has no price for {', '.join(missing)}: add a [[prices]] entry for it, or a [default]."
@@ -67,7 +73,7 @@ class PriceTable:
         """For a base's snapshot name or an `ft:` name, at a moment (Unix seconds; days begin at midnight UTC)."""
         name = parse_name(model)
         entry = self._entry(name.base if name else model, at)
-        price = self._default or Price()
+        price = self._otherwise(name.base if name else model)
         if entry is not None:
             price = entry.tuned if name else entry.base
         return price.scaled(self._batch_percent) if is_batch else price
@@ -80,7 +86,14 @@ class PriceTable:
     def training_price(self, base_model: str, at: float) -> int:
         """Millionths of the currency for a million trained tokens on this base's snapshot name."""
         entry = self._entry(base_model, at)
-        return (self._default or Price()).training if entry is None else entry.tuned.training
+        return self._otherwise(base_model).training if entry is None else entry.tuned.training
+
+    def _otherwise(self, base_model: str) -> Price:
+        return self._of_catalog(base_model) or self._default or Price()
+
+    def _of_catalog(self, base_model: str) -> Price | None:
+        found = self._catalog.find(base_model) if self._catalog else None
+        return found.price if found else None
 
     def charges(self, model: str, at: float, *, generates: bool = True) -> bool:
         """Whether an answer of the model costs anything, read and written; of what only embeds, read."""

@@ -1,13 +1,18 @@
 """Which names may be trained and served, and the weights each stands on. Reads TOML; needs no torch."""
 
+import logging
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from tunery.domain.errors import InvalidRequest, NotFound, no_such_model
+from tunery.domain.usage import Price
+from tunery.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,9 @@ class CatalogModel:
     completes: bool = False  # its clients ask for completions of raw text, not in chats
     dimensions: int = 0  # of an embedding model: numbers of a vector. 0: it generates text
     languages: tuple[str, ...] = ()  # ISO 639-1, that its weights were made for; none: not said
+    licence: str = ""  # of the weights, such as apache-2.0
+    pinned: bool = False  # its engine starts with the server and stays
+    price: Price | None = None  # where the price table has none
 
     @property
     def embeds(self) -> bool:
@@ -36,11 +44,12 @@ class CatalogModel:
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a download must be: its hash, and its size for the progress bar."""
+    """What a download must be: one file's hash, and its size for the progress bar, or the hash of each of its files."""
 
     source: str
-    sha256: str
-    bytes: int
+    sha256: str = ""
+    bytes: int = 0
+    files: dict[str, str] = field(default_factory=dict[str, str])  # name → SHA-256, of a source that is a folder
 
 
 @dataclass(frozen=True)
@@ -53,24 +62,78 @@ class BaseLanguages:
 
 
 @dataclass(frozen=True)
-class Catalog:
+class _Entries:
     models: dict[str, CatalogModel]
     artifacts: dict[str, Artifact]
-    _by_alias: dict[str, str] = field(repr=False)
+    by_alias: dict[str, str]
+
+
+class Catalog:
+    """The packaged entries, and on top those of the owner's file.
+
+    It follows the file: a base that is added while this process runs is there at the next question. A change that
+    makes the file unusable leaves everything as it was, and stands in the log.
+    """
+
+    def __init__(self, packaged: _Entries, bases: dict[str, Any], extra: Path | None) -> None:
+        self._packaged, self._bases, self._extra = packaged, bases, extra
+        self._stamp = _stamp(extra)
+        self._entries = self._read()
 
     @classmethod
-    def load(cls, extra: Path | None = None) -> "Catalog":
-        """The packaged catalog, with the entries of `extra` on top. Raises InvalidRequest on a file it cannot use."""
+    def load(cls, extra: Path | None = None, *, is_optional: bool = False) -> "Catalog":
+        """`extra`: the owner's file; `is_optional`: there may be none yet. Raises InvalidRequest on a file it cannot
+        use."""
         document = tomllib.loads(files("tunery.models").joinpath("catalog.toml").read_text("utf-8"))
-        catalog = _parse(document, document.get("bases", {}), where="the packaged catalog")
-        if extra is None:
-            return catalog
+        bases = document.get("bases", {})
+        catalog = cls(_parse(document, bases, where="the packaged catalog"), bases, extra)
+        if extra is not None and catalog._stamp is None and not is_optional:
+            raise InvalidRequest(f"The catalog {str(extra)!r} cannot be read: there is no such file.")
+        return catalog
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Catalog":
+        """Of an installation. Raises InvalidRequest."""
+        return cls.load(settings.own_catalog, is_optional=settings.catalog is None)
+
+    def _read(self) -> _Entries:
+        if self._extra is None or self._stamp is None:
+            return self._packaged
         try:
-            added = tomllib.loads(extra.read_text("utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as exc:
-            raise InvalidRequest(f"The catalog {str(extra)!r} cannot be read: {exc}") from exc
-        bases = {**document.get("bases", {}), **added.get("bases", {})}
-        return _merge(catalog, _parse(added, bases, where=str(extra)))
+            text = self._extra.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise InvalidRequest(f"The catalog {str(self._extra)!r} cannot be read: {exc}") from exc
+        return _merge(self._packaged, self._parsed(text))
+
+    def _parsed(self, text: str) -> _Entries:
+        where = str(self._extra)
+        try:
+            added = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as exc:
+            raise InvalidRequest(f"The catalog {where!r} cannot be read: {exc}") from exc
+        return _parse(added, {**self._bases, **added.get("bases", {})}, where=where)
+
+    def check(self, text: str) -> None:
+        """Raises InvalidRequest where the owner's file could not have this content."""
+        self._parsed(text)
+
+    def _current(self) -> _Entries:
+        stamp = _stamp(self._extra)
+        if stamp != self._stamp:
+            self._stamp = stamp
+            try:
+                self._entries = self._read()
+            except InvalidRequest as exc:
+                log.error("the catalog stays as it was: %s", exc.message)
+        return self._entries
+
+    @property
+    def models(self) -> dict[str, CatalogModel]:
+        return self._current().models
+
+    @property
+    def artifacts(self) -> dict[str, Artifact]:
+        return self._current().artifacts
 
     def resolve(self, name: str) -> CatalogModel:
         """The model of a snapshot name or an alias. Raises NotFound."""
@@ -80,14 +143,16 @@ class Catalog:
         return model
 
     def find(self, name: str) -> CatalogModel | None:
-        return self.models.get(self._by_alias.get(name, name))
+        entries = self._current()
+        return entries.models.get(name) or entries.models.get(entries.by_alias.get(name, ""))
 
     def weights_of(self, source: str) -> str:
         """For people: the weights' name, and the beginning of their hash where the catalog knows it; of a source that
         is no longer in the catalog the source itself."""
         name = next((model.weights for model in self if model.source == source), source)
         artifact = self.artifacts.get(source)
-        return f"{name} ({artifact.sha256[:8]})" if artifact else name
+        sha256 = (artifact.sha256 or next(iter(artifact.files.values()), "")) if artifact else ""
+        return f"{name} ({sha256[:8]})" if sha256 else name
 
     def languages_of(self, model: CatalogModel) -> BaseLanguages:
         speakers: dict[str, list[str]] = {}
@@ -120,12 +185,15 @@ class Catalog:
 
 _MODEL_KEYS = {
     "name", "aliases", "base", "multiplier", "max_example_tokens", "context_length", "training", "serving", "owned_by",
-    "completes",
+    "completes", "price",
 }  # fmt: skip
-_BASE_KEYS = {"source", "context_length", "learning_rate", "lora_rank", "lora_alpha", "dimensions", "languages"}
+_BASE_KEYS = {
+    "source", "context_length", "learning_rate", "lora_rank", "lora_alpha", "dimensions", "languages", "licence",
+    "pinned",
+}  # fmt: skip
 
 
-def _parse(document: dict[str, Any], bases: dict[str, dict[str, Any]], *, where: str) -> Catalog:
+def _parse(document: dict[str, Any], bases: dict[str, dict[str, Any]], *, where: str) -> _Entries:
     _refuse_unknown(document, {"bases", "models", "artifacts"}, where)
     for base in bases.values():
         _refuse_unknown(base, _BASE_KEYS, where)
@@ -134,6 +202,9 @@ def _parse(document: dict[str, Any], bases: dict[str, dict[str, Any]], *, where:
         artifacts = [Artifact(**row) for row in document.get("artifacts", [])]
     except (KeyError, TypeError) as exc:
         raise InvalidRequest(f"A catalog entry in {where} is not complete: {exc}") from exc
+    names = [name for model in models for name in (model.name, *model.aliases)]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InvalidRequest(f"Two models in {where} are called {twice!r}: a name or an alias stands for one of them.")
     return _index(models, artifacts)
 
 
@@ -161,6 +232,9 @@ def _model(row: dict[str, Any], bases: dict[str, dict[str, Any]], where: str) ->
         completes=row.get("completes", False),
         dimensions=base.get("dimensions", 0),
         languages=tuple(base.get("languages", ())),
+        licence=base.get("licence", ""),
+        pinned=base.get("pinned", False),
+        price=Price(**row["price"]) if "price" in row else None,
     )
 
 
@@ -170,15 +244,31 @@ def _refuse_unknown(row: dict[str, Any], known: set[str], where: str) -> None:
         raise InvalidRequest(f"Unknown key {unknown[0]!r} in {where}. Known: {', '.join(sorted(known))}.")
 
 
-def _index(models: list[CatalogModel], artifacts: list[Artifact]) -> Catalog:
-    return Catalog(
+def _index(models: list[CatalogModel], artifacts: list[Artifact]) -> _Entries:
+    return _Entries(
         models={model.name: model for model in models},
         artifacts={artifact.source: artifact for artifact in artifacts},
-        _by_alias={alias: model.name for model in models for alias in model.aliases},
+        by_alias={alias: model.name for model in models for alias in model.aliases},
     )
 
 
-def _merge(first: Catalog, second: Catalog) -> Catalog:
-    models = {**first.models, **second.models}
+def _merge(first: _Entries, second: _Entries) -> _Entries:
+    """What the second calls by a name of the first's is the second's alone."""
+    taken = {*second.models, *second.by_alias}
+    kept = (
+        replace(model, aliases=tuple(name for name in model.aliases if name not in taken))
+        for model in first.models.values()
+        if model.name not in second.by_alias
+    )
+    models = {**{model.name: model for model in kept}, **second.models}
     artifacts = {**first.artifacts, **second.artifacts}
     return _index(list(models.values()), list(artifacts.values()))
+
+
+def _stamp(path: Path | None) -> tuple[int, ...] | None:
+    """What changes with the file; None where there is none."""
+    try:
+        about = path.stat() if path else None
+    except OSError:
+        return None
+    return (about.st_ino, about.st_size, about.st_mtime_ns) if about else None

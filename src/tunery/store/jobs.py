@@ -118,6 +118,12 @@ def list_unfinished(conn: Connection, project_id: str) -> tuple[str, ...]:
     return tuple(conn.execute(query).scalars())
 
 
+def unfinished_on(conn: Connection, base_model: str) -> list[str]:
+    """Of all projects: the ids of those that have not ended, or can be resumed, on this name of a base."""
+    open_ones = jobs.c.status.not_in(TERMINAL) | ((jobs.c.status == JobStatus.FAILED) & jobs.c.resumable)
+    return list(conn.execute(select(jobs.c.id).where(jobs.c.base_model == base_model, open_ones)).scalars())
+
+
 def count_jobs(conn: Connection, project_id: str, *, created_since: float | None = None) -> int:
     query = select(func.count()).select_from(jobs).where(jobs.c.project_id == project_id)
     if created_since is not None:

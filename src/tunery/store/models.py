@@ -65,6 +65,12 @@ def describe_model(conn: Connection, name: str, project_id: str, **words: str | 
     return _found(update_row(conn, models, *_own(name, project_id), **words), name)
 
 
+def names_on(conn: Connection, source: str) -> list[str]:
+    """Of all projects: what stands on these weights, newest first."""
+    query = select(models.c.name).where(models.c.source == source).order_by(models.c.created_at.desc())
+    return list(conn.execute(query).scalars())
+
+
 def delete_model(conn: Connection, name: str, project_id: str) -> FineTunedModel:
     """The deleted row, whose blobs the caller removes after the commit; permissions go with it."""
     return _found(conn.execute(delete(models).where(*_own(name, project_id)).returning(models)).first(), name)

@@ -368,7 +368,7 @@ transfers = table(
     seq_and_id(),
     project_id(),
     created_at(),
-    strings("kind", "status"),  # export, import; queued, running, succeeded, failed
+    strings("kind", "status"),  # export, import, base; queued, running, succeeded, failed
     served_jsons("asked"),
     strings("created_by", "model", "file_id", "worker_id", null=True),
     jsons("progress", "error", "result", null=True),

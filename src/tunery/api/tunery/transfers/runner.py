@@ -1,4 +1,4 @@
-"""Does exports and imports, in the worker: each in a process of its own, one of a kind at a time.
+"""Does exports and imports and adds bases, in the worker: one of a kind at a time, each in a process of its own.
 
 A transfer belongs to the worker that holds its lease. What a killed worker had written goes, and the next one begins
 anew; a row that says it succeeded, and its file or model, are written by one transaction.
@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from tunery.api.context import Context
+from tunery.bases.add import add, find_added, wish_of
 from tunery.domain.errors import NotFound, TuneryError
 from tunery.domain.files import File, FilePurpose, blob_path
 from tunery.domain.models import FineTunedModel
@@ -101,16 +102,15 @@ class _Work:
             if transfer.attempts > MAX_ATTEMPTS:
                 raise TuneryError(say("error.transfer_attempts", attempts=MAX_ATTEMPTS))
             self._folder.mkdir(parents=True)
-            if transfer.kind == "export":
-                self._export()
-            else:
-                self._import()
+            {"export": self._export, "import": self._import, "base": self._add_base}[transfer.kind]()
         except _LetGo:
             return
         except Exception as exc:
             if self._is_let_go.is_set():
                 return
-            code = f"{transfer.kind}_refused" if is_refusal(exc) else getattr(exc, "code", None) or "server_error"
+            known = getattr(exc, "code", None)
+            refused = f"{transfer.kind}_refused" if is_refusal(exc) else ""
+            code = (known or refused if transfer.kind == "base" else refused or known) or "server_error"
             message = explain(exc)
             texts = {"message": exc.text} if isinstance(exc, TuneryError) and exc.message == message else {}
             error = {"code": code, "message": message, "texts": texts}
@@ -286,12 +286,24 @@ class _Work:
                 context.blobs.delete_dir(blob)
                 raise
 
+    # ---- base
+
+    def _add_base(self) -> None:
+        """What its worker had fetched when it died stays in the cache, and an entry that it had written is the end of
+        it."""
+        asked, settings = self._transfer.asked, self._context.settings
+        wish = wish_of(asked)
+        found = find_added(wish, settings) if self._transfer.attempts > 1 else None
+        result = found or add(wish, settings, self._tell).to_dict()
+        with write(self._context.database) as conn:
+            self._finish(conn, TransferStatus.SUCCEEDED, model=wish.name, result=result)
+
 
 def remove_rest(blobs: Blobs, transfer: Transfer) -> None:
     """What an attempt whose worker died had put into the blobs: it has the same names at each."""
     if transfer.kind == "export":
         blobs.delete(blob_path(transfer.asked["result_id"]))
-    else:
+    elif transfer.kind == "import":
         blobs.delete_dir(f"adapters/{transfer.asked['model_id']}")
 
 

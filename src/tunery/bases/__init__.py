@@ -1,0 +1,1 @@
+"""Bases of the owner's own: looked into, tried, written into the catalog, and removed from it."""

@@ -1,0 +1,61 @@
+"""What stands on a base, and the removal of one on which nothing stands."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Engine
+
+from tunery.bases.entry import owned_names, remove_entry
+from tunery.domain.errors import InvalidRequest, NotFound, no_such_model
+from tunery.models.catalog import Catalog
+from tunery.models.sources import cache as sources
+from tunery.settings import Settings
+from tunery.store import jobs, models
+from tunery.store.database import read
+from tunery.texts import say
+
+NAMED = 3  # of those that use it, in the refusal
+
+
+@dataclass(frozen=True)
+class Uses:
+    """Of all projects."""
+
+    models: list[str]
+    jobs: list[str]  # those that have not ended, or can be resumed
+
+    @property
+    def all(self) -> list[str]:
+        return [*self.jobs, *self.models]
+
+
+def uses_of(database: Engine, source: str, name: str) -> Uses:
+    """Of the weights, and of the name where jobs wait for it."""
+    with read(database) as conn:
+        return uses_in(conn, source, name)
+
+
+def uses_in(conn: Connection, source: str, name: str) -> Uses:
+    return Uses(models.names_on(conn, source), jobs.unfinished_on(conn, name))
+
+
+def remove(name: str, settings: Settings, database: Engine | None) -> int:
+    """The entry, and its files where nothing else needs them: the number of bytes that became free here. Raises
+    NotFound; InvalidRequest while a model or a job stands on it. `database` None: there is none yet."""
+    catalog = Catalog.of(settings)
+    model = catalog.find(name)
+    if model is None:
+        raise no_such_model(name)
+    if model.name not in owned_names(settings):
+        raise NotFound(say("base.not_own", name=name), param="model", code="model_not_found")
+    uses = uses_of(database, model.source, model.name).all if database else []
+    if uses:
+        named, more = uses[:NAMED], max(0, len(uses) - NAMED)
+        key = "base.in_use_more" if more else "base.in_use"
+        raise InvalidRequest(say(key, name=model.name, uses=named, more=more), param="model", code="base_in_use")
+    source = remove_entry(settings, catalog, model.name)
+    folder = sources.cached(model.source, settings.models_dir)
+    if source is None or folder is None or any(each.source == source for each in Catalog.of(settings)):
+        return 0
+    freed = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+    sources.remove(source, settings.models_dir)
+    return freed

@@ -1,0 +1,162 @@
+"""A base is added as its owner does it, from a hub on this machine, trained and served once, and removed."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.dashboard.rows import insert_jobs, make_job, organization_and_project
+from tests.models.hub import COMMIT, Repository, serve_hub
+from tests.rows import fine_tuned_model
+from tunery.bases.add import Wish, add, parse_price
+from tunery.bases.entry import Entry, add_entry, remove_entry
+from tunery.bases.remove import remove
+from tunery.domain.clock import system_clock
+from tunery.domain.errors import InvalidRequest, NotFound, TuneryError
+from tunery.domain.usage import Price
+from tunery.metering.prices import PriceTable
+from tunery.models.catalog import Catalog, CatalogModel
+from tunery.models.sources import cache as sources
+from tunery.settings import Settings
+from tunery.store import bootstrap, database, jobs, models
+
+OPENAIS = "gpt-4o-mini-2024-07-18"
+OWN = "# Ours. Ask Kim before you change it.\n\n"
+
+
+def tunery(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TUNERY_", "HF_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "tunery", "models", *arguments],
+        env={**kept, "TUNERY_HOME": str(home), "HF_HOME": str(home / "hf"), "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_one_command_makes_a_base_of_a_repository(tiny_model_dir: Path, home: Path) -> None:
+    (home / "catalog.toml").write_text(OWN)
+    with serve_hub() as hub:
+        hub.repositories["acme/tiny"] = Repository(tiny_model_dir, {"license": "apache-2.0", "language": "en"})
+        done = tunery(home, "add", "hf:acme/tiny", "--name", OPENAIS, "--json", HF_ENDPOINT=hub.url)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["source"] == f"hf:acme/tiny@{COMMIT}" and told["licence"] == "apache-2.0"
+    assert told["is_served"] and told["difference"] < 0.1
+
+    text = (home / "catalog.toml").read_text()
+    assert text.startswith(OWN)
+    assert "answers end with <|im_end|>" in text
+    written = tomllib.loads(text)["artifacts"][0]
+    assert len(written["files"]["model.safetensors"]) == 64
+
+    settings = Settings(home=home)
+    model = Catalog.of(settings).resolve("gpt-4o-mini")
+    assert (model.name, model.context_length, model.default_multiplier) == (OPENAIS, 2048, 1.8)
+    assert model.base_learning_rate * model.default_multiplier == pytest.approx(1e-3)
+
+    again = tunery(home, "add", "hf:acme/tiny", "--name", OPENAIS)
+    assert again.returncode == 1 and "has a model" in again.stderr
+    listed = json.loads(tunery(home, "list", "--local", "--json").stdout)
+    assert next(row for row in listed if row["name"] == OPENAIS)["bytes"] > 100_000
+
+    removed = tunery(home, "remove", OPENAIS)
+    assert removed.returncode == 0 and "became free" in removed.stdout, removed.stderr
+    assert (home / "catalog.toml").read_text().strip() == OWN.strip()
+    assert Catalog.of(settings).resolve(OPENAIS).source.startswith("pypi:")
+
+
+@pytest.fixture
+def settings(home: Path) -> Settings:
+    return Settings(home=home)
+
+
+def entry(name: str, source: str = "path:/models/mine", price: Price | None = None) -> Entry:
+    model = CatalogModel(
+        name=name, aliases=(), weights="mine", source=source, context_length=100, max_example_tokens=100,
+        base_learning_rate=1e-3, default_multiplier=1.0, lora_rank=16, lora_alpha=32, licence="mit", price=price,
+    )  # fmt: skip
+    return Entry(model, {"model.safetensors": "a" * 64}, "a remark")
+
+
+def test_the_catalog_is_followed_while_it_changes(settings: Settings) -> None:
+    catalog = Catalog.of(settings)
+    prices = PriceTable.load(None, catalog=catalog)
+    assert catalog.find("mine") is None
+    add_entry(settings, catalog, entry("mine", price=parse_price({"training": 7, "input": 3})))
+    add_entry(settings, catalog, entry("mine-too"))
+    assert catalog.resolve("mine").licence == "mit"
+    assert (prices.training_price("mine", 0), prices.training_price("mine-too", 0)) == (7, 0)
+
+    settings.own_catalog.write_text("[bases", "utf-8")  # somebody's editor, in the midst of it
+    assert catalog.find("mine") is not None
+    with pytest.raises(InvalidRequest, match="cannot be read"):
+        Catalog.of(settings)
+
+
+def test_weights_stay_for_the_other_name_that_stands_on_them(settings: Settings) -> None:
+    catalog = Catalog.of(settings)
+    add_entry(settings, catalog, entry("one"))
+    add_entry(settings, catalog, entry("two"))
+    assert remove_entry(settings, catalog, "one") is None
+    assert remove_entry(settings, catalog, "two") == "path:/models/mine"
+    with pytest.raises(NotFound):
+        remove_entry(settings, catalog, "two")
+
+
+def test_two_entries_of_one_name_are_refused(settings: Settings) -> None:
+    settings.own_catalog.write_text(
+        '[bases.mine]\nsource = "path:/m"\ncontext_length = 9\n'
+        '[[models]]\nname = "mine"\nbase = "mine"\n[[models]]\nname = "other"\naliases = ["mine"]\nbase = "mine"\n'
+    )
+    with pytest.raises(InvalidRequest, match=r"Two models in .* are called 'mine'"):
+        Catalog.of(settings)
+
+
+def test_a_base_in_use_is_not_removed(settings: Settings, tiny_model_dir: Path) -> None:
+    engine = database.open_database(settings)
+    database.migrate(engine)
+    with database.write(engine) as conn:
+        bootstrap.bootstrap(conn, clock=system_clock, key=None)
+    organization, project = organization_and_project(engine)
+    source = f"path:{tiny_model_dir}"
+    add_entry(settings, Catalog.of(settings), entry("mine", source))
+    kept = sources.ensure(source, settings.models_dir)
+
+    waiting = make_job(project, organization, model="mine", base_model="mine")
+    insert_jobs(engine, [waiting])
+    with pytest.raises(InvalidRequest, match=waiting.id) as refused:
+        remove("mine", settings, engine)
+    assert refused.value.code == "base_in_use"
+    with database.write(engine) as conn:
+        jobs.cancel_job(conn, waiting.id, project, 0)
+        models.insert_model(conn, fine_tuned_model(name="ft:mine:acme::1", project_id=project, source=source))
+    with pytest.raises(InvalidRequest, match="ft:mine:acme::1"):
+        remove("mine", settings, engine)
+    with database.write(engine) as conn:
+        models.delete_model(conn, "ft:mine:acme::1", project)
+
+    remove("mine", settings, engine)
+    assert not kept.exists() and (tiny_model_dir / "model.safetensors").exists()
+    with pytest.raises(NotFound, match="only what was added"):
+        remove("smollm2-135m-instruct", settings, engine)
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("wish", "sentence"),
+    [
+        (Wish("path:/nowhere", "mine"), r"no config\.json"),
+        (Wish("path:/nowhere", "my model"), "is no name of a model"),
+        (Wish("ftp:somewhere", "mine"), "is no source"),
+    ],
+)
+def test_what_cannot_be_added_leaves_the_catalog_alone(settings: Settings, wish: Wish, sentence: str) -> None:
+    with pytest.raises(TuneryError, match=sentence):
+        add(wish, settings, lambda *_: None)
+    assert not settings.own_catalog.exists()
