@@ -15,8 +15,8 @@ help:  ## this list
 
 setup: $(VENV)/.dev  ## a .venv with everything for development, and Chromium and bubblewrap where they can be installed
 
-demo: $(VENV)/.runtime  ## train a model on examples/marv.jsonl and compare it with its base
-	$(BIN)/tunery demo
+demo: $(VENV)/.runtime  ## train a model on examples/marv.jsonl and compare it with its base; BASE=hf:Qwen/Qwen3-0.6B: on another
+	$(BIN)/tunery demo $(if $(BASE),--base $(BASE))
 
 serve: $(VENV)/.runtime  ## start the server on 127.0.0.1:8000
 	$(BIN)/tunery serve

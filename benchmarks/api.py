@@ -27,7 +27,7 @@ from sqlalchemy import insert
 from tunery.domain.hyperparameters import Hyperparameters
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob, JobStatus
-from tunery.launch.server import free_port
+from tunery.launch.ports import free_port
 from tunery.models.sources.cache import ensure
 from tunery.store import tables, tenants
 from tunery.store.bootstrap import bootstrap

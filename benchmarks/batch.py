@@ -32,7 +32,7 @@ from serve_load import ask
 
 from tunery.domain.ids import new_id
 from tunery.domain.models import FineTunedModel
-from tunery.launch.server import free_port
+from tunery.launch.ports import free_port
 from tunery.models.sources.cache import ensure
 from tunery.store import models, tenants
 from tunery.store.blobs import Blobs

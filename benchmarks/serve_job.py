@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 from openai import OpenAI
 
-from tunery.launch.server import free_port
+from tunery.launch.ports import free_port
 
 REPOSITORY = Path(__file__).parent.parent
 MODEL = "gpt-4o-mini-2024-07-18"

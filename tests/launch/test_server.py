@@ -50,15 +50,18 @@ def test_the_engines_key_is_told_to_the_parts_and_to_nobody_else(
     server = Server(Settings(home=tmp_path, port=0, catalog=catalog, engine_api_key=secret), say=print)
     server.prepare()
     server.stop()
-    specs = [child.spec for child in server._children]
+    assert server._host is not None
+    source = f"path:{tiny_model_dir}"
+    engine = server._host._spec(server._host._of(source), tiny_model_dir)
+    specs = [engine, *(child.spec for child in server._children)]
 
     keys = {spec.environment["TUNERY_ENGINE_API_KEY"] for spec in specs}
     assert len(specs) == 3 and len(keys) == 1
     key = keys.pop()
     assert key == given if given else len(key) > 40
     assert not any(key in argument for spec in specs for argument in spec.arguments)
-    engine = specs[0].arguments
-    folders = [engine[index + 1] for index, name in enumerate(engine) if name == "--adapters-dir"]
+    arguments = engine.arguments
+    folders = [arguments[index + 1] for index, name in enumerate(arguments) if name == "--adapters-dir"]
     assert [Path(folder).relative_to(tmp_path).parts[0] for folder in folders] == ["adapters", "work", "blobs"]
 
 

@@ -4,12 +4,13 @@ import asyncio
 from typing import Literal
 
 from fastapi import Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 
 from tunery import __version__
 from tunery.api.context import Context, ContextDep
 from tunery.api.routing import Router
+from tunery.engines.host import State as BaseState
 from tunery.store import workers
 from tunery.store.database import read
 
@@ -26,6 +27,7 @@ class Health(BaseModel):
     database: State
     worker: State
     engine: State
+    bases: dict[str, BaseState] = Field(description="Of each base by its source: warm ones answer at once.")
 
 
 class Live(BaseModel):
@@ -57,14 +59,16 @@ async def health(context: ContextDep, response: Response) -> Health:
 
 
 async def look(context: Context) -> Health:
-    num_workers, engine_up = await asyncio.gather(asyncio.to_thread(count_workers, context), context.engines.is_up())
+    num_workers, engine_up, bases = await asyncio.gather(
+        asyncio.to_thread(count_workers, context), context.engines.is_up(), context.engines.states()
+    )
     states: dict[str, State] = {
         "database": "down" if num_workers is None else "up",
         "worker": "up" if num_workers else "down",
         "engine": "up" if engine_up else "down",
     }
     all_up = all(state == "up" for state in states.values())
-    return Health(status="ok" if all_up else "degraded", version=__version__, **states)
+    return Health(status="ok" if all_up else "degraded", version=__version__, bases=bases, **states)
 
 
 def count_workers(context: Context) -> int | None:

@@ -1,14 +1,17 @@
 """Which models a project sees, and the end of one."""
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
 from tunery.api.access import ModelsReader, ModelsWriter, require_owner
-from tunery.api.context import ContextDep
+from tunery.api.context import Context, ContextDep
 from tunery.api.routing import Router
 from tunery.domain.errors import InvalidRequest, no_such_model
 from tunery.domain.models import FineTunedModel
+from tunery.engines.host import State
 from tunery.models.catalog import CatalogModel
 from tunery.store import models as store
 from tunery.store.audit import record
@@ -23,6 +26,7 @@ class Model(BaseModel):
     id: str
     created: int
     owned_by: str
+    warm: bool = Field(description="Its base is in memory: it answers at once. Another one is loaded first.")
     shutdown_date: str | None = Field(default=None, description="Always null: weights of one's own are not shut down.")
 
 
@@ -41,34 +45,47 @@ class DeletedModel(BaseModel):
 CATALOG_CREATED = 1_700_000_000
 
 
-def wire_base_model(model: CatalogModel, name: str | None = None) -> Model:
-    return Model(id=name or model.name, created=CATALOG_CREATED, owned_by=model.owned_by)
+def wire_base_model(model: CatalogModel, states: Mapping[str, State], name: str | None = None) -> Model:
+    warm = states.get(model.source) == "warm"
+    return Model(id=name or model.name, created=CATALOG_CREATED, owned_by=model.owned_by, warm=warm)
 
 
-def wire_fine_tuned(model: FineTunedModel) -> Model:
-    return Model(id=model.name, created=model.created_at, owned_by=model.owned_by)
+def wire_fine_tuned(model: FineTunedModel, states: Mapping[str, State]) -> Model:
+    warm = states.get(model.source) == "warm"
+    return Model(id=model.name, created=model.created_at, owned_by=model.owned_by, warm=warm)
 
 
 @router.get("")
-def list_models(caller: ModelsReader, context: ContextDep) -> ModelList:
+async def list_models(caller: ModelsReader, context: ContextDep) -> ModelList:
     """Fine-tuned ones first, newest first; then the catalog's."""
-    with read(context.database) as conn:
-        own = store.list_models(conn, caller.project_id)
+    own = await context.look(partial(_own_models, context, caller.project_id))
+    states = await context.engines.states()
     return ModelList(
-        data=[wire_fine_tuned(model) for model in own] + [wire_base_model(model) for model in context.catalog]
+        data=[wire_fine_tuned(model, states) for model in own]
+        + [wire_base_model(model, states) for model in context.catalog]
     )
 
 
-@router.get("/{model:path}")
-def retrieve_model(model: str, caller: ModelsReader, context: ContextDep) -> Model:
+def _own_models(context: Context, project_id: str) -> tuple[FineTunedModel, ...]:
     with read(context.database) as conn:
-        own = store.find_model(conn, model, caller.project_id)
+        return store.list_models(conn, project_id)
+
+
+@router.get("/{model:path}")
+async def retrieve_model(model: str, caller: ModelsReader, context: ContextDep) -> Model:
+    own = await context.look(partial(_own_model, context, model, caller.project_id))
+    states = await context.engines.states()
     if own is not None:
-        return wire_fine_tuned(own)
+        return wire_fine_tuned(own, states)
     base = context.catalog.find(model)
     if base is None:
         raise no_such_model(model)
-    return wire_base_model(base, model)
+    return wire_base_model(base, states, model)
+
+
+def _own_model(context: Context, name: str, project_id: str) -> FineTunedModel | None:
+    with read(context.database) as conn:
+        return store.find_model(conn, name, project_id)
 
 
 @router.delete("/{model:path}")

@@ -109,6 +109,13 @@ def find_added(wish: Wish, settings: Settings) -> dict[str, Any] | None:
     return {"name": model.name, "source": model.source, "licence": model.licence}
 
 
+def added_as(source: str, settings: Settings, progress: Progress) -> str:
+    """The name of a base with this source: one that the catalog has, else what `add` makes of it."""
+    settled = sources.settle(source)
+    known = next((model.name for model in Catalog.of(settings) if model.source == settled and model.training), None)
+    return known or add(Wish(settled, _weights_name(settled)), settings, progress).model.name
+
+
 def check(wish: Wish, settings: Settings) -> None:
     """What can be told before anything is fetched. Raises InvalidRequest."""
     for name in (wish.name, *wish.aliases):

@@ -134,12 +134,13 @@ def _engine(model_dir: Path, source: str, settings: Settings, workdir: Workdir, 
     try:
         line = _first_line(engine, progress)
         if not line.startswith("ready "):
-            words = log_file.read_text("utf-8", "replace").strip().splitlines()[-1:]
-            raise Unusable(say("base.not_served", reason=words[0] if words else "–"), param="source")
+            words = log_file.read_text("utf-8", "replace").strip().rpartition("\n")[2]
+            raise Unusable(say("base.not_served", reason=words or "–"), param="source")
         yield line.removeprefix("ready ").strip()
     finally:
         engine.kill()
-        engine.wait()
+        with engine:  # closes what it wrote to, too
+            engine.wait()
 
 
 def _first_line(process: subprocess.Popen[str], progress: Progress) -> str:

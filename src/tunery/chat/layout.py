@@ -93,22 +93,37 @@ def replay_spans(
         after = template.render(messages[: index + 1], tools).removesuffix(ending)
         if index:
             before = template.render(messages[:index], tools, add_generation_prompt=True)
-            start = len(before) if text.startswith(before) else -1
+            start, answer = _find_answer(text, before, after, template.no_thought)
         else:  # an empty conversation renders to nothing, not even to a default system message
             found = after.find(generation_prompt)
-            start = found + len(generation_prompt) if found >= 0 else -1
-        if start < 0 or not text.startswith(after):
+            start = found + len(generation_prompt) if found >= 0 and text.startswith(after) else -1
+            answer = after[start:]
+        if start < 0:
             raise RenderError(
                 say("error.template_rewrites_turns", index=index + 1),
                 param="messages",
             )
-        spans.append((start, _end_of(after, start, end_of_turn)))
+        spans.append((start, start + _end_of(answer, end_of_turn)))
     return spans
 
 
-def _end_of(after: str, start: int, end_of_turn: str) -> int:
+def _find_answer(text: str, before: str, after: str, no_thought: str) -> tuple[int, str]:
+    """Where an answer begins in the whole text, and what it is, with all that follows it in its turn; -1: not found.
+
+    A model that can think is asked with an empty thought, `no_thought`. Its template leaves that out of turns that lie
+    back, and has a real one in its place where the answer holds it: then the thought is trained, too.
+    """
+    if text.startswith(after) and after.startswith(before):
+        return len(before), after[len(before) :]
+    opened = before.removesuffix(no_thought)
+    answer = after[len(before) :] if after.startswith(before) else after[len(opened) :]
+    is_found = after.startswith(opened) and text.startswith(opened + answer)
+    return (len(opened), answer) if is_found else (-1, "")
+
+
+def _end_of(answer: str, end_of_turn: str) -> int:
     """Behind the last end-of-turn token where only white space follows it; else the end of the text."""
-    closing = after.rfind(end_of_turn, start) if end_of_turn else -1
-    if closing >= 0 and not after[closing + len(end_of_turn) :].strip():
+    closing = answer.rfind(end_of_turn) if end_of_turn else -1
+    if closing >= 0 and not answer[closing + len(end_of_turn) :].strip():
         return closing + len(end_of_turn)
-    return len(after)
+    return len(answer)

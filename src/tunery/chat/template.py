@@ -5,6 +5,7 @@ A template is code that came with somebody's weights: it sees messages, and noth
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,10 @@ def _strftime_now(format: str) -> str:
 _FAILURES = (TemplateError, TypeError, LookupError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
 
+NO_THOUGHTS = {"enable_thinking": False}
+"""What templates of models that can think first are told: an answer begins at once. Others do not ask for it."""
+
+
 class ChatTemplate:
     """A compiled template with the special tokens of its tokenizer."""
 
@@ -77,11 +82,32 @@ class ChatTemplate:
         add_generation_prompt: bool = False,
     ) -> str:
         try:
-            return self._template.render(
-                messages=messages, tools=tools, add_generation_prompt=add_generation_prompt, **self._special_tokens
-            )
+            return self._render(messages, tools, add_generation_prompt, NO_THOUGHTS)
         except _FAILURES as exc:
             raise RenderError(say("error.template_cannot_render", reason=exc), param="messages") from exc
+
+    def _render(
+        self,
+        messages: Sequence[dict[str, Any]],
+        tools: list[dict[str, Any]] | None,
+        add_generation_prompt: bool,
+        variables: dict[str, Any],
+    ) -> str:
+        given = {**self._special_tokens, **variables}
+        return self._template.render(
+            messages=messages, tools=tools, add_generation_prompt=add_generation_prompt, **given
+        )
+
+    @cached_property
+    def no_thought(self) -> str:
+        """The empty thought that the generation prompt ends with, so that none follows: Qwen 3's `<think></think>`. ""
+        in a template that knows of no thoughts."""
+        asked = [{"role": "user", "content": "."}]
+        try:
+            thinking, silent = (self._render(asked, None, True, given) for given in ({}, NO_THOUGHTS))
+        except _FAILURES:
+            return ""
+        return silent[len(thinking) :] if silent.startswith(thinking) else ""
 
 
 def load_template(model_dir: Path, config: dict[str, Any]) -> str:

@@ -128,7 +128,7 @@ def _home(settings: Settings) -> Finding:
 
 def _address(settings: Settings) -> Finding:
     from tunery.launch.lock import running_server
-    from tunery.launch.server import hindrance
+    from tunery.launch.ports import hindrance
 
     where = f"{settings.host}:{settings.port}"
     if (server := running_server(settings.home)) is not None:

@@ -38,8 +38,17 @@ def list_models(
     if as_json:
         return emit_json(found)
     known = catalog_by_name(client)
-    rows = ((model.id, weights_of(known.get(model.id)), model.owned_by, when(model.created)) for model in found)
-    console.print(table(("model", "weights", "owner", "created"), rows, empty="No models."))
+    rows = (
+        (
+            model.id,
+            weights_of(known.get(model.id)),
+            "yes" if (model.model_extra or {}).get("warm") else "",
+            model.owned_by,
+            when(model.created),
+        )
+        for model in found
+    )
+    console.print(table(("model", "weights", "warm", "owner", "created"), rows, empty="No models."))
 
 
 def _list_local(as_json: bool) -> None:

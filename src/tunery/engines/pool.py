@@ -24,6 +24,7 @@ from sqlalchemy import Connection
 from tunery import atomic
 from tunery.domain.errors import InvalidRequest, NotFound, ServerFault, TuneryError, Unavailable, no_such_model, text_of
 from tunery.domain.models import FineTunedModel
+from tunery.engines.host import EngineHostClient, State
 from tunery.engines.http import (
     DOWN,
     RETRY_AFTER_S,
@@ -47,6 +48,7 @@ UPSTREAM = "openai:"  # what an alias points at to have a name passed on
 LOAD_TIMEOUT_S = 60.0
 DISCOVER_TIMEOUT_S = 2.0
 STOP_TIMEOUT_S = 5.0
+HOST_TRIES = 3
 # How long a server that did not answer is left alone while others do.
 DOWN_FOR_S = 5.0
 
@@ -94,11 +96,14 @@ def _find(conn: Connection, catalog: Catalog, name: str, project_id: str) -> Tar
 
 class Engines:
     def __init__(self, settings: Settings, blobs: Blobs, catalog: Catalog) -> None:
-        self._urls = settings.engines
+        self._fixed = settings.engines  # of the settings
         self._blobs = blobs
         self._catalog = catalog
         self._folder = settings.home / "adapters"
         self._http = EngineHttp(settings.engine_api_key)
+        # Who starts engines on this machine, where somebody does, and those it has told of: source -> url.
+        self._host = EngineHostClient(settings, self._http) if settings.engine_host_url else None
+        self._hosted: dict[str, str] = {}
         self._served: dict[str, list[str]] = {}  # url -> the base names it serves
         # urls of this project's own engine, which can end a request early and say its usage
         self._ours: set[str] = set()
@@ -111,15 +116,32 @@ class Engines:
     async def close(self) -> None:
         await self._http.close()
 
+    @property
+    def _urls(self) -> list[str]:
+        return list(dict.fromkeys([*self._fixed, *self._hosted.values()]))
+
     async def is_up(self) -> bool:
-        """Whether at least one engine answers its health check."""
-        for url in self._urls:
+        """Whether at least one engine answers its health check, or is about to where who starts them has it so."""
+        if self._host and await self._host.is_up():
+            return True
+        for url in self._fixed:
             try:
                 if (await self._http.get(f"{url}/health", timeout_s=2))[0] == 200:
                     return True
             except DOWN:
                 continue
         return False
+
+    async def states(self) -> dict[str, State]:
+        """Of each base of the catalog, by its source. An engine of the settings is warm while it answers."""
+        found: dict[str, State] = dict.fromkeys(self._catalog.sources(), "cold")
+        if self._host:
+            found |= {each.source: each.state for each in await self._host.list()}
+        await self._discover_fixed()
+        for source in found:
+            if any(self._serves(url, source) for url in self._fixed):
+                found[source] = "warm"
+        return found
 
     async def stop(self, request_id: str) -> bool:
         """Ask the engine that works on the request to end it now. False when it could not be told."""
@@ -139,25 +161,27 @@ class Engines:
         Raises the engine's own error as TuneryError, NotFound when no server has the base, Unavailable when none is up,
         ServerFault when the adapter cannot be loaded.
         """
-        if not self._urls:
+        if not self._urls and self._host is None:
             raise unavailable(say("error.no_engine"))
         last: Exception | None = None
-        for url in await self._candidates(target):
-            request_id = body.get("request_id", "")
-            self._asked[request_id] = url
-            try:
-                response = await self._send(url, path, body, target)
-                # Closed in the end whatever was read: what is not read to its end ends in the engine, too.
-                async with response:
-                    with until_the_end():
-                        yield Answer(response.read, response.content.iter_any, ends_with_usage=url in self._ours)
-                return
-            except Unreachable as exc:
-                self._mark_down(url)
-                last = exc
-            finally:
-                self._asked.pop(request_id, None)
-        if last is None and all(url in self._served for url in self._urls):
+        # An engine that this machine starts may leave, or fall, between being found and being asked: once more, then.
+        for _ in range(HOST_TRIES if self._host else 1):
+            for url in await self._candidates(target):
+                request_id = body.get("request_id", "")
+                self._asked[request_id] = url
+                try:
+                    response = await self._send(url, path, body, target)
+                    # Closed in the end whatever was read: what is not read to its end ends in the engine, too.
+                    async with response:
+                        with until_the_end():
+                            yield Answer(response.read, response.content.iter_any, ends_with_usage=url in self._ours)
+                    return
+                except Unreachable as exc:
+                    self._mark_down(url)
+                    last = exc
+                finally:
+                    self._asked.pop(request_id, None)
+        if last is None and all(url in self._served for url in self._fixed):
             raise not_served(target)
         log.warning("no engine answers for %s: %r", target.source, last)
         raise unavailable(say("error.engine_starting"))
@@ -188,13 +212,13 @@ class Engines:
 
     async def _candidates(self, target: Target) -> list[str]:
         """Servers that have the base, the adapter's usual one first, so that its cache and slot are warm."""
-        now = time.monotonic()
-        missing = [url for url in self._urls if url not in self._served]
-        await asyncio.gather(*(self._discover(url) for url in missing if self._down_until.get(url, 0) <= now))
+        left_alone = await self._discover_fixed()
         able = [url for url in self._urls if self._base_name(url, target)]
+        if not able and self._host:
+            able = [await self._warm(target.source, self._host)]
         if not able:
             # Nobody answers: those that were left alone are asked after all, so that a restart is noticed at once.
-            await asyncio.gather(*(self._discover(url) for url in missing if self._down_until.get(url, 0) > now))
+            await asyncio.gather(*(self._discover(url) for url in left_alone))
             able = [url for url in self._urls if self._base_name(url, target)]
         key = target.adapter.id if target.adapter else target.source
         # Ours offers every embedding model of the catalog: who has set up another server for one wants that asked.
@@ -202,6 +226,21 @@ class Engines:
         return sorted(
             able, key=lambda url: (embeds and url in self._ours, hashlib.sha256(f"{key} {url}".encode()).digest())
         )
+
+    async def _warm(self, source: str, host: EngineHostClient) -> str:
+        """The address of its engine, once that answers. Raises as `EngineHostClient.warm`."""
+        url = await host.warm(source)
+        self._hosted[source] = url
+        self._ours = self._ours | {url}
+        return url
+
+    async def _discover_fixed(self) -> list[str]:
+        """Ask the engines of the settings what they have, but for those that were down just now, which are returned."""
+        now = time.monotonic()
+        missing = [url for url in self._fixed if url not in self._served]
+        left_alone = [url for url in missing if self._down_until.get(url, 0) > now]
+        await asyncio.gather(*(self._discover(url) for url in missing if url not in left_alone))
+        return left_alone
 
     async def _discover(self, url: str) -> None:
         try:
@@ -220,12 +259,18 @@ class Engines:
 
     def _mark_down(self, url: str) -> None:
         self._served.pop(url, None)
+        self._hosted = {source: each for source, each in self._hosted.items() if each != url}
         self._down_until[url] = time.monotonic() + DOWN_FOR_S
 
     def _base_name(self, url: str, target: Target) -> str | None:
         """What the server calls the target's base; None when it does not have it."""
-        served = self._served.get(url, [])
-        return self._catalog.served_as(target.source, served, is_only_engine=len(self._urls) == 1)
+        return self._serves(url, target.source)
+
+    def _serves(self, url: str, source: str) -> str | None:
+        if url not in self._fixed:
+            return source if self._hosted.get(source) == url else None
+        is_only = self._host is None and len(self._fixed) == 1
+        return self._catalog.served_as(source, self._served.get(url, []), is_only_engine=is_only)
 
     async def _load(self, url: str, model: FineTunedModel) -> None:
         async with self._loading[model.id]:

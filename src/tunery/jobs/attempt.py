@@ -25,6 +25,7 @@ from tunery.domain.errors import TuneryError
 from tunery.domain.files import File
 from tunery.domain.job_details import StoredCheckpoint
 from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
+from tunery.engines.host import starter
 from tunery.jobs import endings
 from tunery.jobs.endings import ParityBroken, ParityReport
 from tunery.jobs.hold import Lease, LeaseLost, TrainerProcess, WorkdirBusy, lock_workdir, tail, why_it_ended
@@ -219,6 +220,7 @@ class Attempt:
             engines=settings.engines,
             catalog=self._resources.catalog,
             key=settings.engine_api_key,
+            start=starter(settings, prepared.source, goes_on=lambda: not self._lease.lost),
         )
         result_file = endings.store_result_file(self._job, self._resources)
         return Succeeded(prepared, final, parity, result_file, finished.trained_tokens)

@@ -9,7 +9,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -113,15 +113,17 @@ def check_parity(
     engines: list[str],
     catalog: Catalog,
     key: SecretStr | None = None,
+    start: Callable[[], str | None] | None = None,
 ) -> ParityReport:
     """Raises ParityBroken. An engine that cannot be asked costs the check, not the job: the report says so.
 
     `source`: the base that the adapter was trained on, as in the catalog; `engines`: addresses; `key`: of all
-    of them.
+    of them; `start`: has an engine started where none of these has the base, and gives its address.
     """
-    if samples_file is None or not engines:
-        return _unchecked(say("event.parity.no_engine") if not engines else say("event.parity.no_examples"))
-    engine = find_engine([EngineScorer(url, key) for url in engines], source, catalog)
+    is_there = bool(engines or start)
+    if samples_file is None or not is_there:
+        return _unchecked(say("event.parity.no_examples") if is_there else say("event.parity.no_engine"))
+    engine = find_engine(engines, source, catalog, key=key, start=start)
     if engine is None:
         return _unchecked(say("event.parity.no_answer", source=source, seconds=WAIT_FOR_ENGINE_S))
     name = f"{model_id}-parity"
@@ -142,16 +144,21 @@ def check_parity(
     )
 
 
-def find_engine(engines: list[EngineScorer], source: str, catalog: Catalog) -> EngineScorer | None:
-    """The first that has the base; an engine may be starting."""
-    deadline = time.monotonic() + WAIT_FOR_ENGINE_S
+def find_engine(
+    engines: list[str], source: str, catalog: Catalog, *, key: SecretStr | None, start: Callable[[], str | None] | None
+) -> EngineScorer | None:
+    """The first that has the base, which may be starting; where `start` has one started, that."""
+    scorers = [EngineScorer(url, key) for url in engines]
+    deadline = time.monotonic() + (0 if start else WAIT_FOR_ENGINE_S)
     while True:
-        for engine in engines:
-            if catalog.served_as(source, engine.bases(), is_only_engine=len(engines) == 1):
+        for engine in scorers:
+            if catalog.served_as(source, engine.bases(), is_only_engine=len(scorers) == 1):
                 return engine
         if time.monotonic() >= deadline:
-            return None
+            break
         time.sleep(LOOK_AGAIN_S)
+    url = start() if start else None
+    return EngineScorer(url, key) if url else None
 
 
 def _unchecked(why: str) -> ParityReport:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tunery.domain.job_details import StoredCheckpoint
 from tunery.domain.jobs import MAX_SAMPLE_TOKENS, FineTuningJob, SampleAnswer
 from tunery.domain.usage import TokenUsage
+from tunery.engines.host import starter
 from tunery.engines.scoring import EngineScorer, EngineUnreachable
 from tunery.jobs.endings import find_engine
 from tunery.jobs.hold import Lease, LeaseLost
@@ -86,8 +87,11 @@ class Sampler:
         with read(resources.engine) as conn:
             if events.list_samples(conn, self._job.id, after_step=checkpoint.step - 1):
                 return  # before the job was resumed
-        engines = [EngineScorer(url, resources.settings.engine_api_key) for url in resources.settings.engines]
-        engine = find_engine(engines, source, resources.catalog) if engines else None
+        settings, engine = resources.settings, None
+        start = starter(settings, source, goes_on=lambda: not self._lease.lost and not self._is_over.is_set())
+        if settings.engines or start:
+            key = settings.engine_api_key
+            engine = find_engine(settings.engines, source, resources.catalog, key=key, start=start)
         if engine is None:
             raise EngineUnreachable(say("event.parity.no_engine"))
         name = f"{checkpoint.model_id}-samples"

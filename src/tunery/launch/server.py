@@ -1,13 +1,10 @@
 """All of Tunery on one machine: makes the home ready, starts engine, api and worker, and keeps them running."""
 
-import errno
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 from pydantic import SecretStr
@@ -17,10 +14,11 @@ from tunery.domain.clock import system_clock
 from tunery.domain.errors import TuneryError
 from tunery.kernels import process
 from tunery.launch.children import Child, ChildSpec
+from tunery.launch.engines import EngineHost
 from tunery.launch.lock import HomeLock
+from tunery.launch.ports import LOOPBACK, free_port, hindrance
 from tunery.metering.prices import PriceTable
 from tunery.models.catalog import Catalog
-from tunery.models.sources import cache as sources
 from tunery.models.sources.base import Progress
 from tunery.settings import Settings
 from tunery.store import bootstrap, database
@@ -31,7 +29,6 @@ MAX_FALLS = 5  # of one part in a row while starting: more is no accident
 LOOK_EVERY_S = 0.2
 LEAVING_S = 3.0
 STOP_TIMEOUT_S = 25.0
-LOOPBACK = "127.0.0.1"
 
 Say = Callable[[str], None]
 
@@ -61,6 +58,7 @@ class Server:
         self._logs = settings.home / "logs"
         self._database = database.open_database(settings)
         self._children: list[Child] = []
+        self._host: EngineHost | None = None  # of the engines, where this server starts them
 
     def prepare(self, progress: Progress | None = None) -> None:
         """Lock the home, migrate the database, fetch the base model.
@@ -77,7 +75,17 @@ class Server:
         if problem := _lasting_hindrance(settings.host, port):
             raise ServerFailed(problem)
         self._migrate()
-        self._children = [Child(spec, echo=self._echo) for spec in self._specs(progress)]
+        if settings.start_engine:
+            self._host = self._engine_host()
+            self._host.prepare(progress)
+        self._children = [Child(spec, echo=self._echo) for spec in self._specs()]
+
+    def _engine_host(self) -> EngineHost:
+        """And api and worker are told where it is."""
+        key = self._settings.engine_api_key or SecretStr(secrets.token_urlsafe(32))
+        host = EngineHost(self._settings, key.get_secret_value(), self._logs, self._say, echo=self._echo)
+        self._settings = self._settings.model_copy(update={"engine_host_url": host.url, "engine_api_key": key})
+        return host
 
     def _migrate(self) -> None:
         try:
@@ -93,48 +101,12 @@ class Server:
         host = LOOPBACK if self._settings.host in ("0.0.0.0", "::") else self._settings.host  # noqa: S104 - none is bound here
         return f"[{host}]" if ":" in host else host
 
-    def _specs(self, progress: Progress | None) -> list[ChildSpec]:
-        settings = self._settings
-        specs = []
-        if settings.start_engine:
-            catalog = Catalog.of(settings)
-            source = catalog.sources()[0]
-            self._tell_what_is_not_served(catalog, source)
-            model_dir = sources.ensure(source, settings.models_dir, progress)
-            port = free_port(LOOPBACK)
-            key = settings.engine_api_key or SecretStr(secrets.token_urlsafe(32))
-            urls = [f"http://{LOOPBACK}:{port}", *settings.engine_urls]
-            settings = settings.model_copy(update={"engine_urls": urls, "engine_api_key": key})
-            arguments = (
-                "--model-dir",
-                str(model_dir),
-                "--served-name",
-                source,
-                "--host",
-                LOOPBACK,
-                "--port",
-                str(port),
-            )
-            for folder in _adapter_folders(settings):
-                arguments += ("--adapters-dir", str(folder))
-            for embedder in catalog.sources(embeds=True):
-                arguments += ("--embedding-model", embedder)
-            arguments += ("--model-cache", str(settings.models_dir))
-            arguments += ("--keep-alive-s", str(settings.keep_alive_s), "--log-format", settings.log_format)
-            secret = {"TUNERY_ENGINE_API_KEY": key.get_secret_value()}
-            specs.append(self._spec("engine", "tunery.serving", arguments, secret))
-        environment = settings.as_environment()
-        specs.append(self._spec("api", "tunery.launch.web", (), environment))
-        specs.append(self._spec("worker", "tunery.launch.worker", (), environment))
-        return specs
-
-    def _tell_what_is_not_served(self, catalog: Catalog, source: str) -> None:
-        others = [model.name for model in catalog if model.serving and not model.embeds and model.source != source]
-        if others:
-            self._say(
-                f"The engine serves {source}. Requests for these are refused until engine_urls names an engine with "
-                f"their weights: {', '.join(others)}."
-            )
+    def _specs(self) -> list[ChildSpec]:
+        environment = self._settings.as_environment()
+        return [
+            self._spec("api", "tunery.launch.web", (), environment),
+            self._spec("worker", "tunery.launch.worker", (), environment),
+        ]
 
     def _spec(self, name: str, module: str, arguments: tuple[str, ...], environment: dict[str, str]) -> ChildSpec:
         environment = {**process.instructions(self._settings.instructions), **environment}
@@ -149,6 +121,8 @@ class Server:
         """
         if self._settings.api_key:
             self._first_key()
+        if self._host is not None:
+            self._host.start()
         for child in self._children:
             child.start()
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -184,17 +158,23 @@ class Server:
             child.terminate()
             if child.spec.name == "worker":
                 child.wait(STOP_TIMEOUT_S)
+        if self._host is not None:
+            self._host.stop()
         for child in self._children:
             child.wait(STOP_TIMEOUT_S)
         self._database.dispose()
         self._lock.release()
 
     def _look(self) -> None:
+        if self._host is not None:
+            self._host.look()
         for child in self._children:
             if event := child.look():
                 self._say(event)
 
     def _give_up_on_falling(self) -> None:
+        if self._host is not None and (problem := self._host.first_problem()):
+            raise ServerFailed(f"The engine does not start. {problem}")
         for child in self._children:
             if child.falls >= MAX_FALLS:
                 words = child.last_words()
@@ -210,23 +190,11 @@ class Server:
         return [f"the {part}" for part in ("database", "worker", "engine") if health.get(part) != "up"]
 
 
-def _adapter_folders(settings: Settings) -> list[Path]:
-    """Where api and worker lay adapters for the engine: a bucket's copies, a job's own folder, the blobs."""
-    blobs = Blobs.open(settings).local_path("adapters")
-    return [settings.home / "adapters", settings.home / "work", *([] if blobs is None else [blobs])]
-
-
 def _look_into_named_files(settings: Settings) -> None:
     """A fault in what the settings name stops the start here, not in a part that would be started again and again."""
     catalog = Catalog.of(settings)
     PriceTable.load(settings.prices, [model.name for model in catalog], catalog=catalog)
     Blobs.open(settings)
-
-
-def free_port(host: str) -> int:
-    with _socket(host) as probe:
-        probe.bind((host, 0))
-        return probe.getsockname()[1]
 
 
 def _lasting_hindrance(host: str, port: int) -> str | None:
@@ -235,27 +203,3 @@ def _lasting_hindrance(host: str, port: int) -> str | None:
     while (problem := hindrance(host, port)) and time.monotonic() < deadline:
         time.sleep(LOOK_EVERY_S)
     return problem
-
-
-def is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there now."""
-    return hindrance(host, port) is None
-
-
-def hindrance(host: str, port: int) -> str | None:
-    """Why a server cannot listen there now, and what to do; None when it can. Port 0 asks for the host alone."""
-    with _socket(host) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does: TIME_WAIT is no hindrance
-        try:
-            probe.bind((host, port))
-        except PermissionError:
-            return f"This user may not listen on port {port}. Choose one from 1024 on with --port, or --port 0."
-        except (OSError, UnicodeError) as exc:
-            if isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE:
-                return f"Port {port} is taken. Choose another with --port, or --port 0 for any free one."
-            return f"This machine has no address {host}. Choose another with --host; 127.0.0.1 is this machine alone."
-    return None
-
-
-def _socket(host: str) -> socket.socket:
-    return socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)

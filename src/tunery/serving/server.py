@@ -35,7 +35,9 @@ async def serve(settings: EngineSettings) -> int:
     service = await asyncio.to_thread(build_service, settings, asyncio.get_running_loop())
     service.engine.start()
     server = http_server.Server(
-        http_server.configure(tracing.Traced(create_app(service)), keep_alive_s=settings.keep_alive_s, stop_within_s=5)
+        http_server.configure(
+            tracing.Traced(create_app(service)), keep_alive_s=settings.keep_alive_s, stop_within_s=settings.drain_s
+        )
     )
     watch = asyncio.create_task(_watch(service.engine, server))
     announce = asyncio.create_task(_announce(server, settings.host, listener.getsockname()[1]))

@@ -26,6 +26,7 @@ class EngineSettings:
     max_num_batched_tokens: int
     threads: int  # 0: as torch chooses
     keep_alive_s: int  # how long an idle connection is kept
+    drain_s: int  # how long requests that run are finished after SIGTERM
     log_level: str
     log_format: Literal["json", "text"]
     embedding_models: tuple[str, ...] = ()  # sources, served beside the base
@@ -56,6 +57,7 @@ def parse_arguments(arguments: list[str] | None = None) -> EngineSettings:
     add("--max-num-batched-tokens", type=int, default=640, help="tokens of one step")
     add("--threads", type=int, default=0, help="0: as many as torch chooses")
     add("--keep-alive-s", type=int, default=75, help="how long an idle connection is kept")
+    add("--drain-s", type=int, default=5, help="after SIGTERM, how long requests that run may take to end")
     add("--log-level", default="warning", choices=["debug", "info", "warning", "error"])
     add("--log-format", choices=["json", "text"], default="text")
     add(

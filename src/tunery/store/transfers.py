@@ -17,10 +17,8 @@ def insert_transfer(conn: Connection, transfer: Transfer) -> None:
     conn.execute(insert(transfers).values(asdict(transfer)))
 
 
-def get_transfer(conn: Connection, transfer_id: str, project_id: str | None, kind: TransferKind) -> Transfer:
-    """`project_id` None: of any project."""
-    is_it = (transfers.c.id == transfer_id,) if project_id is None else own(transfers, transfer_id, project_id)
-    query = select(transfers).where(*is_it, transfers.c.kind == kind)
+def get_transfer(conn: Connection, transfer_id: str, project_id: str, kind: TransferKind) -> Transfer:
+    query = select(transfers).where(*own(transfers, transfer_id, project_id), transfers.c.kind == kind)
     row = conn.execute(query).first()
     if row is None:
         raise NotFound(
@@ -31,18 +29,10 @@ def get_transfer(conn: Connection, transfer_id: str, project_id: str | None, kin
 
 
 def list_transfers(
-    conn: Connection,
-    project_id: str | None,
-    kind: TransferKind,
-    *,
-    model: str | None = None,
-    after: str | None,
-    limit: int,
+    conn: Connection, project_id: str, kind: TransferKind, *, model: str | None = None, after: str | None, limit: int
 ) -> Page[Transfer]:
-    """Newest first. `project_id` None: of all projects; `model`: only exports of this one."""
-    query = select(transfers).where(transfers.c.kind == kind)
-    if project_id is not None:
-        query = query.where(transfers.c.project_id == project_id)
+    """Newest first. `model`: only exports of this one."""
+    query = select(transfers).where(transfers.c.project_id == project_id, transfers.c.kind == kind)
     if model is not None:
         query = query.where(transfers.c.model == model)
     return fetch_page(conn, query, transfers, _to_transfer, after=after, limit=limit)

@@ -14,7 +14,18 @@ from tunery.dashboard.weights.exports import progress
 from tunery.texts.amounts import size
 
 PATH = "/tunery/v1/bases"
+ADDITIONS = "/tunery/v1/organization/base_additions"
+OWN = "/tunery/v1/organization/bases"
 MAX_SHOWN = 20  # of what was added lately
+STATES = {
+    "cold": "bases.state.cold",
+    "waiting": "bases.state.waiting",
+    "fetching": "bases.state.fetching",
+    "starting": "bases.state.starting",
+    "warm": "bases.state.warm",
+    "leaving": "bases.state.leaving",
+    "failed": "bases.state.failed",
+}
 Json = dict[str, Any]
 
 
@@ -33,7 +44,7 @@ class BasesPage:
 
     async def load(self) -> None:
         self.bases = (await self.visit.connection.get(PATH))["data"]
-        self.additions = (await self.visit.connection.get(f"{PATH}/additions", limit=MAX_SHOWN))["data"]
+        self.additions = (await self.visit.connection.get(ADDITIONS, limit=MAX_SHOWN))["data"]
 
     def draw(self) -> None:
         t = self.t
@@ -50,6 +61,7 @@ class BasesPage:
         columns = [
             Column(t("bases.name"), wide=True),
             Column(t("bases.weights")),
+            Column(t("bases.state")),
             Column(t("bases.memory")),
             Column(t("bases.on_disk"), numeric=True),
             Column(t("bases.used_by")),
@@ -63,7 +75,8 @@ class BasesPage:
 
     @property
     def is_moving(self) -> bool:
-        return any(each["status"] in ("queued", "running") for each in self.additions)
+        moving = {base["state"] for base in self.bases} & {"waiting", "fetching", "starting", "leaving"}
+        return bool(moving) or any(each["status"] in ("queued", "running") for each in self.additions)
 
     def show(self) -> None:
         self.panel.visible = bool(self.additions)
@@ -91,10 +104,12 @@ class BasesPage:
             memory = html.two_lines(
                 t("bases.to_train", size=needs["training"]), t("bases.to_serve", size=needs["serving"])
             )
-        used = [t(f"bases.{name}", n=base[f"num_{name}"]) for name in ("models", "jobs") if base[f"num_{name}"]]
+        numbers = {"bases.models": base["num_models"], "bases.jobs": base["num_jobs"]}
+        used = [t(key, n=number) for key, number in numbers.items() if number]
         cells = [
             html.two_lines(html.model_name(base["name"]), ", ".join(base["aliases"])),
             html.two_lines(html.model_name(base["source"]), " · ".join(filter(None, about))),
+            t(STATES[base["state"]]) if base["state"] else html.DASH,
             memory,
             size(base["bytes"]) if base["bytes"] is not None else html.DASH,
             ", ".join(used) or html.DASH,
@@ -111,7 +126,7 @@ class BasesPage:
         )
 
     async def remove(self, name: str) -> None:
-        if await self.visit.attempt(self.visit.connection.delete(f"{PATH}/{name}"), done=self.t("bases.removed")):
+        if await self.visit.attempt(self.visit.connection.delete(f"{OWN}/{name}"), done=self.t("bases.removed")):
             await self.refresh()
 
     async def add(self) -> None:
@@ -120,7 +135,7 @@ class BasesPage:
             notify(self.t("bases.nothing_named"), bad=True)
             return
         body = {"source": source, "name": name, "licence": (self.licence.value or "").strip() or None}
-        asked = self.visit.connection.post(f"{PATH}/additions", body)
+        asked = self.visit.connection.post(ADDITIONS, body)
         if await self.visit.attempt(asked, done=self.t("bases.begun")):
             self.source.value = self.name.value = self.licence.value = ""
             await self.refresh()

@@ -46,7 +46,8 @@ from tunery.models.sources.path import (
 from tunery.texts import say
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-AWAY = (OfflineModeIsEnabled, HfHubHTTPError.__bases__[0])  # no answer: what its HTTP client raises
+# No answer: what the hub's HTTP client raises, which has another name in each of its versions.
+AWAY: tuple[type[Exception], ...] = (OfflineModeIsEnabled, *HfHubHTTPError.__bases__[:1])
 
 
 @dataclass(frozen=True)
@@ -282,4 +283,4 @@ def _in_our_words(place: Place) -> Iterator[None]:
 
 
 def _line(exc: Exception) -> str:
-    return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+    return str(exc).strip().partition("\n")[0] or type(exc).__name__

@@ -63,6 +63,7 @@ def create_app(service: Service) -> Starlette:
             Route("/v1/models", routes.models),
             Route("/tokenize", routes.tokenize, methods=["POST"]),
             Route("/health", routes.health),
+            Route("/load", routes.load_now),
             Route("/metrics", routes.metrics),
         ],
         exception_handlers={TuneryError: _on_error, HTTPException: _on_http_error, Exception: _on_crash},
@@ -170,6 +171,12 @@ class Routes:
         if not self._service.engine.is_alive:
             raise engine_down()
         return Response(status_code=200)
+
+    async def load_now(self, request: Request) -> Response:
+        """How many requests run, as vLLM says it, and for how long there has been none."""
+        service = self._service
+        running, idle_s = service.broker.num_running + service.embeddings.num_running, service.broker.idle_s
+        return _json({"server_load": running, "idle_s": min(idle_s, service.embeddings.idle_s)})
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._service.engine.metrics.render(), media_type=CONTENT_TYPE_LATEST)

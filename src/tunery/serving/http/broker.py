@@ -1,6 +1,7 @@
 """Brings the engine's outputs from its thread into the event loop, to the request they belong to."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 from tunery.domain.errors import InvalidRequest, ServerFault, Unavailable
@@ -18,6 +19,16 @@ class Broker:
         self._loop = loop
         self._inboxes: dict[str, asyncio.Queue[Output]] = {}
         self._running: dict[str, set[str]] = {}  # by request, its sequences that have not ended
+        self._ended_at = time.monotonic()  # the last request
+
+    @property
+    def num_running(self) -> int:
+        """Requests."""
+        return len(self._running)
+
+    @property
+    def idle_s(self) -> float:
+        return time.monotonic() - self._ended_at
 
     def sink(self, outputs: list[Output]) -> None:
         """In the engine's thread: one wake-up of the loop for all outputs of a step."""
@@ -60,6 +71,7 @@ class Broker:
             for generation in generations:
                 self._inboxes.pop(generation.id, None)
             self._running.pop(request_id, None)
+            self._ended_at = time.monotonic()
             if open_ids:
                 engine.abort(list(open_ids))
 

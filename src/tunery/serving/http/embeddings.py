@@ -2,6 +2,7 @@
 generates waits for a few milliseconds at most, and requests of one priority take turns."""
 
 import asyncio
+import time
 from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -48,6 +49,16 @@ class Embeddings:
         self._loading = asyncio.Lock()
         self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)  # of each priority
         self._running: dict[str, asyncio.Event] = {}  # by request id; set: it is to end now
+        self._ended_at = time.monotonic()  # the last request
+
+    @property
+    def num_running(self) -> int:
+        """Requests."""
+        return len(self._running)
+
+    @property
+    def idle_s(self) -> float:
+        return time.monotonic() - self._ended_at
 
     def abort(self, request_id: str) -> bool:
         """End a request early: its answer has no vectors, and the usage until then. False when no such request runs."""
@@ -75,6 +86,7 @@ class Embeddings:
                 await self._compute(model, piece, request.priority)
         finally:
             del self._running[request_id]
+            self._ended_at = time.monotonic()
         num_tokens = sum(text.num_tokens for text in texts)
         self._engine.metrics.prompt_tokens.inc(num_tokens)
         vectors = [] if stop.is_set() else [model.join(text.windows, text.vectors) for text in texts]

@@ -1,6 +1,10 @@
 """Bases of this server: looked at by all, added and removed by an owner. The worker fetches and tries what is added
 (`transfers.runner`)."""
 
+from collections.abc import Mapping
+
+from starlette.concurrency import run_in_threadpool
+
 from tunery.api.access import Admin, ModelsReader
 from tunery.api.context import Context, ContextDep
 from tunery.api.paging import After, CursorListing, Limit
@@ -20,8 +24,9 @@ from tunery.domain.errors import InvalidRequest, RateLimited
 from tunery.domain.ids import new_id
 from tunery.domain.tenants import NO_PROJECT
 from tunery.domain.transfers import MAX_UNFINISHED, Transfer, TransferStatus
+from tunery.engines.host import State
 from tunery.models.catalog import CatalogModel
-from tunery.models.config import Sizes, read_sizes
+from tunery.models.config import read_sizes
 from tunery.models.memory import serving_bytes, training_bytes
 from tunery.models.sources import cache as sources
 from tunery.store import transfers
@@ -29,19 +34,26 @@ from tunery.store.audit import record
 from tunery.store.database import read, write
 from tunery.texts import say
 
-router = Router(prefix="/tunery/v1/bases", tags=["Bases"])
+router = Router(prefix="/tunery/v1", tags=["Bases"])
 
 REMOTE = ("hf:", "pypi:")  # what a request may name: nothing of the server's own disk
 
 
-@router.get("")
-def list_bases(caller: ModelsReader, context: ContextDep) -> BaseList:
-    """Every base of the catalog, with what it needs and what stands on it."""
+@router.get("/bases")
+async def list_bases(caller: ModelsReader, context: ContextDep) -> BaseList:
+    """Every base of the catalog, with what it needs, what stands on it, and whether it is warm."""
+    states = await context.engines.states()
+    return await run_in_threadpool(_bases, context, states)
+
+
+def _bases(context: Context, states: Mapping[str, State]) -> BaseList:
     own = owned_names(context.settings)
-    return BaseList(data=[_base(context, model, model.name in own) for model in context.catalog])
+    return BaseList(
+        data=[_base(context, model, model.name in own, states.get(model.source)) for model in context.catalog]
+    )
 
 
-@router.post("/additions")
+@router.post("/organization/base_additions")
 def add_base(body: BaseCreate, caller: Admin, context: ContextDep) -> AdditionOut:
     """Fetch a model, try whether this server can train and serve it, and write it into the catalog. The worker does it;
     the addition says how far it is."""
@@ -68,33 +80,33 @@ def add_base(body: BaseCreate, caller: Admin, context: ContextDep) -> AdditionOu
     return wire_addition(transfer)
 
 
-@router.get("/additions")
+@router.get("/organization/base_additions")
 def list_additions(
-    caller: ModelsReader, context: ContextDep, after: After = None, limit: Limit = 20
+    caller: Admin, context: ContextDep, after: After = None, limit: Limit = 20
 ) -> CursorListing[AdditionOut]:
-    """Of all projects, newest first."""
+    """Of the project, newest first."""
     with read(context.database) as conn:
-        page = transfers.list_transfers(conn, None, "base", after=after, limit=limit)
+        page = transfers.list_transfers(conn, caller.project_id, "base", after=after, limit=limit)
     return CursorListing[AdditionOut].of(page, wire_addition)
 
 
-@router.get("/additions/{addition_id}")
-def retrieve_addition(addition_id: str, caller: ModelsReader, context: ContextDep) -> AdditionOut:
+@router.get("/organization/base_additions/{addition_id}")
+def retrieve_addition(addition_id: str, caller: Admin, context: ContextDep) -> AdditionOut:
     with read(context.database) as conn:
-        return wire_addition(transfers.get_transfer(conn, addition_id, None, "base"))
+        return wire_addition(transfers.get_transfer(conn, addition_id, caller.project_id, "base"))
 
 
-@router.delete("/{name}")
-def remove_base(name: str, caller: Admin, context: ContextDep) -> BaseRemoved:
+@router.delete("/organization/bases/{base}")
+def remove_base(base: str, caller: Admin, context: ContextDep) -> BaseRemoved:
     """Take a base that was added out of the catalog, and its files from the disk. Refused while a model or a job stands
     on it."""
-    freed = remove(name, context.settings, context.database)
+    freed = remove(base, context.settings, context.database)
     with write(context.database) as conn:
-        record(conn, caller, "base.removed", now=context.clock(), resource_id=name)
-    return BaseRemoved(name=name, freed_bytes=freed)
+        record(conn, caller, "base.removed", now=context.clock(), resource_id=base)
+    return BaseRemoved(name=base, freed_bytes=freed)
 
 
-def _base(context: Context, model: CatalogModel, is_own: bool) -> BaseOut:
+def _base(context: Context, model: CatalogModel, is_own: bool, state: State | None) -> BaseOut:
     folder = sources.cached(model.source, context.settings.models_dir)
     sizes = read_sizes(folder) if folder and not model.embeds else None
     with read(context.database) as conn:
@@ -108,15 +120,11 @@ def _base(context: Context, model: CatalogModel, is_own: bool) -> BaseOut:
         context_length=model.context_length,
         kind="embedding" if model.embeds else "base",
         pinned=model.pinned,
+        state=state,
         own=is_own,
         bytes=sources.size_of(folder) if folder else None,
         num_models=len(uses.models),
         num_jobs=len(uses.jobs),
-        **_memory(sizes, model.lora_rank),
+        training_bytes=training_bytes(sizes, lora_rank=model.lora_rank) if sizes else None,
+        serving_bytes=serving_bytes(sizes) if sizes else None,
     )
-
-
-def _memory(sizes: Sizes | None, lora_rank: int) -> dict[str, int | None]:
-    if sizes is None:
-        return {"training_bytes": None, "serving_bytes": None}
-    return {"training_bytes": training_bytes(sizes, lora_rank=lora_rank), "serving_bytes": serving_bytes(sizes)}

@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 from tunery.api.body import Body
 from tunery.api.tunery.transfers.routes import TransferOut
 from tunery.domain.transfers import Transfer
+from tunery.engines.host import State
 
 ModelName = Annotated[str, Field(min_length=1, max_length=100)]
 
@@ -71,6 +72,10 @@ class BaseOut(BaseModel):
     context_length: int
     kind: Literal["base", "embedding"]
     pinned: bool
+    state: State | None = Field(
+        description="Of its engine: a warm one answers at once, a cold one when it has been loaded. Null: of an "
+        "embedding model, which any engine serves."
+    )
     own: bool = Field(description="It was added, and can be removed.")
     bytes: int | None = Field(description="On the server's disk; null: not fetched yet.")
     training_bytes: int | None = Field(description="Of memory, about, to train it; null: not known yet.")
