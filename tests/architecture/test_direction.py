@@ -47,9 +47,11 @@ SIDEWAYS = {
     ("bases", "metering"),
     ("domain", "texts"),
     ("private", "settings"),
+    ("serving", "engines"),
 }
 """The only arrows within one level: a job's end is paid for and told, a base is tried as jobs are trained and has its
-price, an error has its sentence, and a home that cannot be used is a setting's fault."""
+price, an error has its sentence, a home that cannot be used is a setting's fault, and a vLLM in the engine's place is
+asked as any engine is."""
 
 FORBIDDEN = {
     # what computes knows nothing of requests and rows, so that it runs alone in a child process or on a cluster

@@ -30,11 +30,11 @@ from tunery.wire.chat import (
     COMPLETIONS,
     Assembly,
     Parameter,
-    Received,
     check,
     completed,
     estimated_tokens,
     for_ledger,
+    uncounted,
 )
 from tunery.wire.stream import DONE, read_events, write_event
 
@@ -219,7 +219,7 @@ async def chunks(context: Context, admitted: InferenceRequest, keep: Keep | None
     client has gone. `keep`: the usage, once all else has been given out, unless there is none.
     """
     assembly = Assembly() if admitted.is_stored else None
-    received = Received(admitted.sent)
+    num_pieces = 0
     settled = False
     try:
         async with _asked(context, admitted) as given:
@@ -227,7 +227,7 @@ async def chunks(context: Context, admitted: InferenceRequest, keep: Keep | None
                 if "error" in chunk:
                     yield chunk
                     return
-                received.take(chunk)
+                num_pieces += len(chunk.get("choices", ()))
                 if chunk.get("usage"):
                     chunk["usage"] = completed(chunk["usage"], context.settings.cached_token_rule)
                 shown = _shown(admitted, chunk)
@@ -239,10 +239,8 @@ async def chunks(context: Context, admitted: InferenceRequest, keep: Keep | None
                     settled = True
                 if shown is not None:
                     yield shown
-                if admitted.gone.is_set() and not given.ends_with_usage:
-                    break
-        if not settled:  # it was broken off, or the engine keeps no count
-            usage = completed(received.usage(), context.settings.cached_token_rule)
+        if not settled:  # who answered keeps no count
+            usage = completed(uncounted(admitted.sent, num_pieces), context.settings.cached_token_rule)
             await asyncio.to_thread(_settle, context, admitted, {"usage": usage}, keep)
             settled = True
     except EngineLost as exc:

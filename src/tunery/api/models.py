@@ -5,12 +5,14 @@ from functools import partial
 from typing import Literal
 
 from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
 
 from tunery.api.access import ModelsReader, ModelsWriter, require_owner
 from tunery.api.context import Context, ContextDep
 from tunery.api.routing import Router
 from tunery.domain.errors import InvalidRequest, no_such_model
 from tunery.domain.models import FineTunedModel
+from tunery.domain.tenants import Caller
 from tunery.engines.host import State
 from tunery.models.catalog import CatalogModel
 from tunery.store import models as store
@@ -89,8 +91,13 @@ def _own_model(context: Context, name: str, project_id: str) -> FineTunedModel |
 
 
 @router.delete("/{model:path}")
-def delete_model(model: str, caller: ModelsWriter, context: ContextDep) -> DeletedModel:
+async def delete_model(model: str, caller: ModelsWriter, context: ContextDep) -> DeletedModel:
     require_owner(caller)
+    await context.engines.forget(await run_in_threadpool(_delete, model, caller, context))
+    return DeletedModel(id=model)
+
+
+def _delete(model: str, caller: Caller, context: Context) -> FineTunedModel:
     if context.catalog.find(model) is not None:
         raise InvalidRequest(say("error.base_model_not_deletable", name=model), param="model")
     with write(context.database) as conn:
@@ -98,4 +105,4 @@ def delete_model(model: str, caller: ModelsWriter, context: ContextDep) -> Delet
         record(conn, caller, "model.deleted", now=context.clock(), resource_id=model)
     # The row went first: no request finds the model any more, whatever becomes of its files.
     context.blobs.delete_dir(deleted.blob)
-    return DeletedModel(id=model)
+    return deleted

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 # Tokens may take long to come, a connection may not. What a client does not wait for is ended by its going away: a
 # limit here would end it uncounted.
 TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=2, sock_read=None)
-# uvicorn, which our engine and vLLM run on, closes a connection that was idle for five seconds. A request that is sent
+# uvicorn, which our engine runs on, closes a connection that was idle for five seconds. A request that is sent
 # at that very moment is lost, so ours are closed earlier.
 KEEP_ALIVE_S = 4
 RETRY_AFTER_S = "2"
@@ -37,14 +37,10 @@ class Answer:
     """What an engine, or the upstream that a name is passed on to, gives for a request that it took.
 
     Its status is 200, its content is not yet read: all of it by `read`, or piece by piece by `chunks`.
-
-    `ends_with_usage`: also for a client that has gone the content is read to its end, since that says what it cost.
-    Otherwise it is closed, and what has been received is counted.
     """
 
     read: Callable[[], Awaitable[bytes]]
     chunks: Callable[[], AsyncIterator[bytes]]
-    ends_with_usage: bool = True
 
 
 class Unreachable(Exception):

@@ -1,5 +1,5 @@
-"""A model's public name → the weights that answer to it, and the engines that have them: ours or vLLM's, one or
-several, all in the dialect of vLLM's server.
+"""A model's public name → the weights that answer to it, and the engines that have them, one or several: ours, or our
+HTTP face before a vLLM. Of vLLM itself, and others in its dialect, embeddings alone are asked.
 
 `Engines` knows which server has which base, loads an adapter where a request needs it, and turns to the next server
 when one is away. An engine that was restarted has forgotten its adapters: the first request to meet that loads them
@@ -9,6 +9,7 @@ again.
 import asyncio
 import hashlib
 import logging
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator
@@ -51,6 +52,7 @@ STOP_TIMEOUT_S = 5.0
 HOST_TRIES = 3
 # How long a server that did not answer is left alone while others do.
 DOWN_FOR_S = 5.0
+GONE = 502  # whoever listens there has lost the engine behind it, and begun nothing
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,7 @@ class Engines:
         self._host = EngineHostClient(settings, self._http) if settings.engine_host_url else None
         self._hosted: dict[str, str] = {}
         self._served: dict[str, list[str]] = {}  # url -> the base names it serves
-        # urls of this project's own engine, which can end a request early and say its usage
-        self._ours: set[str] = set()
+        self._ours: set[str] = set()  # urls that have our HTTP face
         self._asked: dict[str, str] = {}  # request_id -> the url that works on it
         self._down_until: dict[str, float] = {}  # url -> time.monotonic()
         self._loading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -154,6 +155,19 @@ class Engines:
             return False
         return True
 
+    async def forget(self, model: FineTunedModel) -> None:
+        """Of a model that is no more: no engine, and no copy of its files here, keeps it."""
+        await asyncio.gather(*(self._unload(url, model) for url in self._urls))
+        await asyncio.to_thread(shutil.rmtree, self._folder / model.id, ignore_errors=True)
+
+    async def _unload(self, url: str, model: FineTunedModel) -> None:
+        """An engine that has not loaded it says 404; one that is away has forgotten it when it comes back."""
+        try:
+            body = {"lora_name": model.id}
+            await self._http.post(f"{url}/v1/unload_lora_adapter", body, timeout_s=STOP_TIMEOUT_S)
+        except DOWN as exc:
+            log.info("%s was not told that %s is gone: %r", url, model.id, exc)
+
     @asynccontextmanager
     async def post(self, path: str, body: dict[str, Any], target: Target) -> AsyncGenerator[Answer]:
         """The engine's answer to `body`, to be read in the block: what fails there becomes EngineLost.
@@ -174,7 +188,7 @@ class Engines:
                     # Closed in the end whatever was read: what is not read to its end ends in the engine, too.
                     async with response:
                         with until_the_end():
-                            yield Answer(response.read, response.content.iter_any, ends_with_usage=url in self._ours)
+                            yield Answer(response.read, response.content.iter_any)
                     return
                 except Unreachable as exc:
                     self._mark_down(url)
@@ -193,6 +207,9 @@ class Engines:
             response.release()
             await self._load(url, target.adapter)
             response = await self._request(url, path, body, target)
+        if response.status == GONE:
+            response.release()
+            raise Unreachable(url)
         if response.status >= 400:
             async with response:
                 with until_the_end():
@@ -204,22 +221,20 @@ class Engines:
         # Another request may have marked the server as down meanwhile: then the source's own name is as good.
         name = target.adapter.id if target.adapter else self._base_name(url, target) or target.source
         sent = {**body, "model": name}
-        if body.get("stream") and url not in self._ours:
-            sent["stream_options"] = {**(body.get("stream_options") or {}), "continuous_usage_stats": True}
         if url not in self._ours:
-            sent.pop("priority", None)  # vLLM refuses it unless it was started to schedule by it
+            sent.pop("priority", None)  # others refuse it unless they were started to schedule by it
         return await self._http.start(f"{url}{path}", orjson.dumps(sent))
 
     async def _candidates(self, target: Target) -> list[str]:
         """Servers that have the base, the adapter's usual one first, so that its cache and slot are warm."""
         left_alone = await self._discover_fixed()
-        able = [url for url in self._urls if self._base_name(url, target)]
+        able = self._able(target)
         if not able and self._host:
             able = [await self._warm(target.source, self._host)]
         if not able:
             # Nobody answers: those that were left alone are asked after all, so that a restart is noticed at once.
             await asyncio.gather(*(self._discover(url) for url in left_alone))
-            able = [url for url in self._urls if self._base_name(url, target)]
+            able = self._able(target)
         key = target.adapter.id if target.adapter else target.source
         # Ours offers every embedding model of the catalog: who has set up another server for one wants that asked.
         embeds = target.base is not None and target.base.embeds
@@ -242,6 +257,11 @@ class Engines:
         await asyncio.gather(*(self._discover(url) for url in missing if url not in left_alone))
         return left_alone
 
+    def _able(self, target: Target) -> list[str]:
+        """Servers that have the base. Who reads the chat is ours, as it was in training."""
+        embeds = target.base is not None and target.base.embeds
+        return [url for url in self._urls if self._base_name(url, target) and (embeds or url in self._ours)]
+
     async def _discover(self, url: str) -> None:
         try:
             status, content = await self._http.get(f"{url}/v1/models", timeout_s=DISCOVER_TIMEOUT_S)
@@ -254,6 +274,8 @@ class Engines:
             self._served[url] = [row["id"] for row in rows if not row.get("parent")]
             is_ours = all(row.get("owned_by") == "tunery" for row in rows)
             self._ours = self._ours | {url} if is_ours else self._ours - {url}
+            if not is_ours:
+                log.warning("%s is asked for embeddings only; before a vLLM goes `python -m tunery.serving.vllm`", url)
         else:
             self._mark_down(url)
 
@@ -280,6 +302,8 @@ class Engines:
                 {"lora_name": model.id, "lora_path": str(folder)},
                 timeout_s=LOAD_TIMEOUT_S,
             )
+            if status == GONE:
+                raise Unreachable(url)
             # Two requests may have met the missing adapter; to the second it "has already been loaded".
             if status >= 400 and b"already" not in content:
                 log.error("%s could not be loaded by %s: %s", folder, url, content[:1000].decode(errors="replace"))

@@ -35,9 +35,9 @@ class Answer:
         self._sent += len(free)
         return self._output(free, self._take(self._sent), None)
 
-    def empty(self) -> Output:
-        """The end of a request for no token at all."""
-        return self._end("length", "")
+    def end(self, reason: FinishReason = "length") -> Output:
+        """The end that no token brings: of a request for none, or where another server ends it."""
+        return self._end(reason, self._stops.flush())
 
     def _end(self, reason: FinishReason, text: str, *, drop_rest: bool = False) -> Output:
         self._sent += len(text)

@@ -127,10 +127,10 @@ class Constraint:
 class Grammar:
     """Made once, followed by any number of answers."""
 
-    def __init__(self, matcher: LLMatcher, *, num_characters: int, is_strict: bool) -> None:
+    def __init__(self, matcher: LLMatcher, text: str, *, is_strict: bool) -> None:
         self._matcher = matcher  # never advanced itself
         self._is_strict = is_strict
-        self.num_characters = num_characters  # of its text
+        self.text = text  # what it was made from, in llguidance's language
 
     def start(self) -> Constraint:
         return Constraint(self._matcher.deep_copy(), is_strict=self._is_strict)
@@ -205,7 +205,7 @@ class Grammars:
 
     @property
     def num_kept_characters(self) -> int:
-        return sum(item.num_characters for item in self._kept.values() if isinstance(item, Grammar))
+        return sum(len(item.text) for item in self._kept.values() if isinstance(item, Grammar))
 
     def make(self, rules: Rules) -> Grammar:
         """Takes its time. Raises InvalidRequest."""
@@ -215,7 +215,7 @@ class Grammars:
             # Each schema was accepted by itself, so what is wrong is their sum.
             log.info("a grammar was refused: %s", matcher.get_error()[:200])
             raise _too_much(rules, say("schema.together_too_large"))
-        return Grammar(matcher, num_characters=len(text), is_strict=rules.is_strict)
+        return Grammar(matcher, text, is_strict=rules.is_strict)
 
     def _text(self, rules: Rules) -> str:
         lines: list[str] = []

@@ -17,6 +17,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
+from tunery.domain.errors import InvalidRequest, ServerFault
 from tunery.serving.answer import Answer
 from tunery.serving.forward.decode import Interrupted, never
 from tunery.serving.metrics import EngineMetrics
@@ -210,13 +211,12 @@ class Engine:
         is_first = request.last_token_at is None
         self._observe(request, now)
         if draw is None:
-            output = request.answer.empty()
+            output = request.answer.end()
         elif not draw.is_finite:
             return self._astray(sequence)
         elif self._runner.has_failed(sequence.id):
             self._drop(sequence.id, "error")
-            error = say("error.schema_grew")
-            return Output(sequence.id, finish_reason="error", error=error, is_error_of_request=True)
+            return Output(sequence.id, finish_reason="error", error=InvalidRequest(say("error.schema_grew")))
         else:
             self.metrics.output_tokens.inc()
             is_complete = self._runner.is_complete(sequence.id)
@@ -235,7 +235,7 @@ class Engine:
         self._runner.wipe(sequence.block_table)
         self._scheduler.blocks.forget(sequence.block_table)
         self._drop(sequence.id, "error")
-        return Output(sequence.id, finish_reason="error", error=say("error.output_not_finite"))
+        return Output(sequence.id, finish_reason="error", error=ServerFault(say("error.output_not_finite")))
 
     def _observe(self, request: _Request, now: float) -> None:
         if request.last_token_at is None:
@@ -249,7 +249,7 @@ class Engine:
     def _add_all(self, generations: list[Generation], arrived_at: float) -> None:
         for generation in generations:
             if generation.adapter is not None and not self._registry.acquire(generation.adapter):
-                error = f"The adapter {generation.adapter!r} was unloaded."
+                error = ServerFault(f"The adapter {generation.adapter!r} was unloaded.")
                 self._sink([Output(generation.id, finish_reason="error", error=error)])
             else:
                 self._add(generation, arrived_at)
@@ -291,7 +291,7 @@ class Engine:
         for sequence_id in ids:
             self._drop(sequence_id, "error")
         if ids:
-            self._sink([Output(sequence_id, finish_reason="error", error=message) for sequence_id in ids])
+            self._sink([Output(sequence_id, finish_reason="error", error=ServerFault(message)) for sequence_id in ids])
 
     def _fail_all(self, message: str) -> None:
         self._fail(list(self._requests), message)

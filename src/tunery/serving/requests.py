@@ -1,9 +1,13 @@
 """What a caller asks of the engine and what it hears back. One `Generation` makes one sequence."""
 
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Protocol
 
+from tunery.domain.errors import TuneryError
 from tunery.serving.constraints import Grammar
+from tunery.serving.metrics import EngineMetrics
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -57,5 +61,34 @@ class Output:
     finish_reason: FinishReason | None = None
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None  # with the first and the last output, if asked for
     is_stopped: bool = False  # a stop sequence ended it, not the model
-    error: str | None = None
-    is_error_of_request: bool = False  # what was asked for caused it
+    error: TuneryError | None = None
+
+
+class Backend(Protocol):
+    """Who computes: this project's engine, in a thread of the process, or a vLLM in another one. Outputs go to the
+    sink that it was made with."""
+
+    metrics: EngineMetrics
+    context_length: int  # tokens of prompt and answer
+    failure: BaseException | None  # what ended it, if anything did
+
+    @property
+    def is_alive(self) -> bool: ...
+    @property
+    def adapters(self) -> frozenset[str]:
+        """Names that may be asked for."""
+        ...
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def submit(self, generations: list[Generation]) -> None: ...
+    def abort(self, ids: list[str], *, report: bool = False) -> None:
+        """End these sequences. With `report` a last output of each says what it came to; without, none follows."""
+
+    def load(self, name: str, folder: Path) -> "Future[None]":
+        """Done when the adapter can answer; InvalidRequest when its files are no good."""
+        ...
+
+    def unload(self, name: str) -> "Future[None]":
+        """NotFound when there is none."""
+        ...

@@ -1,38 +1,42 @@
-"""The engine's process: the engine, its HTTP server, and their end."""
+"""An engine's process: the engine, its HTTP server, and their end. The engine is ours or a vLLM's."""
 
 import asyncio
 import logging
 import socket
 import sys
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import uvicorn
 
 from tunery import http_server, logs, tracing
 from tunery.domain.errors import InvalidRequest
-from tunery.serving.build import build_service
-from tunery.serving.engine import Engine
 from tunery.serving.http.app import create_app
-from tunery.serving.settings import EngineSettings, parse_arguments
+from tunery.serving.http.service import Service
+from tunery.serving.requests import Backend
+from tunery.serving.settings import ServerSettings
+
+Settings = TypeVar("Settings", bound=ServerSettings)
+Build = Callable[[Settings, asyncio.AbstractEventLoop], Awaitable[Service]]
 
 
-def main() -> int:
-    """The exit status. Raises SettingsError."""
-    settings = parse_arguments()
+def run(settings: Settings, build: "Build[Settings]") -> int:
+    """The exit status. `build` reads what there is to read; the engine is not started yet. Raises SettingsError."""
     logs.configure(settings.log_format, logging.getLevelNamesMapping()[settings.log_level.upper()])
     tracing.configure("tunery-engine")
     # The engine's thread gives the interpreter up in every operation and wants it back at once.
     sys.setswitchinterval(0.00002)
     try:
-        return asyncio.run(serve(settings))
+        return asyncio.run(serve(settings, build))
     except InvalidRequest as exc:
         sys.stderr.write(f"{exc.message}\n")
         return 1
 
 
-async def serve(settings: EngineSettings) -> int:
+async def serve(settings: Settings, build: "Build[Settings]") -> int:
     """Until a signal or the engine's failure: then 1, so that whoever supervises the process starts it again."""
     listener = listen(settings.host, settings.port)
-    service = await asyncio.to_thread(build_service, settings, asyncio.get_running_loop())
+    service = await build(settings, asyncio.get_running_loop())
     service.engine.start()
     server = http_server.Server(
         http_server.configure(
@@ -69,7 +73,7 @@ async def _announce(server: uvicorn.Server, host: str, port: int) -> None:
     sys.stdout.flush()
 
 
-async def _watch(engine: Engine, server: uvicorn.Server) -> None:
+async def _watch(engine: Backend, server: uvicorn.Server) -> None:
     while engine.is_alive:
         await asyncio.sleep(0.2)
     server.should_exit = True

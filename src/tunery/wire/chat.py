@@ -211,33 +211,9 @@ def for_ledger(usage: Json) -> TokenUsage:
     )
 
 
-class Received:
-    """What of a stream has come, to be counted when it is broken off and its engine does not say what it came to.
-
-    vLLM says with each chunk what the choice in it has come to (`continuous_usage_stats`). Where an engine does not,
-    each chunk with a choice counts as a token and the prompt as it was estimated.
-    """
-
-    def __init__(self, sent: Json) -> None:
-        self._sent = sent
-        self._usages: dict[int, Json] = {}
-        self._pieces = 0
-
-    def take(self, chunk: Json) -> None:
-        for choice in chunk.get("choices", ()):
-            self._pieces += 1
-            if chunk.get("usage"):
-                self._usages[choice.get("index", 0)] = chunk["usage"]
-
-    def usage(self) -> Json:
-        if not self._usages:
-            return {"prompt_tokens": estimated_prompt_tokens(self._sent), "completion_tokens": self._pieces}
-        count = self._sent.get("n") or 1
-        prompts: dict[int, int] = {}  # answers to one prompt stand side by side
-        for index, usage in self._usages.items():
-            prompts[index // count] = usage.get("prompt_tokens") or 0
-        output = sum(usage.get("completion_tokens") or 0 for usage in self._usages.values())
-        return {"prompt_tokens": sum(prompts.values()), "completion_tokens": output}
+def uncounted(sent: Json, num_pieces: int) -> Json:
+    """Usage of a stream whose end says none: each choice in a chunk counts as a token, the prompt as estimated."""
+    return {"prompt_tokens": estimated_prompt_tokens(sent), "completion_tokens": num_pieces}
 
 
 def estimated_tokens(sent: Json, context_length: int | None) -> int:

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from tunery.domain.errors import InvalidRequest, NotFound, ServerFault, TuneryError
+from tunery.domain.errors import InvalidRequest, NotFound, ServerFault, TuneryError, no_such_model
 from tunery.domain.json_body import read_json
 from tunery.serving.http import chat, completions
 from tunery.serving.http.broker import engine_down
@@ -113,6 +113,8 @@ class Routes:
     async def embeddings(self, request: Request) -> Response:
         """Raises InvalidRequest."""
         wanted = parse(EmbeddingRequest, await read_body(request))
+        if self._service.embeddings is None:
+            raise no_such_model(wanted.model)
         return await _whole(request, self._service.embeddings.answer(wanted))
 
     async def load(self, request: Request) -> Response:
@@ -139,7 +141,8 @@ class Routes:
         known = [
             each
             for each in wanted.request_ids
-            if service.broker.abort(service.engine, each) or service.embeddings.abort(each)
+            if service.broker.abort(service.engine, each)
+            or (service.embeddings is not None and service.embeddings.abort(each))
         ]
         return _json({"aborted": known})
 
@@ -149,7 +152,8 @@ class Routes:
         cards += [
             _card(name, base, self._service.engine.context_length) for name in sorted(self._service.engine.adapters)
         ]
-        cards += [_card(name, None, MAX_INPUT_TOKENS) for name in self._service.embeddings.names]
+        embeddings = self._service.embeddings
+        cards += [_card(name, None, MAX_INPUT_TOKENS) for name in (embeddings.names if embeddings else ())]
         return _json({"object": "list", "data": cards})
 
     async def tokenize(self, request: Request) -> Response:

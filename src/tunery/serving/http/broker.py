@@ -1,12 +1,11 @@
-"""Brings the engine's outputs from its thread into the event loop, to the request they belong to."""
+"""Brings the engine's outputs into the event loop, from whatever thread, to the request they belong to."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator
 
 from tunery.domain.errors import InvalidRequest, ServerFault, Unavailable
-from tunery.serving.engine import Engine
-from tunery.serving.requests import Generation, Output
+from tunery.serving.requests import Backend, Generation, Output
 from tunery.texts import say
 
 # What one request may ask for, over all its answers: minutes of the engine's time, which others share meanwhile.
@@ -41,13 +40,12 @@ class Broker:
             if inbox is not None:
                 inbox.put_nowait(output)
 
-    async def run(self, engine: Engine, generations: list[Generation]) -> AsyncIterator[Output]:
+    async def run(self, engine: Backend, generations: list[Generation]) -> AsyncIterator[Output]:
         """Outputs of all generations as they come, until each has finished.
 
         Whoever stops listening, because its client has gone, aborts what still runs. `abort` instead has each sequence
-        end with an output that says what it came to. Raises Unavailable when the engine has died and ServerFault when
-        it gave up on a sequence.
-        Raises InvalidRequest for what only the engine could see.
+        end with an output that says what it came to. Raises Unavailable when the engine has died, and the error that
+        it gave up on a sequence with: InvalidRequest for what only the engine could see.
         """
         if not engine.is_alive:
             raise engine_down()
@@ -60,10 +58,9 @@ class Broker:
             engine.submit(generations)
             while open_ids:
                 output = await inbox.get()
-                if output.error is not None and output.is_error_of_request:
-                    raise InvalidRequest(output.error)
                 if output.error is not None:
-                    raise engine_down() if not engine.is_alive else ServerFault(output.error)
+                    has_died = isinstance(output.error, ServerFault) and not engine.is_alive
+                    raise engine_down() if has_died else output.error
                 if output.finish_reason is not None:
                     open_ids.discard(output.id)
                 yield output
@@ -75,7 +72,7 @@ class Broker:
             if open_ids:
                 engine.abort(list(open_ids))
 
-    def abort(self, engine: Engine, request_id: str) -> bool:
+    def abort(self, engine: Backend, request_id: str) -> bool:
         """End a request early: its answer comes now, as far as it is. False when no such request runs."""
         open_ids = self._running.get(request_id)
         if open_ids:

@@ -8,17 +8,19 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from tunery.domain.errors import InvalidRequest, no_such_model
 from tunery.domain.ids import new_id
-from tunery.serving.embeddings import EmbeddingModel
-from tunery.serving.engine import Engine
 from tunery.serving.http.broker import engine_down
 from tunery.serving.http.schemas import EmbeddingRequest
 from tunery.texts import say
+
+if TYPE_CHECKING:  # torch, which a process that only passes requests on does without
+    import torch
+
+    from tunery.serving.embeddings import EmbeddingModel
+    from tunery.serving.engine import Engine
 
 # OpenAI's limits of a text and of a request.
 MAX_INPUT_TOKENS = 8192
@@ -32,7 +34,7 @@ PIECE_TOKENS = 256  # computed between two steps
 @dataclass
 class _Text:
     windows: list[list[int]]
-    vectors: list[torch.Tensor]
+    vectors: "list[torch.Tensor]"
 
     @property
     def num_tokens(self) -> int:
@@ -40,7 +42,7 @@ class _Text:
 
 
 class Embeddings:
-    def __init__(self, engine: Engine, names: tuple[str, ...], load: Callable[[str], EmbeddingModel]) -> None:
+    def __init__(self, engine: "Engine", names: tuple[str, ...], load: "Callable[[str], EmbeddingModel]") -> None:
         """`names`: of the models; `load` gives the one of a name, and may take long: called once, when it is asked."""
         self.names = names
         self._engine = engine
@@ -101,14 +103,14 @@ class Embeddings:
             "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
         }
 
-    async def _model(self, name: str) -> EmbeddingModel:
+    async def _model(self, name: str) -> "EmbeddingModel":
         if name not in self._models:  # who asks for another one does not wait until this is fetched
             async with self._loading:
                 if name not in self._models:
                     self._models[name] = await asyncio.to_thread(self._load, name)
         return self._models[name]
 
-    async def _compute(self, model: EmbeddingModel, piece: list[tuple[_Text, list[int]]], priority: int) -> None:
+    async def _compute(self, model: "EmbeddingModel", piece: list[tuple[_Text, list[int]]], priority: int) -> None:
         async with self._turns[priority]:
             if not self._engine.is_alive:
                 raise engine_down()
@@ -118,7 +120,7 @@ class Embeddings:
             text.vectors.append(vector)
 
 
-def _pool_all(model: EmbeddingModel, windows: list[list[int]]) -> list[torch.Tensor]:
+def _pool_all(model: "EmbeddingModel", windows: list[list[int]]) -> "list[torch.Tensor]":
     """[E] of each window."""
     return [model.pool(window) for window in windows]
 
@@ -164,7 +166,7 @@ def _too_many(num_tokens: int) -> InvalidRequest:
     return InvalidRequest(message, type="max_tokens_per_request", code="max_tokens_per_request")
 
 
-def _written(vector: torch.Tensor, encoding_format: str) -> str | list[float]:
+def _written(vector: "torch.Tensor", encoding_format: str) -> str | list[float]:
     """vector [E]; in base64 as 32-bit floats, little-endian."""
     if encoding_format == "float":
         return vector.tolist()

@@ -8,23 +8,22 @@ from tunery.chat.render import Renderer
 from tunery.domain.errors import InvalidRequest, no_such_model
 from tunery.domain.ids import random_text
 from tunery.serving.constraints import Grammar, Grammars
-from tunery.serving.engine import Engine
 from tunery.serving.http.broker import Broker
 from tunery.serving.http.embeddings import Embeddings
 from tunery.serving.http.schemas import ChatRequest, CompletionRequest, Generating
-from tunery.serving.requests import Generation, Output, SamplingParams
+from tunery.serving.requests import Backend, Generation, Output, SamplingParams
 from tunery.serving.text import TokenTable
 from tunery.texts import say
 
 
 @dataclass
 class Service:
-    engine: Engine
+    engine: Backend
     broker: Broker
     renderer: Renderer
     table: TokenTable
     grammars: Grammars
-    embeddings: Embeddings
+    embeddings: Embeddings | None  # None: it has no models for them
     base_names: tuple[str, ...]  # names of the weights without an adapter
     fingerprint: str
     api_key: str = ""  # "": none is asked for
