@@ -170,7 +170,8 @@ class Engines:
 
     @asynccontextmanager
     async def post(self, path: str, body: dict[str, Any], target: Target) -> AsyncGenerator[Answer]:
-        """The engine's answer to `body`, to be read in the block: what fails there becomes EngineLost.
+        """The engine's answer to `body`, to be read in the block: what fails there becomes EngineLost. One that is
+        Unreachable gives way to the next.
 
         Raises the engine's own error as TuneryError, NotFound when no server has the base, Unavailable when none is up,
         ServerFault when the adapter cannot be loaded.

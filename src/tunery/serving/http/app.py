@@ -178,9 +178,10 @@ class Routes:
 
     async def load_now(self, request: Request) -> Response:
         """How many requests run, as vLLM says it, and for how long there has been none."""
-        service = self._service
-        running, idle_s = service.broker.num_running + service.embeddings.num_running, service.broker.idle_s
-        return _json({"server_load": running, "idle_s": min(idle_s, service.embeddings.idle_s)})
+        embeddings = self._service.embeddings
+        both = [self._service.broker, *([embeddings] if embeddings else [])]
+        num_running, idle_s = sum(each.num_running for each in both), min(each.idle_s for each in both)
+        return _json({"server_load": num_running, "idle_s": idle_s})
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._service.engine.metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -8,9 +8,9 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Future
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,9 @@ class VllmEngine:
         self._running: dict[str, _Running] = {}
         self._watch: asyncio.Task[None] | None = None
         self._is_stopping = False
+        self._gate, self._idle = asyncio.Lock(), asyncio.Event()  # of `_turn`
+        self._idle.set()
+        self._num_asked = 0
 
     @property
     def is_alive(self) -> bool:
@@ -122,6 +125,7 @@ class VllmEngine:
         self.failure = Unreachable(self._url)
 
     def submit(self, generations: list[Generation]) -> None:
+        """Outputs come to the sink; InvalidRequest and ServerFault, too, as the error of one."""
         for generation in generations:
             answer = Answer(generation, self._table, self._eos_ids, self.context_length)
             grammar = generation.params.grammar
@@ -141,9 +145,11 @@ class VllmEngine:
                     self._sink([running.aborted()])
 
     def load(self, name: str, folder: Path) -> "Future[None]":
+        """The future raises InvalidRequest when vLLM does not take it."""
         return asyncio.run_coroutine_threadsafe(self._load(name, folder), self._loop)
 
     def unload(self, name: str) -> "Future[None]":
+        """The future raises NotFound when there is none, ServerFault when vLLM keeps it."""
         return asyncio.run_coroutine_threadsafe(self._unload(name), self._loop)
 
     # Adapters.
@@ -203,7 +209,8 @@ class VllmEngine:
         """As vLLM gives them. The last one waits for what vLLM says at its end of the cached tokens."""
         last: Output | None = None
         num_after, num_cached = 0, 0
-        async with aclosing(self._documents(running.generation)) as documents:
+        alone = running.generation.params.prompt_logprobs is not None
+        async with self._turn(alone=alone), aclosing(self._documents(running.generation)) as documents:
             async for document in documents:
                 num_cached = max(num_cached, _num_cached(document))
                 num_after += last is not None
@@ -255,6 +262,24 @@ class VllmEngine:
             self.metrics.inter_token.observe(now - running.last_token_at)
         running.last_token_at = now
         self.metrics.output_tokens.inc()
+
+    @asynccontextmanager
+    async def _turn(self, *, alone: bool) -> AsyncIterator[None]:
+        """A prompt's log-probabilities are asked for alone: beside other requests vLLM 0.32 with adapters ends over
+        them on a CPU (its product with the adapter's head takes the batch's rows for the prompt's)."""
+        async with self._gate:
+            if alone:
+                await self._idle.wait()
+                yield
+                return
+            self._num_asked += 1
+            self._idle.clear()
+        try:
+            yield
+        finally:
+            self._num_asked -= 1
+            if not self._num_asked:
+                self._idle.set()
 
     async def _documents(self, generation: Generation) -> AsyncGenerator[Json]:
         """What vLLM answers: chunks, or all at once where the prompt's log-probabilities are asked for. Raises what
