@@ -54,6 +54,7 @@ def make_settings(model_dir: Path, **changes: object) -> EngineSettings:
         "log_level": "warning",
         "log_format": "text",
         "keep_alive_s": 75,
+        "drain_s": 5,
         **changes,
     }
     return EngineSettings(**values)  # type: ignore[arg-type]
