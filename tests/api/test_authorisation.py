@@ -36,6 +36,8 @@ REFERENCES: dict[tuple[str, str], Callable[[Ids], dict[str, Any]]] = {
     },
     ("POST", "/tunery/v1/estimates"): lambda ids: {"json": {"model": BASE, "training_file": ids["file_id"]}},
     ("POST", "/tunery/v1/validations"): lambda ids: {"json": {"file": ids["file_id"]}},
+    ("POST", "/tunery/v1/tables/preview"): lambda ids: {"json": {"file": ids["file_id"]}},
+    ("POST", "/tunery/v1/tables/dataset"): lambda ids: {"json": {"file": ids["file_id"]}},
     ("POST", "/tunery/v1/imports"): lambda ids: {"json": {"files": [ids["file_id"]], "base": BASE}},
     ("POST", "/v1/batches"): lambda ids: {
         "json": {"input_file_id": ids["requests_id"], "endpoint": "/v1/responses", "completion_window": "24h"}
@@ -292,6 +294,8 @@ def test_the_walk_asks_in_a_way_that_works_for_the_owner(api: Api, ids: Ids) -> 
                 "/resend",
             )
         )
+        if operation.path.endswith("/log"):
+            continue  # of a trainer that has failed: this job has not been trained
         takes_away = operation.method == "DELETE" or operation.path.endswith("/archive")
         if takes_away or (operation.method != "GET" and needs_engine):
             continue

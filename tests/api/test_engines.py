@@ -24,6 +24,7 @@ from tunery.engines import pool
 from tunery.engines.pool import Target, engine_error
 from tunery.engines.scoring import EngineScorer
 from tunery.models.sources import cache
+from tunery.models.sources.base import Facts
 from tunery.texts import translator
 from tunery.wire.stream import DONE, read_events, write_event
 
@@ -59,7 +60,12 @@ def test_an_adapter_of_another_base_is_told_of_when_it_is_loaded(
     api = make_api(engine_urls=[engine_url], model_cache=home / "bases")
     source = api.context.catalog.resolve(BASE).source
     (home / "bases").mkdir()
-    folder = cache._make(source, home / "bases", lambda to: shutil.copytree(tiny_model_dir, to, dirs_exist_ok=True))
+
+    def copy(to: Path) -> Facts:
+        shutil.copytree(tiny_model_dir, to, dirs_exist_ok=True)
+        return Facts()
+
+    folder = cache._make(source, home / "bases", copy)
     hashes = {"same": cache.hashes_of(folder), "other": {"model.safetensors": "0" * 64}}
     for suffix, known in hashes.items():
         model = api.make_model(f"ft:{BASE}:personal:{suffix}:AbCd1234", source=source, base_sha256=known)

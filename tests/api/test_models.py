@@ -31,6 +31,7 @@ def test_name_may_stand_in_the_path_plain_or_quoted(api: Api, name: str) -> None
             "created": answer.json()["created"],
             "owned_by": api.organization_id,
             "shutdown_date": None,
+            "warm": False,
         }
 
 

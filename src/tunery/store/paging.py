@@ -56,7 +56,9 @@ def own(table: Table, row_id: str, project_id: str) -> tuple[ColumnElement[bool]
 
 
 def update_row(conn: Connection, table: Table, *where: ColumnElement[bool], **values: Any) -> Row[Any] | None:
-    """The one row that is meant, changed. None: there is none."""
+    """The one row that is meant, changed where there are values. None: there is none."""
+    if not values:
+        return conn.execute(select(table).where(*where)).first()
     return conn.execute(update(table).where(*where).values(**values).returning(table)).first()
 
 

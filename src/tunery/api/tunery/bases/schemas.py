@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from tunery.api.body import Body
 from tunery.api.tunery.transfers.routes import TransferOut
+from tunery.domain.numbers import Int
 from tunery.domain.transfers import Transfer
 from tunery.engines.host import State
 
@@ -15,10 +16,10 @@ ModelName = Annotated[str, Field(min_length=1, max_length=100)]
 class BasePrice(Body):
     """Millionths of the price table's currency for a million tokens."""
 
-    training: int = Field(0, ge=0)
-    input: int = Field(0, ge=0)
-    cached_input: int = Field(0, ge=0)
-    output: int = Field(0, ge=0)
+    training: Int = Field(0, ge=0)
+    input: Int = Field(0, ge=0)
+    cached_input: Int = Field(0, ge=0)
+    output: Int = Field(0, ge=0)
 
 
 class BaseCreate(Body):
@@ -32,7 +33,7 @@ class BaseCreate(Body):
     aliases: list[ModelName] = Field([], max_length=20)
     licence: str | None = Field(None, max_length=100, description="Of the weights, where the source names none.")
     languages: list[Annotated[str, Field(min_length=2, max_length=2)]] = Field([], max_length=50)
-    context_length: int | None = Field(None, ge=1, description="By default as many tokens as the model takes.")
+    context_length: Int | None = Field(None, ge=1, description="By default as many tokens as the model takes.")
     learning_rate: float | None = Field(None, gt=0, le=1, description="Of LoRA on it; by default by its size.")
     price: BasePrice | None = Field(None, description="Where the price table has none.")
     pinned: bool = Field(False, description="Its engine starts with the server and stays.")
