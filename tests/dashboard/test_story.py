@@ -148,9 +148,10 @@ def _compare(visitor: Visitor, server: Stand) -> None:
     with page.expect_download() as download:
         page.get_by_role("button", name="Download").click()
     kept = read_result("file-x", download.value.path().read_text())
-    assert [len(row["answers"]) for row in kept.rows] == [3] * NUM_EXAMPLES
+    num_rows = NUM_EXAMPLES + 1  # with the answer that was corrected in the playground
+    assert [len(row["answers"]) for row in kept.rows] == [3] * num_rows
     assert [contestant.shots for contestant in kept.plan.contestants] == [0, 0, 5]
-    assert verdicts(kept)[0].rows == NUM_EXAMPLES
+    assert verdicts(kept)[0].rows == num_rows
     page = visitor.go("/compare")
     page.locator("table").get_by_role("link", name="marv.jsonl").click()
     expect(page.get_by_text("Answers, differing ones first")).to_be_visible()
