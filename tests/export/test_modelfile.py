@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,8 @@ def ollama(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, list[Json
     program = tmp_path_factory.mktemp("go") / "ollama"
     kept = {"GOCACHE": str(REPOSITORY / ".cache" / "go"), "GOTOOLCHAIN": "local", "GOPROXY": "off", "GOFLAGS": ""}
     source = Path(__file__).with_name("ollama.go")
-    subprocess.run(["go", "build", "-o", str(program), str(source)], env=os.environ | kept, check=True, timeout=500)
+    go = str(Path(sys.executable).with_name("go"))  # the environment need not be activated
+    subprocess.run([go, "build", "-o", str(program), str(source)], env=os.environ | kept, check=True, timeout=500)
 
     def run(text: str, asked: list[Json]) -> Json:
         found = re.search(r'TEMPLATE """(.*?)"""', text, re.DOTALL)
