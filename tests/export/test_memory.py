@@ -111,6 +111,7 @@ def test_a_merged_export_with_its_proof_takes_less_memory_than_twice_the_weights
         method="supervised",
     )  # fmt: skip
     save_spec(spec, tmp_path / "spec.json")
+    peak_of(EXPORT, tmp_path / "spec.json", to)  # the first one on a machine compiles loops, for which it takes more
     peak = peak_of(EXPORT, tmp_path / "spec.json", to)
     weights = sum(path.stat().st_size for path in to.glob("*.safetensors"))
     assert peak < 2 * weights, f"{peak:,} bytes for weights of {weights:,}"
