@@ -73,7 +73,7 @@ def test_two_bases_take_turns_in_the_memory_for_one(
 
     # A job on each: its parity check has its own base started.
     client = served.client()
-    file = client.files.create(file=MARV.open("rb"), purpose="fine-tune")
+    file = client.files.create(file=(MARV.name, MARV.read_bytes()), purpose="fine-tune")
     for base in (FIRST, SECOND):
         once = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1}}}
         job = client.fine_tuning.jobs.create(model=base, training_file=file.id, method=once)  # type: ignore[arg-type]

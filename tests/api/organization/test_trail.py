@@ -157,6 +157,9 @@ def test_every_change_is_in_the_log_with_who_made_it_and_from_where(api: Api) ->
     form = {"files": {"file": ("train.jsonl", rows)}, "data": {"purpose": "fine-tune"}}
     file = {"file_id": changes.make("POST", "/v1/files", **form)["id"]}
     changes.make("POST", "/tunery/v1/files/{file_id}/split", file, json={"validation_share": 0.2})
+    table = "question,answer\n" + "".join(f"{word},{word[::-1]}\n" for word in words)
+    kept_table = api.client.post("/v1/files", files={"file": ("faq.csv", table)}, data={"purpose": "user_data"}).json()
+    changes.make("POST", "/tunery/v1/tables/dataset", json={"file": kept_table["id"]})
     upload = begin(api)
     parts = [add(api, upload, WHOLE)]
     changes.make("POST", "/v1/uploads/{upload_id}/complete", {"upload_id": upload}, json={"part_ids": parts})
