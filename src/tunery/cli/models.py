@@ -10,7 +10,7 @@ from rich.progress import TaskID
 from tunery import private
 from tunery.cli.connection import catalog_by_name, client_of, weights_of
 from tunery.cli.output import Json, console, doing, emit_json, facts, notes, pairs, table, tell, transfer_bar, when
-from tunery.models.catalog import Catalog
+from tunery.models.catalog import Catalog, CatalogModel
 from tunery.models.sources import base
 from tunery.models.sources import cache as sources
 from tunery.settings import Settings, load_settings
@@ -51,9 +51,13 @@ def list_models(
     console.print(table(("model", "weights", "warm", "owner", "created"), rows, empty="No models."))
 
 
-def _list_local(as_json: bool) -> None:
+def _uses(database: "Engine", model: CatalogModel) -> list[str]:
     from tunery.bases.remove import uses_of
 
+    return uses_of(database, model.source, model.name).all
+
+
+def _list_local(as_json: bool) -> None:
     settings = load_settings()
     with _database(settings) as database:
         found = [
@@ -66,7 +70,7 @@ def _list_local(as_json: bool) -> None:
                 "training": model.training,
                 "path": str(path) if path else None,
                 "bytes": sources.size_of(path) if path else None,
-                "used_by": uses_of(database, model.source, model.name).all if database else [],
+                "used_by": _uses(database, model) if database else [],
             }
             for model in Catalog.of(settings)
             for path in [sources.cached(model.source, settings.models_dir)]
@@ -91,11 +95,11 @@ def _list_local(as_json: bool) -> None:
 @contextmanager
 def _database(settings: Settings) -> "Iterator[Engine | None]":
     """Of this home; None where no server has made one yet."""
-    from tunery.store import database
-
     if not settings.database_url and not (settings.home / "tunery.db").exists():
         yield None
         return
+    from tunery.store import database  # takes a second
+
     engine = database.open_database(settings)
     try:
         database.migrate(engine)
