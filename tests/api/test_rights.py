@@ -40,6 +40,8 @@ ROUTES = {
         ("GET", "/tunery/v1/aliases", None),
         ("GET", "/tunery/v1/stored_answers", None),
         ("GET", "/v1/evals", None),
+        ("GET", "/tunery/v1/bases", None),
+        ("POST", "/tunery/v1/tables/preview", {"file": "file-none"}),
     ],
     "use": [
         ("DELETE", "/v1/files/file-none", None),
@@ -57,6 +59,7 @@ ROUTES = {
         ("POST", "/tunery/v1/batches/batch_none/dataset", {}),
         ("POST", "/v1/evals/eval_none/runs", a_run()),
         ("DELETE", "/v1/evals/eval_none", None),
+        ("POST", "/tunery/v1/tables/dataset", {"file": "file-none"}),
     ],
     "own": [
         ("DELETE", f"/v1/models/ft:{BASE}:x::AbCd1234", None),
@@ -65,12 +68,14 @@ ROUTES = {
     "administer-look": [
         ("GET", f"{ORGANIZATION}/projects", None),
         ("GET", f"{ORGANIZATION}/audit_logs", None),
+        ("GET", "/tunery/v1/organization/base_additions", None),
         ("GET", f"{ORGANIZATION}/usage/embeddings?start_time=0", None),
         ("GET", f"{ORGANIZATION}/projects/proj_none/rate_limits", None),
     ],
     "administer": [
         ("POST", f"{ORGANIZATION}/admin_api_keys", {"name": "x"}),
         ("POST", f"{ORGANIZATION}/users/user-none", {"role": "owner"}),
+        ("DELETE", "/tunery/v1/organization/bases/none", None),
     ],
 }
 MAY = {

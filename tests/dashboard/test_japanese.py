@@ -217,7 +217,8 @@ def test_every_page_speaks_japanese(walker: Visitor, place: Place) -> None:
     paths = [
         "/", "/jobs/new", "/playground", "/stored", "/stored/dataset", "/stored/resp_none", f"/stored/{place.answer}",
         "/datasets", "/batches", "/batches/batch_none", "/compare", "/evals", "/evals/new", "/move", "/usage",
-        "/keys", "/webhooks", "/members", "/mail", "/limits", "/audit",
+        "/keys", "/webhooks", "/members", "/mail", "/limits", "/audit", "/models", "/models/none", "/bases", "/weights",
+        "/jobs/overlay", f"/jobs/overlay?jobs={place.jobs['succeeded'].id},{place.jobs['running'].id}",
         "/jobs/ftjob-none", "/datasets/file-none", "/move/file-none", "/compare/run-lost",
         f"/datasets/{place.good}", f"/compare/{place.comparison}", f"/move/{place.parity}", f"/move/{place.comparison}",
         *(f"/jobs/{job.id}" for job in place.jobs.values()),

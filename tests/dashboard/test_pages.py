@@ -426,7 +426,7 @@ def test_an_address_is_judged_while_it_is_entered(signed_in: Visitor, stand: Sta
 
 def test_a_private_address_is_refused_with_what_to_change(signed_in: Visitor, stand: Stand) -> None:
     page = signed_in.go("/webhooks")
-    page.get_by_label("Name").fill("inside")
+    page.get_by_role("textbox", name="Name").fill("inside")
     page.get_by_label("Address").fill("http://192.168.0.7/hook")
     page.get_by_role("button", name="Add endpoint").click()
     expect(page.locator(".q-notification")).to_contain_text("webhook_allow_private_addresses")
@@ -484,7 +484,7 @@ def test_job_and_model_get_display_names(visitor: Visitor, stand: Stand) -> None
     insert_model(stand.database, job)
     visitor.sign_in(key)
     page = visitor.go(f"/jobs/{job.id}")
-    page.locator(".heading").get_by_role("button", name="Name", exact=True).click()
+    page.locator(".heading").get_by_role("button", name="Name and notes").click()
     page.locator(".dialog").get_by_label("Display name", exact=True).fill("Night run")
     page.locator(".dialog").get_by_label("Display name of the model").fill("日本語の <b>モデル</b>")
     page.get_by_role("button", name="Save").click()
@@ -524,7 +524,7 @@ def test_who_owns_no_organisation_is_not_led_to_what_only_its_owners_may(
     _, key = stand.new_project(f"team-{role}", role)
     page = visitor.sign_in(key)
     shown = page.locator(".side nav a").all_inner_texts()
-    work = ["Fine-tuning", "Playground", "Stored answers", "Batches", "Datasets"]
+    work = ["Fine-tuning", "Models", "Playground", "Stored answers", "Batches", "Datasets"]
     work += ["Compare", "Evaluations", "Weights", "Move from OpenAI", "Webhooks"]
     assert [name.split("\n")[-1] for name in shown] == work
     page = visitor.go("/usage")

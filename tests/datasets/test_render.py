@@ -113,7 +113,9 @@ def test_quick_look_finds_the_spans_of_the_replay(renderer: Renderer, turns: lis
     messages = [m for q, a, _ in turns for m in (say("user", q), say("assistant", a))]
     text = renderer.render_chat(messages)
     header, end = "<|im_start|>assistant\n", "<|im_end|>"
-    replayed = replay_spans(renderer.template, text, messages, None, generation_prompt=header, end_of_turn=end)
+    replayed = replay_spans(
+        renderer.template, text, messages, None, generation_prompt=header, end_of_turn=end, ending=""
+    )
     assert find_spans(text, messages, header, end) == replayed
 
 

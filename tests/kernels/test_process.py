@@ -47,7 +47,8 @@ def test_a_process_that_gives_way_lets_other_sessions_go_first() -> None:
     """What is nice within its own session alone is not nice to the server's other processes."""
     program = (
         "import os, pathlib; from tunery.kernels import process; process.give_way(); print(os.nice(0)); "
-        "share = pathlib.Path('/proc/self/autogroup'); print(share.read_text() if share.exists() else 'nice 19')"
+        "share = pathlib.Path('/proc/self/autogroup'); "
+        "print(share.read_text().strip() if share.exists() else 'nice 19')"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], start_new_session=True, capture_output=True, text=True, check=True
