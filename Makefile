@@ -5,7 +5,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # Tests of what attacks a server or dies in the midst of its work.
-FAULTS := tests/sandbox tests/api/test_batch_deaths.py tests/jobs/test_deaths.py tests/metering/test_kill.py
+FAULTS := tests/sandbox tests/api/test_batch_deaths.py tests/jobs/test_deaths.py tests/metering/test_kill.py \
+	tests/e2e/test_killed_commands.py
 
 # Tests that ask an engine, which holds for any.
 BEFORE_VLLM := tests/serving/test_vllm.py tests/serving/test_http.py tests/api/test_vllm.py tests/api/test_engines.py \

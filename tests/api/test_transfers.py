@@ -204,14 +204,14 @@ def test_an_export_that_fails_or_does_not_fit_offers_nothing(
 
     with worker(api.context):
         with monkeypatch.context() as patch:
-            patch.setattr(spec, "EXPORTER", ("/bin/sh", "-c", "kill -9 $$"))
+            patch.setattr(spec, "exporter", lambda: ["/bin/sh", "-c", "kill -9 $$"])
             fails("ended unexpectedly", "server_error")
         with monkeypatch.context() as patch:
             full = json.dumps({"error": spec.FULL, "refused": False})
-            patch.setattr(spec, "EXPORTER", ("/bin/sh", "-c", f"echo half > $1/half; echo '{full}'"))
+            patch.setattr(spec, "exporter", lambda: ["/bin/sh", "-c", f"echo half > $1/half; echo '{full}'"])
             fails("no room on the disk", "server_error")
         done = json.dumps({"report": {"proof": {"agrees": True}}})
-        monkeypatch.setattr(spec, "EXPORTER", ("/bin/sh", "-c", f"echo weights > $1/x; echo '{done}'"))
+        monkeypatch.setattr(spec, "exporter", lambda: ["/bin/sh", "-c", f"echo weights > $1/x; echo '{done}'"])
         limits = f"/tunery/v1/organization/projects/{api.project_id}/limits"
         assert api.client.post(limits, json={"max_storage_bytes": 1_500}).status_code == 200
         fails("do not fit", "export_refused")
@@ -224,7 +224,7 @@ def test_an_export_that_fails_or_does_not_fit_offers_nothing(
 def test_the_next_worker_takes_what_a_dead_one_left(api: Api, tuned: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Begun anew, and given up after three."""
     done = json.dumps({"report": {"proof": {"agrees": True}}})
-    monkeypatch.setattr(spec, "EXPORTER", ("/bin/sh", "-c", f"echo weights > $1/x; echo '{done}'"))
+    monkeypatch.setattr(spec, "exporter", lambda: ["/bin/sh", "-c", f"echo weights > $1/x; echo '{done}'"])
     made = [create(api, f"models/{tuned}/exports", format="adapter") for _ in range(3)]
     for each, attempts, until in zip(made, (1, 3, 1), (NOW - 1, NOW - 1, NOW + 60), strict=True):
         left = {"status": "running", "worker_id": "elsewhere/x/1/1/a", "attempts": attempts, "lease_expires_at": until}
@@ -248,7 +248,9 @@ def test_the_next_worker_takes_what_a_dead_one_left(api: Api, tuned: str, monkey
 
 def test_a_worker_that_stops_gives_its_transfer_back(api: Api, tuned: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        spec, "EXPORTER", ("/bin/sh", "-c", 'echo \'{"doing": "writing", "done": 1, "total": 2}\'; exec sleep 600')
+        spec,
+        "exporter",
+        lambda: ["/bin/sh", "-c", 'echo \'{"doing": "writing", "done": 1, "total": 2}\'; exec sleep 600'],
     )
     made = create(api, f"models/{tuned}/exports", format="adapter")
     with worker(api.context):
@@ -258,7 +260,7 @@ def test_a_worker_that_stops_gives_its_transfer_back(api: Api, tuned: str, monke
             time.sleep(0.02)
     assert get(api, made)["status"] == "running"
     done = json.dumps({"report": {"proof": {"agrees": True}}})
-    monkeypatch.setattr(spec, "EXPORTER", ("/bin/sh", "-c", f"echo weights > $1/x; echo '{done}'"))
+    monkeypatch.setattr(spec, "exporter", lambda: ["/bin/sh", "-c", f"echo weights > $1/x; echo '{done}'"])
     with worker(api.context):
         assert ended(api, made)["status"] == "succeeded"
 
@@ -268,7 +270,7 @@ def test_what_is_cancelled_ends_at_once_and_leaves_nothing(
 ) -> None:
     """One that is being written, one that waits with the rest of a dead worker's attempt, an import; none twice."""
     writing = 'echo \'{"doing": "writing", "done": 1, "total": 2}\'; exec sleep 600'
-    monkeypatch.setattr(spec, "EXPORTER", ("/bin/sh", "-c", writing))
+    monkeypatch.setattr(spec, "exporter", lambda: ["/bin/sh", "-c", writing])
     sent = upload(api, "a.tar", b"x")
     made = [create(api, f"models/{tuned}/exports", format="adapter") for _ in range(2)]
     made.append(create(api, "imports", files=[sent], base=BASE))
@@ -298,7 +300,7 @@ def test_what_is_cancelled_ends_at_once_and_leaves_nothing(
 def test_what_an_archived_project_has_under_way_ends(api: Api, tuned: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is being written, one that waits, and an import; the process of the first is ended."""
     writing = 'echo \'{"doing": "writing", "done": 1, "total": 2}\'; exec sleep 600'
-    monkeypatch.setattr(spec, "EXPORTER", ("/bin/sh", "-c", writing))
+    monkeypatch.setattr(spec, "exporter", lambda: ["/bin/sh", "-c", writing])
     made = [create(api, f"models/{tuned}/exports", format="adapter") for _ in range(2)]
     api.make_project()
     with worker(api.context):

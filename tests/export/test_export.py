@@ -201,7 +201,7 @@ def test_a_full_disk_leaves_nothing_behind(
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
         "runpy.run_module('tunery.export', run_name='__main__', alter_sys=True)"
     )
-    monkeypatch.setattr("tunery.export.spec.EXPORTER", (sys.executable, "-c", script))
+    monkeypatch.setattr("tunery.export.spec.exporter", lambda: [sys.executable, "-c", script])
     with pytest.raises(ExportFailed, match=told):
         export_model(changed(format=form), tmp_path / "out", quiet)
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
@@ -212,7 +212,7 @@ def test_a_process_that_dies_is_an_error_and_leaves_nothing(
     spec: ExportSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = "import os, sys; open(sys.argv[2] + '/half', 'w').write('x'); os.kill(os.getpid(), 9)"
-    monkeypatch.setattr("tunery.export.spec.EXPORTER", (sys.executable, "-c", script))
+    monkeypatch.setattr("tunery.export.spec.exporter", lambda: [sys.executable, "-c", script])
     with pytest.raises(ExportFailed, match="ended unexpectedly"):
         export_model(spec, tmp_path / "out", quiet)
     assert not (tmp_path / "out").exists()

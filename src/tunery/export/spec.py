@@ -7,6 +7,7 @@ nothing that answers otherwise than it does here, is ever found under that name.
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,6 @@ from tunery.texts import say
 
 log = logging.getLogger(__name__)
 
-EXPORTER = (sys.executable, "-m", "tunery.export")
 NUM_ROWS = 8  # of the job's file, from which the proof takes its prompts
 LOG_TAIL = 2000  # characters
 
@@ -199,7 +199,7 @@ def run(spec: Spec, target: Path, progress: Progress, watch: Watch = lambda _: N
     last how it ended. Raises ExportFailed."""
     with tempfile.TemporaryDirectory(prefix="export-") as folder, (Path(folder) / "log").open("w+") as errors:
         save_spec(spec, Path(folder) / "spec.json")
-        command = [*EXPORTER, str(Path(folder) / "spec.json"), str(target)]
+        command = [*exporter(), str(Path(folder) / "spec.json"), str(target)]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8"
         )
@@ -224,6 +224,12 @@ def run(spec: Spec, target: Path, progress: Progress, watch: Watch = lambda _: N
         log.error("an export died with status %s: %s", process.returncode, errors.read()[-LOG_TAIL:])
         what = "export" if isinstance(spec, ExportSpec) else "import"
         raise ExportFailed(f"The {what} ended unexpectedly (status {process.returncode}); the log says more.")
+
+
+def exporter() -> list[str]:
+    """The command, without its arguments. It ends with this process: one that goes on alone would write its report into
+    the folder in which the export is begun anew."""
+    return [sys.executable, "-m", "tunery.launch.tether", str(os.getpid()), "tunery.export"]
 
 
 def is_refusal(exc: Exception) -> bool:
