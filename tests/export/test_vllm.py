@@ -31,6 +31,7 @@ pytestmark = [
 def asked_of_vllm(model: Path, adapter: Path | None, prompts: list[list[int]]) -> list[list[int]]:
     asked = {"model": str(model), "adapter": adapter and str(adapter), "rank": RANK, "prompts": prompts}
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    environment |= {"TORCHDYNAMO_DISABLE": "1"}  # or each first request waits for a C++ compiler
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
         [str(PYTHON), str(Path(__file__).with_name("ask_vllm.py"))],
