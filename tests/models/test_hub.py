@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,7 +159,13 @@ def test_half_of_the_weights_is_refused(tiny_model_dir: Path, tmp_path: Path, pa
         ensure(f"path:{folder}", tmp_path / "cache")
 
 
-@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF\x03\0\0\0" + b"\xff" * 64, b"\x80\x04not a model"])
+GGUF_HEAD = b"GGUF\x03\0\0\0"
+ENDLESS = struct.pack("<QQQ1sIIQ", 0, 1, 1, b"a", 9, 0, 1 << 62)  # one value: a list of more bytes than there are
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"GGUF", GGUF_HEAD + b"\xff" * 64, GGUF_HEAD + ENDLESS, b"\x80\x04not a model"]
+)
 def test_a_gguf_with_a_broken_head_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "broken.gguf"
     file.write_bytes(content)

@@ -26,9 +26,9 @@ from tunery.models.adapter_files import AdapterFiles
 from tunery.models.config import ModelConfig, read_config
 from tunery.models.rope import rope_frequencies
 from tunery.models.sources.base import Progress
-from tunery.models.sources.gguf import CONTROL_TOKEN, LAYER_NAMES, TOP_NAMES
+from tunery.models.sources.gguf import CONTROL_TOKEN, USER_TOKEN
 
-USER_TOKEN, NORMAL_TOKEN, UNUSED_TOKEN = 4, 1, 5
+NORMAL_TOKEN, UNUSED_TOKEN = 1, 5
 FILE = "model.gguf"
 TYPES = {
     "f16": (Kind.F16, LlamaFileType.MOSTLY_F16),
@@ -38,9 +38,20 @@ TYPES = {
 }
 _ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 _ROPES = ("default", "linear", "llama3")
+LAYER_NAMES = {
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
 _HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}  # Qwen 3
 _NAMES = {theirs: ours for ours, theirs in {**LAYER_NAMES, **_HEAD_NORMS}.items()}
-_TOPS = {theirs: ours for ours, theirs in TOP_NAMES.items()}
+_TOPS = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 # How text is split before tokens are made of it: by what tokenizer.json says, the name that llama.cpp has for it.
 _SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SPLITS = {_SPLIT % r"\p{N}{1,3}": "llama-bpe", _SPLIT % r"\p{N}": "qwen2"}

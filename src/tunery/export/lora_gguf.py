@@ -9,37 +9,28 @@ import gguf
 import numpy as np
 import torch
 
-from tunery.export.llama_cpp import architecture_of, as_stored, name_of
+from tunery.export.llama_cpp import LAYER_NAMES, architecture_of, as_stored, name_of
 from tunery.models.adapter_config import LoraConfig, UnsupportedAdapter
 from tunery.models.adapter_files import AdapterFiles, Matrices
 from tunery.models.config import ModelConfig
-from tunery.models.sources.gguf import LAYER_NAMES, unpermute
+from tunery.models.sources.gguf import Reader, unpermute
 
 LORA_FILE = "lora.gguf"
 _TENSOR = re.compile(r"blk\.(\d{1,4})\.(\w+)\.weight\.lora_([ab])")
 _DAMAGE = (ValueError, KeyError, IndexError, TypeError, OverflowError)
 
 
-class _Reader(gguf.GGUFReader):
-    """Reads nothing that lies behind the end of the file, whatever its header says: the library would count on."""
-
-    def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
-        if offset + np.dtype(dtype).itemsize * int(count) > len(self.data):
-            raise ValueError("the file ends before what its header names")
-        return super()._get(offset, dtype, count, override_order)
-
-
 def read_lora(path: Path, config: ModelConfig) -> AdapterFiles:
     """Raises UnsupportedAdapter."""
     try:
-        return _read(_Reader(path), config)
+        return _read(Reader(path), config)
     except _DAMAGE as exc:
         if isinstance(exc, UnsupportedAdapter):
             raise
         raise UnsupportedAdapter(f"No adapter can be read from the GGUF file: {exc}") from exc
 
 
-def _read(reader: gguf.GGUFReader, config: ModelConfig) -> AdapterFiles:
+def _read(reader: Reader, config: ModelConfig) -> AdapterFiles:
     def value(key: str) -> Any:
         return reader.fields[key].contents() if key in reader.fields else None
 

@@ -31,16 +31,8 @@ def read_file(file: Path, target: Path, progress: Progress) -> str:
     """The model dir of the file; returns the licence that it names. Raises SourceError."""
     progress("converting", 0, None)
     try:
-        convert(file, target)
-        return _licence(file)
+        return convert(file, target)
     except UnsupportedGGUF as exc:
         raise SourceError(say("source.gguf_unread", file=file.name, reason=exc)) from exc
     except _DAMAGED as exc:
         raise SourceError(say("source.gguf_damaged", file=file.name, reason=str(exc) or type(exc).__name__)) from exc
-
-
-def _licence(file: Path) -> str:
-    import gguf
-
-    field = gguf.GGUFReader(file).fields.get("general.license")
-    return str(field.contents()) if field else ""
