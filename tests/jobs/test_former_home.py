@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.jobs.conftest import Site, open_site
 from tunery import atomic
 from tunery.domain.jobs import JobStatus
 from tunery.jobs import verbs
 from tunery.jobs.hold import TRAINER
+from tunery.kernels.matmul_dtype import choose_matmul_dtype
 from tunery.settings import Settings
 from tunery.store.database import migrate, open_database
 
@@ -47,6 +49,13 @@ def former_home(base_settings: Settings, tiny_model_dir: Path) -> Settings:
     return base_settings
 
 
+def bound() -> float:
+    """How far the losses may lie apart. A processor without bfloat16's instructions multiplies in float32; since that
+    version its sums are taken in another order (kernels.mixed_product), and what is rounded to bfloat16 behind them
+    tips now and then: up to 0.03 after 120 steps. A state without the optimizer's moments is off by 0.4."""
+    return 1e-3 if choose_matmul_dtype(torch.bfloat16, "cpu") is torch.bfloat16 else 0.1
+
+
 def losses(site: Site, job_id: str) -> list[float]:
     return [event.data["train_loss"] for event in site.events(job_id) if event.type == "metrics" and event.data]
 
@@ -70,7 +79,7 @@ def test_every_job_of_a_former_home_ends_as_it_would_have(former_home: Settings)
                 done = site.wait(ids[name], timeout_s=400)
                 assert done.status is JobStatus.SUCCEEDED, (name, done.error)
                 assert done.step == done.total_steps == len(expected)
-                assert losses(site, ids[name]) == pytest.approx(expected, abs=1e-3), name
+                assert losses(site, ids[name]) == pytest.approx(expected, abs=bound()), name
                 assert done.trained_tokens == site.job(ids["whole"]).trained_tokens
         for name, step in reached.items():
             told = [text for text in site.messages(ids[name]) if "continues from step" in text]
