@@ -228,6 +228,19 @@ async def _check_admin(context: Context, request: Request) -> Caller:
     return caller
 
 
+async def _check_server_admin(context: Context, request: Request) -> Caller:
+    """As an admin, of the organisation that set the server up: what all organisations share is for its owners."""
+    caller = await _check_admin(context, request)
+    if caller.organization_id != await context.look(partial(_first_organization, context)):
+        raise PermissionDenied(say("error.needs_server_admin"))
+    return caller
+
+
+def _first_organization(context: Context) -> str:
+    with read(context.database) as conn:
+        return tenants.list_organizations(conn)[0].id
+
+
 FilesReader = Annotated[Caller, Depends(access(Scope.FILES_READ))]
 FilesWriter = Annotated[Caller, Depends(access(Scope.FILES_WRITE))]
 JobsReader = Annotated[Caller, Depends(access(Scope.JOBS_READ))]
@@ -240,3 +253,4 @@ EvalsWriter = Annotated[Caller, Depends(access(Scope.EVALS_WRITE))]
 WebhooksReader = Annotated[Caller, Depends(access(Scope.WEBHOOKS_READ))]
 WebhooksWriter = Annotated[Caller, Depends(access(Scope.WEBHOOKS_WRITE))]
 Admin = Annotated[Caller, Depends(Gate(_check_admin))]
+ServerAdmin = Annotated[Caller, Depends(Gate(_check_server_admin))]

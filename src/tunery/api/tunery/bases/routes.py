@@ -1,11 +1,11 @@
-"""Bases of this server: looked at by all, added and removed by an owner. The worker fetches and tries what is added
-(`transfers.runner`)."""
+"""Bases of this server: looked at by all, added and removed by an owner of the organisation that set it up. The worker
+fetches and tries what is added (`transfers.runner`)."""
 
 from collections.abc import Mapping
 
 from starlette.concurrency import run_in_threadpool
 
-from tunery.api.access import Admin, ModelsReader
+from tunery.api.access import Admin, ModelsReader, ServerAdmin
 from tunery.api.context import Context, ContextDep
 from tunery.api.paging import After, CursorListing, Limit
 from tunery.api.routing import Router
@@ -54,7 +54,7 @@ def _bases(context: Context, states: Mapping[str, State]) -> BaseList:
 
 
 @router.post("/organization/base_additions")
-def add_base(body: BaseCreate, caller: Admin, context: ContextDep) -> AdditionOut:
+def add_base(body: BaseCreate, caller: ServerAdmin, context: ContextDep) -> AdditionOut:
     """Fetch a model, try whether this server can train and serve it, and write it into the catalog. The worker does it;
     the addition says how far it is."""
     if not body.source.startswith(REMOTE):
@@ -97,7 +97,7 @@ def retrieve_addition(addition_id: str, caller: Admin, context: ContextDep) -> A
 
 
 @router.delete("/organization/bases/{base}")
-def remove_base(base: str, caller: Admin, context: ContextDep) -> BaseRemoved:
+def remove_base(base: str, caller: ServerAdmin, context: ContextDep) -> BaseRemoved:
     """Take a base that was added out of the catalog, and its files from the disk. Refused while a model or a job stands
     on it."""
     freed = remove(base, context.settings, context.database)
