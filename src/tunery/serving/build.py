@@ -69,7 +69,7 @@ def build_service(settings: EngineSettings, loop: asyncio.AbstractEventLoop) -> 
         renderer=renderer,
         table=table.result(),
         grammars=grammars.result(),
-        embeddings=Embeddings(engine, settings.embedding_models, partial(_load_embedding_model, settings)),
+        embeddings=Embeddings(engine, settings.embedding_models, partial(_load_embedding_model, settings), broker.load),
         base_names=settings.served_names,
         fingerprint=_fingerprint(settings, runner),
         api_key=settings.api_key,

@@ -178,10 +178,8 @@ class Routes:
 
     async def load_now(self, request: Request) -> Response:
         """How many requests run, as vLLM says it, and for how long there has been none."""
-        embeddings = self._service.embeddings
-        both = [self._service.broker, *([embeddings] if embeddings else [])]
-        num_running, idle_s = sum(each.num_running for each in both), min(each.idle_s for each in both)
-        return _json({"server_load": num_running, "idle_s": idle_s})
+        load = self._service.broker.load
+        return _json({"server_load": load.num_running, "idle_s": load.idle_s})
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._service.engine.metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 from tunery.domain.errors import InvalidRequest, ServerFault, Unavailable
 from tunery.serving.requests import Backend, Generation, Output
@@ -13,21 +14,33 @@ MAX_ANSWER_TOKENS = 1 << 18
 MAX_CANDIDATES = 1 << 20  # log-probabilities that an answer holds, some hundred bytes each
 
 
-class Broker:
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._inboxes: dict[str, asyncio.Queue[Output]] = {}
-        self._running: dict[str, set[str]] = {}  # by request, its sequences that have not ended
-        self._ended_at = time.monotonic()  # the last request
+class Load:
+    """How many requests run, and for how long there has been none."""
 
-    @property
-    def num_running(self) -> int:
-        """Requests."""
-        return len(self._running)
+    def __init__(self) -> None:
+        self.num_running = 0
+        self._ended_at = time.monotonic()  # the last one
 
     @property
     def idle_s(self) -> float:
         return time.monotonic() - self._ended_at
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        self.num_running += 1
+        try:
+            yield
+        finally:
+            self.num_running -= 1
+            self._ended_at = time.monotonic()
+
+
+class Broker:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.load = Load()  # of all that this process is asked, embeddings too
+        self._loop = loop
+        self._inboxes: dict[str, asyncio.Queue[Output]] = {}
+        self._running: dict[str, set[str]] = {}  # by request, its sequences that have not ended
 
     def sink(self, outputs: list[Output]) -> None:
         """In the engine's thread: one wake-up of the loop for all outputs of a step."""
@@ -55,20 +68,20 @@ class Broker:
         request_id = generations[0].request_id
         self._running[request_id] = open_ids
         try:
-            engine.submit(generations)
-            while open_ids:
-                output = await inbox.get()
-                if output.error is not None:
-                    has_died = isinstance(output.error, ServerFault) and not engine.is_alive
-                    raise engine_down() if has_died else output.error
-                if output.finish_reason is not None:
-                    open_ids.discard(output.id)
-                yield output
+            with self.load.request():
+                engine.submit(generations)
+                while open_ids:
+                    output = await inbox.get()
+                    if output.error is not None:
+                        has_died = isinstance(output.error, ServerFault) and not engine.is_alive
+                        raise engine_down() if has_died else output.error
+                    if output.finish_reason is not None:
+                        open_ids.discard(output.id)
+                    yield output
         finally:
             for generation in generations:
                 self._inboxes.pop(generation.id, None)
             self._running.pop(request_id, None)
-            self._ended_at = time.monotonic()
             if open_ids:
                 engine.abort(list(open_ids))
 

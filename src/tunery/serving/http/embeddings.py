@@ -2,7 +2,6 @@
 generates waits for a few milliseconds at most, and requests of one priority take turns."""
 
 import asyncio
-import time
 from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunery.domain.errors import InvalidRequest, no_such_model
 from tunery.domain.ids import new_id
-from tunery.serving.http.broker import engine_down
+from tunery.serving.http.broker import Load, engine_down
 from tunery.serving.http.schemas import EmbeddingRequest
 from tunery.texts import say
 
@@ -42,25 +41,18 @@ class _Text:
 
 
 class Embeddings:
-    def __init__(self, engine: "Engine", names: tuple[str, ...], load: "Callable[[str], EmbeddingModel]") -> None:
-        """`names`: of the models; `load` gives the one of a name, and may take long: called once, when it is asked."""
-        self.names = names
+    def __init__(
+        self, engine: "Engine", names: tuple[str, ...], fetch: "Callable[[str], EmbeddingModel]", load: Load
+    ) -> None:
+        """`names`: of the models; `fetch` gives the one of a name, and may take long: called once, when it is asked;
+        `load`: of the process."""
+        self.names, self._load = names, load
         self._engine = engine
-        self._load = load
+        self._fetch = fetch
         self._models: dict[str, EmbeddingModel] = {}
         self._loading = asyncio.Lock()
         self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)  # of each priority
         self._running: dict[str, asyncio.Event] = {}  # by request id; set: it is to end now
-        self._ended_at = time.monotonic()  # the last request
-
-    @property
-    def num_running(self) -> int:
-        """Requests."""
-        return len(self._running)
-
-    @property
-    def idle_s(self) -> float:
-        return time.monotonic() - self._ended_at
 
     def abort(self, request_id: str) -> bool:
         """End a request early: its answer has no vectors, and the usage until then. False when no such request runs."""
@@ -82,13 +74,13 @@ class Embeddings:
         request_id = request.request_id or new_id("embedding")
         stop = self._running[request_id] = asyncio.Event()
         try:
-            for piece in _pieces(texts):
-                if stop.is_set():
-                    break
-                await self._compute(model, piece, request.priority)
+            with self._load.request():
+                for piece in _pieces(texts):
+                    if stop.is_set():
+                        break
+                    await self._compute(model, piece, request.priority)
         finally:
             del self._running[request_id]
-            self._ended_at = time.monotonic()
         num_tokens = sum(text.num_tokens for text in texts)
         self._engine.metrics.prompt_tokens.inc(num_tokens)
         vectors = [] if stop.is_set() else [model.join(text.windows, text.vectors) for text in texts]
@@ -107,7 +99,7 @@ class Embeddings:
         if name not in self._models:  # who asks for another one does not wait until this is fetched
             async with self._loading:
                 if name not in self._models:
-                    self._models[name] = await asyncio.to_thread(self._load, name)
+                    self._models[name] = await asyncio.to_thread(self._fetch, name)
         return self._models[name]
 
     async def _compute(self, model: "EmbeddingModel", piece: list[tuple[_Text, list[int]]], priority: int) -> None:
