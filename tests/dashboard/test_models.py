@@ -9,7 +9,7 @@ from tests.dashboard.conftest import visit
 from tests.dashboard.latin import sentences
 from tests.dashboard.rows import finished_job, insert_jobs, insert_model, make_job, organization_and_project
 from tests.dashboard.stand import Stand
-from tunery.dashboard.components.markdown import as_markup
+from tunery.dashboard.tuned.model import as_markup
 from tunery.dashboard.tuned.page import model_path
 from tunery.domain.jobs import FineTuningJob
 

@@ -1,6 +1,7 @@
 """Writes what was used into the ledger, at the price of the day."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -66,16 +67,11 @@ def record_training(
     """Count a job that succeeded, in the transaction that says so. The job's id makes it count once."""
     usage = TokenUsage(trained_tokens=trained_tokens)
     record = UsageRecord(
+        **_of_job(job, prices, now),
         request_id=job.id,
         kind="training",
-        project_id=job.project_id,
-        user_id=job.created_by or "",
-        api_key_id="",
-        model=job.base_model,
-        created_at=int(now),
         usage=usage,
         cost=Price(training=prices.training_price(job.base_model, now)).cost(usage),
-        currency=prices.currency,
     )
     store.record_usage(conn, record)
     return record
@@ -86,15 +82,22 @@ def record_samples(
 ) -> None:
     """Count what a checkpoint answered to the job's sample prompts, once, as a tuned model's answers are."""
     record = UsageRecord(
+        **_of_job(job, prices, now),
         request_id=f"{job.id}-samples-{step}",
         kind="completion",
-        project_id=job.project_id,
-        user_id=job.created_by or "",
-        api_key_id="",
-        model=job.base_model,
-        created_at=int(now),
         usage=usage,
         cost=prices.tuned_price(job.base_model, now).cost(usage),
-        currency=prices.currency,
     )
     store.record_usage(conn, record)
+
+
+def _of_job(job: FineTuningJob, prices: PriceTable, now: float) -> dict[str, Any]:
+    """No key asked for it: it is its creator's."""
+    return {
+        "project_id": job.project_id,
+        "user_id": job.created_by or "",
+        "api_key_id": "",
+        "model": job.base_model,
+        "created_at": int(now),
+        "currency": prices.currency,
+    }

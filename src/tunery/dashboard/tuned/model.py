@@ -4,12 +4,12 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from markdown_it import MarkdownIt
 from markupsafe import Markup
 from nicegui import ui
 
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.chart import bars
-from tunery.dashboard.components.markdown import as_markup
 from tunery.dashboard.components.metrics import LOSSES, METRICS, metric_label
 from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.table import Column, Row, Table
@@ -24,6 +24,9 @@ from tunery.texts.amounts import size
 MAX_CARD = 50_000
 HASH = 12  # characters of a file's hash that are shown
 POLL_S = 5.0
+TOP = 3  # the level of a card's own first heading: the page and its panel have those above
+# Without HTML of the writer's, and without pictures, which would be fetched from elsewhere.
+_cards = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
 
 
 async def build(visit: Visit) -> None:
@@ -295,3 +298,12 @@ def _file(file: dict[str, Any] | None) -> str | Markup:
 
 def _shown(value: Any) -> str:
     return value if isinstance(value, str) else html.number(value)
+
+
+def as_markup(card: str) -> Markup:
+    """Of Markdown that people wrote."""
+    tokens = _cards.parse(card)
+    for token in tokens:
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{min(6, int(token.tag[1]) + TOP - 1)}"
+    return Markup(_cards.renderer.render(tokens, _cards.options, {}))
