@@ -183,17 +183,22 @@ class Earlier:
                 self.last_id[PATH] = page["data"][-1]["id"]
             marked = [each["id"] for each in page["data"] if running.MARK in (each["metadata"] or {})]
             found = await asyncio.gather(*(running.look(self.visit.connection, eval_id) for eval_id in marked))
-            rows = [self.row(each) for each in found if each.runs]
+            rows = [row for each in found if (row := self.row(each)) is not None]
         return rows, has_more
 
-    def row(self, found: running.Running) -> Row:
+    def row(self, found: running.Running) -> Row | None:
+        """None of an evaluation that is only marked like one: its metadata is anybody's to write."""
         t = self.t
+        try:
+            plan = found.plan
+        except ValueError:
+            return None
         unhappy = next(
             (run["status"] for run in found.runs if run["status"] not in ("completed", "queued")), "completed"
         )
         state = html.status_chip(unhappy, t) if found.is_over else html.progress(found.done, found.total, t)
-        link = html.link(f"{BASE}/compare/{found.id}", html.model_name(found.evaluation["metadata"]["filename"]))
-        models = " · ".join(contestant.label for contestant in found.plan.contestants)
+        link = html.link(f"{BASE}/compare/{found.id}", html.model_name(plan.filename))
+        models = " · ".join(contestant.label for contestant in plan.contestants)
         return Row(found.id, [html.two_lines(link, models), state, html.when(found.evaluation["created_at"], t)])
 
     async def fetch_files(self, _: str = "") -> Page:

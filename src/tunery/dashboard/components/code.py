@@ -74,13 +74,13 @@ def create_job(root: str, body: Mapping[str, Any], *, validation_share: float | 
     """A job's creation in three languages, with the very same values; with a share, a split of its file before it."""
     if validation_share is not None:
         return _create_split_job(root, body, validation_share)
-    python = f"job = client.fine_tuning.jobs.create(\n{_arguments(_for_python(body))})\nprint(job.id)\n"
+    python = f"job = client.fine_tuning.jobs.create(\n{_arguments(for_library(body))})\nprint(job.id)\n"
     node = f"const job = await client.fineTuning.jobs.create({_json(body)});\nconsole.log(job.id);\n"
     return _programs(root, python, node, _curl(f"{root}/v1/fine_tuning/jobs", _data(body)))
 
 
-def _for_python(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The library takes what OpenAI's request does not know beside it."""
+def for_library(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body as arguments of OpenAI's library, which takes what OpenAI's request does not know beside it."""
     own = {name: value for name, value in body.items() if name == "sample_prompts"}
     known = {name: value for name, value in body.items() if name not in own}
     return {**known, **({"extra_body": own} if own else {})}
@@ -93,7 +93,7 @@ def _create_split_job(root: str, body: Mapping[str, Any], share: float) -> dict[
         f'parts = client.post("{url}", body={{"validation_share": {share}}}, cast_to=object)\n'
         "job = client.fine_tuning.jobs.create(\n"
         '    training_file=parts["training_file"],\n    validation_file=parts["validation_file"],\n'
-        f"{_arguments(_for_python(rest))})\nprint(job.id)\n"
+        f"{_arguments(for_library(rest))})\nprint(job.id)\n"
     )
     node = (
         f'const parts = await client.post("{url}", {{ body: {{ validation_share: {share} }} }});\n'

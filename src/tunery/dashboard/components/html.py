@@ -134,7 +134,10 @@ def money(amount: float | None, currency: str = "usd") -> str:
     return f"{sign}{amount:.{decimals}f}".rstrip("0")
 
 
-def number(value: float | None) -> str:
+def number(value: float | str | None) -> str:
+    """A word in a number's place, such as `auto`, stays."""
+    if isinstance(value, str):
+        return value
     if value is None:
         return DASH
     return f"{value:,.0f}" if isinstance(value, int) or float(value).is_integer() else f"{value:,.4g}"

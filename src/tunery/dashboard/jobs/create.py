@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any
+from urllib.parse import quote
 
 from markupsafe import Markup
 from nicegui import ui
@@ -27,7 +28,8 @@ NONE, SPLIT = "none", "split"
 
 
 async def build(visit: Visit) -> None:
-    earlier = await visit.connection.get(f"/tunery/v1/jobs/{again}") if (again := visit.query("again")) else None
+    again = quote(visit.query("again"), safe="")
+    earlier = await visit.connection.get(f"/tunery/v1/jobs/{again}") if again else None
     queried = {"training_file": "file", "validation_file": "validation", "model": "model"}
     given = earlier["request"] if earlier else {name: visit.query(short) for name, short in queried.items()}
     models = Models(visit, trainable(await list_models(visit.connection, limit=FIRST)), wanted=lambda m: m.training)
@@ -319,7 +321,8 @@ class CreateForm:
             if share := self._share():
                 job_id = await create_split(self.visit.connection, body, share)
             else:
-                job_id = await create_job(self.visit.connection, body)
+                jobs = self.visit.connection.client.fine_tuning.jobs
+                job_id = (await jobs.create(**code.for_library(body))).id
             made.append(job_id)
             words = {name: value for name, value in self.words.words().items() if value}
             if words:
@@ -351,15 +354,8 @@ async def create_split(connection: Connection, job: dict[str, Any], share: float
     """The id of a job on the two parts of its training file. When it cannot be created the parts go again."""
     parts: dict[str, Any] = await split(connection, job["training_file"], share)
     try:
-        return await create_job(connection, {**job, **parts})
+        return (await connection.client.fine_tuning.jobs.create(**code.for_library({**job, **parts}))).id
     except BaseException:
         for file_id in parts.values():
             await asyncio.shield(connection.client.files.delete(file_id))
         raise
-
-
-async def create_job(connection: Connection, body: dict[str, Any]) -> str:
-    """Its id. What OpenAI's request does not know goes beside it."""
-    own = {name: value for name, value in body.items() if name == "sample_prompts"}
-    known = {name: value for name, value in body.items() if name not in own}
-    return (await connection.client.fine_tuning.jobs.create(**known, extra_body=own)).id

@@ -70,13 +70,13 @@ class Run:
             t("create.method"): t(f"method.{detail['method']}"),
             t("create.training"): self._file(job["training_file"]),
             t("create.validation"): self._file(job["validation_file"]),
-            **{t(f"create.{name}"): _shown(value) for name, value in detail["hyperparameters"].items()},
+            **{t(f"create.{name}"): html.number(value) for name, value in detail["hyperparameters"].items()},
             t("create.seed"): str(job["seed"]),
             **{f"{t('job.metadata')}: {key}": value for key, value in (detail["metadata"] or {}).items()},
             t("job.tags"): ", ".join(detail["tags"]),
             t("jobs.status"): t(f"status.{detail['status']}"),
-            t("create.steps"): _shown(detail["total_steps"]),
-            t("job.tokens"): _shown(detail["trained_tokens"]),
+            t("create.steps"): html.number(detail["total_steps"]),
+            t("job.tokens"): html.number(detail["trained_tokens"]),
             t("job.time"): html.duration(detail["elapsed_s"], t),
             t("job.cost"): html.money(detail["cost"], detail["currency"]),
         }
@@ -90,10 +90,6 @@ class Run:
     def _file(self, file_id: str | None) -> str:
         """Name and id: two versions of a file often have one name."""
         return html.DASH if not file_id else f"{self.view['files'].get(file_id) or ''} {file_id}".strip()
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else html.number(value)
 
 
 class Overlay:

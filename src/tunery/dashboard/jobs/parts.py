@@ -133,7 +133,7 @@ def hyperparameter_rows(chosen: Mapping[str, Any], document: Mapping[str, Any], 
         (
             t(f"create.{name}"),
             Markup('{}<span class="muted small"> · {}</span>').format(
-                value if isinstance(value, str) else html.number(value), reasons[name]
+                html.number(value), reasons[name]
             )
             if reasons.get(name)
             else str(value),

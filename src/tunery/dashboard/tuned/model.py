@@ -157,7 +157,7 @@ class ModelPage:
                 (t("create.training"), _file(job["training_file"])),
                 (t("create.validation"), _file(job["validation_file"])),
                 (t("create.method"), t(f"method.{job['method']}")),
-                *((t(f"create.{name}"), _shown(value)) for name, value in job["hyperparameters"].items()),
+                *((t(f"create.{name}"), html.number(value)) for name, value in job["hyperparameters"].items()),
             ]
         return html.facts([*pairs, (t("jobs.created"), html.when(facts["created_at"], t))])
 
@@ -294,10 +294,6 @@ def _file(file: dict[str, Any] | None) -> str | Markup:
     told = " · ".join(filter(None, [file["id"], (file["sha256"] or "")[:HASH]]))
     name = file["filename"]
     return html.two_lines(html.link(f"{BASE}/datasets/{file['id']}", name) if name else html.DASH, told)
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else html.number(value)
 
 
 def as_markup(card: str) -> Markup:
