@@ -77,6 +77,17 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: (folder / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoModel": "m.M"}}'),
         "never run here",
     ),
+    "a context that is no number": (
+        lambda folder: change(folder, "config.json", max_position_embeddings="many"),
+        "max_position_embeddings",
+    ),
+    "heads that are no number": (lambda folder: change(folder, "config.json", num_attention_heads=[4]), r"says \[4\]"),
+    "no heads": (lambda folder: change(folder, "config.json", num_attention_heads=0, head_dim=0), "no numbers"),
+    "layers that are no number": (
+        lambda folder: change(folder, "config.json", num_hidden_layers="2"),
+        "'2' for num_layers",
+    ),
+    "a list of settings": (lambda folder: (folder / "config.json").write_text("[]"), "cannot be read"),
     "an embedding model": (lambda folder: (folder / "modules.json").write_text("[]"), "gives embeddings"),
 }
 

@@ -58,7 +58,7 @@ def examine(folder: Path, facts: Facts, *, licence: str = "", lora_rank: int = 1
     renderer = _renderer(folder)
     _check_vocabulary(folder, renderer, sizes)
     stops = _stop_tokens(renderer)
-    context = min(int(config.get("max_position_embeddings") or MAX_EXAMPLE), MAX_CONTEXT)
+    context = min(config.get("max_position_embeddings") or MAX_EXAMPLE, MAX_CONTEXT)
     return Examined(sizes, context, stops, named, facts.languages, *needs)
 
 
@@ -67,7 +67,9 @@ def _config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError) as exc:
         raise Unusable(say("base.no_config", reason=exc), param="source") from exc
-    return config if isinstance(config, dict) else {}
+    if not isinstance(config, dict) or not isinstance(config.get("max_position_embeddings") or 1, int):
+        raise Unusable(say("base.no_config", reason="max_position_embeddings"), param="source")
+    return config
 
 
 def _check_memory(training: int, serving: int) -> None:

@@ -79,11 +79,11 @@ class Workbook:
                 text, last = text + chunk, not chunk
                 end = len(text) if last else max(0, len(text) - _OVERLAP_BYTES)
                 seen = 0
-                for found in pattern.finditer(text):
-                    if found.start() >= end:
+                for match in pattern.finditer(text):
+                    if match.start() >= end:
                         break
-                    seen = found.end()
-                    yield found
+                    seen = match.end()
+                    yield match
                 text = text[max(end, seen) :]
 
     def _broken(self) -> InvalidRequest:

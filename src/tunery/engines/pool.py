@@ -112,7 +112,7 @@ class Engines:
         self._down_until: dict[str, float] = {}  # url -> time.monotonic()
         self._loading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._models_dir = settings.models_dir
-        self._looks: dict[str, asyncio.Task[None]] = {}  # whether a model's base is still the one, by its id
+        self._looks: set[asyncio.Task[None]] = set()  # whether models' bases are still the ones: asyncio keeps no task
 
     async def close(self) -> None:
         await self._http.close()
@@ -310,7 +310,9 @@ class Engines:
                 log.error("%s could not be loaded by %s: %s", folder, url, content[:1000].decode(errors="replace"))
                 raise ServerFault(say("error.weights_not_loaded", name=model.name))
         # A large base takes seconds to be hashed: the answer does not wait for it.
-        self._looks[model.id] = asyncio.create_task(asyncio.to_thread(self._tell_of_changed_base, model))
+        look = asyncio.create_task(asyncio.to_thread(self._tell_of_changed_base, model))
+        self._looks.add(look)
+        look.add_done_callback(self._looks.discard)
 
     def _tell_of_changed_base(self, model: FineTunedModel) -> None:
         folder = sources.cached(model.source, self._models_dir)

@@ -39,9 +39,7 @@ class Sampler:
 
     def ask(self, checkpoint: StoredCheckpoint, folder: Path, source: str) -> None:
         """`folder`: the adapter's; `source`: the base that it stands on, as in the catalog."""
-        kept = (
-            folder.parent.parent / "samples" / folder.name
-        )  # the trainer removes old checkpoints, however far this is
+        kept = folder.parent.parent / "samples" / folder.name  # the trainer removes old ones, however far this is
         try:
             shutil.rmtree(kept, ignore_errors=True)
             shutil.copytree(folder, kept, copy_function=os.link)
@@ -115,12 +113,10 @@ class Sampler:
         )
 
     def _keep(self, step: int, answers: list[SampleAnswer]) -> None:
-        now, usage = (
-            self._resources.clock(),
-            TokenUsage(
-                input_tokens=sum(answer.prompt_tokens for answer in answers),
-                output_tokens=sum(answer.completion_tokens for answer in answers),
-            ),
+        now = self._resources.clock()
+        usage = TokenUsage(
+            input_tokens=sum(answer.prompt_tokens for answer in answers),
+            output_tokens=sum(answer.completion_tokens for answer in answers),
         )
         told = say("event.samples", count=len(answers), step=step)
         with write(self._resources.engine) as conn:

@@ -23,7 +23,7 @@ from typing import Any
 
 import httpx
 
-from tunery.domain.errors import TuneryError
+from tunery.domain.errors import InvalidRequest, TuneryError
 from tunery.engines.host import State
 from tunery.kernels import process
 from tunery.launch.children import Child, ChildSpec
@@ -47,6 +47,7 @@ IDLE_S = 1.0  # between two requests of one conversation an engine is not idle
 DRAIN_S = 60
 LOOK_TIMEOUT_S = 1.0
 STOP_TIMEOUT_S = 25.0
+MAX_BODY_BYTES = 4096
 
 
 @dataclass
@@ -196,8 +197,8 @@ class EngineHost:
             elif hosted.child is not None:
                 self._watch(hosted)
         gone = [hosted for hosted in engines if hosted.state == "warm" and hosted.source not in self._catalog.sources()]
-        for hosted in gone:  # it was removed
-            self._dismiss(hosted)
+        for hosted in gone:
+            self._dismiss(hosted, "it was removed from the catalog")
 
     def _let_in(self, hosted: Hosted) -> None:
         folder = sources.cached(hosted.source, self._settings.models_dir)
@@ -207,7 +208,7 @@ class EngineHost:
             return
         try:
             hosted.needed_bytes = serving_bytes(read_sizes(folder))
-        except TuneryError as exc:
+        except InvalidRequest as exc:
             return self._fail(hosted, exc.message)
         if hosted.needed_bytes > self._most_bytes:
             hosted.is_over_budget = True
@@ -225,6 +226,9 @@ class EngineHost:
             sources.ensure(hosted.source, self._settings.models_dir, artifact=artifact)
         except TuneryError as exc:
             self._fail(hosted, exc.message)
+        except Exception as exc:  # one that stayed `fetching` would never be tried again
+            log.exception("%s could not be fetched", hosted.source)
+            self._fail(hosted, type(exc).__name__)
         else:
             self._set(hosted, "waiting")
 
@@ -245,7 +249,7 @@ class EngineHost:
                 hosted.is_over_budget = True
                 self._fail(hosted, f"pinned bases leave no room: it takes {size(hosted.needed_bytes)} of memory")
             elif longest is not None and (idle[longest.source] >= IDLE_S or waited > BUSY_FOR_S):
-                self._dismiss(longest)
+                self._dismiss(longest, "another base needs its memory")
         return False
 
     def _idle_s(self, hosted: Hosted) -> float:
@@ -256,9 +260,9 @@ class EngineHost:
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return 0.0
 
-    def _dismiss(self, hosted: Hosted) -> None:
+    def _dismiss(self, hosted: Hosted, why: str) -> None:
         assert hosted.child is not None
-        self._say(f"The engine of {hosted.source} leaves: another base needs its memory")
+        self._say(f"The engine of {hosted.source} leaves: {why}")
         hosted.child.terminate()
         self._set(hosted, "leaving")
 
@@ -333,16 +337,20 @@ def _handler(host: EngineHost, key: str) -> type[BaseHTTPRequestHandler]:
             pass
 
         def do_GET(self) -> None:
-            self._answer(lambda: host.describe())
+            self._answer(host.describe)
 
         def do_POST(self) -> None:
+            self._answer(lambda: host.want(self._wanted()))
+
+        def _wanted(self) -> str:
             length = int(self.headers.get("content-length") or 0)
-            body = self.rfile.read(min(length, 4096))
-            self._answer(lambda: host.want(str(json.loads(body)["source"])))
+            return str(json.loads(self.rfile.read(min(length, MAX_BODY_BYTES)))["source"])
 
         def _answer(self, make: Callable[[], dict[str, Any]]) -> None:
+            """Nothing is read of who has not got the key, and the connection ends."""
             given = self.headers.get("authorization", "").removeprefix("Bearer ")
             if not hmac.compare_digest(given.encode(), key.encode()):
+                self.close_connection = True
                 return self._send(401, {})
             if self.path != "/engines":
                 return self._send(404, {})

@@ -85,16 +85,33 @@ def read_sizes(model_dir: Path) -> Sizes:
     """Of any llama-like model, whether it is computed here or not. Raises InvalidRequest."""
     raw = _read(model_dir)
     try:
-        return sizes_of(raw)
+        sizes = sizes_of(raw)
     except KeyError as exc:
         raise InvalidRequest(f"The config.json of {str(model_dir)!r} does not say {exc.args[0]!r}.") from exc
+    except (TypeError, ArithmeticError) as exc:
+        raise InvalidRequest(f"The config.json of {str(model_dir)!r} has no numbers where they belong: {exc}") from exc
+    for name in (
+        "hidden_size",
+        "intermediate_size",
+        "num_layers",
+        "num_heads",
+        "num_kv_heads",
+        "head_dim",
+        "vocab_size",
+    ):
+        if not isinstance(size := getattr(sizes, name), int) or size < 1:
+            raise InvalidRequest(f"The config.json of {str(model_dir)!r} says {size!r} for {name}.")
+    return sizes
 
 
 def _read(model_dir: Path) -> dict[str, Any]:
     try:
-        return json.loads((model_dir / "config.json").read_text("utf-8"))
+        raw = json.loads((model_dir / "config.json").read_text("utf-8"))
     except (OSError, ValueError) as exc:
         raise InvalidRequest(f"{str(model_dir)!r} is no folder of a model: {exc}") from exc
+    if not isinstance(raw, dict):
+        raise InvalidRequest(f"{str(model_dir)!r} is no folder of a model: its config.json is no object")
+    return raw
 
 
 def sizes_of(raw: Mapping[str, Any]) -> Sizes:

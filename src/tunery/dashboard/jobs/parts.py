@@ -132,9 +132,7 @@ def hyperparameter_rows(chosen: Mapping[str, Any], document: Mapping[str, Any], 
     pairs: list[tuple[str, str | Markup]] = [
         (
             t(f"create.{name}"),
-            Markup('{}<span class="muted small"> · {}</span>').format(
-                html.number(value), reasons[name]
-            )
+            Markup('{}<span class="muted small"> · {}</span>').format(html.number(value), reasons[name])
             if reasons.get(name)
             else str(value),
         )
