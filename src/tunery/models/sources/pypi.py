@@ -23,7 +23,7 @@ from tunery.texts import say
 
 POLL_S = 0.2
 # A name and one version. pip would take options and addresses, too, of which some run code of what they fetch.
-REQUIREMENT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
+REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
 
 
 def fetch(location: str, target: Path, progress: Progress, artifact: Artifact | None, look: Look) -> Facts:
