@@ -94,10 +94,23 @@ def test_the_catalog_is_followed_while_it_changes(settings: Settings) -> None:
     assert (prices.training_price("mine", 0), prices.training_price("mine-too", 0)) == (7, 0)
     assert (prices.tuned_price("mine", 0).input, prices.tuned_price("mine-too", 0).input) == (3, 0)
 
-    settings.own_catalog.write_text("[bases", "utf-8")  # somebody's editor, in the midst of it
-    assert catalog.find("mine") is not None
-    with pytest.raises(InvalidRequest, match="cannot be read"):
-        Catalog.of(settings)
+    base = '[bases.b]\nsource = "path:/b"\ncontext_length = 9\n'
+    mistakes = {
+        "[bases": "cannot be read",  # somebody's editor, in the midst of it
+        "bases = 3": "not of the form",
+        "models = 3": "not of the form",
+        '[[models]]\nname = "x"\nbase = "nowhere"': r"which no \[bases\] entry describes",
+        f'{base}[[models]]\nname = 5\nbase = "b"': "name = 5",
+        f'{base}[[models]]\nname = "x"\nbase = "b"\nmultiplier = 0': "not of the form",
+    }
+    for text, sentence in mistakes.items():
+        settings.own_catalog.write_text(text, "utf-8")
+        assert catalog.find("mine") is not None and "mine" in catalog.own
+        with pytest.raises(InvalidRequest, match=sentence):
+            Catalog.of(settings)
+        with pytest.raises(InvalidRequest, match=sentence):
+            add_entry(settings, catalog, entry("third"))
+        assert settings.own_catalog.read_text() == text
 
 
 def test_weights_stay_for_the_other_name_that_stands_on_them(settings: Settings) -> None:

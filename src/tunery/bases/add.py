@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunery.bases.entry import Entry, add_entry, owned_names, taken
+from tunery.bases.entry import Entry, add_entry, taken
 from tunery.bases.examine import MAX_EXAMPLE, Examined, Unusable, examine
 from tunery.bases.trial import Tried, try_out
 from tunery.domain.errors import InvalidRequest
@@ -103,8 +103,13 @@ def add(wish: Wish, settings: Settings, progress: Progress) -> Added:
 
 def find_added(wish: Wish, settings: Settings) -> dict[str, Any] | None:
     """What an earlier try of the same wish wrote into the catalog before its process died; None: it did not."""
-    model = Catalog.of(settings).find(wish.name) if wish.name in owned_names(settings) else None
-    if model is None or model.source.partition("@")[0] != wish.source.partition("@")[0]:
+    catalog = Catalog.of(settings)
+    model = catalog.models.get(wish.name)
+    if (
+        model is None
+        or model.name not in catalog.own
+        or model.source.partition("@")[0] != wish.source.partition("@")[0]
+    ):
         return None
     return {"name": model.name, "source": model.source, "licence": model.licence}
 
@@ -118,11 +123,12 @@ def added_as(source: str, settings: Settings, progress: Progress) -> str:
 
 def check(wish: Wish, settings: Settings) -> None:
     """What can be told before anything is fetched. Raises InvalidRequest."""
+    catalog = Catalog.of(settings)
     for name in (wish.name, *wish.aliases):
         if not NAME.fullmatch(name):
             raise InvalidRequest(say("base.bad_name", name=name), param="name")
-    if wish.name in owned_names(settings):
-        raise taken(wish.name)
+        if (known := catalog.find(name)) is not None and known.name in catalog.own:
+            raise taken(name)
     if wish.price is None:
         try:
             PriceTable.load(settings.prices, [wish.name])
@@ -137,7 +143,8 @@ def _model(wish: Wish, source: str, examined: Examined, replaced: CatalogModel |
     rate = wish.learning_rate or usual_rate(examined.sizes)
     return CatalogModel(
         name=wish.name,
-        aliases=wish.aliases or (replaced.aliases if replaced and replaced.name == wish.name else ()),
+        aliases=tuple(dict.fromkeys(name for name in wish.aliases if name != wish.name))
+        or (replaced.aliases if replaced and replaced.name == wish.name else ()),
         weights=_weights_name(source),
         source=source,
         context_length=context,

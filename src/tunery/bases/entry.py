@@ -7,7 +7,6 @@ from typing import Any
 
 import tomlkit
 from filelock import FileLock
-from tomlkit.exceptions import TOMLKitError
 
 from tunery import atomic
 from tunery.domain.errors import InvalidRequest, NotFound
@@ -27,11 +26,11 @@ class Entry:
 
 
 def add_entry(settings: Settings, catalog: Catalog, entry: Entry) -> None:
-    """Raises InvalidRequest where the file has one of that name already, or cannot be read."""
+    """Raises InvalidRequest where the file has one of its names already, or cannot be read."""
     with _changing(settings, catalog) as document:
-        names = {name for row in document.get("models", ()) for name in (row.get("name"), *row.get("aliases", ()))}
-        if entry.model.name in names:
-            raise taken(entry.model.name)
+        names = {name for row in document.get("models", ()) for name in (row["name"], *row.get("aliases", ()))}
+        if clash := next((name for name in (entry.model.name, *entry.model.aliases) if name in names), None):
+            raise taken(clash)
         bases = document.setdefault("bases", tomlkit.table(is_super_table=True))
         key = _key(entry.model, catalog, bases)
         if key not in bases:
@@ -64,11 +63,6 @@ def remove_entry(settings: Settings, catalog: Catalog, name: str) -> str | None:
     return source
 
 
-def owned_names(settings: Settings) -> set[str]:
-    """Of the models that the owner's file has. Raises InvalidRequest."""
-    return {str(row.get("name")) for row in _read(settings).get("models", ())}
-
-
 def taken(name: str) -> InvalidRequest:
     return InvalidRequest(say("base.name_taken", name=name), param="name", code="name_taken")
 
@@ -79,19 +73,16 @@ def _changing(settings: Settings, catalog: Catalog) -> Iterator[Any]:
     path = settings.own_catalog
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
-        document = _read(settings)
+        try:
+            text = path.read_text("utf-8") if path.exists() else ""
+        except (OSError, UnicodeDecodeError) as exc:
+            raise InvalidRequest(say("catalog.unreadable", file=path, reason=exc)) from exc
+        catalog.check(text)
+        document = tomlkit.parse(text)
         yield document
         text = tomlkit.dumps(document)
         catalog.check(text)
         atomic.write_text(path.resolve(), text)
-
-
-def _read(settings: Settings) -> Any:
-    path = settings.own_catalog
-    try:
-        return tomlkit.parse(path.read_text("utf-8")) if path.exists() else tomlkit.document()
-    except (OSError, UnicodeDecodeError, TOMLKitError) as exc:
-        raise InvalidRequest(f"The catalog {str(path)!r} cannot be read: {exc}") from exc
 
 
 def _key(model: CatalogModel, catalog: Catalog, bases: Any) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine
 
-from tunery.bases.entry import owned_names, remove_entry
+from tunery.bases.entry import remove_entry
 from tunery.domain.errors import InvalidRequest, NotFound, no_such_model
 from tunery.models.catalog import Catalog
 from tunery.models.sources import cache as sources
@@ -45,7 +45,7 @@ def remove(name: str, settings: Settings, database: Engine | None) -> int:
     model = catalog.find(name)
     if model is None:
         raise no_such_model(name)
-    if model.name not in owned_names(settings):
+    if model.name not in catalog.own:
         raise NotFound(say("base.not_own", name=name), param="model", code="model_not_found")
     uses = uses_of(database, model.source, model.name).all if database else []
     if uses:

@@ -126,7 +126,7 @@ def main() -> int:
     try:
         tell(made=asdict(convert(request, lambda share: tell(share=share))))
     except InvalidRequest as exc:
-        tell(error=exc.text, param=exc.param, code=exc.code)
+        tell(error=exc.text, param=exc.param or "file", code=exc.code)
     except MemoryError:
         os._exit(OUT_OF_MEMORY)  # without a word: there is no memory for one
     return 0

@@ -8,9 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from tunery.domain.errors import InvalidRequest, NotFound, no_such_model
+from tunery.domain.errors import InvalidRequest, no_such_model
 from tunery.domain.usage import Price
 from tunery.settings import Settings
+from tunery.texts import say
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class _Entries:
     models: dict[str, CatalogModel]
     artifacts: dict[str, Artifact]
     by_alias: dict[str, str]
+    own: frozenset[str] = frozenset()  # names of models that stand in the owner's file
 
 
 class Catalog:
@@ -88,7 +90,7 @@ class Catalog:
         bases = document.get("bases", {})
         catalog = cls(_parse(document, bases, where="the packaged catalog"), bases, extra)
         if extra is not None and catalog._stamp is None and not is_optional:
-            raise InvalidRequest(f"The catalog {str(extra)!r} cannot be read: there is no such file.")
+            raise InvalidRequest(say("catalog.missing", file=extra))
         return catalog
 
     @classmethod
@@ -102,16 +104,18 @@ class Catalog:
         try:
             text = self._extra.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as exc:
-            raise InvalidRequest(f"The catalog {str(self._extra)!r} cannot be read: {exc}") from exc
+            raise InvalidRequest(say("catalog.unreadable", file=self._extra, reason=exc)) from exc
         return _merge(self._packaged, self._parsed(text))
 
     def _parsed(self, text: str) -> _Entries:
         where = str(self._extra)
         try:
             added = tomllib.loads(text)
+            return _parse(added, {**self._bases, **added.get("bases", {})}, where=where)
         except tomllib.TOMLDecodeError as exc:
-            raise InvalidRequest(f"The catalog {where!r} cannot be read: {exc}") from exc
-        return _parse(added, {**self._bases, **added.get("bases", {})}, where=where)
+            raise InvalidRequest(say("catalog.unreadable", file=where, reason=exc)) from exc
+        except (KeyError, TypeError, AttributeError, ArithmeticError) as exc:
+            raise InvalidRequest(say("catalog.incomplete", file=where, reason=exc)) from exc
 
     def check(self, text: str) -> None:
         """Raises InvalidRequest where the owner's file could not have this content."""
@@ -134,6 +138,11 @@ class Catalog:
     @property
     def artifacts(self) -> dict[str, Artifact]:
         return self._current().artifacts
+
+    @property
+    def own(self) -> frozenset[str]:
+        """Names of the models that stand in the owner's file."""
+        return self._current().own
 
     def resolve(self, name: str) -> CatalogModel:
         """The model of a snapshot name or an alias. Raises NotFound."""
@@ -197,14 +206,11 @@ def _parse(document: dict[str, Any], bases: dict[str, dict[str, Any]], *, where:
     _refuse_unknown(document, {"bases", "models", "artifacts"}, where)
     for base in bases.values():
         _refuse_unknown(base, _BASE_KEYS, where)
-    try:
-        models = [_model(row, bases, where) for row in document.get("models", [])]
-        artifacts = [Artifact(**row) for row in document.get("artifacts", [])]
-    except (KeyError, TypeError) as exc:
-        raise InvalidRequest(f"A catalog entry in {where} is not complete: {exc}") from exc
+    models = [_model(row, bases, where) for row in document.get("models", [])]
+    artifacts = [Artifact(**row) for row in document.get("artifacts", [])]
     names = [name for model in models for name in (model.name, *model.aliases)]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise InvalidRequest(f"Two models in {where} are called {twice!r}: a name or an alias stands for one of them.")
+        raise InvalidRequest(say("catalog.twice", file=where, name=twice))
     return _index(models, artifacts)
 
 
@@ -212,10 +218,10 @@ def _model(row: dict[str, Any], bases: dict[str, dict[str, Any]], where: str) ->
     _refuse_unknown(row, _MODEL_KEYS, where)
     base = bases.get(row["base"])
     if base is None:
-        raise NotFound(f"Model {row['name']!r} in {where} stands on {row['base']!r}, which no [bases] entry describes.")
+        raise InvalidRequest(say("catalog.no_base", file=where, name=row["name"], base=row["base"]))
     context_length = row.get("context_length", base["context_length"])
     multiplier = row.get("multiplier", 1.0)
-    return CatalogModel(
+    model = CatalogModel(
         name=row["name"],
         aliases=tuple(row.get("aliases", ())),
         weights=row["base"],
@@ -236,12 +242,22 @@ def _model(row: dict[str, Any], bases: dict[str, dict[str, Any]], where: str) ->
         pinned=base.get("pinned", False),
         price=Price(**row["price"]) if "price" in row else None,
     )
+    for name, kind in _TYPES.items():
+        if not isinstance(value := getattr(model, name), kind):
+            raise TypeError(f"{name} = {value!r}")
+    return model
+
+
+_TYPES = {
+    **dict.fromkeys(("name", "source", "owned_by", "licence"), str),
+    **dict.fromkeys(("context_length", "max_example_tokens", "lora_rank", "lora_alpha", "dimensions"), int),
+}
 
 
 def _refuse_unknown(row: dict[str, Any], known: set[str], where: str) -> None:
     unknown = sorted(set(row) - known)
     if unknown:
-        raise InvalidRequest(f"Unknown key {unknown[0]!r} in {where}. Known: {', '.join(sorted(known))}.")
+        raise InvalidRequest(say("catalog.unknown_key", file=where, key=unknown[0], known=sorted(known)))
 
 
 def _index(models: list[CatalogModel], artifacts: list[Artifact]) -> _Entries:
@@ -262,7 +278,7 @@ def _merge(first: _Entries, second: _Entries) -> _Entries:
     )
     models = {**{model.name: model for model in kept}, **second.models}
     artifacts = {**first.artifacts, **second.artifacts}
-    return _index(list(models.values()), list(artifacts.values()))
+    return replace(_index(list(models.values()), list(artifacts.values())), own=frozenset(second.models))
 
 
 def _stamp(path: Path | None) -> tuple[int, ...] | None:

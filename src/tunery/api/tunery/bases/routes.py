@@ -18,7 +18,6 @@ from tunery.api.tunery.bases.schemas import (
     wire_addition,
 )
 from tunery.bases.add import check, wish_of
-from tunery.bases.entry import owned_names
 from tunery.bases.remove import remove, uses_in
 from tunery.domain.errors import InvalidRequest, RateLimited
 from tunery.domain.ids import new_id
@@ -47,7 +46,7 @@ async def list_bases(caller: ModelsReader, context: ContextDep) -> BaseList:
 
 
 def _bases(context: Context, states: Mapping[str, State]) -> BaseList:
-    own = owned_names(context.settings)
+    own = context.catalog.own
     return BaseList(
         data=[_base(context, model, model.name in own, states.get(model.source)) for model in context.catalog]
     )
