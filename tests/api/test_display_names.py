@@ -92,7 +92,12 @@ def test_a_jobs_words_are_kept_changed_one_by_one_and_found(api: Api) -> None:
         assert found(search=text) == [job["id"]], text
     assert found(search="team=purchase") == [] and len(found(search="team")) == 0
     assert found(**{"metadata[ticket]": "T=1"}) == [job["id"]]
-    assert api.client.post(route, json={"tags": [], "notes": None}).json()["tags"] == []
+    assert api.client.post(route, json={"tags": [], "notes": "x" * 20_000}).json()["tags"] == []
+    told = api.client.get("/v1/organization/audit_logs", params={"every_type": True}).json()["data"][0][
+        "fine_tuning.job.renamed"
+    ]
+    assert told["changes_requested"] == {"tags": [], "notes": "x" * 600 + "…"}
+    assert api.client.post(route, json={"notes": None}).json()["notes"] is None
     assert found(search="nightly") == []
 
 

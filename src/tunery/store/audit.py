@@ -13,6 +13,8 @@ from tunery.store import tenants
 from tunery.store.paging import Page, fetch_page, values_of
 from tunery.store.tables import audit_log
 
+MAX_VALUE = 600  # characters: a name or a pair of metadata whole, of notes and cards the beginning
+
 
 def record(
     conn: Connection,
@@ -26,8 +28,8 @@ def record(
     changed: dict[str, Any] | None = None,
 ) -> None:
     """What was `made`, or asked to be `changed`, goes out under the event's name as OpenAI's `data` and
-    `changes_requested`: no secret, no prompt."""
-    details = {"data": made, "changes_requested": changed}
+    `changes_requested`: no secret, no prompt, of a long text its beginning."""
+    details = {"data": _shortened(made), "changes_requested": _shortened(changed)}
     event = AuditEvent(
         id=new_id("audit"),
         organization_id=caller.organization_id,
@@ -39,6 +41,15 @@ def record(
         details={name: value for name, value in details.items() if value is not None},
     )
     add_audit(conn, event)
+
+
+def _shortened(values: dict[str, Any] | None) -> dict[str, Any] | None:
+    if values is None:
+        return None
+    return {
+        name: f"{value[:MAX_VALUE]}…" if isinstance(value, str) and len(value) > MAX_VALUE else value
+        for name, value in values.items()
+    }
 
 
 def actor_of(conn: Connection, caller: Caller) -> Actor:
