@@ -173,9 +173,10 @@ def test_a_tuned_model_tells_what_it_was_made_of_and_what_depends_on_it(api: Api
     assert made["training_file"] == {
         "id": data["id"],
         "filename": "train.jsonl",
+        "version": 1,
         "sha256": sha256(EXAMPLE * 12).hexdigest(),
     }
-    assert made["validation_file"] == {"id": "file-gone", "filename": None, "sha256": None}
+    assert made["validation_file"] == {"id": "file-gone", "filename": None, "version": None, "sha256": None}
     assert (made["metrics"], "beta" in made["hyperparameters"]) == ({"train_loss": 0.25}, False)
     assert [each["name"] for each in told["checkpoints"]] == [sibling.name]
     (evaluation,) = told["evaluations"]

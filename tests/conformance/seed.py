@@ -23,6 +23,7 @@ from tunery.store import (
     eval_tables,
     evals,
     events,
+    file_tables,
     files,
     jobs,
     limits,
@@ -106,8 +107,8 @@ def _clear(conn: Connection) -> None:
         tables.job_events,
         tables.checkpoints,
         tables.jobs,
-        tables.upload_parts,
-        tables.uploads,
+        file_tables.upload_parts,
+        file_tables.uploads,
         tables.files,
         tables.batches,
         eval_tables.evals,  # with runs and output items

@@ -8,6 +8,9 @@ from playwright.sync_api import Page
 
 FOLDER = Path(__file__).parent
 SERIOUS = ("serious", "critical")
+# A dialog is transparent for two frames before the animation that shows it exists: its class tells.
+STILL = """() => !document.querySelector("[class*='-enter-active'], [class*='-leave-active']")
+  && document.getAnimations().every(each => each.effect.getComputedTiming().endTime === Infinity)"""
 
 
 @cache
@@ -23,7 +26,7 @@ def violations(page: Page) -> list[str]:
     colour under a button's glow, nor one that is halfway. It takes a dialog's backdrop for something above its
     buttons: it is hidden meanwhile."""
     page.mouse.move(0, 0)
-    page.evaluate("document.getAnimations().filter(a => a instanceof CSSTransition).forEach(a => a.finish())")
+    page.wait_for_function(STILL)
     page.evaluate(axe())
     page.add_style_tag(content=".q-dialog__backdrop { display: none !important; }")
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]

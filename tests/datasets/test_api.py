@@ -256,3 +256,75 @@ def test_columns_that_cannot_be_told_are_listed_and_wrong_wishes_refused(client:
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
     answer = client.post("/tunery/v1/tables/dataset", json={"file": file_id})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "columns")
+
+
+# ---- versions
+def save(client: TestClient, file_id: str, **edits: Any) -> dict[str, Any]:
+    answer = client.post(f"/tunery/v1/files/{file_id}/versions", json=edits)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def content(client: TestClient, file_id: str) -> list[Any]:
+    return [json.loads(line) for line in client.get(f"/v1/files/{file_id}/content").text.splitlines()]
+
+
+def test_each_save_is_a_new_file_that_knows_its_origin(client: TestClient, rows: list[dict[str, Any]]) -> None:
+    first, new = upload(client, rows, "faq.jsonl"), chat_row("New?", "Yes.")
+    edits = {"changed": [{"line": 2, "row": new}], "removed": [5, 6], "added": [{"after": 30, "row": new}]}
+    edits["replace"] = {"find": "What is", "put": "How much is", "where": "user"}
+    shown = client.post(f"/tunery/v1/files/{first}/versions/preview", json=edits).json()
+    assert (shown["num_added"], shown["num_removed"], shown["num_changed"], shown["num_replaced"]) == (1, 2, 28, 27)
+    assert shown["rows"][1]["before"] == rows[1] and shown["rows"][1]["after"] == new
+    made = save(client, first, **edits)
+    second = made["file"]["id"]
+    assert (made["number"], made["parent"], made["dataset"], made["num_changed"]) == (2, first, first, 28)
+    assert made["made_by"]["user_id"] and made["file"]["version"] == 2 and made["file"]["num_rows"] == 29
+    assert content(client, first) == rows and content(client, second)[1] == content(client, second)[28] == new
+    third = save(client, second, removed=[1])["file"]["id"]
+    listed = client.get(f"/tunery/v1/files/{first}/versions").json()["data"]
+    assert [each["file"]["id"] for each in listed] == [third, second, first]
+    page = client.get(f"/tunery/v1/files/{second}/difference", params={"after": 27, "limit": 3}).json()
+    assert [each["kind"] for each in page["data"]] == ["changed", "removed", "removed"] and page["next"] == 30
+    assert client.get(f"/tunery/v1/files/{first}/difference").json()["data"] == []
+    named = client.get("/tunery/v1/files", params={"search": third}).json()["data"]
+    assert named[0]["version"] == 3
+
+
+def test_whoever_saves_second_is_told_and_can_carry_the_edits_over(
+    client: TestClient, rows: list[dict[str, Any]]
+) -> None:
+    first, mine, theirs = upload(client, rows), chat_row("Mine?", "1"), chat_row("Theirs?", "2")
+    newest = save(client, first, removed=[1], changed=[{"line": 3, "row": theirs}])["file"]["id"]
+    path = f"/tunery/v1/files/{first}/versions"
+    edits = {"changed": [{"line": 3, "row": mine}, {"line": 7, "row": mine}]}
+    codes = [client.post(path, json={**edits, **more}).json()["error"]["code"] for more in ({}, {"onto": newest})]
+    assert codes == ["newer_version", "rows_changed_too"]
+    both = content(client, save(client, first, **edits, onto=newest, prefer="theirs")["file"]["id"])
+    assert both == [rows[1], theirs, *rows[3:6], mine, *rows[7:]]
+    answer = client.post(path, json={**edits, "onto": newest, "prefer": "mine"})
+    assert answer.json()["error"]["code"] == "newer_version"
+
+
+def test_edits_that_cannot_be_made_are_refused(client: TestClient, file_id: str) -> None:
+    path = f"/tunery/v1/files/{file_id}/versions"
+    for edits, code in (
+        ({}, "nothing_changed"),
+        ({"removed": [99]}, None),
+        ({"removed": [0]}, "integer_below_min_value"),
+    ):
+        answer = client.post(path, json=edits)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, code), answer.text
+    other = table(client, CSV.encode())
+    assert client.post(f"/tunery/v1/files/{other}/versions", json={"removed": [1]}).status_code == 400
+    assert client.get("/tunery/v1/files/file-none/versions").status_code == 404
+
+
+def test_rows_are_found_by_line_and_by_problem(client: TestClient, rows: list[dict[str, Any]]) -> None:
+    bad = {"messages": [{"role": "user", "content": "?"}]}
+    path = f"/tunery/v1/files/{upload(client, [*rows[:3], bad, *rows, bad])}/rows"
+    found = client.get(path, params={"lines": "2,7, 4"}).json()["data"]
+    assert [row["line"] for row in found] == [2, 4, 7]
+    found = client.get(path, params={"problem": "no_assistant_message"}).json()["data"]
+    assert [row["line"] for row in found] == [4, 35]
+    assert client.get(path, params={"lines": "a"}).json()["error"]["param"] == "lines"

@@ -31,6 +31,7 @@ BUILT = (
     "compare",
     "create",
     "dataset",
+    "edit",
     "event_type",
     "export",
     "grader",

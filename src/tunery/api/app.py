@@ -46,6 +46,7 @@ from tunery.api.tunery.console.models import router as catalog
 from tunery.api.tunery.console.routes import router as console
 from tunery.api.tunery.datasets.routes import router as data
 from tunery.api.tunery.datasets.tables import router as tables
+from tunery.api.tunery.datasets.versions import router as versions
 from tunery.api.tunery.mail import router as mail
 from tunery.api.tunery.transfers.routes import router as transfers
 from tunery.api.uploads import router as uploads
@@ -86,6 +87,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     batch_datasets,
     data,
     tables,
+    versions,
     projects,
     keys,
     limits,

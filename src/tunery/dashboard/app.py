@@ -24,7 +24,7 @@ from tunery.dashboard.drafts import Drafts
 from tunery.dashboard.evals import create as new_eval
 from tunery.dashboard.evals import evaluation
 from tunery.dashboard.evals import page as evals
-from tunery.dashboard.files import dataset, table
+from tunery.dashboard.files import dataset, table, versions
 from tunery.dashboard.files import page as files
 from tunery.dashboard.guard import Guard, give_nonces_to_the_framework
 from tunery.dashboard.improve import page as improve
@@ -65,6 +65,7 @@ PAGES = (
     PageSpec("/playground", "playground.title", playground.build, section="playground"),
     PageSpec("/datasets", "datasets.title", files.build, section="datasets"),
     PageSpec("/datasets/{file_id}", "dataset.title", dataset.build, section="datasets"),
+    PageSpec("/datasets/{file_id}/versions", "edit.versions", versions.build, section="datasets"),
     PageSpec("/datasets/table/{file_id}", "table.title", table.build, section="datasets"),
     PageSpec("/stored", "stored.title", stored.build, section="stored"),
     PageSpec("/stored/dataset", "stored.dataset", stored_dataset.build, section="stored"),

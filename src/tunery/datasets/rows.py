@@ -42,11 +42,18 @@ def read_rows(
     *,
     after: int = 0,
     search: str = "",
+    only: frozenset[int] | None = None,
+    problem: str = "",
 ) -> Iterator[Row]:
-    """Rows behind line `after` whose text holds `search`, whatever its case."""
-    wanted = search.casefold()
+    """Rows behind line `after` whose text holds `search`, whatever its case; of the lines `only`, and with a `problem`
+    of this code, where these are given."""
+    wanted, last = search.casefold(), max(only or (0,))
     for line in read_lines(chunks):
-        if line.number <= after or line.is_blank:
+        if only is not None and line.number > last:
+            return
+        if line.number <= after or line.is_blank or (only is not None and line.number not in only):
+            continue
+        if problem and not any(each.code == problem for each in parse_line(line).problems):
             continue
         row = decode(line.content, Findings(line.number)) if line.content else None
         if not wanted or wanted in _text(row, line):

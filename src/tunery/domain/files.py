@@ -43,6 +43,25 @@ class File:
 
 
 @dataclass(frozen=True)
+class Version:
+    """A file as one of the versions of a dataset. A file without one is the first of its own."""
+
+    file_id: str
+    project_id: str
+    dataset_id: str  # the id of the first version's file, which may be gone
+    number: int  # from 1
+    created_at: int
+    parent_id: str | None = None  # the file that was edited; None: it was not made of another version
+    source: str | None = None  # what the first version was made of, such as the name of a table
+    user_id: str | None = None  # who made it
+    key_id: str | None = None
+    num_added: int = 0  # rows, against the parent
+    num_removed: int = 0
+    num_changed: int = 0
+    difference: dict[str, list[list[int]]] | None = None  # runs of lines; None: too scattered to be kept
+
+
+@dataclass(frozen=True)
 class Upload:
     id: str
     project_id: str

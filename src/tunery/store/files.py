@@ -7,8 +7,9 @@ from sqlalchemy import Connection, Row, Select, delete, func, insert, select, up
 
 from tunery.domain.errors import NotFound, no_such_file
 from tunery.domain.files import File, FilePurpose, Upload, UploadPart
+from tunery.store.file_tables import upload_parts, uploads
 from tunery.store.paging import Page, fetch_page, holds_text, own, values_of
-from tunery.store.tables import files, upload_parts, uploads
+from tunery.store.tables import files
 from tunery.texts import say
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import BigInteger, Connection, Select, delete, func, select
 
 from tunery.store.database import lock_across_processes
 from tunery.store.eval_tables import eval_output_items, eval_runs, evals
+from tunery.store.file_tables import upload_parts, uploads
 from tunery.store.tables import (
     alias_changes,
     audit_log,
@@ -23,8 +24,6 @@ from tunery.store.tables import (
     storage_reservations,
     stored_completions,
     transfers,
-    upload_parts,
-    uploads,
     webhook_endpoints,
 )
 from tunery.store.upsert import insert_or

@@ -5,7 +5,7 @@ Migrations, not this file, make the schema; a test holds the two equal.
 
 from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, String, UniqueConstraint, text
 
-from tunery.store import eval_tables, job_tables
+from tunery.store import eval_tables, file_tables, job_tables
 from tunery.store.columns import (
     counts,
     created_at,
@@ -91,29 +91,6 @@ files = table(
     Index(None, "project_id", "created_at", "seq"),
     Index(None, "project_id", "purpose", "created_at", "seq"),
     Index("ix_files_expires_at", "expires_at"),
-)
-
-uploads = table(
-    "uploads",
-    seq_and_id(),
-    project_id(),
-    created_at(),
-    integers("expires_at"),
-    strings("filename", "purpose"),
-    integers("bytes"),
-    strings("mime_type", "status"),
-    strings("file_id", null=True),
-    integers("file_expires_after_s", null=True),
-    Index(None, "status", "expires_at"),
-)
-
-upload_parts = table(
-    "upload_parts",
-    seq_and_id(),
-    Column("upload_id", String, ForeignKey("uploads.id", ondelete="CASCADE"), nullable=False, index=True),
-    created_at(),
-    integers("bytes"),
-    strings("blob"),
 )
 
 storage_reservations = table(
@@ -497,4 +474,4 @@ audit_log = table(
     Index(None, "organization_id", "created_at", "seq"),
     Index(None, "project_id"),
 )
-metadata = (eval_tables.evals, job_tables.job_samples)[0].metadata  # of all tables, those of both files included
+metadata = (eval_tables.evals, file_tables.uploads, job_tables.job_samples)[0].metadata  # of all, theirs included

@@ -27,6 +27,7 @@ LOGGED = {
     ("POST", "/v1/files"): ["file.created"],
     ("DELETE", "/v1/files/{file_id}"): ["file.deleted"],
     ("POST", "/tunery/v1/files/{file_id}/split"): ["file.created", "file.created"],
+    ("POST", "/tunery/v1/files/{file_id}/versions"): ["file.created"],
     ("POST", "/tunery/v1/stored_answers/dataset"): ["file.created"],
     ("POST", "/tunery/v1/tables/dataset"): ["file.created"],
     ("POST", "/tunery/v1/batches/{batch_id}/dataset"): ["file.created"],
@@ -86,6 +87,7 @@ UNLOGGED = {  # they change nothing that somebody else could miss; the usage led
     ("POST", "/tunery/v1/webhook_deliveries/{webhook_id}/resend"),
     ("POST", "/tunery/v1/stored_answers/preview"),
     ("POST", "/tunery/v1/tables/preview"),
+    ("POST", "/tunery/v1/files/{file_id}/versions/preview"),
     ("POST", "/tunery/v1/validations"),
     ("POST", "/tunery/v1/estimates"),
     ("POST", "/tunery/v1/scores"),
@@ -157,6 +159,7 @@ def test_every_change_is_in_the_log_with_who_made_it_and_from_where(api: Api) ->
     form = {"files": {"file": ("train.jsonl", rows)}, "data": {"purpose": "fine-tune"}}
     file = {"file_id": changes.make("POST", "/v1/files", **form)["id"]}
     changes.make("POST", "/tunery/v1/files/{file_id}/split", file, json={"validation_share": 0.2})
+    changes.make("POST", "/tunery/v1/files/{file_id}/versions", file, json={"removed": [1]})
     table = "question,answer\n" + "".join(f"{word},{word[::-1]}\n" for word in words)
     kept_table = api.client.post("/v1/files", files={"file": ("faq.csv", table)}, data={"purpose": "user_data"}).json()
     changes.make("POST", "/tunery/v1/tables/dataset", json={"file": kept_table["id"]})

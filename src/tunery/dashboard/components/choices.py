@@ -11,11 +11,12 @@ from nicegui.events import GenericEventArguments
 from tunery.dashboard.components import html
 from tunery.dashboard.connection import Failure
 from tunery.dashboard.models import Model, every_model, list_models
-from tunery.dashboard.visit import Visit
+from tunery.dashboard.visit import BASE, Visit
 from tunery.texts import Translator
 from tunery.texts.amounts import size
 
 FIRST = 50  # shown before anything is typed, and for what is typed
+HASH = 12  # characters of a file's hash that are shown
 MAX_NAMES = 3  # of the same weights
 MAX_HELD_BYTES = 64 * 1024 * 1024  # a larger file is not read into memory whole: it is not offered where that happens
 
@@ -96,7 +97,21 @@ def file_label(file: dict[str, Any], t: Translator) -> str:
     """Its name, and what tells it from others of that name."""
     made = datetime.fromtimestamp(file["created_at"], UTC).strftime("%Y-%m-%d %H:%M")
     rows = [] if file["num_rows"] is None else [t("datasets.rows", n=f"{file['num_rows']:,}")]
-    return " · ".join([file["filename"], *rows, size(file["bytes"]), made])
+    return " · ".join([*filter(None, [file["filename"], version_text(file, t)]), *rows, size(file["bytes"]), made])
+
+
+def version_text(file: dict[str, Any], t: Translator) -> str:
+    """Of a file that was made by editing another; empty for all others."""
+    return t("edit.number", n=file["version"]) if (file["version"] or 1) > 1 else ""
+
+
+def file_cell(file: dict[str, Any] | None, t: Translator) -> str | Markup:
+    """A file that was read: its name, and which version of the data it was."""
+    if file is None:
+        return html.DASH
+    told = " · ".join(filter(None, [version_text(file, t), file["id"], (file["sha256"] or "")[:HASH]]))
+    name = file["filename"]
+    return html.two_lines(html.link(f"{BASE}/datasets/{file['id']}", name) if name else html.DASH, told)
 
 
 class Models:

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from nicegui import ui
 
 from tunery.dashboard.checks import MAX_PROBLEMS, validate
@@ -12,7 +12,7 @@ from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.chart import histogram
 from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.connection import Failure
-from tunery.dashboard.visit import Visit
+from tunery.dashboard.visit import BASE, Visit
 from tunery.texts import Translator, load
 
 Problem = dict[str, Any]
@@ -54,15 +54,16 @@ async def watch(
     return report
 
 
-def show_report(report: dict[str, Any], t: Translator, *, with_advice: bool = True) -> None:
-    """The whole report, into the element that is open."""
+def show_report(report: dict[str, Any], t: Translator, *, with_advice: bool = True, links: bool = False) -> None:
+    """The whole report, into the element that is open. `links`: its lines are those of its file, and lead there."""
+    file_id = str(report["file"]) if links else ""
     _verdict(report, t)
     if report["problems"]:
-        problem_list(report, t, most=MAX_PROBLEMS)
+        problem_list(report, t, most=MAX_PROBLEMS, file_id=file_id)
     if report["token_counts"]:
         _tokens(report, t)
     if with_advice:
-        show_advice(report["advice"], t)
+        show_advice(report["advice"], t, file_id=file_id)
 
 
 def _verdict(report: dict[str, Any], t: Translator) -> None:
@@ -72,10 +73,10 @@ def _verdict(report: dict[str, Any], t: Translator) -> None:
         blocks.note(t("report.bad", n=report["num_errors"], lines=report["num_lines"]), kind="bad")
 
 
-def problem_list(report: dict[str, Any], t: Translator, *, most: int) -> None:
+def problem_list(report: dict[str, Any], t: Translator, *, most: int, file_id: str = "") -> None:
     """The first, and how many there are."""
     alike = _alike(report["problems"], t)[:most]
-    _problem_table(alike, t)
+    _problem_table(alike, t, file_id)
     shown, total = sum(map(len, alike)), sum(report["problem_counts"].values())
     if total > shown:
         ui.label(t("report.more_problems", shown=f"{shown:,}", total=f"{total:,}")).classes("muted small")
@@ -102,13 +103,18 @@ def _lines(problems: Sequence[Problem]) -> str:
     return ", ".join(shown + ["…"] * (len(runs) > MAX_RUNS)) or html.DASH
 
 
-def _problem_table(alike: Sequence[list[Problem]], t: Translator) -> None:
+def _rows_link(file_id: str, query: str, shown: str) -> str | Markup:
+    """The rows that are meant, to be mended."""
+    return html.link(f"{BASE}/datasets/{file_id}?{query}", shown) if file_id and shown != html.DASH else shown
+
+
+def _problem_table(alike: Sequence[list[Problem]], t: Translator, file_id: str) -> None:
     columns = [Column(t("report.line"), numeric=True), Column(t("report.problem"), wide=True), Column(t("report.mend"))]
     rows = [
         Row(
             str(index),
             [
-                _lines(same),
+                _rows_link(file_id, f"problem={same[0]['code']}", _lines(same)),
                 html.two_lines(t.word(same[0], "message"), _remark(same[0], t)),
                 t.word(same[0], "suggestion"),
             ],
@@ -162,19 +168,31 @@ def _truncated(counts: dict[str, Any], t: Translator) -> str:
     return t("report.cut", n=counts["num_truncated_examples"], tokens=counts["num_truncated_tokens"])
 
 
-def show_advice(found: Sequence[dict[str, Any]], t: Translator) -> None:
+def _worded(t: Translator, lines: str | Markup) -> Markup:
+    return Markup(escape(t("report.lines", lines="\0"))).replace("\0", lines)
+
+
+def show_advice(found: Sequence[dict[str, Any]], t: Translator, *, file_id: str = "") -> None:
     for advice in found:
-        _advice_note(advice, t)
+        _advice_note(advice, t, file_id)
 
 
-def _advice_note(advice: dict[str, Any], t: Translator) -> None:
+def _concerned(advice: dict[str, Any]) -> list[int]:
+    """Its lines, and those that its evidence compares them with."""
+    told = [it["params"] for it in (advice["texts"].get("evidence") or []) if it]
+    others = {params[name] for params in told for name in ("line", "other") if isinstance(params.get(name), int)}
+    return sorted({*advice["lines"], *others})
+
+
+def _advice_note(advice: dict[str, Any], t: Translator, file_id: str) -> None:
     """A remark with its evidence; never a reason to stop."""
-    lines = ", ".join(str(line) for line in advice["lines"][:10])
+    shown = ", ".join(str(line) for line in advice["lines"][:10])
+    lines = _rows_link(file_id, f"lines={','.join(map(str, _concerned(advice)))}", shown) if shown else ""
     evidence = Markup("").join(Markup("<li>{}</li>").format(item) for item in t.word_all(advice, "evidence")[:3])
     text = Markup("<strong>{}</strong><br>{}{}{}").format(
         t.word(advice, "message"),
         t.word(advice, "suggestion"),
-        Markup('<br><span class="muted small">{}</span>').format(t("report.lines", lines=lines)) if lines else "",
+        Markup('<br><span class="muted small">{}</span>').format(_worded(t, lines)) if lines else "",
         Markup('<ul class="evidence small">{}</ul>').format(evidence) if evidence else "",
     )
     blocks.note(text, kind="warn")

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
 from nicegui import ui
 
 from tunery.dashboard.components import blocks, html
+from tunery.dashboard.components.choices import version_text
 from tunery.dashboard.components.drop import Drop
 from tunery.dashboard.components.start import first_steps
 from tunery.dashboard.components.table import Column, Page, PagedTable, Row
@@ -60,10 +60,11 @@ class FilesPage:
         is_table = file["purpose"] == "user_data" and Path(file["filename"]).suffix.lower() in TABLES
         place = "datasets" if is_dataset else "datasets/table" if is_table else "download"
         href = f"{BASE}/{place}/{file['id']}"
+        told = (version_text(file, self.t), file["id"])
         return Row(
             file["id"],
             [
-                Markup('{}<span class="sub">{}</span>').format(html.link(href, file["filename"]), file["id"]),
+                html.two_lines(html.link(href, file["filename"]), " · ".join(filter(None, told))),
                 self.t.named("purpose", file["purpose"]),
                 html.number(file["num_rows"]),
                 size(file["bytes"]),

@@ -11,7 +11,7 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from tunery.dashboard.components import blocks, code, html
 from tunery.dashboard.components.chart import Curves
-from tunery.dashboard.components.choices import weights_text
+from tunery.dashboard.components.choices import file_cell, weights_text
 from tunery.dashboard.components.metrics import ACCURACIES, LOSSES
 from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.table import Column, Table
@@ -55,7 +55,7 @@ class JobPage:
         self.events: list[Any] = []  # newest first
         self.num_events, self.has_older = NUM_EVENTS, False
         self.checkpoints: list[Any] = []
-        self.file_names: dict[str, str | None] = {}  # by id; a deleted file has none
+        self.files: dict[str, dict[str, Any]] = {}  # by id
         self.evaluation: dict[str, Any] | None = None
         self.samples = SampleAnswers(visit, self.job_id)
         self.poll: Poll | None = None
@@ -65,7 +65,7 @@ class JobPage:
         view = await self.visit.connection.get(
             f"/tunery/v1/jobs/{self.job_id}/view", points=CURVE_POINTS, events=NUM_EVENTS
         )
-        self.facts, self.curves, self.file_names = view["detail"], view["curves"], view["files"]
+        self.facts, self.curves, self.files = view["detail"], view["curves"], view["files"]
         self.job = FineTuningJob.construct(**view["job"])
         known = {event["id"]: event for event in [*view["events"], *self.events]}
         self.events = list(known.values())[: self.num_events]
@@ -221,21 +221,14 @@ class JobPage:
     def _details(self) -> Markup:
         job, t = self.job, self.t
 
-        def file_link(file_id: str | None) -> str | Markup:
-            if not file_id:
-                return html.DASH
-            name = self.file_names[file_id]
-            link = html.link(f"{BASE}/datasets/{file_id}", name or file_id)
-            return html.two_lines(link, file_id) if name else link
-
         results = [html.link(f"{BASE}/download/{file_id}", t("job.result_csv")) for file_id in job.result_files]
         return html.facts(
             [
                 (t("jobs.base"), html.two_lines(html.model_name(job.model), self.facts["weights"])),
                 (t("job.output"), self._output()),
                 (t("create.method"), t(f"method.{self.facts['method']}")),
-                (t("create.training"), file_link(job.training_file)),
-                (t("create.validation"), file_link(job.validation_file)),
+                (t("create.training"), file_cell(self.files[job.training_file], t)),
+                (t("create.validation"), file_cell(self.files.get(job.validation_file or ""), t)),
                 (t("job.results"), Markup(" ").join(results) if results else html.DASH),
                 (t("create.seed"), str(job.seed)),
                 (t("jobs.created"), html.when(job.created_at, t)),

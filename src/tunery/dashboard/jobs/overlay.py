@@ -9,7 +9,7 @@ from nicegui import ui
 
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.chart import COLORS, Curves
-from tunery.dashboard.components.choices import FIRST, Choice
+from tunery.dashboard.components.choices import FIRST, Choice, version_text
 from tunery.dashboard.components.metrics import LOSSES, METRICS, metric_label
 from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.table import Column, Row, Table
@@ -68,8 +68,8 @@ class Run:
             t("jobs.base"): job["model"],
             t("overlay.weights"): detail["weights"],
             t("create.method"): t(f"method.{detail['method']}"),
-            t("create.training"): self._file(job["training_file"]),
-            t("create.validation"): self._file(job["validation_file"]),
+            t("create.training"): self._file(job["training_file"], t),
+            t("create.validation"): self._file(job["validation_file"], t),
             **{t(f"create.{name}"): html.number(value) for name, value in detail["hyperparameters"].items()},
             t("create.seed"): str(job["seed"]),
             **{f"{t('job.metadata')}: {key}": value for key, value in (detail["metadata"] or {}).items()},
@@ -87,9 +87,12 @@ class Run:
                 found[t("overlay.lowest", metric=metric_label(name, t))] = f"{min(losses[name]):.4f}"
         return found
 
-    def _file(self, file_id: str | None) -> str:
-        """Name and id: two versions of a file often have one name."""
-        return html.DASH if not file_id else f"{self.view['files'].get(file_id) or ''} {file_id}".strip()
+    def _file(self, file_id: str | None, t: Translator) -> str:
+        """Name, version and id: two files often have one name."""
+        if not file_id:
+            return html.DASH
+        file = self.view["files"][file_id]
+        return " ".join(filter(None, [file["filename"], version_text(file, t), file_id]))
 
 
 class Overlay:

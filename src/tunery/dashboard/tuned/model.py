@@ -10,6 +10,7 @@ from nicegui import ui
 
 from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.chart import bars
+from tunery.dashboard.components.choices import HASH, file_cell
 from tunery.dashboard.components.metrics import LOSSES, METRICS, metric_label
 from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.table import Column, Row, Table
@@ -22,7 +23,6 @@ from tunery.dashboard.weights.exports import Exports
 from tunery.texts.amounts import size
 
 MAX_CARD = 50_000
-HASH = 12  # characters of a file's hash that are shown
 POLL_S = 5.0
 TOP = 3  # the level of a card's own first heading: the page and its panel have those above
 # Without HTML of the writer's, and without pictures, which would be fetched from elsewhere.
@@ -154,8 +154,8 @@ class ModelPage:
                     t("models.started_from"),
                     html.link(model_path(job["model"]), started) if job["model"].startswith("ft:") else started,
                 ),
-                (t("create.training"), _file(job["training_file"])),
-                (t("create.validation"), _file(job["validation_file"])),
+                (t("create.training"), file_cell(job["training_file"], t)),
+                (t("create.validation"), file_cell(job["validation_file"], t)),
                 (t("create.method"), t(f"method.{job['method']}")),
                 *((t(f"create.{name}"), html.number(value)) for name, value in job["hyperparameters"].items()),
             ]
@@ -285,15 +285,6 @@ class ModelPage:
             "models.depend_projects": html.number(known["num_projects"] or None),
         }
         return [t(key, names=what) for key, what in told.items() if what not in ("", html.DASH)]
-
-
-def _file(file: dict[str, Any] | None) -> str | Markup:
-    """Its name, id and hash: which version of the data it was."""
-    if file is None:
-        return html.DASH
-    told = " · ".join(filter(None, [file["id"], (file["sha256"] or "")[:HASH]]))
-    name = file["filename"]
-    return html.two_lines(html.link(f"{BASE}/datasets/{file['id']}", name) if name else html.DASH, told)
 
 
 def as_markup(card: str) -> Markup:

@@ -12,12 +12,11 @@ from sqlalchemy import Connection
 from tunery.api.access import JobsReader, ModelsReader, ModelsWriter
 from tunery.api.context import Context, ContextDep
 from tunery.api.routing import Router
-from tunery.api.tunery.console.routes import training_cost
+from tunery.api.tunery.console.routes import file_ref, training_cost
 from tunery.api.tunery.console.schemas import (
     CatalogEntry,
     CatalogOut,
     Dependents,
-    FileRef,
     JobRef,
     LearnedFile,
     MadeBy,
@@ -41,7 +40,7 @@ from tunery.domain.usage import MICRO, PICO
 from tunery.engines.pool import resolve
 from tunery.jobs.verbs import trainable
 from tunery.models.catalog import CatalogModel
-from tunery.store import evals, files, jobs, models, tenants, usage
+from tunery.store import evals, jobs, models, tenants, usage
 from tunery.store.audit import record
 from tunery.store.database import read, write
 
@@ -99,11 +98,6 @@ def _named(model: FineTunedModel) -> dict[str, Any]:
 
 
 def _made_by(conn: Connection, context: Context, job: FineTuningJob, model: FineTunedModel) -> MadeBy:
-    def file(file_id: str) -> FileRef:
-        known = files.find_file(conn, file_id, job.project_id)
-        sha256 = known.sha256 if known else job.details.training_sha256 if file_id == job.training_file else None
-        return FileRef(id=file_id, filename=known.filename if known else None, sha256=sha256)
-
     at_step = (each.metrics for each in job.details.checkpoints if each.step == model.step_number)
     chosen = asdict(job.hyperparameters)
     if job.method != "dpo":
@@ -114,8 +108,8 @@ def _made_by(conn: Connection, context: Context, job: FineTuningJob, model: Fine
         model=job.model,
         method=job.method,
         hyperparameters=chosen,
-        training_file=file(job.training_file),
-        validation_file=file(job.validation_file) if job.validation_file else None,
+        training_file=file_ref(conn, job, job.training_file),
+        validation_file=file_ref(conn, job, job.validation_file) if job.validation_file else None,
         trained_tokens=job.trained_tokens,
         cost=training_cost(context, job),
         metrics=next(at_step, job.details.metrics),

@@ -16,6 +16,7 @@ from tunery.api.routing import Router
 from tunery.api.tunery.console import scoring
 from tunery.api.tunery.console.schemas import (
     Curves,
+    FileRef,
     JobDetail,
     JobList,
     JobSummary,
@@ -32,7 +33,7 @@ from tunery.domain.tenants import Caller, Project, Scope, grants
 from tunery.domain.usage import PICO
 from tunery.jobs.requests import MAX_METADATA
 from tunery.store import events as events_store
-from tunery.store import files, jobs, tenants
+from tunery.store import files, jobs, tenants, versions
 from tunery.store.audit import record
 from tunery.store.database import read, write
 from tunery.texts import say
@@ -138,15 +139,13 @@ def get_view(
     points: Points = 500,
     events: Annotated[int, Query(ge=1, le=1000, description="Events at most.")] = 100,
 ) -> JobView:
-    """State, curves, events, checkpoints and file names in one answer."""
+    """State, curves, events, checkpoints and files in one answer."""
     with read(context.database) as conn:
         job = jobs.get_job(conn, job_id, caller.project_id)
         told = events_store.list_events(conn, job_id, limit=events)
         saved = kept_checkpoints(conn, job, limit=MAX_CHECKPOINTS)
-        found = {
-            file_id: files.find_file(conn, file_id, caller.project_id)
-            for file_id in (job.training_file, job.validation_file)
-            if file_id
+        named = {
+            file_id: file_ref(conn, job, file_id) for file_id in (job.training_file, job.validation_file) if file_id
         }
         curves = _curves(conn, job_id, points)
     return JobView(
@@ -155,7 +154,7 @@ def get_view(
         curves=curves,
         events=[wire_event(event) for event in told.items],
         checkpoints=[CheckpointOut.of(checkpoint) for checkpoint in saved.items],
-        files={file_id: file.filename if file else None for file_id, file in found.items()},
+        files=named,
     )
 
 
@@ -186,6 +185,16 @@ def _summary(context: Context, job: FineTuningJob) -> JobSummary:
         "currency": context.prices.currency,
     }
     return JobSummary.of({**vars(job), **more})
+
+
+def file_ref(conn: Connection, job: FineTuningJob, file_id: str) -> FileRef:
+    """One that the job has read, which may be no more."""
+    file = files.find_file(conn, file_id, job.project_id)
+    if file is None:
+        sha256 = job.details.training_sha256 if file_id == job.training_file else None
+        return FileRef(id=file_id, filename=None, version=None, sha256=sha256)
+    number = versions.version_of(conn, file).number
+    return FileRef(id=file_id, filename=file.filename, version=number, sha256=file.sha256)
 
 
 def training_cost(context: Context, job: FineTuningJob) -> float | None:

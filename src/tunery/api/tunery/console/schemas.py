@@ -82,7 +82,7 @@ class JobView(BaseModel):
     curves: "Curves"
     events: list[Event] = Field(description="The newest first.")
     checkpoints: list[CheckpointOut]
-    files: dict[str, str | None] = Field(description="Names of its files by id; null for one that is no more.")
+    files: dict[str, "FileRef"] = Field(description="Its files by id.")
 
 
 DisplayName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
@@ -183,6 +183,7 @@ class CatalogOut(BaseModel):
 class FileRef(BaseModel):
     id: str
     filename: str | None = Field(description="Null: it is no more.")
+    version: int | None = Field(description="Of its dataset. Null: it is no more.")
     sha256: str | None
 
 

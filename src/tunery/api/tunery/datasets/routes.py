@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Query
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
+from sqlalchemy import Connection
 
 from tunery.api.access import FilesReader, FilesWriter, JobsReader
 from tunery.api.context import Context, ContextDep
@@ -51,7 +52,7 @@ from tunery.domain.usage import PICO, TokenUsage
 from tunery.jobs.requests import JobRequest, check
 from tunery.models.catalog import BaseLanguages, CatalogModel
 from tunery.store import files as store
-from tunery.store import models
+from tunery.store import models, versions
 from tunery.store.database import read, write
 from tunery.texts import say
 from tunery.wire.stream import write_event
@@ -167,7 +168,9 @@ def search_files(
     """Files with their number of rows, newest first."""
     with read(context.database) as conn:
         page = store.list_files(conn, caller.project_id, text=search, purpose=purpose, after=after, limit=limit)
-    return FileList(data=[FileOut.of(file) for file in page.items], has_more=page.has_more)
+        numbers = versions.numbers_of(conn, [file.id for file in page.items])
+    data = [FileOut.of({**vars(file), "version": numbers.get(file.id, 1)}) for file in page.items]
+    return FileList(data=data, has_more=page.has_more)
 
 
 @router.get("/files/{file_id}/rows")
@@ -177,6 +180,8 @@ def list_rows(
     context: ContextDep,
     model: Annotated[str, Query(max_length=256, description="Render and count as this model's base does.")] = "",
     search: Annotated[str, Query(max_length=200)] = "",
+    lines: Annotated[str, Query(max_length=10_000, description="Only these, such as `3,17,29`.")] = "",
+    problem: Annotated[str, Query(max_length=100, description="Only rows with a problem of this code.")] = "",
     after: Annotated[int, Query(ge=0, le=2**62, description="The last line that is known.")] = 0,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> RowList:
@@ -189,6 +194,8 @@ def list_rows(
         base.catalog.max_example_tokens if base else None,
         after=after,
         search=search,
+        only=_line_numbers(lines),
+        problem=problem,
     )
     page = list(islice(found, limit + 1))
     return RowList(data=[_wire_row(row) for row in page[:limit]], has_more=len(page) > limit)
@@ -216,6 +223,14 @@ def split_file(file_id: str, body: SplitCreate, caller: FilesWriter, context: Co
         num_validation=done.num_validation,
         num_groups=done.num_groups,
     )
+
+
+def _line_numbers(text: str) -> frozenset[int] | None:
+    """Raises InvalidRequest."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isascii() and part.isdecimal() and len(part) < 16 for part in parts):
+        raise InvalidRequest(say("error.line_numbers"), param="lines")
+    return frozenset(map(int, parts)) if parts else None
 
 
 def find_file(context: Context, caller: Caller, file_id: str) -> File:
@@ -307,9 +322,15 @@ def _content(context: Context, file: File) -> Iterator[bytes] | Path:
 
 
 def keep_files(
-    context: Context, caller: Caller, parts: list[tuple[str, Path]], param: str, split_from: tuple[str, ...] = ()
+    context: Context,
+    caller: Caller,
+    parts: list[tuple[str, Path]],
+    param: str,
+    split_from: tuple[str, ...] = (),
+    also: Callable[[Connection, File], None] | None = None,
 ) -> list[File]:
-    """Training files of these names and contents: all or none. `param`: of the request, for errors."""
+    """Training files of these names and contents: all or none. `param`: of the request, for errors. `also`: what
+    belongs to each, in the same transaction."""
     received: list[Received] = []
     try:
         with make_room(context, caller, param, sum(path.stat().st_size for _, path in parts)) as room:
@@ -320,6 +341,8 @@ def keep_files(
                 room.settle(conn, sum(file.bytes for file in made))
                 for file in made:
                     keep(conn, context, caller, replace(file, split_from=split_from))
+                    if also is not None:
+                        also(conn, file)
         return made
     except BaseException:
         for part in received:

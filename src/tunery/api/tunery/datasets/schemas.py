@@ -165,6 +165,7 @@ class RowOut(BaseModel):
 class FileOut(FileObject):
     sha256: str
     num_rows: int | None = Field(description="Lines that are not blank; null for a file of an earlier version.")
+    version: int = Field(description="Of the dataset that it belongs to; 1 for a file that was not made by editing.")
 
 
 class FileList(BaseModel):

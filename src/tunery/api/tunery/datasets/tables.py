@@ -4,6 +4,7 @@ bounds; the rules are those of `tunery data prepare`."""
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from tunery.api.routing import Router
 from tunery.api.tunery.datasets.reports import LARGE_BYTES, ReportCache, drain
 from tunery.api.tunery.datasets.routes import find_file, keep_files, told, work_folder
 from tunery.api.tunery.datasets.schemas import ProblemOut
+from tunery.api.tunery.datasets.versions import keep_first
 from tunery.datasets.convert import Request, converting
 from tunery.datasets.prepare import Mapping
 from tunery.domain.errors import InvalidRequest
@@ -132,7 +134,9 @@ def _save(context: Context, caller: Caller, file: File, body: TableSave) -> Step
     with _work(context, file) as (folder, path):
         target = folder / "rows.jsonl"
         made = yield from _convert(file, body, path, folder, target=str(target))
-        (created,) = keep_files(context, caller, [(name, target)], "filename")
+        source = f"{file.filename} · {made['sheet']}" if made["sheet"] else file.filename
+        first = partial(keep_first, caller, source)
+        (created,) = keep_files(context, caller, [(name, target)], "filename", also=first)
     return {**made, "file": file.id, "created": FileObject.of(created)}
 
 
