@@ -17,11 +17,14 @@ from gguf.constants import GGMLQuantizationType as Kind
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from tests import datasets
 from tests.models.families import FAMILIES
 from tests.random_models import LLAMA3
 from tests.serving.test_forward import make_model
+from tunery.chat.examples import Message
+from tunery.chat.render import Renderer
 from tunery.export.llama_cpp import _quantize_k
-from tunery.export.proof import Reading, _greedy
+from tunery.export.proof import Reading, _as_rendered, _greedy, _render
 from tunery.models.sources.gguf import UnsupportedGGUF, _llama3, convert
 from tunery.serving.forward.model import Run
 
@@ -181,7 +184,7 @@ def llama_cpp(path: Path) -> Iterator[httpx.Client]:
 
     params: Any = xllamacpp.CommonParams()  # pyright: ignore[reportAttributeAccessIssue]
     params.model.path, params.n_ctx, params.verbosity, params.warmup = str(path), 128, -1, False
-    params.n_parallel = 1
+    params.n_parallel, params.use_jinja = 1, True
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1  # else they wait for each other on a busy machine
     server: Any = xllamacpp.Server(params)  # pyright: ignore[reportAttributeAccessIssue]
     with httpx.Client(base_url=server.listening_address, timeout=60) as client:
@@ -276,6 +279,20 @@ def test_a_rotary_embedding_of_another_rule_than_llama_3s_is_refused() -> None:
     assert _llama3(np.ones(8, np.float32), 10000.0, "it") == {}
     with pytest.raises(UnsupportedGGUF, match="not of Llama 3's rule"):
         _llama3(factors * np.linspace(1, 1.5, 8, dtype=np.float32), LLAMA3["rope_theta"], "it")
+
+
+def test_programs_elsewhere_render_a_template_with_thoughts_as_it_is_here(tmp_path: Path) -> None:
+    """What an export is proven with: no thought is asked for."""
+    folder, _, file = folders(tmp_path)
+    family, changes, _ = CASES["qwen3"]
+    reference = FAMILIES[family].write(folder, **changes)
+    (folder / "chat_template.jinja").write_text((Path(datasets.__file__).parent / "qwen3.jinja").read_text())
+    write_gguf(folder, reference, "qwen3", file)
+    messages: list[Message] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a"}]
+    ids = Renderer.from_dir(folder).prompt_ids(messages)
+    assert _render(folder, [(messages, ids)]) == [(ids, ids)]
+    with llama_cpp(file) as client:
+        assert _as_rendered(client, messages) == ids
 
 
 def test_what_is_not_read_is_named(tmp_path: Path) -> None:

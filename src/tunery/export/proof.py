@@ -22,7 +22,7 @@ import torch
 
 from tunery.chat.examples import Message
 from tunery.chat.render import Renderer
-from tunery.chat.template import RenderError
+from tunery.chat.template import NO_THOUGHTS, RenderError
 from tunery.domain.errors import InvalidRequest
 from tunery.export.llama_cpp import FILE, write_gguf
 from tunery.export.lora_gguf import LORA_FILE
@@ -314,7 +314,7 @@ def _render(target: Path, asked: list[tuple[list[Message], list[int]]]) -> list[
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(target)
-    how = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
+    how = {"add_generation_prompt": True, "tokenize": True, "return_dict": False, **NO_THOUGHTS}
     return [(ids, tokenizer.apply_chat_template(messages, **how)) for messages, ids in asked]
 
 
@@ -386,6 +386,7 @@ def _matched(told: list[int], tokens: list[int]) -> list[int | None]:
 
 def _as_rendered(client: httpx.Client, messages: list[Message]) -> list[int]:
     """By the template in the file."""
-    text = client.post("/apply-template", json={"messages": messages}).raise_for_status().json()["prompt"]
+    body = {"messages": messages, "chat_template_kwargs": NO_THOUGHTS}
+    text = client.post("/apply-template", json=body).raise_for_status().json()["prompt"]
     asked = {"content": text, "add_special": True, "parse_special": True}
     return client.post("/tokenize", json=asked).raise_for_status().json()["tokens"]
