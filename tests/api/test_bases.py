@@ -58,7 +58,9 @@ def test_an_owner_adds_a_base_and_removes_it(
         hub.repositories["acme/endless"] = Repository(endless, {"license": "mit"})
         thread.start()
         try:
-            made = wait_for_end(api, add(api, source="hf:acme/tiny", name="ours", price={"training": 5}))
+            made = wait_for_end(
+                api, add(api, source="hf:acme/tiny", name="ours", price={"training": 5}, learning_rate=1e-3)
+            )
             refused = wait_for_end(api, add(api, source="hf:acme/endless", name="endless"))
         finally:
             stop.set()

@@ -13,7 +13,8 @@ from tests.dashboard.rows import insert_jobs, make_job, organization_and_project
 from tests.models.hub import COMMIT, Repository, serve_hub
 from tests.rows import fine_tuned_model
 from tunery.bases.add import Wish, add, parse_price
-from tunery.bases.entry import Entry, add_entry, remove_entry
+from tunery.bases.entry import Entry, add_entry, change_rate, remove_entry
+from tunery.bases.rate import find_again
 from tunery.bases.remove import remove
 from tunery.domain.clock import system_clock
 from tunery.domain.errors import InvalidRequest, NotFound, TuneryError
@@ -58,7 +59,11 @@ def test_one_command_makes_a_base_of_a_repository(tiny_model_dir: Path, home: Pa
     settings = Settings(home=home)
     model = Catalog.of(settings).resolve("gpt-4o-mini")
     assert (model.name, model.context_length, model.default_multiplier) == (OPENAIS, 2048, 1.8)
-    assert model.base_learning_rate * model.default_multiplier == pytest.approx(1e-3)
+    assert model.base_learning_rate * model.default_multiplier == pytest.approx(told["learning_rate"])
+    losses = {tried["learning_rate"]: tried["loss"] or 99 for tried in told["rates_tried"]}
+    assert min(losses, key=lambda rate: losses[rate]) == told["learning_rate"] and len(losses) >= 3
+    assert f"{losses[told['learning_rate']]:.3f} at {told['learning_rate']:g}" in text
+    assert "trying_rates" in done.stderr and "of 48 steps" in done.stderr
 
     again = tunery(home, "add", "hf:acme/tiny", "--name", OPENAIS)
     assert again.returncode == 1 and "has a model" in again.stderr
@@ -121,6 +126,16 @@ def test_weights_stay_for_the_other_name_that_stands_on_them(settings: Settings)
     assert remove_entry(settings, catalog, "two") == "path:/models/mine"
     with pytest.raises(NotFound):
         remove_entry(settings, catalog, "two")
+
+
+def test_a_rate_that_is_found_later_takes_the_place_of_the_other(settings: Settings) -> None:
+    catalog = Catalog.of(settings)
+    add_entry(settings, catalog, entry("one"))
+    change_rate(settings, catalog, "one", 3.2e-4, "found by trying: loss 1.5 at 0.00032")
+    assert catalog.resolve("one").base_learning_rate == pytest.approx(3.2e-4)
+    assert "0.00032 # found by trying" in settings.own_catalog.read_text()
+    with pytest.raises(NotFound, match="only the rate of what was added"):
+        find_again("smollm2-135m-instruct", settings, lambda *_: None)
 
 
 def test_two_entries_of_one_name_are_refused(settings: Settings) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from tunery.bases.entry import Entry, add_entry, taken
-from tunery.bases.examine import MAX_EXAMPLE, Examined, Unusable, examine
+from tunery.bases.examine import LORA_RANK, MAX_EXAMPLE, Examined, Unusable, examine
+from tunery.bases.rate import Rate, find_rate
 from tunery.bases.trial import Tried, try_out
 from tunery.domain.errors import InvalidRequest
 from tunery.domain.usage import Price
 from tunery.metering.prices import PriceTable
 from tunery.models.catalog import Catalog, CatalogModel
-from tunery.models.config import Sizes
 from tunery.models.sources import cache as sources
 from tunery.models.sources.base import Facts, Progress
 from tunery.settings import Settings, SettingsError
@@ -21,9 +21,6 @@ from tunery.texts import say
 from tunery.texts.amounts import size
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-LORA_RANK = 16
-# What LoRA of this rank on all linear layers wants: the smaller the weights, the larger the rate. By parameters.
-USUAL_RATES = ((200e6, 1e-3), (600e6, 5e-4), (float("inf"), 2e-4))
 
 
 @dataclass(frozen=True)
@@ -54,6 +51,7 @@ class Added:
     model: CatalogModel
     examined: Examined
     tried: Tried
+    rate: Rate
     path: Path
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,7 +64,7 @@ class Added:
             "languages": list(model.languages),
             "context_length": model.context_length,
             "max_example_tokens": model.max_example_tokens,
-            "learning_rate": model.base_learning_rate * model.default_multiplier,
+            **self.rate.to_dict(),
             "stop_tokens": list(examined.stop_tokens),
             "num_parameters": examined.sizes.num_parameters,
             "training_bytes": examined.training_bytes,
@@ -96,9 +94,10 @@ def add(wish: Wish, settings: Settings, progress: Progress) -> Added:
         if not was_here and exc.param == "source":  # no other wish makes it usable
             sources.remove(source, settings.models_dir)
         raise
-    model = _model(wish, source, examined, catalog.find(wish.name))
-    add_entry(settings, catalog, Entry(model, facts.files, remark_of(examined)))
-    return Added(model, examined, tried, model_dir)
+    rate = Rate(wish.learning_rate) if wish.learning_rate else find_rate(model_dir, settings, progress)
+    model = _model(wish, source, examined, rate.learning_rate, catalog.find(wish.name))
+    add_entry(settings, catalog, Entry(model, facts.files, remark_of(examined), rate.remark))
+    return Added(model, examined, tried, rate, model_dir)
 
 
 def find_added(wish: Wish, settings: Settings) -> dict[str, Any] | None:
@@ -136,11 +135,10 @@ def check(wish: Wish, settings: Settings) -> None:
             raise InvalidRequest(say("base.no_price", reason=str(exc)), param="price") from exc
 
 
-def _model(wish: Wish, source: str, examined: Examined, replaced: CatalogModel | None) -> CatalogModel:
+def _model(wish: Wish, source: str, examined: Examined, rate: float, replaced: CatalogModel | None) -> CatalogModel:
     """`replaced`: the packaged model of that name. What its clients call it, and what `auto` comes to there, stays."""
     context = min(wish.context_length or examined.context_length, examined.context_length)
     multiplier = replaced.default_multiplier if replaced else 1.0
-    rate = wish.learning_rate or usual_rate(examined.sizes)
     return CatalogModel(
         name=wish.name,
         aliases=tuple(dict.fromkeys(name for name in wish.aliases if name != wish.name))
@@ -159,10 +157,6 @@ def _model(wish: Wish, source: str, examined: Examined, replaced: CatalogModel |
         pinned=wish.pinned,
         price=wish.price,
     )
-
-
-def usual_rate(sizes: Sizes) -> float:
-    return next(rate for most, rate in USUAL_RATES if sizes.num_parameters <= most)
 
 
 def _weights_name(source: str) -> str:

@@ -23,6 +23,7 @@ class Entry:
     model: CatalogModel
     files: dict[str, str]  # name → SHA-256 of what was fetched
     remark: str  # a line for who reads the file
+    rate_remark: str = ""  # where its learning rate is from
 
 
 def add_entry(settings: Settings, catalog: Catalog, entry: Entry) -> None:
@@ -61,6 +62,15 @@ def remove_entry(settings: Settings, catalog: Catalog, name: str) -> str | None:
             if part in document and not document[part]:
                 del document[part]
     return source
+
+
+def change_rate(settings: Settings, catalog: Catalog, name: str, rate: float, remark: str) -> None:
+    """Of the weights that `name` stands on. Raises NotFound, and InvalidRequest where the file cannot be read."""
+    with _changing(settings, catalog) as document:
+        key = next((row["base"] for row in document.get("models", ()) if row.get("name") == name), None)
+        if key not in document.get("bases", {}):
+            raise NotFound(say("base.rate_not_own", name=name), param="model", code="model_not_found")
+        document["bases"][key]["learning_rate"] = _rate(rate, remark)
 
 
 def taken(name: str) -> InvalidRequest:
@@ -103,13 +113,18 @@ def _base(entry: Entry) -> Any:
     table["source"] = model.source
     table["licence"] = model.licence
     table["context_length"] = model.context_length
-    table["learning_rate"] = model.base_learning_rate * model.default_multiplier
+    table["learning_rate"] = _rate(model.base_learning_rate * model.default_multiplier, entry.rate_remark)
     table["lora_rank"], table["lora_alpha"] = model.lora_rank, model.lora_alpha
     if model.languages:
         table["languages"] = list(model.languages)
     if model.pinned:
         table["pinned"] = True
     return table
+
+
+def _rate(rate: float, remark: str) -> Any:
+    item = tomlkit.item(float(f"{rate:.3g}"))
+    return item.comment(remark) if remark else item
 
 
 def _artifact(entry: Entry) -> Any:

@@ -22,6 +22,7 @@ MAX_CONTEXT = 32_768  # tokens: what a machine without a graphics card still rea
 MAX_EXAMPLE = 8_192  # tokens
 MAX_SPARE = 0.1  # of the vocabulary that the tokenizer need not use: some pad it to a round number
 SPARE_TOKENS = 4_096
+LORA_RANK = 16
 
 
 class Unusable(InvalidRequest):

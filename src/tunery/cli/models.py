@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import TaskID
+from rich.progress import TaskID, TextColumn
 
 from tunery import private
 from tunery.cli.connection import catalog_by_name, client_of, weights_of
 from tunery.cli.output import Json, console, doing, emit_json, facts, notes, pairs, table, tell, transfer_bar, when
+from tunery.domain.transfers import STEPPED
 from tunery.models.catalog import Catalog, CatalogModel
 from tunery.models.sources import base
 from tunery.models.sources import cache as sources
@@ -141,7 +142,9 @@ def add(
         list[str] | None, typer.Option(help="That the weights were made for, such as ja. May be given several times.")
     ] = None,
     context: Annotated[int, typer.Option(min=0, help="Tokens; as many as the model takes, where none is given.")] = 0,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Of LoRA on it; by its size, where none is given.")] = 0,
+    learning_rate: Annotated[
+        float, typer.Option(min=0, help="Of LoRA on it; found by trying, where none is given.")
+    ] = 0,
     price: Annotated[
         list[str] | None,
         typer.Option(help="PART=MILLIONTHS for a million tokens: training, input, cached_input, output."),
@@ -180,7 +183,7 @@ def add(
         ("context", f"{found['context_length']:,} tokens"),
         ("parameters", f"{found['num_parameters'] / 1e6:,.0f} million"),
         ("memory", f"{size(found['training_bytes'])} to train, {size(found['serving_bytes'])} to serve"),
-        ("learning rate", f"{found['learning_rate']:g}"),
+        ("learning rate", f"{added.rate.learning_rate:g}  {added.rate.remark}".rstrip()),
         ("ends answers", " or ".join(found["stop_tokens"])),
         ("tried", _tried(found)),
         ("catalog", str(settings.own_catalog)),
@@ -200,6 +203,19 @@ def _whole_numbers(given: list[str]) -> dict[str, int]:
         if not text.isdecimal():
             raise typer.BadParameter(f"--price {name} must be a whole number of millionths, not {text!r}.")
     return {name: int(text) for name, text in found.items()}
+
+
+@app.command("find-rate")
+def find_rate(name: ModelName, as_json: Json = False) -> None:
+    """Find the learning rate of a base that was added, by training on it shortly, and write it into the catalog. Takes
+    15 minutes at most; where that is too little, the catalog stays as it was."""
+    from tunery.bases.rate import find_again
+
+    settings = load_settings()
+    private.keep(settings.home)
+    with download_bar() as report:
+        rate = find_again(name, settings, report)
+    tell({"name": name, **rate.to_dict()}, as_json, f"{rate.learning_rate:g}: {rate.remark}.")
 
 
 @app.command()
@@ -241,17 +257,17 @@ def download_bar(of: str = "Base model") -> Iterator[base.Progress]:
     is."""
     if not notes.is_terminal:
         with doing() as tell:
-            yield lambda what, done, total: tell(f"{of}: {what}", _share(done, total))
+            yield lambda what, done, total: tell(f"{of}: {what}", _share(what, done, total))
         return
-    bar = transfer_bar()
+    bar = transfer_bar(TextColumn("{task.fields[amount]}"))
     tasks: dict[str, TaskID] = {}
 
     def report(what: str, done: int, total: int | None) -> None:
         if not tasks:
             bar.start()
         if what not in tasks:
-            tasks[what] = bar.add_task(what, total=total)
-        bar.update(tasks[what], completed=done, total=total)
+            tasks[what] = bar.add_task(what, total=total, amount="")
+        bar.update(tasks[what], completed=done, total=total, amount=_share(what, done, total))
 
     try:
         yield report
@@ -259,5 +275,7 @@ def download_bar(of: str = "Base model") -> Iterator[base.Progress]:
         bar.stop()
 
 
-def _share(done: int, total: int | None) -> str:
+def _share(what: str, done: int, total: int | None) -> str:
+    if what in STEPPED:
+        return f"{done} of {total} steps"
     return f"{size(done)} of {size(total)}" if total else size(done) if done else ""

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -82,10 +82,10 @@ class Bar(Progress):
             super().stop()
 
 
-def transfer_bar() -> Bar:
-    """Of bytes, with the time left."""
+def transfer_bar(amount: ProgressColumn | None = None) -> Bar:
+    """Of bytes, with the time left. `amount`: in their place."""
     description = TextColumn("{task.description}", markup=False)
-    return Bar(description, BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=notes)
+    return Bar(description, BarColumn(), amount or DownloadColumn(), TimeRemainingColumn(), console=notes)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ Format = Literal["adapter", "merged", "gguf", "ollama"]
 NumberType = Literal["f16", "bf16", "q8_0", "q4_k_m"]  # of a GGUF file
 FORMATS: tuple[Format, ...] = get_args(Format)
 TYPES: tuple[NumberType, ...] = get_args(NumberType)
+STEPPED = {"trying_rates"}  # of what is being done: it counts steps of training, not bytes
 MAX_UNFINISHED = 20  # of a project
 MAX_ATTEMPTS = 3  # a transfer that its worker died of so often has failed
 

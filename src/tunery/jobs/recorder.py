@@ -34,6 +34,7 @@ from tunery.training.protocol import (
     Message,
     Note,
     ParitySamples,
+    RateFound,
     Started,
     StateSaved,
     StepMetrics,
@@ -96,8 +97,8 @@ class Recorder:
             case Finished() | Failed() | Stopped():
                 self.last_word = message
                 self.training_s = time.monotonic() - self._started_s
-            case StepMetrics():
-                pass  # recorded together, above
+            case StepMetrics() | RateFound():
+                pass  # the first are recorded together, above; the second no job says
 
     def _record_start(self, message: Started, prepared: Prepared) -> None:
         self.has_started = True

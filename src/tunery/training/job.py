@@ -37,6 +37,7 @@ from tunery.training.protocol import (
     Workdir,
     write_samples,
 )
+from tunery.training.rates import find_rate
 from tunery.training.state import Measured, Progress, load_measured, load_state, save_measured
 from tunery.training.step import MicroBatchLimit, Stepper
 from tunery.training.validation import Validator
@@ -57,6 +58,9 @@ def run(workdir: Workdir, report: Report) -> Outcome:
     control = Control(workdir)
     control.listen()
     loop = _assemble(workdir, control, report)
+    if loop.spec.seeks_rate:
+        report(find_rate(loop))
+        return "finished"
     outcome = loop.run()
     if outcome == "finished":
         _finish(loop)

@@ -64,7 +64,7 @@ class Loop:
         try:
             while self.progress.step < self.total_steps:
                 self.control.check()
-                metrics = self._one_step()
+                metrics = self.one_step()
                 if self._end_of_epoch() and self._finish_epoch(metrics) == "stop":
                     break
                 if self._pace.is_due():
@@ -91,7 +91,8 @@ class Loop:
             return min(losses, key=lambda step: losses[step])
         return steps[-1]
 
-    def _one_step(self) -> StepMetrics:
+    def one_step(self) -> StepMetrics:
+        """Raises Diverged, OutOfMemory."""
         index = self.progress.step
         # Dropout draws from here, so a resumed step draws what it would have drawn.
         torch.manual_seed(self.spec.seed * 1_000_003 + index)

@@ -5,6 +5,7 @@ trainer says what it does as `Message`s, one JSON object a line on its stdout; t
 the workdir when it wants something. The trainer's state lies in the workdir and is what the next trainer goes on from.
 
     Started → (StepMetrics | CheckpointSaved | StateSaved | Note)* → ParitySamples? Finished | Failed | Stopped
+    Started → (StepMetrics | Note)* → RateFound | Failed, where a learning rate is sought
 
 A trainer that was told to leave, or that was killed, says no last word.
 """
@@ -168,6 +169,7 @@ class TrainSpec:
     state_interval_s: float = 5.0  # the least time between two states; longer where saving takes more than 2 %
     early_stopping: bool = False  # end when the validation loss has turned; otherwise only advise it
     threads: int = 0  # 0: as many as there are cores
+    seeks_rate: bool = False  # no model is wanted, but the learning rate near this one that trains best
 
     def save(self, workdir: Workdir) -> None:
         document = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
@@ -294,7 +296,26 @@ class Stopped:
     """Paused, as requested. The state is saved."""
 
 
-Message = Started | StepMetrics | CheckpointSaved | StateSaved | Note | ParitySamples | Finished | Failed | Stopped
+@dataclass(frozen=True)
+class RateFound:
+    """The last word where a learning rate was sought; `loss` is that of the validation file."""
+
+    learning_rate: float | None  # None: all diverged
+    tried: list[tuple[float, float | None]]  # rate and loss, None: it diverged
+
+
+Message = (
+    Started
+    | StepMetrics
+    | CheckpointSaved
+    | StateSaved
+    | Note
+    | ParitySamples
+    | Finished
+    | Failed
+    | Stopped
+    | RateFound
+)
 LastWord = Finished | Failed | Stopped
 Report = Callable[[Message], None]
 

@@ -12,7 +12,7 @@ from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.connection import Failure
 from tunery.dashboard.visit import BASE, Visit
-from tunery.domain.transfers import FORMATS, TYPES
+from tunery.domain.transfers import FORMATS, STEPPED, TYPES
 from tunery.texts import Translator
 from tunery.texts.amounts import size
 
@@ -27,7 +27,8 @@ def progress(transfer: dict[str, Any], t: Translator) -> str:
     told = transfer["progress"]
     if not told:
         return ""
-    amount = f" {size(told['done'])} / {size(told['total'])}" if told["total"] else ""
+    shown = str if told["doing"] in STEPPED else size
+    amount = f" {shown(told['done'])} / {shown(told['total'])}" if told["total"] else ""
     return t.named("export.doing", told["doing"]) + amount
 
 

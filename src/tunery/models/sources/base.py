@@ -11,7 +11,7 @@ from tunery.domain.errors import Unavailable
 from tunery.models.catalog import Artifact
 
 Progress = Callable[[str, int, int | None], None]
-"""What is being done, bytes so far, bytes in all (None when unknown)."""
+"""What is being done, bytes so far, bytes in all (None when unknown). Of what domain.transfers.STEPPED has, steps."""
 
 
 class SourceError(Unavailable):

@@ -34,9 +34,14 @@ class BaseCreate(Body):
     licence: str | None = Field(None, max_length=100, description="Of the weights, where the source names none.")
     languages: list[Annotated[str, Field(min_length=2, max_length=2)]] = Field([], max_length=50)
     context_length: Int | None = Field(None, ge=1, description="By default as many tokens as the model takes.")
-    learning_rate: float | None = Field(None, gt=0, le=1, description="Of LoRA on it; by default by its size.")
+    learning_rate: float | None = Field(None, gt=0, le=1, description="Of LoRA on it; by default found by trying.")
     price: BasePrice | None = Field(None, description="Where the price table has none.")
     pinned: bool = Field(False, description="Its engine starts with the server and stays.")
+
+
+class RateTried(BaseModel):
+    learning_rate: float
+    loss: float | None = Field(description="Of rows held out; null: training diverged.")
 
 
 class BaseFound(BaseModel):
@@ -48,6 +53,7 @@ class BaseFound(BaseModel):
     languages: list[str] = []
     context_length: int | None = None
     learning_rate: float | None = None
+    rates_tried: list[RateTried] = Field([], description="Empty: the rate was given, or is the usual one of this size.")
     stop_tokens: list[str] = []
     num_parameters: int | None = None
     training_bytes: int | None = None
