@@ -63,7 +63,7 @@ def test_one_command_makes_a_base_of_a_repository(tiny_model_dir: Path, home: Pa
     losses = {tried["learning_rate"]: tried["loss"] or 99 for tried in told["rates_tried"]}
     assert min(losses, key=lambda rate: losses[rate]) == told["learning_rate"] and len(losses) >= 3
     assert f"{losses[told['learning_rate']]:.3f} at {told['learning_rate']:g}" in text
-    assert "trying_rates" in done.stderr and "of 48 steps" in done.stderr
+    assert "trying_rates" in done.stderr
 
     again = tunery(home, "add", "hf:acme/tiny", "--name", OPENAIS)
     assert again.returncode == 1 and "has a model" in again.stderr
