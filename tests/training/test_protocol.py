@@ -34,6 +34,7 @@ MESSAGES: list[Message] = [
     protocol.Finished(9, trained_tokens=1000),
     Failed.of(FailureCode.OUT_OF_MEMORY, say("event.out_of_memory", tokens=64), "training_file"),
     protocol.Stopped(),
+    protocol.RateFound(1e-3, [1e-3, 3e-3], [0.5, None]),
 ]
 
 

@@ -42,7 +42,8 @@ def loss_of_a_job(folder: Path, model_dir: Path, rate: float) -> float:
 def test_the_rate_that_is_found_trains_better_than_ten_times_more_or_less(tiny_model_dir: Path, tmp_path: Path) -> None:
     *before, found = said(tmp_path / "search", tiny_model_dir, 1e-3, seeks_rate=True)
     assert isinstance(found, RateFound) and found.learning_rate is not None
-    tried = {rate: float("inf") if loss is None else loss for rate, loss in found.tried}
+    losses = [float("inf") if loss is None else loss for loss in found.losses]
+    tried = dict(zip(found.rates, losses, strict=True))
     assert sum(isinstance(message, StepMetrics) for message in before) == 8 * len(tried)
     best = found.learning_rate
     less, as_found, more = (

@@ -71,7 +71,7 @@ def find_rate(model_dir: Path, settings: Settings, progress: Progress) -> Rate:
     if found is None or found.learning_rate is None:
         log.warning("no learning rate was found, %g is the usual one: %s", usual, trainer.log_tail())
         return Rate(usual, is_usual=True)
-    return Rate(found.learning_rate, tuple((rate, loss) for rate, loss in found.tried))
+    return Rate(found.learning_rate, tuple(zip(found.rates, found.losses, strict=True)))
 
 
 def find_again(name: str, settings: Settings, progress: Progress) -> Rate:

@@ -301,7 +301,8 @@ class RateFound:
     """The last word where a learning rate was sought; `loss` is that of the validation file."""
 
     learning_rate: float | None  # None: all diverged
-    tried: list[tuple[float, float | None]]  # rate and loss, None: it diverged
+    rates: list[float]  # that were tried
+    losses: list[float | None]  # of each; None: it diverged
 
 
 Message = (

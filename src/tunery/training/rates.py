@@ -34,8 +34,9 @@ def find_rate(loop: Loop) -> RateFound:
 
     tried = search(loss_of, loop.spec.learning_rate)
     best = min(tried, key=lambda rate: tried[rate])
-    told = [(rate, loss if math.isfinite(loss) else None) for rate, loss in sorted(tried.items())]
-    return RateFound(best if math.isfinite(tried[best]) else None, told)
+    rates = sorted(tried)
+    losses = [tried[rate] if math.isfinite(tried[rate]) else None for rate in rates]
+    return RateFound(best if math.isfinite(tried[best]) else None, rates, losses)
 
 
 def search(loss_of: Callable[[float], float], start: float) -> dict[float, float]:
