@@ -71,6 +71,7 @@ REFUSALS = {
     ("GET", "/tunery/v1/model_name"): 400,
     ("POST", "/v1/batches"): 400,
     ("POST", "/tunery/v1/imports"): 400,
+    ("DELETE", "/tunery/v1/organization/bases/{base}"): 403,  # whose the bases are, no stranger is asked
     ("POST", "/v1/responses"): 400,
     ("POST", "/tunery/v1/stored_answers/preview"): 200,  # which counts it as gone
     ("POST", "/tunery/v1/stored_answers/dataset"): 400,  # with no row there is no file

@@ -37,13 +37,11 @@ ROUTES = {
         ("GET", "/tunery/v1/exports", None),
         ("POST", "/tunery/v1/validations", {"file": "file-none"}),
         ("POST", "/tunery/v1/tables/preview", {"file": "file-none"}),
-        ("POST", "/tunery/v1/files/file-none/versions/preview", {}),
         ("GET", "/tunery/v1/session", None),
         ("GET", "/tunery/v1/aliases", None),
         ("GET", "/tunery/v1/stored_answers", None),
         ("GET", "/v1/evals", None),
         ("GET", "/tunery/v1/bases", None),
-        ("POST", "/tunery/v1/tables/preview", {"file": "file-none"}),
     ],
     "use": [
         ("DELETE", "/v1/files/file-none", None),
@@ -63,7 +61,7 @@ ROUTES = {
         ("POST", "/tunery/v1/files/file-none/versions", {}),
         ("POST", "/v1/evals/eval_none/runs", a_run()),
         ("DELETE", "/v1/evals/eval_none", None),
-        ("POST", "/tunery/v1/tables/dataset", {"file": "file-none"}),
+        ("POST", "/tunery/v1/files/file-none/versions/preview", {}),
     ],
     "own": [
         ("DELETE", f"/v1/models/ft:{BASE}:x::AbCd1234", None),

@@ -140,13 +140,13 @@ class DifferenceList(BaseModel):
 # ---- making one
 @router.post("/versions/preview")
 @takes_up_to(MAX_BODY_BYTES)
-def preview_edits(file_id: str, body: EditsMake, caller: FilesReader, context: ContextDep) -> EditsPreview:
-    """What edits come to. Stores nothing."""
+def preview_edits(file_id: str, body: EditsMake, caller: FilesWriter, context: ContextDep) -> EditsPreview:
+    """What edits come to. Stores nothing; for who may save them."""
     file = _dataset(context, caller, file_id)
     difference, shown, num_replaced = Difference(), [], 0
     with context.shared(ReportCache).turn(file.bytes):
         steps = _steps(context, file, body.to_edits())
-        for step in while_allowed(context, caller, Scope.FILES_READ, steps):
+        for step in while_allowed(context, caller, Scope.FILES_WRITE, steps):
             difference.note(step)
             num_replaced += step.num_replaced
             if step.kind != "kept" and len(shown) < MAX_SHOWN:
