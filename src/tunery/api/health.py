@@ -27,7 +27,7 @@ class Health(BaseModel):
     database: State
     worker: State
     engine: State
-    bases: dict[str, BaseState] = Field(description="Of each base by its source: warm ones answer at once.")
+    bases: dict[str, BaseState] = Field(description="Of each base by its name: warm ones answer at once.")
 
 
 class Live(BaseModel):
@@ -59,9 +59,11 @@ async def health(context: ContextDep, response: Response) -> Health:
 
 
 async def look(context: Context) -> Health:
-    num_workers, engine_up, bases = await asyncio.gather(
+    num_workers, engine_up, loaded = await asyncio.gather(
         asyncio.to_thread(count_workers, context), context.engines.is_up(), context.engines.states()
     )
+    # By name: who has no key is not told of folders, which a source may be.
+    bases = {model.name: loaded[model.source] for model in context.catalog if model.source in loaded}
     states: dict[str, State] = {
         "database": "down" if num_workers is None else "up",
         "worker": "up" if num_workers else "down",
