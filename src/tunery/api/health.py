@@ -63,7 +63,9 @@ async def look(context: Context) -> Health:
         asyncio.to_thread(count_workers, context), context.engines.is_up(), context.engines.states()
     )
     # By name: who has no key is not told of folders, which a source may be.
-    bases = {model.name: loaded[model.source] for model in context.catalog if model.source in loaded}
+    bases: dict[str, BaseState] = {
+        model.name: loaded[model.source] for model in context.catalog if model.source in loaded
+    }
     states: dict[str, State] = {
         "database": "down" if num_workers is None else "up",
         "worker": "up" if num_workers else "down",
