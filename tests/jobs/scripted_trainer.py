@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,13 @@ def say(message: Message) -> None:
     sys.stdout.buffer.flush()
 
 
+SAID: list[dict[str, Any]] = []  # of steps; said again by who goes on, as the trainer does
+
+
 def save(workdir: Workdir, step: int, total: float) -> None:
     workdir.state.mkdir(exist_ok=True)
     part = workdir.state / "meta.json.part"
-    part.write_text(json.dumps({"step": step, "total": total}))
+    part.write_text(json.dumps({"step": step, "total": total, "said": SAID}))
     part.replace(workdir.state / "meta.json")
     say(StateSaved(step))
 
@@ -49,6 +53,7 @@ def load(workdir: Workdir) -> tuple[int, float]:
         meta = json.loads((workdir.state / "meta.json").read_text())
     except FileNotFoundError:
         return 0, 0.0
+    SAID.extend(meta["said"])
     return meta["step"], meta["total"]
 
 
@@ -84,6 +89,8 @@ def main(workdir: Workdir) -> None:
     step, total = load(workdir)
     time.sleep(SCRIPT.get("load_s", 0))
     say(Started(num_examples=10, total_steps=steps, trained_tokens=1000, device="cpu"))
+    for said in SAID:
+        say(StepMetrics(**said))
     loss = 0.0
     while step < steps:
         if workdir.requested() is ControlRequest.PAUSE:
@@ -97,9 +104,13 @@ def main(workdir: Workdir) -> None:
         misbehave(workdir, step)
         total += step
         loss = total / 100
-        say(StepMetrics(step=step, total_steps=steps, epoch=1 + (step - 1) * epochs // steps, train_loss=loss,
-                        train_mean_token_accuracy=0.5, eta_s=(steps - step) * SCRIPT["step_s"], lr=1e-4, grad_norm=1.0,
-                        tokens_per_s=10.0))  # fmt: skip
+        metrics = StepMetrics(
+            step=step, total_steps=steps, epoch=1 + (step - 1) * epochs // steps, train_loss=loss,
+            train_mean_token_accuracy=0.5, eta_s=(steps - step) * SCRIPT["step_s"], lr=1e-4, grad_norm=1.0,
+            tokens_per_s=10.0,
+        )  # fmt: skip
+        SAID.append(asdict(metrics))
+        say(metrics)
         if step % (steps // epochs) == 0:
             checkpoint(workdir, step, step // (steps // epochs), loss)
         if step % 5 == 0:

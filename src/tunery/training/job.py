@@ -106,6 +106,7 @@ def _assemble(workdir: Workdir, control: Control, report: Report) -> Loop:
     )
     num_tokens = spec.n_epochs * sum(example.num_tokens for example in examples)
     report(Started(len(examples), loop.total_steps, num_tokens, device))
+    loop.say_again()
     return loop
 
 

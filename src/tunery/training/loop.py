@@ -1,7 +1,7 @@
 """The training loop: order, validation, checkpoints, state, pauses. Everything it says goes through `report`."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
@@ -31,6 +31,7 @@ from tunery.training.validation import Validator, early_stopping
 
 Outcome = Literal["finished", "paused", "left"]
 
+KEPT_STEPS = 256  # whose words a state keeps: more than a pipe holds that nobody reads
 MAX_SKIPPED_IN_ROW = 5
 
 
@@ -83,6 +84,11 @@ class Loop:
             save_state(self.workdir.state, self.stepper.model, self.stepper.optimizer, self.progress)
         self.report(StateSaved(self.progress.step))
 
+    def say_again(self) -> None:
+        """The last steps of the state, of which a worker that died may not have heard. Known ones are passed over."""
+        for said in self.progress.last_steps:
+            self.report(StepMetrics(**said))
+
     def final_step(self) -> int:
         """The checkpoint that is the job's adapter: the last one, or the best when it was stopped early."""
         steps = [step for step in self.progress.checkpoints if self.workdir.checkpoint(step).exists()]
@@ -110,6 +116,7 @@ class Loop:
         # Only now: a pause during validation gives the whole step up only if it is counted afterwards.
         self.progress.step = step
         metrics = self._metrics(result, step, validation)
+        self.progress.last_steps = [*self.progress.last_steps[1 - KEPT_STEPS :], asdict(metrics)]
         self.report(metrics)
         self._warn(result, step)
         return metrics

@@ -35,6 +35,7 @@ class Progress:
     valid_losses: list[tuple[int, float]] = field(default_factory=list)  # (step, full validation loss) of epoch ends
     checkpoints: list[int] = field(default_factory=list)  # steps whose folders are kept
     is_advised: bool = False  # early stopping was advised already
+    last_steps: list[dict[str, Any]] = field(default_factory=list)  # what was said of them: a dead worker heard no end
 
     @classmethod
     def of(cls, saved: dict[str, Any]) -> "Progress":
