@@ -56,6 +56,25 @@ class Worker:
     @classmethod
     async def start(cls, key: tuple[str, str], source: str, limits: Limits) -> "Worker":
         """Raises GraderFailed for a source that gives no `grade`, SandboxFailed when no process begins."""
+        beginning = asyncio.create_task(cls._begin(key, limits))
+        try:
+            worker = await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            # asyncio's own way out of a start ends the first process alone, then waits for a pipe that others hold.
+            await (await beginning).kill()
+            raise
+        worker.watching = asyncio.create_task(worker._watch())
+        try:
+            reply = await worker._exchange(source, START_S + limits.seconds)
+            if reply["problem"]:
+                raise GraderFailed(str(reply["problem"]))
+        except BaseException:
+            await worker.kill()
+            raise
+        return worker
+
+    @classmethod
+    async def _begin(cls, key: tuple[str, str], limits: Limits) -> "Worker":
         with walls.open_filter() as filter_fd:
             process = await asyncio.create_subprocess_exec(
                 *walls.command(filter_fd.fileno(), limits),
@@ -67,16 +86,7 @@ class Worker:
                 limit=limits.reply_bytes,
                 start_new_session=True,  # a group of its own: see `_signal`
             )
-        worker = cls(key, process, limits)
-        worker.watching = asyncio.create_task(worker._watch())
-        try:
-            reply = await worker._exchange(source, START_S + limits.seconds)
-            if reply["problem"]:
-                raise GraderFailed(str(reply["problem"]))
-        except BaseException:
-            await worker.kill()
-            raise
-        return worker
+        return cls(key, process, limits)
 
     async def grade(self, sample: Any, item: Any) -> float:
         """Raises GraderFailed; the process is good for the next row unless it `is_over`."""
