@@ -13,6 +13,9 @@ BEFORE_VLLM := tests/serving/test_vllm.py tests/serving/test_http.py tests/api/t
 	tests/api/test_inference.py tests/api/test_responses.py tests/api/test_broken_off.py tests/api/test_scores.py \
 	tests/api/test_batches.py tests/api/test_evals.py tests/jobs/test_parity.py
 
+# Servers and tests start many interpreters, each of which would compile every file again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test check format faults vllm bench conformance screenshots constraints clean
 

@@ -225,16 +225,21 @@ def make_api(home: Path, fresh_database: Path) -> Iterator[Callable[..., Api]]:
         client.__exit__(None, None, None)
 
 
+@pytest.fixture
+def bootstrapped_postgres(postgres_url: str) -> str:
+    database = connect(postgres_url)
+    with write(database) as conn:
+        bootstrap(conn, clock=lambda: NOW, key=SECRET)
+    database.dispose()
+    return postgres_url
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def make_each_api(request: pytest.FixtureRequest) -> Callable[..., Api]:
     """Runs the test twice: on SQLite and on Postgres."""
     if request.param == "sqlite":
         return request.getfixturevalue("make_api")
-    url = request.getfixturevalue("postgres_url")
-    database = connect(url)
-    with write(database) as conn:
-        bootstrap(conn, clock=lambda: NOW, key=SECRET)
-    database.dispose()
+    url = request.getfixturevalue("bootstrapped_postgres")
     return partial(request.getfixturevalue("make_api"), database_url=url)
 
 

@@ -26,7 +26,7 @@ from tunery.store.bootstrap import bootstrap
 from tunery.store.database import connect, read, write
 
 NUM_MODELS = 8
-NUM_REQUESTS = 2000
+NUM_REQUESTS = 1200
 BASE = "gpt-4o-mini-2024-07-18"
 KEY = "sk-of-the-batches"
 ENDED = ("completed", "failed", "expired", "cancelled")
@@ -81,7 +81,7 @@ def stand(home: Path, database_url: str, tiny_model_dir: Path, tiny_adapter_dir:
 
 def request(model: str, number: int) -> dict[str, Any]:
     messages = [{"role": "user", "content": f"Question {number % 7}: say something about {number}."}]
-    body = {"model": model, "messages": messages, "max_completion_tokens": 5 + number % 20, "seed": number}
+    body = {"model": model, "messages": messages, "max_completion_tokens": 3 + number % 8, "seed": number}
     return {"custom_id": f"{model}-{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
 
 

@@ -1,8 +1,9 @@
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, BrowserContext
 
 from tests.dashboard.browsing import Visitor
 from tests.dashboard.stand import Stand
@@ -23,10 +24,20 @@ def visitor(browser: Browser, stand: Stand) -> Iterator[Visitor]:
     yield from visit(browser, stand.url)
 
 
+FREE: dict[str, list[BrowserContext]] = {}  # contexts by what they were made with: their caches hold our scripts
+
+
 def visit(browser: Browser, url: str, *, locale: str = "en-US", **options: object) -> Iterator[Visitor]:
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, locale=locale, **options)  # type: ignore[arg-type]
+    """A visitor without a cookie; nothing else of ours is kept in a browser."""
+    free = FREE.setdefault(f"{locale} {options}", [])
+    made = partial(browser.new_context, viewport={"width": 1280, "height": 900}, locale=locale)
+    context = free.pop() if free else made(**options)  # type: ignore[arg-type]
     visitor = Visitor(url, context)
     yield visitor
-    context.close()
+    for page in context.pages:
+        page.close()
+    context.clear_cookies()
+    context.clear_permissions()
+    free.append(context)
     assert visitor.errors == []
     assert visitor.strangers == []

@@ -49,7 +49,7 @@ def rows(page: Page) -> Any:
 
 def test_an_empty_page_says_how_to_make_a_batch(visitor: Visitor, stand: Stand) -> None:
     visitor.sign_in(stand.new_project("no batches")[1])
-    page = visitor.page
+    page = visitor.go("/")
     page.locator(".side").get_by_role("link", name="Batches").click()
     expect(page.locator(".empty")).to_contain_text("No batches yet")
     expect(page.locator("pre.code").first).to_contain_text("custom_id")

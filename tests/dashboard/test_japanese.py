@@ -232,7 +232,8 @@ def test_every_page_speaks_japanese(walker: Visitor, place: Place) -> None:
 
 
 def test_a_project_with_nothing_in_it_speaks_japanese(reader: Visitor, stand: Stand) -> None:
-    page = reader.sign_in(stand.new_project("empty-ja")[1])
+    reader.sign_in(stand.new_project("empty-ja")[1])
+    page = reader.go("/")
     found = sentences(page)
     for path in (
         "/stored",

@@ -153,7 +153,7 @@ def test_the_browser_tells_of_the_end_to_whoever_asked(signed_in: Visitor, stand
     organization, project = organization_and_project(stand.database)
     job = make_job(project, organization, status=JobStatus.RUNNING, display_name="Nightly", step=1, total_steps=9)
     insert_jobs(stand.database, [job])
-    signed_in.context.add_init_script(
+    signed_in.page.add_init_script(
         "window.told = []; window.asked = 0; window.Notification = class { static permission = 'default';"
         " static async requestPermission() { window.asked += 1; return Notification.permission = 'granted'; }"
         " constructor(title, options) { window.told.push([title, options.body]); } };"
