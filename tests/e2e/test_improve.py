@@ -2,17 +2,20 @@
 
 import json
 import random
+import re
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.dashboard.browsing import Visitor
 from tests.dashboard.conftest import visit
 from tests.dashboard.test_stored import check_page
 from tests.e2e.conftest import BASE, Served
 from tests.e2e.test_estimate import ours
+from tunery.improve.asking import NUM_ASKED
 
 pytestmark = pytest.mark.e2e
 
@@ -111,6 +114,7 @@ def look_at_the_page(visitor: Visitor, served: Served, job: Any, doubted: list[d
     expect(sweep).to_contain_text("3 new: learning rate 0.5, learning rate 1, learning rate 2")
     for panel in panels.all():
         expect(panel).to_contain_text("at most $")
+    measure_the_time(page, served)
     for panel in (rows, curve, prompt):
         panel.get_by_role("button").click()
     expect(rows.locator("tbody tr:visible")).to_have_count(30)
@@ -125,6 +129,29 @@ def look_at_the_page(visitor: Visitor, served: Served, job: Any, doubted: list[d
     rows.locator("tbody a:visible").first.click()
     page.wait_for_url(f"**/datasets/{job.training_file}?line=*")
     expect(page.locator(".example .line").first).to_contain_text(f"Line {doubted[0]['line']}")
+
+
+def measure_the_time(page: Page, served: Served) -> None:
+    """Nobody is asked before the button is pressed; then nine rows are, and the times that hung on it are there."""
+    rows, curve, sweep, prompt = (page.locator(".panel").nth(number) for number in range(4))
+    expect(page.get_by_text(f"{NUM_ASKED} rows are asked, for at most $")).to_be_visible()
+    expect(sweep).to_contain_text(", and the questions to models")
+    for panel in (rows, prompt):
+        expect(panel).to_contain_text("that of the questions to models")
+    before, button = num_requests(served), page.get_by_role("button", name="Measure the time")
+    button.click()
+    expect(button).to_be_hidden()
+    for panel in (rows, curve, sweep, prompt):
+        expect(panel).not_to_contain_text("the questions to models")
+        expect(panel).to_contain_text(re.compile(r"\d+\s(s|min)"))
+    assert num_requests(served) == before + NUM_ASKED
+
+
+def num_requests(served: Served) -> int:
+    asked = {"start_time": int(time.time()) - 86_400, "bucket_width": "1d"}
+    with ours(served) as client:
+        page = client.get("/v1/organization/usage/completions", params=asked).raise_for_status().json()
+    return sum(result["num_model_requests"] for day in page["data"] for result in day["results"])
 
 
 def made_for(client: Any, job_id: str) -> list[Any]:
