@@ -28,7 +28,8 @@ class LayerNorms:
 class WeightFiles:
     """Raises InvalidRequest where there are none."""
 
-    def __init__(self, model_dir: Path, dtype: torch.dtype) -> None:
+    def __init__(self, model_dir: Path, dtype: torch.dtype | None) -> None:
+        """dtype None: each in its own."""
         self._dtype = dtype
         self._files = [safe_open(path, framework="pt") for path in sorted(model_dir.glob("*.safetensors"))]
         self._file_of = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118 - no mapping
@@ -52,7 +53,7 @@ class WeightFiles:
             raise InvalidRequest(f"The tensor {name!r} is {tuple(tensor.shape)}; config.json says {shape}.")
         if tensor.dtype not in _PLAIN:
             raise InvalidRequest(f"The tensor {name!r} holds {tensor.dtype}: only weights in plain floats are read.")
-        return tensor.to(self._dtype)
+        return tensor if self._dtype is None else tensor.to(self._dtype)
 
     def layer_norms(self, prefix: str, config: ModelConfig) -> LayerNorms:
         """Of the layer whose tensors' names begin so."""

@@ -52,7 +52,7 @@ class PackedLinear:
         matmul_dtype: torch.dtype | None = None,
         members: Sequence[torch.Tensor] = (),
     ) -> None:
-        """matmul_dtype: of exact products beside those in int8, see kernels.matmul_dtype; None: the weights' own.
+        """matmul_dtype: of exact products, see kernels.matmul_dtype; None: the weights' own.
 
         weight [out, in], bias [out]; members [part of out, in] each: where the weights lie already, in turn.
         """
@@ -65,8 +65,9 @@ class PackedLinear:
             self._eight_bit = EightBit(weight, bias, most=15 if loses_nothing(weight[:_PROBED]) else 255)
         elif precision == "4bit":
             self._four_bit = FourBit.pack(weight)
-        # To widen weights for a few rows takes longer than their product.
-        self._matmul_dtype = matmul_dtype if matmul_dtype and self._eight_bit else weight.dtype
+        # To widen weights for a few rows takes longer than their product: what was to be bytes and does not fit stays.
+        stays = precision == "8bit" and self._eight_bit is None
+        self._matmul_dtype = weight.dtype if matmul_dtype is None or stays else matmul_dtype
         self._packed = _pack(weight) if self._matmul_dtype is weight.dtype else None
         # Where they lie they are pages of a file, which the system can take back: exact products are rare.
         self._dense = (list(members) or [weight]) if self._packed is None else []

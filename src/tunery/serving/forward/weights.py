@@ -14,6 +14,8 @@ from tunery.models.config import ModelConfig, module_sizes
 from tunery.models.weight_files import LayerNorms, WeightFiles
 from tunery.serving.forward.linear import PackedLinear, Precision, loses_nothing
 
+STREAMED_ROWS = 4096  # of the head that are widened at a time
+
 
 @dataclass(frozen=True)
 class LayerWeights:
@@ -26,7 +28,7 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class ModelWeights:
-    embedding: torch.Tensor  # [V, hidden]
+    embedding: torch.Tensor  # [V, hidden]; of streamed weights as it lies in the file
     embedding_scale: float
     layers: Iterable[LayerWeights]
     norm: torch.Tensor
@@ -37,7 +39,7 @@ class ModelWeights:
 
     def embed(self, token_ids: list[int]) -> torch.Tensor:
         """[N, hidden], no view."""
-        x = self.embedding.index_select(0, torch.tensor(token_ids))
+        x = self.embedding.index_select(0, torch.tensor(token_ids)).to(self.dtype)
         return x if self.embedding_scale == 1 else x.mul_(torch.tensor(self.embedding_scale, dtype=x.dtype))
 
 
@@ -63,7 +65,9 @@ def load_weights(
     precision = precision or _choose(tensors, config, dtype)
     matmul_dtype = choose_matmul_dtype(dtype, "cpu") if precision == "8bit" else dtype
     linear = partial(PackedLinear, precision=precision, matmul_dtype=matmul_dtype)
-    embedding, head = tensors.embedding_and_head(config)
+    # Too large to be widened, and never worth 4 bits.
+    whole = partial(PackedLinear, precision="full" if precision == "4bit" else precision)
+    embedding, head = (WeightFiles(model_dir, None) if streamed else tensors).embedding_and_head(config)
 
     def layer(index: int) -> LayerWeights:
         # Files that stay open keep all that was read of them in memory.
@@ -75,8 +79,7 @@ def load_weights(
         embedding_scale=config.scales.embedding,
         layers=layers if streamed else list(layers),
         norm=tensors.last_norm(config),
-        # Too large to be widened, and never worth 4 bits.
-        head=PackedLinear(head, precision="full" if precision == "4bit" else precision),
+        head=whole(head, matmul_dtype=dtype, members=head.split(STREAMED_ROWS)) if streamed else whole(head),
         dtype=dtype,
         matmul_dtype=matmul_dtype,
         precision=precision,
