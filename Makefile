@@ -11,7 +11,7 @@ FAULTS := tests/sandbox tests/api/test_batch_deaths.py tests/jobs/test_deaths.py
 # Tests that ask an engine, which holds for any.
 BEFORE_VLLM := tests/serving/test_vllm.py tests/serving/test_http.py tests/api/test_vllm.py tests/api/test_engines.py \
 	tests/api/test_inference.py tests/api/test_responses.py tests/api/test_broken_off.py tests/api/test_scores.py \
-	tests/api/test_batches.py tests/api/test_evals.py tests/jobs/test_parity.py
+	tests/api/test_batches.py tests/api/test_evals.py tests/jobs/test_parity.py tests/export/test_vllm.py
 
 # Servers and tests start many interpreters, each of which would compile every file again.
 unexport PYTHONDONTWRITEBYTECODE

@@ -1,9 +1,11 @@
 """Run by a python that has vLLM: answers prompts greedily. Standard input:
 {"model": …, "adapter": … or null, "rank": …,
-"prompts": [[ids], …], "max_tokens": …}. The last line of standard output: {"version": …, "answers": [[ids], …]}."""
+"prompts": [[ids], …], "max_tokens": …}. The file that is named gets {"version": …, "answers": [[ids], …]}: standard
+output is vLLM's."""
 
 import json
 import sys
+from pathlib import Path
 
 import vllm  # pyright: ignore[reportMissingImports]
 from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
@@ -19,7 +21,7 @@ def main() -> None:
     greedy = vllm.SamplingParams(temperature=0, max_tokens=asked["max_tokens"])
     prompts = [{"prompt_token_ids": ids} for ids in asked["prompts"]]
     answers = [list(each.outputs[0].token_ids) for each in model.generate(prompts, greedy, lora_request=adapter)]
-    print(json.dumps({"version": vllm.__version__, "answers": answers}))  # noqa: T201
+    Path(sys.argv[1]).write_text(json.dumps({"version": vllm.__version__, "answers": answers}))
 
 
 if __name__ == "__main__":

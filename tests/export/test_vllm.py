@@ -28,20 +28,20 @@ pytestmark = [
 ]
 
 
-def asked_of_vllm(model: Path, adapter: Path | None, prompts: list[list[int]]) -> list[list[int]]:
+def asked_of_vllm(model: Path, adapter: Path | None, prompts: list[list[int]], out: Path) -> list[list[int]]:
     asked = {"model": str(model), "adapter": adapter and str(adapter), "rank": RANK, "prompts": prompts}
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     environment |= {"TORCHDYNAMO_DISABLE": "1"}  # or each first request waits for a C++ compiler
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
-        [str(PYTHON), str(Path(__file__).with_name("ask_vllm.py"))],
+        [str(PYTHON), str(Path(__file__).with_name("ask_vllm.py")), str(out)],
         input=json.dumps(asked | {"max_tokens": NUM_TOKENS}),
         env=environment,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-5000:]
-    return json.loads(done.stdout.splitlines()[-1])["answers"]
+    return json.loads(out.read_text())["answers"]
 
 
 @pytest.mark.parametrize("form", ["adapter", "merged"])
@@ -54,7 +54,7 @@ def test_vllm_answers_greedily_with_an_export_as_the_engine_does(
     given.mkdir()
     torch.manual_seed(1)
     matrices = {
-        f"model.layers.{layer}.{name}": Matrices(torch.randn(RANK, size[0]) * 0.02, torch.randn(size[1], RANK) * 0.02)
+        f"model.layers.{layer}.{name}": Matrices(torch.randn(RANK, size[0]) * 0.03, torch.randn(size[1], RANK) * 0.03)
         for layer in range(config.num_layers)
         for name, size in module_sizes(config).items()
     }
@@ -69,7 +69,7 @@ def test_vllm_answers_greedily_with_an_export_as_the_engine_does(
     prompts = [renderer.prompt_ids(messages) for messages in asked]
     of_adapter = form == "adapter"
     model, adapter = (base_model_dir, tmp_path / "out") if of_adapter else (tmp_path / "out", None)
-    answers = asked_of_vllm(model, adapter, prompts)
+    answers = asked_of_vllm(model, adapter, prompts, tmp_path / "answers.json")
     assert len({*map(tuple, answers)}) > 1
     samples = [Sample(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, answers, strict=True)]
     readings, gaps = read_here(spec, samples, answers)
