@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from tunery.cli.connection import client_of, visible_catalog, weights_of
+from tunery.cli.connection import client_of, get_own, visible_catalog, weights_of
 from tunery.cli.output import Json, console, emit_json, styled, table, when
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ def usage(
 def costs(
     ctx: typer.Context,
     days: Annotated[int, typer.Option(min=1, max=180, help="How many days back.")] = 7,
-    by: Annotated[str, typer.Option(help="line_item, project_id or api_key_id.")] = "line_item",
+    by: Annotated[str, typer.Option(help="line_item, user_id, project_id or api_key_id.")] = "line_item",
     as_json: Json = False,
 ) -> None:
-    """Show the cost of each day."""
+    """Show the cost of each day, and what this month will have cost."""
     client = client_of(ctx)
     asked: Any = {"start_time": start_of(days), "group_by": [by], "limit": days}
     page = client.admin.organization.usage.costs(**asked)
@@ -68,6 +68,21 @@ def costs(
         rows.append((*[""] * len(before), styled("[bold]total[/bold]"), styled("[bold]{}[/bold]", f"{total:.6f}")))
     columns = ("day", *_columns(by), f">{currency or 'cost'}")
     console.print(table(columns, rows, empty=f"No costs in the last {days} days."))
+    console.print(_month(client))
+
+
+def _month(client: "OpenAI") -> str:
+    """Of the key's project: spent, budget and forecast, and what the forecast is made of."""
+    project = get_own(client, "/session")["project_id"]
+    found = get_own(client, f"/organization/projects/{project}/spending")
+    spent, forecast = f"{found['spent']:.2f}", found["forecast"]
+    budget = "no budget" if found["budget"] is None else f"budget {found['budget']:.2f}"
+    line = f"This month in {project}: {spent} {found['currency'].upper()} spent, {budget}. "
+    if forecast is None:
+        return line + f"No forecast yet: {found['known_days']} of {found['needed_days']} whole days are known."
+    low, mean, high = (f"{forecast[name]:.2f}" for name in ("low", "mean", "high"))
+    made = f"each day left as the mean of {found['known_days']} days before today"
+    return line + f"Forecast of the month: {mean} (95 % interval: {low} to {high}), {made}."
 
 
 def _columns(by: str) -> tuple[str, ...]:

@@ -156,3 +156,25 @@ def test_a_cell_that_a_spreadsheet_would_run_is_defused(api: Api) -> None:
     use(api, "=cmd|' /C calc'!A0")
     (row,) = rows_of(api, "usage.csv")
     assert row["model"].startswith("'=")
+
+
+def test_a_month_is_forecast_from_a_week_of_days_and_not_before(api: Api) -> None:
+    path = f"/tunery/v1/organization/projects/{api.project_id}/spending"
+    limits = f"/tunery/v1/organization/projects/{api.project_id}/limits"
+    for days in range(7):
+        use(api, at=NOW - days * DAY_S, number=1 + days % 2)
+    young = api.client.get(path).json()
+    assert (young["known_days"], young["needed_days"], young["forecast"]) == (6, 7, None) and young["budget"] is None
+    use(api, at=NOW - 7 * DAY_S)
+    api.client.post(limits, json={"monthly_budget": 2_500_000})
+    known = api.client.get(path).json()
+    assert known["known_days"] == 7 and known["budget"] == 2.5
+    assert known["spent"] == pytest.approx(sum(day["amount"] for day in known["days"])) and known["spent"] > 0
+    forecast, left = known["forecast"], (known["end_time"] - int(NOW)) / DAY_S
+    a_day = (
+        sum(bucket["results"][0]["amount"]["value"] for bucket in buckets(api, COSTS, start_time=TODAY - 7 * DAY_S)[:7])
+        / 7
+    )
+    assert forecast["mean"] == pytest.approx(known["spent"] + left * a_day)
+    assert known["spent"] < forecast["low"] < forecast["mean"] < forecast["high"]
+    assert api.client.get(path.replace(api.project_id, "proj_none")).status_code == 404

@@ -10,7 +10,7 @@ from tunery.api.access import Admin
 from tunery.api.context import ContextDep
 from tunery.api.routing import Router
 from tunery.api.usage import service
-from tunery.api.usage.schemas import BucketPage, CostResult, EmbeddingsResult, UsageResult
+from tunery.api.usage.schemas import BucketPage, CostResult, EmbeddingsResult, SpendingOut, UsageResult
 
 router = Router(tags=["Usage"])
 
@@ -152,6 +152,12 @@ def costs_csv(caller: Admin, context: ContextDep, start_time: Start, end_time: E
         for line in lines
     )
     return _csv("costs.csv", ("day", *groups, "tokens", "amount", "currency"), rows)
+
+
+@router.get("/tunery/v1/organization/projects/{project_id}/spending")
+def project_spending(project_id: str, caller: Admin, context: ContextDep) -> SpendingOut:
+    """The month so far by day, its budget, and what it will have cost by the days before."""
+    return service.spending(context, caller.organization_id, project_id)
 
 
 def _day(start_time: int) -> str:

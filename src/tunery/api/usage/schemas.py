@@ -68,3 +68,34 @@ class BucketPage(BaseModel, Generic[Result]):
     data: list[Bucket[Result]]
     has_more: bool
     next_page: str | None
+
+
+class DaySpent(BaseModel):
+    start_time: int
+    amount: float
+
+
+class ForecastOut(BaseModel):
+    """The month's whole sum. Low and high are a 95 % interval, if the days to come are like those it is based on."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class SpendingOut(BaseModel):
+    """A project's month (UTC). Amounts are whole units of the currency, for people; the CSV export is exact."""
+
+    object: Literal["project.spending"] = "project.spending"
+    project_id: str
+    currency: str
+    start_time: int = Field(description="The month's first second.")
+    end_time: int = Field(description="The next month's.")
+    days: list[DaySpent] = Field(description="Up to today, whose day is not over.")
+    spent: float
+    budget: float | None = Field(description="A month's, as the project's spend limit or the server's setting says.")
+    forecast: ForecastOut | None = Field(description="Null while fewer than `needed_days` are known.")
+    known_days: int = Field(
+        description="Whole days the forecast is based on: of the last 28, from the first with a cost."
+    )
+    needed_days: int

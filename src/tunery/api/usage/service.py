@@ -4,12 +4,26 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 
 from tunery.api.context import Context
-from tunery.api.usage.schemas import Amount, Bucket, BucketPage, CostResult, EmbeddingsResult, UsageResult
-from tunery.domain.usage import PICO, UsageSum
+from tunery.api.usage.schemas import (
+    Amount,
+    Bucket,
+    BucketPage,
+    CostResult,
+    DaySpent,
+    EmbeddingsResult,
+    ForecastOut,
+    SpendingOut,
+    UsageResult,
+)
+from tunery.domain.forecast import KNOWN_DAYS, NEEDED_DAYS, known_days, month_end
+from tunery.domain.usage import MICRO, PICO, UsageSum
+from tunery.metering.limits import month_start, project_limits
+from tunery.store import tenants
 from tunery.store.database import read
 from tunery.store.usage import sum_usage
 
@@ -231,3 +245,37 @@ def _cost_result(line: CostLine, group_by: tuple[str, ...]) -> CostResult:
         api_source="unlabeled" if "api_source" in group_by else None,
         **group,
     )
+
+
+def spending(context: Context, organization_id: str, project_id: str) -> SpendingOut:
+    """Raises NotFound for a project of others."""
+    now = context.now()
+    start, today = month_start(now), now - now % DAY_S
+    first, end = min(start, today - KNOWN_DAYS * DAY_S), _next_month(start)
+    with read(context.database) as conn:
+        tenants.get_project(conn, project_id, organization_id)
+        budget = project_limits(conn, context.settings, project_id).monthly_budget
+        only = {"project_id": (project_id,)}
+        sums = sum_usage(conn, organization_id, width_s=DAY_S, start=first, end=now + 1, filters=only)
+    by_day = {each.start_time: each.cost.total for each in sums}
+    before = [by_day.get(day, 0) / PICO for day in range(first, today, DAY_S)]
+    month = range(start, today + 1, DAY_S)
+    spent = sum(by_day.get(day, 0) for day in month) / PICO
+    forecast = month_end(before, spent, (end - now) / DAY_S)
+    return SpendingOut(
+        project_id=project_id,
+        currency=context.prices.currency,
+        start_time=start,
+        end_time=end,
+        days=[DaySpent(start_time=day, amount=by_day.get(day, 0) / PICO) for day in month],
+        spent=spent,
+        budget=budget / MICRO if budget else None,
+        forecast=ForecastOut(mean=forecast.mean, low=forecast.low, high=forecast.high) if forecast else None,
+        known_days=len(known_days(before)),
+        needed_days=NEEDED_DAYS,
+    )
+
+
+def _next_month(start: int) -> int:
+    later = datetime.fromtimestamp(start, UTC) + timedelta(days=31)
+    return month_start(later.timestamp())
