@@ -132,6 +132,43 @@ def band(
     return _chart(label, options)
 
 
+def growth(
+    label: str,
+    so_far: Sequence[Point],
+    forecast: Interval | None,
+    *,
+    last: float,
+    limit: float | None,
+    names: Sequence[str],
+    unit: str,
+    x_name: str,
+) -> ui.echart:
+    """A sum that grows, up to the x of `last`: from its newest point on as foretold, under a level line at `limit`.
+    `names`: of the sum, of the forecast's mean, low and high, and of the limit."""
+    ends = (forecast and forecast.mean, forecast and forecast.low, forecast and forecast.high)
+    lines: list[Sequence[Point]] = [so_far, *([so_far[-1], (last, end)] if end is not None else [] for end in ends)]
+    lines.append([(1, limit), (last, limit)] if limit else [])
+    looks = [(COLORS[0], "solid", 2), (COLORS[0], "dashed", 2), (AXIS, "dashed", 1), (AXIS, "dashed", 1)]
+    looks.append((COLORS[3], "solid", 2))
+    series = [
+        {
+            "name": name,
+            "type": "line",
+            "data": [[at, round(value, 2 * DECIMALS)] for at, value in points],
+            "showSymbol": len(points) == 1,
+            "itemStyle": {"color": color},
+            "lineStyle": {"color": color, "type": dash, "width": width},
+        }
+        for name, points, (color, dash, width) in zip(names, lines, looks, strict=True)
+        if points
+    ]
+    x = _axis(type="value", name=x_name, nameLocation="middle", nameGap=24, min=1, max=last, minInterval=1)
+    options = _options(series, x=x, y=_axis(type="value", min=0))
+    options["yAxis"]["axisLabel"]["formatter"] = f"{unit}{{value}}"
+    options["grid"]["bottom"] = 30
+    return _chart(label, options)
+
+
 def bars(label: str, categories: Sequence[str], stacks: Mapping[str, Sequence[float]], *, unit: str = "") -> ui.echart:
     """Stacked bars: one stack a category, one colour a name; `unit` stands before the numbers of the axis."""
     options = _bar_options(categories, stacks)

@@ -1,5 +1,6 @@
-"""Tokens and money by day and model, as the usage and costs endpoints tell them."""
+"""Tokens and money by day, model, key and person, and of the month, as the usage and costs endpoints tell them."""
 
+import asyncio
 import csv
 import io
 import time
@@ -15,6 +16,8 @@ from tunery.dashboard.components import blocks, html
 from tunery.dashboard.components.chart import bars
 from tunery.dashboard.components.choices import Known, known_models, with_weights
 from tunery.dashboard.components.table import Column, Row, Table
+from tunery.dashboard.usage.month import fetch_month, show_month
+from tunery.dashboard.usage.spenders import fetch_spenders, show_spenders
 from tunery.dashboard.visit import BASE, Visit
 from tunery.texts import Translator
 
@@ -28,14 +31,19 @@ async def build(visit: Visit) -> None:
     days = int(visit.query("days")) if visit.query("days") in {str(days) for days in RANGES} else RANGES[0]
     start = int(time.time()) // DAY_S * DAY_S - (days - 1) * DAY_S
     usage = visit.connection.client.admin.organization.usage
-    tokens = (
-        await usage.completions(start_time=start, bucket_width="1d", group_by=["model"], limit=min(days, 31))
-    ).data
-    embedded = await usage.embeddings(start_time=start, bucket_width="1d", group_by=["model"], limit=min(days, 31))
+    of_models: Any = {"start_time": start, "bucket_width": "1d", "group_by": ["model"], "limit": min(days, 31)}
+    spoken, embedded, costed, spenders, month, known = await asyncio.gather(
+        usage.completions(**of_models),
+        usage.embeddings(**of_models),
+        usage.costs(start_time=start, bucket_width="1d", group_by=["line_item"], limit=days),
+        fetch_spenders(visit, start, days),
+        fetch_month(visit),
+        known_models(visit),
+    )
+    tokens, costs = spoken.data, costed.data
     for bucket, more in zip(tokens, embedded.data, strict=True):
         results: list[Any] = bucket.results
         results += more.results
-    costs = (await usage.costs(start_time=start, bucket_width="1d", group_by=["line_item"], limit=days)).data
     choices = Markup("").join(
         html.button_link(f"{BASE}/usage?days={option}", t("usage.days", n=option), primary=option == days)
         for option in RANGES
@@ -47,8 +55,8 @@ async def build(visit: Visit) -> None:
         action = html.button_link(f"{BASE}/playground", t("nav.playground"), primary=True)
         blocks.empty("bar_chart", t("usage.empty"), t("usage.empty_text"), action=action)
         return
-    known = await known_models(visit)
     _tiles(visit, by_model, sum(by_item.values()), currency)
+    show_month(visit, month)
     dates = [datetime.fromtimestamp(bucket.start_time, UTC).strftime("%m-%d") for bucket in costs]
     with ui.element("div").classes("columns"):
         with blocks.panel(t("usage.cost_by_day")):
@@ -60,6 +68,7 @@ async def build(visit: Visit) -> None:
         _model_table(visit, by_model, known)
     with blocks.panel(t("usage.by_item")):
         _item_table(visit, by_item, currency, known)
+    show_spenders(visit, spenders, currency)
     blocks.button(
         t("usage.download"), lambda: ui.download.content(_as_csv(tokens, costs), "usage.csv"), symbol="download"
     )
