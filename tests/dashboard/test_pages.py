@@ -97,7 +97,8 @@ def test_a_phone_shows_every_page_without_sideways_scrolling(browser: Browser, s
 def test_the_menu_of_a_phone_leads_everywhere(browser: Browser, stand: Stand) -> None:
     for visitor in visit(browser, stand.url):
         visitor.page.set_viewport_size({"width": 375, "height": 720})
-        page = visitor.sign_in(stand.key)
+        visitor.sign_in(stand.key)
+        page = visitor.go("/")
         page.locator(".menu summary").click()
         page.locator(".menu").get_by_role("link", name="Datasets").click()
         expect(page.locator("h1")).to_have_text("Datasets")
@@ -117,11 +118,15 @@ def test_signing_in_leads_to_the_page_that_was_asked_for(visitor: Visitor, stand
     expect(visitor.page.locator("h1")).to_have_text("API keys")
 
 
-def test_the_browser_keeps_one_cookie_out_of_reach_of_scripts(signed_in: Visitor) -> None:
-    (cookie,) = signed_in.context.cookies()
+def test_the_browser_keeps_one_cookie_out_of_reach_of_scripts(visitor: Visitor, stand: Stand) -> None:
+    visitor.page.goto(f"{stand.url}/")
+    visitor.page.fill("input[name=key]", stand.key)
+    visitor.page.click("button[type=submit]")
+    expect(visitor.page.locator("#main")).to_be_visible()
+    (cookie,) = visitor.context.cookies()
     assert cookie["name"] == "tunery_session" and cookie["httpOnly"] and cookie["sameSite"] == "Lax"
-    assert signed_in.page.evaluate("document.cookie") == ""
-    assert signed_in.page.evaluate("localStorage.length") == 0
+    assert visitor.page.evaluate("document.cookie") == ""
+    assert visitor.page.evaluate("localStorage.length") == 0
 
 
 def test_an_ended_session_leads_back_to_where_it_was(signed_in: Visitor, stand: Stand) -> None:
@@ -136,7 +141,7 @@ def test_an_ended_session_leads_back_to_where_it_was(signed_in: Visitor, stand: 
 
 
 def test_signing_out_closes_the_session(signed_in: Visitor, stand: Stand) -> None:
-    signed_in.page.locator(".side").get_by_role("button", name="Sign out").click()
+    signed_in.go("/").locator(".side").get_by_role("button", name="Sign out").click()
     expect(signed_in.page.locator("h1")).to_have_text("Sign in")
     signed_in.page.goto(f"{stand.url}/dashboard/")
     expect(signed_in.page.locator("h1")).to_have_text("Sign in")
@@ -148,7 +153,7 @@ def test_signing_out_ends_every_open_page(signed_in: Visitor, stand: Stand) -> N
     for tab, path in zip(tabs, paths, strict=True):
         tab.goto(f"{stand.url}/dashboard{path}")
         tab.wait_for_function("window.did_handshake === true")
-    signed_in.page.locator(".side").get_by_role("button", name="Sign out").click()
+    signed_in.go("/").locator(".side").get_by_role("button", name="Sign out").click()
     for tab in tabs:
         expect(tab.locator("h1")).to_have_text("Sign in")
 
@@ -218,7 +223,7 @@ def test_an_open_page_changes_nothing_once_the_right_to_change_is_gone(
 
 
 def test_language_and_colours_are_chosen_and_kept(signed_in: Visitor) -> None:
-    page = signed_in.page
+    page = signed_in.go("/")
     page.locator(".side select[name=language]").select_option("ja")
     expect(page.locator("h1")).to_have_text("ファインチューニング")
     page.locator(".side select[name=theme]").select_option("dark")
@@ -522,7 +527,8 @@ def test_who_owns_no_organisation_is_not_led_to_what_only_its_owners_may(
 ) -> None:
     """Owning a project is not enough."""
     _, key = stand.new_project(f"team-{role}", role)
-    page = visitor.sign_in(key)
+    visitor.sign_in(key)
+    page = visitor.go("/")
     shown = page.locator(".side nav a").all_inner_texts()
     work = ["Fine-tuning", "Models", "Playground", "Stored answers", "Batches", "Datasets"]
     work += ["Compare", "Evaluations", "Weights", "Move from OpenAI", "Webhooks"]
@@ -535,7 +541,8 @@ def test_an_admin_key_changes_between_projects(visitor: Visitor, stand: Stand, j
     key = stand.admin_client().admin.organization.admin_api_keys.create(name="dashboard").value
     stand.new_project("second")
     assert key is not None
-    page = visitor.sign_in(key)
+    visitor.sign_in(key)
+    page = visitor.go("/")
     expect(page.locator("tbody tr").first).to_be_visible()
     page.locator(".side select[name=project]").select_option("second")
     expect(page.locator(".steps")).to_be_visible()

@@ -58,7 +58,8 @@ def marv(tmp_path: Path) -> Path:
 @pytest.mark.e2e
 def test_from_a_file_to_a_comparison(browser: Browser, server: Stand, marv: Path) -> None:
     for visitor in visit(browser, server.url):
-        page = visitor.sign_in(server.key)
+        visitor.sign_in(server.key)
+        page = visitor.go("/")
         _read_the_report(visitor, marv)
         address = _create_the_job(page)
         _close_the_tab_and_find_it_finished(visitor, address)
@@ -226,7 +227,8 @@ def test_the_report_command_leads_to_its_page(browser: Browser, server: Stand, t
     kept = server.client().files.retrieve(told["file_id"])
     assert (kept.filename, kept.purpose) == ("parity-tiny.jsonl", "evals")
     for visitor in visit(browser, server.url):
-        page = visitor.sign_in(server.key)
+        visitor.sign_in(server.key)
+        page = visitor.go("/")
         page.goto(told["dashboard"])
         expect(page.locator("#main .note").first).to_contain_text("No, do not switch")
         expect(page.locator("#main .note").first).to_contain_text("no better than the untrained base")
