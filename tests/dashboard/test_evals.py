@@ -166,7 +166,7 @@ def test_failing_rows_come_first_and_two_runs_stand_side_by_side(visitor: Visito
 def test_a_job_is_created_with_an_evaluation_and_shows_what_it_came_to(
     browser: Browser, stand: Stand, locale: str
 ) -> None:
-    project, key = stand.new_project(f"job evals {locale}")
+    project, key = stand.new_project(f"evals {locale}")
     made = keep_eval(stand, project)
     keep_run(stand, made, "pf", data_source=SOURCE)
     row = '{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}\n'
