@@ -1,6 +1,7 @@
 """Graders that behave and graders that do not: each gets its answer, and the next one is not harmed."""
 
 import asyncio
+import random
 import re
 from collections.abc import Awaitable, Callable
 
@@ -125,11 +126,11 @@ def test_a_process_that_is_ended_while_it_begins_leaves_no_child_that_holds_its_
 ) -> None:
     """bubblewrap forks before its child dies with it: on a loaded machine a start is given up just then, after a few
     turns of the loop, in which asyncio takes up one pipe after the other, or when its child is there."""
-    forks = ["sh", "-c", "sleep 1000 & wait"]
-    monkeypatch.setattr(walls, "command", lambda fd, limits: forks)
+    sleep = ["sleep", str(random.randrange(10**6, 10**9))]  # found by its number also when its parent has ended
+    monkeypatch.setattr(walls, "command", lambda fd, limits: ["sh", "-c", f"{' '.join(sleep)} & wait"])
 
     def children() -> list[psutil.Process]:
-        return [each for each in psutil.Process().children(recursive=True) if each.name() == "sleep"]
+        return [each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"] == sleep]
 
     async def scenario() -> None:
         start = asyncio.ensure_future(Worker.start(("p", "s"), GOOD, Limits()))
