@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from tests.dashboard.rows import insert_jobs, make_job, organization_and_project
 from tests.models.hub import COMMIT, Repository, serve_hub
@@ -16,14 +17,16 @@ from tunery.bases.add import Wish, add, parse_price
 from tunery.bases.entry import Entry, add_entry, change_rate, remove_entry
 from tunery.bases.rate import find_again
 from tunery.bases.remove import remove
+from tunery.domain.batches import Batch, BatchStatus
 from tunery.domain.clock import system_clock
 from tunery.domain.errors import InvalidRequest, NotFound, TuneryError
+from tunery.domain.evals import Eval, EvalRun, RunStatus
 from tunery.domain.usage import Price
 from tunery.metering.prices import PriceTable
 from tunery.models.catalog import Catalog, CatalogModel
 from tunery.models.sources import cache as sources
 from tunery.settings import Settings
-from tunery.store import bootstrap, database, jobs, models
+from tunery.store import batches, bootstrap, database, evals, jobs, models, tables
 
 OPENAIS = "gpt-4o-mini-2024-07-18"
 OWN = "# Ours. Ask Kim before you change it.\n\n"
@@ -169,6 +172,21 @@ def test_a_base_in_use_is_not_removed(settings: Settings, tiny_model_dir: Path) 
         remove("mine", settings, engine)
     with database.write(engine) as conn:
         models.delete_model(conn, "ft:mine:acme::1", project)
+
+    asked = "/v1/chat/completions", "file-1", 9, "key", None
+    run = EvalRun("evalrun_1", "eval_1", project, 0, RunStatus.QUEUED, "", "mine", {}, "key", None)
+    with database.write(engine) as conn:
+        batches.insert_batch(conn, Batch("batch_1", project, 0, BatchStatus.IN_PROGRESS, *asked, model="mine"))
+        evals.insert_eval(conn, Eval("eval_1", project, 0, 0, "", {}, []))
+        evals.insert_run(conn, run)
+    with pytest.raises(InvalidRequest, match=r"batch_1.*evalrun_1"):
+        remove("mine", settings, engine)
+    with database.write(engine) as conn:
+        evals.cancel_run(conn, run.id, project, "eval_1", 0)
+    with pytest.raises(InvalidRequest, match=r"by batch_1\."):
+        remove("mine", settings, engine)
+    with database.write(engine) as conn:
+        conn.execute(update(tables.batches).values(status=BatchStatus.COMPLETED))
 
     remove("mine", settings, engine)
     assert not kept.exists() and (tiny_model_dir / "model.safetensors").exists()

@@ -55,7 +55,7 @@ def list_models(
 def _uses(database: "Engine", model: CatalogModel) -> list[str]:
     from tunery.bases.remove import uses_of
 
-    return uses_of(database, model.source, model.name).all
+    return uses_of(database, model).all
 
 
 def _list_local(as_json: bool) -> None:

@@ -1,6 +1,6 @@
 """Batches, the lease of who works on one, and what came of its requests until it lies in files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -45,6 +45,12 @@ def cancel_batch(conn: Connection, batch_id: str, project_id: str, now: float) -
     if row is None:
         raise InvalidTransition(say("error.batch_has_ended", batch_id=batch_id, status=batch.status))
     return _to_batch(row)
+
+
+def unfinished_on(conn: Connection, names: Sequence[str]) -> list[str]:
+    """Of all projects: the ids of those that ask a model by one of these names and have not ended."""
+    query = select(batches.c.id).where(batches.c.model.in_(names), batches.c.status.in_(UNFINISHED))
+    return list(conn.execute(query).scalars())
 
 
 # ---- for the worker

@@ -125,6 +125,12 @@ def num_unfinished_runs(conn: Connection, project_id: str, model: str) -> int:
     return conn.execute(select(func.count()).select_from(runs).where(*mine)).scalar_one()
 
 
+def unfinished_on(conn: Connection, names: Sequence[str]) -> list[str]:
+    """Of all projects: the ids of runs that ask a model by one of these names and have not ended."""
+    query = select(runs.c.id).where(runs.c.model.in_(names), runs.c.status.in_(UNFINISHED))
+    return list(conn.execute(query).scalars())
+
+
 def jobs_under_way(conn: Connection, eval_id: str) -> list[str]:
     """Whose runs of this eval have not all ended."""
     theirs = runs.c.eval_id == eval_id, runs.c.job_id.is_not(None), runs.c.status.in_(UNFINISHED)

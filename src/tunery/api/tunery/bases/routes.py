@@ -97,8 +97,8 @@ def retrieve_addition(addition_id: str, caller: Admin, context: ContextDep) -> A
 
 @router.delete("/organization/bases/{base}")
 def remove_base(base: str, caller: ServerAdmin, context: ContextDep) -> BaseRemoved:
-    """Take a base that was added out of the catalog, and its files from the disk. Refused while a model or a job stands
-    on it."""
+    """Take a base that was added out of the catalog, and its files from the disk. Refused while a model, a
+    job, a batch or a run of an eval stands on it."""
     freed = remove(base, context.settings, context.database)
     with write(context.database) as conn:
         record(conn, caller, "base.removed", now=context.clock(), resource_id=base)
@@ -109,7 +109,7 @@ def _base(context: Context, model: CatalogModel, is_own: bool, state: State | No
     folder = sources.cached(model.source, context.settings.models_dir)
     sizes = read_sizes(folder) if folder and not model.embeds else None
     with read(context.database) as conn:
-        uses = uses_in(conn, model.source, model.name)
+        uses = uses_in(conn, model)
     return BaseOut(
         name=model.name,
         aliases=list(model.aliases),
