@@ -35,9 +35,9 @@ SOURCE = {
 CRITERION = {"type": "string_check", "name": MARKUP, "id": f"{MARKUP}-1"}
 
 
-def keep_eval(stand: Stand, project: str) -> Eval:
+def keep_eval(stand: Stand, project: str, *, name: str = MARKUP) -> Eval:
     config = {"type": "custom", "schema": {"type": "object", "properties": {"item": SCHEMA}, "required": ["item"]}}
-    made = Eval(new_id("eval"), project, int(time.time()), int(time.time()), MARKUP, config, [CRITERION])
+    made = Eval(new_id("eval"), project, int(time.time()), int(time.time()), name, config, [CRITERION])
     with write(stand.database) as conn:
         evals.insert_eval(conn, made)
     return made

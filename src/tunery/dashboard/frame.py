@@ -15,43 +15,23 @@ from tunery.dashboard.components.blocks import empty
 from tunery.dashboard.components.html import button_link, icon
 from tunery.dashboard.connection import Failure, ask
 from tunery.dashboard.guard import script
+from tunery.dashboard.search import opener, palette
+from tunery.dashboard.sections import SETTINGS, WORK, Section, allowed
 from tunery.dashboard.visit import BASE, PageSpec, Visit
 from tunery.texts import LANGUAGES, Translator
 
-WORK = (
-    ("jobs", "/", "tune"),
-    ("models", "/models", "psychology"),
-    ("playground", "/playground", "forum"),
-    ("stored", "/stored", "history"),
-    ("batches", "/batches", "layers"),
-    ("datasets", "/datasets", "dataset"),
-    ("compare", "/compare", "balance"),
-    ("evals", "/evals", "rule"),
-    ("weights", "/weights", "inventory_2"),
-    ("move", "/move", "swap_horiz"),
-    ("usage", "/usage", "bar_chart"),
-)
-SETTINGS = (
-    ("bases", "/bases", "memory"),
-    ("keys", "/keys", "key"),
-    ("webhooks", "/webhooks", "webhook"),
-    ("mail", "/mail", "mail"),
-    ("members", "/members", "group"),
-    ("limits", "/limits", "speed"),
-    ("audit", "/audit", "fact_check"),
-)
 PACKS: dict[str, Language] = {"en": "en-US", "ja": "ja"}  # Quasar's: of tables, date pickers, uploads
-FOR_OWNERS = ("bases", "usage", "keys", "mail", "members", "limits", "audit")
 
 
 def add_shared_head(static: Path) -> None:
-    """Our stylesheet and script, for all pages. A digest is in the address, so that an update is seen at once."""
-    style, code = (f"{BASE}/static/{name}?v={_digest(static / name)}" for name in ("theme.css", "pages.js"))
-    ui.add_head_html(f'<link rel="stylesheet" href="{style}"><script src="{code}" defer></script>', shared=True)
+    """Our stylesheet and scripts, for all pages."""
+    scripts = "".join(f'<script src="{_address(static / name)}" defer></script>' for name in ("pages.js", "search.js"))
+    ui.add_head_html(f'<link rel="stylesheet" href="{_address(static / "theme.css")}">{scripts}', shared=True)
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+def _address(path: Path) -> str:
+    """With a digest in it, so that an update is seen at once."""
+    return f"{BASE}/static/{path.name}?v={hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
 
 
 async def show(visit: Visit, spec: PageSpec) -> None:
@@ -114,14 +94,17 @@ def _navigation(visit: Visit, section: str, who: dict[str, Any]) -> None:
     t = visit.t
     markup = Markup(
         '<a class="skip" href="#main">{skip}</a>'
-        '<header class="top"><a class="brand" href="{base}/" aria-label="Tunery">{mark}<span>Tunery</span></a>'
+        '<header class="top"><a class="brand" href="{base}/" aria-label="Tunery">{mark}<span>Tunery</span></a>{opener}'
         '<details class="menu"><summary aria-label="{menu}">{burger}</summary>'
         '<div class="sheet">{links}{account}</div></details></header>'
-        '<div class="side"><a class="brand" href="{base}/">{mark}<span>Tunery</span></a>{links}{account}</div>'
+        '<div class="side"><a class="brand" href="{base}/">{mark}<span>Tunery</span></a>{opener}{links}{account}</div>'
+        "{palette}"
     ).format(
         base=BASE,
         skip=t("nav.skip"),
         menu=t("nav.menu"),
+        opener=opener(t),
+        palette=palette(t),
         burger=icon("menu"),
         mark=Markup('<span class="mark" aria-hidden="true"></span>'),
         links=_links(visit, section, bool(who.get("is_owner", True))),
@@ -130,15 +113,15 @@ def _navigation(visit: Visit, section: str, who: dict[str, Any]) -> None:
     ui.html(markup, sanitize=False, tag="div").classes("navigation")
 
 
-def _links(visit: Visit, section: str, may_manage: bool) -> Markup:
-    def entry(name: str, path: str, symbol: str) -> Markup:
-        current = Markup(' aria-current="page"') if name == section else ""
+def _links(visit: Visit, marked: str, may_manage: bool) -> Markup:
+    def entry(section: Section) -> Markup:
+        current = Markup(' aria-current="page"') if section.name == marked else ""
         return Markup('<li><a href="{}{}"{}>{}<span>{}</span></a></li>').format(
-            BASE, path, current, icon(symbol), visit.t(f"nav.{name}")
+            BASE, section.path, current, icon(section.symbol), visit.t(f"nav.{section.name}")
         )
 
-    def entries(items: tuple[tuple[str, str, str], ...]) -> Markup:
-        return Markup("").join(entry(*item) for item in items if may_manage or item[0] not in FOR_OWNERS)
+    def entries(sections: tuple[Section, ...]) -> Markup:
+        return Markup("").join(map(entry, allowed(sections, is_owner=may_manage)))
 
     return Markup('<nav aria-label="{}"><ul>{}</ul><h2>{}</h2><ul>{}</ul></nav>').format(
         visit.t("nav.label"),
@@ -183,7 +166,7 @@ def _choice(name: str, label: str, options: dict[str, str], chosen: str, here: s
 def _failed(visit: Visit, spec: PageSpec, failure: Failure) -> None:
     """What is not there will not come by asking again: then the way leads to the list."""
     t, is_gone = visit.t, failure.status == 404
-    path = next(path for name, path, _ in WORK + SETTINGS if name == spec.section)
+    path = next(section.path for section in WORK + SETTINGS if section.name == spec.section)
     to_list = button_link(f"{BASE}{path}", t("error.to_list", name=t(f"nav.{spec.section}")), primary=True)
     action, symbol = (to_list, "search_off") if is_gone else (button_link("", t("action.retry")), "cloud_off")
     with ui.element("div").props("role=alert"):

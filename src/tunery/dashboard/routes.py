@@ -1,4 +1,5 @@
-"""The plain HTTP side of the dashboard: what a WebSocket cannot do (cookies, uploads, downloads)."""
+"""The plain HTTP side of the dashboard: what a WebSocket cannot do (cookies, uploads, downloads)
+or need not (searching)."""
 
 import base64
 import binascii
@@ -17,6 +18,7 @@ from tunery.dashboard.drafts import Drafts
 from tunery.dashboard.files.examples import upload_example
 from tunery.dashboard.guard import Throttle, is_same_origin
 from tunery.dashboard.open_pages import end_pages
+from tunery.dashboard.search import find
 from tunery.dashboard.sessions import COOKIE, LIFETIME_S, Session, Sessions
 from tunery.dashboard.visit import BASE
 from tunery.datasets.tables import looks_like_table
@@ -41,6 +43,7 @@ def plain_routes(sessions: Sessions, drafts: Drafts, connections: Connections) -
     _session_routes(router, sessions, drafts, connections)
     _upload_routes(router, sessions, connections)
     _download_route(router, sessions, connections)
+    _search_route(router, sessions, connections)
     return router
 
 
@@ -148,6 +151,16 @@ def _download_route(router: APIRouter, sessions: Sessions, connections: Connecti
         if isinstance(answer, Failure):
             return Response(answer.message(t), status_code=404, media_type="text/plain")
         return answer
+
+
+def _search_route(router: APIRouter, sessions: Sessions, connections: Connections) -> None:
+    @router.get(f"{BASE}/search")
+    async def search(request: Request, text: str = "") -> Response:
+        session, t = _visitor(request, sessions)
+        found = await find(connections.for_session(request, session), text, t) if session else None
+        if found is None or isinstance(found, Failure):
+            return JSONResponse({"message": t("error.expired")}, status_code=401)
+        return JSONResponse(found, headers={"cache-control": "no-store"})
 
 
 async def _file(client: AsyncOpenAI, file_id: str) -> Response:

@@ -18,6 +18,14 @@ from tunery.texts.amounts import size
 PAGE = 50
 
 
+def file_path(file: dict[str, Any]) -> str:
+    """Its page, or where there is none its bytes."""
+    is_dataset = file["purpose"] == "fine-tune"
+    is_table = file["purpose"] == "user_data" and Path(file["filename"]).suffix.lower() in TABLES
+    place = "datasets" if is_dataset else "datasets/table" if is_table else "download"
+    return f"{BASE}/{place}/{file['id']}"
+
+
 async def build(visit: Visit) -> None:
     page = FilesPage(visit)
     first = await page.fetch()
@@ -56,15 +64,11 @@ class FilesPage:
         self.nothing.visible = False
 
     def row(self, file: dict[str, Any]) -> Row:
-        is_dataset = file["purpose"] == "fine-tune"
-        is_table = file["purpose"] == "user_data" and Path(file["filename"]).suffix.lower() in TABLES
-        place = "datasets" if is_dataset else "datasets/table" if is_table else "download"
-        href = f"{BASE}/{place}/{file['id']}"
         told = (version_text(file, self.t), file["id"])
         return Row(
             file["id"],
             [
-                html.two_lines(html.link(href, file["filename"]), " · ".join(filter(None, told))),
+                html.two_lines(html.link(file_path(file), file["filename"]), " · ".join(filter(None, told))),
                 self.t.named("purpose", file["purpose"]),
                 html.number(file["num_rows"]),
                 size(file["bytes"]),

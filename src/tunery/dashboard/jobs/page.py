@@ -74,8 +74,7 @@ class JobList:
             self.show_ticked()
 
         box = ui.checkbox(value=job["id"] in self.ticked, on_change=lambda event: tick(bool(event.value)))
-        name = job["display_name"] or job["fine_tuned_model"] or job["suffix"] or job["id"]
-        box.props["aria-label"] = self.t("jobs.tick", name=name)
+        box.props["aria-label"] = self.t("jobs.tick", name=job_names(job)[0])
 
     def show_ticked(self) -> None:
         self.beside.set_enabled(2 <= len(self.ticked) <= MAX_RUNS)
@@ -122,9 +121,13 @@ def may_change(jobs: list[dict[str, Any]]) -> bool:
     return any(job["status"] not in TERMINAL for job in jobs)
 
 
+def job_names(job: dict[str, Any]) -> list[str]:
+    """What people call it first."""
+    return list(dict.fromkeys(filter(None, [job["display_name"], job["fine_tuned_model"] or job["suffix"], job["id"]])))
+
+
 def job_cells(visit: Visit, job: dict[str, Any]) -> list[str | Markup]:
-    names = [job["display_name"], job["fine_tuned_model"] or job["suffix"], job["id"]]
-    name, *others = dict.fromkeys(filter(None, names))
+    name, *others = job_names(job)
     title = Markup('{}<span class="sub">{}</span>').format(
         html.link(f"{BASE}/jobs/{job['id']}", html.model_name(name)),
         Markup("<br>").join(html.model_name(other) for other in others),
