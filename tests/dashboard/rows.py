@@ -84,11 +84,11 @@ def insert_jobs(database: Engine, many: list[FineTuningJob]) -> None:
             conn.execute(insert(jobs), [to_row(job) for job in many[start : start + BATCH]])
 
 
-def insert_curve(database: Engine, job: FineTuningJob, num_steps: int) -> None:
+def insert_curve(database: Engine, job: FineTuningJob, num_steps: int, *, first: int = 1) -> None:
     """A metrics event a step, with a validation loss every tenth."""
-    rows = [_event(job, step, num_steps) for step in range(1, num_steps + 1)]
+    rows = [_event(job, step, num_steps) for step in range(first, num_steps + 1)]
     with write(database) as conn:
-        for start in range(0, num_steps, BATCH):
+        for start in range(0, len(rows), BATCH):
             conn.execute(insert(job_events), rows[start : start + BATCH])
 
 

@@ -87,7 +87,7 @@ def test_a_job_is_created_again_with_changes(signed_in: Visitor, stand: Stand) -
     chosen = again.method.supervised.hyperparameters  # type: ignore[union-attr]
     assert (chosen.n_epochs, chosen.batch_size, chosen.learning_rate_multiplier) == (2, 4, 3)
     page.get_by_role("link", name="In one chart").click()
-    expect(page.locator("tbody")).to_contain_text("Learning rate multiplier")
+    expect(page.locator("[role=table] tbody")).to_contain_text("Learning rate multiplier")
     for job in (first, again):
         client.fine_tuning.jobs.cancel(job.id)
     client.files.delete(held_out.id)  # what is gone is told, and the rest filled in
@@ -133,9 +133,11 @@ def test_runs_lie_over_each_other_with_what_differs(
             page.locator("tr", has_text=run.id).get_by_role("checkbox").click()
         page.locator(".fields button").click()
         page.wait_for_url("**/jobs/overlay?jobs=*")
-        expect(page.locator("tbody tr")).to_have_count(2)  # the runs, and the one number that they differ in
-        expect(page.locator("tbody tr").last).to_contain_text("1.8")
-        expect(page.locator("tbody tr").last).to_contain_text("3.6")
+        expect(page.locator("[role=table] tbody tr")).to_have_count(
+            2
+        )  # the runs, and the one number that they differ in
+        expect(page.locator("[role=table] tbody tr").last).to_contain_text("1.8")
+        expect(page.locator("[role=table] tbody tr").last).to_contain_text("3.6")
         names = "return getElement(Number(document.querySelector('.chart').id.slice(1))).chart.getOption().series"
         page.wait_for_function("document.querySelector('.chart canvas')")
         assert page.evaluate(f"(() => {{ {names}.map(one => one.name) }})()") == ["Careful", "Bold"]
@@ -145,7 +147,7 @@ def test_runs_lie_over_each_other_with_what_differs(
         page.set_viewport_size({"width": 375, "height": 720})
         assert page.evaluate("document.documentElement.scrollWidth") <= 375
         page.locator(".panel .buttons button").last.click()  # takes out the second run
-        expect(page.locator("tbody tr")).to_have_count(1)
+        expect(page.locator("[role=table] tbody tr")).to_have_count(1)
         assert page.url.endswith(f"jobs={runs[0].id}")
 
 

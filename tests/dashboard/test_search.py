@@ -109,7 +109,7 @@ def test_more_than_is_looked_through_is_said(visitor: Visitor, stand: Stand) -> 
 
 def test_an_answer_that_comes_late_is_dropped(at_home: Page) -> None:
     held: list[Route] = []
-    at_home.route("**/dashboard/search?text=zebra", held.append)
+    at_home.route("**/dashboard/search?text=zebra", lambda route: held.append(route))
     at_home.keyboard.press("Control+k")
     at_home.keyboard.type("zebra")
     while not held:

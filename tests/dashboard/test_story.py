@@ -141,7 +141,7 @@ def _compare(visitor: Visitor, server: Stand) -> None:
     server.start_web()
     expect(page.get_by_text("Similarity", exact=True)).to_be_visible(timeout=120_000)
     visitor.errors.clear()  # Chromium logs each refused connection itself
-    expect(page.locator("tbody tr")).to_have_count(3)
+    expect(page.locator("[role=table] tbody tr")).to_have_count(3)
     expect(page.get_by_text("prompt tokens fewer in every request")).to_be_visible()
     expect(page.locator(".note .lead")).to_have_count(2)  # the tuned model against either other
     expect(page.locator(".note .lead").first).to_contain_text("instead of")
@@ -181,7 +181,7 @@ def _again_with_changes(visitor: Visitor, address: str) -> None:
     page.wait_for_url("**/jobs/ftjob-*beside=*")
     expect(page.locator(".chip").first).to_have_text("Succeeded", timeout=120_000)
     page.get_by_role("link", name="In one chart").press("Enter")
-    expect(page.locator("tbody")).to_contain_text("Epochs")
+    expect(page.locator("[role=table] tbody")).to_contain_text("Epochs")
     names = "Number(document.querySelector('.chart').id.slice(1))"
     page.wait_for_function(f"getElement({names})?.chart?.getOption().series.length === 2")
     assert violations(page) == []

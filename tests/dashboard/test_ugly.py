@@ -160,7 +160,7 @@ def test_the_report_tells_warnings_from_errors(visitor: Visitor, stand: Stand) -
     content = f"{json.dumps(row)}\n{wrong}\n"
     file = stand.client().files.create(file=("called.jsonl", content.encode()), purpose="fine-tune")
     visitor.sign_in(stand.key)
-    rows = visitor.go(f"/datasets/{file.id}").locator(".panel tbody tr")
+    rows = visitor.go(f"/datasets/{file.id}").locator(".panel [role=table] tbody tr")
     expect(rows.filter(has_text="not defined").first).to_contain_text("warning")
     expect(rows.filter(has_text="robot").first).not_to_contain_text("warning")
 
@@ -285,7 +285,7 @@ def test_the_same_mistake_in_many_lines_is_one_row_of_the_report(visitor: Visito
     lines[20:23] = [f'{{"messages": [{{"role": "robot", "content": "a"}}, {answer}]}}'] * 3
     file = stand.client().files.create(file=("alike.jsonl", "\n".join(lines).encode()), purpose="fine-tune")
     visitor.sign_in(stand.key)
-    rows = visitor.go(f"/datasets/{file.id}").locator(".panel tbody tr")
+    rows = visitor.go(f"/datasets/{file.id}").locator(".panel [role=table] tbody tr")
     expect(rows.filter(has_text="1–20, 24–45")).to_have_count(1)
     expect(rows.filter(has_text="robot")).to_contain_text("21–23")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tunery.dashboard.components.html import icon
+from tunery.dashboard.components.html import icon, model_name
 from tunery.dashboard.connection import Connection, Failure, ask
 from tunery.dashboard.evals.parts import PATH as EVALS
 from tunery.dashboard.files.page import file_path
@@ -103,9 +103,9 @@ def _options(found: Sequence[Group]) -> Markup:
 
 def _option(hit: Hit) -> Markup:
     return Markup(
-        '<a role="option" tabindex="-1" aria-selected="false" href="{}">{}<span class="wrap">{}</span>'
-        '<span class="about">{}</span></a>'
-    ).format(hit.href, icon(hit.symbol), hit.name, hit.about)
+        '<a role="option" tabindex="-1" aria-selected="false" href="{}">{}<span>{}</span>'
+        '<span class="about wrap">{}</span></a>'
+    ).format(hit.href, icon(hit.symbol), model_name(hit.name), hit.about)
 
 
 def _pages(wanted: str, is_owner: bool, t: Translator) -> Group:

@@ -10,6 +10,7 @@ from nicegui import ui
 from tunery.dashboard.compare import running
 from tunery.dashboard.comparison import PREFIX, Comparison, Plan, Verdict, read_result, verdicts
 from tunery.dashboard.components import blocks, html
+from tunery.dashboard.components.announce import Announcer
 from tunery.dashboard.components.chart import bars
 from tunery.dashboard.components.choices import MAX_HELD_BYTES
 from tunery.dashboard.components.conversation import answer, answered, text_of
@@ -84,7 +85,8 @@ class RunningPage:
         self.told = ui.element("div").classes("stack")
         with blocks.panel() as self.waiting:
             ui.label(t("compare.running")).classes("muted")
-            self.progress = html.show("").classes("big-progress").props("aria-live=polite")
+            self.progress = html.show("").classes("big-progress")
+        self.announcer = Announcer(t)
         self.area = ui.element("div").classes("stack")
         self.poll = Poll(self.look)
         if self.found.is_over:
@@ -114,6 +116,7 @@ class RunningPage:
             html.progress(found.done, found.total, t), counted if found.total else t("compare.queued"), remaining
         )
         self.progress.set_content(progress)
+        self.announcer.tell(found.done, found.total, counted, end=t("compare.ended") if found.is_over else "")
         if found.is_over and self.comparison is None:
             await self.show_result()
 
@@ -197,7 +200,7 @@ class ResultView:
                     t("usage.cached"): [round(item["cached_tokens"], 1) for item in summary],
                     t("usage.output"): [round(item["completion_tokens"], 1) for item in summary],
                 }
-                bars(t("compare.tokens_per_question"), labels, stacks)
+                bars(t, t("compare.tokens_per_question"), labels, stacks)
             with blocks.panel(t("compare.saving")):
                 html.show(self.savings(summary))
 

@@ -1,11 +1,16 @@
-"""Curves over steps and bars over time, in ECharts (bundled: nothing is fetched from elsewhere)."""
+"""Curves over steps and bars over time, in ECharts (bundled: nothing is fetched from elsewhere). Below each its numbers
+as a table, for who does not see it, or wants to read or copy them."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
+from markupsafe import Markup
 from nicegui import ui
 
+from tunery.dashboard.components import html
 from tunery.domain.intervals import Interval
+from tunery.texts import Translator
 
 Point = tuple[float, float]
 
@@ -15,6 +20,7 @@ AXIS = "#8a92a0"
 DECIMALS = 4  # of what is read with the pointer
 HEADROOM = 1.3  # times the highest point
 FEW = 4  # so many categories all have room for their names
+MAX_ROWS = 20  # of a curve's table: what one can listen to
 
 
 ZOOM_BAR: dict[str, Any] = {
@@ -72,10 +78,72 @@ def _options(series: list[dict[str, Any]], *, x: dict[str, Any], y: dict[str, An
     }
 
 
+class _Chart:
+    """The picture, and in a box that opens the same as a table; `update` renews both."""
+
+    def __init__(self, t: Translator, label: str, options: dict[str, Any], *, unit: str = "", css: str = "") -> None:
+        self.t, self.label, self.unit = t, label, unit
+        self.picture = ui.echart(options).classes(f"chart {css}").props(f'role=img aria-label="{label}"')
+        with ui.element("details").classes("numbers"):
+            html.show(t("chart.numbers"), tag="summary")
+            self.table = html.show(self._table())
+
+    def update(self, series: list[dict[str, Any]]) -> None:
+        if series != self.picture.options["series"]:
+            self.picture.options["series"] = series
+            self.picture.update()
+            self.table.set_content(self._table())
+
+    def _table(self) -> Markup:
+        options, t = self.picture.options, self.t
+        names = [line["name"] for line in options["series"]]
+        rows, total = _table_rows(options)
+        told = t("chart.thinned", shown=len(rows), total=f"{total:,}") if len(rows) < total else t("chart.whole")
+        first = options["xAxis"].get("name") or t("chart.bar")
+        head = Markup("").join(
+            Markup('<th scope="col">{}</th>').format(html.model_name(name)) for name in [first, *names]
+        )
+        body = Markup("").join(
+            Markup('<tr><th scope="row">{}</th>{}</tr>').format(
+                html.model_name(at), Markup("").join(map(self._cell, values))
+            )
+            for at, values in rows
+        )
+        return Markup(
+            '<div class="table-wrap compact" tabindex="0" role="region" aria-label="{0}"><table><caption>{1}</caption>'
+            "<thead><tr>{2}</tr></thead><tbody>{3}</tbody></table></div>"
+        ).format(self.label, told, head, body)
+
+    def _cell(self, value: float | None) -> Markup:
+        shown = html.DASH if value is None else f"{self.unit}{html.number(value)}"
+        return Markup('<td class="num">{}</td>').format(shown)
+
+
+def _table_rows(options: dict[str, Any]) -> tuple[list[tuple[str, list[float | None]]], int]:
+    """What stands under the x axis with a value of each series, and how many there are in all. Of many points
+    `MAX_ROWS` are kept, evenly spread with both ends: each has the newest value since the row before it."""
+    lines = [line["data"] for line in options["series"]]
+    if options["xAxis"]["type"] == "category":
+        categories = options["xAxis"]["data"]
+        return list(zip(categories, map(list, zip(*lines, strict=True)), strict=True)), len(categories)
+    every = sorted({x for line in lines for x, _ in line})
+    last = len(every) - 1
+    kept = [every[round(at * last / (MAX_ROWS - 1))] for at in range(MAX_ROWS)] if last >= MAX_ROWS else every
+
+    def newest(line: list[list[float]], after: float, until: float) -> float | None:
+        return next((y for x, y in reversed(line) if after < x <= until), None)
+
+    rows = [
+        (html.number(until), [newest(line, after, until) for line in lines])
+        for after, until in pairwise([float("-inf"), *kept])
+    ]
+    return rows, len(every)
+
+
 class Curves:
     """Lines over the step, to be zoomed with the wheel and read with the pointer. `update` replaces the points."""
 
-    def __init__(self, label: str, *, x_name: str) -> None:
+    def __init__(self, t: Translator, label: str, *, x_name: str) -> None:
         whole: dict[str, Any] = {"minInterval": 1, "axisPointer": {"label": {"precision": 0}}}
         whole |= {"min": "dataMin", "max": "dataMax"}
         x = _axis(type="value", name=x_name, nameLocation="middle", nameGap=24, **whole)
@@ -85,34 +153,34 @@ class Curves:
             {"type": "inside", "filterMode": "none"},
             ZOOM_BAR,
         ]
-        self.chart = ui.echart(options).classes("chart").props(f'role=img aria-label="{label}"')
+        self.chart = _Chart(t, label, options)
 
     def update(self, curves: Mapping[str, Sequence[Point]]) -> None:
         given = {name: points for name, points in curves.items() if points}
-        series = [
-            {
-                "name": name,
-                "type": "line",
-                "data": [[step, round(value, DECIMALS)] for step, value in points],
-                "showSymbol": len(points) < 30,
-                "symbolSize": 5,
-                "lineStyle": {"width": 2},
-            }
-            for name, points in given.items()
-        ]
-        if series != self.chart.options["series"]:
-            self.chart.options["series"] = series
-            self.chart.update()
+        self.chart.update(
+            [
+                {
+                    "name": name,
+                    "type": "line",
+                    "data": [[step, round(value, DECIMALS)] for step, value in points],
+                    "showSymbol": len(points) < 30,
+                    "symbolSize": 5,
+                    "lineStyle": {"width": 2},
+                }
+                for name, points in given.items()
+            ]
+        )
 
 
 def band(
+    t: Translator,
     label: str,
     measured: Sequence[Point],
     lines: Sequence[tuple[float, Interval]],
     *,
     x_name: str,
     names: tuple[str, str, str, str],
-) -> ui.echart:
+) -> None:
     """Points, and what is foretold with its interval. `names`: of the points, of the line, of its low and high ends."""
     dotted = {"type": "line", "showSymbol": False, "lineStyle": {"width": 1, "type": "dashed"}}
     ways = [
@@ -129,10 +197,11 @@ def band(
     x = _axis(type="value", name=x_name, nameLocation="middle", nameGap=24, min=0, minInterval=1)
     options = _options(series, x=x, y=_axis(type="value", min=0, max=round(highest, DECIMALS)))
     options["grid"]["bottom"] = 30
-    return _chart(label, options)
+    _Chart(t, label, options)
 
 
 def growth(
+    t: Translator,
     label: str,
     so_far: Sequence[Point],
     forecast: Interval | None,
@@ -142,7 +211,7 @@ def growth(
     names: Sequence[str],
     unit: str,
     x_name: str,
-) -> ui.echart:
+) -> None:
     """A sum that grows, up to the x of `last`: from its newest point on as foretold, under a level line at `limit`.
     `names`: of the sum, of the forecast's mean, low and high, and of the limit."""
     ends = (forecast and forecast.mean, forecast and forecast.low, forecast and forecast.high)
@@ -166,18 +235,16 @@ def growth(
     options = _options(series, x=x, y=_axis(type="value", min=0))
     options["yAxis"]["axisLabel"]["formatter"] = f"{unit}{{value}}"
     options["grid"]["bottom"] = 30
-    return _chart(label, options)
+    _Chart(t, label, options, unit=unit)
 
 
-def bars(label: str, categories: Sequence[str], stacks: Mapping[str, Sequence[float]], *, unit: str = "") -> ui.echart:
+def bars(
+    t: Translator, label: str, categories: Sequence[str], stacks: Mapping[str, Sequence[float]], *, unit: str = ""
+) -> None:
     """Stacked bars: one stack a category, one colour a name; `unit` stands before the numbers of the axis."""
     options = _bar_options(categories, stacks)
     options["yAxis"]["axisLabel"]["formatter"] = f"{unit}{{value}}" if unit else None
-    return _chart(label, options)
-
-
-def _chart(label: str, options: dict[str, Any]) -> ui.echart:
-    return ui.echart(options).classes("chart").props(f'role=img aria-label="{label}"')
+    _Chart(t, label, options, unit=unit)
 
 
 def _bar_options(categories: Sequence[str], stacks: Mapping[str, Sequence[float]]) -> dict[str, Any]:
@@ -191,11 +258,11 @@ def _bar_options(categories: Sequence[str], stacks: Mapping[str, Sequence[float]
     return _options(series, x=x, y=_axis(type="value"))
 
 
-def histogram(label: str, bins: Sequence[str], counts: Sequence[int], *, name: str) -> ui.echart:
+def histogram(t: Translator, label: str, bins: Sequence[str], counts: Sequence[int], *, name: str) -> None:
     """How many fall into each bin. Both axes are named: there is nothing to compare, so no legend."""
     options = _bar_options(bins, {name: counts})
     options["legend"]["show"] = False
     options["grid"] |= {"top": 30, "bottom": 26}
     options["xAxis"] |= {"name": label, "nameLocation": "middle", "nameGap": 26}
     options["yAxis"] |= {"name": name, "nameTextStyle": {"color": AXIS, "align": "left"}}
-    return _chart(label, options).classes("chart-small")
+    _Chart(t, label, options, css="chart-small")

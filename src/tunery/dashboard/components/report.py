@@ -159,7 +159,7 @@ def _tokens(report: dict[str, Any], t: Translator) -> None:
     bins = tokens["histogram"]
     if len(bins) > 1:
         names = ["–".join(dict.fromkeys(f"{bin[end]:,}" for end in ("from", "to"))) for bin in bins]
-        histogram(t("report.histogram"), names, [bin["count"] for bin in bins], name=t("report.examples"))
+        histogram(t, t("report.histogram"), names, [bin["count"] for bin in bins], name=t("report.examples"))
 
 
 def _truncated(counts: dict[str, Any], t: Translator) -> str:

@@ -73,7 +73,7 @@ def _curve(found: LearningCurve, t: Translator) -> None:
     sizes = sorted({part.num_rows for part in found.parts} | {2 * found.measured.num_rows})
     lines = [(float(size), found.at(size)) for size in sizes]
     names = (t("improve.measured"), t("improve.foretold"), t("improve.low"), t("improve.high"))
-    band(t("improve.curve"), measured, lines, x_name=t("improve.rows_axis"), names=names)
+    band(t, t("improve.curve"), measured, lines, x_name=t("improve.rows_axis"), names=names)
     columns = [
         Column(t("improve.part"), wide=True),
         Column(t("improve.rows_axis"), numeric=True),

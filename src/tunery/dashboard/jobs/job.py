@@ -10,6 +10,7 @@ from openai.types.fine_tuning import FineTuningJob
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from tunery.dashboard.components import blocks, code, html
+from tunery.dashboard.components.announce import Announcer
 from tunery.dashboard.components.chart import Curves
 from tunery.dashboard.components.choices import file_cell, weights_text
 from tunery.dashboard.components.metrics import ACCURACIES, LOSSES
@@ -99,10 +100,10 @@ class JobPage:
             self.words = html.show("")
         self.tiles = html.show("").classes("tiles")
         with blocks.panel(self.t("job.loss")) as self.loss_panel:
-            self.loss = Curves(self.t("job.loss"), x_name=self.t("job.step"))
+            self.loss = Curves(self.t, self.t("job.loss"), x_name=self.t("job.step"))
         with ui.element("div").classes("columns"):
             with blocks.panel(self.t("job.accuracy")) as self.accuracy_panel:
-                self.accuracy = Curves(self.t("job.accuracy"), x_name=self.t("job.step"))
+                self.accuracy = Curves(self.t, self.t("job.accuracy"), x_name=self.t("job.step"))
             with blocks.panel(self.t("job.events")):
                 self.event_list = html.show("")
                 self.more_events = blocks.button(self.t("action.more"), self.load_older)
@@ -124,6 +125,7 @@ class JobPage:
             with blocks.panel(self.t("job.hyperparameters")):
                 self.hyperparameters = html.show("")
         self._draw_code()
+        self.announcer = Announcer(self.t)
         self.show()
         self.poll = Poll(self.refresh)
         if not self.may_change:
@@ -203,6 +205,10 @@ class JobPage:
         self.bell.visible = not self.is_over and not self.is_waited_for
         self.export.visible = bool(self.models)
         self.tiles.set_content(facts_of(facts, t))
+        step, total = facts["step"], facts["total_steps"]
+        counted = t("job.steps", step=html.number(step), total=html.number(total))
+        ended = t("job.notify_title", status=t(f"status.{status}")) if self.is_over else ""
+        self.announcer.tell(step, total, counted, end=ended)
         self.loss.update({t(f"metric.{name}"): self.curves.get(name, []) for name in LOSSES})
         self.accuracy.update({t(f"metric.{name}"): self.curves.get(name, []) for name in ACCURACIES})
         has_curve = bool(self.curves.get("train_loss"))

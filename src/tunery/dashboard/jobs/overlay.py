@@ -119,7 +119,7 @@ class Overlay:
                     value=None,
                     on_change=self.add,
                 )
-            self.chart = Curves(t("overlay.title"), x_name=t("job.step"))
+            self.chart = Curves(t, t("overlay.title"), x_name=t("job.step"))
             self.told = ui.label("").classes("muted").props("aria-live=polite")
         with blocks.panel(t("overlay.differences")):
             self.differences = ui.element("div").classes("stack")

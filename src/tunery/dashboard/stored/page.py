@@ -203,7 +203,7 @@ class StoredPage:
             return
         with self.summary:
             with blocks.panel(t("stored.by_day")):
-                bars(t("stored.by_day"), *_by_day(self.counts, models, t("stored.others")))
+                bars(t, t("stored.by_day"), *_by_day(self.counts, models, t("stored.others")))
             with blocks.panel(t("stored.by_model")):
                 columns = [Column(t("jobs.model"), wide=True), Column(t("stored.answers"), numeric=True)]
                 rows = [Row(name, [html.model_name(name), html.number(n)]) for name, n in models.most_common()]

@@ -213,7 +213,7 @@ class ModelPage:
                 self.t("usage.cached"): [day["cached_tokens"] for day in days],
                 self.t("usage.output"): [day["output_tokens"] for day in days],
             }
-            bars(self.t("models.usage"), named, stacks)
+            bars(self.t, self.t("models.usage"), named, stacks)
 
     # ---- what is done
     async def refresh(self) -> bool:

@@ -32,6 +32,7 @@ def show_month(visit: Visit, month: dict[str, Any]) -> None:
         blocks.note(_how(visit, month))
         names = [t(f"usage.{name}") for name in ("so_far", "forecast", "low", "high", "budget")]
         growth(
+            t,
             t("usage.month"),
             _sums(month),
             interval,

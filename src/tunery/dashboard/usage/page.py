@@ -60,10 +60,10 @@ async def build(visit: Visit) -> None:
     dates = [datetime.fromtimestamp(bucket.start_time, UTC).strftime("%m-%d") for bucket in costs]
     with ui.element("div").classes("columns"):
         with blocks.panel(t("usage.cost_by_day")):
-            bars(t("usage.cost_by_day"), dates, _cost_series(costs, t), unit=html.currency_sign(currency))
+            bars(t, t("usage.cost_by_day"), dates, _cost_series(costs, t), unit=html.currency_sign(currency))
         with blocks.panel(t("usage.tokens_by_day")):
             days_of_tokens = [datetime.fromtimestamp(bucket.start_time, UTC).strftime("%m-%d") for bucket in tokens]
-            bars(t("usage.tokens_by_day"), days_of_tokens, _token_series(tokens, t))
+            bars(t, t("usage.tokens_by_day"), days_of_tokens, _token_series(tokens, t))
     with blocks.panel(t("usage.by_model")):
         _model_table(visit, by_model, known)
     with blocks.panel(t("usage.by_item")):
