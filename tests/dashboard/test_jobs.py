@@ -14,6 +14,7 @@ from tests.dashboard.latin import sentences
 from tests.dashboard.rows import finished_job, insert_curve, insert_jobs, make_job, organization_and_project
 from tests.dashboard.stand import Stand
 from tunery.domain.hyperparameters import Hyperparameters
+from tunery.domain.job_details import JobDetails
 from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.store.database import write
 from tunery.store.tables import jobs as job_table
@@ -173,3 +174,29 @@ def test_the_browser_tells_of_the_end_to_whoever_asked(signed_in: Visitor, stand
     page.wait_for_function("window.told.length > 0")
     assert page.evaluate("window.told") == [["Fine-tuning job: Cancelled", "Nightly"]]
     assert page.evaluate("window.asked") == 1
+
+
+def test_a_phone_shows_two_lines_a_job(browser: Browser, stand: Stand) -> None:
+    organization, _ = organization_and_project(stand.database)
+    project, key = stand.new_project("on a phone")
+    details = JobDetails(metrics={"train_loss": 0.9, "full_valid_loss": 0.6524})
+    done = finished_job(project, organization, suffix="weather-" * 8, tags=("quarterly",), details=details)
+    going = make_job(project, organization, status=JobStatus.RUNNING, suffix="tickets", step=17, total_steps=54)
+    insert_jobs(stand.database, [done, going])
+    for visitor in visit(browser, stand.url, locale="en-US"):
+        visitor.page.set_viewport_size({"width": 390, "height": 800})
+        visitor.sign_in(key)
+        page = visitor.go("/")
+        for job, state, told in ((done, "Succeeded", "loss 0.652"), (going, "Running", "31 %")):
+            row = page.locator("tbody tr", has=page.locator(f"a[href$='{job.id}']"))
+            name, chip, brief = row.locator("a"), row.locator(".chip"), row.locator(".brief")
+            expect(name).to_have_text(job.suffix or "", use_inner_text=True)
+            expect(chip).to_have_text(state)
+            expect(brief).to_have_text(f"10 min ago · {job.model} · {told}", use_inner_text=True)
+            boxes = [box for part in (row, name, chip, brief) if (box := part.bounding_box())]
+            (whole, first, beside, second), height = boxes, [box["height"] for box in boxes]
+            assert height[0] < 80 and height[1] < 30 and height[3] < 30  # two lines, none of them broken
+            assert beside["y"] < second["y"] and first["y"] < second["y"]
+            assert all(whole["x"] <= box["x"] and box["x"] + box["width"] <= 390 for box in boxes[1:])
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert violations(page) == []

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from markupsafe import Markup, escape
 from nicegui import ui
@@ -12,6 +13,8 @@ from tunery.dashboard.connection import Failure
 from tunery.dashboard.visit import Visit
 
 Cell = str | Markup
+Narrow = Literal["list", "table", "two-lines"]
+NARROW = {"list": "table-wrap", "table": "table-wrap compact", "two-lines": "table-wrap compact two-lines"}
 
 
 @dataclass(frozen=True)
@@ -29,18 +32,19 @@ class Row:
 
 
 class Table:
-    """In a narrow place each row becomes a list, unless `is_compact`: then the table stays one, for few short columns.
+    """In a narrow place each row becomes a list; with `narrow="table"` the table stays one, for few short columns; with
+    "two-lines" a row keeps its first two cells and its buttons, of which the second tells the rest (`.brief`).
     The roles are said, since a table that is laid out as something else is none to assistive technology."""
 
     def __init__(
-        self, caption: str, columns: Sequence[Column], rows: Sequence[Row] = (), *, is_compact: bool = False
+        self, caption: str, columns: Sequence[Column], rows: Sequence[Row] = (), *, narrow: Narrow = "list"
     ) -> None:
         self.columns = columns
         self._keys: list[str] = []
         self._cells: dict[str, list[ui.html]] = {}
         with (
             ui.element("div")
-            .classes("table-wrap compact" if is_compact else "table-wrap")
+            .classes(NARROW[narrow])
             .props("tabindex=0 role=region")
             .props(f'aria-label="{escape(caption)}"'),
             ui.element("table").props("role=table"),

@@ -14,6 +14,7 @@ from tunery.dashboard.jobs.overlay import MAX_RUNS, overlay_path
 from tunery.dashboard.jobs.words import tag_line
 from tunery.dashboard.visit import BASE, Visit
 from tunery.domain.jobs import TERMINAL, JobStatus
+from tunery.texts import Translator
 
 PAGE = 50
 POLL_S = 2.0
@@ -51,7 +52,7 @@ class JobList:
         ]
         self.ticked: dict[str, None] = {}  # in the order in which they were
         self.show_ticked()
-        self.table = Table(self.t("jobs.title"), columns, self.rows())
+        self.table = Table(self.t("jobs.title"), columns, self.rows(), narrow="two-lines")
         self.nothing = ui.label(self.t("jobs.none")).classes("muted")
         self.nothing.visible = False
         self.more = blocks.button(self.t("action.more"), self.load_more)
@@ -128,10 +129,14 @@ def job_names(job: dict[str, Any]) -> list[str]:
 
 def job_cells(visit: Visit, job: dict[str, Any]) -> list[str | Markup]:
     name, *others = job_names(job)
-    title = Markup('{}<span class="sub">{}</span>').format(
-        html.link(f"{BASE}/jobs/{job['id']}", html.model_name(name)),
-        Markup("<br>").join(html.model_name(other) for other in others),
-    ) + tag_line(job["tags"])
+    title = Markup('<a href="{}" title="{}"><span class="full">{}</span><span class="short">{}</span></a>').format(
+        f"{BASE}/jobs/{job['id']}", name, html.model_name(name), job["display_name"] or job["suffix"] or job["id"]
+    )
+    below = Markup('<span class="sub">{}</span>').format(Markup("<br>").join(map(html.model_name, others)))
+    brief = Markup('<span class="brief">{} · <span>{}</span> · {}</span>').format(
+        html.when(job["created_at"], visit.t), job["model"], _standing(job, visit.t)
+    )
+    title += below + tag_line(job["tags"]) + brief
     return [
         html.status_chip(job["status"], visit.t),
         title,
@@ -140,3 +145,10 @@ def job_cells(visit: Visit, job: dict[str, Any]) -> list[str | Markup]:
         html.money(job["cost"], job["currency"]),
         html.when(job["created_at"], visit.t),
     ]
+
+
+def _standing(job: dict[str, Any], t: Translator) -> str:
+    """The loss, or before there is one how far the job is."""
+    if job["loss"] is not None:
+        return t("jobs.loss", loss=f"{job['loss']:.3f}")
+    return f"{100 * job['step'] // job['total_steps']} %" if job["total_steps"] else html.DASH

@@ -106,7 +106,7 @@ def _measures(parity: Parity, t: Translator) -> None:
     cells = [_summary_cells(summary, cost, t) for _, summary, cost in roles]
     rows = [Row(name, [t(f"move.m_{name}"), *(each[name] for each in cells)]) for name in cells[0]]
     blocks.show_heading(t("move.measures"))
-    Table(t("move.measures"), columns, rows, is_compact=True)
+    Table(t("move.measures"), columns, rows, narrow="table")
     base = "" if parity.base is None else f"{t('move.base', name=parity.base.model)} "
     html.show(Markup('<p class="muted small">{}{}</p>').format(base, t("move.measures_text", min=parity.min_rows)))
 

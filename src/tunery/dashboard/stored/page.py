@@ -207,7 +207,7 @@ class StoredPage:
             with blocks.panel(t("stored.by_model")):
                 columns = [Column(t("jobs.model"), wide=True), Column(t("stored.answers"), numeric=True)]
                 rows = [Row(name, [html.model_name(name), html.number(n)]) for name, n in models.most_common()]
-                Table(t("stored.by_model"), columns, rows, is_compact=True)
+                Table(t("stored.by_model"), columns, rows, narrow="table")
 
 
 def _by_day(counts: Counts, models: Counter[str], others: str) -> tuple[list[str], dict[str, list[float]]]:

@@ -28,6 +28,7 @@ from tunery.api.tunery.console.schemas import (
     SessionOut,
 )
 from tunery.domain.errors import InvalidRequest
+from tunery.domain.job_details import JobDetails
 from tunery.domain.jobs import IMPROVE_OF, IMPROVE_PART, OBEYED, FineTuningJob, JobStatus
 from tunery.domain.tenants import Caller, Project, Scope, grants
 from tunery.domain.usage import PICO
@@ -181,10 +182,16 @@ def _summary(context: Context, job: FineTuningJob) -> JobSummary:
         "pausing": job.is_pausing,
         "resumable": job.can_be_resumed,
         "weights": context.catalog.weights_of(source),
+        "loss": _loss(job.details),
         "cost": training_cost(context, job),
         "currency": context.prices.currency,
     }
     return JobSummary.of({**vars(job), **more})
+
+
+def _loss(details: JobDetails) -> float | None:
+    measured = details.metrics or (details.checkpoints[-1].metrics if details.checkpoints else {})
+    return measured.get("full_valid_loss", measured.get("train_loss"))
 
 
 def file_ref(conn: Connection, job: FineTuningJob, file_id: str) -> FileRef:
