@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from tunery.texts import LANGUAGES
+
 PREFIX = "TUNERY_"
 FORMER = ("engine_kind", "engine_url")  # what start_engine and engine_urls were before
 _ORIGIN = re.compile(r"https?://[^/?#@\s*]+")
@@ -80,7 +82,7 @@ class Settings(BaseSettings):
 
     # mail and webhooks
     smtp_host: str = ""  # "" = mail is written to <home>/outbox as .eml files
-    mail_language: Literal["en", "ja"] = "en"
+    mail_language: str = "en"  # `en`, `ja`, or what other file lies in `src/tunery/texts`
     mail_folder_days: float = Field(30, gt=0)  # how long those files stay
     smtp_port: int = Field(587, ge=1, le=65535)
     smtp_username: str = ""
@@ -119,6 +121,13 @@ class Settings(BaseSettings):
     def _networks(cls, value: list[str]) -> list[str]:
         for network in value:
             ipaddress.ip_network(network)  # says what is wrong with it
+        return value
+
+    @field_validator("mail_language", mode="after")
+    @classmethod
+    def _language(cls, value: str) -> str:
+        if value not in LANGUAGES:
+            raise ValueError(f"{value!r} is no language here; there are {', '.join(LANGUAGES)}")
         return value
 
     @field_validator("cors_origins", mode="after")

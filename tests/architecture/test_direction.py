@@ -47,11 +47,12 @@ SIDEWAYS = {
     ("bases", "metering"),
     ("domain", "texts"),
     ("private", "settings"),
+    ("settings", "texts"),
     ("serving", "engines"),
 }
 """The only arrows within one level: a job's end is paid for and told, a base is tried as jobs are trained and has its
-price, an error has its sentence, a home that cannot be used is a setting's fault, and a vLLM in the engine's place is
-asked as any engine is."""
+price, an error has its sentence, mail is written in a language that there is, a home that cannot be used is a setting's
+fault, and a vLLM in the engine's place is asked as any engine is."""
 
 FORBIDDEN = {
     # what computes knows nothing of requests and rows, so that it runs alone in a child process or on a cluster

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from markupsafe import Markup
 from nicegui import ui
@@ -20,7 +20,7 @@ from tunery.dashboard.sections import SETTINGS, WORK, Section, allowed
 from tunery.dashboard.visit import BASE, PageSpec, Visit
 from tunery.texts import LANGUAGES, Translator
 
-PACKS: dict[str, Language] = {"en": "en-US", "ja": "ja"}  # Quasar's: of tables, date pickers, uploads
+ENGLISH_PACK = "en-US"
 
 
 def add_shared_head(static: Path) -> None:
@@ -74,6 +74,7 @@ def begin_document(request: Request, language: str, theme: str, t: Translator) -
         script(
             request,
             "addEventListener('DOMContentLoaded', () => {"
+            f"document.documentElement.lang = {json.dumps(language)};"  # again: the framework has said its pack's
             f"{words}.forEach((text, at) => document.querySelectorAll('#popup span')[at].textContent = text); }});",
         )
     )
@@ -81,7 +82,13 @@ def begin_document(request: Request, language: str, theme: str, t: Translator) -
     client = ui.context.client
     # The framework's own labels too. Its page belongs to all visitors of this address: this one gets a copy.
     client.page = copy.copy(client.page)
-    client.page.language = PACKS[language]
+    client.page.language = _pack(t)
+
+
+def _pack(t: Translator) -> Language:
+    """The framework's own words for tables, date pickers and uploads: a language's file names them."""
+    name = t("language.pack")
+    return next((known for known in get_args(Language) if known == name), ENGLISH_PACK)
 
 
 async def _who(visit: Visit) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def _told(found: Sequence[Group], wanted: str, t: Translator) -> str:
     num_found = sum(len(group.hits) for group in found)
     first = t("search.found", n=num_found) if num_found else t("search.nothing", text=wanted)
     cut = [group.title for group in found if group.is_cut]
-    return f"{first} {t('search.newest', n=NEWEST, kinds=cut)}" if cut else first
+    return " ".join([first, t("search.newest", n=NEWEST, kinds=cut)]) if cut else first
 
 
 def _options(found: Sequence[Group]) -> Markup:

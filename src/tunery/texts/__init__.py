@@ -1,4 +1,4 @@
-"""Every sentence that a person reads, one JSON file a language. English is the reference.
+"""Every sentence that a person reads, one JSON file a language, `{code}.json`. English is the reference.
 
     say("problem.unknown_role", role="'boss'")   a Text: the English sentence, which still knows its key and its values
     with_texts({"message": that, ...})           the same document with `texts`, from which a reader words it again
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 TEXTS = Path(__file__).parent
-LANGUAGES = {"en": "English", "ja": "日本語"}
 
 Reference = dict[str, Any]
 """`{"key": …, "params": {…}}`, as JSON. A value may be a reference itself, or a list of them."""
@@ -41,6 +40,15 @@ class Text(str):
 @cache
 def load(language: str) -> dict[str, str]:
     return json.loads((TEXTS / f"{language}.json").read_text(encoding="utf-8"))
+
+
+def _languages() -> dict[str, str]:
+    """What each calls itself, by code: every file that lies here is a language, English the first."""
+    codes = sorted((path.stem for path in TEXTS.glob("*.json")), key=lambda code: (code != "en", code))
+    return {code: load(code)["language.own_name"] for code in codes}
+
+
+LANGUAGES = _languages()
 
 
 def say(key: str, /, **params: Any) -> Text:

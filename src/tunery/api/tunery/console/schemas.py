@@ -53,8 +53,8 @@ class JobSummary(Resource):
     step: int = Field(description="Optimizer steps done.")
     total_steps: int | None
     loss: float | None = Field(
-        description="At the end, or else at the newest checkpoint: over the validation file, where there is none of the "
-        "step. Null before."
+        description="At the end, or else at the newest checkpoint: over the validation file, or without one that of "
+        "training. Null before."
     )
     trained_tokens: int | None
     cost: float | None = Field(description="Null until the job has succeeded: nothing else costs.")
