@@ -17,7 +17,7 @@ from tunery.dashboard.evals.parts import PATH as EVALS
 from tunery.dashboard.files.page import file_path
 from tunery.dashboard.jobs.page import job_names
 from tunery.dashboard.models import list_models, playground_path
-from tunery.dashboard.sections import SETTINGS, WORK, allowed
+from tunery.dashboard.sections import SETTINGS, WORK, Section, allowed
 from tunery.dashboard.tuned.page import model_path
 from tunery.dashboard.visit import BASE
 from tunery.texts import Translator, load
@@ -109,26 +109,30 @@ def _option(hit: Hit) -> Markup:
 
 
 def _pages(wanted: str, is_owner: bool, t: Translator) -> Group:
+    """Those that are called so, before those on which the text stands."""
+    making = [Hit(f"{BASE}{path}", t(key), "", "add") for key, path in MAKING if wanted and _holds(wanted, t(key))]
     hits = [
-        Hit(f"{BASE}{section.path}", name, word if word != name else "", section.symbol)
+        Hit(f"{BASE}{section.path}", name, label if label != name else "", section.symbol)
         for section in (*allowed(WORK, is_owner=is_owner), *allowed(SETTINGS, is_owner=is_owner))
         for name in [t(f"nav.{section.name}")]
-        for word in [_word_with(wanted, name, section.words, t)]
-        if word is not None
+        for label in [_label_with(wanted, section, t)]
+        if label is not None
     ]
-    making = [Hit(f"{BASE}{path}", t(key), "", "add") for key, path in MAKING if _holds(wanted, t(key))]
-    return Group(t("search.pages"), [*making, *hits] if wanted else hits)
+    return Group(t("search.pages"), [*making, *sorted(hits, key=lambda hit: bool(hit.about))])
 
 
-def _word_with(wanted: str, name: str, words: str, t: Translator) -> str | None:
-    """The name of the page, or else a label on it, that holds the text. English ones count in every language."""
-    if _holds(wanted, name):
-        return name
-    for texts in (load(t.language), load("en")):
-        for key, text in texts.items():
-            if key.startswith(f"{words}.") and len(text) <= LONGEST_LABEL and "{" not in text and _holds(wanted, text):
-                return text
+def _label_with(wanted: str, section: Section, t: Translator) -> str | None:
+    """The name of the page, or else a label on it, that holds the text; English words count in every language."""
+    own, english = load(t.language), load("en")
+    name = f"nav.{section.name}"
+    for key in (name, *(key for key in own if key.startswith(f"{section.words}.") and _is_label(english[key]))):
+        if _holds(wanted, own[key], english[key]):
+            return own[key]
     return None
+
+
+def _is_label(text: str) -> bool:
+    return len(text) <= LONGEST_LABEL and "{" not in text
 
 
 def _holds(wanted: str, *names: str | None) -> bool:

@@ -70,13 +70,16 @@ def status_chip(status: str, t: Translator) -> Markup:
     return Markup('<span class="chip {}"><span class="dot"></span>{}</span>').format(colour, t(f"status.{status}"))
 
 
+def percent(done: int, total: int) -> int:
+    return min(100, round(100 * done / total))
+
+
 def progress(done: int | None, total: int | None, t: Translator) -> Markup:
     if done is None or not total:
         return Markup(DASH)
-    percent = min(100, round(100 * done / total))
     return Markup(
         '<span class="progress"><progress max="100" value="{0}" aria-label="{1}"></progress><span>{0} %</span></span>'
-    ).format(percent, t("job.progress"))
+    ).format(percent(done, total), t("job.progress"))
 
 
 def when(timestamp: float | None, t: Translator) -> Markup:

@@ -151,4 +151,4 @@ def _standing(job: dict[str, Any], t: Translator) -> str:
     """The loss, or before there is one how far the job is."""
     if job["loss"] is not None:
         return t("jobs.loss", loss=f"{job['loss']:.3f}")
-    return f"{100 * job['step'] // job['total_steps']} %" if job["total_steps"] else html.DASH
+    return f"{html.percent(job['step'], job['total_steps'])} %" if job["total_steps"] else html.DASH
