@@ -29,10 +29,10 @@ def make_sequence(
     adapter: str | None = None,
     salt: str = "",
     priority: int = 0,
-    use_cache: bool = True,
+    scored_from: int | None = None,
 ) -> Sequence:
     ids = list(range(100, 100 + prompt)) if isinstance(prompt, int) else list(prompt)
-    values = {"adapter": adapter, "salt": salt, "priority": priority, "use_cache": use_cache}
+    values = {"adapter": adapter, "salt": salt, "priority": priority, "scored_from": scored_from}
     return Sequence(f"s{next(_numbers)}", ids, len(ids), **values)
 
 

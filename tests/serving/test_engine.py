@@ -203,6 +203,27 @@ def test_prompt_logprobs_equal_the_models_own(engine: LocalEngine, tiny_model_di
     assert answer[-1].num_output_tokens == 0
 
 
+def test_a_prompt_that_is_scored_from_a_token_on_takes_what_is_before_from_the_cache_of_scored_ones(
+    engine: LocalEngine,
+) -> None:
+    ids = prompt(6, 50)
+    engine.run(generation(ids, adapter="wide"))  # other blocks than those that a scored prompt may take
+
+    def scored(start: int) -> Output:
+        asked = generation(ids, adapter="wide", max_tokens=0, prompt_logprobs=0, logprob_start_len=start)
+        return engine.run(asked)[0][-1]
+
+    first, whole, *parts = scored(33), scored(0), scored(33), scored(32), scored(49), scored(1000)
+    assert first.num_cached_tokens == whole.num_cached_tokens == 0
+    assert [part.num_cached_tokens for part in parts] == [32, 16, 48, 48]
+    for part, start in zip(parts, (33, 32, 49, 50), strict=True):
+        assert whole.prompt_logprobs is not None and part.prompt_logprobs is not None
+        assert part.prompt_logprobs[:start] == (None,) * start and len(part.prompt_logprobs) == len(ids)
+        for one, other in zip(part.prompt_logprobs[start:], whole.prompt_logprobs[start:], strict=True):
+            assert one is not None and other is not None
+            assert one.logprob == pytest.approx(other.logprob, abs=1e-5)  # fp32 sums in other order
+
+
 def test_equal_seeds_draw_equal_tokens_in_any_company(engine: LocalEngine) -> None:
     def seeded():
         return generation(prompt(0), temperature=1.0, top_p=0.9, seed="7:0", max_tokens=20)

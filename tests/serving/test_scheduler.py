@@ -326,14 +326,14 @@ def test_a_long_prompt_of_one_tenant_leaves_half_a_step_to_the_others() -> None:
     assert short.num_output_tokens == 1 and not long.num_output_tokens and not longer.num_output_tokens
 
 
-@pytest.mark.parametrize("use_cache", [True, False], ids=["texts", "texts to be scored"])
+@pytest.mark.parametrize("scored_from", [None, 1], ids=["texts", "texts to be scored"])
 @pytest.mark.parametrize("same", [True, False], ids=["the same", "different ones"])
-def test_thousands_of_prompts_of_one_tenant_cost_another_no_step(use_cache: bool, same: bool) -> None:
+def test_thousands_of_prompts_of_one_tenant_cost_another_no_step(scored_from: int | None, same: bool) -> None:
     """Counted in steps, of which each is bounded: as many as with the engine alone."""
     scheduler = make_scheduler(num_blocks=256, max_num_batched_tokens=64, max_num_seqs=16)
     for number in range(2000):
         ids = [0 if same else number, *range(7)]
-        scheduler.add(make_sequence(ids, salt="a", use_cache=use_cache))
+        scheduler.add(make_sequence(ids, salt="a", scored_from=scored_from))
     step(scheduler)
     other = make_sequence(20, salt="b")
     scheduler.add(other)

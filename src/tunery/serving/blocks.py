@@ -48,12 +48,14 @@ class BlockPool:
         return -(-num_tokens // self.block_size)
 
     def match(self, sequence: Sequence, root: bytes) -> list[int]:
-        """The cached blocks that hold the sequence's beginning. At least one token is left to compute.
+        """The cached blocks that hold the sequence's beginning. At least one token is left to compute, and of a scored
+        prompt the one before the first whose log-probability is asked for.
 
         Takes no reference: follow it with `share` before anything is allocated.
         """
         found: list[int] = []
-        for index in range((sequence.num_tokens - 1) // self.block_size):
+        most = sequence.num_tokens if sequence.scored_from is None else min(sequence.num_tokens, sequence.scored_from)
+        for index in range((most - 1) // self.block_size):
             block = self._block_of.get(self._hash(sequence, root, index))
             if block is None:
                 break

@@ -262,10 +262,10 @@ class Engine:
             adapter=generation.adapter,
             salt=generation.salt,
             priority=generation.priority,
-            use_cache=generation.params.prompt_logprobs is None,
+            scored_from=generation.scored_from,
         )
         answer = Answer(generation, self._table, self._eos_ids, self.context_length)
-        self._runner.track(generation.id, generation.params)
+        self._runner.track(generation)
         self._requests[generation.id] = _Request(sequence, answer, arrived_at)
         self._scheduler.add(sequence)
 

@@ -23,6 +23,7 @@ class SamplingParams:
     seed: str | None = None  # equal seeds give equal draws; None: a fresh one
     top_logprobs: int | None = None  # None: no log-probabilities; 0: of the drawn token only
     prompt_logprobs: int | None = None  # the same for the prompt's own tokens
+    logprob_start_len: int = 0  # of them, those from this position on
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     grammar: Grammar | None = None  # only what it allows is drawn
@@ -37,6 +38,13 @@ class Generation:
     salt: str = ""
     priority: int = 0  # of requests with different ones, the lower number goes first
     request_id: str = ""  # the request that it is an answer of: what `abort` names
+
+    @property
+    def scored_from(self) -> int | None:
+        """The first prompt token that gets a log-probability, which the very first never does. None: none is to."""
+        if self.params.prompt_logprobs is None:
+            return None
+        return min(max(1, self.params.logprob_start_len), len(self.prompt_ids))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tunery.serving.forward.kv import KeyValueCache, block_bytes
 from tunery.serving.forward.linear import Precision
 from tunery.serving.forward.model import Model, Run
 from tunery.serving.forward.weights import load_weights
-from tunery.serving.requests import SamplingParams, TokenLogprob
+from tunery.serving.requests import Generation, TokenLogprob
 from tunery.serving.sampler import RowState, Sampled, describe, sample
 from tunery.serving.sequence import Batch, Scheduled
 
@@ -88,10 +88,12 @@ class Runner:
     def adapter_bytes(self) -> int:
         return sum(adapter.num_bytes for adapter in self._adapters.values())
 
-    def track(self, sequence_id: str, params: SamplingParams) -> None:
+    def track(self, generation: Generation) -> None:
+        params, scored_from = generation.params, generation.scored_from
         constraint = params.grammar.start() if params.grammar is not None else None
-        wants_prompt = params.prompt_logprobs is not None
-        self._tracked[sequence_id] = Tracked(RowState(params, constraint), [None] if wants_prompt else None)
+        self._tracked[generation.id] = Tracked(
+            RowState(params, constraint), None if scored_from is None else [None] * scored_from
+        )
 
     def forget(self, sequence_id: str) -> None:
         self._tracked.pop(sequence_id, None)

@@ -76,7 +76,7 @@ class Scheduler:
         self._started: list[tuple[Sequence, bool]] = []  # in this step, and whether they had been admitted before
         self._num_started = 0
         self._last_start: dict[str, int] = {}  # of each tenant
-        self._roots: dict[tuple[str | None, str], bytes] = {}
+        self._roots: dict[tuple[str | None, str, bool], bytes] = {}
         self._generations: dict[str, int] = {}
 
     @property
@@ -284,7 +284,7 @@ class Scheduler:
 
     def _start(self, sequence: Sequence, budget: int) -> Scheduled | None:
         """Give a waiting sequence its cached blocks and room for its first tokens. None when there is no room."""
-        cached = self.blocks.match(sequence, self._root(sequence)) if sequence.use_cache else []
+        cached = self.blocks.match(sequence, self._root(sequence))
         num_cached = len(cached) * self.blocks.block_size
         num_tokens = min(sequence.num_tokens - num_cached, budget)
         wanted = self.blocks.blocks_for(num_cached + num_tokens) - len(cached)
@@ -353,10 +353,11 @@ class Scheduler:
         self._roots = {key: root for key, root in self._roots.items() if key[0] != adapter}
 
     def _root(self, sequence: Sequence) -> bytes:
-        key = (sequence.adapter, sequence.salt)
+        """Scored prompts, which are computed with other weights than the rest, share blocks among themselves only."""
+        key = (sequence.adapter, sequence.salt, sequence.scored_from is not None)
         if key not in self._roots:
             adapter = "" if key[0] is None else f"{self._generations.get(key[0], 0)}:{key[0]}"
-            self._roots[key] = root_hash(adapter, sequence.salt)
+            self._roots[key] = root_hash(f"scored {adapter}" if key[2] else adapter, sequence.salt)
         return self._roots[key]
 
     def _remember(self, sequence: Sequence, num_tokens: int) -> None:

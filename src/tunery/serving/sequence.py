@@ -20,7 +20,7 @@ class Sequence:
     adapter: str | None = None  # registered name; None: the base weights
     salt: str = ""  # isolates the prefix cache: sequences of different salts share nothing
     priority: int = 0  # the lowest number among those that could run has the engine to itself
-    use_cache: bool = True  # False: every prompt token is computed, as prompt_logprobs needs
+    scored_from: int | None = None  # the first prompt token whose log-probability is asked for; None: of none
     status: SequenceStatus = SequenceStatus.WAITING
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0  # prompt tokens taken from the prefix cache when first admitted

@@ -91,8 +91,9 @@ def prepare(service: Service, request: CompletionRequest) -> Completion:
 def _params(service: Service, request: CompletionRequest) -> SamplingParams:
     """Of every answer; how long it may be depends on its prompt."""
     params_request = request
-    if request.echo and request.logprobs is not None and request.prompt_logprobs is None:
-        params_request = request.model_copy(update={"prompt_logprobs": request.logprobs})
+    if request.echo and request.logprobs is not None:  # what is echoed is told of every token
+        num_top = request.logprobs if request.prompt_logprobs is None else request.prompt_logprobs
+        params_request = request.model_copy(update={"prompt_logprobs": num_top, "logprob_start_len": 0})
     return sampling_params(
         params_request,
         max_tokens=0,

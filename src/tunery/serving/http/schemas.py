@@ -49,6 +49,8 @@ class Generating(_Wire):
     priority: Priority = 0
     ignore_eos: bool = False
     prompt_logprobs: Annotated[Int, Field(ge=0, le=20)] | None = None
+    # SGLang's: those of the prompt's tokens from this one on. What is before may come from the cache.
+    logprob_start_len: Annotated[Int, Field(ge=0)] = 0
     # ignored
     user: str | None = None
 

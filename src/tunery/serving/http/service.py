@@ -106,6 +106,7 @@ def sampling_params(
         logit_bias=_biases(request.logit_bias, vocab_size),
         top_logprobs=top_logprobs,
         prompt_logprobs=request.prompt_logprobs,
+        logprob_start_len=request.logprob_start_len,
         stop=tuple(text for text in stop if text),
         ignore_eos=request.ignore_eos,
         grammar=grammar,

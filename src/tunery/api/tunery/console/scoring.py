@@ -34,6 +34,7 @@ async def score(context: Context, caller: Caller, request_id: str, request: Scor
         "max_tokens": 1,
         "temperature": 0,
         "prompt_logprobs": TOP,
+        "logprob_start_len": trained[0],
         "cache_salt": caller.project_id,
         "request_id": request_id,
     }
