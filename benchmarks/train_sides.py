@@ -195,7 +195,9 @@ def exact_loss(options: argparse.Namespace, adapter: dict[str, tuple[torch.Tenso
     """Mean loss of the trained tokens of the validation rows, row by row, in fp32 with the adapter in the weights."""
     from transformers import AutoModelForCausalLM
 
-    rows = rendered_rows(options)[-options.valid_rows :] if options.valid_rows else []
+    if not options.valid_rows:
+        return 0.0
+    rows = rendered_rows(options)[-options.valid_rows :]
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
     for name, (a, b) in adapter.items():
         model.get_submodule(name).weight.add_(b.float() @ a.float(), alpha=ALPHA / RANK)
