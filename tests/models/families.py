@@ -1,4 +1,5 @@
-"""A small random model of each architecture that is computed here, with what its family writes around messages."""
+"""Small random models, with what their families write around messages: of each architecture that is described, of some
+that are not and are computed over transformers' modules, and of some that are not computed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,17 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from transformers import (
+    BambaConfig,
+    CohereConfig,
+    FalconConfig,
     Gemma3TextConfig,
+    GPTNeoXConfig,
+    GptOssConfig,
     GraniteConfig,
     GraniteMoeHybridConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
     Phi3Config,
+    PhiConfig,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
     SmolLM3Config,
+    StableLmConfig,
+    Starcoder2Config,
 )
 
 from tests.random_models import LLAMA3, save_random
@@ -97,7 +107,8 @@ class Family:
         names |= {} if turns.bos is None else {"bos_token": turns.bos}
         ids = {"eos_token_id": special.index(turns.end), "pad_token_id": 0, "bos_token_id": None}
         vocab = write_byte_tokenizer(folder, special, names, turns.template, (("h", "e"),))
-        config = self.config(vocab_size=vocab, **{**SHAPE, **self.settings, **changes}, **ids)
+        shape = {name: value for name, value in {**SHAPE, **self.settings, **changes}.items() if value is not None}
+        config = self.config(vocab_size=vocab, **shape, **ids)
         return save_random(config, folder)
 
 
@@ -176,4 +187,30 @@ FAMILIES = {
             },
         },
     ),
+}
+UNDESCRIBED = {
+    "pythia": Family(
+        GPTNeoXConfig,
+        CHAT,
+        {"num_key_value_heads": 4},
+        ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
+    ),
+    "olmo 2": Family(Olmo2Config, CHAT, {}),
+    "starcoder 2, with windows": Family(
+        Starcoder2Config,
+        CHAT,
+        {"sliding_window": WINDOW},
+        ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"),
+    ),
+    "cohere": Family(CohereConfig, CHAT, {"logit_scale": 0.5}),
+    "phi 2": Family(PhiConfig, CHAT, {}, ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2")),
+    "llama, with another activation": Family(LlamaConfig, CHAT, {"hidden_act": "gelu"}),
+}
+UNKNOWN = {
+    "bamba, with states": Family(
+        BambaConfig, CHAT, {"attn_layer_indices": [1, 3], "mamba_n_heads": 8, "mamba_d_head": 16}
+    ),
+    "gpt-oss, with sinks": Family(GptOssConfig, CHAT, {"num_local_experts": 4}),
+    "stablelm, whose attention is told nothing": Family(StableLmConfig, CHAT, {}),
+    "falcon, with an attention of its own": Family(FalconConfig, CHAT, {"ffn_hidden_size": 96, "head_dim": None}),
 }

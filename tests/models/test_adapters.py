@@ -16,7 +16,7 @@ from tunery.domain.errors import InvalidRequest
 from tunery.models.adapter_config import LoraConfig, UnsupportedAdapter
 from tunery.models.adapter_files import AdapterFiles, read_adapter, write_adapter
 from tunery.models.config import read_config
-from tunery.serving.forward.adapters import load_adapter
+from tunery.serving.forward.adapters import load_adapter, places_of
 from tunery.serving.forward.kv import KeyValueCache
 from tunery.serving.forward.model import Model, Run
 from tunery.serving.forward.weights import load_weights
@@ -72,7 +72,7 @@ def served(folder: Path, base: Path) -> torch.Tensor:
     config = read_config(base)
     weights = load_weights(base, config, torch.float32, precision="full")
     model = Model(config, weights, KeyValueCache(config, 8, 16, torch.float32))
-    hidden = model.prefill([Run(IDS, 0, [0, 1, 2], load_adapter(folder, config, torch.float32))])
+    hidden = model.prefill([Run(IDS, 0, [0, 1, 2], model.read_adapter(folder))])
     return model.logits(hidden)
 
 
@@ -191,7 +191,7 @@ def test_trainer_and_engine_refuse_the_same_by_name(kind: str, tiny_model_dir: P
     with pytest.raises(UnsupportedAdapter, match=named):
         trainer_with(folder, tiny_model_dir)
     with pytest.raises(InvalidRequest, match=named):
-        load_adapter(folder, read_config(tiny_model_dir), torch.float32)
+        load_adapter(folder, places_of(read_config(tiny_model_dir)), torch.float32)
 
 
 @pytest.mark.timeout(60)

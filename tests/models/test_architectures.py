@@ -1,5 +1,5 @@
-"""Each architecture that is described, as the engine and the trainer's own decoder compute it, against transformers and
-PEFT in fp32."""
+"""Each architecture that is described, as the engine and the trainer's own decoder compute it, and some that are not,
+which both compute over transformers' modules: against transformers and PEFT in fp32."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,19 +12,20 @@ from peft import PeftModel
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from tests.models.families import FAMILIES, Family
+from tests.models.families import FAMILIES, UNDESCRIBED, UNKNOWN, Family
 from tests.serving.conftest import make_settings
 from tests.serving.peft_adapters import generate, model_with, write_adapter
 from tests.serving.running import LocalEngine, generation, tokens
-from tests.serving.test_forward import make_model
 from tests.training.conftest import assert_grads_equal
 from tunery.chat.examples import ChatExample
 from tunery.chat.render import Renderer
+from tunery.domain.errors import InvalidRequest
 from tunery.models.adapter_config import LoraConfig
 from tunery.models.adapter_files import AdapterFiles
 from tunery.models.adapter_files import write_adapter as write_our_adapter
-from tunery.models.config import read_config
-from tunery.serving.forward.model import Run
+from tunery.models.config import UnsupportedModel, is_described, read_sizes
+from tunery.serving.build import load_forward
+from tunery.serving.forward.interface import Run
 from tunery.training.examples import TrainExample
 from tunery.training.forward.decoder import Decoder
 from tunery.training.forward.inputs import pack
@@ -48,7 +49,7 @@ class Base:
     def trainable(self) -> TrainModel:
         """With an adapter on all linear layers that does something."""
         model = TrainModel.load(self.folder, self.lora, seed=1, device="cpu", dtype=torch.float32)
-        assert isinstance(model.body, Decoder)
+        assert isinstance(model.body, Decoder) == is_described(self.folder)
         generator = torch.Generator().manual_seed(2)
         for layer in model.layers.values():
             with torch.no_grad():
@@ -57,17 +58,18 @@ class Base:
         return model
 
     def save(self, model: TrainModel, folder: Path) -> Path:
-        write_our_adapter(folder, AdapterFiles(self.lora, matrices_of(model.layers)), str(self.folder))
+        write_our_adapter(folder, AdapterFiles(model.body.lora, matrices_of(model.layers)), str(self.folder))
         return folder
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[*FAMILIES, *UNDESCRIBED])
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Base]:
-    family, folder = FAMILIES[request.param], tmp_path_factory.mktemp("base")
+    family, folder = {**FAMILIES, **UNDESCRIBED}[request.param], tmp_path_factory.mktemp("base")
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # too small to share between threads
     reference = family.write(folder)
-    yield Base(family, folder, reference, LoraConfig(4, 8.0, target_modules=read_config(folder).linear_modules))
+    assert is_described(folder) == (request.param in FAMILIES)
+    yield Base(family, folder, reference, LoraConfig(4, 8.0, target_modules=read_sizes(folder).lora_targets))
     torch.set_num_threads(before)
 
 
@@ -87,7 +89,7 @@ def rows() -> list[Row]:
 
 
 def test_prompts_in_pieces_and_cached_decoding_give_the_logits_of_the_whole(base: Base) -> None:
-    model = make_model(base.folder, torch.float32)
+    model = load_forward(make_settings(base.folder))
     ids = text(70, 0)
     with torch.inference_mode():
         expected = base.reference(torch.tensor([ids])).logits[0]
@@ -192,3 +194,21 @@ def test_a_chat_is_rendered_as_by_transformers_and_learnt_to_its_end(base: Base,
         (outputs,) = local.run(generation(prompt, adapter="tuned", max_tokens=40, ignore_eos=False))
     assert "".join(output.text for output in outputs).strip() == ANSWER["content"]
     assert outputs[-1].finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("bamba, with states", "computes another thing than transformers"),
+        ("gpt-oss, with sinks", "s_aux|computes another thing"),
+        ("stablelm, whose attention is told nothing", "does not hand on|call the model with plan="),
+        ("falcon, with an attention of its own", "does not compute it so"),
+    ],
+)
+def test_what_is_not_computed_is_refused_by_engine_and_trainer(name: str, reason: str, tmp_path: Path) -> None:
+    UNKNOWN[name].write(tmp_path)
+    with pytest.raises(InvalidRequest, match=reason):
+        load_forward(make_settings(tmp_path))
+    lora = LoraConfig(4, 8.0, target_modules=read_sizes(tmp_path).lora_targets)
+    with pytest.raises(UnsupportedModel, match=reason):
+        TrainModel.load(tmp_path, lora, seed=1, device="cpu", dtype=torch.float32)

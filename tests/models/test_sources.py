@@ -112,7 +112,7 @@ def test_the_default_base_is_a_working_chat_model(base_model_dir: Path) -> None:
     import torch
     from tokenizers import Tokenizer
 
-    from tunery.training.forward.transformers_decoder import load_model
+    from tunery.models.pretrained import load_model
 
     tokenizer = Tokenizer.from_file(str(base_model_dir / "tokenizer.json"))
     # The family was trained with every digit its own token.

@@ -12,7 +12,6 @@ from tests.serving.test_forward import make_model
 from tunery.kernels import decode as kernels
 from tunery.kernels.compile import as_array
 from tunery.kernels.layers import ALL
-from tunery.serving.forward.adapters import load_adapter
 from tunery.serving.forward.model import Run, rotate_
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -110,7 +109,7 @@ def test_a_decode_step_equals_a_prompt_of_one_token(tiny_model_dir: Path, tmp_pa
     model = make_model(tiny_model_dir, dtype)
     modules = ["q_proj", "v_proj", "gate_proj", "down_proj"]
     folder = write_adapter(tiny_model_dir, tmp_path, rank=4, modules=modules, seed=1)
-    rows = (None, load_adapter(folder, model.config, dtype))
+    rows = (None, model.read_adapter(folder))
     for length, adapter in zip((3, 40), rows, strict=True):
         prompt = [5 + i % 60 for i in range(length)]
         tables = ([0, 1, 2], [3, 4, 5])

@@ -10,7 +10,7 @@ import torch
 from tests.serving.peft_adapters import write_adapter
 from tests.serving.test_forward import make_model
 from tunery.kernels.compile import Array, as_array, as_tensor
-from tunery.serving.forward.adapters import load_adapter
+from tunery.serving.forward.adapters import load_adapter, places_of
 from tunery.serving.forward.linear import PackedLinear, Precision, shared
 from tunery.serving.forward.lora import Lora
 
@@ -23,13 +23,14 @@ def test_each_row_gets_its_own_adapter(
     tiny_model_dir: Path, tmp_path: Path, dtype: torch.dtype, long_run: float
 ) -> None:
     config = make_model(tiny_model_dir, dtype).config
+    places = places_of(config)
     folders = [
         write_adapter(tiny_model_dir, tmp_path / str(rank), rank=rank, modules=modules, seed=rank)
         for rank, modules in ((4, ["q_proj", "v_proj"]), (2, ["q_proj", "k_proj", "v_proj"]))
     ]
-    one, other = (load_adapter(folder, config, dtype) for folder in folders)
+    one, other = (load_adapter(folder, places, dtype) for folder in folders)
     runs = [(one, 2), (one, 3), (None, 2), (other, 1), (one, 1)]  # the first two are one run of five
-    lora = Lora(config, torch.float32).over(runs, long_run=long_run)
+    lora = Lora(places, torch.float32).over(runs, long_run=long_run)
     assert lora is not None
     torch.manual_seed(0)
     num_rows, width = sum(rows for _, rows in runs), lora.columns[QKV][-1]
@@ -49,7 +50,7 @@ def test_each_row_gets_its_own_adapter(
 
 def test_a_pass_without_adapters_is_none(tiny_model_dir: Path) -> None:
     config = make_model(tiny_model_dir, torch.float32).config
-    assert Lora(config, torch.float32).over([(None, 3), (None, 1)]) is None
+    assert Lora(places_of(config), torch.float32).over([(None, 3), (None, 1)]) is None
 
 
 @pytest.mark.parametrize("way", ["exact", "prompt", "decode"])

@@ -21,8 +21,9 @@ from transformers import (
 from tests.random_models import LLAMA3, SHAPE, save_random
 from tests.training.conftest import assert_grads_equal, grads
 from tunery.models.adapter_config import LINEAR_MODULES, LoraConfig, UnsupportedAdapter
+from tunery.models.config import UnsupportedModel
 from tunery.training.child import failure_of
-from tunery.training.forward.decoder import Decoder, UnsupportedModel, trainable_config
+from tunery.training.forward.decoder import Decoder, trainable_config
 from tunery.training.forward.inputs import pack
 from tunery.training.forward.memory import SavedActivations
 from tunery.training.forward.model import TrainModel

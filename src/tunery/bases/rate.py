@@ -106,7 +106,7 @@ def _fill(workdir: Workdir, model_dir: Path, start: float) -> None:
         batch_size=BATCH_SIZE,
         learning_rate=start,
         max_example_tokens=1024,
-        lora=LoraConfig(rank=LORA_RANK, alpha=2.0 * LORA_RANK),
+        lora=LoraConfig(LORA_RANK, 2.0 * LORA_RANK, target_modules=read_sizes(model_dir).lora_targets),
         seeks_rate=True,
     ).save(workdir)
 

@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunery.bases.examine import Unusable
-from tunery.domain.errors import InvalidRequest
 from tunery.jobs.endings import ParityBroken, check_parity
 from tunery.jobs.hold import ProcessRunner, lock_workdir
 from tunery.kernels import process
 from tunery.models.adapter_config import LoraConfig
 from tunery.models.catalog import Catalog
-from tunery.models.config import read_config
+from tunery.models.config import is_described, read_sizes
 from tunery.models.sources.base import Progress
 from tunery.settings import Settings
 from tunery.texts import say
@@ -38,6 +37,10 @@ ROWS = """\
 {"messages": [{"role": "user", "content": "Is it open today?"}, {"role": "assistant", "content": "Yes, until six."}]}
 {"messages": [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "Behind the station."}]}
 """
+
+
+class NotServed(Exception):
+    """Our engine does not compute the model; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +58,18 @@ def try_out(
     with tempfile.TemporaryDirectory(prefix="try-", dir=work) as name:
         workdir = Workdir(Path(name))
         step = _train(workdir, model_dir, lora_rank, progress)
-        if (problem := _not_served(model_dir)) is not None:
-            if settings.engine_urls:
-                return Tried(False, None)
-            raise Unusable(say("base.not_served", reason=problem), param="source")
-        with _engine(model_dir, source, settings, workdir, progress) as url:
-            progress("comparing", 0, None)
-            try:
+        try:
+            with _engine(model_dir, source, settings, workdir, progress) as url:
+                progress("comparing", 0, None)
                 report = check_parity(
                     workdir.samples, workdir.checkpoint(step), "trial", source=source, engines=[url], catalog=catalog
                 )
-            except ParityBroken as exc:
-                raise Unusable(say("base.served_otherwise", reason=exc.args[0]), param="source") from exc
+        except NotServed as exc:
+            if settings.engine_urls and not is_described(model_dir):
+                return Tried(False, None)
+            raise Unusable(say("base.not_served", reason=exc.args[0]), param="source") from exc
+        except ParityBroken as exc:
+            raise Unusable(say("base.served_otherwise", reason=exc.args[0]), param="source") from exc
     if not report.is_checked:
         raise Unusable(say("base.not_served", reason=report.message), param="source")
     return Tried(True, report.details["mean_difference"])
@@ -82,7 +85,7 @@ def _train(workdir: Workdir, model_dir: Path, lora_rank: int, progress: Progress
         n_epochs=1,
         batch_size=2,
         learning_rate=1e-4,
-        lora=LoraConfig(rank=lora_rank, alpha=2.0 * lora_rank),
+        lora=LoraConfig(lora_rank, 2.0 * lora_rank, target_modules=read_sizes(model_dir).lora_targets),
     ).save(workdir)
     with lock_workdir(workdir) as lock:
         trainer = ProcessRunner().start(workdir, lock)
@@ -104,18 +107,9 @@ def _last_word(messages: list[Message]) -> Finished | Failed | None:
     return next((each for each in reversed(messages) if isinstance(each, Finished | Failed)), None)
 
 
-def _not_served(model_dir: Path) -> str | None:
-    """Why our engine does not compute the architecture; None where it does."""
-    try:
-        read_config(model_dir)
-    except InvalidRequest as exc:
-        return exc.message
-    return None
-
-
 @contextmanager
 def _engine(model_dir: Path, source: str, settings: Settings, workdir: Workdir, progress: Progress) -> Iterator[str]:
-    """Its address, once it answers; ended with the block. Raises Unusable."""
+    """Its address, once it answers; ended with the block. Raises NotServed."""
     command = [sys.executable, "-m", "tunery.launch.tether", str(os.getpid()), "tunery.serving"]
     command += ["--model-dir", str(model_dir), "--served-name", source, "--port", "0"]
     command += ["--cache-bytes", str(CACHE_BYTES), "--adapters-dir", str(workdir.root)]
@@ -135,7 +129,7 @@ def _engine(model_dir: Path, source: str, settings: Settings, workdir: Workdir, 
         line = _first_line(engine, progress)
         if not line.startswith("ready "):
             words = log_file.read_text("utf-8", "replace").strip().rpartition("\n")[2]
-            raise Unusable(say("base.not_served", reason=words or "–"), param="source")
+            raise NotServed(words or "–")
         yield line.removeprefix("ready ").strip()
     finally:
         engine.kill()

@@ -29,7 +29,6 @@ from tunery.export.lora_gguf import LORA_FILE
 from tunery.export.spec import ExportSpec
 from tunery.export.tensors import CHUNK_NUMBERS
 from tunery.models.config import read_config
-from tunery.serving.forward.adapters import load_adapter
 from tunery.serving.forward.kv import KeyValueCache
 from tunery.serving.forward.model import Model, Run
 from tunery.serving.forward.weights import load_weights
@@ -222,7 +221,7 @@ def read_here(spec: ExportSpec, samples: list[Sample], theirs: list[list[int]]) 
     weights = load_weights(spec.model_dir, config, torch.float32, precision="full", streamed=True)
     lengths = [-(-len(sample.token_ids) // BLOCK) for sample in samples]
     model = Model(config, weights, KeyValueCache(config, sum(lengths), BLOCK, torch.float32))
-    adapter = load_adapter(spec.adapter_dir, config, torch.float32) if spec.adapter_dir else None
+    adapter = model.read_adapter(spec.adapter_dir) if spec.adapter_dir else None
     begins = [sum(lengths[:index]) for index in range(len(lengths))]
     runs = [
         Run(sample.token_ids, 0, list(range(begin, begin + length)), adapter)

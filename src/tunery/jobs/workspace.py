@@ -174,7 +174,7 @@ def _spec(
         seed=job.seed,
         max_example_tokens=base.max_example_tokens,
         completes=base.completes,
-        lora=LoraConfig(base.lora_rank, float(base.lora_alpha), target_modules=read_sizes(model_dir).linear_modules),
+        lora=LoraConfig(base.lora_rank, float(base.lora_alpha), target_modules=read_sizes(model_dir).lora_targets),
         state_interval_s=settings.state_interval_s,
         early_stopping=is_wanted(job.metadata, EARLY_STOPPING),
         # Jobs that run side by side share the cores.

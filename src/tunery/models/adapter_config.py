@@ -17,7 +17,10 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-# Of any architecture: what "all-linear" means where nobody says of which.
+ALL_LINEAR = "all-linear"
+"""As `target_modules`: all that the model has, except its head. The trainer writes down which these are."""
+
+# Of any architecture that is described: what it means in a file that does not say of which model it is.
 _ALL_LINEAR = tuple(
     dict.fromkeys(
         name.rpartition(".")[2]
@@ -52,7 +55,7 @@ class LoraConfig:
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0  # of the adapter's input, while training
-    target_modules: tuple[str, ...] | str = LINEAR_MODULES  # ends of names, or a regular expression for whole names
+    target_modules: tuple[str, ...] | str = LINEAR_MODULES  # ends of names, or an expression for whole ones; ALL_LINEAR
     exclude_modules: tuple[str, ...] | str = ()  # the same
     layers_to_transform: tuple[int, ...] | None = None  # None: all
     rank_pattern: Mapping[str, int] = field(default_factory=dict)  # by regular expressions for ends of names
@@ -144,7 +147,7 @@ def _read(document: dict[str, Any]) -> LoraConfig:
         rank=int(document["r"]),
         alpha=float(document["lora_alpha"]),
         dropout=float(document.get("lora_dropout") or 0.0),
-        target_modules=_ALL_LINEAR if targets in (None, "all-linear") else _modules(targets),
+        target_modules=_ALL_LINEAR if targets in (None, ALL_LINEAR) else _modules(targets),
         exclude_modules=_modules(document.get("exclude_modules") or ()),
         layers_to_transform=tuple([layers] if isinstance(layers, int) else layers or ()) or None,
         rank_pattern={str(key): int(rank) for key, rank in (document.get("rank_pattern") or {}).items()},

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunery.domain.errors import InvalidRequest
+from tunery.models.adapter_config import ALL_LINEAR
 from tunery.models.architecture import (
     ACTIVATIONS,
     APART,
@@ -22,6 +23,14 @@ from tunery.models.architecture import (
 )
 
 
+class UnsupportedModel(ValueError):
+    """The base model needs something that is not computed here; the message names it."""
+
+
+class NotDescribed(InvalidRequest):
+    """No architecture's description covers the model: what transformers has for it may compute it."""
+
+
 @dataclass(frozen=True)
 class Sizes:
     hidden_size: int
@@ -32,7 +41,8 @@ class Sizes:
     head_dim: int
     vocab_size: int
     tie_word_embeddings: bool
-    linears: Linears = field(kw_only=True, default_factory=lambda: APART)
+    linears: Linears = field(kw_only=True, default_factory=lambda: APART)  # of a model that is not described: Llama's
+    is_described: bool = field(kw_only=True, default=True)
 
     @property
     def body_parameters(self) -> int:
@@ -56,6 +66,11 @@ class Sizes:
     def linear_modules(self) -> tuple[str, ...]:
         """The last parts of the names of all linear layers, as an adapter names what it is for."""
         return tuple(name.rpartition(".")[2] for name in module_sizes(self))
+
+    @property
+    def lora_targets(self) -> tuple[str, ...] | str:
+        """What an adapter on all linear layers is for. Of a model that is not described, only its modules tell."""
+        return self.linear_modules if self.is_described else ALL_LINEAR
 
 
 @dataclass(frozen=True)
@@ -116,7 +131,8 @@ def _read(model_dir: Path) -> dict[str, Any]:
 
 def sizes_of(raw: Mapping[str, Any]) -> Sizes:
     """From a configuration by transformers' names. Raises KeyError for what it does not say."""
-    architecture = ARCHITECTURES.get(str(raw.get("model_type")), Architecture())
+    described = ARCHITECTURES.get(str(raw.get("model_type")))
+    architecture = described or Architecture()
     raw = {**architecture.assumed, **raw}
     heads = raw["num_attention_heads"]
     return Sizes(
@@ -129,28 +145,39 @@ def sizes_of(raw: Mapping[str, Any]) -> Sizes:
         vocab_size=raw["vocab_size"],
         tie_word_embeddings=bool(raw.get("tie_word_embeddings")),
         linears=architecture.linears,
+        is_described=described is not None,
     )
 
 
 def read_config(model_dir: Path) -> ModelConfig:
-    """Raises InvalidRequest for an architecture or a variant that is not computed here."""
+    """Raises NotDescribed for an architecture or a variant without a description, InvalidRequest for what cannot be
+    read."""
     raw, name = _read(model_dir), str(model_dir)
     architecture = ARCHITECTURES.get(str(raw.get("model_type")))
     if architecture is None:
         known = ", ".join(sorted(ARCHITECTURES))
-        raise InvalidRequest(f"The engine serves {known}; {name!r} is a {raw.get('model_type')!r} model.")
+        raise NotDescribed(f"{name!r} is a {raw.get('model_type')!r} model; what is described here is {known}.")
     if raw.get("quantization_config"):
         raise InvalidRequest(f"The weights of {name!r} are quantised; the engine reads plain ones.")
     raw = {**architecture.assumed, **raw}
     for key, value in architecture.only.items():
         if raw.get(key) not in (value, None):
-            raise InvalidRequest(f"The engine computes no model whose {key!r} is {raw[key]!r}, as that of {name!r}.")
+            raise NotDescribed(f"No description is of a model whose {key!r} is {raw[key]!r}, as that of {name!r}.")
     if (activation := raw.get(architecture.activation, "silu")) not in ACTIVATIONS:
-        raise InvalidRequest(f"The engine computes {', '.join(ACTIVATIONS)}; {name!r} asks for {activation!r}.")
+        raise NotDescribed(f"Described are {', '.join(ACTIVATIONS)}; {name!r} asks for {activation!r}.")
     try:
         return _config(raw, architecture)
     except KeyError as exc:
         raise InvalidRequest(f"The config.json of {name!r} does not say {exc.args[0]!r}.") from exc
+
+
+def is_described(model_dir: Path) -> bool:
+    """Whether our own forms of it compute the model."""
+    try:
+        read_config(model_dir)
+    except InvalidRequest:
+        return False
+    return True
 
 
 def _config(raw: dict[str, Any], architecture: Architecture) -> ModelConfig:
@@ -194,9 +221,9 @@ def _complete(given: dict[str, Any], raw: dict[str, Any], head_dim: int) -> dict
     rope = dict(given)
     kind = rope["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
     if kind not in _ROPE_KEYS:
-        raise InvalidRequest(f"The engine does not compute rotary embeddings of type {kind!r}.")
+        raise NotDescribed(f"Rotary embeddings of type {kind!r} are not described.")
     if any(isinstance(value, dict) for value in rope.values()):
-        raise InvalidRequest("The engine does not compute other rotary embeddings for other layers of this model.")
+        raise NotDescribed("Other rotary embeddings for other layers of this model are not described.")
     for key in _ROPE_KEYS[kind]:
         rope[key]
     rope["rotary_dim"] = int(head_dim * rope.get("partial_rotary_factor", 1.0))

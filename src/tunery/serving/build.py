@@ -11,13 +11,18 @@ import torch
 from tunery.chat.render import Renderer
 from tunery.domain.errors import InvalidRequest, ServerFault
 from tunery.kernels import int8 as eight_bit
+from tunery.kernels import process
 from tunery.kernels.matmul_dtype import choose_matmul_dtype
-from tunery.models.config import read_config
+from tunery.models.config import NotDescribed, read_config, read_sizes
 from tunery.models.sources import cache
 from tunery.serving.blocks import BlockPool
 from tunery.serving.constraints import Grammars
 from tunery.serving.embeddings import EmbeddingModel
 from tunery.serving.engine import Engine
+from tunery.serving.forward.interface import Forward
+from tunery.serving.forward.kv import KeyValueCache, blocks_for
+from tunery.serving.forward.model import Model
+from tunery.serving.forward.weights import load_weights
 from tunery.serving.http.broker import Broker
 from tunery.serving.http.embeddings import Embeddings
 from tunery.serving.http.service import Service
@@ -30,6 +35,9 @@ from tunery.texts import say
 
 log = logging.getLogger(__name__)
 
+# Five for every number of answers at once where they are no bytes, and those of the last prompts' lengths.
+_KEPT_MATMULS = 128
+
 
 def build_service(settings: EngineSettings, loop: asyncio.AbstractEventLoop) -> Service:
     """Reads the weights; takes a second or two. The engine is not started yet. Raises InvalidRequest for a model
@@ -37,19 +45,12 @@ def build_service(settings: EngineSettings, loop: asyncio.AbstractEventLoop) -> 
     num_threads = settings.threads or torch.get_num_threads()
     # Packing is thousands of small operations: on a busy machine threads that wait for each other cost ten times more.
     torch.set_num_threads(1)
-    config = read_config(settings.model_dir)
+    vocab_size = read_sizes(settings.model_dir).vocab_size
     renderer = Renderer.from_dir(settings.model_dir)
     beside = ThreadPoolExecutor(1)  # while the weights are packed, for which the interpreter is not needed
-    grammars = beside.submit(Grammars, settings.model_dir, config.vocab_size, renderer.eos_ids)
-    table = beside.submit(TokenTable, renderer.tokenizer, config.vocab_size)
-    runner = Runner(
-        settings.model_dir,
-        config,
-        dtype=choose_dtype(settings.dtype),
-        precision=None if settings.weights == "auto" else settings.weights,
-        cache_bytes=settings.cache_bytes,
-        block_size=settings.block_size,
-    )
+    grammars = beside.submit(Grammars, settings.model_dir, vocab_size, renderer.eos_ids)
+    table = beside.submit(TokenTable, renderer.tokenizer, vocab_size)
+    runner = Runner(load_forward(settings))
     torch.set_num_threads(num_threads)
     scheduler = Scheduler(
         Limits(settings.max_num_batched_tokens, settings.max_num_seqs),
@@ -76,6 +77,26 @@ def build_service(settings: EngineSettings, loop: asyncio.AbstractEventLoop) -> 
         host=settings.host,
         adapters_below=settings.adapters_below,
     )
+
+
+def load_forward(settings: EngineSettings) -> Forward:
+    """Ours where the architecture is described, else transformers' own. Raises InvalidRequest."""
+    process.keep_matmuls(_KEPT_MATMULS)
+    model_dir, dtype, block_size = settings.model_dir, choose_dtype(settings.dtype), settings.block_size
+    precision = None if settings.weights == "auto" else settings.weights
+    try:
+        config = read_config(model_dir)
+    except NotDescribed:  # takes seconds to import
+        from tunery.serving.forward.transformers_forward import TransformersForward
+
+        return TransformersForward(
+            model_dir, dtype, precision=precision, cache_bytes=settings.cache_bytes, block_size=block_size
+        )
+    weights = load_weights(model_dir, config, dtype, precision=precision)
+    num_blocks = blocks_for(
+        config, block_size, dtype, num_bytes=settings.cache_bytes, context_length=config.context_length
+    )
+    return Model(config, weights, KeyValueCache(config, num_blocks, block_size, dtype))
 
 
 def _load_embedding_model(settings: EngineSettings, source: str) -> EmbeddingModel:

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from tunery.domain.errors import InvalidRequest, ServerFault
 from tunery.serving.answer import Answer
-from tunery.serving.forward.decode import Interrupted, never
+from tunery.serving.forward.interface import Interrupted, never
 from tunery.serving.metrics import EngineMetrics
 from tunery.serving.registry import AdapterRegistry
 from tunery.serving.requests import Generation, Output
@@ -71,7 +71,7 @@ class Engine:
         sink: Sink,
     ) -> None:
         self.metrics = EngineMetrics()
-        self.context_length = min(runner.config.context_length, scheduler.max_sequence_tokens)
+        self.context_length = min(runner.context_length, scheduler.max_sequence_tokens)
         self.failure: BaseException | None = None  # what ended the thread, if anything did
         self._runner = runner
         self._scheduler = scheduler

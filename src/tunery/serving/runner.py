@@ -6,22 +6,14 @@ from pathlib import Path
 
 import torch
 
-from tunery.kernels import process
-from tunery.models.config import ModelConfig
-from tunery.serving.forward.adapters import Adapter, load_adapter
-from tunery.serving.forward.decode import never
-from tunery.serving.forward.kv import KeyValueCache, block_bytes
-from tunery.serving.forward.linear import Precision
-from tunery.serving.forward.model import Model, Run
-from tunery.serving.forward.weights import load_weights
+from tunery.serving.forward.adapters import Adapter
+from tunery.serving.forward.interface import Forward, Run, never
 from tunery.serving.requests import Generation, TokenLogprob
 from tunery.serving.sampler import RowState, Sampled, describe, sample
 from tunery.serving.sequence import Batch, Scheduled
 
 # Logits of so many positions at a time when a prompt's log-probabilities are asked for: 64 × V × 4 bytes.
 _LOGPROB_ROWS = 64
-# Five for every number of answers at once where they are no bytes, and those of the last prompts' lengths.
-_KEPT_MATMULS = 128
 
 
 @dataclass
@@ -42,31 +34,12 @@ def compute_alone() -> None:
 
 
 class Runner:
-    def __init__(
-        self,
-        model_dir: Path,
-        config: ModelConfig,
-        *,
-        dtype: torch.dtype,
-        precision: Precision | None,
-        cache_bytes: int,
-        block_size: int,
-    ) -> None:
-        """Reads the weights. `precision` None: chosen.
-
-        `cache_bytes` buys whole blocks, never fewer than one full context needs.
-        """
-        process.keep_matmuls(_KEPT_MATMULS)
-        self.config = config
-        self.dtype = dtype
-        self.num_blocks = max(
-            cache_bytes // block_bytes(config, block_size, dtype), -(-config.context_length // block_size)
-        )
-        weights = load_weights(model_dir, config, dtype, precision=precision)
-        self.precision = weights.precision
-        self._cache = KeyValueCache(config, self.num_blocks, block_size, dtype)
-        self._model = Model(config, weights, self._cache)
-        self._model.warm_up()
+    def __init__(self, forward: Forward) -> None:
+        self.context_length = forward.context_length
+        self.dtype, self.precision = forward.dtype, forward.precision
+        self.num_blocks = forward.cache.num_blocks
+        self._forward = forward
+        forward.warm_up()
         self._adapters: dict[str, Adapter] = {}
         self._tracked: dict[str, Tracked] = {}
 
@@ -76,7 +49,7 @@ class Runner:
 
     def read_adapter(self, folder: Path) -> Adapter:
         """May run in another thread, see compute_alone. Raises InvalidRequest."""
-        return load_adapter(folder, self.config, self.dtype)
+        return self._forward.read_adapter(folder)
 
     def put_adapter(self, name: str, adapter: Adapter) -> None:
         self._adapters[name] = adapter
@@ -110,7 +83,7 @@ class Runner:
         return self._tracked[sequence_id].row.has_failed
 
     def wipe(self, blocks: list[int]) -> None:
-        self._cache.wipe(blocks)
+        self._forward.cache.wipe(blocks)
 
     def execute(self, batch: Batch, should_stop: Callable[[], bool] = never) -> dict[str, Sampled]:
         """Compute every run and draw a token for each that reached its sequence's end, by sequence id.
@@ -129,7 +102,7 @@ class Runner:
         if batch.decode:
             # Neighbours of one adapter find its matrices in the cache.
             items = sorted(batch.decode, key=lambda item: item.sequence.adapter or "")
-            logits = self._model.decode([self._run(item) for item in items], should_stop=should_stop)
+            logits = self._forward.decode([self._run(item) for item in items], should_stop=should_stop)
             self._sample(logits, [item.sequence.id for item in items], result)
         return result
 
@@ -141,7 +114,7 @@ class Runner:
     ) -> None:
         # Rows of one adapter side by side are one product.
         items = sorted(items, key=lambda item: item.sequence.adapter or "")
-        hidden = self._model.prefill([self._run(item) for item in items], exact=exact, should_stop=should_stop)
+        hidden = self._forward.prefill([self._run(item) for item in items], exact=exact, should_stop=should_stop)
         ends: list[int] = []
         sampled: list[str] = []
         first = 0
@@ -152,7 +125,7 @@ class Runner:
                 ends.append(first - 1)
                 sampled.append(item.sequence.id)
         if ends:
-            self._sample(self._model.logits(hidden[ends]), sampled, result)
+            self._sample(self._forward.logits(hidden[ends]), sampled, result)
 
     def _score_prompt(self, item: Scheduled, hidden: torch.Tensor) -> None:
         """Log-probabilities of the prompt's own tokens, where asked for. hidden [num_tokens, hidden]."""
@@ -166,7 +139,7 @@ class Runner:
         end = min(item.num_tokens, sequence.num_prompt_tokens - 1 - item.start)
         for low in range(start, end, _LOGPROB_ROWS):
             high = min(low + _LOGPROB_ROWS, end)
-            logits = self._model.exact_logits(hidden[low:high])
+            logits = self._forward.exact_logits(hidden[low:high])
             targets = sequence.token_ids[item.start + low + 1 : item.start + high + 1]
             scores += describe(logits, torch.logsumexp(logits, -1), targets, [wanted] * (high - low))
 

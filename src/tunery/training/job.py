@@ -10,9 +10,9 @@ import torch
 from tunery.chat.render import Renderer
 from tunery.models.adapter_config import LoraConfig, UnsupportedAdapter
 from tunery.models.adapter_files import read_adapter
+from tunery.models.config import UnsupportedModel
 from tunery.training.control import Control
 from tunery.training.examples import TrainExample, read
-from tunery.training.forward.decoder import UnsupportedModel
 from tunery.training.forward.inputs import pack
 from tunery.training.forward.lora import set_adapter
 from tunery.training.forward.model import TrainModel
@@ -120,7 +120,7 @@ def load_model(spec: TrainSpec, device: str, matmul_dtype: torch.dtype | None) -
             set_adapter(model.layers, given)
     except (UnsupportedModel, UnsupportedAdapter) as exc:
         raise NotTrainable(exc.args[0]) from exc
-    return model, lora
+    return model, model.body.lora
 
 
 def _finish(loop: Loop) -> None:

@@ -10,10 +10,39 @@ import torch
 from tunery.domain.errors import InvalidRequest
 from tunery.models.adapter_config import UnsupportedAdapter
 from tunery.models.adapter_files import read_adapter
-from tunery.models.architecture import APART
 from tunery.models.config import ModelConfig, module_sizes
 
-PRODUCTS, MEMBERS = len(APART), 3  # of a layer, and the modules of one at most
+MEMBERS = 3  # modules of a product at most
+
+
+@dataclass(frozen=True)
+class Place:
+    """Of a module among the products of a pass."""
+
+    layer: int
+    fused: int  # index of the product
+    member: int  # its own there
+    column: int  # where its outputs begin
+    size: tuple[int, int]  # in, out
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where adapters may stand in a model."""
+
+    of: dict[str, Place]  # by the modules' full names
+    num_layers: int
+    widths: tuple[tuple[int, ...], ...]  # of each product's members
+
+    @property
+    def columns(self) -> list[np.ndarray[Any, Any]]:
+        """For each product, where its members' outputs begin, and their end."""
+        return [np.cumsum([0, *widths]) for widths in self.widths]
+
+    @property
+    def no_adapter(self) -> np.ndarray[Any, Any]:
+        """The addresses of a row that uses the base, all zero: see Adapter."""
+        return np.zeros((self.num_layers, len(self.widths), MEMBERS, 3), np.int64)
 
 
 @dataclass(frozen=True)
@@ -29,31 +58,28 @@ class Part:
 @dataclass(frozen=True)
 class Adapter:
     parts: dict[tuple[int, int], list[Part]]  # by layer and index of the fused linear
-    addresses: np.ndarray[Any, Any]  # [layers, PRODUCTS, MEMBERS, 3]: where a and b are, and R; zeros for no part
+    addresses: np.ndarray[Any, Any]  # [layers, products, MEMBERS, 3]: where a and b are, and R; zeros for no part
 
     @property
     def num_bytes(self) -> int:
         return sum(part.a.nbytes + part.b.nbytes for parts in self.parts.values() for part in parts)
 
 
-def load_adapter(folder: Path, config: ModelConfig, dtype: torch.dtype) -> Adapter:
+def load_adapter(folder: Path, places: Places, dtype: torch.dtype) -> Adapter:
     """Raises InvalidRequest, saying what is wrong with the files or which part of PEFT is not built here."""
-    places, sizes = _places(config), module_sizes(config)
-    names = {f"model.layers.{layer}.{name}": (layer, name) for layer in range(config.num_layers) for name in sizes}
     try:
         files = read_adapter(folder)
-        files.check_fits({full: sizes[name] for full, (_, name) in names.items()})
+        files.check_fits({name: place.size for name, place in places.of.items()})
     except UnsupportedAdapter as exc:
         raise InvalidRequest(str(exc), param="lora_path") from exc
     parts: dict[tuple[int, int], list[Part]] = {}
-    for full, matrices in files.modules.items():
-        layer, name = names[full]
-        fused, member, column = places[name]
-        scaled = matrices.b.float() * files.config.scaling_of(full)
-        part = Part(member, column, matrices.a.contiguous().to(dtype), scaled.t().contiguous().to(dtype))
-        parts.setdefault((layer, fused), []).append(part)
+    for name, matrices in files.modules.items():
+        place = places.of[name]
+        scaled = matrices.b.float() * files.config.scaling_of(name)
+        part = Part(place.member, place.column, matrices.a.contiguous().to(dtype), scaled.t().contiguous().to(dtype))
+        parts.setdefault((place.layer, place.fused), []).append(part)
     parts = _in_one_block(parts)
-    return Adapter(parts, _addresses(parts, config))
+    return Adapter(parts, _addresses(parts, places))
 
 
 def _in_one_block(parts: dict[tuple[int, int], list[Part]]) -> dict[tuple[int, int], list[Part]]:
@@ -70,27 +96,23 @@ def _in_one_block(parts: dict[tuple[int, int], list[Part]]) -> dict[tuple[int, i
     }
 
 
-def _addresses(parts: dict[tuple[int, int], list[Part]], config: ModelConfig) -> np.ndarray[Any, Any]:
-    """[layers, PRODUCTS, MEMBERS, 3], see Adapter."""
-    table = no_adapter(config)
+def _addresses(parts: dict[tuple[int, int], list[Part]], places: Places) -> np.ndarray[Any, Any]:
+    """[layers, products, MEMBERS, 3], see Adapter."""
+    table = places.no_adapter
     for (layer, fused), group in parts.items():
         for part in group:
             table[layer, fused, part.member] = (part.a.data_ptr(), part.b.data_ptr(), part.a.shape[0])
     return table
 
 
-def no_adapter(config: ModelConfig) -> np.ndarray[Any, Any]:
-    """The addresses of a row that uses the base. [layers, PRODUCTS, MEMBERS, 3], all zero."""
-    return np.zeros((config.num_layers, PRODUCTS, MEMBERS, 3), np.int64)
-
-
-def _places(config: ModelConfig) -> dict[str, tuple[int, int, int]]:
-    """For each module: the index of the fused linear it is in, its own there, its first column."""
-    sizes = module_sizes(config)
-    places: dict[str, tuple[int, int, int]] = {}
+def places_of(config: ModelConfig) -> Places:
+    """In the decoder of the described architectures."""
+    sizes, places = module_sizes(config), dict[str, Place]()
     for fused, members in enumerate(config.linears.values()):
         column = 0
         for index, module in enumerate(members):
-            places[module] = (fused, index, column)
+            for layer in range(config.num_layers):
+                places[f"model.layers.{layer}.{module}"] = Place(layer, fused, index, column, sizes[module])
             column += sizes[module][1]
-    return places
+    widths = tuple(tuple(sizes[member][1] for member in members) for members in config.linears.values())
+    return Places(places, config.num_layers, widths)

@@ -15,30 +15,12 @@ from tunery.kernels import decode as kernels
 from tunery.kernels import layers as layer_loops
 from tunery.kernels.compile import Array, as_array, use_threads
 from tunery.models.config import ModelConfig
-from tunery.serving.forward.adapters import Adapter
+from tunery.serving.forward.interface import Interrupted, Run, never
 from tunery.serving.forward.kv import KeyValueCache
 from tunery.serving.forward.linear import PackedLinear, Shared, shared
 from tunery.serving.forward.lora import Lora, LoraPass
+from tunery.serving.forward.spans import tables_of
 from tunery.serving.forward.weights import LayerWeights, ModelWeights
-
-
-class Interrupted(Exception):
-    """A pass was given up between two layers. Keys and values of its tokens may be wrong until they are written anew;
-    all others are as they were."""
-
-
-def never() -> bool:
-    return False
-
-
-@dataclass(frozen=True)
-class Run:
-    """Consecutive tokens of one sequence: positions [start, start + len(token_ids))."""
-
-    token_ids: list[int]
-    start: int
-    block_table: list[int]
-    adapter: Adapter | None
 
 
 @dataclass(frozen=True)
@@ -70,6 +52,7 @@ class DecodePass:
         weights: ModelWeights,
         cache: KeyValueCache,
         ropes: list[tuple[torch.Tensor, torch.Tensor]],
+        lora: Lora,
     ) -> None:
         """ropes: of each layer the tables of models.rope. [context, 1, rotary_dim] each."""
         self._config = config
@@ -83,7 +66,7 @@ class DecodePass:
         self._windows = [kind.window or layer_loops.ALL for kind in config.layers]
         self._scale, self._share = np.float32(config.attention_scale), np.float32(config.scales.residual)
         self._gate = layer_loops.gate if config.activation == "silu" else layer_loops.gate_gelu
-        self._lora = Lora(config, weights.matmul_dtype)
+        self._lora = lora
 
     def __call__(self, runs: list[Run], should_stop: Callable[[], bool] = never) -> torch.Tensor:
         """Hidden states [B, hidden] after the final norm. Raises Interrupted when `should_stop`, asked before each
@@ -132,12 +115,9 @@ class DecodePass:
         kernels.attend(heads, self._cache, layer, rows.tables, rows.lengths, window, self._scale, out)
 
     def _rows(self, runs: list[Run]) -> _Rows:
-        block_size = self._block_size
         positions = np.array([run.start for run in runs])
-        num_blocks = int(positions.max()) // block_size + 1
-        tables = np.array([(run.block_table + [0] * num_blocks)[:num_blocks] for run in runs])
         lora = self._lora.over([(run.adapter, 1) for run in runs], long_run=inf)
-        return _Rows(positions, positions + 1, tables, lora)
+        return _Rows(positions, positions + 1, tables_of(runs, self._block_size), lora)
 
 
 def _norms(layer: LayerWeights) -> _Norms:

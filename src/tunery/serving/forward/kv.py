@@ -1,9 +1,22 @@
 """Keys and values of all sequences, in blocks."""
 
+from typing import Protocol
+
 import numpy as np
 import torch
 
-from tunery.models.config import ModelConfig
+
+class KeyValueShape(Protocol):
+    """Of what a token keeps."""
+
+    @property
+    def num_layers(self) -> int: ...
+
+    @property
+    def num_kv_heads(self) -> int: ...
+
+    @property
+    def head_dim(self) -> int: ...
 
 
 class KeyValueCache:
@@ -14,11 +27,12 @@ class KeyValueCache:
     be finite for that.
     """
 
-    def __init__(self, config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype) -> None:
+    def __init__(self, shape: KeyValueShape, num_blocks: int, block_size: int, dtype: torch.dtype) -> None:
         self.block_size = block_size
-        shape = (num_blocks, config.num_layers, 2 * config.num_kv_heads, block_size, config.head_dim)
+        self.num_blocks = num_blocks
+        sizes = (num_blocks, shape.num_layers, 2 * shape.num_kv_heads, block_size, shape.head_dim)
         # numpy leaves zeros to the system; torch writes them.
-        zeros = np.zeros(shape, np.uint16 if dtype is torch.bfloat16 else np.float32)
+        zeros = np.zeros(sizes, np.uint16 if dtype is torch.bfloat16 else np.float32)
         self.blocks = torch.from_numpy(zeros).view(dtype)
 
     def write(self, layer: int, blocks: torch.Tensor, offsets: torch.Tensor, keys_values: torch.Tensor) -> None:
@@ -37,5 +51,9 @@ class KeyValueCache:
         return keys, values
 
 
-def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
-    return config.num_layers * block_size * config.kv_width * dtype.itemsize
+def blocks_for(
+    shape: KeyValueShape, block_size: int, dtype: torch.dtype, *, num_bytes: int, context_length: int
+) -> int:
+    """How many whole blocks the memory buys, never fewer than one full context needs."""
+    token_bytes = shape.num_layers * 2 * shape.num_kv_heads * shape.head_dim * dtype.itemsize
+    return max(num_bytes // (block_size * token_bytes), -(-context_length // block_size))

@@ -12,8 +12,7 @@ import torch
 
 from tunery.kernels import decode as kernels
 from tunery.kernels.compile import Array, as_tensor
-from tunery.models.config import ModelConfig, module_sizes
-from tunery.serving.forward.adapters import Adapter, no_adapter
+from tunery.serving.forward.adapters import Adapter, Places
 from tunery.serving.forward.linear import Shared
 
 LONG_RUN = 128  # rows; measured: with fewer, calling the products costs more than the loop
@@ -30,7 +29,7 @@ class LoraPass:
     """Whose matrices each row of a pass uses. `fused` below: the number of a product, see models.architecture."""
 
     columns: list[Array]  # for each fused linear, where its members' outputs begin
-    tables: Array  # [A, layers, PRODUCTS, MEMBERS, 3], see Adapter.addresses
+    tables: Array  # [A, layers, products, MEMBERS, 3], see Adapter.addresses
     table_of: Array  # [N]: the row's among them; the first for rows without an adapter and those of long runs
     order: Array  # the rows with a table of their own, those of one adapter next to each other
     long_runs: list[_LongRun]
@@ -50,13 +49,9 @@ class LoraPass:
 
 
 class Lora:
-    def __init__(self, config: ModelConfig, matmul_dtype: torch.dtype) -> None:
+    def __init__(self, places: Places, matmul_dtype: torch.dtype) -> None:
         self._matmul_dtype = matmul_dtype
-        sizes = module_sizes(config)
-        self._columns = [
-            np.cumsum([0] + [sizes[member][1] for member in members]) for members in config.linears.values()
-        ]
-        self._base = no_adapter(config)
+        self._columns, self._base = places.columns, places.no_adapter
 
     def over(self, runs: Sequence[tuple[Adapter | None, int]], *, long_run: float = LONG_RUN) -> LoraPass | None:
         """The pass over these runs, each so many rows of one adapter; None when there is no adapter.

@@ -2,47 +2,23 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from tunery.kernels import layers as layer_loops
 from tunery.kernels.compile import as_array, use_threads
 from tunery.models.config import ModelConfig
 from tunery.models.rope import rope_tables
-from tunery.serving.forward.adapters import Adapter, no_adapter
-from tunery.serving.forward.decode import DecodePass, Interrupted, Run, never
+from tunery.serving.forward.adapters import Adapter, load_adapter, places_of
+from tunery.serving.forward.decode import DecodePass
+from tunery.serving.forward.interface import Interrupted, Run, never
 from tunery.serving.forward.kv import KeyValueCache
-from tunery.serving.forward.linear import PackedLinear, shared
+from tunery.serving.forward.linear import PackedLinear, Precision, shared
 from tunery.serving.forward.lora import Lora, LoraPass
+from tunery.serving.forward.spans import Span, slots_of, spans_of
 from tunery.serving.forward.weights import LayerWeights, ModelWeights
-
-
-class _Span:
-    """A run of a prefill pass as the attention needs it."""
-
-    def __init__(self, run: Run, first: int, block_size: int, dtype: torch.dtype) -> None:
-        self.rows = slice(first, first + len(run.token_ids))
-        self.num_positions = run.start + len(run.token_ids)
-        self.table = torch.tensor([run.block_table[: -(-self.num_positions // block_size)]])
-        self._start, self._dtype = run.start, dtype
-        self._masks: dict[int | None, torch.Tensor | None] = {}
-
-    def mask(self, window: int | None) -> torch.Tensor | None:
-        """[T, positions], to be added to the scores; None: each token sees all up to itself."""
-        window = window if window is not None and window < self.num_positions else None
-        if window not in self._masks:
-            self._masks[window] = self._mask(window) if window or self._start else None
-        return self._masks[window]
-
-    def _mask(self, window: int | None) -> torch.Tensor:
-        """[T, positions]."""
-        queries, keys = torch.arange(self._start, self.num_positions).unsqueeze(1), torch.arange(self.num_positions)
-        hidden = keys > queries
-        if window is not None:
-            hidden |= keys <= queries - window
-        return torch.zeros(hidden.shape, dtype=self._dtype).masked_fill_(hidden, float("-inf"))
 
 
 class Model:
@@ -56,39 +32,44 @@ class Model:
             for rope in ropes
         }
         self._turns = [tables[kind.rope] for kind in config.layers]
-        self._decode = DecodePass(config, weights, cache, self._turns)
+        self._places = places_of(config)
+        self._lora = Lora(self._places, weights.matmul_dtype)
+        self._decode = DecodePass(config, weights, cache, self._turns, self._lora)
         self._gate = layer_loops.gate if config.activation == "silu" else layer_loops.gate_gelu
-        self._lora = Lora(config, weights.matmul_dtype)
         self._query_width = config.num_heads * config.head_dim
         self._rotated = config.num_heads + config.num_kv_heads
 
+    @property
+    def context_length(self) -> int:
+        return self.config.context_length
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weights.dtype
+
+    @property
+    def precision(self) -> Precision:
+        return self.weights.precision
+
+    def read_adapter(self, folder: Path) -> Adapter:
+        """See Forward."""
+        return load_adapter(folder, self._places, self.dtype)
+
     def warm_up(self) -> None:
-        """Compile the loops now rather than in the first answer. Writes to block 0, which must be free."""
-        run = Run([0], 0, [0], Adapter({}, no_adapter(self.config)))
+        """Compile the loops now rather than in the first answer."""
+        run = Run([0], 0, [0], Adapter({}, self._places.no_adapter))
         self.prefill([run])
         self.decode([run])
 
     @torch.inference_mode()
     def prefill(self, runs: list[Run], *, exact: bool = False, should_stop: Callable[[], bool] = never) -> torch.Tensor:
-        """Hidden states [N, hidden] of all tokens, after the final norm. Their keys and values are in the cache.
-
-        `exact`: with the weights as they were given. Raises Interrupted when `should_stop`, asked before each layer,
-        says so.
-
-        Runs may read blocks that other runs of the same call write: a layer's keys are all written before one is read.
-        """
-        block_size = self.cache.block_size
+        """See Forward. → [N, E]."""
         use_threads(torch.get_num_threads())
-        spans: list[_Span] = []
-        first = 0
-        for run in runs:
-            spans.append(_Span(run, first, block_size, self.weights.dtype))
-            first = spans[-1].rows.stop
+        spans = spans_of(runs, self.cache)
         lora = self._lora.over([(run.adapter, len(run.token_ids)) for run in runs])
         linear = partial(self._linear, lora, exact)
-        positions = torch.cat([torch.arange(run.start, run.start + len(run.token_ids)) for run in runs])
-        places = torch.tensor([place for run in runs for place in _places(run, block_size)])
-        blocks, offsets = places.unbind(1)
+        positions = torch.cat([torch.arange(run.positions.start, run.positions.stop) for run in runs])
+        blocks, offsets = slots_of(runs, self.cache.block_size)
         x = self.weights.embed([token for run in runs for token in run.token_ids])
         turns: dict[int | None, tuple[torch.Tensor, torch.Tensor]] = {}
         for index, layer in enumerate(self.weights.layers):
@@ -104,24 +85,24 @@ class Model:
             h = torch.cat([self._attend_span(index, qkv[span.rows, : self._query_width], span) for span in spans])
             x = self._join(x, linear(layer.o, h, index, 1), layer.norms.after_attention)
             gate_up = linear(layer.gate_up, self._norm(x, layer.norms.before_mlp), index, 2)
-            inner = gate_up.new_empty(first, gate_up.shape[1] // 2)
+            inner = gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
             self._gate(as_array(gate_up), as_array(inner))
             x = self._join(x, linear(layer.down, inner, index, 3), layer.norms.after_mlp)
         return self._norm(x, self.weights.norm)
 
     @torch.inference_mode()
     def decode(self, runs: list[Run], *, should_stop: Callable[[], bool] = never) -> torch.Tensor:
-        """Logits [B, V] in fp32 after one token of each run. Raises Interrupted as `prefill` does."""
+        """See Forward. → [B, V]."""
         return self.logits(self._decode(runs, should_stop))
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """To draw from: [N, hidden] → [N, V] in fp32."""
+        """See Forward. hidden [N, E] → [N, V]."""
         return torch.from_numpy(self.weights.head(shared(hidden), np.float32))
 
     @torch.inference_mode()
     def exact_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """To score with: the same from the weights as they were given. hidden [N, E] → [N, V] in fp32."""
+        """See Forward. hidden [N, E] → [N, V]."""
         return self.weights.head.exact(hidden).float()
 
     def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -157,29 +138,10 @@ class Model:
         if cos.shape[-1]:
             rotate_(heads[:, : self._rotated, : cos.shape[-1]], cos, sin)
 
-    def _attend_span(self, layer: int, query: torch.Tensor, span: _Span) -> torch.Tensor:
+    def _attend_span(self, layer: int, query: torch.Tensor, span: Span) -> torch.Tensor:
         """query [N, H · D] → [N, H · D]."""
-        keys, values = self.cache.read(layer, span.table)
-        q = query.view(1, query.shape[0], self.config.num_heads, -1).transpose(1, 2)
-        mask = span.mask(self.config.layers[layer].window)
-        attended = functional.scaled_dot_product_attention(
-            q,
-            keys[:, :, : span.num_positions],
-            values[:, :, : span.num_positions],
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=self.config.attention_scale,
-            enable_gqa=True,
-        )
-        return attended.transpose(1, 2).reshape(query.shape)
-
-
-def _places(run: Run, block_size: int) -> list[tuple[int, int]]:
-    """Block and offset of each of its tokens."""
-    return [
-        (run.block_table[position // block_size], position % block_size)
-        for position in range(run.start, run.start + len(run.token_ids))
-    ]
+        heads = query.view(query.shape[0], self.config.num_heads, -1)
+        return span.attend(layer, heads, self.config.attention_scale, self.config.layers[layer].window)
 
 
 def rotate_(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:

@@ -13,7 +13,7 @@ from tunery.domain.errors import InvalidRequest
 from tunery.kernels.compile import use_threads
 from tunery.models.adapter_config import LoraConfig
 from tunery.models.architecture import LayerKind
-from tunery.models.config import ModelConfig, module_sizes, read_config
+from tunery.models.config import ModelConfig, UnsupportedModel, module_sizes, read_config
 from tunery.models.rope import rope_frequencies, rope_scale
 from tunery.models.weight_files import WeightFiles
 from tunery.training.forward.attention import AttentionPlan
@@ -22,10 +22,6 @@ from tunery.training.forward.head import Head
 from tunery.training.forward.lora import LoraLinear
 from tunery.training.forward.memory import SavedActivations, Scratch
 from tunery.training.forward.pointwise import rms_norm
-
-
-class UnsupportedModel(ValueError):
-    """The base model needs something the trainer does not have; the message names it."""
 
 
 def trainable_config(folder: Path, lora: LoraConfig, device: str) -> ModelConfig | None:
@@ -57,7 +53,7 @@ class Decoder:
         matmul_dtype: torch.dtype,
     ) -> None:
         """Raises UnsupportedModel when the weights are not those that the configuration describes."""
-        self.config = config
+        self.config, self.lora = config, lora
         self.adapters: dict[str, LoraLinear] = {}  # by transformers' names of the modules
         self.recomputes = False
         self._scratch, self._kept = Scratch(), SavedActivations()

@@ -12,9 +12,9 @@ WIDENED = 2**21  # weights that are widened at once, where their type is not tha
 class Head:
     """weight [V, E]. Where products have a wider type they go by slices of the vocabulary, each widened in scratch."""
 
-    def __init__(self, weight: Tensor, matmul_dtype: torch.dtype, scratch: Scratch) -> None:
-        """weight [V, E]."""
-        self.weight, self.matmul_dtype, self.scratch = weight, matmul_dtype, scratch
+    def __init__(self, weight: Tensor, matmul_dtype: torch.dtype, scratch: Scratch, bias: Tensor | None = None) -> None:
+        """weight [V, E], bias [V]."""
+        self.weight, self.matmul_dtype, self.scratch, self.bias = weight, matmul_dtype, scratch, bias
         self.is_wide = matmul_dtype is not weight.dtype
         size = max(1, WIDENED // weight.shape[1])
         self.slices = [slice(start, min(start + size, len(weight))) for start in range(0, len(weight), size)]
@@ -22,8 +22,14 @@ class Head:
     def logits(self, hidden: Tensor) -> Tensor:
         """[C, V] in the weight's type. hidden [C, E] in the product type."""
         logits = self.weight.new_empty(len(hidden), len(self.weight))
+        self._multiply(hidden, logits)
+        return logits if self.bias is None else logits.add_(self.bias)
+
+    def _multiply(self, hidden: Tensor, logits: Tensor) -> None:
+        """hidden [C, E] · weightᵀ into logits [C, V]."""
         if not self.is_wide:
-            return torch.mm(hidden, self.weight.t(), out=logits)
+            torch.mm(hidden, self.weight.t(), out=logits)
+            return
         for tokens in self.slices:
             part = self._part(hidden, tokens)
             if mixed_product.suits(hidden, self.weight):
@@ -31,7 +37,6 @@ class Head:
             else:
                 torch.mm(hidden, self._widened(tokens).t(), out=part)
             logits[:, tokens] = part
-        return logits
 
     def times(self, error: Tensor) -> Tensor:
         """error [C, V] · weight → [C, E] in the product type. error in the weight's type."""

@@ -25,6 +25,7 @@ class Body(Protocol):
     """The decoder below the vocabulary head. Dimensions: N packed tokens, M of them that predict something."""
 
     head: Head
+    lora: LoraConfig  # of the adapter, as it came to be
     adapters: dict[str, LoraLinear]  # by transformers' names of the modules
 
     @property

@@ -4,30 +4,28 @@ For what `decoder` does not compute: other architectures, adapters with dropout 
 also the slow and obvious form that `decoder` is tested against.
 """
 
-import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import logging as transformers_logging
 
 from tunery.kernels.layers import ALL
-from tunery.models.adapter_config import LoraConfig
-from tunery.models.config import sizes_of
+from tunery.models import pretrained
+from tunery.models.adapter_config import ALL_LINEAR, LoraConfig
+from tunery.models.config import UnsupportedModel, is_described, sizes_of
 from tunery.training.forward.attention import AttentionPlan
-from tunery.training.forward.decoder import UnsupportedModel
 from tunery.training.forward.head import Head
+from tunery.training.forward.inputs import HeadShape, pack
 from tunery.training.forward.lora import attach
 from tunery.training.forward.memory import Scratch
 from tunery.training.forward.packed_attention import packed
+from tunery.training.forward.packing import Row
 from tunery.training.forward.pointwise import fuse
 
 ATTENTION = "tunery_packed"
-# Models that bend their logits after the head: the chunked cross-entropy does not, so they are refused.
-_LOGIT_TWISTS = ("final_logit_softcapping", "logit_scale")
 
 
 class TransformersDecoder:
@@ -36,20 +34,38 @@ class TransformersDecoder:
     ) -> None:
         """Raises UnsupportedModel or UnsupportedAdapter."""
         ALL_ATTENTION_FUNCTIONS.register(ATTENTION, attention_forward)
-        self.model = load_model(folder, dtype=dtype, device=device, attention=ATTENTION)
-        config = self.model.config.get_text_config()
-        for name in _LOGIT_TWISTS:
-            if getattr(config, name, None) not in (None, 1.0):
-                raise UnsupportedModel(f"The base model uses {name!r}, which the trainer does not have.")
-        output = self.model.get_output_embeddings()
-        if output is None or getattr(output, "bias", None) is not None:
-            raise UnsupportedModel("The base model has no plain linear head, which the trainer needs.")
-        self._scratch = Scratch(output.weight.device)
+        self.model = pretrained.load_model(folder, dtype=dtype, device=device, attention=ATTENTION)
+        weight, bias, self._factor = pretrained.head_of(self.model)
+        try:
+            self.config = sizes_of(self.model.config.get_text_config().to_dict())
+        except KeyError as exc:
+            raise UnsupportedModel(f"The configuration of the base model does not say {exc.args[0]!r}.") from exc
+        self._scratch = Scratch(weight.device)
+        if not is_described(folder):  # else tests hold it equal
+            self._check()
+        if lora.target_modules == ALL_LINEAR:
+            ends = {name.rpartition(".")[2] for name in pretrained.linears_of(self.model)}
+            lora = replace(lora, target_modules=tuple(sorted(ends)))
+        self.lora = lora
         self.adapters = attach(self.model, lora, seed, matmul_dtype)
         fuse(self.model)
-        self.head = Head(output.weight, matmul_dtype, self._scratch)
-        self.config = sizes_of(config.to_dict())
-        self._divisor: float = getattr(config, "logits_scaling", None) or 1.0  # of logits, and the head is linear
+        self.head = Head(weight, matmul_dtype, self._scratch, bias)
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        """That two texts in one packed row, their beginning once, come out as each by itself. Raises UnsupportedModel,
+        or what the model's own code raises for what it cannot do."""
+        texts = pretrained.checked_texts(self.config.vocab_size)
+        shape = HeadShape(self.config.num_heads, self.config.num_kv_heads, str(self.model.device))
+        rows = [Row([*ids, 0], [0.0] + [1.0] * len(ids)) for ids in texts]
+        theirs = pretrained.as_transformers_does(
+            self.model, texts, lambda ids: self.model.base_model(ids, use_cache=False).last_hidden_state
+        )
+        with pretrained.its_own_code():
+            inputs = pack(rows, shape)
+            states = self.hidden(inputs.token_ids, inputs.position_ids, inputs.plan, inputs.predictors)
+        ours = (states / self._factor).split([len(ids) for ids in texts])
+        pretrained.check_agrees(ours, theirs, "The trainer")
 
     def hidden(self, token_ids: Tensor, position_ids: Tensor, plan: AttentionPlan, predictors: Tensor) -> Tensor:
         """[M, E] after the final norm. token_ids and position_ids [N], predictors [M] places among the N."""
@@ -57,7 +73,7 @@ class TransformersDecoder:
             input_ids=token_ids[None], position_ids=position_ids[None], use_cache=False, plan=plan
         ).last_hidden_state
         asked = states[0].index_select(0, predictors)
-        return asked if self._divisor == 1 else asked / self._divisor
+        return asked if self._factor == 1 else asked * self._factor
 
     def recompute(self, wanted: bool) -> None:
         if wanted and not self.model.is_activation_checkpointing:
@@ -98,37 +114,3 @@ def attention_forward(
     if dropout or kwargs.get("softcap") is not None:
         raise ValueError("This model's attention uses dropout or a soft cap, which packed attention does not have.")
     return packed(query, key, value, plan, scaling, window), None
-
-
-def load_model(
-    folder: Path,
-    *,
-    dtype: torch.dtype = torch.bfloat16,
-    device: torch.device | str = "cpu",
-    attention: str = "sdpa",
-) -> PreTrainedModel:
-    """The causal language model with frozen weights, in eval mode: no progress bars, nothing from the net, safetensors
-    only.
-
-    `attention` is a name that transformers knows. Raises UnsupportedModel where weights are missing or of another
-    shape: transformers would make them up.
-    """
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        local_files_only=True,
-        use_safetensors=True,
-        attn_implementation=attention,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # refused here, with their name
-    )
-    model, found = loaded
-    if found["missing_keys"]:
-        raise UnsupportedModel(f"The weights have no tensor {min(found['missing_keys'])!r}.")
-    for name, in_file, wanted in found["mismatched_keys"]:
-        raise UnsupportedModel(f"The tensor {name!r} is {tuple(in_file)}; config.json says {tuple(wanted)}.")
-    model.requires_grad_(False)
-    torch.nn.Module.to(model, device)
-    return model.eval()
