@@ -23,7 +23,7 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 MARV = ROOT / "examples" / "marv.jsonl"
 MADE = ROOT / ".cache" / "bench"
 STREAMS = (1, 8)  # answers at once
-TRAIN_SHAPE = ("benchmarks/train.py", "--batch", "16", "--steps", "2", "--valid-rows", "0", "--peer", "trl")
+TRAIN_SHAPE = ("benchmarks/train.py", "--batch", "8", "--steps", "2", "--valid-rows", "0", "--peer", "trl")
 TRAIN_SHAPE += ("--peer-dtype", "faster", "--json")
 SERVE_SHAPE = ("benchmarks/generate.py", "--json", "--streams", *map(str, STREAMS))
 
@@ -144,7 +144,7 @@ def write_shapes() -> None:
         "## Other models: training against TRL, answering against transformers",
         "",
         f"{' and '.join(days)}, {cpu_name()}, {os.cpu_count()} cores. Random weights in the shape of each model, LoRA",
-        "of rank 16 on short prompts of many lengths, batch 16; both peers in the type in which they are faster, which",
+        "of rank 16 on short prompts of many lengths, batch 8; both peers in the type in which they are faster, which",
         "is named. Answers of 48 tokens to as many different prompts as are asked at once, which transformers gets as",
         "one batch. Where two cores take too long for all layers there are fewer, and the vocabulary counts for more.",
         "",

@@ -71,7 +71,7 @@ SHAPES = {
             "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
             "max_position_embeddings": 131072, "rope_parameters": LLAMA3, "rms_norm_eps": 1e-5,
         },
-        6,
+        4,
     ),
 }  # fmt: skip
 

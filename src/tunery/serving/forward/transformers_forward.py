@@ -182,6 +182,7 @@ class TransformersForward:
         """Reads the weights, and compares what it computes with transformers. Raises InvalidRequest."""
         self.dtype = dtype
         self.precision: Precision = _choose(precision, dtype)
+        self._matmul_dtype = choose_matmul_dtype(dtype, "cpu") if self.precision == "8bit" else dtype
         ALL_ATTENTION_FUNCTIONS.register(ATTENTION, attention_forward)
         try:
             model = pretrained.load_model(model_dir, dtype=dtype, attention=ATTENTION)
@@ -197,7 +198,7 @@ class TransformersForward:
             theirs = pretrained.as_transformers_does(model, texts, lambda ids: model(ids, use_cache=False).logits)
             self._head = PackedLinear(weight, bias, precision=self.precision)
             self._places = self._replace_linears(model)
-            self._lora = Lora(self._places, choose_matmul_dtype(dtype, "cpu"))
+            self._lora = Lora(self._places, self._matmul_dtype)
             self._check(texts, theirs)
         except UnsupportedModel as exc:
             raise InvalidRequest(f"{str(model_dir)!r} is not served: {exc}") from exc
@@ -209,10 +210,9 @@ class TransformersForward:
         return look.kept()
 
     def _replace_linears(self, model: PreTrainedModel) -> Places:
-        matmul_dtype = choose_matmul_dtype(self.dtype, "cpu") if self.precision == "8bit" else self.dtype
         places, widths = dict[str, Place](), list[tuple[int, ...]]()
         for index, (name, linear) in enumerate(pretrained.linears_of(model).items()):
-            packed = PackedLinear(linear.weight, linear.bias, precision=self.precision, matmul_dtype=matmul_dtype)
+            packed = PackedLinear(linear.weight, linear.bias, precision=self.precision, matmul_dtype=self._matmul_dtype)
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, _Linear(packed, index, self))
             places[name] = Place(0, index, 0, 0, (linear.in_features, linear.out_features))
