@@ -147,6 +147,7 @@ def write_shapes() -> None:
         "of rank 16 on short prompts of many lengths, batch 8; both peers in the type in which they are faster, which",
         "is named. Answers of 48 tokens to as many different prompts as are asked at once, which transformers gets as",
         "one batch. Where two cores take too long for all layers there are fewer, and the vocabulary counts for more.",
+        "Pythia is not described here (docs/serving.md): ours computes it over transformers' modules.",
         "",
         "| shape | layers | load | training, ours | TRL | speed | ours, GB | TRL, GB |",
         "|---|---|---|---|---|---|---|---|",

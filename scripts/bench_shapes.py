@@ -38,6 +38,16 @@ SHAPES = {
         },
         30,
     ),
+    # Not described in models/architecture.py: computed over transformers' modules.
+    "Pythia-160M": Shape(
+        {
+            "model_type": "gpt_neox", "vocab_size": 50304, "hidden_size": 768, "intermediate_size": 3072,
+            "num_hidden_layers": 12, "num_attention_heads": 12, "max_position_embeddings": 2048,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+            "tie_word_embeddings": False,
+        },
+        12,
+    ),
     "Gemma-3-270M": Shape(
         {
             "model_type": "gemma3_text", "vocab_size": 262144, "hidden_size": 640, "intermediate_size": 2048,
@@ -89,7 +99,7 @@ def write_model(name: str, folder: Path) -> Path:
         shutil.copy(base / file, folder / file)
     shape = SHAPES[name]
     ends = json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
-    given = {**shape.config, "num_hidden_layers": shape.measured_layers, "tie_word_embeddings": True}
+    given = {"tie_word_embeddings": True, **shape.config, "num_hidden_layers": shape.measured_layers}
     if given["model_type"] == "granitemoehybrid":
         given["layer_types"] = ["full_attention"] * shape.measured_layers
     config = AutoConfig.for_model(**given, eos_token_id=ends, pad_token_id=ends, bos_token_id=1)
