@@ -36,12 +36,12 @@ class Places:
 
     @property
     def columns(self) -> list[np.ndarray[Any, Any]]:
-        """For each product, where its members' outputs begin, and their end."""
+        """For each product [members + 1]: where its members' outputs begin, and their end."""
         return [np.cumsum([0, *widths]) for widths in self.widths]
 
     @property
     def no_adapter(self) -> np.ndarray[Any, Any]:
-        """The addresses of a row that uses the base, all zero: see Adapter."""
+        """[layers, products, MEMBERS, 3], see Adapter: of a row that uses the base, all zero."""
         return np.zeros((self.num_layers, len(self.widths), MEMBERS, 3), np.int64)
 
 

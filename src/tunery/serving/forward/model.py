@@ -52,7 +52,7 @@ class Model:
         return self.weights.precision
 
     def read_adapter(self, folder: Path) -> Adapter:
-        """See Forward."""
+        """See Forward. Raises InvalidRequest."""
         return load_adapter(folder, self._places, self.dtype)
 
     def warm_up(self) -> None:
@@ -63,7 +63,7 @@ class Model:
 
     @torch.inference_mode()
     def prefill(self, runs: list[Run], *, exact: bool = False, should_stop: Callable[[], bool] = never) -> torch.Tensor:
-        """See Forward. → [N, E]."""
+        """See Forward. → [N, E]. Raises Interrupted."""
         use_threads(torch.get_num_threads())
         spans = spans_of(runs, self.cache)
         lora = self._lora.over([(run.adapter, len(run.token_ids)) for run in runs])
@@ -92,7 +92,7 @@ class Model:
 
     @torch.inference_mode()
     def decode(self, runs: list[Run], *, should_stop: Callable[[], bool] = never) -> torch.Tensor:
-        """See Forward. → [B, V]."""
+        """See Forward. → [B, V]. Raises Interrupted."""
         return self.logits(self._decode(runs, should_stop))
 
     @torch.inference_mode()

@@ -232,7 +232,7 @@ class TransformersForward:
         pretrained.check_agrees(ours, theirs, "The engine")
 
     def read_adapter(self, folder: Path) -> Adapter:
-        """See Forward."""
+        """See Forward. Raises InvalidRequest."""
         return load_adapter(folder, self._places, self.dtype)
 
     def warm_up(self) -> None:
@@ -241,7 +241,7 @@ class TransformersForward:
 
     @torch.inference_mode()
     def prefill(self, runs: list[Run], *, exact: bool = False, should_stop: Callable[[], bool] = never) -> torch.Tensor:
-        """See Forward. → [N, E]."""
+        """See Forward. → [N, E]. Raises Interrupted."""
         return self._hidden(runs, exact, should_stop, is_decode=False)
 
     def _hidden(
@@ -261,7 +261,7 @@ class TransformersForward:
 
     @torch.inference_mode()
     def decode(self, runs: list[Run], *, should_stop: Callable[[], bool] = never) -> torch.Tensor:
-        """See Forward. → [B, V]."""
+        """See Forward. → [B, V]. Raises Interrupted."""
         return self.logits(self._hidden(runs, exact=False, should_stop=should_stop, is_decode=True))
 
     @torch.inference_mode()
