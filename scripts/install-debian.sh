@@ -1,5 +1,6 @@
 #!/bin/sh
-# What tests need and pip has not: a real browser for the dashboard's, bubblewrap for the graders' sandbox.
+# What tests need and pip has not: a real browser for the dashboard's, bubblewrap for the graders' sandbox, docker compose
+# to read compose.yaml.
 # Installs Debian's packages where this user may, says so where not.
 set -eu
 
@@ -12,6 +13,7 @@ for name in chromium chromium-browser google-chrome none; do
     fi
 done
 command -v bwrap >/dev/null 2>&1 || missing="$missing bubblewrap libseccomp2"
+docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null 2>&1 || missing="$missing docker-compose"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
@@ -24,4 +26,4 @@ if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
 fi
 
 echo "Not here, and it could not be installed: $missing. Install it by hand (Debian: apt-get install $missing)," >&2
-echo "or the tests of the dashboard and of Python graders will fail." >&2
+echo "or the tests of the dashboard, of Python graders and of compose.yaml will fail." >&2

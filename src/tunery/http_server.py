@@ -186,7 +186,8 @@ def configure(app: Any, *, keep_alive_s: int, stop_within_s: int, **values: Any)
     )
 
 
-def serve(app: Any, settings: Settings, *, stop_within_s: int) -> None:
-    """At the settings' address, until a signal ends it."""
+def serve(app: Any, settings: Settings) -> None:
+    """At the settings' address, until a signal ends it: then no connection is taken any more, and answers that run are
+    finished for as long as `drain_s` says."""
     values: dict[str, Any] = {"keep_alive_s": settings.keep_alive_s, "host": settings.host, "port": settings.port}
-    Server(configure(app, stop_within_s=stop_within_s, **values)).run()
+    Server(configure(app, stop_within_s=settings.drain_s, **values)).run()

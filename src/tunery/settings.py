@@ -103,6 +103,7 @@ class Settings(BaseSettings):
     monthly_budget: int = Field(0, ge=0)  # millionths of the price table's currency
 
     keep_alive_s: int = Field(75, ge=5, le=3600)  # how long an idle connection is kept
+    drain_s: int = Field(10, ge=1, le=3600)  # after SIGTERM, how long answers that run may take to end
     access_log: Literal["changes", "all", "none"] = "changes"  # which requests are logged; changes: and every refusal
     log_format: Literal["json", "text"] = "text"
 

@@ -3,7 +3,7 @@
 from tunery import http_server, logs, private, tracing
 from tunery.api.app import create_app
 from tunery.settings import load_settings, told_in_a_sentence
-from tunery.store.database import migrate, open_database
+from tunery.store.bootstrap import set_up
 
 
 @told_in_a_sentence()
@@ -12,8 +12,8 @@ def main() -> None:
     private.keep(settings.home)
     logs.configure(settings.log_format)
     tracing.configure("tunery-api")
-    migrate(open_database(settings))
-    http_server.serve(create_app(settings), settings, stop_within_s=10)
+    set_up(settings)
+    http_server.serve(create_app(settings), settings)
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ class Server:
         if self._host is not None:
             self._host.stop()
         for child in self._children:
-            child.wait(STOP_TIMEOUT_S)
+            child.wait(self._settings.drain_s + STOP_TIMEOUT_S)
         self._database.dispose()
         self._lock.release()
 

@@ -2,16 +2,28 @@
 
 from sqlalchemy import Connection, update
 
-from tunery.domain.clock import Clock
+from tunery.domain.clock import Clock, system_clock
 from tunery.domain.ids import new_id
 from tunery.domain.tenants import ApiKey, Organization, Project, Role, User, lookup_prefix, new_secret
+from tunery.settings import Settings
 from tunery.store import tenants
-from tunery.store.database import lock_across_processes
+from tunery.store.database import lock_across_processes, migrate, open_database, write
 from tunery.store.tables import api_keys
 
 LOCK = 0x626F6F74  # "boot"
 FIRST_KEY = "first key"
 ENVIRONMENT_KEY = "TUNERY_API_KEY"
+
+
+def set_up(settings: Settings) -> None:
+    """What an api needs that nobody has started a server for before: the schema, and the key of the settings where they
+    have one. Any number may do so at once. Raises SettingsError."""
+    engine = open_database(settings)
+    migrate(engine)
+    if settings.api_key is not None:
+        with write(engine) as conn:
+            bootstrap(conn, clock=system_clock, key=settings.api_key.get_secret_value())
+    engine.dispose()
 
 
 def bootstrap(conn: Connection, *, clock: Clock, key: str | None) -> str | None:
