@@ -6,6 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.api.conftest import SECRET, Api
+from tests.fixtures_services import free_port
 from tunery.api.health import Health
 from tunery.api.middleware import Visitors
 from tunery.settings import SettingsError, load_settings
@@ -100,4 +101,15 @@ def test_live_and_ready_differ_while_a_part_is_down(api: Api) -> None:
     ready, report = api.client.get("/health/ready"), api.client.get("/health")
     assert (ready.status_code, report.status_code) == (503, 200)
     assert Health.model_validate(ready.json()) == Health.model_validate(report.json())
-    assert (ready.json()["worker"], ready.json()["engine"], ready.json()["database"]) == ("down", "down", "up")
+    states = {part: ready.json()[part] for part in ("worker", "engine", "database", "blobs")}
+    assert states == {"worker": "down", "engine": "down", "database": "up", "blobs": "up"}
+
+
+def test_an_api_is_ready_without_a_worker_and_not_without_its_blobs(
+    make_api, engine_url: str, s3_settings: dict[str, str]
+) -> None:
+    ready = make_api(engine_urls=[engine_url], **s3_settings).client.get("/health/ready")
+    assert (ready.status_code, ready.json()["status"], ready.json()["worker"]) == (200, "degraded", "down")
+    nobody = f"http://127.0.0.1:{free_port()}"
+    without = make_api(engine_urls=[engine_url], **{**s3_settings, "s3_endpoint": nobody}).client.get("/health/ready")
+    assert (without.status_code, without.json()["blobs"], without.json()["database"]) == (503, "down", "up")

@@ -10,7 +10,7 @@ from dataclasses import replace
 import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from tests.dashboard.browsing import Visitor
 from tests.dashboard.conftest import visit
@@ -19,7 +19,6 @@ from tests.dashboard.rows import finished_job, insert_curve, insert_jobs, make_j
 from tests.dashboard.stand import Stand
 from tests.migrate.reports import NEW, report
 from tests.rows import store_completion, store_response
-from tunery.dashboard.sessions import Sessions
 from tunery.domain.job_details import JobDetails
 from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
 from tunery.notify.summary import summarise
@@ -258,16 +257,17 @@ def test_a_page_that_is_not_there_speaks_japanese(walker: Visitor) -> None:
 
 
 def test_a_page_that_cannot_even_begin_speaks_japanese_and_tells_no_exception(walker: Visitor, stand: Stand) -> None:
-    """Its session's file cannot be read: the page fails before anything of it is built."""
-    token = walker.context.cookies()[0].get("value", "")
-    path = Sessions(stand.home / "dashboard" / "sessions")._path(token)
-    path.unlink()
-    path.mkdir()
-    answer = walker.page.goto(f"{walker.url}/dashboard/keys")
-    path.rmdir()
+    """Its session cannot be read: the page fails before anything of it is built."""
+    with write(stand.database) as conn:
+        conn.execute(text("ALTER TABLE dashboard_values RENAME TO hidden"))
+    try:
+        answer = walker.page.goto(f"{walker.url}/dashboard/keys")
+    finally:
+        with write(stand.database) as conn:
+            conn.execute(text("ALTER TABLE hidden RENAME TO dashboard_values"))
     assert answer is not None and answer.status == 500
     expect(walker.page.locator(".empty")).to_contain_text(T("error.unexpected"))
-    assert "IsADirectory" not in answer.text()
+    assert "OperationalError" not in answer.text()
     walker.errors.clear()  # Chromium logs the status itself
     assert sentences(walker.page) == []
 

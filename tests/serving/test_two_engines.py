@@ -1,17 +1,19 @@
 """The api's client of several engines, over two real ones: it loads adapters where they are needed and fails over."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import Counter
 
 from tests.loops import run
 from tests.rows import fine_tuned_model
 from tests.serving.server import EngineServer
 from tunery.domain.errors import Unavailable
-from tunery.engines.pool import Engines, Target
+from tunery.engines.pool import FEW, SHARE, Engines, Target
 from tunery.models.catalog import Catalog
 from tunery.serving.settings import EngineSettings
 from tunery.settings import Settings
@@ -70,6 +72,35 @@ def test_each_model_has_its_server_and_moves_when_that_is_gone(engines: Engines,
         await engines.close()
 
     run(scenario())
+
+
+def test_a_hot_model_is_spread_and_a_quiet_one_stays_where_it_is(engines: Engines, servers: list[EngineServer]) -> None:
+    async def scenario() -> None:
+        await asyncio.gather(*(ask(engines, 0) for _ in range(FEW)))
+        at_home = [server for server in servers if "model_0" in loaded(server)]
+        assert len(at_home) == 1, "as few as these do not make an engine busy"
+
+        both = [server.service.engine.metrics.finished for server in servers]
+        before = [num_finished(each) for each in both]
+        await asyncio.gather(*(ask(engines, 0) for _ in range(10 * FEW)), ask(engines, 1))
+        assert all("model_0" in loaded(server) for server in servers)
+        done = [num_finished(each) - was for each, was in zip(both, before, strict=True)]
+        assert sum(done) == 10 * FEW + 1 and max(done) <= SHARE * sum(done) / 2 + 1
+
+        hot = target(0).adapter
+        assert hot is not None
+        await engines.forget(hot)
+        await ask(engines, 0)
+        assert [server for server in servers if "model_0" in loaded(server)] == at_home, (
+            "it came home when it was quiet"
+        )
+        await engines.close()
+
+    run(scenario())
+
+
+def num_finished(metric: Counter) -> float:
+    return sum(sample.value for each in metric.collect() for sample in each.samples if sample.name.endswith("_total"))
 
 
 def test_a_restarted_server_is_given_its_adapters_again(

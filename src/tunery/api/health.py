@@ -12,11 +12,18 @@ from tunery.api.context import Context, ContextDep
 from tunery.api.routing import Router
 from tunery.engines.host import State as BaseState
 from tunery.store import workers
+from tunery.store.blobs import Blobs
 from tunery.store.database import read
 
 router = Router(tags=["Operation"])
 
 WORKER_SILENT_S = 30  # a worker says that it lives every few seconds
+BLOBS_SILENT_S = 3.0
+NEEDED = (
+    "database",
+    "blobs",
+    "engine",
+)  # without a worker jobs wait, at every api alike
 
 State = Literal["up", "down"]
 
@@ -25,6 +32,7 @@ class Health(BaseModel):
     status: Literal["ok", "degraded"]
     version: str
     database: State
+    blobs: State
     worker: State
     engine: State
     bases: dict[str, BaseState] = Field(description="Of each base by its name: warm ones answer at once.")
@@ -42,9 +50,9 @@ async def live() -> Live:
 
 @router.get("/health/ready", responses={503: {"model": Health, "description": "A part is down; the body says which."}})
 async def ready(context: ContextDep, response: Response) -> Health:
-    """200 while database, worker and engine are up: send requests here."""
+    """200 while database, blobs and an engine are up: send requests here. The body also tells of workers."""
     found = await look(context)
-    if found.status != "ok":
+    if any(getattr(found, part) == "down" for part in NEEDED):
         response.status_code = 503
     return found
 
@@ -59,8 +67,8 @@ async def health(context: ContextDep, response: Response) -> Health:
 
 
 async def look(context: Context) -> Health:
-    num_workers, engine_up, loaded = await asyncio.gather(
-        asyncio.to_thread(count_workers, context), context.engines.is_up(), context.engines.states()
+    num_workers, blobs_up, engine_up, loaded = await asyncio.gather(
+        asyncio.to_thread(count_workers, context), _blobs_up(context), context.engines.is_up(), context.engines.states()
     )
     # By name: who has no key is not told of folders, which a source may be.
     bases: dict[str, BaseState] = {
@@ -68,11 +76,21 @@ async def look(context: Context) -> Health:
     }
     states: dict[str, State] = {
         "database": "down" if num_workers is None else "up",
+        "blobs": "up" if blobs_up else "down",
         "worker": "up" if num_workers else "down",
         "engine": "up" if engine_up else "down",
     }
     all_up = all(state == "up" for state in states.values())
     return Health(status="ok" if all_up else "degraded", version=__version__, bases=bases, **states)
+
+
+async def _blobs_up(context: Context) -> bool:
+    """Asked once and not long: who asks for readiness asks again."""
+    blobs = Blobs.open(context.settings, max_retries=0)
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(blobs.is_up), BLOBS_SILENT_S)
+    except TimeoutError:
+        return False
 
 
 def count_workers(context: Context) -> int | None:

@@ -26,7 +26,7 @@ from tunery.dashboard.evals import evaluation
 from tunery.dashboard.evals import page as evals
 from tunery.dashboard.files import dataset, table, versions
 from tunery.dashboard.files import page as files
-from tunery.dashboard.guard import Guard, give_nonces_to_the_framework
+from tunery.dashboard.guard import Guard, Throttle, give_nonces_to_the_framework
 from tunery.dashboard.improve import page as improve
 from tunery.dashboard.jobs import create, job, overlay
 from tunery.dashboard.jobs import page as jobs
@@ -42,6 +42,7 @@ from tunery.dashboard.stored import page as stored
 from tunery.dashboard.tuned import model
 from tunery.dashboard.tuned import page as tuned
 from tunery.dashboard.usage import page as usage
+from tunery.dashboard.values import Values
 from tunery.dashboard.visit import BASE, PageSpec, Visit
 from tunery.dashboard.weights import page as weights
 from tunery.settings import Settings
@@ -91,15 +92,14 @@ PAGES = (
 )
 
 
-def mount(app: FastAPI, settings: Settings) -> None:
-    """Pages under `/dashboard`; `/` leads there."""
+def mount(app: FastAPI, settings: Settings, values: Values) -> None:
+    """Pages under `/dashboard`; `/` leads there. `values`: what all apis of an installation share of it."""
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # the api logs each request of ours itself
-    folder = settings.home / "dashboard"
-    sessions, drafts = Sessions(folder / "sessions"), Drafts(folder / "drafts")
+    sessions, drafts = Sessions(values), Drafts(values)
     connections = Connections(settings, sessions, app.state.visitors.headers)
     app.add_middleware(Guard, settings=settings)
     give_nonces_to_the_framework()
-    app.include_router(plain_routes(sessions, drafts, connections))
+    app.include_router(plain_routes(sessions, Throttle(values), connections))
     pages_app.add_static_files("/static", STATIC, max_cache_age=3600)
     frame.add_shared_head(STATIC)
     pages_app.on_startup(lambda: background_tasks.create(open_pages.watch(sessions, connections)))
@@ -124,8 +124,8 @@ def mount(app: FastAPI, settings: Settings) -> None:
 
 def _add_sign_in(sessions: Sessions) -> None:
     @ui.page("/sign-in", title="Tunery")
-    def show(request: Request) -> Response | None:
-        if sessions.find(request.cookies.get(COOKIE)) and not request.query_params.get("reason"):
+    async def show(request: Request) -> Response | None:
+        if await sessions.find(request.cookies.get(COOKIE)) and not request.query_params.get("reason"):
             return RedirectResponse(f"{BASE}/", status_code=303)
         language = choose_language("", request.headers.get("accept-language", ""))
         sign_in.build(request, language, translator(language))
@@ -140,7 +140,7 @@ def _add_not_found(sessions: Sessions) -> None:
     async def show(request: Request, error: Exception) -> Response:
         if request.scope.get("endpoint") not in (None, pages_app):
             return await of_framework(request, error)
-        session = sessions.find(request.cookies.get(COOKIE))
+        session = await sessions.find(request.cookies.get(COOKIE))
         wanted = session.language if session else ""
         language = choose_language(wanted, request.headers.get("accept-language", ""))
         with Client(ui.page(""), request=request) as client:
@@ -169,7 +169,7 @@ def _add_broken() -> None:
 def _add_page(spec: PageSpec, sessions: Sessions, drafts: Drafts, connections: Connections) -> None:
     @ui.page(spec.path, response_timeout=BUILD_TIMEOUT_S)
     async def show(request: Request) -> Response | None:
-        session = sessions.find(request.cookies.get(COOKIE))
+        session = await sessions.find(request.cookies.get(COOKIE))
         if session is None:
             target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
             reason = "&reason=expired" if request.cookies.get(COOKIE) else ""
@@ -177,11 +177,12 @@ def _add_page(spec: PageSpec, sessions: Sessions, drafts: Drafts, connections: C
         language = choose_language(session.language, request.headers.get("accept-language", ""))
         connection = connections.for_session(request, session)
 
-        def end_session() -> None:
-            sessions.close(session.token)
+        async def end_session() -> None:
+            await sessions.close(session.token)
             open_pages.end_pages(session.token)
 
         open_pages.open_page(ui.context.client, session.token)
-        visit = Visit(request, session, connection, drafts, language, translator(language), end_session)
+        typed, t = await drafts.load(session), translator(language)
+        visit = Visit(request, session, connection, drafts, typed, language, t, end_session)
         await frame.show(visit, spec)
         return None

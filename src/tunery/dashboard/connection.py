@@ -28,13 +28,17 @@ class SessionEnded(Exception):
     """The visitor signed out, here or in another tab, or the session's time is up."""
 
 
+async def _always() -> bool:
+    return True
+
+
 class _Client(AsyncOpenAI):
     """Asks before each request whether it may still be made: a page outlives its session."""
 
-    is_open: Callable[[], bool]
+    is_open: Callable[[], Awaitable[bool]]
 
     async def _prepare_options(self, options: Any) -> Any:
-        if not self.is_open():
+        if not await self.is_open():
             raise SessionEnded
         return await super()._prepare_options(options)
 
@@ -50,7 +54,7 @@ class Connection:
         address: str,
         key: str,
         project: str = "",
-        is_open: Callable[[], bool] = lambda: True,
+        is_open: Callable[[], Awaitable[bool]] = _always,
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> None:
         self.address = address
@@ -66,8 +70,8 @@ class Connection:
         self.client._custom_headers = headers
         self.client.is_open = is_open
 
-    def is_open(self) -> bool:
-        return self.client.is_open()
+    async def is_open(self) -> bool:
+        return await self.client.is_open()
 
     def for_background(self) -> "Connection":
         """For work that a visitor started and that goes on when the page, or the session, is no more."""
@@ -135,9 +139,11 @@ class Connections:
 
     def _connect(self, request: HTTPConnection, session: Session) -> Connection:
         token, headers = session.token, self._headers_for(visitor_address(request))
-        return Connection(
-            self.address(request), session.key, session.project, lambda: self.sessions.find(token) is not None, headers
-        )
+
+        async def is_open() -> bool:
+            return await self.sessions.find(token) is not None
+
+        return Connection(self.address(request), session.key, session.project, is_open, headers)
 
     def address(self, request: HTTPConnection) -> str:
         """This server, by the socket that took the request: the port may have been chosen by the system, and the Host

@@ -1,36 +1,24 @@
-"""What a visitor has typed but not sent, kept on the server, so that a restart or a reload loses nothing.
+"""What a visitor has typed but not sent, kept beside the session and as long: a restart or a reload loses nothing,
+whichever api answers."""
 
-One file a session and page, readable by the server's user only; signing out removes them.
-"""
-
-import hashlib
-import json
-from pathlib import Path
 from typing import Any
 
-from tunery import atomic
+from tunery.dashboard.sessions import Session, owner_of, seal, unseal
+from tunery.dashboard.values import Values
+
+DRAFT = "draft "  # before the page's name
 
 
 class Drafts:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, values: Values) -> None:
+        self._values = values
 
-    def load(self, token: str, page: str) -> dict[str, Any]:
-        try:
-            return json.loads(self._path(token, page).read_text())
-        except (FileNotFoundError, ValueError):
-            return {}
+    async def load(self, session: Session) -> dict[str, dict[str, Any]]:
+        """By page."""
+        found = await self._values.list(owner_of(session.token))
+        drafts = {name: value for name, (value, _) in found.items() if name.startswith(DRAFT)}
+        return {name.removeprefix(DRAFT): unseal(session.token, value) or {} for name, value in drafts.items()}
 
-    def save(self, token: str, page: str, draft: dict[str, Any]) -> None:
-        atomic.write_private(self._path(token, page), json.dumps(draft, ensure_ascii=False).encode())
-
-    def clear(self, token: str) -> None:
-        for path in self.folder.glob(f"{_name(token)}-*.json"):
-            path.unlink(missing_ok=True)
-
-    def _path(self, token: str, page: str) -> Path:
-        return self.folder / f"{_name(token)}-{page}.json"
-
-
-def _name(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
+    async def save(self, session: Session, page: str, draft: dict[str, Any]) -> None:
+        sealed = seal(session.token, draft)
+        await self._values.put(owner_of(session.token), DRAFT + page, sealed, until=session.expires_at)

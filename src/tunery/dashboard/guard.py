@@ -8,7 +8,6 @@ because the framework needs them: `unsafe-eval` for scripts (it compiles its com
 import hashlib
 import secrets
 import time
-from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -23,8 +22,9 @@ from starlette.responses import PlainTextResponse
 from starlette.templating import Jinja2Templates
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tunery.dashboard.values import Values
 from tunery.dashboard.visit import BASE
-from tunery.domain.clock import Clock
+from tunery.domain.clock import Clock, system_clock
 from tunery.settings import Settings
 
 SOCKET = f"{BASE}/_nicegui_ws"
@@ -115,42 +115,42 @@ def give_nonces_to_the_framework() -> None:
 WINDOW_S = 300.0
 MAX_FAILURES = 10  # of an address
 MAX_FAILURES_OF_KEY = 100  # from all addresses: who knows how a key begins must not keep its owner out from one
-MAX_REMEMBERED = 10_000
 
 
 class Throttle:
-    """Counts failures by address and by the beginning of the key; forgets after `WINDOW_S`.
+    """Counts failures by address and by the beginning of the key, at all apis together; forgets after `WINDOW_S`.
 
-    Both are kept as hashes, the latest `MAX_REMEMBERED` of them.
+    Both are kept as hashes.
     """
 
-    def __init__(self, clock: Clock = time.monotonic) -> None:
-        self.clock = clock
-        self._failures: OrderedDict[bytes, deque[float]] = OrderedDict()
+    def __init__(self, values: Values, clock: Clock = system_clock) -> None:
+        self._values, self._clock = values, clock
 
-    def wait_s(self, address: str, key_start: str) -> float:
-        """Seconds until the next try is taken; 0: now."""
-        now = self.clock()
-        kept = [(self._failures.get(name, deque[float]()), most) for name, most in _counted(address, key_start)]
-        return max((0.0, *(times[0] + WINDOW_S - now for times, most in kept if len(times) >= most)))
+    async def enter(self, address: str, key_start: str) -> tuple[str, float]:
+        """A try's name and seconds until the next one is taken; 0: this one is. Then it counts as a failure before it
+        is known to be one, so that of tries at once, at whatever api, each counts."""
+        name, wait_s = (
+            f"{time.monotonic_ns():020}-{secrets.token_hex(4)}",
+            0.0,
+        )  # of two that end at once, the later last
+        await self._values.remove_ended()
+        for owner, most in _counted(address, key_start):
+            await self._values.put(owner, name, "", until=self._clock() + WINDOW_S)
+            failures = await self._values.list(owner)
+            ends = [end for _, end in failures.values()]
+            if (before := list(failures).index(name)) >= most:
+                wait_s = max(wait_s, ends[before - most] - self._clock())
+        if wait_s:
+            await self.forgive(address, key_start, name)
+        return name, wait_s
 
-    def note_failure(self, address: str, key_start: str) -> None:
-        """Before it is known to be one, so that of tries at once each counts."""
-        for name, most in _counted(address, key_start):
-            times = self._failures.setdefault(name, deque(maxlen=most))
-            times.append(self.clock())
-            self._failures.move_to_end(name)
-        while len(self._failures) > MAX_REMEMBERED:
-            self._failures.popitem(last=False)
-
-    def forgive(self, address: str, key_start: str) -> None:
-        """The latest was none."""
-        for name, _ in _counted(address, key_start):
-            if times := self._failures.get(name):
-                times.pop()
+    async def forgive(self, address: str, key_start: str, name: str) -> None:
+        """That one was no failure, or was not taken."""
+        for owner, _ in _counted(address, key_start):
+            await self._values.remove(owner, name)
 
 
-def _counted(address: str, key_start: str) -> list[tuple[bytes, int]]:
+def _counted(address: str, key_start: str) -> list[tuple[str, int]]:
     """What a try counts for, and how many failures each may have. Who has an IPv6 address has a network of them."""
     with suppress(ValueError):
         if isinstance(ip := ip_address(address), IPv6Address):
@@ -158,5 +158,5 @@ def _counted(address: str, key_start: str) -> list[tuple[bytes, int]]:
     return [(_digest(f"address {address}"), MAX_FAILURES), (_digest(f"key {key_start}"), MAX_FAILURES_OF_KEY)]
 
 
-def _digest(name: str) -> bytes:
-    return hashlib.sha256(name.encode()).digest()[:16]
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:32]

@@ -49,7 +49,7 @@ async def watch(sessions: Sessions, connections: Connections) -> None:
             found = await ask(_rights(sessions, connections, token, request))
             if isinstance(found, Failure):
                 if found.is_expired:  # else the server may be busy or going down: the next look tells
-                    sessions.close(token)
+                    await sessions.close(token)
                     end_pages(token)
             elif rights.setdefault(token, found) != found:
                 rights[token] = found
@@ -59,7 +59,7 @@ async def watch(sessions: Sessions, connections: Connections) -> None:
 
 async def _rights(sessions: Sessions, connections: Connections, token: str, request: Request) -> object:
     """What the key may do now. Raises SessionEnded, and what the server answers when the key is no more."""
-    session = sessions.find(token)
+    session = await sessions.find(token)
     if session is None:
         raise SessionEnded
     who = await connections.for_session(request, session).get("/tunery/v1/session")

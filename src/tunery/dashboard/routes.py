@@ -14,7 +14,6 @@ from starlette.background import BackgroundTask
 
 from tunery.dashboard.checks import report_of
 from tunery.dashboard.connection import Connections, Failure, ask, visitor_address
-from tunery.dashboard.drafts import Drafts
 from tunery.dashboard.files.examples import upload_example
 from tunery.dashboard.guard import Throttle, is_same_origin
 from tunery.dashboard.open_pages import end_pages
@@ -32,7 +31,7 @@ FOR_A_DAY = {"anchor": "created_at", "seconds": 86_400}  # a table: what is made
 SPOOL_BYTES = 8 * 1024 * 1024  # larger uploads go to a temporary file
 
 
-def plain_routes(sessions: Sessions, drafts: Drafts, connections: Connections) -> APIRouter:
+def plain_routes(sessions: Sessions, throttle: Throttle, connections: Connections) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @router.get("/")
@@ -40,16 +39,14 @@ def plain_routes(sessions: Sessions, drafts: Drafts, connections: Connections) -
     def home() -> Response:
         return RedirectResponse(f"{BASE}/", status_code=307)
 
-    _session_routes(router, sessions, drafts, connections)
+    _session_routes(router, sessions, throttle, connections)
     _upload_routes(router, sessions, connections)
     _download_route(router, sessions, connections)
     _search_route(router, sessions, connections)
     return router
 
 
-def _session_routes(router: APIRouter, sessions: Sessions, drafts: Drafts, connections: Connections) -> None:
-    throttle = Throttle()
-
+def _session_routes(router: APIRouter, sessions: Sessions, throttle: Throttle, connections: Connections) -> None:
     @router.post(f"{BASE}/session")
     async def sign_in(request: Request) -> Response:
         form = await request.form()
@@ -57,19 +54,19 @@ def _session_routes(router: APIRouter, sessions: Sessions, drafts: Drafts, conne
         if not is_same_origin(request, connections.settings):
             return RedirectResponse(f"{BASE}/sign-in?reason=origin", status_code=303)
         tried = (visitor_address(request), key[:KEY_START])
-        if wait_s := throttle.wait_s(*tried):
+        entered, wait_s = await throttle.enter(*tried)
+        if wait_s:
             t = translator(choose_language("", request.headers.get("accept-language", "")))
             headers = {"retry-after": str(math.ceil(wait_s))}
             return Response(t("signin.throttled"), status_code=429, headers=headers, media_type="text/plain")
-        throttle.note_failure(*tried)
         answer = await ask(connections.for_key(request, key or "none").client.models.list())
         is_wrong = isinstance(answer, Failure) and answer.status == 401
         if not is_wrong:
-            throttle.forgive(*tried)
+            await throttle.forgive(*tried, entered)
         if isinstance(answer, Failure):
             reason = "wrong" if is_wrong else "unreachable"
             return RedirectResponse(f"{BASE}/sign-in?reason={reason}&next={quote(target, safe='')}", status_code=303)
-        session = sessions.open(key)
+        session = await sessions.open(key)
         response = RedirectResponse(target, status_code=303)
         response.set_cookie(
             COOKIE,
@@ -86,9 +83,8 @@ def _session_routes(router: APIRouter, sessions: Sessions, drafts: Drafts, conne
         if not is_same_origin(request, connections.settings):
             return RedirectResponse(f"{BASE}/", status_code=303)
         if token := request.cookies.get(COOKIE):
-            sessions.close(token)
+            await sessions.close(token)
             end_pages(token)
-            drafts.clear(token)
         response = RedirectResponse(f"{BASE}/sign-in", status_code=303)
         response.delete_cookie(COOKIE)
         return response
@@ -96,16 +92,16 @@ def _session_routes(router: APIRouter, sessions: Sessions, drafts: Drafts, conne
     @router.post(f"{BASE}/preferences")
     async def preferences(request: Request) -> Response:
         form = await request.form()
-        session = sessions.find(request.cookies.get(COOKIE))
+        session = await sessions.find(request.cookies.get(COOKIE))
         if session is not None and is_same_origin(request, connections.settings):
-            sessions.change(session, **_valid_preferences({name: str(value) for name, value in form.items()}))
+            await sessions.change(session, **_valid_preferences({name: str(value) for name, value in form.items()}))
         return RedirectResponse(_own_path(str(form.get("next", ""))), status_code=303)
 
 
 def _upload_routes(router: APIRouter, sessions: Sessions, connections: Connections) -> None:
     @router.post(f"{BASE}/upload")
     async def upload(request: Request) -> Response:
-        session, t = _visitor(request, sessions)
+        session, t = await _visitor(request, sessions)
         if session is None or not is_same_origin(request, connections.settings):
             return JSONResponse({"message": t("error.expired")}, status_code=401)
         request.state.max_body_bytes = MAX_FILE_BYTES  # only now: what the server takes from anybody is small
@@ -132,7 +128,7 @@ def _upload_routes(router: APIRouter, sessions: Sessions, connections: Connectio
     @router.post(f"{BASE}/example")
     async def use_example(request: Request) -> Response:
         """The three-step start's dataset, uploaded; on to creating a job with it."""
-        session, _ = _visitor(request, sessions)
+        session, _ = await _visitor(request, sessions)
         if session is None or not is_same_origin(request, connections.settings):
             return RedirectResponse(f"{BASE}/sign-in?reason=expired", status_code=303)
         stored = await ask(upload_example(connections.for_session(request, session)))
@@ -144,7 +140,7 @@ def _upload_routes(router: APIRouter, sessions: Sessions, connections: Connectio
 def _download_route(router: APIRouter, sessions: Sessions, connections: Connections) -> None:
     @router.get(f"{BASE}/download/{{file_id}}")
     async def download(file_id: str, request: Request) -> Response:
-        session, t = _visitor(request, sessions)
+        session, t = await _visitor(request, sessions)
         if session is None:
             return RedirectResponse(f"{BASE}/sign-in?reason=expired", status_code=303)
         answer = await ask(_file(connections.for_session(request, session).client, file_id))
@@ -156,7 +152,7 @@ def _download_route(router: APIRouter, sessions: Sessions, connections: Connecti
 def _search_route(router: APIRouter, sessions: Sessions, connections: Connections) -> None:
     @router.get(f"{BASE}/search")
     async def search(request: Request, text: str = "") -> Response:
-        session, t = _visitor(request, sessions)
+        session, t = await _visitor(request, sessions)
         found = await find(connections.for_session(request, session), text, t) if session else None
         if found is None or isinstance(found, Failure):
             return JSONResponse({"message": t("error.expired")}, status_code=401)
@@ -191,8 +187,8 @@ def _attachment(filename: str) -> dict[str, str]:
     return {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(filename)}"}
 
 
-def _visitor(request: Request, sessions: Sessions) -> tuple[Session | None, Translator]:
-    session = sessions.find(request.cookies.get(COOKIE))
+async def _visitor(request: Request, sessions: Sessions) -> tuple[Session | None, Translator]:
+    session = await sessions.find(request.cookies.get(COOKIE))
     wanted = session.language if session else ""
     return session, translator(choose_language(wanted, request.headers.get("accept-language", "")))
 

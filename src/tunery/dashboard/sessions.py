@@ -1,7 +1,7 @@
-"""Who is signed in. The browser holds a random token and nothing else; the server, a file that is useless without it.
+"""Who is signed in. The browser holds a random token and nothing else; the server, values that are useless without it.
 
-The file is encrypted and authenticated (Fernet) with a key made from the token, which is never stored: neither the
-disk alone nor the file's name gives the API key away, and a file that was changed opens nothing.
+They are encrypted and authenticated (Fernet) with a key made from the token, which is never stored: the database alone
+gives no API key away, and a value that was changed opens nothing.
 """
 
 import base64
@@ -9,17 +9,17 @@ import hashlib
 import json
 import re
 import secrets
-import time
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from typing import Any
 
 from cryptography.fernet import Fernet, InvalidToken
 
-from tunery import atomic
-from tunery.domain.clock import Clock
+from tunery.dashboard.values import Values
+from tunery.domain.clock import Clock, system_clock
 
 COOKIE = "tunery_session"
 LIFETIME_S = 7 * 24 * 3600
+SESSION = "session"  # the name of the value that holds it
 
 
 @dataclass(frozen=True)
@@ -33,55 +33,59 @@ class Session:
 
 
 class Sessions:
-    """One small file a session in `folder`, readable by the server's user only."""
+    def __init__(self, values: Values, clock: Clock = system_clock) -> None:
+        self._values, self._clock = values, clock
 
-    def __init__(self, folder: Path, clock: Clock = time.time) -> None:
-        self.folder = folder
-        self.clock = clock
-
-    def open(self, key: str) -> Session:
-        self._sweep()
-        session = Session(secrets.token_urlsafe(32), key, self.clock() + LIFETIME_S)
-        self._write(session)
+    async def open(self, key: str) -> Session:
+        await self._values.remove_ended()
+        session = Session(secrets.token_urlsafe(32), key, self._clock() + LIFETIME_S)
+        await self._write(session)
         return session
 
-    def find(self, token: str | None) -> Session | None:
-        """None when the token is unknown, malformed or has expired, or when its file is not as it was written."""
+    async def find(self, token: str | None) -> Session | None:
+        """None when the token is unknown, malformed or has expired, or when its value is not as it was written."""
         if not token or not re.fullmatch(r"[A-Za-z0-9_-]{20,128}", token):
             return None
+        sealed = await self._values.find(owner_of(token), SESSION)
+        content = None if sealed is None else unseal(token, sealed)
+        if content is None:
+            return None
         try:
-            sealed = self._path(token).read_bytes()
-            session = Session(token, **json.loads(_cipher(token).decrypt(sealed)))
-        except FileNotFoundError:
+            return Session(token, **content)
+        except TypeError:  # another version's
             return None
-        except (InvalidToken, ValueError, TypeError):  # an earlier version's, or damaged
-            self.close(token)
-            return None
-        if session.expires_at <= self.clock():
-            self.close(token)
-            return None
-        return session
 
-    def change(self, session: Session, **values: str) -> Session:
+    async def change(self, session: Session, **values: str) -> Session:
         """Keeps new preferences (language, theme, project) under the same token."""
         changed = replace(session, **values)
-        self._write(changed)
+        await self._write(changed)
         return changed
 
-    def close(self, token: str) -> None:
-        self._path(token).unlink(missing_ok=True)
+    async def close(self, token: str) -> None:
+        """With all that was kept for it."""
+        await self._values.remove(owner_of(token))
 
-    def _path(self, token: str) -> Path:
-        return self.folder / f"{hashlib.sha256(token.encode()).hexdigest()}.json"
-
-    def _write(self, session: Session) -> None:
+    async def _write(self, session: Session) -> None:
         content = {name: value for name, value in asdict(session).items() if name != "token"}
-        atomic.write_private(self._path(session.token), _cipher(session.token).encrypt(json.dumps(content).encode()))
+        owner, sealed = owner_of(session.token), seal(session.token, content)
+        await self._values.put(owner, SESSION, sealed, until=session.expires_at)
 
-    def _sweep(self) -> None:
-        for path in self.folder.glob("*.json"):
-            if path.stat().st_mtime < self.clock() - LIFETIME_S:
-                path.unlink(missing_ok=True)
+
+def owner_of(token: str) -> str:
+    """By what name its values are kept: it does not tell the token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def seal(token: str, content: dict[str, Any]) -> str:
+    return _cipher(token).encrypt(json.dumps(content, ensure_ascii=False).encode()).decode()
+
+
+def unseal(token: str, sealed: str) -> dict[str, Any] | None:
+    """None when it was not sealed with this token, or has been changed since."""
+    try:
+        return json.loads(_cipher(token).decrypt(sealed))
+    except (InvalidToken, ValueError):
+        return None
 
 
 def _cipher(token: str) -> Fernet:

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from nicegui import ui
+from nicegui import background_tasks, ui
 from starlette.requests import Request
 
 from tunery.dashboard.connection import Connection, Failure, ask
@@ -23,9 +23,10 @@ class Visit:
     session: Session
     connection: Connection
     drafts: Drafts
+    typed: dict[str, dict[str, Any]]  # by page, what was not sent when this one was asked for
     language: str
     t: Translator
-    end_session: Callable[[], None]  # for all its pages
+    end_session: Callable[[], Awaitable[None]]  # for all its pages
 
     def param(self, name: str) -> str:
         return self.request.path_params[name]
@@ -34,17 +35,22 @@ class Visit:
         return self.request.query_params.get(name, "")
 
     def load_draft(self, page: str) -> dict[str, Any]:
-        return self.drafts.load(self.session.token, page)
+        return self.typed.get(page, {})
 
     def save_draft(self, page: str, draft: dict[str, Any]) -> None:
-        if self.connection.is_open():
-            self.drafts.save(self.session.token, page, draft)
+        """Soon; drafts are saved in the order in which they come."""
+        background_tasks.create(self._save_draft(page, draft), name=f"draft of {page}")
+
+    @background_tasks.await_on_shutdown
+    async def _save_draft(self, page: str, draft: dict[str, Any]) -> None:
+        if await self.connection.is_open():
+            await self.drafts.save(self.session, page, draft)
 
     async def ask(self, request: Awaitable[T]) -> T | Failure:
         """The answer, or why there is none. A key that opens nothing any more ends the session and all its pages."""
         answer = await ask(request)
         if isinstance(answer, Failure) and answer.is_expired:
-            self.end_session()
+            await self.end_session()
         return answer
 
     async def attempt(self, action: Awaitable[object], *, done: str = "") -> bool:

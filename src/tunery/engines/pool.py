@@ -9,10 +9,11 @@ again.
 import asyncio
 import hashlib
 import logging
+import math
 import shutil
 import time
-from collections import defaultdict
-from collections.abc import AsyncGenerator
+from collections import Counter, defaultdict
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,9 @@ STOP_TIMEOUT_S = 5.0
 HOST_TRIES = 3
 # How long a server that did not answer is left alone while others do.
 DOWN_FOR_S = 5.0
+# An engine is busy when it works on this many requests of ours, and on more than its share of them and a quarter.
+FEW = 4
+SHARE = 1.25
 GONE = 502  # whoever listens there has lost the engine behind it, and begun nothing
 
 
@@ -109,6 +113,7 @@ class Engines:
         self._served: dict[str, list[str]] = {}  # url -> the base names it serves
         self._ours: set[str] = set()  # urls that have our HTTP face
         self._asked: dict[str, str] = {}  # request_id -> the url that works on it
+        self._at_work = Counter[str]()  # url -> how many requests of ours it works on
         self._down_until: dict[str, float] = {}  # url -> time.monotonic()
         self._loading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._models_dir = settings.models_dir
@@ -184,6 +189,7 @@ class Engines:
             for url in await self._candidates(target):
                 request_id = body.get("request_id", "")
                 self._asked[request_id] = url
+                self._at_work[url] += 1
                 try:
                     response = await self._send(url, path, body, target)
                     # Closed in the end whatever was read: what is not read to its end ends in the engine, too.
@@ -196,6 +202,7 @@ class Engines:
                     last = exc
                 finally:
                     self._asked.pop(request_id, None)
+                    self._at_work[url] -= 1
         if last is None and all(url in self._served for url in self._fixed):
             raise not_served(target)
         log.warning("no engine answers for %s: %r", target.source, last)
@@ -227,7 +234,8 @@ class Engines:
         return await self._http.start(f"{url}{path}", orjson.dumps(sent))
 
     async def _candidates(self, target: Target) -> list[str]:
-        """Servers that have the base, the adapter's usual one first, so that its cache and slot are warm."""
+        """Servers that have the base, the adapter's usual one first, so that its cache and slot are warm, unless it is
+        busy."""
         left_alone = await self._discover_fixed()
         able = self._able(target)
         if not able and self._host:
@@ -239,9 +247,7 @@ class Engines:
         key = target.adapter.id if target.adapter else target.source
         # Ours offers every embedding model of the catalog: who has set up another server for one wants that asked.
         embeds = target.base is not None and target.base.embeds
-        return sorted(
-            able, key=lambda url: (embeds and url in self._ours, hashlib.sha256(f"{key} {url}".encode()).digest())
-        )
+        return sorted(in_order(key, able, self._at_work), key=lambda url: embeds and url in self._ours)
 
     async def _warm(self, source: str, host: EngineHostClient) -> str:
         """The address of its engine, once that answers. Raises as `EngineHostClient.warm`."""
@@ -334,6 +340,16 @@ class Engines:
                 if self._blobs.download_dir(model.blob, part) == 0:
                     raise ServerFault(say("error.weights_missing", name=model.name))
         return folder
+
+
+def in_order(key: str, urls: Sequence[str], at_work: Mapping[str, int]) -> list[str]:
+    """The engines in the order in which those who ask for `key` turn to them. It is the same at every api, so that a
+    model stays where it is warm. Those that are busy come last: a hot model takes a second one, always the same, and is
+    warm there from then on (consistent hashing with bounded loads). `at_work`: how many requests each works on."""
+    usual = sorted(urls, key=lambda url: hashlib.sha256(f"{key} {url}".encode()).digest())
+    num_running = 1 + sum(at_work.get(url, 0) for url in urls)
+    bound = max(FEW, math.ceil(SHARE * num_running / max(1, len(urls))))
+    return sorted(usual, key=lambda url: at_work.get(url, 0) >= bound)
 
 
 def not_served(target: Target) -> NotFound:

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import obstore
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
 from tunery import atomic, private
@@ -119,6 +120,16 @@ class Blobs:
         """The paths below the folder `prefix`, sorted."""
         batches = obstore.list(self._store, prefix=_checked(prefix))  # pyright: ignore[reportUnknownMemberType]
         return tuple(sorted(item["path"] for batch in batches for item in batch))
+
+    def is_up(self) -> bool:
+        """Whether the store answers; nothing is written. Where it is a bucket, the bucket may still have to be made."""
+        try:
+            obstore.head(self._store, "is-anybody-there")
+        except FileNotFoundError:
+            return True
+        except (BaseError, OSError):
+            return False
+        return True
 
     def local_path(self, path: str) -> Path | None:
         """Where the object lies on this machine's disk, for readers that map it; None in S3. Not to be written to."""

@@ -474,4 +474,13 @@ audit_log = table(
     Index(None, "organization_id", "created_at", "seq"),
     Index(None, "project_id"),
 )
+
+dashboard_values = table(
+    "dashboard_values",
+    Column("owner", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    strings("value"),
+    floats("expires_at"),
+    Index("ix_dashboard_values_expires_at", "expires_at"),
+)
 metadata = (eval_tables.evals, file_tables.uploads, job_tables.job_samples)[0].metadata  # of all, theirs included

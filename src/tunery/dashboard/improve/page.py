@@ -30,7 +30,7 @@ async def build(visit: Visit) -> None:
     if job["status"] != JobStatus.SUCCEEDED:
         blocks.empty("auto_awesome", t("improve.too_early"), t("improve.too_early_text"))
         return
-    page = ImprovePage(visit, running.of(visit.connection, job_id), job)
+    page = ImprovePage(visit, await running.of(visit.connection, job_id), job)
     ui.timer(0, page.forecast, once=True)  # files are read for it: the page is there before
 
 

@@ -103,9 +103,9 @@ class Improvement:
 _kept: OrderedDict[tuple[Owner, str], Improvement] = OrderedDict()
 
 
-def of(connection: Connection, job_id: str) -> Improvement:
+async def of(connection: Connection, job_id: str) -> Improvement:
     """Raises SessionEnded."""
-    if not connection.is_open():
+    if not await connection.is_open():
         raise SessionEnded
     wanted = connection.owner, job_id
     found = _kept.pop(wanted, None) or Improvement(connection, job_id)
