@@ -21,6 +21,7 @@ from tunery.domain.tenants import Caller, Role
 from tunery.jobs import verbs
 from tunery.jobs.hold import ProcessRunner
 from tunery.jobs.requests import JobRequest
+from tunery.jobs.runner import Runner
 from tunery.jobs.worker import Worker
 from tunery.models.catalog import Catalog
 from tunery.settings import Settings, load_settings
@@ -103,10 +104,10 @@ class Site:
         return wait_for(look, timeout_s)
 
     @contextmanager
-    def worker(self, command: tuple[str, ...], runner: ProcessRunner | None = None) -> Iterator[threading.Event]:
+    def worker(self, command: tuple[str, ...], runner: Runner | None = None) -> Iterator[threading.Event]:
         """A worker in a thread of this process, stopped at the end of the block."""
         stop = threading.Event()
-        runner = runner or ProcessRunner(command)
+        runner = runner or ProcessRunner(self.blobs, self.settings.models_dir, command)
         worker = Worker(self.settings, self.engine, self.blobs, self.catalog, runner=runner)
         thread = threading.Thread(target=worker.run, args=(stop,))
         thread.start()

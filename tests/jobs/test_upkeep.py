@@ -18,8 +18,9 @@ from tests.jobs.test_worker import SCRIPTED, script
 from tests.jobs.waiting import wait_for
 from tunery.domain.jobs import JobStatus
 from tunery.jobs import janitor, verbs
-from tunery.jobs.hold import ProcessRunner, TrainerProcess, WorkdirBusy, lock_workdir
+from tunery.jobs.hold import JobTrainer, ProcessRunner, WorkdirBusy, lock_workdir
 from tunery.jobs.resources import Resources
+from tunery.jobs.runner import Inputs
 from tunery.metering.prices import PriceTable
 from tunery.store import models
 from tunery.store.blobs import Blobs
@@ -29,7 +30,9 @@ from tunery.training.protocol import Workdir
 
 
 def resources(site: Site, **changes: object) -> Resources:
-    plain = Resources(site.settings, site.engine, site.blobs, site.catalog, PriceTable.load(site.settings.prices))
+    prices = PriceTable.load(site.settings.prices)
+    runner = ProcessRunner(site.blobs, site.settings.models_dir)
+    plain = Resources(site.settings, site.engine, site.blobs, site.catalog, prices, runner)
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
@@ -76,13 +79,13 @@ def test_expired_file_goes_with_its_bytes(site: Site) -> None:
 class FullDisk(ProcessRunner):
     """Starts no trainer: the disk is full when its log is opened."""
 
-    def start(self, workdir: Workdir, lock: TextIO) -> TrainerProcess:
+    def start(self, inputs: Inputs, workdir: Workdir, lock: TextIO) -> JobTrainer:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_full_disk_fails_the_job_with_that_reason_and_makes_room(site: Site) -> None:
     job = site.create()
-    with site.worker(SCRIPTED, runner=FullDisk()):
+    with site.worker(SCRIPTED, runner=FullDisk(site.blobs, site.settings.models_dir)):
         done = site.wait(job.id)
     assert done.error is not None
     assert done.error.code == "disk_full"
@@ -117,17 +120,17 @@ def test_blob_store_that_is_full_fails_the_job_with_that_reason(site: Site, smal
 class Flaky(ProcessRunner):
     """The first start meets an error that passes."""
 
-    def start(self, workdir: Workdir, lock: TextIO) -> TrainerProcess:
+    def start(self, inputs: Inputs, workdir: Workdir, lock: TextIO) -> JobTrainer:
         if not (workdir.root / "met").exists():
             (workdir.root / "met").touch()
             raise ConnectionError("the store does not answer")
-        return super().start(workdir, lock)
+        return super().start(inputs, workdir, lock)
 
 
 def test_error_that_passes_is_waited_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tunery.jobs.attempt.RETRY_S", 0.5)
     job = site.create()
-    with site.worker(SCRIPTED, runner=Flaky(SCRIPTED)):
+    with site.worker(SCRIPTED, runner=Flaky(site.blobs, site.settings.models_dir, SCRIPTED)):
         done = site.wait(job.id)
     assert done.status is JobStatus.SUCCEEDED
     assert any("internal error: ConnectionError" in message for message in site.messages(job.id))

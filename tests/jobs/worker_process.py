@@ -13,13 +13,15 @@ from tunery.store.blobs import Blobs
 from tunery.store.database import open_database
 
 settings = load_settings()
+blobs = Blobs.open(settings)
+scripted = (sys.executable, str(Path(__file__).parent / "scripted_trainer.py"))
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
 worker = Worker(
     settings,
     open_database(settings),
-    Blobs.open(settings),
+    blobs,
     Catalog.load(settings.catalog),
-    runner=ProcessRunner((sys.executable, str(Path(__file__).parent / "scripted_trainer.py"))),
+    runner=ProcessRunner(blobs, settings.models_dir, scripted),
 )
 worker.run(stop)

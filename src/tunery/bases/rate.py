@@ -15,7 +15,7 @@ from tunery.bases.entry import change_rate
 from tunery.bases.examine import LORA_RANK
 from tunery.domain.errors import NotFound
 from tunery.domain.files import example_file
-from tunery.jobs.hold import ProcessRunner, TrainerProcess, lock_workdir
+from tunery.jobs.hold import TrainerProcess, lock_workdir, start_process
 from tunery.models.adapter_config import LoraConfig
 from tunery.models.catalog import Catalog
 from tunery.models.config import read_sizes
@@ -63,11 +63,11 @@ def find_rate(model_dir: Path, settings: Settings, progress: Progress) -> Rate:
         workdir = Workdir(Path(name))
         _fill(workdir, model_dir, usual)
         with lock_workdir(workdir) as lock:
-            trainer = ProcessRunner().start(workdir, lock)
+            trainer = TrainerProcess(workdir, start_process(workdir, lock))
             try:
                 found = _await(trainer, progress)
             finally:
-                trainer.kill()
+                trainer.close()
     if found is None or found.learning_rate is None:
         log.warning("no learning rate was found, %g is the usual one: %s", usual, trainer.log_tail())
         return Rate(usual, is_usual=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tunery.bases.examine import Unusable
 from tunery.jobs.endings import ParityBroken, check_parity
-from tunery.jobs.hold import ProcessRunner, lock_workdir
+from tunery.jobs.hold import TrainerProcess, lock_workdir, start_process
 from tunery.kernels import process
 from tunery.models.adapter_config import LoraConfig
 from tunery.models.catalog import Catalog
@@ -88,14 +88,14 @@ def _train(workdir: Workdir, model_dir: Path, lora_rank: int, progress: Progress
         lora=LoraConfig(lora_rank, 2.0 * lora_rank, target_modules=read_sizes(model_dir).lora_targets),
     ).save(workdir)
     with lock_workdir(workdir) as lock:
-        trainer = ProcessRunner().start(workdir, lock)
+        trainer = TrainerProcess(workdir, start_process(workdir, lock))
         deadline, last = time.monotonic() + LONGEST_S, None
         try:
             while not trainer.ended and time.monotonic() < deadline:
                 progress("training", 0, None)
                 last = _last_word(trainer.messages(POLL_S)) or last
         finally:
-            trainer.kill()
+            trainer.close()
     if isinstance(last, Finished):
         return last.step
     log.error("the trainer came to nothing: %s", trainer.log_tail())

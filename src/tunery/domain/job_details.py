@@ -48,6 +48,7 @@ class JobDetails:
     base_sha256: dict[str, str] | None = None  # of their files, by name
     weights: str | None = None  # their name for people
     device: str | None = None  # "cpu" or "cuda"
+    node: str | None = None  # the name of the machine that trains it, or has trained it last
     hyperparameter_reasons: dict[str, str] = field(default_factory=dict[str, str])
     texts: dict[str, Any] = field(default_factory=dict[str, Any])  # what the reasons were made from
     # of its training

@@ -28,9 +28,10 @@ from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
 from tunery.engines.host import starter
 from tunery.jobs import endings
 from tunery.jobs.endings import ParityBroken, ParityReport
-from tunery.jobs.hold import Lease, LeaseLost, TrainerProcess, WorkdirBusy, lock_workdir, tail, why_it_ended
+from tunery.jobs.hold import Lease, LeaseLost, WorkdirBusy, lock_workdir, tail
 from tunery.jobs.recorder import Recorder, Reports, remember_speed
 from tunery.jobs.resources import Resources
+from tunery.jobs.runner import Trainer
 from tunery.jobs.workspace import Prepared, Workspace, prepare
 from tunery.logs import about
 from tunery.store import claims, events, jobs
@@ -63,6 +64,7 @@ RESUMABLE = {
 @dataclass(frozen=True)
 class Succeeded:
     prepared: Prepared
+    first_step: int  # it went on from here
     final: StoredCheckpoint
     parity: ParityReport
     result_file: File
@@ -113,7 +115,7 @@ class TrainerLost(Exception):
 class Attempt:
     def __init__(self, job: FineTuningJob, resources: Resources, worker_id: str, stop: threading.Event) -> None:
         self._job, self._resources, self._worker_id, self._stop = job, resources, worker_id, stop
-        self._trainer: TrainerProcess | None = None
+        self._trainer: Trainer | None = None
         self._lock: TextIO | None = None
         self._asked_since: float | None = None  # to pause, or to give the job back
         self._is_asked = False
@@ -143,7 +145,7 @@ class Attempt:
             if self._recorder.sampler is not None:
                 self._recorder.sampler.stop()
             if self._trainer is not None:
-                self._trainer.kill()
+                self._trainer.close()
             if self._lock is not None:
                 self._lock.close()
 
@@ -169,8 +171,9 @@ class Attempt:
             workspace = Workspace.of(self._resources.settings.home, self._job.id)
             self._lock = lock_workdir(workspace)
             prepared = prepare(self._job, self._resources, workspace)
-            self._train(prepared, self._lock)
-            return self._judge(prepared)
+            self._trainer = self._resources.runner.start(prepared.inputs, workspace, self._lock)
+            self._train(prepared, self._trainer)
+            return self._judge(prepared, self._trainer)
         except LeaseLost:
             raise
         except TrainerLost as exc:
@@ -184,46 +187,46 @@ class Attempt:
         except Exception as exc:
             return self._after_fault(exc)
 
-    def _train(self, prepared: Prepared, lock: TextIO) -> None:
-        trainer = self._trainer = self._resources.runner.start(prepared.workspace, lock)
+    def _train(self, prepared: Prepared, trainer: Trainer) -> None:
         while not trainer.ended:
-            self._recorder.record(trainer.messages(POLL_S), prepared)
+            self._recorder.record(trainer.messages(POLL_S), prepared, trainer)
             if self._lease.lost:
                 raise LeaseLost(self._job.id)
-        status = trainer.wait(EXIT_TIMEOUT_S)
+        why = trainer.wait(EXIT_TIMEOUT_S)
         if self._recorder.last_word is None and not self._must_stop():
-            raise TrainerLost(why_it_ended(status, trainer.log_tail()))
+            raise TrainerLost(why)
 
-    def _judge(self, prepared: Prepared) -> Outcome:
+    def _judge(self, prepared: Prepared, trainer: Trainer) -> Outcome:
         """By the trainer's last word; none, or a pause, when it was asked to stop."""
         match self._recorder.last_word:
             case Finished() as finished:
-                return self._check(prepared, finished)
+                return self._check(prepared, trainer, finished)
             case TrainerFailed() as failed:
                 return Failed(JobError(failed.code, failed.message, failed.param, failed.text))
             case _:
-                self._recorder.save_state(prepared.workspace)
+                self._recorder.save_state(trainer)
                 return HandedBack(say("event.handed_back"))
 
-    def _check(self, prepared: Prepared, finished: Finished) -> Succeeded:
+    def _check(self, prepared: Prepared, trainer: Trainer, finished: Finished) -> Succeeded:
         """Raises ParityBroken."""
-        settings, folder = self._resources.settings, prepared.workspace.checkpoint(finished.step)
+        settings, workspace, source = self._resources.settings, prepared.workspace, prepared.inputs.source
         if self._recorder.sampler is not None:
             self._recorder.sampler.wait(lambda: self._must_stop() or self._lease.lost)
         # Stopped early, the best checkpoint is the model, and not the last.
-        final = self._recorder.final_checkpoint(finished.step, folder)
+        final = self._recorder.final_checkpoint(finished.step, trainer)
+        workspace.restore_checkpoint(self._resources.blobs, final.step, final.blob)
         parity = endings.check_parity(
-            prepared.workspace.samples if self._recorder.has_samples else None,
-            folder,
+            workspace.samples if self._recorder.has_samples else None,
+            workspace.checkpoint(final.step),
             final.model_id,
-            source=prepared.source,
+            source=source,
             engines=settings.engines,
             catalog=self._resources.catalog,
             key=settings.engine_api_key,
-            start=starter(settings, prepared.source, goes_on=lambda: not self._lease.lost),
+            start=starter(settings, source, goes_on=lambda: not self._lease.lost),
         )
         result_file = endings.store_result_file(self._job, self._resources)
-        return Succeeded(prepared, final, parity, result_file, finished.trained_tokens)
+        return Succeeded(prepared, trainer.step, final, parity, result_file, finished.trained_tokens)
 
     def _count_death(self, reason: str) -> Outcome:
         """The next attempt goes on from the last state, until too many trainers died without progress."""
@@ -239,7 +242,7 @@ class Attempt:
     def _after_fault(self, exc: Exception) -> Outcome:
         """Of something that nobody asked for and that may pass, such as a blob store that does not answer."""
         if self._trainer is not None:
-            self._trainer.kill()
+            self._trainer.wait(0)
         if is_disk_full(exc):
             # Room first: the database may lie on the same disk.
             Workspace.of(self._resources.settings.home, self._job.id).keep_state()
@@ -310,8 +313,10 @@ class Attempt:
 
     def _save_what_is_here(self) -> None:
         """For another machine; on this one the job goes on from its folder."""
+        if self._trainer is None:
+            return
         try:
-            self._recorder.save_state(Workspace.of(self._resources.settings.home, self._job.id))
+            self._recorder.save_state(self._trainer)
         except LeaseLost:
             raise
         except Exception:
@@ -320,7 +325,7 @@ class Attempt:
     def _taken_away(self) -> Cancelled | None:
         """None: it was paused while this thread was held up, or another worker has it, and its folder with it."""
         if self._trainer is not None:
-            self._trainer.kill()
+            self._trainer.close()
         with read(self._resources.engine) as conn:
             status = jobs.get_job(conn, self._job.id).status
         log.info("%s is %s and no longer held here", self._job.id, status)
@@ -351,6 +356,7 @@ class Attempt:
             self._job,
             success.prepared,
             self._resources,
+            first_step=success.first_step,
             trained_tokens=success.trained_tokens,
             training_s=self._recorder.training_s,
             total_s=time.monotonic() - self._begun_s,
@@ -367,7 +373,7 @@ class Attempt:
         trainer = self._trainer if self._trainer and not self._trainer.ended else None
         if self._lease.lost:
             if trainer is not None:
-                trainer.process.kill()
+                trainer.kill()
             return
         if not self._must_stop():
             return
@@ -378,11 +384,11 @@ class Attempt:
         if self._lease.pause_requested and waited > PAUSE_WITHIN_S:
             self._pause_now()
 
-    def _stop_trainer(self, trainer: TrainerProcess, waited: float) -> None:
+    def _stop_trainer(self, trainer: Trainer, waited: float) -> None:
         patience = PAUSE_PATIENCE_S if self._lease.pause_requested else SHUTDOWN_PATIENCE_S
         # Before the first step there is nothing to save, and nobody looks at what is asked.
         if not self._recorder.has_started or waited > patience:
-            trainer.process.kill()
+            trainer.kill()
         elif not self._is_asked:
             trainer.ask(ControlRequest.PAUSE)
             self._is_asked = True

@@ -1,10 +1,11 @@
-"""What a worker holds of a job while it works on it: the trainer, a child process whose words it passes on; the lock on
-its folder; the lease, which is renewed in a thread of its own and hears what the job's owner wants."""
+"""What a worker holds of a job while it works on it: the trainer, here as a child process whose words it passes on; the
+lock on its folder; the lease, which is renewed in a thread of its own and hears what the job's owner wants."""
 
 import contextlib
 import fcntl
 import logging
 import os
+import platform
 import queue
 import signal
 import subprocess
@@ -19,7 +20,11 @@ from typing import BinaryIO, TextIO
 from sqlalchemy import Connection, Engine
 
 from tunery.domain.clock import Clock, system_clock
+from tunery.domain.job_details import SavedState
+from tunery.jobs.runner import Inputs
+from tunery.jobs.workspace import Workspace, fill
 from tunery.store import claims
+from tunery.store.blobs import Blobs
 from tunery.store.database import write
 from tunery.texts import say
 from tunery.training.protocol import ControlRequest, Message, Workdir, decode
@@ -45,6 +50,10 @@ class TrainerProcess:
     inbox: "queue.Queue[Message | None]" = field(default_factory=queue.Queue["Message | None"])
     _ended: bool = False
 
+    def __post_init__(self) -> None:
+        assert self.process.stdout is not None
+        threading.Thread(target=_read, args=(self.process.stdout, self.inbox), daemon=True).start()
+
     def messages(self, timeout_s: float) -> list[Message]:
         """Everything said since the last call, after waiting at most timeout_s for the first word."""
         received: list[Message] = []
@@ -66,46 +75,70 @@ class TrainerProcess:
     def ask(self, wanted: ControlRequest) -> None:
         self.workdir.request(wanted)
 
-    def wait(self, timeout_s: float) -> int:
-        """The exit status, negative for a signal. Kills a trainer that does not end in time."""
+    def kill(self) -> None:
+        self.process.kill()
+
+    def wait(self, timeout_s: float) -> str:
         try:
             status = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.process.kill()
             status = self.process.wait()
-        return status
+        return why_it_ended(status, self.log_tail())
 
-    def kill(self) -> None:
+    def close(self) -> None:
         self.process.kill()
-        self.wait(10)
+        self.process.wait(10)
 
     def log_tail(self) -> str:
         return tail(self.workdir.log)
 
 
+@dataclass
+class JobTrainer(TrainerProcess):
+    """That of a job, on this machine: a `runner.Trainer`, whose results go from its folder to the blobs."""
+
+    job_id: str = field(kw_only=True)
+    blobs: Blobs = field(kw_only=True)
+    step: int = field(kw_only=True)
+    node: str = field(default_factory=platform.node)
+
+    def save_state(self) -> SavedState | None:
+        return Workspace(self.workdir.root).save(self.blobs, self.job_id)
+
+    def store_checkpoint(self, step: int, prefix: str) -> int:
+        folder = self.workdir.checkpoint(step)
+        return sum(file.bytes for file in self.blobs.upload_dir(prefix, folder))
+
+
 @dataclass(frozen=True)
 class ProcessRunner:
+    """A `runner.Runner` of child processes."""
+
+    blobs: Blobs
+    models_dir: Path
     command: Sequence[str] = TRAINER  # the workdir is added as the last argument
 
-    def start(self, workdir: Workdir, lock: TextIO) -> TrainerProcess:
-        """Start the trainer in workdir, where spec.json lies; it inherits the lock. Raises OSError when no process
-        can be made."""
-        workdir.request(None)
-        with workdir.log.open("ab") as errors:
-            process = subprocess.Popen(
-                [*self.command, str(workdir.root)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=_without_secrets(os.environ),
-                start_new_session=True,
-                pass_fds=(lock.fileno(),),
-            )
-        trainer = TrainerProcess(workdir, process)
-        assert process.stdout is not None
-        reader = threading.Thread(target=_read, args=(process.stdout, trainer.inbox), daemon=True)
-        reader.start()
-        return trainer
+    def start(self, inputs: Inputs, workdir: Workdir, lock: TextIO) -> JobTrainer:
+        step = fill(inputs, Workspace(workdir.root), self.blobs, self.models_dir)
+        process = start_process(workdir, lock, self.command)
+        return JobTrainer(workdir, process, job_id=inputs.spec.job_id, blobs=self.blobs, step=step)
+
+
+def start_process(workdir: Workdir, lock: TextIO, command: Sequence[str] = TRAINER) -> subprocess.Popen[bytes]:
+    """The trainer in workdir, where spec.json lies; it inherits the lock. Raises OSError when no process can be
+    made."""
+    workdir.request(None)
+    with workdir.log.open("ab") as errors:
+        return subprocess.Popen(
+            [*command, str(workdir.root)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=_without_secrets(os.environ),
+            start_new_session=True,
+            pass_fds=(lock.fileno(),),
+        )
 
 
 def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:

@@ -4,7 +4,6 @@ that the job names, and remembers how long it took."""
 import logging
 import time
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from tunery.datasets.estimate import billable_tokens
@@ -16,9 +15,10 @@ from tunery.domain.job_details import StoredCheckpoint
 from tunery.domain.jobs import FineTuningJob
 from tunery.jobs.hold import Lease, LeaseLost
 from tunery.jobs.resources import Resources
+from tunery.jobs.runner import Trainer
 from tunery.jobs.samples import Sampler
 from tunery.jobs.wandb import IntegrationFailed, WandbRun
-from tunery.jobs.workspace import Prepared, Workspace
+from tunery.jobs.workspace import Prepared
 from tunery.models.config import read_sizes
 from tunery.models.sources import cache as sources
 from tunery.store import claims, events, jobs
@@ -69,7 +69,7 @@ class Recorder:
         self.has_samples = False  # for the parity check
         self.last_word: LastWord | None = None
 
-    def record(self, messages: list[Message], prepared: Prepared) -> None:
+    def record(self, messages: list[Message], prepared: Prepared, trainer: Trainer) -> None:
         """Steps that came together are written together; whatever needs the blobs is done outside of transactions."""
         steps: list[StepMetrics] = []
         for message in messages:
@@ -78,18 +78,18 @@ class Recorder:
                 continue
             self._record_steps(steps)
             steps = []
-            self._record_other(message, prepared)
+            self._record_other(message, prepared, trainer)
         self._record_steps(steps)
 
-    def _record_other(self, message: Message, prepared: Prepared) -> None:
+    def _record_other(self, message: Message, prepared: Prepared, trainer: Trainer) -> None:
         match message:
             case Started():
-                self._record_start(message, prepared)
+                self._record_start(message, prepared, trainer)
             case CheckpointSaved():
-                self._store_checkpoint(message, prepared)
+                self._store_checkpoint(message, prepared, trainer)
             case StateSaved():
                 if self._pace.is_due():
-                    self.save_state(prepared.workspace)
+                    self.save_state(trainer)
             case Note():
                 self._record_note(message)
             case ParitySamples():
@@ -100,7 +100,7 @@ class Recorder:
             case StepMetrics() | RateFound():
                 pass  # the first are recorded together, above; the second no job says
 
-    def _record_start(self, message: Started, prepared: Prepared) -> None:
+    def _record_start(self, message: Started, prepared: Prepared, trainer: Trainer) -> None:
         self.has_started = True
         self._started_s = time.monotonic()
         numbers, now = prepared.numbers, self._resources.clock()
@@ -111,22 +111,23 @@ class Recorder:
             claims.start_job(
                 conn, self._job.id, self._lease.worker_id, hyperparameters=numbers, total_steps=message.total_steps
             )
+            jobs.update_details(conn, self._job.id, node=trainer.node)
             if first:
                 jobs.update_details(
                     conn,
                     self._job.id,
                     hyperparameter_reasons=reasons,
                     texts=reference({"reasons": reasons}) or {},
-                    source=prepared.source,
-                    base_sha256=prepared.base_sha256,
-                    weights=self._resources.catalog.weights_of(prepared.source),
+                    source=prepared.inputs.source,
+                    base_sha256=prepared.inputs.base_sha256,
+                    weights=self._resources.catalog.weights_of(prepared.inputs.source),
                     device=message.device,
                 )
                 events.add_event(conn, self._job.id, say("event.started"), now=now)
                 text = _chosen(numbers, self._job.method, reasons)
                 events.add_event(conn, self._job.id, text, now=now, data={"reasons": reasons})
             else:
-                events.add_event(conn, self._job.id, say("event.continued", step=prepared.step), now=now)
+                events.add_event(conn, self._job.id, say("event.continued", step=trainer.step), now=now)
         self._reports.start(prepared, message.total_steps)
         self._tell_report_trouble()
 
@@ -169,7 +170,7 @@ class Recorder:
                 advice = {"message": note.message, "texts": {"message": note.text}}
                 jobs.update_details(conn, self._job.id, training_advice=advice | data)
 
-    def _store_checkpoint(self, message: CheckpointSaved, prepared: Prepared) -> None:
+    def _store_checkpoint(self, message: CheckpointSaved, prepared: Prepared, trainer: Trainer) -> None:
         """Safe in the blobs from now on. A model once the job has ended or is paused, as OpenAI does."""
         known = {checkpoint.step: checkpoint for checkpoint in self.checkpoints}
         step = message.step
@@ -177,8 +178,7 @@ class Recorder:
             return  # a model's weights stay as they are, also where a resumed job comes to the same step again
         model_id = known[step].model_id if step in known else new_id("model")
         fresh = StoredCheckpoint(step, model_id, message.metrics)
-        folder = prepared.workspace.checkpoint(step)
-        fresh = replace(fresh, num_bytes=self._upload(fresh, folder))
+        fresh = replace(fresh, num_bytes=trainer.store_checkpoint(step, fresh.blob))
         is_new = step not in known
         known[step] = fresh
         newest = sorted(known.values(), key=lambda checkpoint: checkpoint.step)
@@ -195,31 +195,28 @@ class Recorder:
             if not dropped.published:
                 self._resources.blobs.delete_dir(dropped.blob)
         if self.sampler is not None:
-            self.sampler.ask(fresh, folder, prepared.source)
-
-    def _upload(self, checkpoint: StoredCheckpoint, folder: Path) -> int:
-        """How many bytes it has."""
-        return sum(file.bytes for file in self._resources.blobs.upload_dir(checkpoint.blob, folder))
+            prepared.workspace.restore_checkpoint(self._resources.blobs, step, fresh.blob)
+            self.sampler.ask(fresh, prepared.workspace.checkpoint(step), prepared.inputs.source)
 
     @property
     def saved_step(self) -> int:
         return self._saved.step if self._saved else 0
 
-    def final_checkpoint(self, step: int, folder: Path) -> StoredCheckpoint:
-        """That of `step`, which lies in `folder`, not yet a model: one that a pause has made a model, under a name with
-        its step, is stored once more for the job's own name."""
+    def final_checkpoint(self, step: int, trainer: Trainer) -> StoredCheckpoint:
+        """That of `step`, not yet a model: one that a pause has made a model, under a name with its step, is stored
+        once more for the job's own name."""
         found = next(kept for kept in self.checkpoints if kept.step == step)
         if not found.published:
             return found
         final = StoredCheckpoint(found.step, new_id("model"), found.metrics)
-        final = replace(final, num_bytes=self._upload(final, folder))
+        final = replace(final, num_bytes=trainer.store_checkpoint(step, final.blob))
         self.checkpoints = tuple(final if kept is found else kept for kept in self.checkpoints)
         return final
 
-    def save_state(self, workspace: Workspace) -> None:
+    def save_state(self, trainer: Trainer) -> None:
         before = self._saved
         with self._pace.measured():
-            saved = workspace.save(self._resources.blobs, self._job.id)
+            saved = trainer.save_state()
         if saved is None or (before is not None and saved.prefix == before.prefix):
             return
         with write(self._resources.engine) as conn:
@@ -334,14 +331,16 @@ def remember_speed(
     prepared: Prepared,
     resources: Resources,
     *,
+    first_step: int,
     trained_tokens: int,
     training_s: float,
     total_s: float,
 ) -> None:
     """After a job that ran all its steps in one go; others tell nothing. A failure to write costs only precision."""
     known, chosen = job.details.epoch_counts, prepared.hyperparameters
-    model_dir = sources.cached(prepared.source, resources.settings.models_dir)
-    if known is None or model_dir is None or prepared.step:
+    source = prepared.inputs.source
+    model_dir = sources.cached(source, resources.settings.models_dir)
+    if known is None or model_dir is None or first_step:
         return
     counts = EpochCounts(**known)
     if trained_tokens != billable_tokens(counts.num_tokens, chosen.n_epochs):  # it was stopped early
@@ -349,6 +348,6 @@ def remember_speed(
     flop = training_flop(counts, chosen, method=job.method, sizes=read_sizes(model_dir))
     try:
         past = PastJob(flop, training_s=training_s, overhead_s=max(0.0, total_s - training_s))
-        record(resources.settings.home, prepared.source, job.method, past)
+        record(resources.settings.home, source, job.method, past)
     except OSError:
         log.warning("the speed of %s could not be remembered", job.id, exc_info=True)

@@ -1,11 +1,11 @@
 """What a worker works with. Handed down whole, so that a new resource does not change every signature."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
 from tunery.domain.clock import Clock, system_clock
-from tunery.jobs.hold import ProcessRunner
+from tunery.jobs.runner import Runner
 from tunery.metering.prices import PriceTable
 from tunery.models.catalog import Catalog
 from tunery.settings import Settings
@@ -19,5 +19,5 @@ class Resources:
     blobs: Blobs
     catalog: Catalog
     prices: PriceTable
-    runner: ProcessRunner = field(default_factory=ProcessRunner)
+    runner: Runner
     clock: Clock = system_clock

@@ -13,6 +13,7 @@ from tunery.jobs.file_check import validate_job
 from tunery.jobs.hold import ProcessRunner
 from tunery.jobs.identity import WorkerIdentity, is_dead_here, this_worker
 from tunery.jobs.resources import Resources
+from tunery.jobs.runner import Runner
 from tunery.metering.prices import PriceTable
 from tunery.models.catalog import Catalog
 from tunery.settings import Settings
@@ -35,12 +36,13 @@ class Worker:
         blobs: Blobs,
         catalog: Catalog,
         *,
-        runner: ProcessRunner | None = None,
+        runner: Runner | None = None,
         identity: WorkerIdentity | None = None,
         clock: Clock = system_clock,
     ) -> None:
         prices = PriceTable.load(settings.prices, [model.name for model in catalog if model.training], catalog=catalog)
-        self._resources = Resources(settings, engine, blobs, catalog, prices, runner or ProcessRunner(), clock)
+        runner = runner or ProcessRunner(blobs, settings.models_dir)
+        self._resources = Resources(settings, engine, blobs, catalog, prices, runner, clock)
         self._identity = identity or this_worker()
         self._id = str(self._identity)
         self._training: set[Future[None]] = set()

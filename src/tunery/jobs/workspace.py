@@ -14,9 +14,11 @@ from tunery.domain.job_details import SavedState
 from tunery.domain.jobs import EARLY_STOPPING, FineTuningJob, is_wanted
 from tunery.domain.models import FineTunedModel
 from tunery.jobs.resources import Resources
+from tunery.jobs.runner import InputFile, Inputs
 from tunery.models.adapter_config import LoraConfig
 from tunery.models.catalog import CatalogModel
 from tunery.models.config import read_sizes
+from tunery.models.memory import training_bytes
 from tunery.models.sources import cache as sources
 from tunery.store import files, models
 from tunery.store.blobs import Blobs
@@ -83,28 +85,63 @@ class Workspace(Workdir):
         shutil.rmtree(self.root, ignore_errors=True)
 
 
-def fetch_file(resources: Resources, job: FineTuningJob, file_id: str, role: Role, to: Path) -> None:
-    """The uploaded file, linked where the blobs lie on this disk, else downloaded. Raises NotFound in the words of
-    the job's error when the file was deleted."""
+def fill(inputs: Inputs, workspace: Workspace, blobs: Blobs, models_dir: Path) -> int:
+    """Put all that the trainer needs into its folder, whose lock the caller holds; the step that it goes on from.
+    Raises TuneryError when a file or the base cannot be had or the base is another here, OSError when the disk is
+    full."""
+    for file in inputs.files:
+        _fetch(blobs, file, workspace.train_file if file.role == "training" else workspace.valid_file)
+    model_dir = sources.ensure(inputs.source, models_dir)
+    if sources.is_changed(model_dir, inputs.base_sha256):
+        raise InvalidRequest(say("error.base_changed", source=inputs.source, model=inputs.model), param="model")
+    if inputs.init_adapter is not None:
+        shutil.rmtree(workspace.init_adapter, ignore_errors=True)
+        blobs.download_dir(inputs.init_adapter, workspace.init_adapter)
+    step = workspace.restore(blobs, inputs.state)
+    for checkpoint in inputs.checkpoints:
+        workspace.restore_checkpoint(blobs, checkpoint.step, checkpoint.blob)
+    replace(
+        inputs.spec,
+        model_dir=model_dir,
+        train_file=workspace.train_file,
+        valid_file=None if inputs.spec.valid_file is None else workspace.valid_file,
+        init_adapter_dir=None if inputs.init_adapter is None else workspace.init_adapter,
+    ).save(workspace)
+    return step
+
+
+def _fetch(blobs: Blobs, file: InputFile, to: Path) -> None:
+    """Linked where the blobs lie on this disk, else downloaded. Raises NotFound in the words of the job's error."""
+    try:
+        blobs.fetch(file.blob, to)
+    except NotFound as exc:
+        raise _deleted(file.role, file.file_id) from exc
+
+
+def _deleted(role: Role, file_id: str) -> NotFound:
+    text = say("error.job_file_deleted", role=role, file_id=file_id)
+    return NotFound(text, param=f"{role}_file", code=f"invalid_{role}_file")
+
+
+def find_file(resources: Resources, job: FineTuningJob, role: Role, file_id: str) -> InputFile:
+    """Raises NotFound in the words of the job's error when the file was deleted."""
     try:
         with read(resources.engine) as conn:
-            file = files.get_file(conn, file_id, job.project_id)
-        resources.blobs.fetch(file.blob, to)
+            return InputFile(role, file_id, files.get_file(conn, file_id, job.project_id).blob)
     except NotFound as exc:
-        raise NotFound(
-            say("error.job_file_deleted", role=role, file_id=file_id),
-            param=f"{role}_file",
-            code=f"invalid_{role}_file",
-        ) from exc
+        raise _deleted(role, file_id) from exc
+
+
+def fetch_file(resources: Resources, job: FineTuningJob, file_id: str, role: Role, to: Path) -> None:
+    """Bring an uploaded file here. Raises NotFound as `find_file`."""
+    _fetch(resources.blobs, find_file(resources, job, role, file_id), to)
 
 
 @dataclass(frozen=True)
 class Prepared:
     workspace: Workspace
     hyperparameters: ResolvedHyperparameters
-    source: str  # the base weights the adapter stands on
-    base_sha256: dict[str, str]  # of their files, by name
-    step: int  # goes on from here
+    inputs: Inputs
 
     @property
     def numbers(self) -> Hyperparameters:
@@ -114,41 +151,44 @@ class Prepared:
 
 
 def prepare(job: FineTuningJob, resources: Resources, workspace: Workspace) -> Prepared:
-    """Raises TuneryError when a file, the base or the adapter cannot be had, OSError when the disk is full.
-
-    The caller holds the workspace's lock.
-    """
-    fetch_file(resources, job, job.training_file, "training", workspace.train_file)
+    """Find out what the job's trainer is to do and what it needs. Raises TuneryError when a file, the base or the
+    adapter is not there."""
+    wanted: list[tuple[Role, str]] = [("training", job.training_file)]
     if job.validation_file is not None:
-        fetch_file(resources, job, job.validation_file, "validation", workspace.valid_file)
+        wanted.append(("validation", job.validation_file))
     base = resources.catalog.resolve(job.base_model)
-    model = _continue_from(job, resources, workspace)
+    model = _continued(job, resources)
     source = model.source if model else base.source
     model_dir = sources.ensure(source, resources.settings.models_dir)
-    if sources.is_changed(model_dir, job.details.base_sha256 or (model.base_sha256 if model else None)):
-        raise InvalidRequest(say("error.base_changed", source=source, model=job.model), param="model")
+    sizes = read_sizes(model_dir)
     chosen = resolve(
         job.hyperparameters,
         num_examples=job.details.num_examples or 0,
         default_multiplier=base.default_multiplier,
     )
-    step = workspace.restore(resources.blobs, job.details.state)
-    for checkpoint in job.details.checkpoints:
-        workspace.restore_checkpoint(resources.blobs, checkpoint.step, checkpoint.blob)
-    _spec(job, resources, workspace, base, model_dir, chosen).save(workspace)
-    return Prepared(workspace, chosen, source, sources.hashes_of(model_dir), step)
+    known = job.details.base_sha256 or (model.base_sha256 if model else None)
+    inputs = Inputs(
+        model=job.model,
+        spec=_spec(job, resources, workspace, base, model_dir, chosen),
+        source=source,
+        base_sha256=known or sources.hashes_of(model_dir),
+        files=tuple(find_file(resources, job, role, file_id) for role, file_id in wanted),
+        init_adapter=model.blob if model else None,
+        state=job.details.state,
+        checkpoints=job.details.checkpoints,
+        memory_bytes=training_bytes(sizes, lora_rank=base.lora_rank),
+    )
+    return Prepared(workspace, chosen, inputs)
 
 
-def _continue_from(job: FineTuningJob, resources: Resources, workspace: Workspace) -> FineTunedModel | None:
-    """Bring the adapter of an `ft:` model here; None when the job starts from a base."""
+def _continued(job: FineTuningJob, resources: Resources) -> FineTunedModel | None:
+    """The `ft:` model whose adapter the job goes on from; None when it starts from a base."""
     if job.model == job.base_model:
         return None
     with read(resources.engine) as conn:
         model = models.find_model(conn, job.model, job.project_id)
     if model is None:
         raise NotFound(say("error.job_model_deleted", model=job.model), param="model")
-    shutil.rmtree(workspace.init_adapter, ignore_errors=True)
-    resources.blobs.download_dir(model.blob, workspace.init_adapter)
     return model
 
 
@@ -161,7 +201,7 @@ def _spec(
     chosen: ResolvedHyperparameters,
 ) -> TrainSpec:
     settings = resources.settings
-    spec = TrainSpec(
+    return TrainSpec(
         job_id=job.id,
         model_dir=model_dir,
         train_file=workspace.train_file,
@@ -180,4 +220,3 @@ def _spec(
         # Jobs that run side by side share the cores.
         threads=max(1, (os.cpu_count() or 1) // settings.worker_concurrency),
     )
-    return spec if job.model == job.base_model else replace(spec, init_adapter_dir=workspace.init_adapter)

@@ -47,6 +47,7 @@ class JobProgress(Resource):
     tokens_per_s: float | None
     attempts: int = Field(description="Deaths of the trainer since the last progress.")
     device: str | None = Field(description="`cpu` or `cuda`.")
+    node: str | None = Field(description="The machine that trains it, or has trained it last.")
     reasons: dict[str, str] = Field(description="For each hyperparameter, why it has its value.")
     data_advice: list[DataAdvice] = Field(description="What the check of the files advises.")
     training_advice: dict[str, Any] | None = Field(description="Such as to stop when the validation loss has turned.")
