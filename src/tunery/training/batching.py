@@ -56,6 +56,24 @@ def micro_batches(groups: Sequence[Sequence[Row]], max_tokens: int) -> list[list
     return batches
 
 
+def shares(groups: Sequence[Sequence[Row]], number: int) -> list[list[int]]:
+    """Indices of `groups` in that many parts, some of which may be empty, with about as many computed tokens in each.
+
+    In the order in which micro-batches are made, so that what is shared stays together here, too.
+    """
+    order = sorted(range(len(groups)), key=lambda index: groups[index][0].token_ids)
+    costs, previous = [], []
+    for index in order:
+        added, previous = _added_tokens(groups[index], previous)
+        costs.append(added)
+    parts: list[list[int]] = [[] for _ in range(number)]
+    total, before = sum(costs), 0
+    for index, cost in zip(order, costs, strict=True):
+        parts[(2 * before + cost) * number // (2 * total)].append(index)  # by where the middle of it lies
+        before += cost
+    return parts
+
+
 def _added_tokens(rows: Sequence[Row], previous: list[int]) -> tuple[int, list[int]]:
     """Tokens that the rows add to a tree whose last document is `previous`, and the new last document."""
     added = 0

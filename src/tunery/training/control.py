@@ -1,4 +1,4 @@
-"""Whether a running job is to stop: the worker asks for it, or is gone."""
+"""Whether a running job is to stop: the worker asks for it, or is gone, or a trainer that shares the job is."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ Reason = Literal["pause", "leave"]
 
 
 class Interrupted(Exception):
-    """Raised between micro-batches: the step that had begun is given up."""
+    """Raised before the parameters change: the step that had begun is given up."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
@@ -19,7 +19,8 @@ class Interrupted(Exception):
 
 
 class Control:
-    """`leave` means: the parent is gone or asks this process to end. The state stays for the next start."""
+    """`leave` means: the parent is gone or asks this process to end, or another of the job's trainers is gone. The
+    state stays for the next start."""
 
     def __init__(self, workdir: Workdir) -> None:
         self.workdir = workdir

@@ -17,6 +17,7 @@ from tunery.training.forward.inputs import pack
 from tunery.training.forward.lora import set_adapter
 from tunery.training.forward.model import TrainModel
 from tunery.training.forward.packing import Row
+from tunery.training.group import Group
 from tunery.training.loop import Loop, Outcome
 from tunery.training.losses import token_logprobs
 from tunery.training.memory import micro_batch_tokens
@@ -54,7 +55,8 @@ class NotTrainable(TrainingFailure):
 
 def run(workdir: Workdir, report: Report) -> Outcome:
     """Train until the end, or until it is to stop, and say how it ended. Raises TrainingFailure: NotTrainable,
-    UnusableFile, Diverged or OutOfMemory; ValueError when the spec cannot be understood; OSError."""
+    UnusableFile, Diverged or OutOfMemory; RuntimeError when the job's other trainers do not come; ValueError when the
+    spec cannot be understood; OSError."""
     control = Control(workdir)
     control.listen()
     loop = _assemble(workdir, control, report)
@@ -91,7 +93,8 @@ def _assemble(workdir: Workdir, control: Control, report: Report) -> Loop:
     optimizer = AdamW(model.parameters())
     progress = load_state(workdir.state, model, optimizer) or Progress()
     model.train()
-    stepper = Stepper(model, method, optimizer, micro, control.check)
+    group = Group.join(spec.rank, spec.num_trainers, spec.meeting)
+    stepper = Stepper(model, method, optimizer, micro, control.check, group)
     loop = Loop(
         spec=spec,
         lora=lora,

@@ -169,6 +169,9 @@ class TrainSpec:
     state_interval_s: float = 5.0  # the least time between two states; longer where saving takes more than 2 %
     early_stopping: bool = False  # end when the validation loss has turned; otherwise only advise it
     threads: int = 0  # 0: as many as there are cores
+    num_trainers: int = 1  # of the job: they share its batches, and the worker listens to the first
+    rank: int = 0  # of this one among them
+    meeting: str = ""  # HOST:PORT, where the first waits for the others
     seeks_rate: bool = False  # no model is wanted, but the learning rate near this one that trains best
 
     def save(self, workdir: Workdir) -> None:

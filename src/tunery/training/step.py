@@ -11,6 +11,7 @@ from tunery.training.batching import micro_batches
 from tunery.training.examples import TrainExample
 from tunery.training.forward.inputs import pack
 from tunery.training.forward.model import TrainModel
+from tunery.training.group import ALONE, Group
 from tunery.training.memory import is_out_of_memory
 from tunery.training.methods.base import Sums, TrainingMethod
 from tunery.training.optimizer import AdamW
@@ -59,12 +60,15 @@ class Stepper:
     optimizer: AdamW
     limit: MicroBatchLimit
     check: Callable[[], None] = lambda: None  # called between micro-batches; raises to give the step up
+    group: Group = ALONE
 
     def step(self, examples: Sequence[TrainExample], lr: float) -> StepResult:
-        """Raises OutOfMemory, and whatever `check` raises; the parameters are then as before."""
+        """Raises OutOfMemory, Interrupted, and whatever `check` raises; the parameters are then as before."""
         started = time.perf_counter()
-        sums, halvings = self._gradients(examples)
-        parameters = self.model.parameters()
+        own, halvings = self._gradients(examples)
+        sums, parameters = self.group.sum(own), self.model.parameters()
+        if sums.weight:
+            self.group.sum_gradients(parameters)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM, foreach=True))
         is_finite = norm == norm and norm != float("inf") and sums.mean_loss == sums.mean_loss
         if is_finite:
@@ -98,9 +102,9 @@ class Stepper:
 
     def _accumulate(self, examples: Sequence[TrainExample]) -> Sums:
         total_weight = sum(self.method.weight(example) for example in examples)
-        totals = Sums()
-        for indices in micro_batches([example.rows for example in examples], self.limit.max_tokens):
-            loss, sums = self._forward([examples[index] for index in indices])
+        own, totals = self.group.share(examples), Sums()
+        for indices in micro_batches([example.rows for example in own], self.limit.max_tokens):
+            loss, sums = self._forward([own[index] for index in indices])
             totals.add(sums)
             if total_weight and loss.requires_grad:
                 (loss / total_weight).backward()
@@ -115,13 +119,13 @@ class Stepper:
 
     @torch.no_grad()
     def evaluate(self, examples: Sequence[TrainExample]) -> Sums:
-        """Totals without gradients. Raises whatever `check` raises."""
+        """Totals without gradients. Raises Interrupted, and whatever `check` raises."""
         self.model.train(False)
-        totals = Sums()
+        own, totals = self.group.share(examples), Sums()
         try:
-            for indices in micro_batches([example.rows for example in examples], self.limit.max_tokens):
-                _, sums = self._forward([examples[index] for index in indices])
+            for indices in micro_batches([example.rows for example in own], self.limit.max_tokens):
+                _, sums = self._forward([own[index] for index in indices])
                 totals.add(sums)
         finally:
             self.model.train(True)
-        return totals
+        return self.group.sum(totals)
