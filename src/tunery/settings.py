@@ -66,6 +66,11 @@ class Settings(BaseSettings):
     instructions: Literal["auto", "avx512", "avx2", "plain"] = "auto"  # the newest that products and loops may use
     engine_api_key: SecretStr | None = None  # of all engines; None = `tunery serve` makes one
     worker_concurrency: int = Field(1, ge=1)  # jobs that one worker trains at once
+    runner: Literal["process", "ray"] = "process"  # where trainers run: as the worker's processes, or on a Ray cluster
+    ray_address: str = "auto"  # HOST:PORT of the cluster's head; auto = the cluster that this machine is a node of
+    ray_trainers: int = Field(1, ge=1)  # of each job on Ray; several share its batches
+    ray_cpus: int = Field(1, ge=1)  # processors of each trainer on Ray
+    ray_gpus: float = Field(0, ge=0)  # graphics cards of each trainer on Ray
     batch_concurrency: int = Field(48, ge=1)  # requests of batches that one worker has answered at once
     lease_s: float = Field(30, gt=0)  # a job whose worker is silent for so long goes back to the queue
     state_interval_s: float = Field(5, gt=0)  # least time between two states of a running job; 2 % of its time at most

@@ -17,12 +17,14 @@ def test_running_job_tells_how_far_it_is_and_why(api: Api) -> None:
         "progress": {"step": 3, "total_steps": 30, "epoch": 1, "eta_s": 12.5, "tokens_per_s": 100.0, "lr": 1e-4},
         "hyperparameter_reasons": {"n_epochs": "12 examples: 8 passes over them"},
         "device": "cpu",
+        "node": "node-7",
         "state": {"step": 3, "prefix": "jobs/x"},
     }
     job = api.make_job(status=JobStatus.RUNNING, step=3, total_steps=30, details=JobDetails.of(details))
     told = api.client.get(f"/tunery/v1/fine_tuning/jobs/{job.id}").json()
     assert (told["step"], told["total_steps"], told["epoch"], told["eta_s"]) == (3, 30, 1, 12.5)
     assert told["reasons"] == {"n_epochs": "12 examples: 8 passes over them"}
+    assert (told["device"], told["node"]) == ("cpu", "node-7")
     assert told["data_advice"] == []
     assert "state" not in told
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from tunery.cli.output import Json, console, doing, emit_json, table
 from tunery.kernels import process
-from tunery.settings import Settings, load_settings
+from tunery.settings import Settings, SettingsError, load_settings
 from tunery.texts.amounts import size
 
 State = Literal["ok", "note", "problem"]
@@ -29,6 +29,7 @@ EXTRAS = {
     "tables": ("pyarrow", "`tunery data prepare` from Parquet and XLSX"),
     "wandb": ("wandb", "a job's `wandb` integration"),
     "otel": ("opentelemetry-sdk", "traces"),
+    "ray": ("ray", "trainers on a cluster"),
 }
 
 
@@ -283,6 +284,25 @@ def _engines(settings: Settings) -> Finding:
     return Finding("engines", "ok", ", ".join([*own, *settings.engines]))
 
 
+def _trainers(settings: Settings) -> Finding:
+    from tunery.jobs.ray_cluster import look
+
+    if settings.runner == "process":
+        return Finding("trainers", "ok", "They run as processes of the worker")
+    try:
+        cluster = look(settings.ray_address)
+    except SettingsError as exc:
+        return Finding("trainers", "problem", str(exc), "Or set runner = 'process': the worker's machine trains then.")
+    cpus, gpus = (cluster.resources.get(name, 0) for name in ("CPU", "GPU"))
+    memory = size(int(cluster.resources.get("memory", 0)))
+    found = f"Ray at {settings.ray_address}: {len(cluster.nodes)} nodes, {cpus:g} processors, {gpus:g} graphics cards"
+    details = {"nodes": cluster.nodes, "resources": dict(cluster.resources)}
+    if cpus < settings.ray_cpus or gpus < settings.ray_gpus:
+        advice = f"A trainer takes {settings.ray_cpus} processors and {settings.ray_gpus:g} graphics cards: add a node."
+        return Finding("trainers", "problem", found, advice, details)
+    return Finding("trainers", "ok", f"{found}, {memory} of memory", "", details)
+
+
 def _mail(settings: Settings) -> Finding:
     from tunery.notify.smtp import SmtpServer
     from tunery.notify.troubles import explained
@@ -313,5 +333,6 @@ LOOKS: dict[str, Callable[[Settings], Finding]] = {
     "database": _database,
     "files": _blobs,
     "engines": _engines,
+    "trainers": _trainers,
     "mail": _mail,
 }

@@ -31,7 +31,7 @@ from tunery.jobs.endings import ParityBroken, ParityReport
 from tunery.jobs.hold import Lease, LeaseLost, WorkdirBusy, lock_workdir, tail
 from tunery.jobs.recorder import Recorder, Reports, remember_speed
 from tunery.jobs.resources import Resources
-from tunery.jobs.runner import Trainer
+from tunery.jobs.runner import Trainer, TrainerLost
 from tunery.jobs.workspace import Prepared, Workspace, prepare
 from tunery.logs import about
 from tunery.store import claims, events, jobs
@@ -106,10 +106,6 @@ class TryAgain:
 
 
 Outcome = Succeeded | Failed | Cancelled | Paused | HandedBack | TryAgain
-
-
-class TrainerLost(Exception):
-    """The trainer ended without saying how it went; the text tells what is known."""
 
 
 class Attempt:

@@ -34,8 +34,13 @@ class Inputs:
     memory_bytes: int  # that the trainer takes, about
 
 
+class TrainerLost(Exception):
+    """The trainer ended without saying how it went, or its machine is gone; the text tells what is known."""
+
+
 class Trainer(Protocol):
-    """A trainer that was started, with its folder. When its machine is lost it has ended, too."""
+    """A trainer that was started, with its folder. Whatever waits for it raises TrainerLost when its machine is
+    lost."""
 
     @property
     def step(self) -> int:

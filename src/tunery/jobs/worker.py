@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from sqlalchemy import Engine
 
 from tunery.domain.clock import Clock, system_clock
-from tunery.jobs import endings, janitor
+from tunery.jobs import endings, janitor, ray_cluster
 from tunery.jobs.attempt import Attempt
 from tunery.jobs.file_check import validate_job
 from tunery.jobs.hold import ProcessRunner
@@ -41,7 +41,7 @@ class Worker:
         clock: Clock = system_clock,
     ) -> None:
         prices = PriceTable.load(settings.prices, [model.name for model in catalog if model.training], catalog=catalog)
-        runner = runner or ProcessRunner(blobs, settings.models_dir)
+        runner = runner or _runner_of(settings, blobs)
         self._resources = Resources(settings, engine, blobs, catalog, prices, runner, clock)
         self._identity = identity or this_worker()
         self._id = str(self._identity)
@@ -125,3 +125,13 @@ class Worker:
         log.info("%s begins", job.id)
         self._training.add(trainers.submit(Attempt(job, self._resources, self._id, stop).run))
         return True
+
+
+def _runner_of(settings: Settings, blobs: Blobs) -> Runner:
+    """Raises SettingsError when there is no cluster to run on."""
+    if settings.runner == "process":
+        return ProcessRunner(blobs, settings.models_dir)
+    ray_cluster.connect(settings.ray_address)
+    from tunery.jobs.ray_runner import RayRunner  # not before it is known to be installed
+
+    return RayRunner.of(settings)

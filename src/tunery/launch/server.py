@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from tunery.domain.clock import system_clock
 from tunery.domain.errors import TuneryError
+from tunery.jobs import ray_cluster
 from tunery.kernels import process
 from tunery.launch.children import Child, ChildSpec
 from tunery.launch.engines import EngineHost
@@ -195,6 +196,8 @@ def _look_into_named_files(settings: Settings) -> None:
     catalog = Catalog.of(settings)
     PriceTable.load(settings.prices, [model.name for model in catalog], catalog=catalog)
     Blobs.open(settings)
+    if settings.runner == "ray":
+        ray_cluster.look(settings.ray_address)
 
 
 def _lasting_hindrance(host: str, port: int) -> str | None:

@@ -237,6 +237,7 @@ class JobPage:
                 (t("create.validation"), file_cell(self.files.get(job.validation_file or ""), t)),
                 (t("job.results"), Markup(" ").join(results) if results else html.DASH),
                 (t("create.seed"), str(job.seed)),
+                (t("job.node"), self.facts["details"].get("node") or html.DASH),
                 (t("jobs.created"), html.when(job.created_at, t)),
                 (t("job.finished"), html.when(job.finished_at, t)),
             ]
