@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from openai import NotFoundError
+from openai import BadRequestError, NotFoundError
 from sqlalchemy import delete, update
 
 from tests.dashboard.rows import (
@@ -119,6 +119,22 @@ def test_the_same_weights_are_told_whatever_was_searched_for(stand: Stand, searc
     every, found = catalog(stand, stand.key), catalog(stand, stand.key, search=search)
     assert len(found) < len(every) and every[BASE]["same_weights"]
     assert found[BASE]["same_weights"] == every[BASE]["same_weights"]
+
+
+def test_names_lead_to_their_models_and_to_no_others(stand: Stand) -> None:
+    organization, _ = organization_and_project(stand.database)
+    project, key = stand.new_project("named")
+    made = [finished_job(project, organization, suffix=suffix) for suffix in ("one", "two", "three")]
+    insert_jobs(stand.database, made)
+    for job in made:
+        insert_model(stand.database, job)
+    one, two, _ = (str(job.fine_tuned_model) for job in made)
+    stand.client(key).post(f"{stand.url}/tunery/v1/aliases", body={"name": "bot", "target": two}, cast_to=object)
+    every = catalog(stand, key)
+    found = catalog(stand, key, names=[one, "bot", "gpt-4o-mini", "gone"])
+    assert found == {name: every[name] for name in (one, two, BASE)}
+    with pytest.raises(BadRequestError):
+        catalog(stand, key, names=["x"] * 101)
 
 
 def test_aliases_are_searched_shown_and_take_names(stand: Stand) -> None:

@@ -1,5 +1,6 @@
 """What surrounds every page: navigation, account menu, colours, and what to show when a page cannot be built."""
 
+import asyncio
 import copy
 import hashlib
 import json
@@ -37,15 +38,14 @@ def _address(path: Path) -> str:
 async def show(visit: Visit, spec: PageSpec) -> None:
     begin_document(visit.request, visit.language, visit.session.theme, visit.t)
     ui.page_title(f"{visit.t(spec.title)} · Tunery")
-    who = await _who(visit)
-    with ui.element("div").classes("shell"):
-        _navigation(visit, spec.section, who)
-        with ui.element("div").props("id=main tabindex=-1") as main:
-            built = await visit.ask(spec.build(visit))
-            if isinstance(built, Failure):
-                main.clear()
-                with main:
-                    _failed(visit, spec, built)
+    asked = asyncio.create_task(_who(visit))  # while the page asks for what it shows
+    with ui.element("div").classes("shell"), ui.element("div").props("id=main tabindex=-1") as main:
+        built = await visit.ask(spec.build(visit))
+        if isinstance(built, Failure):
+            main.clear()
+            with main:
+                _failed(visit, spec, built)
+    ui.add_body_html(str(_navigation(visit, spec.section, await asked)))
 
 
 def show_alone(request: Request, language: str, theme: str, t: Translator, title: str, text: str) -> None:
@@ -97,15 +97,16 @@ async def _who(visit: Visit) -> dict[str, Any]:
     return {} if isinstance(who, Failure) else who
 
 
-def _navigation(visit: Visit, section: str, who: dict[str, Any]) -> None:
+def _navigation(visit: Visit, section: str, who: dict[str, Any]) -> Markup:
+    """Outside of what the framework draws: it is there before any script has run."""
     t = visit.t
-    markup = Markup(
-        '<a class="skip" href="#main">{skip}</a>'
+    return Markup(
+        '<div class="navigation"><a class="skip" href="#main">{skip}</a>'
         '<header class="top"><a class="brand" href="{base}/" aria-label="Tunery">{mark}<span>Tunery</span></a>{opener}'
         '<details class="menu"><summary aria-label="{menu}">{burger}</summary>'
         '<div class="sheet">{links}{account}</div></details></header>'
         '<div class="side"><a class="brand" href="{base}/">{mark}<span>Tunery</span></a>{opener}{links}{account}</div>'
-        "{palette}"
+        "{palette}</div>"
     ).format(
         base=BASE,
         skip=t("nav.skip"),
@@ -117,7 +118,6 @@ def _navigation(visit: Visit, section: str, who: dict[str, Any]) -> None:
         links=_links(visit, section, bool(who.get("is_owner", True))),
         account=_account(visit, who),
     )
-    ui.html(markup, sanitize=False, tag="div").classes("navigation")
 
 
 def _links(visit: Visit, marked: str, may_manage: bool) -> Markup:

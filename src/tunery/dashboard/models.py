@@ -1,5 +1,7 @@
 """Which models there are, and what they cost, as the pages need it."""
 
+import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -8,6 +10,8 @@ from openai.types import CompletionUsage
 
 from tunery.dashboard.connection import Connection
 from tunery.dashboard.visit import BASE
+
+MAX_NAMES = 100  # that the server takes at once
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,20 @@ async def list_models(connection: Connection, *, search: str = "", limit: int | 
 
 async def every_model(connection: Connection, search: str = "", limit: int | None = None) -> list[Model]:
     """Those that give embeddings, too."""
-    entries = (await connection.get("/tunery/v1/catalog", search=search, limit=limit))["data"]
+    return _models(await connection.get("/tunery/v1/catalog", search=search, limit=limit))
+
+
+async def models_named(connection: Connection, names: Iterable[str]) -> dict[str, Model]:
+    """Those that the names or aliases lead to, by all their names. Nothing is asked where there is no name."""
+    wanted = sorted(set(names))
+    asked = (wanted[start : start + MAX_NAMES] for start in range(0, len(wanted), MAX_NAMES))
+    pages = await asyncio.gather(*(connection.get("/tunery/v1/catalog", names=some) for some in asked))
+    return {name: model for page in pages for model in _models(page) for name in (*model.aliases, model.name)}
+
+
+def _models(catalog: dict[str, Any]) -> list[Model]:
     names = Model.__dataclass_fields__
-    return [Model(**{name: entry[name] for name in names}) for entry in entries]
+    return [Model(**{name: entry[name] for name in names}) for entry in catalog["data"]]
 
 
 def trainable(models: list[Model]) -> list[Model]:

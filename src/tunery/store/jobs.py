@@ -120,7 +120,9 @@ def list_unfinished(conn: Connection, project_id: str) -> tuple[str, ...]:
 
 def unfinished_on(conn: Connection, base_model: str) -> list[str]:
     """Of all projects: the ids of those that have not ended, or can be resumed, on this name of a base."""
-    open_ones = jobs.c.status.not_in(TERMINAL) | ((jobs.c.status == JobStatus.FAILED) & jobs.c.resumable)
+    # The states by name: for those that are none of some no index helps.
+    open_states = [status for status in JobStatus if status not in TERMINAL]
+    open_ones = jobs.c.status.in_(open_states) | ((jobs.c.status == JobStatus.FAILED) & jobs.c.resumable)
     return list(conn.execute(select(jobs.c.id).where(jobs.c.base_model == base_model, open_ones)).scalars())
 
 

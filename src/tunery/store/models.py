@@ -42,14 +42,22 @@ def get_own_model(conn: Connection, name: str, project_id: str) -> FineTunedMode
 
 
 def list_models(
-    conn: Connection, project_id: str, *, text: str = "", also: Iterable[str] = (), limit: int | None = None
+    conn: Connection,
+    project_id: str,
+    *,
+    text: str = "",
+    also: Iterable[str] = (),
+    names: Iterable[str] | None = None,
+    limit: int | None = None,
 ) -> tuple[FineTunedModel, ...]:
     """Own and shared, newest first; the API's list has no pages. `text` may stand anywhere in a name, also its display
-    name; models named in `also` are found whatever it is."""
+    name; models named in `also` are found whatever it is. None but those of `names`, if they are given."""
     query = select(models).where(_visible_to(project_id)).order_by(models.c.created_at.desc(), models.c.seq.desc())
     if text:
         holds = holds_text(text, models.c.name, models.c.display_name)
         query = query.where(holds | models.c.name.in_(list(also)))
+    if names is not None:
+        query = query.where(models.c.name.in_(list(names)))
     query = query.limit(limit)
     return tuple(_to_model(row) for row in conn.execute(query))
 

@@ -25,7 +25,7 @@ MOMENTS = ("created_at", "in_progress_at", "finalizing_at", "completed_at", "fai
 
 async def build(visit: Visit) -> None:
     batch = await visit.connection.client.batches.retrieve(visit.param("batch_id"))
-    page = BatchPage(visit, batch, await known_models(visit))
+    page = BatchPage(visit, batch, await known_models(visit, filter(None, [batch.model])))
     page.draw()
     await page.show_failed()
 

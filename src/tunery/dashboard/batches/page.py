@@ -6,7 +6,7 @@ from openai.types import Batch
 
 from tunery.dashboard.batches.parts import counts, may_change, progress, time_left
 from tunery.dashboard.components import blocks, code, html
-from tunery.dashboard.components.choices import Known, known_models, with_weights
+from tunery.dashboard.components.choices import NOTHING, Known, known_models, with_weights
 from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.connection import Failure
@@ -24,7 +24,7 @@ async def build(visit: Visit) -> None:
     first = await page.fetch()
     blocks.heading(visit.t("batches.title"), visit.t("batches.subtitle"))
     if first[0]:
-        page.draw(first, await known_models(visit))
+        page.draw(first)
     else:
         show_how(visit)
 
@@ -53,16 +53,16 @@ class BatchesPage:
     def __init__(self, visit: Visit) -> None:
         self.visit, self.t = visit, visit.t
         self.shown: list[Batch] = []
-        self.known: Known = None
+        self.known: Known = NOTHING
 
     async def fetch(self, after: str = "") -> tuple[list[Batch], bool]:
         more: dict[str, Any] = {"after": after} if after else {}
         page = await self.visit.connection.client.batches.list(limit=PAGE, **more)
+        self.known = await known_models(self.visit, [batch.model for batch in page.data if batch.model], self.known)
         return page.data, bool(page.has_more)
 
-    def draw(self, first: tuple[list[Batch], bool], known: Known) -> None:
+    def draw(self, first: tuple[list[Batch], bool]) -> None:
         t = self.t
-        self.known = known
         self.shown, has_more = first
         columns = [
             Column(t("jobs.status")),

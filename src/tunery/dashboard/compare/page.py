@@ -28,15 +28,14 @@ FILES = "/tunery/v1/files"
 
 async def build(visit: Visit) -> None:
     t = visit.t
-    models = Models(visit, await list_models(visit.connection, limit=FIRST))
     files = Files(visit, max_bytes=MAX_HELD_BYTES)
-    await files.find()
+    listed, _ = await asyncio.gather(list_models(visit.connection, limit=FIRST), files.find())
     blocks.heading(t("compare.title"), t("compare.subtitle"))
     if not files.known:
         action = html.button_link(f"{BASE}/datasets", t("compare.to_datasets"), primary=True)
         blocks.empty("balance", t("compare.empty"), t("compare.empty_text"), action=action)
         return
-    CompareForm(visit, models, files)
+    CompareForm(visit, Models(visit, listed), files)
     await Earlier(visit).draw()
 
 
@@ -162,7 +161,7 @@ class Earlier:
 
     async def draw(self) -> None:
         t = self.t
-        first, files = await self.fetch(), await self.fetch_files()
+        first, files = await asyncio.gather(self.fetch(), self.fetch_files())
         blocks.show_heading(t("compare.earlier"))
         if not first[0] and not files[0]:
             html.show(Markup('<p class="muted">{}</p>').format(t("compare.none")))

@@ -12,7 +12,7 @@ from tunery.dashboard.comparison import Comparison, Contestant, Plan, summarise
 from tunery.dashboard.connection import Connection
 from tunery.dashboard.evals.parts import EXPECTED, INPUT, PATH, may_change, num_graded
 from tunery.dashboard.lines import chat_examples, few_shots
-from tunery.dashboard.models import Model, every_model
+from tunery.dashboard.models import Model, models_named
 from tunery.datasets.conversations import Conversation
 from tunery.domain.answers import is_exact
 
@@ -177,7 +177,7 @@ async def cancel(connection: Connection, running: Running) -> None:
 
 async def result(connection: Connection, running: Running) -> Comparison:
     """Of the rows that every contestant has answered, or failed to."""
-    models = {model.name: model for model in await every_model(connection)}
+    models = await models_named(connection, [run["model"] for run in running.runs])
     answers = [await _answers(connection, running, run, models.get(run["model"])) for run in running.runs]
     comparison = Comparison(running.id, running.plan, running.evaluation["created_at"])
     for number in sorted(set.intersection(*(set(found) for found in answers))):

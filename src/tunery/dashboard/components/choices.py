@@ -1,6 +1,6 @@
 """Choosing a file or a model of any number: the newest at first, then what the server finds for what is typed."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +10,7 @@ from nicegui.events import GenericEventArguments
 
 from tunery.dashboard.components import html
 from tunery.dashboard.connection import Failure
-from tunery.dashboard.models import Model, every_model, list_models
+from tunery.dashboard.models import Model, list_models, models_named
 from tunery.dashboard.visit import BASE, Visit
 from tunery.texts import Translator
 from tunery.texts.amounts import size
@@ -131,15 +131,19 @@ class Models:
         return {name: model_label(model) for name, model in self.known.items()}
 
 
-Known = Mapping[str, Model] | None
-"""The project's models by all their names. None: the key may not list them."""
+Known = Mapping[str, Model | None] | None
+"""Models by the names that are shown, None for a name that leads nowhere. None: the key may not list models."""
+
+NOTHING: Known = {}
 
 
-async def known_models(visit: Visit) -> Known:
-    found = await visit.ask(every_model(visit.connection))
-    if isinstance(found, Failure):
+async def known_models(visit: Visit, names: Iterable[str], known: Known = NOTHING) -> Known:
+    """`known`, and what the names lead to that are not in it: a project has too many models to ask for all."""
+    new = [] if known is None else [name for name in names if name not in known]
+    found = await visit.ask(models_named(visit.connection, new))
+    if known is None or isinstance(found, Failure):
         return None
-    return {name: model for model in found for name in (*model.aliases, model.name)}
+    return {**known, **dict.fromkeys(new), **found}
 
 
 def model_label(model: Model) -> str:

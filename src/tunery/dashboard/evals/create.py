@@ -1,5 +1,6 @@
 """Making an evaluation: what is asked, of whom, and what its answers must be. A grader can be tried on five rows."""
 
+import asyncio
 import re
 from collections.abc import Awaitable
 from typing import Any, TypeVar
@@ -36,9 +37,8 @@ T = TypeVar("T")
 
 async def build(visit: Visit) -> None:
     t = visit.t
-    models = Models(visit, await list_models(visit.connection, limit=FIRST))
     files = Files(visit, max_bytes=MAX_HELD_BYTES)
-    await files.find()
+    listed, _ = await asyncio.gather(list_models(visit.connection, limit=FIRST), files.find())
     if (wanted := visit.query("file")) and wanted not in files.known:
         await files.fetch(wanted)
     blocks.heading(t("evals.new"), t("evals.new_text"))
@@ -46,7 +46,7 @@ async def build(visit: Visit) -> None:
         action = html.button_link(f"{BASE}/datasets", t("compare.to_datasets"), primary=True)
         blocks.empty("rule", t("compare.empty"), t("compare.empty_text"), action=action)
         return
-    EvalForm(visit, models, files).draw()
+    EvalForm(visit, Models(visit, listed), files).draw()
 
 
 class EvalForm:

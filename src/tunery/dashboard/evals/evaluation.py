@@ -1,5 +1,6 @@
 """One evaluation: its runs, and the rows of one of them, failing ones first; beside them those of another run."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import Any
@@ -8,7 +9,16 @@ from markupsafe import Markup
 from nicegui import ui
 
 from tunery.dashboard.components import blocks, html
-from tunery.dashboard.components.choices import FIRST, Choice, Files, Known, Models, known_models, with_weights
+from tunery.dashboard.components.choices import (
+    FIRST,
+    NOTHING,
+    Choice,
+    Files,
+    Known,
+    Models,
+    known_models,
+    with_weights,
+)
 from tunery.dashboard.components.conversation import conversation, message, raw_line, shortened, text_of
 from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.table import Column, Row, Table
@@ -50,19 +60,17 @@ class EvaluationPage:
         self.runs: list[Json] = []
         self.run: Json | None = None
         self.files = Files(visit)
-        self.known: Known = None
+        self.known: Known = NOTHING
         self.waiting: AsyncIterator[Json] | None = None
         self.num_shown = 0
         self.others: dict[int, Json] = {}  # rows of the other run, by their number
 
     async def load(self) -> None:
-        get = self.visit.connection.get
-        self.evaluation = await get(self.path)
-        self.known = await known_models(self.visit)
-        await self.load_runs()
+        self.evaluation, _ = await asyncio.gather(self.visit.connection.get(self.path), self.load_runs())
 
     async def load_runs(self) -> None:
         self.runs = (await self.visit.connection.get(f"{self.path}/runs", order="desc", limit=RUNS))["data"]
+        self.known = await known_models(self.visit, [run["model"] for run in self.runs], self.known)
         known = {run["id"]: run for run in self.runs}
         wanted = self.visit.query("run_id")
         if wanted and wanted not in known:  # an old one

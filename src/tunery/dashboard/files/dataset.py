@@ -1,6 +1,7 @@
 """One dataset: its rows as conversations with what is trained marked, to be looked through and mended; its report, its
 versions, split and download."""
 
+import asyncio
 from copy import deepcopy
 from typing import Any
 
@@ -27,11 +28,14 @@ MAX_DIGITS = 10  # of a line's number
 
 async def build(visit: Visit) -> None:
     file_id, t = visit.param("file_id"), visit.t
-    listed = await visit.connection.get(f"/tunery/v1/files/{file_id}/versions")
+    listed, models = await asyncio.gather(
+        visit.connection.get(f"/tunery/v1/files/{file_id}/versions"),
+        list_models(visit.connection, limit=1),  # its fine-tunes count as their bases do
+    )
     this = next(each for each in listed["data"] if each["file"]["id"] == file_id)
     file = this["file"]
-    models = trainable(await list_models(visit.connection, limit=1))  # its fine-tunes count as their bases do
-    page = DatasetPage(visit, file, {model.name: model_label(model) for model in models if model.kind == "base"})
+    bases = {model.name: model_label(model) for model in trainable(models) if model.kind == "base"}
+    page = DatasetPage(visit, file, bases)
     with ui.element("div").classes("heading"):
         about = [file_id, size(file["bytes"]), t("edit.number", n=this["number"])]
         blocks.show_title(file["filename"], " · ".join(about))

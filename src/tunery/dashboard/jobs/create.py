@@ -32,11 +32,11 @@ async def build(visit: Visit) -> None:
     earlier = await visit.connection.get(f"/tunery/v1/jobs/{again}") if again else None
     queried = {"training_file": "file", "validation_file": "validation", "model": "model"}
     given = earlier["request"] if earlier else {name: visit.query(short) for name, short in queried.items()}
-    models = Models(visit, trainable(await list_models(visit.connection, limit=FIRST)), wanted=lambda m: m.training)
+    files = Files(visit)
+    listed, evals, _ = await asyncio.gather(list_models(visit.connection, limit=FIRST), find_evals(visit), files.find())
+    models = Models(visit, trainable(listed), wanted=lambda m: m.training)
     if (named := given["model"]) and named not in models.known:
         await models.find(named)
-    files = Files(visit)
-    await files.find()
     named_files = [file_id for name in ("training_file", "validation_file") if (file_id := given.get(name))]
     for file_id in named_files:
         if file_id not in files.known:
@@ -46,7 +46,7 @@ async def build(visit: Visit) -> None:
         missing = [name for name in named_files if name not in files.known]
         missing += [given["model"]] if given["model"] not in models.known else []
         _tell_of_earlier(visit, earlier, missing)
-    form = CreateForm(visit, models, files, await find_evals(visit), given, earlier or {})
+    form = CreateForm(visit, models, files, evals, given, earlier or {})
     form.draw()
     await form.show_name()
     ui.timer(0, form.check, once=True)  # a large file takes its time: the form is there before the report

@@ -1,5 +1,6 @@
 """Several runs over each other in one chart, and below it what differs between them: data, hyperparameters, results."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -32,8 +33,8 @@ async def build(visit: Visit) -> None:
     blocks.heading(t("overlay.title"), t("overlay.subtitle"))
     page = Overlay(visit)
     wanted = [job_id for job_id in visit.query("jobs").split(",") if job_id]
-    for job_id in dict.fromkeys(wanted[:MAX_RUNS]):
-        page.runs[job_id] = await page.fetch(job_id)
+    chosen = list(dict.fromkeys(wanted[:MAX_RUNS]))
+    page.runs = dict(zip(chosen, await asyncio.gather(*map(page.fetch, chosen)), strict=True))
     await page.draw()
 
 

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from openai.types import FileObject
 
 from tunery.dashboard.components import blocks, html
-from tunery.dashboard.components.choices import Known, known_models, with_weights
+from tunery.dashboard.components.choices import NOTHING, Known, known_models, with_weights
 from tunery.dashboard.components.table import Column, Page, PagedTable, Row
 from tunery.dashboard.move.reader import PREFIX, PURPOSE, NotAReport, read_head
 from tunery.dashboard.visit import BASE, Visit
@@ -31,7 +31,7 @@ COMMANDS = {
 async def build(visit: Visit) -> None:
     t = visit.t
     blocks.heading(t("move.title"), t("move.subtitle"))
-    reports = ReportList(visit, await known_models(visit))
+    reports = ReportList(visit)
     first = await reports.fetch()
     if first[0]:
         reports.show(first)
@@ -54,8 +54,9 @@ def verdict_chip(verdict: str, t: Translator) -> Markup:
 
 
 class ReportList:
-    def __init__(self, visit: Visit, known: Known) -> None:
-        self.visit, self.t, self.known = visit, visit.t, known
+    def __init__(self, visit: Visit) -> None:
+        self.visit, self.t = visit, visit.t
+        self.known: Known = NOTHING
         self.files = self._files()
 
     async def _files(self) -> AsyncIterator[FileObject]:
@@ -69,6 +70,8 @@ class ReportList:
         found: list[Row] = []
         while len(found) < PAGE and (batch := await self._next_files(PAGE - len(found))):
             heads = await asyncio.gather(*(self._head(file) for file in batch))
+            names = [one.model for head in heads if head is not None for one in (head.new, head.old)]
+            self.known = await known_models(self.visit, names, self.known)
             found += [self._row(file.id, head) for file, head in zip(batch, heads, strict=True) if head is not None]
         return found, len(found) == PAGE
 

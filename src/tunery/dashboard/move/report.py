@@ -30,8 +30,8 @@ async def build(visit: Visit) -> None:
     names = {"old": html.model_name(parity.old.model), "new": html.model_name(parity.new.model)}
     blocks.heading(t("move.report"), Markup(t("move.of")).format(**names), actions=download)
     _verdict(parity, t)
-    known = await known_models(visit)
     asked = [("move.new", parity.new), ("move.old", parity.old), ("move.column_base", parity.base)]
+    known = await known_models(visit, [one.model for _, one in asked if one is not None])
     html.show(html.facts([(t(role), with_weights(one.model, known, t)) for role, one in asked if one is not None]))
     _tiles(parity, t)
     _measures(parity, t)

@@ -17,12 +17,12 @@ DRAFT = "playground"
 
 
 async def build(visit: Visit) -> None:
-    models = Models(visit, await list_models(visit.connection, limit=FIRST))
+    files = Files(visit, max_bytes=MAX_HELD_BYTES)
+    listed, _ = await asyncio.gather(list_models(visit.connection, limit=FIRST), files.find())
+    models = Models(visit, listed)
     for name in dict.fromkeys([*visit.query("models").split("|"), *_kept_models(visit.load_draft(DRAFT))]):
         if name and name not in models.known:
             await models.find(name)
-    files = Files(visit, max_bytes=MAX_HELD_BYTES)
-    await files.find()
     Playground(visit, models, files).draw()
 
 

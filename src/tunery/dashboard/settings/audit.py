@@ -6,7 +6,7 @@ from markupsafe import Markup
 from openai import omit
 
 from tunery.dashboard.components import blocks, html
-from tunery.dashboard.components.choices import Known, known_models, with_weights
+from tunery.dashboard.components.choices import NOTHING, Known, known_models, with_weights
 from tunery.dashboard.components.table import Column, Page, PagedTable, Row
 from tunery.dashboard.visit import Visit
 
@@ -28,14 +28,14 @@ async def build(visit: Visit) -> None:
 class AuditPage:
     def __init__(self, visit: Visit) -> None:
         self.visit, self.t = visit, visit.t
-        self.models: Known = {}  # asked for when an entry is about one
+        self.models: Known = NOTHING
 
     async def fetch(self, after: str = "") -> Page:
         logs = self.visit.connection.client.admin.organization.audit_logs
         every = {"every_type": "true"}  # files and jobs too, for which OpenAI's API has no name
         page = await logs.list(limit=PAGE, after=after or omit, extra_query=every)
-        if self.models == {} and any(entry.type.startswith(OF_MODELS) for entry in page.data):
-            self.models = await known_models(self.visit)
+        named = [_model_of(part) for entry in page.data if entry.type.startswith(OF_MODELS) for part in _parts(entry)]
+        self.models = await known_models(self.visit, named, self.models)
         return [self.row(entry) for entry in page.data], bool(page.has_more)
 
     def draw(self, first: Page) -> None:
@@ -69,14 +69,23 @@ class AuditPage:
     def _object(self, entry: Any) -> str | Markup:
         """The id inside the event's own part, which carries the event's name; of a model, or of what an alias was
         pointed at, the weights too."""
-        for name, part in entry.to_dict().items():
-            if name not in CORE and isinstance(part, dict) and part.get("id"):
-                if not entry.type.startswith(OF_MODELS):
-                    return html.code(str(part["id"]))
-                target = (part.get("data") or {}).get("target")
-                named = with_weights(target or part["id"], self.models, self.t)
-                return html.two_lines(html.model_name(part["id"]), Markup("→ {}").format(named)) if target else named
+        for part in _parts(entry):
+            if not entry.type.startswith(OF_MODELS):
+                return html.code(str(part["id"]))
+            named = with_weights(_model_of(part), self.models, self.t)
+            is_alias = _model_of(part) != part["id"]
+            return html.two_lines(html.model_name(part["id"]), Markup("→ {}").format(named)) if is_alias else named
         return html.DASH
+
+
+def _parts(entry: Any) -> list[dict[str, Any]]:
+    parts = (part for name, part in entry.to_dict().items() if name not in CORE)
+    return [part for part in parts if isinstance(part, dict) and part.get("id")]
+
+
+def _model_of(part: dict[str, Any]) -> str:
+    """The model, or what an alias was pointed at."""
+    return (part.get("data") or {}).get("target") or part["id"]
 
 
 def _actor(entry: Any) -> tuple[str, str]:

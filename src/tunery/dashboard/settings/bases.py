@@ -1,5 +1,6 @@
 """Bases of this server: what each needs and what stands on it; an owner adds one from the hub, and removes it."""
 
+import asyncio
 from functools import partial
 from typing import Any
 
@@ -43,8 +44,9 @@ class BasesPage:
         self.additions: list[Json] = []
 
     async def load(self) -> None:
-        self.bases = (await self.visit.connection.get(PATH))["data"]
-        self.additions = (await self.visit.connection.get(ADDITIONS, limit=MAX_SHOWN))["data"]
+        get = self.visit.connection.get
+        bases, additions = await asyncio.gather(get(PATH), get(ADDITIONS, limit=MAX_SHOWN))
+        self.bases, self.additions = bases["data"], additions["data"]
 
     def draw(self) -> None:
         t = self.t

@@ -35,7 +35,7 @@ async def build(visit: Visit) -> None:
             delete_button(visit, answer, gone)
             blocks.button(t("stored.make"), make_dataset, primary=True, symbol="playlist_add_check")
     with blocks.panel():
-        html.show(_facts(answer, visit, await known_models(visit)))
+        html.show(_facts(answer, visit, await known_models(visit, [answer["model"]])))
     if answer["error"]:
         blocks.note(answer["error"], kind="bad")
     if answer["tools"]:

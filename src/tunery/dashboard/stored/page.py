@@ -11,7 +11,7 @@ from nicegui import ui
 
 from tunery.dashboard.components import blocks, code, html
 from tunery.dashboard.components.chart import COLORS, bars
-from tunery.dashboard.components.choices import Known, known_models, with_weights
+from tunery.dashboard.components.choices import NOTHING, Known, known_models, with_weights
 from tunery.dashboard.components.poll import LEAST_S
 from tunery.dashboard.components.table import Column, Row, Table
 from tunery.dashboard.connection import Failure
@@ -46,7 +46,7 @@ async def build(visit: Visit) -> None:
         with blocks.panel(t("stored.how")):
             code.both_apis(t, connection.address, model.name, QUESTION, store=True, metadata={"task": "support"})
         return
-    page = StoredPage(visit, counts, await known_models(visit))
+    page = StoredPage(visit, counts)
     with ui.element("div").classes("heading"):
         blocks.show_title(t("stored.title"), t("stored.subtitle"))
         with ui.element("div").classes("buttons"):
@@ -58,8 +58,9 @@ async def build(visit: Visit) -> None:
 class StoredPage:
     make: ui.button
 
-    def __init__(self, visit: Visit, counts: Counts, known: Known) -> None:
-        self.visit, self.t, self.counts, self.known = visit, visit.t, counts, known
+    def __init__(self, visit: Visit, counts: Counts) -> None:
+        self.visit, self.t, self.counts = visit, visit.t, counts
+        self.known: Known = NOTHING
         self.fields: dict[str, Any] = {}
         self.shown: dict[str, dict[str, Any]] = {}
         self.ticked: dict[str, None] = {}  # in the order in which they were
@@ -133,7 +134,9 @@ class StoredPage:
         self.show(page)
 
     async def fetch(self, after: str | None) -> dict[str, Any]:
-        return await self.visit.connection.get(PATH, **as_query(self.filters), after=after, limit=PAGE)
+        page = await self.visit.connection.get(PATH, **as_query(self.filters), after=after, limit=PAGE)
+        self.known = await known_models(self.visit, [answer["model"] for answer in page["data"]], self.known)
+        return page
 
     async def load_more(self) -> None:
         page = await self.visit.result_of(self.fetch(self.next))

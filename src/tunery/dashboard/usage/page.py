@@ -32,13 +32,12 @@ async def build(visit: Visit) -> None:
     start = int(time.time()) // DAY_S * DAY_S - (days - 1) * DAY_S
     usage = visit.connection.client.admin.organization.usage
     of_models: Any = {"start_time": start, "bucket_width": "1d", "group_by": ["model"], "limit": min(days, 31)}
-    spoken, embedded, costed, spenders, month, known = await asyncio.gather(
+    spoken, embedded, costed, spenders, month = await asyncio.gather(
         usage.completions(**of_models),
         usage.embeddings(**of_models),
         usage.costs(start_time=start, bucket_width="1d", group_by=["line_item"], limit=days),
         fetch_spenders(visit, start, days),
         fetch_month(visit),
-        known_models(visit),
     )
     tokens, costs = spoken.data, costed.data
     for bucket, more in zip(tokens, embedded.data, strict=True):
@@ -55,6 +54,7 @@ async def build(visit: Visit) -> None:
         action = html.button_link(f"{BASE}/playground", t("nav.playground"), primary=True)
         blocks.empty("bar_chart", t("usage.empty"), t("usage.empty_text"), action=action)
         return
+    known = await known_models(visit, [*by_model, *(item.rpartition(", ")[0] for item in by_item)])
     _tiles(visit, by_model, sum(by_item.values()), currency)
     show_month(visit, month)
     dates = [datetime.fromtimestamp(bucket.start_time, UTC).strftime("%m-%d") for bucket in costs]

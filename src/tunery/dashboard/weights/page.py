@@ -7,7 +7,7 @@ from markupsafe import Markup, escape
 from nicegui import ui
 
 from tunery.dashboard.components import blocks, html
-from tunery.dashboard.components.choices import FIRST, Choice, Models
+from tunery.dashboard.components.choices import Choice, Models
 from tunery.dashboard.components.drop import Drop
 from tunery.dashboard.components.poll import Poll
 from tunery.dashboard.components.table import Column, Page, PagedTable, Row
@@ -26,8 +26,8 @@ def _is_base(model: Model) -> bool:
 
 
 async def build(visit: Visit) -> None:
-    page = ImportsPage(visit, Models(visit, await list_models(visit.connection, limit=FIRST), wanted=_is_base))
-    await page.models.find()
+    bases = list(filter(_is_base, await list_models(visit.connection, limit=1)))
+    page = ImportsPage(visit, Models(visit, bases, wanted=_is_base))
     first = await page.fetch()
     blocks.heading(visit.t("weights.title"), visit.t("weights.subtitle"))
     page.draw(first)

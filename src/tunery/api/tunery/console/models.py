@@ -47,6 +47,7 @@ from tunery.store.database import read, write
 router = Router(prefix="/tunery/v1", tags=["Console"])
 
 MAX_MODELS = 1_000
+MAX_NAMES = 100
 MAX_RUNS = 20  # of evals, and jobs, on the page of a model
 DAY_S, USAGE_DAYS = 86_400, 30
 NOTHING = "–"  # under a name whose model was deleted
@@ -190,19 +191,29 @@ def get_catalog(
     context: ContextDep,
     search: Annotated[str, Query(max_length=200, description="Text in the name, the display name or an alias.")] = "",
     limit: Annotated[int, Query(ge=1, le=MAX_MODELS, description="Fine-tuned models at most.")] = MAX_MODELS,
+    names: Annotated[
+        list[str] | None,
+        Query(alias="names[]", max_length=MAX_NAMES, description="Only what these names, or aliases, lead to."),
+    ] = None,
 ) -> CatalogOut:
     """Every model this project may use, with limits, prices and weights; fine-tuned ones first, newest first."""
     wanted = search.casefold()
     with read(context.database) as conn:
         aliases = models.list_aliases(conn, caller.project_id)
         called = [alias.target for alias in aliases if wanted in alias.name.casefold()]
-        own = models.list_models(conn, caller.project_id, text=search, also=called, limit=limit + 1)
+        meant = None if names is None else {*names, *(alias.target for alias in aliases if alias.name in names)}
+        own = models.list_models(conn, caller.project_id, text=search, also=called, names=meant, limit=limit + 1)
         learned = _learned_files(conn, caller.project_id, own[:limit])
         tuned = [_own_entry(context, model, learned[model.name]) for model in own[:limit]]
         bases = [_base_entry(context, base) for base in context.catalog if base.serving or base.training]
         for entry in tuned + bases:
             _rename(conn, context, caller.project_id, entry, aliases)
-    found = [base for base in _compared(bases) if any(wanted in name.casefold() for name in (base.name, *base.aliases))]
+    found = [
+        base
+        for base in _compared(bases)
+        for own_names in [{base.name, *base.aliases}]
+        if any(wanted in name.casefold() for name in own_names) and (meant is None or meant & own_names)
+    ]
     return CatalogOut(data=tuned + found, has_more=len(own) > limit)
 
 
