@@ -39,6 +39,8 @@ README_PICTURES = REPOSITORY / "docs" / "images"
 SYSTEM = "Marv is a factual chatbot that is also sarcastic."
 QUESTION = "How many legs does a spider have?"
 SIZES = {"wide": {"width": 1280, "height": 860}, "narrow": {"width": 375, "height": 780}}
+ON_PAPER = ("job", "comparison")
+PAPER = {"width": 688, "height": 990}  # A4 between its margins
 README_PAGES = {"create": "light", "job": "light", "playground": "dark", "comparison": "light"}
 README_LANGUAGES = {"en-US": "", "ja": ".ja"}
 README_SIZE = {"width": 1180, "height": 740}
@@ -153,6 +155,15 @@ def take_all(browser: Browser, stand: Stand, pages: dict[str, str], *, key: str 
             if name == "playground":
                 ask(page)
             snap(page, f"{name}-{suffix}")
+            if name == "jobs":
+                search(page)
+                snap(page, f"search-{suffix}")
+            if name in ON_PAPER and size == "wide":
+                page.emulate_media(media="print")
+                page.set_viewport_size(PAPER)
+                snap(page, f"{name}-{suffix}-printed")
+                page.emulate_media(media="screen")
+                page.set_viewport_size(SIZES[size])
         page.context.close()
 
 
@@ -169,6 +180,7 @@ def addresses(stand: Stand) -> dict[str, str]:
         "create": f"/jobs/new?file={tickets.training_file}&validation={tickets.validation_file}",
         "job": f"/jobs/{tickets.id}",
         "job-failed": f"/jobs/{failed.id}",
+        "improve": f"/jobs/{tickets.id}/improve",
         "overlay": f"/jobs/overlay?jobs={marv.id},{tickets.id}",
         "again": f"/jobs/new?again={tickets.id}",
         "models": "/models",
@@ -179,11 +191,13 @@ def addresses(stand: Stand) -> dict[str, str]:
         "stored-answer": f"/stored/{stored_answers(stand)}",
         "datasets": "/datasets",
         "dataset": f"/datasets/{marv.training_file}",
+        "versions": f"/datasets/{marv.training_file}/versions",
         "compare": "/compare",
         "evals": "/evals",
         "evals-new": "/evals/new",
         "weights": "/weights",
         "usage": "/usage",
+        "bases": "/bases",
         "keys": "/keys",
         "webhooks": "/webhooks",
         "mail": "/mail",
@@ -273,6 +287,12 @@ def ask(page: Page) -> None:
     page.wait_for_function("document.querySelectorAll('.stats span').length >= 6", timeout=LONG_MS)
 
 
+def search(page: Page) -> None:
+    page.keyboard.press("Control+k")
+    page.keyboard.type("tickets")
+    page.locator("#search [role=option]").first.wait_for()
+
+
 def sign_in(
     browser: Browser,
     stand: Stand,
@@ -297,13 +317,13 @@ def sign_in(
 def open_page(page: Page, stand: Stand, path: str) -> None:
     page.goto(f"{stand.url}/dashboard{path}")
     page.wait_for_function("window.did_handshake === true")
-    if "/jobs/new" in path or "/datasets/" in path:
+    if "/jobs/new" in path or ("/datasets/" in path and not path.endswith("/versions")):
         page.locator(".note.good").first.wait_for(timeout=LONG_MS)
     page.wait_for_timeout(SETTLE_MS)
 
 
 def snap(page: Page, name: str) -> None:
-    whole = not name.startswith("playground")  # its last field sticks to the window's end
+    whole = not name.startswith(("playground", "search"))  # what sticks to the window stands in the midst of a page
     page.screenshot(path=PICTURES / f"{name}.png", full_page=whole)
 
 
