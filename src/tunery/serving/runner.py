@@ -64,9 +64,8 @@ class Runner:
     def track(self, generation: Generation) -> None:
         params, scored_from = generation.params, generation.scored_from
         constraint = params.grammar.start() if params.grammar is not None else None
-        self._tracked[generation.id] = Tracked(
-            RowState(params, constraint), None if scored_from is None else [None] * scored_from
-        )
+        unscored: list[TokenLogprob | None] = [None] * (scored_from or 0)
+        self._tracked[generation.id] = Tracked(RowState(params, constraint), None if scored_from is None else unscored)
 
     def forget(self, sequence_id: str) -> None:
         self._tracked.pop(sequence_id, None)
