@@ -15,6 +15,7 @@ from tests.serving.peft_adapters import generate, model_with, write_adapter
 from tests.serving.running import LocalEngine, generation, tokens
 from tunery.domain.errors import InvalidRequest, NotFound
 from tunery.kernels import int8 as eight_bit
+from tunery.serving.registry import KNOWN_FOR_EACH_SLOT
 from tunery.serving.requests import Generation, Output
 from tunery.serving.sequence import Batch
 
@@ -260,6 +261,29 @@ def test_a_thousand_registered_adapters_share_the_slots(tiny_model_dir: Path, ad
 
     assert len({tuple(tokens(answer)) for answer in answers}) == 1
     assert len(local.engine._runner._adapters) == 64
+
+
+def test_of_very_many_adapters_those_that_nobody_asks_for_are_forgotten(
+    tiny_model_dir: Path, adapters: dict[str, Path]
+) -> None:
+    most = 2 * KNOWN_FOR_EACH_SLOT
+    with LocalEngine(make_settings(tiny_model_dir, max_adapters=2)) as local:
+
+        def register(*names: str) -> None:
+            for future in [local.engine.load(name, adapters["attention"]) for name in names]:
+                future.result(60)
+
+        def ask(name: str) -> list[Output]:
+            return local.run(generation([5, 6, 7], adapter=name, max_tokens=2))[0]
+
+        register(*(f"m{number}" for number in range(most)))
+        answer = ask("m0")
+        register("one more", "and another")
+        assert local.engine.adapters == {"m0", "one more", "and another", *(f"m{number}" for number in range(3, most))}
+        assert ask("m1")[-1].finish_reason == "error"
+        register("m1")
+        assert tokens(ask("m1")) == tokens(answer)
+        assert len(local.engine.adapters) == most
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")

@@ -2,14 +2,16 @@
 
 Lives in the engine's thread; files are read in a helper thread, whose results come back as commands. Registering reads
 the files at once, so a finished job's model answers without a pause and bad files are refused when they are named. An
-adapter that was evicted since is read again when a request needs it.
+adapter that was evicted since is read again when a request needs it. Of very many, those that nobody has asked for are
+forgotten: who asks for one then registers it again, as after the engine's own restart.
 """
 
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from tunery.domain.errors import InvalidRequest, NotFound
@@ -20,6 +22,8 @@ from tunery.serving.scheduler import Scheduler
 
 Post = Callable[[Callable[[], None]], None]
 """Has something done in the engine's thread."""
+
+KNOWN_FOR_EACH_SLOT = 16  # adapters that may be asked for, in memory or not
 
 
 @dataclass(eq=False)
@@ -46,7 +50,7 @@ class AdapterRegistry:
         self._metrics = metrics
         self._post = post
         self._on_failure = on_failure
-        self._entries: dict[str, _Entry] = {}
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()  # that nobody has asked for the longest first
         self._users: Counter[str] = Counter()  # sequences, waiting or running
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="adapters", initializer=compute_alone)
 
@@ -59,8 +63,10 @@ class AdapterRegistry:
             problem = "is still in use, being unloaded" if known.is_leaving else "is loaded from another folder"
             future.set_exception(InvalidRequest(f"The adapter {name!r} {problem}.", param="lora_name"))
             return
-        entry = known or _Entry(folder)
-        self._entries[name] = entry
+        if known is None:
+            self._make_room()
+        entry = self._entries[name] = known or _Entry(folder)
+        self._entries.move_to_end(name)
         self._publish()
         if self._slots.is_ready(name):
             future.set_result(None)
@@ -85,6 +91,7 @@ class AdapterRegistry:
         if entry is None or entry.is_leaving:
             return False
         self._users[name] += 1
+        self._entries.move_to_end(name)
         return True
 
     def release(self, name: str) -> None:
@@ -145,6 +152,14 @@ class AdapterRegistry:
         self._publish()
         for future in entry.waiters:
             future.set_exception(problem)
+
+    def _make_room(self) -> None:
+        """For one more. Those that somebody waits for stay, however many they are."""
+        too_many = len(self._entries) + 1 - KNOWN_FOR_EACH_SLOT * self._slots.max_adapters
+        if too_many > 0:
+            idle = (name for name, entry in self._entries.items() if not self._users[name] and not entry.waiters)
+            for name in list(islice(idle, too_many)):
+                self._remove_if_idle(name)
 
     def _remove_if_idle(self, name: str) -> None:
         if self._users[name]:

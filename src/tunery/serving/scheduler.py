@@ -16,6 +16,7 @@ given up for a live one (`undo`).
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 
 from tunery.serving.blocks import BlockPool, root_hash
 from tunery.serving.sequence import Batch, Scheduled, Sequence, SequenceStatus
@@ -77,7 +78,7 @@ class Scheduler:
         self._num_started = 0
         self._last_start: dict[str, int] = {}  # of each tenant
         self._roots: dict[tuple[str | None, str, bool], bytes] = {}
-        self._generations: dict[str, int] = {}
+        self._versions = count()
 
     @property
     def max_sequence_tokens(self) -> int:
@@ -349,14 +350,13 @@ class Scheduler:
 
     def forget_adapter(self, adapter: str) -> None:
         """A new adapter under an old name must not find the old one's prefixes."""
-        self._generations[adapter] = self._generations.get(adapter, 0) + 1
         self._roots = {key: root for key, root in self._roots.items() if key[0] != adapter}
 
     def _root(self, sequence: Sequence) -> bytes:
         """Scored prompts, which are computed with other weights than the rest, share blocks among themselves only."""
         key = (sequence.adapter, sequence.salt, sequence.scored_from is not None)
         if key not in self._roots:
-            adapter = "" if key[0] is None else f"{self._generations.get(key[0], 0)}:{key[0]}"
+            adapter = "" if key[0] is None else f"{next(self._versions)}:{key[0]}"
             self._roots[key] = root_hash(f"scored {adapter}" if key[2] else adapter, sequence.salt)
         return self._roots[key]
 
