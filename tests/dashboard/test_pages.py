@@ -33,7 +33,7 @@ from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
 from tunery.domain.notices import WebhookEndpoint
 from tunery.domain.tenants import ApiKey, Role, User, hash_secret, key_hint, lookup_prefix
 from tunery.notify.summary import summarise
-from tunery.store import files, outbox, tenants, webhooks
+from tunery.store import dashboard_values, files, outbox, tenants, webhooks
 from tunery.store import jobs as store_jobs
 from tunery.store.database import read, write
 
@@ -129,9 +129,13 @@ def test_the_browser_keeps_one_cookie_out_of_reach_of_scripts(visitor: Visitor, 
     assert visitor.page.evaluate("localStorage.length") == 0
 
 
+def end_sessions(stand: Stand, key_id: str = "") -> None:
+    with write(stand.database) as conn:
+        dashboard_values.remove_ended(conn, now=float("inf"))
+
+
 def test_an_ended_session_leads_back_to_where_it_was(signed_in: Visitor, stand: Stand) -> None:
-    for path in (stand.home / "dashboard" / "sessions").iterdir():
-        path.unlink()
+    end_sessions(stand)
     page = signed_in.page
     page.goto(f"{stand.url}/dashboard/datasets")
     expect(page.get_by_role("alert")).to_contain_text("session has ended")
@@ -158,17 +162,12 @@ def test_signing_out_ends_every_open_page(signed_in: Visitor, stand: Stand) -> N
         expect(tab.locator("h1")).to_have_text("Sign in")
 
 
-def end_by_file(stand: Stand, key_id: str) -> None:
-    for path in (stand.home / "dashboard" / "sessions").iterdir():
-        path.unlink()
-
-
 def end_by_revoking(stand: Stand, key_id: str) -> None:
     with write(stand.database) as conn:
         tenants.revoke_key(conn, key_id, time.time())
 
 
-@pytest.mark.parametrize("end", [end_by_file, end_by_revoking])
+@pytest.mark.parametrize("end", [end_sessions, end_by_revoking])
 def test_an_open_page_does_nothing_once_its_session_or_key_is_no_more(
     visitor: Visitor, stand: Stand, end: Callable[[Stand, str], None]
 ) -> None:
