@@ -54,8 +54,10 @@ class RayRunner:
         starting = [
             actor.start.remote(self._of_rank(inputs, rank), self.storage, meeting) for rank, actor in enumerate(actors)
         ]
-        asked = {"count": self.trainers, "cpus": self.cpus, "gpus": f"{self.gpus:g}", "memory": size(memory)}
-        return RayTrainer(workdir, places, actors, starting, say("event.node_wanted", **asked))
+        wanted = say(
+            "event.node_wanted", count=self.trainers, cpus=self.cpus, gpus=f"{self.gpus:g}", memory=size(memory)
+        )
+        return RayTrainer(workdir, places, actors, starting, wanted)
 
     def _actor(self, places: PlacementGroup, rank: int, memory: int) -> Any:
         return (
