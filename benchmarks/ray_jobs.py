@@ -47,7 +47,7 @@ class Queue:
         self.settings, self.engine = settings, open_database(settings)
         migrate(self.engine)
         with write(self.engine) as conn:
-            bootstrap(conn, clock=system_clock)
+            bootstrap(conn, clock=system_clock, key=None)
             organization = tenants.list_organizations(conn)[0]
             project = tenants.list_projects(conn, organization.id).items[0]
             owner = tenants.list_users(conn, organization.id).items[0]

@@ -61,7 +61,8 @@ SHAPES = {
             "model_type": "granitemoehybrid", "vocab_size": 100352, "hidden_size": 1024,
             "shared_intermediate_size": 2048, "intermediate_size": 2048, "num_hidden_layers": 28,
             "num_attention_heads": 16, "num_key_value_heads": 4, "max_position_embeddings": 32768,
-            "num_local_experts": 0, "position_embedding_type": "rope", "attention_multiplier": 0.015625,
+            "num_local_experts": 0, "router_aux_loss_coef": 0.0,  # or TRL looks for the experts
+            "position_embedding_type": "rope", "attention_multiplier": 0.015625,
             "embedding_multiplier": 12.0, "residual_multiplier": 0.246, "logits_scaling": 4.0,
         },
         28,
