@@ -31,8 +31,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -230,8 +230,8 @@ def measure_engine(folder: Path, number: int) -> Iterator[tuple[str, float]]:
     yield "warm_ms", warm
 
 
-@contextmanager
-def s3(folder: Path) -> Iterator[dict[str, Any]]:
+@asynccontextmanager
+async def s3(folder: Path) -> AsyncGenerator[dict[str, Any]]:
     """SeaweedFS as compose.yaml starts it, and the settings that lead there. It makes the bucket itself."""
     folder.mkdir()
     ports = {name: free_port("127.0.0.1") for name in PORTS}
@@ -251,9 +251,9 @@ def s3(folder: Path) -> Iterator[dict[str, Any]]:
     }
     try:
         deadline = time.monotonic() + 60
-        while not Blobs.open(Settings(**settings), max_retries=0).is_up():
+        while not await Blobs.open(Settings(**settings), max_retries=0).is_up():
             assert time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
-            time.sleep(0.2)
+            await asyncio.sleep(0.2)
         yield settings
     finally:
         process.kill()
@@ -262,7 +262,7 @@ def s3(folder: Path) -> Iterator[dict[str, Any]]:
 
 async def first_requests(folder: Path, url: str, adapter: Path) -> tuple[float, float]:
     """Of adapters as large as a job's: the first one fetches it from S3 and has it loaded."""
-    with s3(folder / "s3") as stored:
+    async with s3(folder / "s3") as stored:
         settings = Settings(home=folder / "home", engine_urls=[url], **stored)
         blobs = Blobs.open(settings)
         engines = Engines(settings, blobs, Catalog.load())

@@ -1,12 +1,15 @@
 """Whose word counts for where a request came from, and which requests the log tells of."""
 
 import logging
+import socket
+import threading
 
 import pytest
 from fastapi.testclient import TestClient
 
 from tests.api.conftest import SECRET, Api
 from tests.fixtures_services import free_port
+from tunery.api import health
 from tunery.api.health import Health
 from tunery.api.middleware import Visitors
 from tunery.settings import SettingsError, load_settings
@@ -113,3 +116,17 @@ def test_an_api_is_ready_without_a_worker_and_not_without_its_blobs(
     nobody = f"http://127.0.0.1:{free_port()}"
     without = make_api(engine_urls=[engine_url], **{**s3_settings, "s3_endpoint": nobody}).client.get("/health/ready")
     assert (without.status_code, without.json()["blobs"], without.json()["database"]) == (503, "down", "up")
+
+
+def test_looks_at_a_store_that_is_silent_hold_no_thread(
+    make_api, s3_settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes connections and says nothing. Threads are what answers need."""
+    monkeypatch.setattr(health, "BLOBS_SILENT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent_s3 = {**s3_settings, "s3_endpoint": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        client = make_api(**silent_s3).client
+        assert client.get("/health/ready").json()["blobs"] == "down"
+        before = threading.active_count()
+        assert {client.get("/health/ready").json()["blobs"] for _ in range(8)} == {"down"}
+        assert threading.active_count() <= before

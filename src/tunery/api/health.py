@@ -19,11 +19,7 @@ router = Router(tags=["Operation"])
 
 WORKER_SILENT_S = 30  # a worker says that it lives every few seconds
 BLOBS_SILENT_S = 3.0
-NEEDED = (
-    "database",
-    "blobs",
-    "engine",
-)  # without a worker jobs wait, at every api alike
+NEEDED = ("database", "blobs", "engine")  # without a worker jobs wait, at every api alike
 
 State = Literal["up", "down"]
 
@@ -85,10 +81,11 @@ async def look(context: Context) -> Health:
 
 
 async def _blobs_up(context: Context) -> bool:
-    """Asked once and not long: who asks for readiness asks again."""
+    """Asked once and not long: who asks for readiness asks again. Not in a thread: a silent store would hold it, and
+    with it, after some looks, those that answers need."""
     blobs = Blobs.open(context.settings, max_retries=0)
     try:
-        return await asyncio.wait_for(asyncio.to_thread(blobs.is_up), BLOBS_SILENT_S)
+        return await asyncio.wait_for(blobs.is_up(), BLOBS_SILENT_S)
     except TimeoutError:
         return False
 

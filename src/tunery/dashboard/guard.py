@@ -129,10 +129,8 @@ class Throttle:
     async def enter(self, address: str, key_start: str) -> tuple[str, float]:
         """A try's name and seconds until the next one is taken; 0: this one is. Then it counts as a failure before it
         is known to be one, so that of tries at once, at whatever api, each counts."""
-        name, wait_s = (
-            f"{time.monotonic_ns():020}-{secrets.token_hex(4)}",
-            0.0,
-        )  # of two that end at once, the later last
+        name = f"{time.monotonic_ns():020}-{secrets.token_hex(4)}"  # of two that end at once, the later last
+        wait_s = 0.0
         await self._values.remove_ended()
         for owner, most in _counted(address, key_start):
             await self._values.put(owner, name, "", until=self._clock() + WINDOW_S)

@@ -121,10 +121,10 @@ class Blobs:
         batches = obstore.list(self._store, prefix=_checked(prefix))  # pyright: ignore[reportUnknownMemberType]
         return tuple(sorted(item["path"] for batch in batches for item in batch))
 
-    def is_up(self) -> bool:
+    async def is_up(self) -> bool:
         """Whether the store answers; nothing is written. Where it is a bucket, the bucket may still have to be made."""
         try:
-            obstore.head(self._store, "is-anybody-there")
+            await obstore.head_async(self._store, "is-anybody-there")
         except FileNotFoundError:
             return True
         except (BaseError, OSError):
