@@ -4,6 +4,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain
+from math import inf
 
 from tunery.domain.errors import InvalidRequest, ServerFault, Unavailable
 from tunery.serving.requests import Backend, Generation, Output
@@ -35,11 +38,60 @@ class Load:
             self._ended_at = time.monotonic()
 
 
+class _Inbox:
+    """Outputs of one request that nobody has taken yet.
+
+    They wait for each other up to `every_s`, but the first and those that end a sequence: whoever takes a token at a
+    time takes the processor from the engine each time.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, every_s: float) -> None:
+        self._loop, self._every_s = loop, every_s
+        self._waiting: dict[str, list[Output]] = {}
+        self._is_due = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._due_at = inf if every_s == inf else -inf
+
+    def put(self, output: Output) -> None:
+        self._waiting.setdefault(output.id, []).append(output)
+        if output.finish_reason is not None or self._due_at <= self._loop.time():
+            self._is_due.set()
+        elif self._timer is None and self._due_at < inf:
+            self._timer = self._loop.call_at(self._due_at, self._is_due.set)
+
+    async def take(self) -> list[Output]:
+        """One for each sequence that got on."""
+        await self._is_due.wait()
+        self._is_due.clear()
+        self.close()
+        self._due_at = self._loop.time() + self._every_s
+        taken, self._waiting = self._waiting, {}
+        return [_joined(outputs) for outputs in taken.values()]
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _joined(outputs: list[Output]) -> Output:
+    """What a sequence's consecutive steps came to together."""
+    return replace(
+        outputs[-1],
+        text="".join(output.text for output in outputs),
+        logprobs=tuple(chain.from_iterable(output.logprobs for output in outputs)),
+        offsets=tuple(chain.from_iterable(output.offsets for output in outputs)),
+        prompt_logprobs=next(
+            (output.prompt_logprobs for output in reversed(outputs) if output.prompt_logprobs is not None), None
+        ),
+    )
+
+
 class Broker:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.load = Load()  # of all that this process is asked, embeddings too
         self._loop = loop
-        self._inboxes: dict[str, asyncio.Queue[Output]] = {}
+        self._inboxes: dict[str, _Inbox] = {}
         self._running: dict[str, set[str]] = {}  # by request, its sequences that have not ended
 
     def sink(self, outputs: list[Output]) -> None:
@@ -51,10 +103,10 @@ class Broker:
         for output in outputs:
             inbox = self._inboxes.get(output.id)
             if inbox is not None:
-                inbox.put_nowait(output)
+                inbox.put(output)
 
-    async def run(self, engine: Backend, generations: list[Generation]) -> AsyncIterator[Output]:
-        """Outputs of all generations as they come, until each has finished.
+    async def run(self, engine: Backend, generations: list[Generation], every_s: float = inf) -> AsyncIterator[Output]:
+        """Outputs of all generations until each has finished: what came within `every_s` in one, or each in one.
 
         Whoever stops listening, because its client has gone, aborts what still runs. `abort` instead has each sequence
         end with an output that says what it came to. Raises Unavailable when the engine has died, and the error that
@@ -62,7 +114,7 @@ class Broker:
         """
         if not engine.is_alive:
             raise engine_down()
-        inbox: asyncio.Queue[Output] = asyncio.Queue()
+        inbox = _Inbox(self._loop, every_s)
         open_ids = {generation.id for generation in generations}
         self._inboxes.update(dict.fromkeys(open_ids, inbox))
         request_id = generations[0].request_id
@@ -71,14 +123,15 @@ class Broker:
             with self.load.request():
                 engine.submit(generations)
                 while open_ids:
-                    output = await inbox.get()
-                    if output.error is not None:
-                        has_died = isinstance(output.error, ServerFault) and not engine.is_alive
-                        raise engine_down() if has_died else output.error
-                    if output.finish_reason is not None:
-                        open_ids.discard(output.id)
-                    yield output
+                    for output in await inbox.take():
+                        if output.error is not None:
+                            has_died = isinstance(output.error, ServerFault) and not engine.is_alive
+                            raise engine_down() if has_died else output.error
+                        if output.finish_reason is not None:
+                            open_ids.discard(output.id)
+                        yield output
         finally:
+            inbox.close()
             for generation in generations:
                 self._inboxes.pop(generation.id, None)
             self._running.pop(request_id, None)

@@ -121,7 +121,7 @@ def _call_stream(chat: Chat) -> CallStream:
 async def complete(service: Service, chat: Chat) -> dict[str, Any]:
     """The whole answer at once."""
     choices = _choices(chat)
-    async for output in service.run(chat.generations):
+    async for output in service.whole(chat.generations):
         choice = choices[output.id]
         chat.usage.take(output)
         choice.logprobs += output.logprobs
@@ -169,7 +169,7 @@ async def stream(service: Service, chat: Chat) -> AsyncIterator[dict[str, Any]]:
     """Chunks: for each choice its role, then what it says, then its finish_reason; usage last, if asked for."""
     choices = _choices(chat)
     has_begun: set[int] = set()
-    async for output in service.run(chat.generations):
+    async for output in service.streamed(chat.generations):
         choice = choices[output.id]
         chat.usage.take(output)
         if choice.index not in has_begun:

@@ -165,7 +165,7 @@ def _take(completion: Completion, output: Output) -> _Choice:
 
 
 async def complete(service: Service, completion: Completion) -> dict[str, Any]:
-    async for output in service.run(completion.generations):
+    async for output in service.whole(completion.generations):
         _take(completion, output)
     documents = [_document(service, completion, choice) for choice in completion.choices.values()]
     return completion.heading.document("text_completion", choices=documents, usage=completion.usage.document())
@@ -174,7 +174,7 @@ async def complete(service: Service, completion: Completion) -> dict[str, Any]:
 async def stream(service: Service, completion: Completion) -> AsyncIterator[dict[str, Any]]:
     options = completion.request.stream_options
     wants_usage = options is not None and options.include_usage
-    async for output in service.run(completion.generations):
+    async for output in service.streamed(completion.generations):
         choice = _take(completion, output)
         if choice.text or choice.num_placed or output.finish_reason is not None:
             document = _document(service, completion, choice)

@@ -15,6 +15,8 @@ from tunery.serving.requests import Backend, Generation, Output, SamplingParams
 from tunery.serving.text import TokenTable
 from tunery.texts import say
 
+STREAM_EVERY_S = 1 / 30  # as often as a film shows a picture
+
 
 @dataclass
 class Service:
@@ -60,8 +62,13 @@ class Service:
                 code="context_length_exceeded",
             )
 
-    def run(self, generations: list[Generation]) -> AsyncIterator[Output]:
+    def whole(self, generations: list[Generation]) -> AsyncIterator[Output]:
+        """Each answer's one output."""
         return self.broker.run(self.engine, generations)
+
+    def streamed(self, generations: list[Generation]) -> AsyncIterator[Output]:
+        """The answers' outputs as they come, the first of each at once."""
+        return self.broker.run(self.engine, generations, STREAM_EVERY_S)
 
     def generations(
         self, request: Generating, prompt_ids: list[int], params: SamplingParams, count: int, salt_seed: str = ""
