@@ -93,7 +93,7 @@ def records(api: Api, number: int, project_id: str | None = None) -> Sequence[Ro
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("after", [1, 20], ids=["first chunk", "between chunks"])
+@pytest.mark.parametrize("after", [1, 8], ids=["first chunk", "between chunks"])
 @pytest.mark.parametrize("kind", ASKED)
 def test_a_stream_costs_what_was_computed_until_it_was_broken_off(
     api: Api, url: str, engine_url: str, kind: str, after: int
@@ -145,7 +145,7 @@ def test_a_client_that_goes_while_it_waits_pays_no_more_than_was_computed(api: A
 
 def test_the_tokens_of_the_minute_are_corrected_and_not_forgotten(api: Api, url: str) -> None:
     path, body = ASKED["chat"]
-    break_off(url, path, LONG | body | {"stream": True}, 20)
+    break_off(url, path, LONG | body | {"stream": True}, 8)
     (record,) = records(api, 1)
     left = int(api.client.post(path, json=LONG | body | {"max_tokens": 1}).headers["x-ratelimit-remaining-tokens"])
 
