@@ -3,11 +3,14 @@
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
-from playwright.sync_api import Page
+from playwright.sync_api import Page, ViewportSize
 
 FOLDER = Path(__file__).parent
 SERIOUS = ("serious", "critical")
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+SIZES: tuple[ViewportSize, ...] = ({"width": 1280, "height": 900}, {"width": 375, "height": 720})
 # A dialog is transparent for two frames before the animation that shows it exists: its class tells.
 STILL = """() => !document.querySelector("[class*='-enter-active'], [class*='-leave-active']")
   && document.getAnimations().every(each => each.effect.getComputedTiming().endTime === Infinity)"""
@@ -22,9 +25,23 @@ def axe() -> str:
 
 
 def violations(page: Page) -> list[str]:
-    """Rule and place of every serious violation, with the pointer away and transitions ended: axe cannot tell the
-    colour under a button's glow, nor one that is halfway. It takes a dialog's backdrop for something above its
-    buttons: it is hidden meanwhile."""
+    """Rule and place of every serious violation, wide and narrow, light and dark. The page is left as it was."""
+    before, was_dark = page.viewport_size, page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    found: list[str] = []
+    for scheme in SCHEMES:
+        page.emulate_media(color_scheme=scheme)
+        for size in SIZES:
+            page.set_viewport_size(size)
+            found += [f"{scheme}, {size['width']} wide: {each}" for each in _found(page)]
+    page.emulate_media(color_scheme="dark" if was_dark else "light")
+    if before is not None:
+        page.set_viewport_size(before)
+    return found
+
+
+def _found(page: Page) -> list[str]:
+    """With the pointer away and transitions ended: axe cannot tell the colour under a button's glow, nor one that is
+    halfway. It takes a dialog's backdrop for something above its buttons: it is hidden meanwhile."""
     page.mouse.move(0, 0)
     page.wait_for_function(STILL)
     page.evaluate(axe())

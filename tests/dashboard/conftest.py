@@ -41,3 +41,14 @@ def visit(browser: Browser, url: str, *, locale: str = "en-US", **options: objec
     free.append(context)
     assert visitor.errors == []
     assert visitor.strangers == []
+
+
+@pytest.fixture(scope="session")
+def tiny_catalog(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base that trains and answers within seconds."""
+    path = tmp_path_factory.mktemp("catalog") / "catalog.toml"
+    path.write_text(
+        f'[bases.tiny]\nsource = "path:{tiny_model_dir}"\ncontext_length = 2048\nlearning_rate = 5e-3\n'
+        'lora_rank = 4\nlora_alpha = 8\n\n[[models]]\nname = "tiny"\nbase = "tiny"\n'
+    )
+    return path

@@ -71,9 +71,8 @@ def test_every_page_comes_without_complaint(signed_in: Visitor, jobs: object, da
         assert page.locator("[role=alert]").all_inner_texts() == [], path
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_serious_violation(browser: Browser, stand: Stand, jobs: dict, dataset: str, scheme: str) -> None:
-    for visitor in visit(browser, stand.url, color_scheme=scheme):
+def test_axe_finds_no_serious_violation(browser: Browser, stand: Stand, jobs: dict, dataset: str) -> None:
+    for visitor in visit(browser, stand.url):
         visitor.page.goto(f"{stand.url}/")
         found = violations(visitor.page)
         visitor.sign_in(stand.key)

@@ -28,17 +28,6 @@ T = translator("ja")
 
 
 @pytest.fixture(scope="module")
-def tiny_catalog(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base that trains and answers within seconds."""
-    path = tmp_path_factory.mktemp("catalog") / "catalog.toml"
-    path.write_text(
-        f'[bases.tiny]\nsource = "path:{tiny_model_dir}"\ncontext_length = 2048\nlearning_rate = 5e-3\n'
-        'lora_rank = 4\nlora_alpha = 8\n\n[[models]]\nname = "tiny"\nbase = "tiny"\n'
-    )
-    return path
-
-
-@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, tiny_catalog: Path, tiny_model_dir: Path) -> Iterator[Stand]:
     stand = Stand(tmp_path_factory.mktemp("story"), catalog=tiny_catalog)
     stand.start_engine(f"path:{tiny_model_dir}")
@@ -65,8 +54,6 @@ def test_from_a_file_to_a_comparison(browser: Browser, server: Stand, marv: Path
         _close_the_tab_and_find_it_finished(visitor, address)
         _chat_side_by_side(visitor)
         _compare(visitor, server)
-        _write_the_card(visitor)
-        _again_with_changes(visitor, address)
         _see_the_cost(visitor)
 
 
@@ -156,34 +143,6 @@ def _compare(visitor: Visitor, server: Stand) -> None:
     page = visitor.go("/compare")
     page.locator("table").get_by_role("link", name="marv.jsonl").click()
     expect(page.get_by_text("Answers, differing ones first")).to_be_visible()
-    assert violations(page) == []
-
-
-def _write_the_card(visitor: Visitor) -> None:
-    page = visitor.go("/models")
-    page.locator("tbody tr", has_text="story").locator("a").first.click()
-    expect(page.locator(".tiles")).to_contain_text("last 30 days")
-    expect(page.locator("#main canvas")).to_be_visible()  # it was asked: its tokens by day
-    page.get_by_role("button", name="Write the card").click()
-    page.get_by_label("Card", exact=True).fill("## Marv\n\nSarcastic, *mostly* right.")
-    page.locator(".dialog").get_by_role("button", name="Save").click()
-    expect(page.locator(".card em")).to_have_text("mostly")
-
-
-def _again_with_changes(visitor: Visitor, address: str) -> None:
-    """By the keys alone, then both runs in one chart."""
-    page = visitor.page
-    page.goto(address)
-    page.get_by_role("link", name="Again with changes").press("Enter")
-    page.get_by_label("Epochs").fill("2")
-    expect(page.locator(".report")).to_contain_text("4 answers to sample prompts")
-    page.get_by_role("button", name="Start fine-tuning").press("Enter")
-    page.wait_for_url("**/jobs/ftjob-*beside=*")
-    expect(page.locator(".chip").first).to_have_text("Succeeded", timeout=120_000)
-    page.get_by_role("link", name="In one chart").press("Enter")
-    expect(page.locator("[role=table] tbody")).to_contain_text("Epochs")
-    names = "Number(document.querySelector('.chart').id.slice(1))"
-    page.wait_for_function(f"getElement({names})?.chart?.getOption().series.length === 2")
     assert violations(page) == []
 
 
