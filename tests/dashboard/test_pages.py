@@ -28,6 +28,7 @@ from tests.dashboard.rows import (
     organization_and_project,
 )
 from tests.dashboard.stand import Stand
+from tunery.dashboard.jobs.overlay import overlay_path
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import FineTuningJob, JobError, JobStatus
 from tunery.domain.notices import WebhookEndpoint
@@ -88,7 +89,8 @@ def test_a_phone_shows_every_page_without_sideways_scrolling(browser: Browser, s
     for visitor in visit(browser, stand.url):
         visitor.page.set_viewport_size({"width": 375, "height": 720})
         visitor.sign_in(stand.key)
-        for path in (*PATHS, f"/jobs/{jobs[JobStatus.SUCCEEDED].id}"):
+        some = [jobs[status].id for status in (JobStatus.SUCCEEDED, JobStatus.FAILED)]
+        for path in (*PATHS, f"/jobs/{some[0]}", overlay_path(*some)):
             page = visitor.go(path)
             assert page.evaluate("document.documentElement.scrollWidth") <= 375, path
 
