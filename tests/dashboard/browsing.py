@@ -1,6 +1,7 @@
 """A page in Chromium that remembers what went wrong in it."""
 
 import shutil
+import subprocess
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -25,6 +26,11 @@ OF_THE_FRAMEWORK = "Cannot read properties of undefined (reading 'dispose')"
 
 def find_chromium() -> str | None:
     return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+def find_japanese_font() -> bool:
+    listed = subprocess.run(["fc-list", ":lang=ja"], capture_output=True, text=True, check=False)
+    return bool(listed.stdout.strip())
 
 
 def launch(playwright: Playwright, executable: str) -> Browser:

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from openai import OpenAI
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.dashboard.browsing import find_chromium, launch
+from tests.dashboard.browsing import find_chromium, find_japanese_font, launch
 from tests.dashboard.rows import BASE, every_state
 from tests.dashboard.stand import Stand
 from tests.loops import run
@@ -66,6 +66,8 @@ def take(home: Path, *, with_readme: bool) -> None:
     executable = find_chromium()
     if executable is None:
         raise SystemExit("No Chromium here: `sh scripts/install-debian.sh` installs it.")
+    if not find_japanese_font():
+        raise SystemExit("No Japanese font here, so its pictures would show boxes: apt-get install fonts-noto-cjk")
     cache = REPOSITORY / ".cache" / "models"
     stand = Stand(home, model_cache=cache)
     with write(stand.database) as conn:
