@@ -42,7 +42,7 @@ def test_a_form_of_another_site_does_nothing(browser_like: httpx.Client) -> None
     assert browser_like.post("/dashboard/upload", content=b"{}", headers=stranger).status_code == 401
     page = browser_like.get("/dashboard/")
     assert page.status_code == 200
-    assert "dataset.theme = matchMedia" in page.text  # still as the system
+    assert "dataset.theme = dark.matches" in page.text  # still as the system
 
 
 @pytest.mark.parametrize("origin", ["https://elsewhere.example", "null", "http://[", "http://[::1", "//", "127.0.0.1"])

@@ -57,17 +57,24 @@ def show_alone(request: Request, language: str, theme: str, t: Translator, title
         empty("search_off", title, text, action=action, is_page=True)
 
 
+# An open page follows the system's change from day to night.
+COLOURS_OF_THE_SYSTEM = """{
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const follow = () => (document.documentElement.dataset.theme = dark.matches ? "dark" : "light");
+  dark.addEventListener("change", follow);
+  follow();
+}"""
+
+
 def begin_document(request: Request, language: str, theme: str, t: Translator) -> None:
     """Language and colours are set before the first paint: no flash of the other theme."""
-    chosen = {"light": "'light'", "dark": "'dark'"}.get(
-        theme, "matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light'"
-    )
+    is_chosen = theme in ("light", "dark")
+    colours = f"document.documentElement.dataset.theme = {json.dumps(theme)};" if is_chosen else COLOURS_OF_THE_SYSTEM
     words = json.dumps([t("connection.lost"), t("connection.retrying")])
     ui.add_head_html(
         script(
             request,
-            f"document.documentElement.lang = {json.dumps(language)};"
-            f"document.documentElement.dataset.theme = {chosen};",
+            f"document.documentElement.lang = {json.dumps(language)}; {colours}",
         )
     )
     ui.add_body_html(
