@@ -47,7 +47,7 @@ Wanted = TypeVar("Wanted", bound=BaseModel)
 # What the api takes is at most half as large; written anew, its numbers may take more room.
 MAX_BODY_BYTES = 16 * 1024 * 1024
 
-Chunks = AsyncIterator[dict[str, Any]]
+Chunks = AsyncIterator[list[dict[str, Any]]]
 
 
 def create_app(service: Service) -> Starlette:
@@ -215,11 +215,11 @@ async def _event_stream(chunks: Chunks) -> Response:
     )
 
 
-async def _events(first: dict[str, Any], chunks: Chunks) -> AsyncIterator[bytes]:
+async def _events(first: list[dict[str, Any]], chunks: Chunks) -> AsyncIterator[bytes]:
     try:
-        yield write_event(first)
-        async for chunk in chunks:
-            yield write_event(chunk)
+        yield b"".join(map(write_event, first))
+        async for some in chunks:
+            yield b"".join(map(write_event, some))
     except TuneryError as exc:
         yield write_event(exc.body_with_text())
     except Exception:

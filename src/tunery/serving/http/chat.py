@@ -1,6 +1,6 @@
 """Chat completions: a request becomes generations, their outputs become an answer or a stream of chunks."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,6 +88,7 @@ class _Choice:
 
     index: int
     calls: CallStream | None
+    has_begun: bool = False  # to be told
     text: str = ""
     call_documents: list[dict[str, Any]] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -165,29 +166,35 @@ def _choice_document(chat: Chat, choice: _Choice, table: TokenTable) -> dict[str
     return document
 
 
-async def stream(service: Service, chat: Chat) -> AsyncIterator[dict[str, Any]]:
-    """Chunks: for each choice its role, then what it says, then its finish_reason; usage last, if asked for."""
-    choices = _choices(chat)
-    has_begun: set[int] = set()
+async def stream(service: Service, chat: Chat) -> AsyncIterator[list[dict[str, Any]]]:
+    """Chunks, those in one list that come at once: for each choice its role, then what it says, then its
+    finish_reason; usage last, if asked for."""
+    choices, num_open = _choices(chat), len(chat.generations)
     async for output in service.streamed(chat.generations):
-        choice = choices[output.id]
         chat.usage.take(output)
-        if choice.index not in has_begun:
-            has_begun.add(choice.index)
-            yield _chunk(chat, choice, {"role": "assistant", "content": "", "refusal": None})
-        deltas = [delta for piece in choice.pieces(output) for delta in _deltas(chat, choice, piece)]
-        choice.logprobs += output.logprobs
-        for delta in deltas:
-            # A token's log-probability goes with the text it ended in; a call's chunks carry none.
-            entries = chat_logprobs(choice.logprobs, service.table) if chat.request.logprobs else None
-            choice.logprobs = []
-            yield _chunk(chat, choice, delta, logprobs=entries)
-        if output.finish_reason is not None:
-            reason = _finish_reason(chat, choice, output.finish_reason)
-            left = chat_logprobs(choice.logprobs, service.table) if choice.logprobs else None
-            yield _chunk(chat, choice, {}, logprobs=left, finish_reason=reason)
-    if _wants_usage(chat):
-        yield _chunk_document(chat, [], usage=chat.usage.document())
+        chunks = list(_chunks(service, chat, choices[output.id], output))
+        num_open -= output.finish_reason is not None
+        if not num_open and _wants_usage(chat):
+            chunks.append(_chunk_document(chat, [], usage=chat.usage.document()))
+        if chunks:
+            yield chunks
+
+
+def _chunks(service: Service, chat: Chat, choice: _Choice, output: Output) -> Iterator[dict[str, Any]]:
+    if not choice.has_begun:
+        choice.has_begun = True
+        yield _chunk(chat, choice, {"role": "assistant", "content": "", "refusal": None})
+    deltas = [delta for piece in choice.pieces(output) for delta in _deltas(chat, choice, piece)]
+    choice.logprobs += output.logprobs
+    for delta in deltas:
+        # A token's log-probability goes with the text it ended in; a call's chunks carry none.
+        entries = chat_logprobs(choice.logprobs, service.table) if chat.request.logprobs else None
+        choice.logprobs = []
+        yield _chunk(chat, choice, delta, logprobs=entries)
+    if output.finish_reason is not None:
+        reason = _finish_reason(chat, choice, output.finish_reason)
+        left = chat_logprobs(choice.logprobs, service.table) if choice.logprobs else None
+        yield _chunk(chat, choice, {}, logprobs=left, finish_reason=reason)
 
 
 def _deltas(chat: Chat, choice: _Choice, piece: Piece) -> list[dict[str, Any]]:

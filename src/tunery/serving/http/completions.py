@@ -171,20 +171,24 @@ async def complete(service: Service, completion: Completion) -> dict[str, Any]:
     return completion.heading.document("text_completion", choices=documents, usage=completion.usage.document())
 
 
-async def stream(service: Service, completion: Completion) -> AsyncIterator[dict[str, Any]]:
-    options = completion.request.stream_options
+async def stream(service: Service, completion: Completion) -> AsyncIterator[list[dict[str, Any]]]:
+    """Chunks, those in one list that come at once."""
+    options, num_open = completion.request.stream_options, len(completion.generations)
     wants_usage = options is not None and options.include_usage
     async for output in service.streamed(completion.generations):
-        choice = _take(completion, output)
+        choice, chunks = _take(completion, output), list[dict[str, Any]]()
+        num_open -= output.finish_reason is not None
         if choice.text or choice.num_placed or output.finish_reason is not None:
             document = _document(service, completion, choice)
             choice.has_begun = True
             num_told = choice.num_placed
             choice.text = ""
             del choice.logprobs[:num_told], choice.offsets[:num_told]
-            yield _chunk(completion, [document], {"usage": None} if wants_usage else {})
-    if wants_usage:
-        yield _chunk(completion, [], {"usage": completion.usage.document()})
+            chunks.append(_chunk(completion, [document], {"usage": None} if wants_usage else {}))
+        if not num_open and wants_usage:
+            chunks.append(_chunk(completion, [], {"usage": completion.usage.document()}))
+        if chunks:
+            yield chunks
 
 
 def _document(service: Service, completion: Completion, choice: _Choice) -> dict[str, Any]:
