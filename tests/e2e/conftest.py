@@ -83,11 +83,16 @@ def stop(served: Served) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_settings(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """OpenAI's name on the random two-layer model: what is tested here is the processes, not what they learn."""
-    catalog = tmp_path_factory.mktemp("catalog") / "catalog.toml"
+    """OpenAI's name on the random two-layer model, and on another one's vectors: what is tested here is the processes, not what they learn."""
+    from tests.tiny_encoder import write_tiny_encoder
+
+    catalog, encoder = tmp_path_factory.mktemp("catalog") / "catalog.toml", tmp_path_factory.mktemp("encoder")
+    write_tiny_encoder(encoder)
     catalog.write_text(
         f'[bases.tiny]\nsource = "path:{tiny_model_dir}"\ncontext_length = 2048\n\n'
         f'[[models]]\nname = "{BASE}"\naliases = ["gpt-4o-mini"]\nbase = "tiny"\n'
+        f'[bases.tiny-encoder]\nsource = "path:{encoder}"\ncontext_length = 8192\ndimensions = 384\n\n'
+        '[[models]]\nname = "text-embedding-3-small"\nbase = "tiny-encoder"\n'
     )
     return {"TUNERY_CATALOG": str(catalog), "OMP_NUM_THREADS": "1"}
 

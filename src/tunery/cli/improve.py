@@ -110,6 +110,7 @@ def _show_rows(found: "Doubts") -> None:
         (
             str(doubt.line),
             f"{doubt.likelihood:.1%}",
+            f"{doubt.alike:.0%}" if doubt.alike is not None else "",
             doubt.answer,
             f"{doubt.own_answer} ({doubt.own_likelihood:.0%})" if doubt.contradicts else "",
             f"line {doubt.near}" if doubt.near else "",
@@ -117,7 +118,7 @@ def _show_rows(found: "Doubts") -> None:
         )
         for doubt in found.rows
     ]
-    columns = (">line", ">likely", "answer in the file", "the model says", "contradicts", "question")
+    columns = (">line", ">likely", ">by rows alike", "answer in the file", "the model says", "contradicts", "question")
     console.print(table(columns, rows, empty="No rows."))
     console.print("\nRead these first. A wrong one is mended in the file, a right one tells what the model finds hard.")
 

@@ -1,8 +1,9 @@
-"""Which rows are bad? Rows whose answer is unlikely to models that were trained on the others, what those say instead,
-and rows that ask nearly the same and answer otherwise.
+"""Which rows are bad? Rows whose answer is unlikely to models that were trained on the others, and whose label is unlikely
+by the rows that read alike; what those models say instead, and rows that ask nearly the same and answer otherwise.
 
 A job knows its wrong answers by heart after two or three epochs (docs/improve.md has the figures), so it cannot be
-asked about its own rows. Two jobs on a half of them each can: each judges the rows that it has not seen.
+asked about its own rows. Two jobs on a half of them each can: each judges the rows that it has not seen. With half the
+rows they know little, however; where answers are labels, the rows that read alike know more (docs/improve.md).
 """
 
 from collections.abc import Sequence
@@ -11,15 +12,17 @@ from functools import partial
 
 import numpy as np
 
-from tunery.chat.examples import Example, Message
+from tunery.chat.examples import Message
 from tunery.datasets.answers import said
 from tunery.datasets.conversations import as_conversation
 from tunery.datasets.features import read_features
 from tunery.datasets.similarity import NearIndex, sign
 from tunery.domain.answers import is_exact
 from tunery.domain.errors import InvalidRequest
+from tunery.improve import alike
 from tunery.improve.asking import Likelihood, Row, ask_all, examples_of, in_parallel, likelihood, readable_rows
 from tunery.improve.jobs import MIN_ROWS, Part, Server, Subject, ended, files_of, halves, make
+from tunery.improve.prompt import labels_of
 from tunery.texts import say
 
 SHORT_ANSWER_TOKENS = 8  # up to here an answer is a label: all of it is right or wrong
@@ -33,6 +36,7 @@ class Doubt:
     question: str
     answer: str
     likelihood: float  # 0..1: of the answer; of a long one of a token of it; of a pair that the better is preferred
+    alike: float | None  # 0..1: of the label against the best other one, by rows that read alike; None where none are
     own_answer: str | None  # what the model says itself; None where it was not asked
     own_likelihood: float | None
     near: int | None  # a line that asks the same or nearly so, and answers otherwise
@@ -59,8 +63,9 @@ def plan(subject: Subject) -> list[Part]:
 
 
 def num_tokens(subject: Subject) -> int:
-    """Of the questions that `read` asks, about."""
-    return round(subject.tokens_a_row * len(subject.rows))
+    """Of the questions that `read` asks, about: for labels once more, to an embedding model, which costs less."""
+    times = 2 if _are_labels(readable_rows(subject.rows)) else 1
+    return round(times * subject.tokens_a_row * len(subject.rows))
 
 
 def start(subject: Subject) -> list[str]:
@@ -79,7 +84,9 @@ def read(subject: Subject, job_ids: Sequence[str], *, most: int = 30) -> Doubts:
     if not (rows := readable_rows(subject.rows)):
         raise InvalidRequest(say("improve.nothing_to_ask", file_id=subject.job.training_file))
     scores, is_short = _scores(subject.server, judge, rows)
-    chosen = [int(index) for index in np.argsort(scores, kind="stable")[:most]]
+    odds = _odds(subject.server, rows)
+    doubted = scores if odds is None else scores + odds
+    chosen = [int(index) for index in np.argsort(doubted, kind="stable")[:most]]
     own: dict[int, tuple[str, float]] = {}
     if is_short and not any(row.worse or row.tools for row in rows):
         own = _own_answers(subject.server, judge, [rows[index] for index in chosen])
@@ -92,6 +99,7 @@ def read(subject: Subject, job_ids: Sequence[str], *, most: int = 30) -> Doubts:
                 question=said(row.messages[-1])[:EXCERPT],
                 answer=said(row.answer)[:EXCERPT],
                 likelihood=float(np.exp(scores[index])),
+                alike=None if odds is None else float(1 / (1 + np.exp(-odds[index]))),
                 own_answer=own[row.line][0] if row.line in own else None,
                 own_likelihood=own[row.line][1] if row.line in own else None,
                 near=near.get(row.line),
@@ -102,12 +110,24 @@ def read(subject: Subject, job_ids: Sequence[str], *, most: int = 30) -> Doubts:
     )
 
 
+def _are_labels(rows: list[Row]) -> bool:
+    return not any(row.worse or row.tools for row in rows) and bool(labels_of(rows))
+
+
+def _odds(server: Server, rows: list[Row]) -> np.ndarray | None:
+    """Of the labels, by the rows that read alike [rows]; None where answers are no labels, or nothing reads."""
+    if not _are_labels(rows):
+        return None
+    questions = ["\n".join(said(message) for message in _spoken(row.messages)) for row in rows]
+    return alike.odds(server, questions, [said(row.answer) for row in rows])
+
+
 def contradicting_lines(subject: Subject) -> dict[int, int]:
     """Of rows that ask the same or nearly the same and answer otherwise, each with one of the others."""
     index, first, answers, found = NearIndex(), dict[int, int](), dict[int, int](), dict[int, int]()
     for example in examples_of(subject.rows):
         features, line = read_features(example), example.line
-        asked = sign("\n".join(said(message) for message in _spoken(example)))
+        asked = sign("\n".join(said(message) for message in _spoken(as_conversation(example).messages)))
         alike = {key for key, _ in index.near(asked)} | {first.setdefault(features.input_hash, line)}
         answers[line] = features.answer_hash
         for other in sorted(alike):
@@ -118,8 +138,8 @@ def contradicting_lines(subject: Subject) -> dict[int, int]:
     return found
 
 
-def _spoken(example: Example) -> list[Message]:
-    return [message for message in as_conversation(example).messages if message["role"] not in ("system", "developer")]
+def _spoken(messages: list[Message]) -> list[Message]:
+    return [message for message in messages if message["role"] not in ("system", "developer")]
 
 
 def _scores(server: Server, judge: dict[int, str], rows: list[Row]) -> tuple[np.ndarray, bool]:

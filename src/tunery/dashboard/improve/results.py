@@ -45,11 +45,14 @@ def _rows(job: Json, found: Doubts, t: Translator) -> None:
             own = html.two_lines(_data(doubt.own_answer), f"{doubt.own_likelihood:.0%}")
         near = to_line(doubt.near) if doubt.near else html.DASH
         question, answer = _data(doubt.question), _data(doubt.answer)
-        return Row(str(doubt.line), [to_line(doubt.line), f"{doubt.likelihood:.1%}", answer, own, near, question])
+        alike = html.DASH if doubt.alike is None else f"{doubt.alike:.0%}"
+        likely = f"{doubt.likelihood:.1%}"
+        return Row(str(doubt.line), [to_line(doubt.line), likely, alike, answer, own, near, question])
 
     columns = [
         Column(t("improve.row")),
         Column(t("improve.likely"), numeric=True),
+        Column(t("improve.alike"), numeric=True),
         Column(t("improve.answer")),
         Column(t("improve.own")),
         Column(t("improve.near")),
