@@ -83,7 +83,7 @@ def stop(served: Served) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_settings(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """OpenAI's name on the random two-layer model, and on another one's vectors: what is tested here is the processes, not what they learn."""
+    """OpenAI's names on random two-layer models: what is tested here is the processes, not what they learn."""
     from tests.tiny_encoder import write_tiny_encoder
 
     catalog, encoder = tmp_path_factory.mktemp("catalog") / "catalog.toml", tmp_path_factory.mktemp("encoder")

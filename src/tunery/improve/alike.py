@@ -1,8 +1,8 @@
 """What the rows that read alike say of a row's label, of which they alone are asked: no job is needed for it.
 
-Each question becomes a vector, and the labels are fitted to the vectors by ridge regression. What the fit would say of a
-row without that row follows from the fit with all of them, in closed form, so every row is judged by all others. How far
-that is to be trusted is measured on the same rows: vectors that tell the labels from each other badly say little.
+Each question becomes a vector, and the labels are fitted to the vectors by ridge regression. What the fit would say of
+a row without that row follows from the fit with all of them, in closed form, so every row is judged by all others. How
+far that is to be trusted is measured on the same rows: vectors that tell the labels from each other badly say little.
 """
 
 from collections.abc import Sequence

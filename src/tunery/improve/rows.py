@@ -1,5 +1,6 @@
-"""Which rows are bad? Rows whose answer is unlikely to models that were trained on the others, and whose label is unlikely
-by the rows that read alike; what those models say instead, and rows that ask nearly the same and answer otherwise.
+"""Which rows are bad? Rows whose answer is unlikely to models that were trained on the others, and whose label is
+unlikely by the rows that read alike; what those models say instead, and rows that ask nearly the same and answer
+otherwise.
 
 A job knows its wrong answers by heart after two or three epochs (docs/improve.md has the figures), so it cannot be
 asked about its own rows. Two jobs on a half of them each can: each judges the rows that it has not seen. With half the
