@@ -1,7 +1,8 @@
 """`python benchmarks/improve.py --json`: whether `tunery improve` says the truth on the ticket example.
 
 worst_rank   of ten labels that were changed on purpose, the place of the last one among the rows by doubt (of 168);
-             the worst of all seeds; all_found: it is among the first 30, which `tunery improve` shows
+             the worst of all seeds, and `ranks` by seed; all_found: it is among the first 30, which `tunery improve`
+             shows
 curve        the loss that quarters and halves foretell for all rows, with its interval, and the one that was measured
 gain         what twice the rows would take away of it
 
@@ -56,6 +57,7 @@ def measure(client: OpenAI, seeds: int) -> dict[str, Any]:
     learnt = curve.read(subject, waited(client, curve.start(subject)))
     return {
         "worst_rank": max(ranks),
+        "ranks": ranks,
         "all_found": max(ranks) <= NUM_SHOWN,
         "num_rows": len(lines),
         "curve": {"expected": asdict(learnt.expected), "measured": learnt.measured.loss, "holds": learnt.holds},

@@ -36,7 +36,7 @@ def odds(server: Server, questions: Sequence[str], labels: Sequence[str]) -> np.
 
 
 def judged(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """As `odds`, of vectors [rows, dimensions] of length 1 and the labels' numbers [rows]."""
+    """As `odds`, of vectors [rows, dimensions] of length 1 and the labels' numbers [rows], two or more."""
     own = np.eye(labels.max() + 1)[labels]
     solved = np.linalg.solve(vectors.T @ vectors + RIDGE * np.eye(vectors.shape[1]), vectors.T)
     weight_of_itself = np.einsum("rd,dr->r", vectors, solved)[:, None]

@@ -112,7 +112,7 @@ def read(subject: Subject, job_ids: Sequence[str], *, most: int = 30) -> Doubts:
 
 
 def _are_labels(rows: list[Row]) -> bool:
-    return not any(row.worse or row.tools for row in rows) and bool(labels_of(rows))
+    return not any(row.worse or row.tools for row in rows) and len(labels_of(rows)) > 1
 
 
 def _odds(server: Server, rows: list[Row]) -> np.ndarray | None:
