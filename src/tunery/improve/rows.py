@@ -10,6 +10,7 @@ rows they know little, however; where answers are labels, the rows that read ali
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,9 +27,13 @@ from tunery.improve.jobs import MIN_ROWS, Part, Server, Subject, ended, files_of
 from tunery.improve.prompt import labels_of
 from tunery.texts import say
 
+if TYPE_CHECKING:
+    from openai.types.fine_tuning import FineTuningJob
+
 SHORT_ANSWER_TOKENS = 8  # up to here an answer is a label: all of it is right or wrong
 MOST_TOKENS = 32  # of the model's own answer, which is asked where answers are short
 EXCERPT = 200
+TRUST = 0.5  # in what a model says of a label: one that has learnt a few rows by heart is surer than it is right
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,9 @@ def plan(subject: Subject) -> list[Part]:
 
 
 def num_tokens(subject: Subject) -> int:
-    """Of the questions that `read` asks, about: for labels once more, to an embedding model, which costs less."""
-    times = 2 if _are_labels(readable_rows(subject.rows)) else 1
+    """Of the questions that `read` asks, about: of labels also to an earlier checkpoint, and to an embedding model,
+    which costs less."""
+    times = 3 if _are_labels(readable_rows(subject.rows)) else 1
     return round(times * subject.tokens_a_row * len(subject.rows))
 
 
@@ -78,15 +84,15 @@ def start(subject: Subject) -> list[str]:
 def read(subject: Subject, job_ids: Sequence[str], *, most: int = 30) -> Doubts:
     """The `most` doubtful rows. Of the jobs that `start` named, which have ended. Raises InvalidRequest where one did
     not succeed, and where no row can be asked."""
-    models = [job.fine_tuned_model or "" for job in ended(subject.server, job_ids)]
-    learnt = [{subject.rows[position].number for position in part.rows or ()} for part in plan(subject)]
-    # The row that an odd number leaves over was seen by neither.
-    judge = {row.number: models[int(row.number in learnt[0])] for row in subject.rows}
+    jobs = ended(subject.server, job_ids)
+    judge = _judges(subject, [job.fine_tuned_model or "" for job in jobs])
     if not (rows := readable_rows(subject.rows)):
         raise InvalidRequest(say("improve.nothing_to_ask", file_id=subject.job.training_file))
     scores, is_short = _scores(subject.server, judge, rows)
-    odds = _odds(subject.server, rows)
-    doubted = scores if odds is None else scores + odds
+    doubted, odds = scores, _odds(subject.server, rows)
+    if odds is not None:
+        before = _judges(subject, [_earlier(subject.server, job) for job in jobs])
+        doubted = TRUST * (scores + _scores(subject.server, before, rows)[0]) / 2 + odds
     chosen = [int(index) for index in np.argsort(doubted, kind="stable")[:most]]
     own: dict[int, tuple[str, float]] = {}
     if is_short and not any(row.worse or row.tools for row in rows):
@@ -121,6 +127,19 @@ def _odds(server: Server, rows: list[Row]) -> np.ndarray | None:
         return None
     questions = ["\n".join(said(message) for message in _spoken(row.messages)) for row in rows]
     return alike.odds(server, questions, [said(row.answer) for row in rows])
+
+
+def _judges(subject: Subject, models: Sequence[str]) -> dict[int, str]:
+    """By line, which of the halves' models has not seen it. `models`: in the order of `plan`."""
+    learnt = {subject.rows[position].number for position in plan(subject)[0].rows or ()}
+    # The row that an odd number leaves over was seen by neither.
+    return {row.number: models[int(row.number in learnt)] for row in subject.rows}
+
+
+def _earlier(server: Server, job: "FineTuningJob") -> str:
+    """The newest other checkpoint that is kept; the job's model where there is none."""
+    kept = [point.fine_tuned_model_checkpoint for point in server.client.fine_tuning.jobs.checkpoints.list(job.id)]
+    return next((model for model in kept if model != job.fine_tuned_model), job.fine_tuned_model or "")
 
 
 def contradicting_lines(subject: Subject) -> dict[int, int]:
