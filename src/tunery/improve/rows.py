@@ -137,9 +137,11 @@ def _judges(subject: Subject, models: Sequence[str]) -> dict[int, str]:
 
 
 def _earlier(server: Server, job: "FineTuningJob") -> str:
-    """The newest other checkpoint that is kept; the job's model where there is none."""
-    kept = [point.fine_tuned_model_checkpoint for point in server.client.fine_tuning.jobs.checkpoints.list(job.id)]
-    return next((model for model in kept if model != job.fine_tuned_model), job.fine_tuned_model or "")
+    """The newest other checkpoint that nobody has deleted; the job's model where there is none."""
+    known = {model.id for model in server.client.models.list()}
+    listed = [point.fine_tuned_model_checkpoint for point in server.client.fine_tuning.jobs.checkpoints.list(job.id)]
+    kept = (model for model in listed if model in known and model != job.fine_tuned_model)
+    return next(kept, job.fine_tuned_model or "")
 
 
 def contradicting_lines(subject: Subject) -> dict[int, int]:
