@@ -10,7 +10,7 @@ import pytest
 
 from tunery.datasets.lines import read_lines
 from tunery.domain.errors import InvalidRequest
-from tunery.improve import curve, prompt
+from tunery.improve import curve, prompt, rows
 from tunery.improve.asking import Likelihood, readable_rows
 from tunery.improve.curve import foretell
 from tunery.improve.jobs import Subject
@@ -19,7 +19,7 @@ from tunery.improve.rows import contradicting_lines, pair_score
 SIZES = [42, 42, 84, 84]
 
 
-def subject(rows: list[dict[str, Any]], **recipe: Any) -> Subject:
+def subject(lines: list[dict[str, Any]], **recipe: Any) -> Subject:
     """A job on these rows, with a validation file, of which nothing is asked."""
     job = SimpleNamespace(id="ftjob-1", training_file="file-1", validation_file="file-2", model="gpt-4o-mini")
     chosen = {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 1.8}
@@ -28,7 +28,7 @@ def subject(rows: list[dict[str, Any]], **recipe: Any) -> Subject:
         cast(Any, job),
         {"method": {"type": "supervised", "supervised": {"hyperparameters": chosen}}} | recipe,
     )
-    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    content = "".join(json.dumps(row) + "\n" for row in lines).encode()
     made.__dict__["rows"] = [line for line in read_lines([content]) if line.content]
     return made
 
@@ -90,6 +90,18 @@ def test_rows_that_contradict_each_other_are_named() -> None:
     assert found[6] == 2
 
 
+def test_labels_are_asked_three_times() -> None:
+    """By the halves' models, by those of an epoch before, and as vectors; other answers once."""
+    of_labels = subject([row(f"Ticket {n}", "ab"[n % 2]) for n in range(40)])
+    others = [
+        subject([row(f"Ticket {n}", f"Answer {n}") for n in range(40)]),
+        subject([row(f"Ticket {n}", "the same") for n in range(40)]),
+    ]
+    for each in (of_labels, *others):
+        each.__dict__["estimate"] = {"trained_tokens": 400, "num_examples": 40}
+    assert [rows.num_tokens(each) for each in (of_labels, *others)] == [1200, 400, 400]
+
+
 def test_a_pair_counts_by_which_answer_is_likelier() -> None:
     sure, torn, wrong = (pair_score(Likelihood(-2.0, 4), Likelihood(worse, 9)) for worse in (-20.0, -2.0, 6.0))
     assert sure > torn > wrong
@@ -97,15 +109,15 @@ def test_a_pair_counts_by_which_answer_is_likelier() -> None:
 
 
 def test_prompts_are_made_of_the_file() -> None:
-    rows = readable_rows(subject([row(f"Ticket {n}", "ab"[n % 2]) for n in range(8)]).rows)
-    assert sorted(prompt.labels_of(rows)) == ["a", "b"]
-    made = prompt.prompts(rows, rows[:1])
+    given = readable_rows(subject([row(f"Ticket {n}", "ab"[n % 2]) for n in range(8)]).rows)
+    assert sorted(prompt.labels_of(given)) == ["a", "b"]
+    made = prompt.prompts(given, given[:1])
     assert len(made) == 6
     spelt = made["base, an example of each label, labels spelt out"][0]
     assert spelt[0]["role"] == "system" and "a, b" in spelt[0]["content"]
     asked = [message["content"] for message in spelt if message["role"] == "user"]
     assert asked == ["Ticket 1", "Ticket 0"]  # of its own label no example: it is the question itself
-    assert not prompt.labels_of(rows[:4]) and not prompt.labels_of(
+    assert not prompt.labels_of(given[:4]) and not prompt.labels_of(
         readable_rows(subject([row(str(n), str(n)) for n in range(90)]).rows)
     )
     with pytest.raises(InvalidRequest, match="no labels"):
