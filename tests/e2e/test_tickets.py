@@ -14,7 +14,7 @@ from tunery.domain.files import example_file
 
 pytestmark = pytest.mark.e2e
 
-# Whose last one stands at place 13, of 30: room for a processor that rounds otherwise.
+# Whose last one stands at place 12, of 30: room for a processor that rounds otherwise.
 SEED = 0
 
 
