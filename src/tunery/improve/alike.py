@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from openai import NotFoundError
+from openai import InternalServerError, NotFoundError
 
 from tunery.domain.answers import normalise
 from tunery.improve.jobs import Server
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 EMBEDDER = "text-embedding-3-small"
 AT_ONCE = 64  # texts in a request
-MOST_CHARACTERS = 8000  # of a text: what it asks stands at its beginning or nowhere
+MOST_CHARACTERS = 4000  # of a text: what it asks stands at its beginning or nowhere
 RIDGE = 1.0  # of vectors of length 1
 SHARPNESS = np.linspace(0, 30, 61)  # 0: nothing is known
 
 
 def odds(server: Server, questions: Sequence[str], labels: Sequence[str]) -> np.ndarray | None:
     """By how much each row's own label is likelier than the best of the others, as a difference of logarithms [rows].
-    None where the server has no embedding model."""
+    None where the server has no embedding model, or cannot fetch it."""
     try:
         vectors = _vectors(server.client, questions)
-    except NotFoundError:
+    except (NotFoundError, InternalServerError):
         return None
     _, numbers = np.unique([normalise(label) for label in labels], return_inverse=True)
     return judged(vectors, numbers)
