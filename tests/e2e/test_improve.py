@@ -4,6 +4,8 @@ import json
 import random
 import re
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,10 @@ from tests.dashboard.conftest import visit
 from tests.dashboard.test_stored import check_page
 from tests.e2e.conftest import BASE, Served
 from tests.e2e.test_estimate import ours
+from tunery.cli.connection import get_own, post_own
+from tunery.improve.alike import odds
 from tunery.improve.asking import NUM_ASKED
+from tunery.improve.jobs import Server
 
 pytestmark = pytest.mark.e2e
 
@@ -182,3 +187,15 @@ def test_a_job_without_a_validation_file_is_measured_on_rows_that_are_held_back(
     assert sweep["as_it_was"]["model"] == whole.fine_tuned_model
     gain = sweep["as_it_was"]["loss"] - losses[0]  # a token of all answers: here each has as many
     assert sweep["difference"]["mean"] == pytest.approx(gain, abs=0.05)
+
+
+def test_without_an_embedding_model_no_row_is_asked(
+    start: Callable[..., Served], tiny_settings: dict[str, str]
+) -> None:
+    """Rows are then judged by the halves' models alone, as where the model cannot be fetched."""
+    catalog = Path(tiny_settings["TUNERY_CATALOG"])
+    gone = catalog.with_name("gone.toml")
+    gone.write_text(re.sub(r'(encoder\]\nsource = )"[^"]+"', r'\1"path:/nowhere"', catalog.read_text()))
+    client = start(TUNERY_CATALOG=str(gone)).client()
+    server = Server(client, partial(get_own, client), partial(post_own, client))
+    assert odds(server, ["a", "b"], ["A", "B"]) is None
