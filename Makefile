@@ -17,7 +17,7 @@ BEFORE_VLLM := tests/serving/test_vllm.py tests/serving/test_http.py tests/api/t
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check format faults vllm image bench conformance screenshots constraints clean
+.PHONY: help setup demo serve test check format faults vllm cluster image bench conformance screenshots constraints clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ faults: $(VENV)/.dev  ## ways out of the sandbox, as root and as an ordinary use
 
 vllm: $(VENV)/.dev .cache/vllm/.installed  ## the engine's tests against a vLLM (3.5 GB, which it fetches first)
 	TUNERY_TEST_VLLM=$(CURDIR)/.cache/vllm/bin/python $(BIN)/python -m pytest $(BEFORE_VLLM) $(ARGS)
+
+cluster: $(VENV)/.dev  ## a cluster on this machine, parts of which are killed under load: what is lost (some 5 minutes)
+	$(if $(wildcard .cache/vllm/.installed),TUNERY_TEST_VLLM=$(CURDIR)/.cache/vllm/bin/python) $(BIN)/python -m tests.cluster $(ARGS)
 
 image: $(VENV)/.dev  ## the container image on a fresh Debian, and compose.yaml's services from it (as root, some minutes)
 	sh scripts/test-image.sh

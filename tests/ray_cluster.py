@@ -1,6 +1,7 @@
 """A real Ray cluster on this machine, in a network of its own: a head without processors, and nodes of one each.
 
-What is started with `run` is inside that network. It reaches neither the machine's nor is it reached from there.
+What is started with `run` is inside that network. It reaches neither the machine's nor is it reached from there. A
+process that `alone` has started is in such a network with all that it starts, and its cluster makes none.
 """
 
 import os
@@ -23,16 +24,41 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 IS_ROOT = os.geteuid() == 0
 
 
-class RayCluster:
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
-        """`environment`: of the nodes, TUNERY_* beside the process's own."""
-        self._folder, self._environment = folder, environment
-        command = ["unshare", "--net", *([] if IS_ROOT else ["--map-root-user"])]
-        command += ["sh", "-c", "ip link set lo up && echo up && exec sleep infinity"]
-        self._network = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self._network.stdout is not None
-        if self._network.stdout.readline() != "up\n":
+def alone(command: Sequence[str]) -> list[str]:
+    """The command in a network of its own, as the same user: Postgres runs as no root."""
+    user = [] if IS_ROOT else ["--map-current-user", "--keep-caps"]
+    return ["unshare", "--net", *user, "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *command]
+
+
+class Network:
+    """One of its own, kept by a process that sleeps in it."""
+
+    def __init__(self) -> None:
+        self._keeper = subprocess.Popen(
+            alone(["sh", "-c", "echo up && exec sleep infinity"]), stdout=subprocess.PIPE, text=True
+        )
+        assert self._keeper.stdout is not None
+        if self._keeper.stdout.readline() != "up\n":
             raise RuntimeError("No network of one's own can be made here: unshare --net failed.")
+
+    @property
+    def enter(self) -> list[str]:
+        """What stands before a command that runs in it."""
+        user = [] if IS_ROOT else ["--user", "--preserve-credentials"]
+        return ["nsenter", "--net", f"--target={self._keeper.pid}", *user]
+
+    def close(self) -> None:
+        self._keeper.kill()
+        with self._keeper:  # closes what it wrote to, too
+            self._keeper.wait()
+
+
+class RayCluster:
+    def __init__(self, folder: Path, environment: Mapping[str, str], *, is_alone: bool = False) -> None:
+        """`environment`: of the nodes, TUNERY_* beside the process's own. `is_alone`: this process is in a network of
+        its own, which the cluster takes."""
+        self._folder, self._environment = folder, environment
+        self._network = None if is_alone else Network()
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         self._temp = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: a socket's path has 107 characters
 
@@ -43,8 +69,8 @@ class RayCluster:
             head = ["--head", f"--port={PORT}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={self._temp}"]
             self._start("head", *head)
             self._wait_for("head")
-        for core, name in enumerate(names):
-            prefix = ["taskset", "--cpu-list", str(core)] if pinned else []
+        for name in names:
+            prefix = ["taskset", "--cpu-list", str(len(self.nodes) - 1)] if pinned else []
             self._start(name, f"--address={ADDRESS}", "--num-cpus=1", prefix=prefix)
             self._wait_for(name)
 
@@ -58,8 +84,7 @@ class RayCluster:
             self.nodes[name] = self.run(command, environment, stdout=log, stderr=log)
 
     def run(self, command: list[str], environment: Mapping[str, str], **options: object) -> subprocess.Popen[bytes]:
-        enter = ["nsenter", "--net", f"--target={self._network.pid}"]
-        enter += [] if IS_ROOT else ["--user", "--preserve-credentials"]
+        enter = self._network.enter if self._network else []
         return subprocess.Popen([*enter, *command], env={**os.environ, **QUIET, **environment}, **options)  # type: ignore[call-overload]
 
     def _wait_for(self, name: str) -> None:
@@ -89,9 +114,8 @@ class RayCluster:
     def close(self) -> None:
         for name in [*self.nodes]:
             self.kill(name)
-        self._network.kill()
-        with self._network:  # closes what it wrote to, too
-            self._network.wait()
+        if self._network:
+            self._network.close()
         shutil.rmtree(self._temp, ignore_errors=True)
 
 

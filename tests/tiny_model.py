@@ -35,6 +35,16 @@ def write_byte_tokenizer(
     return len(alphabet)
 
 
+def tiny_settings(folder: Path, model_dir: Path, name: str) -> dict[str, str]:
+    """Settings, and a catalog in `folder`, that put OpenAI's name `name` on the tiny model."""
+    catalog = folder / "catalog.toml"
+    catalog.write_text(
+        f'[bases.tiny]\nsource = "path:{model_dir}"\ncontext_length = 2048\n\n'
+        f'[[models]]\nname = "{name}"\naliases = ["gpt-4o-mini"]\nbase = "tiny"\n'
+    )
+    return {"TUNERY_CATALOG": str(catalog), "OMP_NUM_THREADS": "1"}
+
+
 def write_tiny_model(
     folder: Path,
     merges: tuple[tuple[str, str], ...] = (),

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -39,19 +40,21 @@ ENVIRONMENT = {
 
 
 class VllmProcess:
-    def __init__(self, model_dir: Path, *arguments: str) -> None:
-        """Started, not yet ready: that takes a minute. `arguments`: more of vLLM's."""
+    def __init__(self, model_dir: Path, *arguments: str, cores: Sequence[int] = ()) -> None:
+        """Started, not yet ready: that takes a minute. `arguments`: more of vLLM's. `cores`: those that it computes on,
+        all where none is named."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self.log = Path(tempfile.mkdtemp(prefix="vllm-")) / "log"
         command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_dir)]
         command += ["--host", "127.0.0.1", "--port", str(port), *FLAGS, *arguments]
-        kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | ENVIRONMENT
+        if cores:
+            environment["VLLM_CPU_OMP_THREADS_BIND"] = listed = ",".join(map(str, cores))
+            command = ["taskset", "--cpu-list", listed, *command]
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, env={**kept, **ENVIRONMENT}, start_new_session=True
-            )
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
 
     def wait(self) -> None:
         deadline = time.monotonic() + START_S

@@ -18,8 +18,8 @@ from openai.types import Batch
 from sqlalchemy import Engine
 
 from tests.fixtures_services import free_port
-from tests.metering.test_kill import Server
 from tests.rows import fine_tuned_model, ledger
+from tests.servers import Server
 from tunery.store import models, tenants
 from tunery.store.blobs import Blobs
 from tunery.store.bootstrap import bootstrap

@@ -84,17 +84,18 @@ def stop(served: Served) -> None:
 @pytest.fixture(scope="session")
 def tiny_settings(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """OpenAI's names on random two-layer models: what is tested here is the processes, not what they learn."""
+    from tests import tiny_model
     from tests.tiny_encoder import write_tiny_encoder
 
-    catalog, encoder = tmp_path_factory.mktemp("catalog") / "catalog.toml", tmp_path_factory.mktemp("encoder")
+    folder, encoder = tmp_path_factory.mktemp("catalog"), tmp_path_factory.mktemp("encoder")
     write_tiny_encoder(encoder)
-    catalog.write_text(
-        f'[bases.tiny]\nsource = "path:{tiny_model_dir}"\ncontext_length = 2048\n\n'
-        f'[[models]]\nname = "{BASE}"\naliases = ["gpt-4o-mini"]\nbase = "tiny"\n'
-        f'[bases.tiny-encoder]\nsource = "path:{encoder}"\ncontext_length = 8192\ndimensions = 384\n\n'
-        '[[models]]\nname = "text-embedding-3-small"\nbase = "tiny-encoder"\n'
-    )
-    return {"TUNERY_CATALOG": str(catalog), "OMP_NUM_THREADS": "1"}
+    settings = tiny_model.tiny_settings(folder, tiny_model_dir, BASE)
+    with Path(settings["TUNERY_CATALOG"]).open("a") as catalog:
+        catalog.write(
+            f'[bases.tiny-encoder]\nsource = "path:{encoder}"\ncontext_length = 8192\ndimensions = 384\n\n'
+            '[[models]]\nname = "text-embedding-3-small"\nbase = "tiny-encoder"\n'
+        )
+    return settings
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """The ledger while servers die: what was counted is what clients received, to the token."""
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -11,11 +10,11 @@ from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.fixtures_services import free_port
 from tests.rows import ledger
+from tests.servers import Server
 from tunery.store import tenants
 from tunery.store.bootstrap import bootstrap
 from tunery.store.database import connect, migrate, read, write
@@ -24,38 +23,6 @@ from tunery.store.usage import sum_usage
 KEY = "sk-of-the-ledger-test"
 NUM_CLIENTS, NUM_EACH = 4, 500
 SPENDER = Path(__file__).with_name("spender.py")
-REPOSITORY = Path(__file__).parents[2]
-
-
-class Server:
-    """A process that answers on a fixed port and may be killed and started again."""
-
-    def __init__(self, command: list[str], port: int, environment: dict[str, str], log: Path) -> None:
-        self.command, self.environment, self.log = command, environment, log
-        self.url = f"http://127.0.0.1:{port}"
-        self.start()
-
-    def start(self) -> None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("TUNERY_")}
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command, env=environment | self.environment, stdout=log, stderr=log, cwd=REPOSITORY
-            )
-
-    def wait(self) -> None:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            try:
-                httpx.get(self.url + "/health", timeout=5)
-                return
-            except httpx.HTTPError:
-                assert self.process.poll() is None, self.log.read_text()[-3000:]
-                time.sleep(0.1)
-        raise TimeoutError(self.log.read_text()[-3000:])
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture

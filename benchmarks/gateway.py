@@ -1,0 +1,208 @@
+"""`python benchmarks/gateway.py --json`: what the api keeps of the throughput of two engines behind it.
+
+share         output tokens a second of streaming clients through the api, by those of the same clients straight at the
+              engines, half of them at each: the median of pairs, which take turns in who is first
+direct, through  the medians of the tokens a second
+api_cpu       cores that the api took meanwhile
+api_ms        milliseconds of a core that an answer took of the api's
+
+of `one model` and of `8 tuned models`, each
+
+together      api, engines and clients on all cores: on two, what the api takes the engines lack
+apart         the engines on the first half of the cores, api and clients on the others
+
+Where TUNERY_TEST_VLLM names the Python of an environment that has vLLM (`make vllm` makes one), the same with two vLLMs
+in the engines' place, which are asked for the base alone; straight at them, not at our faces before them.
+
+What it is doing goes to standard error. `--clients` sets how many (32), `--pairs` (5), `--requests` of each side of a
+pair (64), `--tokens` of an answer (64).
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from api import BASE, KEY, SOURCE, api
+from batch import prepare
+from serve import load_adapter, process, progress, write_adapters
+from serve_cases import body
+from serve_load import ask
+
+from tunery.models.sources.cache import ensure
+
+ROOT = Path(__file__).parents[1]
+NUM_ENGINES, NUM_ADAPTERS = 2, 8
+CORES = os.cpu_count() or 2
+
+
+@dataclass(frozen=True)
+class Side:
+    """Where clients ask: one after the other of `urls`, each number for the next of `models`."""
+
+    urls: list[str]
+    models: list[str]
+    key: str = ""
+
+    def run(self, first: int, options: argparse.Namespace) -> float:
+        """Tokens a second of clients that each ask one after the other, without a pause."""
+        numbers = iter(range(first, first + options.requests))
+
+        async def client(url: str) -> int:
+            return sum([(await ask(url, self._body(n, options.tokens), self.key)).num_tokens for n in numbers])
+
+        async def all_clients() -> int:
+            urls = [self.urls[n % len(self.urls)] for n in range(options.clients)]
+            return sum(await asyncio.gather(*map(client, urls)))
+
+        started_at = time.perf_counter()
+        return asyncio.run(all_clients()) / (time.perf_counter() - started_at)
+
+    def _body(self, number: int, tokens: int) -> dict[str, Any]:
+        asked = body(number, model=self.models[number % len(self.models)], tokens=tokens)
+        return {name: value for name, value in asked.items() if name != "ignore_eos"}
+
+
+def compare(direct: Side, through: Side, api_process: psutil.Process, options: argparse.Namespace) -> dict[str, float]:
+    """Both sides of a pair ask the same: what one leaves in an engine's cache is not the other's, who has a salt."""
+    direct.run(0, options)
+    through.run(0, options)
+    speeds: dict[str, list[float]] = {"direct": [], "through": []}
+    took_s = cpu_s = 0.0
+    for pair in range(1, options.pairs + 1):
+        sides = [("direct", direct), ("through", through)]
+        for name, side in sides[:: 1 if pair % 2 else -1]:
+            started_at, used = time.perf_counter(), _cpu_s(api_process)
+            speeds[name].append(side.run(pair * options.requests, options))
+            if side is through:
+                took_s += time.perf_counter() - started_at
+                cpu_s += _cpu_s(api_process) - used
+        progress(f"pair {pair}: " + ", ".join(f"{name} {each[-1]:.0f} tokens/s" for name, each in speeds.items()))
+    shares = [there / here for here, there in zip(speeds["direct"], speeds["through"], strict=True)]
+    medians = {name: statistics.median(each) for name, each in speeds.items()}
+    api_ms = 1000 * cpu_s / (options.pairs * options.requests)
+    return {"share": statistics.median(shares), **medians, "api_cpu": cpu_s / took_s, "api_ms": api_ms}
+
+
+def _cpu_s(api_process: psutil.Process) -> float:
+    times = api_process.cpu_times()
+    return times.user + times.system
+
+
+@contextmanager
+def our_engines(model_dir: Path, cores: list[int]) -> Iterator[list[str]]:
+    """The addresses of two, on these cores, which they share alike."""
+    command = [sys.executable, "-m", "tunery.serving", "--model-dir", str(model_dir), "--served-name", SOURCE]
+    command += ["--threads", str(max(1, len(cores) // NUM_ENGINES))]
+    with ExitStack() as stack:
+        yield [stack.enter_context(process(_on(cores, command)))[0] for _ in range(NUM_ENGINES)]
+
+
+@contextmanager
+def vllms(model_dir: Path, cores: list[int]) -> Iterator[tuple[list[str], list[str]]]:
+    """The addresses of two, and of our faces before them."""
+    sys.path.append(str(ROOT))
+    from tests.vllm_process import VllmProcess
+
+    with ExitStack() as stack:
+        started = [VllmProcess(model_dir, cores=cores[n::NUM_ENGINES] or cores) for n in range(NUM_ENGINES)]
+        for each in started:
+            stack.callback(each.kill)
+        progress("starting two vLLMs, which takes a minute and more")
+        for each in started:
+            each.wait()
+        face = [sys.executable, "-m", "tunery.serving.vllm", "--model-dir", str(model_dir), "--served-name", SOURCE]
+        faces = [stack.enter_context(process([*face, "--url", each.url]))[0] for each in started]
+        yield [each.url for each in started], faces
+
+
+def _on(cores: list[int], command: list[str]) -> list[str]:
+    return ["taskset", "--cpu-list", ",".join(map(str, cores)), *command]
+
+
+@contextmanager
+def gateway(home: Path, urls: list[str], cores: list[int]) -> Iterator[tuple[str, psutil.Process]]:
+    """The api before these engines, and its process. What it is asked by runs on its cores from then on."""
+    psutil.Process().cpu_affinity(cores)
+    with api(home, f"sqlite:///{home / 'tunery.db'}", TUNERY_ENGINE_URLS=",".join(urls)) as client:
+        children = psutil.Process().children()
+        yield str(client.base_url), next(each for each in children if "tunery.api" in each.cmdline())
+
+
+def measure(
+    options: argparse.Namespace, model_dir: Path, folder: Path, engine_cores: list[int], api_cores: list[int]
+) -> dict[str, dict[str, float]]:
+    folders = write_adapters(folder / "adapters", model_dir, NUM_ADAPTERS)
+    home = folder / "home"
+    home.mkdir()
+    names = prepare(home, folders)
+    with our_engines(model_dir, engine_cores) as urls, gateway(home, urls, api_cores) as (url, api_process):
+        for engine in urls:
+            for adapter in folders:
+                load_adapter(engine, adapter.name, adapter)
+        cases = {
+            "one model": ([SOURCE], [BASE]),
+            f"{NUM_ADAPTERS} tuned models": ([each.name for each in folders], names),
+        }
+        found: dict[str, dict[str, float]] = {}
+        for name, (direct, through) in cases.items():
+            progress(name)
+            found[name] = compare(Side(urls, direct), Side([url], through, KEY), api_process, options)
+        return found
+
+
+def measure_vllm(
+    options: argparse.Namespace, model_dir: Path, folder: Path, engine_cores: list[int], api_cores: list[int]
+) -> dict[str, dict[str, float]]:
+    home = folder / "home"
+    home.mkdir()
+    prepare(home, [])
+    with vllms(model_dir, engine_cores) as (urls, faces), gateway(home, faces, api_cores) as (url, api_process):
+        direct, through = Side(urls, [str(model_dir)]), Side([url], [BASE], KEY)
+        return {"one model, vLLM": compare(direct, through, api_process, options)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=64)
+    options = parser.parse_args()
+    model_dir = ensure(SOURCE, Path(os.environ.get("TUNERY_MODEL_CACHE", ".cache/models")))
+    cores = list(range(CORES))
+    places = {"together": (cores, cores), "apart": (cores[: max(1, CORES // 2)], cores[CORES // 2 :])}
+    measures = [measure, *([measure_vllm] if os.environ.get("TUNERY_TEST_VLLM") else [])]
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for place, (engine_cores, api_cores) in places.items():
+        progress(place)
+        found[place] = {}
+        for each in measures:
+            with tempfile.TemporaryDirectory(prefix="tunery-gateway-") as folder:
+                found[place] |= each(options, model_dir, Path(folder), engine_cores, api_cores)
+    print(json.dumps(found) if options.json else shown(found))
+
+
+def shown(found: dict[str, dict[str, dict[str, float]]]) -> str:
+    rows = [(place, case, values) for place, cases in found.items() for case, values in cases.items()]
+    names = list(rows[0][2])
+    lines = [f"{'':30}" + "".join(f"{name:>10}" for name in names)]
+    lines += [
+        f"{place + ', ' + case:30}" + "".join(f"{values[name]:10.3f}" for name in names) for place, case, values in rows
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
