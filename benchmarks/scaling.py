@@ -14,8 +14,8 @@ models_ms         all 100,000 models of a project, as `GET /v1/models` wants the
 And of the engines:
 
 routing_us        the order of 64 engines for one of 100,000 models, some of them busy
-register_ms       an engine told of one more adapter, the first and the last of `--registered`
-engine_bytes      what an adapter that is told of and not in memory takes there
+engine_mb, api_mb        what they have in memory after 3,000 of 100,000 models were asked, 64 of which fit at once
+engine_bytes, api_bytes  what each of the last 1,500 of them added to it
 cold_ms, warm_ms  the first and the next request of a tuned model: its adapter in S3, then in the engine
 
 What it is doing goes to standard error.
@@ -27,26 +27,25 @@ import json
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from api import BASE, KEY, SOURCE, job, postgres
-from serve import engine_command, load_adapter, process, progress, resident_bytes, write_adapters
+from api import BASE, KEY, SOURCE, api, job, process_of
+from serve import engine_command, process, progress, resident_bytes, write_adapters
 from sqlalchemy import Connection, Engine, Table, insert, literal_column, select, text, true
 
+from tests.fixtures_services import object_store, postgres_server, settings_of_store
 from tunery.domain.ids import new_id
 from tunery.domain.jobs import JobStatus
 from tunery.domain.models import FineTunedModel
 from tunery.domain.tenants import Project
 from tunery.domain.usage import Price, TokenUsage, UsageRecord
 from tunery.engines.pool import Engines, Target, in_order, resolve
-from tunery.launch.ports import free_port
 from tunery.models.catalog import Catalog
 from tunery.models.sources.cache import ensure
 from tunery.settings import Settings
@@ -61,9 +60,8 @@ SEED_ROWS = 1_000  # written from here; the database makes the rest of them
 NUM_QUEUED, NUM_PROJECTS = 2_000, 20
 REPEATS = 100
 MOST_S = 3.0  # of one measure
-NUM_ENGINES, NUM_COLD = 64, 20
+NUM_ENGINES, NUM_COLD, NUM_RESIDENT = 64, 20, 64
 ROUTED = 2_000
-PORTS = [f"{part}.port{kind}" for part in ("s3", "master", "volume", "filer") for kind in ("", ".grpc")]
 ASKED = {"messages": [{"role": "user", "content": "Say a word."}], "max_tokens": 1, "temperature": 0}
 
 
@@ -208,62 +206,58 @@ def routing_us() -> float:
     return (time.perf_counter() - started_at) / ROUTED * 1e6
 
 
-def measure_engine(folder: Path, number: int) -> Iterator[tuple[str, float]]:
-    """With more adapters told of than fit, of rank 1: files are not what is measured here."""
+def measure_engine(folder: Path, options: argparse.Namespace) -> Iterator[tuple[str, float]]:
     model_dir = ensure(SOURCE, Path(os.environ.get("TUNERY_MODEL_CACHE", ".cache/models")))
-    (small,) = write_adapters(folder / "small", model_dir, 1, rank=1)
-    with process(engine_command(model_dir, 1, "--max-adapters", "4")) as (url, pid):
-        took: list[float] = []
-        before = 0
-        for n in range(number):
-            started_at = time.perf_counter()
-            load_adapter(url, f"small-{n}", small)
-            took.append((time.perf_counter() - started_at) * 1000)
-            if n == 100:  # its slots are full
-                before = resident_bytes(pid)
-        yield "register_first_ms", statistics.median(took[10:110])
-        yield "register_last_ms", statistics.median(took[-100:])
-        yield "engine_bytes", (resident_bytes(pid) - before) / (number - 100)
+    yield from many_models(folder, model_dir, options)
     with process(engine_command(model_dir, 1)) as (url, _):
         cold, warm = asyncio.run(first_requests(folder, url, write_adapters(folder / "large", model_dir, 1)[0]))
     yield "cold_ms", cold
     yield "warm_ms", warm
 
 
-@asynccontextmanager
-async def s3(folder: Path) -> AsyncGenerator[dict[str, Any]]:
-    """SeaweedFS as compose.yaml starts it, and the settings that lead there. It makes the bucket itself."""
-    folder.mkdir()
-    ports = {name: free_port("127.0.0.1") for name in PORTS}
-    weed = str(Path(sys.executable).with_name("weed"))
-    command = [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-s3", "-master.telemetry=false"]
-    keys = {"AWS_ACCESS_KEY_ID": "tunery", "AWS_SECRET_ACCESS_KEY": "tunery-secret"}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, *(f"-{name}={port}" for name, port in ports.items())],
-            env={**os.environ, **keys}, cwd=folder, stdout=log, stderr=log,
-        )  # fmt: skip
-    settings: dict[str, Any] = {
-        "blob_url": "s3://tunery",
-        "s3_endpoint": f"http://127.0.0.1:{ports['s3.port']}",
-        "s3_access_key_id": "tunery",
-        "s3_secret_access_key": "tunery-secret",
-    }
-    try:
-        deadline = time.monotonic() + 60
-        while not await Blobs.open(Settings(**settings), max_retries=0).is_up():
-            assert time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
-            await asyncio.sleep(0.2)
-        yield settings
-    finally:
-        process.kill()
-        process.wait()
+def many_models(folder: Path, model_dir: Path, options: argparse.Namespace) -> Iterator[tuple[str, float]]:
+    """Some of many models are asked, each once, through the api. All have the same files, of rank 1: what these take
+    is not what is measured here, but what api and engine keep of those that were asked."""
+    home = folder / "home-of-many"
+    home.mkdir()
+    names = register_models(home, write_adapters(folder / "small", model_dir, 1, rank=1)[0], options.models)
+    chosen = random.Random(3).sample(names, options.asked)
+    command = engine_command(model_dir, 1, "--max-adapters", str(NUM_RESIDENT))
+    with (
+        process(command) as (url, engine_pid),
+        api(home, f"sqlite:///{home / 'tunery.db'}", TUNERY_ENGINE_URLS=url) as client,
+    ):
+        pids = {"engine": engine_pid, "api": process_of("tunery.api").pid}
+        before: dict[str, int] = {}
+        for n, name in enumerate(chosen):
+            if n == options.asked // 2:  # the engine knows as many as it ever will
+                before = {part: resident_bytes(pid) for part, pid in pids.items()}
+            client.post("/v1/chat/completions", json={**ASKED, "model": name}).raise_for_status()
+        rest = options.asked - options.asked // 2
+        for part, pid in pids.items():
+            yield f"{part}_mb", resident_bytes(pid) / 1e6
+            yield f"{part}_bytes", (resident_bytes(pid) - before[part]) / rest
+
+
+def register_models(home: Path, adapter: Path, number: int) -> list[str]:
+    """Models of one project, all of the same adapter in the blobs; their names."""
+    database = connect(f"sqlite:///{home / 'tunery.db'}")
+    migrate(database)
+    Blobs.in_folder(home / "blobs").upload_dir("adapters/shared", adapter)
+    with write(database) as conn:
+        bootstrap(conn, clock=time.time, key=KEY)
+        organization = tenants.list_organizations(conn)[0]
+        project = tenants.list_projects(conn, organization.id).items[0]
+        made = [replace(model(project.id, organization.id, n), blob="adapters/shared") for n in range(number)]
+        conn.execute(insert(tables.models), [asdict(each) for each in made])
+    database.dispose()
+    return [each.name for each in made]
 
 
 async def first_requests(folder: Path, url: str, adapter: Path) -> tuple[float, float]:
     """Of adapters as large as a job's: the first one fetches it from S3 and has it loaded."""
-    async with s3(folder / "s3") as stored:
-        settings = Settings(home=folder / "home", engine_urls=[url], **stored)
+    with object_store() as endpoint:
+        settings = Settings(home=folder / "home", engine_urls=[url], **settings_of_store(endpoint))
         blobs = Blobs.open(settings)
         engines = Engines(settings, blobs, Catalog.load())
         cold: list[float] = []
@@ -285,9 +279,9 @@ async def first_requests(folder: Path, url: str, adapter: Path) -> tuple[float, 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, float]:
     found = {"routing_us": routing_us()}
     found |= told("_sqlite", measure_database(f"sqlite:///{folder}/tunery.db", options))
-    with postgres() as url:
+    with postgres_server() as url:
         found |= told("_postgres", measure_database(url, options))
-    return found | told("", measure_engine(folder, options.registered))
+    return found | told("", measure_engine(folder, options))
 
 
 def told(ending: str, measured: Iterator[tuple[str, float]]) -> dict[str, float]:
@@ -304,7 +298,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1_000_000)
     parser.add_argument("--lines", type=int, default=1_000_000)
     parser.add_argument("--models", type=int, default=100_000)
-    parser.add_argument("--registered", type=int, default=5_000)
+    parser.add_argument("--asked", type=int, default=3_000, help="of these models, each once")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tunery-scaling-") as folder:
         found = {name: round(value, 3) for name, value in measure(options, Path(folder)).items()}

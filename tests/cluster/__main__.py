@@ -30,7 +30,6 @@ from tests.ray_cluster import alone
 NUM_PROJECTS = 4
 COMPARED_JOBS = 4  # of each of the two stages that are compared
 ALONE_S = 10.0  # of answers without jobs
-PAUSE_S = 2.0  # of a client between an answer and its next question, while jobs train
 KILLED = "two machines, parts of them killed"
 
 
@@ -38,6 +37,7 @@ KILLED = "two machines, parts of them killed"
 class Options:
     jobs: int
     clients: int
+    pause_s: float  # of a client between an answer and its next question, while jobs train
     compare: bool
     json: bool
 
@@ -48,6 +48,7 @@ def parse(arguments: Sequence[str]) -> Options:
     )
     parser.add_argument("--jobs", type=int, default=20, help="while parts are killed (20)")
     parser.add_argument("--clients", type=int, default=64, help="that ask meanwhile (64)")
+    parser.add_argument("--pause", type=float, default=2.0, help="seconds between an answer and the next question (2)")
     parser.add_argument("--no-compare", dest="compare", action="store_false", help="kill at once, measure nothing")
     parser.add_argument("--json", action="store_true", help="one line of JSON on standard output")
     parser.add_argument("--is-alone", action="store_true", help=argparse.SUPPRESS)  # in a network of its own
@@ -55,19 +56,18 @@ def parse(arguments: Sequence[str]) -> Options:
     if not found.is_alone:
         command = alone([sys.executable, "-m", "tests.cluster", *arguments, "--is-alone"])
         os.execvp(command[0], command)
-    return Options(found.jobs, found.clients, found.compare, found.json)
+    return Options(found.jobs, found.clients, found.pause, found.compare, found.json)
 
 
 def run(options: Options) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="cluster-", dir="/tmp") as folder, open_site(Path(folder)) as site:
-        progress("Ray's head, Postgres and S3 are up; the first machine joins")
-        site.join("one")
+        progress("Ray's head, Postgres and S3 are up; machines join")
+        site.join("one", *([] if options.compare else ["two"]))
         stages = Stages(site, open_projects(site, NUM_PROJECTS), options)
         if options.compare:
             stages.measure("one machine")
-        progress("the second machine joins")
-        site.join("two")
-        if options.compare:
+            progress("the second machine joins")
+            site.join("two")
             stages.measure("two machines")
         killed = stages.kill()
         progress("looking for what was lost or repeated")
@@ -98,11 +98,13 @@ class Stages:
         asking = self._start(f"answers alone, {name}", num_clients=self.options.clients)
         time.sleep(ALONE_S)
         alone = self._stop(asking).requests_per_s
-        load = {"num_jobs": COMPARED_JOBS, "num_clients": self.options.clients, "pause_s": PAUSE_S}
+        load = {"num_jobs": COMPARED_JOBS, "num_clients": self.options.clients, "pause_s": self.options.pause_s}
         self.throughput[name] = {"answers_alone_per_s": alone, **_throughput(self._stop(self._start(name, **load)))}
 
     def kill(self) -> list[Killed]:
-        load = self._start(KILLED, num_jobs=self.options.jobs, num_clients=self.options.clients, pause_s=PAUSE_S)
+        load = self._start(
+            KILLED, num_jobs=self.options.jobs, num_clients=self.options.clients, pause_s=self.options.pause_s
+        )
         killed = kill_one_of_each(load)
         self.throughput[KILLED] = _throughput(self._stop(load))
         return killed

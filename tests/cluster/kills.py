@@ -2,11 +2,10 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import httpx
-import psutil
 
 from tests.cluster.load import Load
 from tests.cluster.site import progress
@@ -14,6 +13,8 @@ from tunery.domain.jobs import FineTuningJob, JobStatus
 from tunery.jobs.identity import parse_identity
 
 STEPS = 3  # that a job has done when its node is killed, at least
+SEVERAL = 2  # requests that an api or an engine works on when it is killed, at least
+LOOK_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -56,23 +57,26 @@ def _trained_on(jobs: Sequence[FineTuningJob], node: str) -> list[FineTuningJob]
 
 def _kill_api(load: Load, number: int) -> tuple[str, list[str]]:
     load.until(lambda jobs: _ended(jobs) >= number, f"{number} jobs have ended")
-    api = load.site.parts["api one"]
-    process = psutil.Process(api.process.pid)
     port = load.site.ports["api one"]
-    open_to_clients = [each for each in process.net_connections() if each.laddr.port == port and each.raddr]
+    running = _at_work(lambda: load.site.balancer.num_asking(port))
     load.site.kill("api one")
-    return "api one", [f"{len(open_to_clients)} connections of clients"] if open_to_clients else []
+    return "api one", [f"{running} requests"] if running else []
 
 
 def _kill_engine(load: Load, number: int) -> tuple[str, list[str]]:
     load.until(lambda jobs: _ended(jobs) >= number, f"{number} jobs have ended")
-    running = 0
-    for _ in range(100):  # between two requests it has nothing to lose
-        running = httpx.get(f"{load.site.parts['engine two'].url}/load").json()["server_load"]
-        if running:
-            break
+    url = f"{load.site.parts['engine two'].url}/load"
+    running = _at_work(lambda: httpx.get(url).json()["server_load"])
     load.site.kill("engine two")
     return "engine two", [f"{running} requests"] if running else []
+
+
+def _at_work(look: Callable[[], int]) -> int:
+    """How many requests it works on, once there are several: between two it has nothing to lose."""
+    deadline = time.monotonic() + LOOK_S
+    while (running := look()) < SEVERAL and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return running
 
 
 def _kill_worker(load: Load, number: int) -> tuple[str, list[str]]:

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,15 +52,17 @@ class Site:
         """The administrator's."""
         return OpenAI(base_url=f"{self.balancer.url}/v1", api_key=KEY, admin_api_key=KEY)
 
-    def join(self, name: str) -> None:
-        """One more machine, once it answers."""
-        self._start(f"engine {name}", "tunery.serving", *self._engine_arguments(f"engine {name}"), "--threads", "1")
-        self._start(f"api {name}", "tunery.launch.web", TUNERY_PORT=str(self.ports[f"api {name}"]))
-        self.cluster.start(name, pinned=True)
-        self._start(f"worker {name}", "tunery.launch.worker")
-        for part in (f"engine {name}", f"api {name}"):
-            self.parts[part].wait()
-        wait_for(lambda: is_ready(self.parts[f"api {name}"]), START_S)
+    def join(self, *names: str) -> None:
+        """More machines, once they answer."""
+        for name in names:
+            self._start(f"engine {name}", "tunery.serving", *self._engine_arguments(f"engine {name}"), "--threads", "1")
+            self._start(f"api {name}", "tunery.launch.web", TUNERY_PORT=str(self.ports[f"api {name}"]))
+        self.cluster.start(*names, pinned=True)
+        for name in names:
+            self._start(f"worker {name}", "tunery.launch.worker")
+            for part in (f"engine {name}", f"api {name}"):
+                self.parts[part].wait()
+        wait_for(lambda: all(is_ready(self.parts[f"api {name}"]) for name in names), START_S)
 
     def start_vllm(self, stack: ExitStack) -> None:
         """A third engine: a real vLLM and our face before it."""
@@ -92,28 +95,40 @@ def is_ready(api: Server) -> bool:
     return httpx.get(f"{api.url}/health/ready", timeout=10).status_code == 200
 
 
+def make_model(folder: Path) -> tuple[Path, dict[str, str]]:
+    """The tiny model, and settings that put OpenAI's name on it. vLLM on a CPU has no heads of 16 numbers."""
+    from transformers.utils import logging  # late, as torch: the command line does without
+
+    from tests.tiny_model import tiny_settings, write_tiny_model
+
+    model_dir = folder / "model"
+    model_dir.mkdir()
+    logging.disable_progress_bar()
+    write_tiny_model(model_dir, head_dim=32 if vllm_process.PYTHON else 16)
+    return model_dir, tiny_settings(folder, model_dir, BASE)
+
+
 @contextmanager
 def open_site(folder: Path) -> Iterator[Site]:
     """With the head of a Ray cluster, and no machine yet. What the machines do not have to themselves takes the other
     cores, where there are any."""
-    from tests.tiny_model import tiny_settings, write_tiny_model  # late: torch, which the command line does without
-
     os.sched_setaffinity(0, set(range(len(MACHINES), os.cpu_count() or 1)) or os.sched_getaffinity(0))
-    model_dir = folder / "model"
-    model_dir.mkdir()
-    write_tiny_model(model_dir, head_dim=32 if vllm_process.PYTHON else 16)
     ports = {f"{part} {name}": free_port() for part in ("engine", "api") for name in MACHINES}
     engines = [f"engine {name}" for name in MACHINES]
     if vllm_process.PYTHON:
         engines.append("engine vllm")
         ports["engine vllm"] = free_port()
     with ExitStack() as stack:
+        stored = settings_of_store(stack.enter_context(object_store()))
+        settings = {f"TUNERY_{name.upper()}": value for name, value in stored.items()}
+        cluster = RayCluster(folder, settings, is_alone=True)
+        stack.callback(cluster.close)
+        head = stack.enter_context(ThreadPoolExecutor(1)).submit(cluster.start)
+        model_dir, on_model = make_model(folder)
         postgres = stack.enter_context(postgres_server())
         migrate(database := connect(postgres))
         stack.callback(database.dispose)
-        stored = settings_of_store(stack.enter_context(object_store()))
-        settings = {f"TUNERY_{name.upper()}": value for name, value in stored.items()}
-        shared = settings | QUIET | tiny_settings(folder, model_dir, BASE) | {
+        shared = settings | QUIET | on_model | {
             "TUNERY_HOME": str(folder / "home"),
             "TUNERY_DATABASE_URL": postgres,
             "TUNERY_SECRETS_KEY": SECRETS_KEY,
@@ -125,9 +140,7 @@ def open_site(folder: Path) -> Iterator[Site]:
             "TUNERY_LEASE_S": "5",
             "TUNERY_STATE_INTERVAL_S": "0.5",
         }  # fmt: skip
-        cluster = RayCluster(folder, settings, is_alone=True)
-        stack.callback(cluster.close)
-        cluster.start()
+        head.result()
         balancer = stack.enter_context(Balancer([f"http://127.0.0.1:{ports[f'api {name}']}" for name in MACHINES]))
         site = Site(folder, model_dir, shared, ports, cluster, balancer, database)
         stack.callback(site.close)
