@@ -58,7 +58,8 @@ def api(home: Path, database_url: str, **settings: str) -> Iterator[httpx.Client
         "TUNERY_PORT": str(port),
         **settings,
     }
-    process = subprocess.Popen([sys.executable, "-m", "tunery.api"], env=environment)
+    with (home / "api.log").open("ab") as log:
+        process = subprocess.Popen([sys.executable, "-m", "tunery.api"], env=environment, stderr=log)
     client = httpx.Client(
         base_url=f"http://127.0.0.1:{port}", headers={"authorization": f"Bearer {KEY}"}, timeout=60, trust_env=False
     )

@@ -14,7 +14,7 @@ apart         the engines on the first half of the cores, api and clients on the
 Where TUNERY_TEST_VLLM names the Python of an environment that has vLLM (`make vllm` makes one), the same with two vLLMs
 in the engines' place, which are asked for the base alone; straight at them, not at our faces before them.
 
-What it is doing goes to standard error. `--clients` sets how many (32), `--pairs` (5), `--requests` of each side of a
+What it is doing goes to standard error. `--clients` sets how many (32), `--pairs` (8), `--requests` of each side of a
 pair (64), `--tokens` of an answer (64).
 """
 
@@ -175,7 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=64)
     options = parser.parse_args()

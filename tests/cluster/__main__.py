@@ -123,7 +123,7 @@ def _throughput(done: Done) -> dict[str, float]:
     return {
         "jobs_per_s": done.jobs_per_s,
         "requests_per_s": done.requests_per_s,
-        "p95_s": statistics.quantiles(done.latencies_s, n=20)[-1],
+        "p95_s": statistics.quantiles(took, n=20)[-1] if len(took := done.latencies_s) > 1 else 0.0,
         "took_s": done.took_s,
     }
 
