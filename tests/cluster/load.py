@@ -60,6 +60,8 @@ class Load:
     ) -> "Load":
         share = num_clients // len(projects)
         clients = [start_clients(site, each, f"{name}-{n}", share, pause_s) for n, each in enumerate(projects) if share]
+        for each in clients:
+            _wait_until_asking(each)
         started_at = time.monotonic()
         ids = [create_job(projects[n % len(projects)], f"{name}-{n}") for n in range(num_jobs)]
         return cls(site, projects, clients, ids, started_at)
@@ -122,14 +124,15 @@ class Done:
 
 
 def start_clients(site: Site, project: Project, name: str, number: int, pause_s: float) -> subprocess.Popen[str]:
-    """They ask when this returns."""
     arguments = (f"{site.balancer.url}/v1", project.key, name, str(number), str(pause_s))
     command = [sys.executable, "-m", "tests.cluster.clients", *arguments]
-    clients = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _wait_until_asking(clients: subprocess.Popen[str]) -> None:
     assert clients.stdout is not None
     if clients.stdout.readline() != "asking\n":
         raise RuntimeError("the clients did not start")
-    return clients
 
 
 def _told(clients: subprocess.Popen[str]) -> Told:
