@@ -3,12 +3,13 @@
 share         output tokens a second of streaming clients through the api, by those of the same clients straight at the
               engines, half of them at each: the median of pairs, which take turns in who is first
 direct, through  the medians of the tokens a second
-api_cpu       cores that the api took meanwhile
-api_ms        milliseconds of a core that an answer took of the api's
+cpu_share     processor time that an answer takes of the engines straight at them, by what it takes of engines and api
+              through the api: what the api keeps where no core is ever idle, whatever else runs on the machine
+api_ms, engine_ms  the api's part of that through it, and the engines' straight at them, of an answer
 
 of `one model` and of `8 tuned models`, each
 
-together      api, engines and clients on all cores: on two, what the api takes the engines lack
+together      api, engines and clients on all cores: where there are two, the engines lack what the api takes
 apart         the engines on the first half of the cores, api and clients on the others
 
 Where TUNERY_TEST_VLLM names the Python of an environment that has vLLM (`make vllm` makes one), the same with two vLLMs
@@ -26,6 +27,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -39,9 +41,9 @@ from serve import load_adapter, process, progress, write_adapters
 from serve_cases import body
 from serve_load import ask
 
+from tests.vllm_process import PYTHON, VllmProcess
 from tunery.models.sources.cache import ensure
 
-ROOT = Path(__file__).parents[1]
 NUM_ENGINES, NUM_ADAPTERS = 2, 8
 CORES = os.cpu_count() or 2
 
@@ -73,47 +75,60 @@ class Side:
         return {name: value for name, value in asked.items() if name != "ignore_eos"}
 
 
-def compare(direct: Side, through: Side, api_process: psutil.Process, options: argparse.Namespace) -> dict[str, float]:
+@dataclass(frozen=True)
+class Engines:
+    urls: list[str]  # as clients ask them
+    behind: list[str]  # as the api asks them: before a vLLM our face
+    processes: list[psutil.Process]
+
+
+def compare(
+    direct: Side, through: Side, engines: Engines, api_process: psutil.Process, options: argparse.Namespace
+) -> dict[str, float]:
     """Both sides of a pair ask the same: what one leaves in an engine's cache is not the other's, who has a salt."""
     direct.run(0, options)
     through.run(0, options)
     speeds: dict[str, list[float]] = {"direct": [], "through": []}
-    took_s = cpu_s = 0.0
+    used_s = Counter[str]()
     for pair in range(1, options.pairs + 1):
         sides = [("direct", direct), ("through", through)]
         for name, side in sides[:: 1 if pair % 2 else -1]:
-            started_at, used = time.perf_counter(), _cpu_s(api_process)
+            before = {"engine": cpu_s(engines.processes), "api": cpu_s([api_process])}
             speeds[name].append(side.run(pair * options.requests, options))
-            if side is through:
-                took_s += time.perf_counter() - started_at
-                cpu_s += _cpu_s(api_process) - used
+            used_s[f"engine_{name}"] += cpu_s(engines.processes) - before["engine"]
+            used_s[f"api_{name}"] += cpu_s([api_process]) - before["api"]
         progress(f"pair {pair}: " + ", ".join(f"{name} {each[-1]:.0f} tokens/s" for name, each in speeds.items()))
     shares = [there / here for here, there in zip(speeds["direct"], speeds["through"], strict=True)]
     medians = {name: statistics.median(each) for name, each in speeds.items()}
-    api_ms = 1000 * cpu_s / (options.pairs * options.requests)
-    return {"share": statistics.median(shares), **medians, "api_cpu": cpu_s / took_s, "api_ms": api_ms}
+    ms = {name: 1000 * used / (options.pairs * options.requests) for name, used in used_s.items()}
+    return {
+        "share": statistics.median(shares),
+        **medians,
+        "cpu_share": ms["engine_direct"] / (ms["engine_through"] + ms["api_through"]),
+        "api_ms": ms["api_through"],
+        "engine_ms": ms["engine_direct"],
+    }
 
 
-def _cpu_s(api_process: psutil.Process) -> float:
-    times = api_process.cpu_times()
-    return times.user + times.system
+def cpu_s(processes: list[psutil.Process]) -> float:
+    times = [each.cpu_times() for process in processes for each in (process, *process.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
 
 
 @contextmanager
-def our_engines(model_dir: Path, cores: list[int]) -> Iterator[list[str]]:
-    """The addresses of two, on these cores, which they share alike."""
+def our_engines(model_dir: Path, cores: list[int]) -> Iterator[Engines]:
+    """Two, on these cores, which they share alike."""
     command = [sys.executable, "-m", "tunery.serving", "--model-dir", str(model_dir), "--served-name", SOURCE]
     command += ["--threads", str(max(1, len(cores) // NUM_ENGINES))]
     with ExitStack() as stack:
-        yield [stack.enter_context(process(_on(cores, command)))[0] for _ in range(NUM_ENGINES)]
+        started = [stack.enter_context(process(_on(cores, command))) for _ in range(NUM_ENGINES)]
+        urls = [url for url, _ in started]
+        yield Engines(urls, urls, [psutil.Process(pid) for _, pid in started])
 
 
 @contextmanager
-def vllms(model_dir: Path, cores: list[int]) -> Iterator[tuple[list[str], list[str]]]:
-    """The addresses of two, and of our faces before them."""
-    sys.path.append(str(ROOT))
-    from tests.vllm_process import VllmProcess
-
+def vllms(model_dir: Path, cores: list[int]) -> Iterator[Engines]:
+    """Two, with our faces before them. What these take counts as the engines'."""
     with ExitStack() as stack:
         started = [VllmProcess(model_dir, cores=cores[n::NUM_ENGINES] or cores) for n in range(NUM_ENGINES)]
         for each in started:
@@ -122,8 +137,9 @@ def vllms(model_dir: Path, cores: list[int]) -> Iterator[tuple[list[str], list[s
         for each in started:
             each.wait()
         face = [sys.executable, "-m", "tunery.serving.vllm", "--model-dir", str(model_dir), "--served-name", SOURCE]
-        faces = [stack.enter_context(process([*face, "--url", each.url]))[0] for each in started]
-        yield [each.url for each in started], faces
+        faces = [stack.enter_context(process(_on(cores, [*face, "--url", each.url]))) for each in started]
+        processes = [*(each.process for each in started), *(psutil.Process(pid) for _, pid in faces)]
+        yield Engines([each.url for each in started], [url for url, _ in faces], processes)
 
 
 def _on(cores: list[int], command: list[str]) -> list[str]:
@@ -145,8 +161,11 @@ def measure(
     home = folder / "home"
     home.mkdir()
     names = prepare(home, folders)
-    with our_engines(model_dir, engine_cores) as urls, gateway(home, urls, api_cores) as (url, api_process):
-        for engine in urls:
+    with (
+        our_engines(model_dir, engine_cores) as engines,
+        gateway(home, engines.behind, api_cores) as (url, api_process),
+    ):
+        for engine in engines.urls:
             for adapter in folders:
                 load_adapter(engine, adapter.name, adapter)
         cases = {
@@ -156,7 +175,7 @@ def measure(
         found: dict[str, dict[str, float]] = {}
         for name, (direct, through) in cases.items():
             progress(name)
-            found[name] = compare(Side(urls, direct), Side([url], through, KEY), api_process, options)
+            found[name] = compare(Side(engines.urls, direct), Side([url], through, KEY), engines, api_process, options)
         return found
 
 
@@ -166,9 +185,9 @@ def measure_vllm(
     home = folder / "home"
     home.mkdir()
     prepare(home, [])
-    with vllms(model_dir, engine_cores) as (urls, faces), gateway(home, faces, api_cores) as (url, api_process):
-        direct, through = Side(urls, [str(model_dir)]), Side([url], [BASE], KEY)
-        return {"one model, vLLM": compare(direct, through, api_process, options)}
+    with vllms(model_dir, engine_cores) as engines, gateway(home, engines.behind, api_cores) as (url, api_process):
+        direct, through = Side(engines.urls, [str(model_dir)]), Side([url], [BASE], KEY)
+        return {"one model, vLLM": compare(direct, through, engines, api_process, options)}
 
 
 def main() -> None:
@@ -182,7 +201,7 @@ def main() -> None:
     model_dir = ensure(SOURCE, Path(os.environ.get("TUNERY_MODEL_CACHE", ".cache/models")))
     cores = list(range(CORES))
     places = {"together": (cores, cores), "apart": (cores[: max(1, CORES // 2)], cores[CORES // 2 :])}
-    measures = [measure, *([measure_vllm] if os.environ.get("TUNERY_TEST_VLLM") else [])]
+    measures = [measure, *([measure_vllm] if PYTHON else [])]
     found: dict[str, dict[str, dict[str, float]]] = {}
     for place, (engine_cores, api_cores) in places.items():
         progress(place)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 PYTHON = os.environ.get("TUNERY_TEST_VLLM", "")  # read at import: no test sees the environment's settings
@@ -55,6 +56,10 @@ class VllmProcess:
             command = ["taskset", "--cpu-list", listed, *command]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+
+    @property
+    def process(self) -> psutil.Process:
+        return psutil.Process(self._process.pid)
 
     def wait(self) -> None:
         deadline = time.monotonic() + START_S
