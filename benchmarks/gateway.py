@@ -101,13 +101,15 @@ def compare(
     shares = [there / here for here, there in zip(speeds["direct"], speeds["through"], strict=True)]
     medians = {name: statistics.median(each) for name, each in speeds.items()}
     ms = {name: 1000 * used / (options.pairs * options.requests) for name, used in used_s.items()}
-    return {
+    found = {
         "share": statistics.median(shares),
         **medians,
         "cpu_share": ms["engine_direct"] / (ms["engine_through"] + ms["api_through"]),
         "api_ms": ms["api_through"],
         "engine_ms": ms["engine_direct"],
     }
+    progress(", ".join(f"{name} {value:.3f}" for name, value in found.items()))
+    return found
 
 
 def cpu_s(processes: list[psutil.Process]) -> float:

@@ -55,8 +55,8 @@ class Network:
 
 class RayCluster:
     def __init__(self, folder: Path, environment: Mapping[str, str], *, is_alone: bool = False) -> None:
-        """`environment`: of the nodes, TUNERY_* beside the process's own. `is_alone`: this process is in a network of
-        its own, which the cluster takes."""
+        """`environment`: of the nodes, in place of the process's own TUNERY_*. `is_alone`: this process is in a network
+        of its own, which the cluster takes."""
         self._folder, self._environment = folder, environment
         self._network = None if is_alone else Network()
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
@@ -85,7 +85,8 @@ class RayCluster:
 
     def run(self, command: list[str], environment: Mapping[str, str], **options: object) -> subprocess.Popen[bytes]:
         enter = self._network.enter if self._network else []
-        return subprocess.Popen([*enter, *command], env={**os.environ, **QUIET, **environment}, **options)  # type: ignore[call-overload]
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("TUNERY_")}
+        return subprocess.Popen([*enter, *command], env={**kept, **QUIET, **environment}, **options)  # type: ignore[call-overload]
 
     def _wait_for(self, name: str) -> None:
         log, deadline = self._folder / f"{name}.log", time.monotonic() + 60
