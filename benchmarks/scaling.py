@@ -222,7 +222,8 @@ def many_models(folder: Path, model_dir: Path, options: argparse.Namespace) -> I
     home.mkdir()
     names = register_models(home, write_adapters(folder / "small", model_dir, 1, rank=1)[0], options.models)
     chosen = random.Random(3).sample(names, options.asked)
-    command = engine_command(model_dir, 1, "--max-adapters", str(NUM_RESIDENT))
+    # The least memory for keys and values: what is cached of each prompt, up to its bound, would hide all else.
+    command = engine_command(model_dir, 1, "--max-adapters", str(NUM_RESIDENT), "--cache-bytes", "0")
     with (
         process(command) as (url, engine_pid),
         api(home, f"sqlite:///{home / 'tunery.db'}", TUNERY_ENGINE_URLS=url) as client,

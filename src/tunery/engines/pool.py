@@ -12,12 +12,13 @@ import logging
 import math
 import shutil
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import aiohttp
 import orjson
@@ -115,7 +116,7 @@ class Engines:
         self._asked: dict[str, str] = {}  # request_id -> the url that works on it
         self._at_work = Counter[str]()  # url -> how many requests of ours it works on
         self._down_until: dict[str, float] = {}  # url -> time.monotonic()
-        self._loading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._loading: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # of models that are loaded now
         self._models_dir = settings.models_dir
         self._looks: set[asyncio.Task[None]] = set()  # whether models' bases are still the ones: asyncio keeps no task
 
@@ -302,7 +303,7 @@ class Engines:
         return self._catalog.served_as(source, self._served.get(url, []), is_only_engine=is_only)
 
     async def _load(self, url: str, model: FineTunedModel) -> None:
-        async with self._loading[model.id]:
+        async with self._loading.setdefault(model.id, asyncio.Lock()):
             folder = await asyncio.to_thread(self._adapter_folder, model)
             status, content = await self._http.post(
                 f"{url}/v1/load_lora_adapter",
