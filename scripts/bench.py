@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 from datetime import date
+from math import prod
 from pathlib import Path
 
 from bench_data import conversations, docstrings
@@ -23,6 +24,8 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 MARV = ROOT / "examples" / "marv.jsonl"
 MADE = ROOT / ".cache" / "bench"
 STREAMS = (1, 8)  # answers at once
+REFERENCE = "SmolLM2-135M"  # whose share of the limit the others' is compared with
+VOCABULARY = ("embed_tokens.weight", "embed_in.weight", "wte.weight")
 TRAIN_SHAPE = ("benchmarks/train.py", "--batch", "8", "--steps", "2", "--valid-rows", "0", "--peer", "trl")
 TRAIN_SHAPE += ("--peer-dtype", "faster", "--json")
 SERVE_SHAPE = ("benchmarks/generate.py", "--json", "--streams", *map(str, STREAMS))
@@ -158,6 +161,14 @@ def write_shapes() -> None:
         "|---|---|---|---|---|---|---|---|---|---|---|",
         *(shape_row(name, measured, serving_cells(measured["serving"])) for name, measured in found.items()),
         "",
+        "A step of one answer waits for the weights to be read, a step of training for the products with them. Weights",
+        "a second (those that a token meets, times tokens a second) say how much of the machine's limit is used; of",
+        f"{REFERENCE} in billions, of the others as a multiple of it.",
+        "",
+        "| shape | weights, million | 1 answer | 8 answers | training |",
+        "|---|---|---|---|---|",
+        *limit_rows(found),
+        "",
         *fenced(["python scripts/bench.py --shapes " + " ".join(found)]),
     ]
     write("shapes", lines)
@@ -187,6 +198,41 @@ def serving_cells(result: dict) -> list[str]:
         mine, theirs = ours["tokens_per_s"][streams], peer["tokens_per_s"][streams]
         cells += [f"{mine:,.0f}", f"{theirs:,.0f} ({peer['dtype']})", f"**{mine / theirs:.1f} ×**"]
     return [*cells, f"{ours['peak_gb']:.1f}", f"{peer['peak_gb']:.1f}"]
+
+
+def limit_rows(found: dict[str, dict]) -> list[str]:
+    """Rows of those that were measured; none without the one that they are compared with."""
+    used = {
+        name: [
+            weights_met(MADE / "shapes" / name) * speed / 1e9
+            for speed in (*speeds_of(measured["serving"]), measured["training"]["ours"]["tokens_per_s"])
+        ]
+        for name, measured in found.items()
+    }
+    if REFERENCE not in used:
+        return []
+    rows = []
+    for name, values in used.items():
+        cells = [f"{value:.1f}" for value in values]
+        if name != REFERENCE:
+            cells = [f"{value / other:.2f} ×" for value, other in zip(values, used[REFERENCE], strict=True)]
+        million = f"{weights_met(MADE / 'shapes' / name) / 1e6:,.0f}"
+        rows.append("| " + " | ".join([name, million, *cells]) + " |")
+    return rows
+
+
+def speeds_of(serving: dict) -> list[float]:
+    return [serving["ours"]["tokens_per_s"][streams] for streams in map(str, STREAMS)]
+
+
+def weights_met(folder: Path) -> int:
+    """By each token: all but a vocabulary of which a token has one row, and that is not the head as well."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", "np") as file:
+        sizes = {name: prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    has_head = any(name.endswith(("lm_head.weight", "embed_out.weight")) for name in sizes)
+    return sum(size for name, size in sizes.items() if not (has_head and name.endswith(VOCABULARY)))
 
 
 def fenced(commands: list[str]) -> list[str]:
