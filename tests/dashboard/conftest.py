@@ -52,3 +52,14 @@ def tiny_catalog(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory)
         'lora_rank = 4\nlora_alpha = 8\n\n[[models]]\nname = "tiny"\nbase = "tiny"\n'
     )
     return path
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, tiny_catalog: Path, tiny_model_dir: Path) -> Iterator[Stand]:
+    """All there is: an engine, the web process and a worker, on the random model."""
+    stand = Stand(tmp_path_factory.mktemp("server"), catalog=tiny_catalog)
+    stand.start_engine(f"path:{tiny_model_dir}")
+    stand.start_web()
+    stand.start_worker()
+    yield stand
+    stand.stop_all()

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,6 @@ from tunery.texts import translator
 MARV = Path(__file__).parents[2] / "examples" / "marv.jsonl"
 NUM_EXAMPLES = 12
 T = translator("ja")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, tiny_catalog: Path, tiny_model_dir: Path) -> Iterator[Stand]:
-    stand = Stand(tmp_path_factory.mktemp("story"), catalog=tiny_catalog)
-    stand.start_engine(f"path:{tiny_model_dir}")
-    stand.start_web()
-    stand.start_worker()
-    yield stand
-    stand.stop_all()
 
 
 @pytest.fixture

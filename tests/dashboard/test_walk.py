@@ -2,7 +2,6 @@
 real training, a real engine and a real browser."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,16 +17,6 @@ from tunery.texts import Translator, translator
 
 NUM_EXAMPLES, EPOCHS = 24, 4
 PLACE = re.compile(r"/datasets/table/file-")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, tiny_catalog: Path, tiny_model_dir: Path) -> Iterator[Stand]:
-    stand = Stand(tmp_path_factory.mktemp("walk"), catalog=tiny_catalog)
-    stand.start_engine(f"path:{tiny_model_dir}")
-    stand.start_web()
-    stand.start_worker()
-    yield stand
-    stand.stop_all()
 
 
 @pytest.fixture
