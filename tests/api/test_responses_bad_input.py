@@ -11,6 +11,7 @@ import pytest
 from tests.api.conftest import BASE, NOW, Api
 from tests.api.test_broken_off import break_off, listening
 from tests.api.test_responses import TOOL, URL, all_responses, ask, ledger, made, refused
+from tunery.api.responses import background
 from tunery.domain.responses import StoredResponse
 from tunery.store import responses
 from tunery.store.database import write
@@ -342,7 +343,8 @@ def test_a_client_that_leaves_frees_its_conversation(api: Api, stream: bool) -> 
     assert len(api.client.get(f"/v1/conversations/{conversation}/items").json()["data"]) == 2
 
 
-def test_what_runs_can_be_deleted(each_api: Api) -> None:
+def test_what_runs_can_be_deleted(each_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "WRITE_EVERY_S", 0.02)  # the answer takes a second: it is seen in its midst
     api = each_api
     conversation = new_conversation(api)
     long = made(api, **LONG, conversation=conversation)

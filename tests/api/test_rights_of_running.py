@@ -121,7 +121,7 @@ def test_a_right_that_is_changed_and_not_taken_ends_nothing(api: Api, url: str) 
         TAKEN["revoked"][0](other)
 
     chunks, error, is_whole = follow(url, person.secret, change)
-    assert is_whole and error is None and chunks > 1000
+    assert is_whole and error is None and chunks > 20  # many tokens each
 
 
 def test_an_admin_keys_stream_ends_when_the_project_it_named_is_archived(api: Api, url: str) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -57,6 +58,8 @@ class Clients:
         self._is_over = True
         await asyncio.gather(*asking)
         looking.cancel()
+        with suppress(asyncio.CancelledError):
+            await looking  # had it failed, models that came later were not asked
         await self._client.close()
         return self._told
 

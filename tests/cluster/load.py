@@ -17,6 +17,7 @@ from tunery.store import jobs
 from tunery.store.database import read
 
 ROWS = (Path(__file__).parents[2] / "examples" / "marv.jsonl").read_bytes()
+EPOCHS, BATCH = 3, 4
 POLL_S = 0.1
 TOLD_EVERY_S = 5.0
 GIVE_UP_S = 900.0
@@ -46,7 +47,7 @@ def open_projects(site: Site, number: int) -> list[Project]:
 
 @dataclass(frozen=True)
 class Load:
-    """One after the other: `start`, whatever is to happen meanwhile with `until_ended`, `stop`."""
+    """One after the other: `start`, whatever is to happen meanwhile with `until`, `stop`."""
 
     site: Site
     projects: Sequence[Project]
@@ -153,6 +154,3 @@ def create_job(project: Project, name: str) -> str:
         method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},  # type: ignore[arg-type]
         extra_headers={"Idempotency-Key": name},
     ).id
-
-
-EPOCHS, BATCH = 3, 4

@@ -29,7 +29,8 @@ def axe() -> str:
 
 
 def violations(page: Page) -> list[str]:
-    """Rule and place of every serious violation, wide and narrow, light and dark. The page is left as it was."""
+    """Rule and place of every serious violation, wide and narrow, light and dark. The page is left as it was, but
+    for the backdrops of dialogs, which stay hidden."""
     before, was_dark = page.viewport_size, page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
     found: list[str] = []
     for scheme in SCHEMES:

@@ -29,6 +29,8 @@ def find_chromium() -> str | None:
 
 
 def find_japanese_font() -> bool:
+    if shutil.which("fc-list") is None:
+        return False
     listed = subprocess.run(["fc-list", ":lang=ja"], capture_output=True, text=True, check=False)
     return bool(listed.stdout.strip())
 

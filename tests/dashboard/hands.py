@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Protocol
 
-from playwright.sync_api import FileChooser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 MOST_TABS = 400  # until what can be reached is reached
 
@@ -43,7 +43,7 @@ class Mouse:
     def upload(self, drop: Locator, path: Path) -> None:
         with drop.page.expect_file_chooser() as chosen:
             drop.locator("label").click()
-        _give(chosen.value, path)
+        chosen.value.set_files(path)
 
 
 class Keyboard:
@@ -76,7 +76,7 @@ class Keyboard:
         with page.expect_file_chooser() as chosen:
             self._reach(drop.locator("input"))
             page.keyboard.press("Enter")
-        _give(chosen.value, path)
+        chosen.value.set_files(path)
 
     def _reach(self, target: Locator) -> None:
         """By Tab, as often as it takes."""
@@ -87,10 +87,6 @@ class Keyboard:
                 return
             target.page.keyboard.press("Tab")
         raise AssertionError(f"Tab does not lead to {target}")
-
-
-def _give(chooser: FileChooser, path: Path) -> None:
-    chooser.set_files(path)
 
 
 def wait_until_open(page: Page) -> None:

@@ -216,12 +216,12 @@ def test_all_projects_are_listed(stand: Stand) -> None:
     organization, _ = organization_and_project(stand.database)
     with write(stand.database) as conn:
         for number in range(1_003):
-            tenants.insert_project(conn, Project(new_id("project"), organization, f"many {number}", 1))
+            tenants.insert_project(conn, Project(new_id("project"), organization, f"of a thousand {number}", 1))
     admin = stand.admin_client().admin.organization.admin_api_keys.create(name="all of them")
     names = [project["name"] for project in get(stand, admin.value, "/session")["projects"]]
     with write(stand.database) as conn:
-        conn.execute(delete(projects).where(projects.c.name.startswith("many ")))
-    assert len([name for name in names if name.startswith("many ")]) == 1_003
+        conn.execute(delete(projects).where(projects.c.name.startswith("of a thousand ")))
+    assert len([name for name in names if name.startswith("of a thousand ")]) == 1_003
 
 
 def test_the_session_tells_who_the_key_is(stand: Stand) -> None:

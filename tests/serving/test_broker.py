@@ -8,6 +8,7 @@ import pytest
 
 from tests.serving.conftest import make_settings
 from tests.serving.running import generation
+from tunery.domain.errors import ServerFault
 from tunery.serving.build import build_service
 from tunery.serving.http.broker import _Inbox
 from tunery.serving.requests import Generation, Output
@@ -53,6 +54,31 @@ def test_the_first_comes_at_once_and_so_does_the_end() -> None:
             await asyncio.wait_for(inbox.take(), 0.05)
         inbox.put(Output("one", "c", finish_reason="stop"))
         assert await inbox.take() == [Output("one", "bc", finish_reason="stop"), Output("other", "x")]
+
+    asyncio.run(run())
+
+
+def test_what_was_said_before_an_error_is_told() -> None:
+    async def run() -> None:
+        inbox = _Inbox(asyncio.get_running_loop(), every_s=3600)
+        inbox.put(Output("one", "a"))
+        await inbox.take()
+        failed = Output("one", finish_reason="error", error=ServerFault("It broke."))
+        for output in (Output("one", "b"), failed, Output("other", "x")):
+            inbox.put(output)
+        assert await inbox.take() == [Output("one", "b"), Output("other", "x"), failed]
+
+    asyncio.run(run())
+
+
+def test_of_many_that_wait_one_is_kept() -> None:
+    async def run() -> None:
+        inbox = _Inbox(asyncio.get_running_loop(), every_s=inf)
+        for _ in range(1000):
+            inbox.put(Output("one", "a"))
+        assert len(inbox._waiting["one"]) < 64
+        inbox.put(Output("one", "b", finish_reason="stop"))
+        assert await inbox.take() == [Output("one", "a" * 1000 + "b", finish_reason="stop")]
 
     asyncio.run(run())
 

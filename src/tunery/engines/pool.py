@@ -116,7 +116,7 @@ class Engines:
         self._asked: dict[str, str] = {}  # request_id -> the url that works on it
         self._at_work = Counter[str]()  # url -> how many requests of ours it works on
         self._down_until: dict[str, float] = {}  # url -> time.monotonic()
-        self._loading: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # of models that are loaded now
+        self._loading: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # of models that are being loaded
         self._models_dir = settings.models_dir
         self._looks: set[asyncio.Task[None]] = set()  # whether models' bases are still the ones: asyncio keeps no task
 

@@ -1,4 +1,4 @@
-"""What the rows that read alike say of a row's label, of which they alone are asked: no job is needed for it.
+"""What the rows that read alike say of a row's label. No job is needed for it.
 
 Each question becomes a vector, and the labels are fitted to the vectors by ridge regression. What the fit would say of
 a row without that row follows from the fit with all of them, in closed form, so every row is judged by all others. How
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from openai import InternalServerError, NotFoundError
+from openai import BadRequestError, InternalServerError, NotFoundError, PermissionDeniedError
 
 from tunery.domain.answers import normalise
 from tunery.improve.jobs import Server
@@ -26,10 +26,10 @@ SHARPNESS = np.linspace(0, 30, 61)  # 0: nothing is known
 
 def odds(server: Server, questions: Sequence[str], labels: Sequence[str]) -> np.ndarray | None:
     """By how much each row's own label is likelier than the best of the others, as a difference of logarithms [rows].
-    None where the server has no embedding model, or cannot fetch it."""
+    None where the server has no embedding model, cannot fetch it or refuses to ask it."""
     try:
         vectors = _vectors(server.client, questions)
-    except (NotFoundError, InternalServerError):
+    except (NotFoundError, InternalServerError, BadRequestError, PermissionDeniedError):
         return None
     _, numbers = np.unique([normalise(label) for label in labels], return_inverse=True)
     return judged(vectors, numbers)

@@ -8,11 +8,13 @@ rows they know little, however; where answers are labels, the rows that read ali
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+from openai import NotFoundError, PermissionDeniedError
 
 from tunery.chat.examples import Message
 from tunery.datasets.answers import said
@@ -88,11 +90,13 @@ def read(subject: Subject, job_ids: Sequence[str], *, most: int = 30) -> Doubts:
     judge = _judges(subject, [job.fine_tuned_model or "" for job in jobs])
     if not (rows := readable_rows(subject.rows)):
         raise InvalidRequest(say("improve.nothing_to_ask", file_id=subject.job.training_file))
+    odds = _odds(subject.server, rows)
     scores, is_short = _scores(subject.server, judge, rows)
-    doubted, odds = scores, _odds(subject.server, rows)
+    doubted = scores
     if odds is not None:
         before = _judges(subject, [_earlier(subject.server, job) for job in jobs])
-        doubted = TRUST * (scores + _scores(subject.server, before, rows)[0]) / 2 + odds
+        told_before = scores if before == judge else _scores(subject.server, before, rows)[0]
+        doubted = TRUST * (scores + told_before) / 2 + odds
     chosen = [int(index) for index in np.argsort(doubted, kind="stable")[:most]]
     own: dict[int, tuple[str, float]] = {}
     if is_short and not any(row.worse or row.tools for row in rows):
@@ -122,7 +126,8 @@ def _are_labels(rows: list[Row]) -> bool:
 
 
 def _odds(server: Server, rows: list[Row]) -> np.ndarray | None:
-    """Of the labels, by the rows that read alike [rows]; None where answers are no labels, or nothing reads."""
+    """Of the labels, by the rows that read alike [rows]; None where answers are no labels, or there is no embedding
+    model."""
     if not _are_labels(rows):
         return None
     questions = ["\n".join(said(message) for message in _spoken(row.messages)) for row in rows]
@@ -137,11 +142,14 @@ def _judges(subject: Subject, models: Sequence[str]) -> dict[int, str]:
 
 
 def _earlier(server: Server, job: "FineTuningJob") -> str:
-    """The newest other checkpoint that nobody has deleted; the job's model where there is none."""
-    known = {model.id for model in server.client.models.list()}
-    listed = [point.fine_tuned_model_checkpoint for point in server.client.fine_tuning.jobs.checkpoints.list(job.id)]
-    kept = (model for model in listed if model in known and model != job.fine_tuned_model)
-    return next(kept, job.fine_tuned_model or "")
+    """The newest other checkpoint that nobody has deleted; the job's model where there is none, and where the key may
+    not look at models."""
+    for point in server.client.fine_tuning.jobs.checkpoints.list(job.id):
+        name = point.fine_tuned_model_checkpoint
+        if name != job.fine_tuned_model:
+            with suppress(NotFoundError, PermissionDeniedError):
+                return server.client.models.retrieve(name).id
+    return job.fine_tuned_model or ""
 
 
 def contradicting_lines(subject: Subject) -> dict[int, int]:
@@ -150,9 +158,9 @@ def contradicting_lines(subject: Subject) -> dict[int, int]:
     for example in examples_of(subject.rows):
         features, line = read_features(example), example.line
         asked = sign("\n".join(said(message) for message in _spoken(as_conversation(example).messages)))
-        alike = {key for key, _ in index.near(asked)} | {first.setdefault(features.input_hash, line)}
+        others = {key for key, _ in index.near(asked)} | {first.setdefault(features.input_hash, line)}
         answers[line] = features.answer_hash
-        for other in sorted(alike):
+        for other in sorted(others):
             if answers[other] != features.answer_hash:
                 found.setdefault(line, other)
                 found.setdefault(other, line)

@@ -15,6 +15,7 @@ from tunery.texts import say
 # What one request may ask for, over all its answers: minutes of the engine's time, which others share meanwhile.
 MAX_ANSWER_TOKENS = 1 << 18
 MAX_CANDIDATES = 1 << 20  # log-probabilities that an answer holds, some hundred bytes each
+MANY = 64  # outputs of a sequence that wait: they take more memory than what they say
 
 
 class Load:
@@ -53,20 +54,25 @@ class _Inbox:
         self._due_at = inf if every_s == inf else -inf
 
     def put(self, output: Output) -> None:
-        self._waiting.setdefault(output.id, []).append(output)
+        outputs = self._waiting.setdefault(output.id, [])
+        outputs.append(output)
+        if len(outputs) == MANY and output.error is None:
+            outputs[:] = [_joined(outputs)]
         if output.finish_reason is not None or self._due_at <= self._loop.time():
             self._is_due.set()
         elif self._timer is None and self._due_at < inf:
             self._timer = self._loop.call_at(self._due_at, self._is_due.set)
 
     async def take(self) -> list[Output]:
-        """One for each sequence that got on."""
+        """One for each sequence that got on; then the errors."""
         await self._is_due.wait()
         self._is_due.clear()
         self.close()
         self._due_at = self._loop.time() + self._every_s
         taken, self._waiting = self._waiting, {}
-        return [_joined(outputs) for outputs in taken.values()]
+        told = [[output for output in outputs if output.error is None] for outputs in taken.values()]
+        errors = [output for outputs in taken.values() for output in outputs if output.error is not None]
+        return [*(_joined(outputs) for outputs in told if outputs), *errors]
 
     def close(self) -> None:
         if self._timer is not None:
@@ -106,7 +112,8 @@ class Broker:
                 inbox.put(output)
 
     async def run(self, engine: Backend, generations: list[Generation], every_s: float = inf) -> AsyncIterator[Output]:
-        """Outputs of all generations until each has finished: what came within `every_s` in one, or each in one.
+        """Outputs of all generations until each has finished: of each in one what came within `every_s`, or until one
+        ended.
 
         Whoever stops listening, because its client has gone, aborts what still runs. `abort` instead has each sequence
         end with an output that says what it came to. Raises Unavailable when the engine has died, and the error that

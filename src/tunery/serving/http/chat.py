@@ -187,7 +187,7 @@ def _chunks(service: Service, chat: Chat, choice: _Choice, output: Output) -> It
     deltas = [delta for piece in choice.pieces(output) for delta in _deltas(chat, choice, piece)]
     choice.logprobs += output.logprobs
     for delta in deltas:
-        # A token's log-probability goes with the text it ended in; a call's chunks carry none.
+        # A token's log-probability goes with the text it ended in, or with what came with it.
         entries = chat_logprobs(choice.logprobs, service.table) if chat.request.logprobs else None
         choice.logprobs = []
         yield _chunk(chat, choice, delta, logprobs=entries)

@@ -63,11 +63,11 @@ class Service:
             )
 
     def whole(self, generations: list[Generation]) -> AsyncIterator[Output]:
-        """Each answer's one output."""
+        """The answers' outputs, told when one of them ends."""
         return self.broker.run(self.engine, generations)
 
     def streamed(self, generations: list[Generation]) -> AsyncIterator[Output]:
-        """The answers' outputs as they come, the first of each at once."""
+        """The answers' outputs as they come, the first and the ends at once."""
         return self.broker.run(self.engine, generations, STREAM_EVERY_S)
 
     def generations(
