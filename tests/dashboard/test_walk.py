@@ -98,12 +98,17 @@ class Walk:
         hand.fill(page.get_by_label(t("create.n_epochs")), str(EPOCHS))
         hand.fill(page.get_by_label(t("samples.questions")), "Where is parcel 99?")
         expect(report).to_contain_text(t("reason.chosen"))
-        expect(report).to_contain_text(t("samples.cost", num_answers=EPOCHS, num_tokens="|", cost="").split("|")[0])
+        self.expect_answers(EPOCHS)
         assert violations(page) == []
         self.press_button("create.submit")
         page.wait_for_url("**/jobs/ftjob-*")
         wait_until_open(page)
         return page.url
+
+    def expect_answers(self, number: int) -> None:
+        """To the sample prompt, one at each checkpoint: the report is that of the fields as they are."""
+        said = self.t("samples.cost", num_answers=number, num_tokens="|", cost="").split("|")[0]
+        expect(self.page.locator("section.report")).to_contain_text(said)
 
     def watch(self) -> None:
         """The samples come, one at each checkpoint."""
@@ -140,7 +145,7 @@ class Walk:
         self.follow(re.compile("walk"), "#main tbody", job)
         self.follow(self.t("job.again"), "#main", "**/jobs/new?again=*")
         self.hand.fill(page.get_by_label(self.t("create.n_epochs")), "2")
-        expect(page.locator(".report")).to_contain_text(self.t("reason.chosen"))
+        self.expect_answers(2)
         self.press_button("create.submit")
         page.wait_for_url("**/jobs/ftjob-*beside=*")
         wait_until_open(page)

@@ -54,7 +54,9 @@ class Choice(ui.select):
     def offer(self, options: dict[str, str], **value: str) -> None:
         """These to choose from, besides the fixed ones and what is chosen; `value` chooses."""
         kept = {self.value: self.options[self.value]} if self.value in self.options else {}
-        self.set_options(self.fixed | options | kept, **value)
+        offered = self.fixed | options | kept
+        if value or offered != self.options:  # else whoever walks through an open list by the keys would begin anew
+            self.set_options(offered, **value)
         self._hint(options)
 
     def _hint(self, options: dict[str, str]) -> None:
