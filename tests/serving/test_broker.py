@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.loops import run
 from tests.serving.conftest import make_settings
 from tests.serving.running import generation
 from tunery.domain.errors import ServerFault
@@ -19,7 +20,7 @@ NUM_TOKENS = 24
 @pytest.mark.parametrize("every_s", [0.005, inf])
 def test_joined_outputs_say_what_single_ones_do(tiny_model_dir: Path, every_s: float) -> None:
     asked = generation([5, 6, 7, 8], max_tokens=NUM_TOKENS, prompt_logprobs=0)
-    single, joined = (asyncio.run(outputs(tiny_model_dir, asked, each)) for each in (0.0, every_s))
+    single, joined = (run(outputs(tiny_model_dir, asked, each)) for each in (0.0, every_s))
     assert whole(joined) == whole(single)
     assert len(joined[-1].prompt_logprobs or ()) == 4
     if every_s == inf:
@@ -44,7 +45,7 @@ def whole(outputs: list[Output]) -> tuple[str, list[int], list[int], int, str | 
 
 
 def test_the_first_comes_at_once_and_so_does_the_end() -> None:
-    async def run() -> None:
+    async def look() -> None:
         inbox = _Inbox(asyncio.get_running_loop(), every_s=3600)
         inbox.put(Output("one", "a"))
         assert await inbox.take() == [Output("one", "a")]
@@ -55,11 +56,11 @@ def test_the_first_comes_at_once_and_so_does_the_end() -> None:
         inbox.put(Output("one", "c", finish_reason="stop"))
         assert await inbox.take() == [Output("one", "bc", finish_reason="stop"), Output("other", "x")]
 
-    asyncio.run(run())
+    run(look())
 
 
 def test_what_was_said_before_an_error_is_told() -> None:
-    async def run() -> None:
+    async def look() -> None:
         inbox = _Inbox(asyncio.get_running_loop(), every_s=3600)
         inbox.put(Output("one", "a"))
         await inbox.take()
@@ -68,11 +69,11 @@ def test_what_was_said_before_an_error_is_told() -> None:
             inbox.put(output)
         assert await inbox.take() == [Output("one", "b"), Output("other", "x"), failed]
 
-    asyncio.run(run())
+    run(look())
 
 
 def test_of_many_that_wait_one_is_kept() -> None:
-    async def run() -> None:
+    async def look() -> None:
         inbox = _Inbox(asyncio.get_running_loop(), every_s=inf)
         for _ in range(1000):
             inbox.put(Output("one", "a"))
@@ -80,14 +81,14 @@ def test_of_many_that_wait_one_is_kept() -> None:
         inbox.put(Output("one", "b", finish_reason="stop"))
         assert await inbox.take() == [Output("one", "a" * 1000 + "b", finish_reason="stop")]
 
-    asyncio.run(run())
+    run(look())
 
 
 def test_what_waits_comes_when_it_is_due() -> None:
-    async def run() -> None:
+    async def look() -> None:
         inbox = _Inbox(asyncio.get_running_loop(), every_s=0.05)
         for text in "ab":
             inbox.put(Output("one", text))
             assert await asyncio.wait_for(inbox.take(), 60) == [Output("one", text)]
 
-    asyncio.run(run())
+    run(look())
