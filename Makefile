@@ -41,7 +41,7 @@ faults: $(VENV)/.dev  ## ways out of the sandbox, as root and as an ordinary use
 vllm: $(VENV)/.dev .cache/vllm/.installed  ## the engine's tests against a vLLM (3.5 GB, which it fetches first)
 	TUNERY_TEST_VLLM=$(CURDIR)/.cache/vllm/bin/python $(BIN)/python -m pytest $(BEFORE_VLLM) $(ARGS)
 
-cluster: $(VENV)/.dev  ## a cluster on this machine, parts of which are killed under load: what is lost (some 5 minutes)
+cluster: $(VENV)/.dev  ## a cluster on this machine, parts of which are killed under load: what is lost (some minutes)
 	$(if $(wildcard .cache/vllm/.installed),TUNERY_TEST_VLLM=$(CURDIR)/.cache/vllm/bin/python) $(BIN)/python -m tests.cluster $(ARGS)
 
 image: $(VENV)/.dev  ## the container image on a fresh Debian, and compose.yaml's services from it (as root, some minutes)
