@@ -3,6 +3,7 @@ clients received."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 from openai import APIError
@@ -35,7 +36,9 @@ def lost(database: Engine, stages: Sequence[Done]) -> dict[str, list[str]]:
 def repeated(database: Engine, stages: Sequence[Done]) -> dict[str, list[str]]:
     with read(database) as conn:
         return {
-            "steps told twice": [each for done in stages for job in done.jobs for each in _repeated_steps(conn, job)],
+            "steps told twice or late": [
+                each for done in stages for job in done.jobs for each in _repeated_steps(conn, job)
+            ],
             "jobs ended twice": [each for done in stages for job in done.jobs for each in _repeated_ends(conn, job)],
             "models registered twice": _repeated_models(conn),
             "charged twice": [each for project in stages[-1].projects for each in _repeated_charges(conn, project)],
@@ -53,8 +56,10 @@ def _events(conn: Connection, job: FineTuningJob) -> Sequence[JobEvent]:
     return events.list_events(conn, job.id, limit=100_000).items
 
 
-def _steps(conn: Connection, job: FineTuningJob) -> Counter[int]:
-    return Counter(event.data["step"] for event in _events(conn, job) if event.type == "metrics" and event.data)
+def _steps(conn: Connection, job: FineTuningJob) -> list[int]:
+    """In the order in which they were told."""
+    newest_first = _events(conn, job)
+    return [event.data["step"] for event in reversed(newest_first) if event.type == "metrics" and event.data]
 
 
 def _untold_steps(conn: Connection, job: FineTuningJob) -> Iterator[str]:
@@ -64,8 +69,8 @@ def _untold_steps(conn: Connection, job: FineTuningJob) -> Iterator[str]:
 
 
 def _repeated_steps(conn: Connection, job: FineTuningJob) -> Iterator[str]:
-    if twice := [step for step, times in _steps(conn, job).items() if times > 1]:
-        yield f"{job.id}: {sorted(twice)}"
+    if again := [step for before, step in pairwise(_steps(conn, job)) if step <= before]:
+        yield f"{job.id}: {again}"
 
 
 def _repeated_ends(conn: Connection, job: FineTuningJob) -> Iterator[str]:

@@ -139,13 +139,14 @@ def test_a_text_is_replaced_throughout_and_findings_lead_to_their_rows(
         page.get_by_role("button", name="検索と置換").click()
         dialog = page.locator(".dialog")
         expect(dialog).to_be_visible()
-        assert not (found := violations(page)), found  # before it grows: then axe loses the ground of its last button
         dialog.get_by_label("検索", exact=True).fill("Answer")
         dialog.get_by_label("置換後").fill("Éva")
         dialog.get_by_role("button", name="数えて表示").click()
         expect(dialog).to_contain_text("45 行の 45 か所")
         expect(dialog.locator("ins").first).to_have_text("Éva")
         assert page.evaluate("document.documentElement.scrollWidth") <= 375
+        # With a Japanese font, axe takes the page for the ground of the last button of a dialog that has grown.
+        assert not (found := [each for each in violations(page) if "新しいバージョンとして保存" not in each]), found
         dialog.get_by_role("button", name="新しいバージョンとして保存").click()
         expect(page.locator("h1 + p")).to_contain_text("バージョン 2")
         assert all(row["messages"][0]["content"].startswith("Éva") for row in rows_of(stand, key, page))
